@@ -1,0 +1,1 @@
+"""The station without its edges: facts, effects and the orchestrator that joins them."""

@@ -1,0 +1,1 @@
+"""Backends: the manifest that names them, their code, and the workers that run it."""

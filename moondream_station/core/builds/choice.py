@@ -1,0 +1,63 @@
+"""What choosing a build gives: one verdict and one sentence for every build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Source = Literal["index", "find-links", "default"]
+
+
+class Verdict(StrEnum):
+    """What became of a build."""
+
+    CHOSEN = "chosen"
+    POSSIBLE = "possible"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One build and what became of it.
+
+    Args:
+        build: The build's tag (`cpu`, `cu126`, `mps`, …).
+        torch: The newest torch that it could give here ("2.14.1"), None where it is rejected.
+        verdict: Chosen, possible or rejected.
+        reason: One sentence that a user understands.
+    """
+
+    build: str
+    torch: str | None
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The answer to "which build", as `plan --json` prints it.
+
+    Args:
+        strategy: `auto`, `guide` or a build's name.
+        requirement: The requirements it was asked for, canonical, as strings.
+        build: The chosen build, None where nothing satisfies the requirement here.
+        torch: The torch version that the build gives, without its local part.
+        index_url: The index that it comes from, None unless `source` is "index".
+        source: Where the wheel comes from.
+        reason: One sentence that a user understands; where nothing was chosen, what to do.
+        command: The pip command that would install it, as an argument list; empty where nothing was chosen.
+        warnings: Sentences about what could be better.
+        candidates: Every build considered, in the order of preference.
+    """
+
+    strategy: str
+    requirement: tuple[str, ...]
+    build: str | None
+    torch: str | None
+    index_url: str | None
+    source: Source | None
+    reason: str
+    command: tuple[str, ...]
+    warnings: tuple[str, ...]
+    candidates: tuple[Candidate, ...]

@@ -1,0 +1,1 @@
+"""Environments: locked, downloaded, built, verified, committed."""

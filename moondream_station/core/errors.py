@@ -1,0 +1,205 @@
+"""Every way the station can fail, by cause.
+
+An error carries a stable `code` in kebab-case, that programs test for, a message that says what failed, on
+which thing and what was seen, and a hint that says what to do next. Foreign exceptions are translated at the
+seam where they arise; the command line and HTTP each have one boundary that shows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorInfo:
+    """An error as data, as facts and JSON carry it."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class StationError(Exception):
+    """The root of everything the station raises on purpose.
+
+    Args:
+        message: What failed, on which thing, what was seen. One or two sentences, no trailing newline.
+        hint: What to do next, or None where nothing can be done.
+        log: Whole output of the tool that failed; it goes to the journal, never to the one-line message.
+    """
+
+    code: ClassVar[str] = "internal-error"
+
+    def __init__(self, message: str, *, hint: str | None = None, log: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.log = log
+
+    @property
+    def info(self) -> ErrorInfo:
+        """The error as data."""
+        return ErrorInfo(code=self.code, message=self.message, hint=self.hint)
+
+
+class UsageError(StationError):
+    """The command line itself is wrong; nothing was done. Exit code 2."""
+
+    code = "usage"
+
+
+class UnknownModel(StationError):
+    """The manifest has no such model."""
+
+    code = "unknown-model"
+
+
+class UnsupportedModel(StationError):
+    """The model is known, and can't run on this machine or under this station."""
+
+    code = "unsupported-model"
+
+
+class NoActiveModel(StationError):
+    """Nothing to act on: no model is active."""
+
+    code = "no-active-model"
+
+
+class NothingToCancel(StationError):
+    """No activation runs."""
+
+    code = "nothing-running"
+
+
+class ManifestInvalid(StationError):
+    """The manifest can't be read or is none."""
+
+    code = "manifest-invalid"
+
+
+class ArchiveUnsafe(StationError):
+    """A backend archive holds something that must not be unpacked."""
+
+    code = "archive-unsafe"
+
+
+class BackendUnavailable(StationError):
+    """A backend's code can't be had."""
+
+    code = "backend-unavailable"
+
+
+class RequirementsUnsafe(StationError):
+    """A backend's requirements ask for something other than names, versions, markers and hashes."""
+
+    code = "requirements-unsafe"
+
+
+class NoBuild(StationError):
+    """No PyTorch build satisfies the requirement on this machine."""
+
+    code = "no-build"
+
+
+class IndexUnreachable(StationError):
+    """A package index did not answer, or not usefully."""
+
+    code = "index-unreachable"
+
+
+class ResolutionConflict(StationError):
+    """The requirements contradict each other or the chosen build."""
+
+    code = "resolution-conflict"
+
+
+class HashMismatch(StationError):
+    """A file is not the one that the lock names, also after it was fetched once more."""
+
+    code = "hash-mismatch"
+
+
+class DownloadFailed(StationError):
+    """A file can't be fetched."""
+
+    code = "download-failed"
+
+
+class NoSpace(StationError):
+    """A file system is full, or would be."""
+
+    code = "no-space"
+
+
+class EnvironmentBroken(StationError):
+    """An environment is not what its lock and its records say."""
+
+    code = "environment-broken"
+
+
+class PythonUnsuitable(StationError):
+    """The Python interpreter that was asked for can't be used."""
+
+    code = "python-unsuitable"
+
+
+class VerificationFailed(StationError):
+    """Torch itself does not report what was planned."""
+
+    code = "verification-failed"
+
+
+class WorkerFailed(StationError):
+    """A backend's worker died, refused or broke its protocol."""
+
+    code = "worker-failed"
+
+
+class WorkerTimeout(StationError):
+    """A backend did not answer in time."""
+
+    code = "worker-timeout"
+
+
+class WeightsUnreachable(StationError):
+    """A model's weights can't be had."""
+
+    code = "weights-unreachable"
+
+
+class HomeUnusable(StationError):
+    """The home can't be created, read or written."""
+
+    code = "home-unusable"
+
+
+class HomeLocked(StationError):
+    """The home's file system can't lock, so that nothing may be changed in it."""
+
+    code = "home-locked"
+
+
+class StationRunning(StationError):
+    """Another station already serves this home."""
+
+    code = "station-running"
+
+
+class AddressInUse(StationError):
+    """No port to serve on."""
+
+    code = "address-in-use"
+
+
+class SettingsInvalid(StationError):
+    """config.json or a variable holds a value that can't be used."""
+
+    code = "settings-invalid"
+
+
+class ProgramMissing(StationError):
+    """A program the station itself needs is not installed."""
+
+    code = "program-missing"
