@@ -14,7 +14,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what runs on trio, when asked to."""
     if not config.getoption("--asyncio-only"):
         return
-    kept, left_out = [], []
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         callspec = getattr(item, "callspec", None)
         on_trio = callspec is not None and callspec.params.get("anyio_backend") == "trio"

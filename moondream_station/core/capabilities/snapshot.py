@@ -1,4 +1,4 @@
-"""The frozen snapshot that all probes together give. Facts only; what follows from them is decided elsewhere."""
+"""The frozen snapshot that all probes together give: facts only; what follows is decided elsewhere."""
 
 from __future__ import annotations
 
