@@ -1,0 +1,206 @@
+"""Matrices of numbers with torch's names for the few things a verification does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import add, mod, mul, sub
+from typing import Any
+
+from ._behaviour import BEHAVIOUR
+
+float32 = "torch.float32"
+float64 = "torch.float64"
+int64 = "torch.int64"
+
+
+class device:  # noqa: N801  torch's own name
+    """A device by its name ("cuda", "cuda:1")."""
+
+    def __init__(self, name: object, index: int | None = None) -> None:
+        kind, _, number = str(name).partition(":")
+        self.type = kind
+        self.index = int(number) if number else index
+
+    def __str__(self) -> str:
+        """The name torch would print."""
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+
+def index_of(name: object) -> int:
+    """A device's number, from a number or a name; the first one where it says none."""
+    if isinstance(name, int):
+        return name
+    return 0 if name is None else device(name).index or 0
+
+
+def _check_device(kind: str) -> None:
+    present = {
+        "cpu": True,
+        "meta": True,
+        "cuda": bool(BEHAVIOUR.cuda_devices),
+        "xpu": bool(BEHAVIOUR.xpu_devices),
+        "mps": BEHAVIOUR.mps,
+    }
+    if not present.get(kind, False):
+        raise RuntimeError(f"Torch not compiled with {kind} enabled, or no device of that kind")
+
+
+class Tensor:
+    """Numbers in rows: `shape` has one or two lengths, or none for a single number."""
+
+    def __init__(
+        self, values: list[Any], shape: tuple[int, ...], dtype: object = float32, where: object = "cpu"
+    ) -> None:
+        self.values = values
+        self.shape = shape
+        self.dtype = dtype
+        self.device = where if isinstance(where, device) else device(where or "cpu")
+        _check_device(self.device.type)
+
+    def to(self, *targets: object, device: object = None, dtype: object = None, **_: object) -> Tensor:
+        """The same numbers on another device, or of another type."""
+        for target in targets:
+            if str(target).startswith("torch."):
+                dtype = target
+            else:
+                device = target
+        return Tensor(self.values, self.shape, dtype or self.dtype, device or self.device)
+
+    def cpu(self) -> Tensor:
+        """The same numbers on the processor."""
+        return self.to("cpu")
+
+    def double(self) -> Tensor:
+        """The same numbers, in torch 64 bits wide."""
+        return self.to(float64)
+
+    def float(self) -> Tensor:
+        """The same numbers, in torch 32 bits wide."""
+        return self.to(float32)
+
+    def reshape(self, *shape: int) -> Tensor:
+        """The same numbers in other rows; one length may be -1."""
+        known = 1
+        for length in shape:
+            known *= length if length != -1 else 1
+        lengths = tuple(len(self.values) // known if length == -1 else length for length in shape)
+        return Tensor(self.values, lengths, self.dtype, self.device)
+
+    view = reshape
+
+    def t(self) -> Tensor:
+        """Rows become columns."""
+        rows, columns = self.shape
+        turned = [self.values[row * columns + column] for column in range(columns) for row in range(rows)]
+        return Tensor(turned, (columns, rows), self.dtype, self.device)
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802  torch's own name
+        """Rows become columns."""
+        return self.t()
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        """The matrix product, wrong or failing where the behaviour file says so."""
+        kind = self.device.type
+        if kind in BEHAVIOUR.compute_errors:
+            raise RuntimeError(BEHAVIOUR.compute_errors[kind])
+        if kind != other.device.type:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        offset = BEHAVIOUR.compute_offset if kind != "cpu" else 0
+        (rows, inner), columns = self.shape, other.shape[1]
+        lines = [self.values[row * inner : (row + 1) * inner] for row in range(rows)]
+        turned = [other.values[column::columns] for column in range(columns)]
+        product = [sum(map(mul, line, column)) + offset for line in lines for column in turned]
+        return Tensor(product, (rows, columns), self.dtype, self.device)
+
+    matmul = mm = __matmul__
+
+    def __add__(self, other: object) -> Tensor:
+        """Element by element."""
+        return self._with(add, other)
+
+    def __sub__(self, other: object) -> Tensor:
+        """Element by element."""
+        return self._with(sub, other)
+
+    def __mul__(self, other: object) -> Tensor:
+        """Element by element."""
+        return self._with(mul, other)
+
+    def __mod__(self, other: object) -> Tensor:
+        """Element by element."""
+        return self._with(mod, other)
+
+    remainder = __mod__
+
+    def abs(self) -> Tensor:
+        """Each number without its sign."""
+        return Tensor([abs(value) for value in self.values], self.shape, self.dtype, self.device)
+
+    def max(self) -> Tensor:
+        """The largest number."""
+        return Tensor([max(self.values)], (), self.dtype, self.device)
+
+    def sum(self) -> Tensor:
+        """All numbers together."""
+        return Tensor([sum(self.values)], (), self.dtype, self.device)
+
+    def item(self) -> Any:
+        """The only number."""
+        (value,) = self.values
+        return value
+
+    def tolist(self) -> Any:
+        """The numbers as lists."""
+        if len(self.shape) < 2:
+            return list(self.values) if self.shape else self.item()
+        columns = self.shape[1]
+        return [self.values[start : start + columns] for start in range(0, len(self.values), columns)]
+
+    def __float__(self) -> Any:
+        """The only number, as a float."""
+        return self.item() * 1.0
+
+    def _with(self, operator: Callable[[Any, Any], Any], other: object) -> Tensor:
+        others = other.values if isinstance(other, Tensor) else [other] * len(self.values)
+        return Tensor(list(map(operator, self.values, others)), self.shape, self.dtype, self.device)
+
+
+def tensor(data: Any, *, dtype: object = float32, device: object = "cpu") -> Tensor:
+    """A number, a list or a list of lists as a tensor."""
+    if not isinstance(data, list | tuple):
+        return Tensor([data], (), dtype, device)
+    if data and isinstance(data[0], list | tuple):
+        return Tensor([value for row in data for value in row], (len(data), len(data[0])), dtype, device)
+    return Tensor(list(data), (len(data),), dtype, device)
+
+
+def full(size: Iterable[int], fill_value: Any, *, dtype: object = float32, device: object = "cpu") -> Tensor:
+    """One number everywhere."""
+    shape = tuple(size)
+    count = 1
+    for length in shape:
+        count *= length
+    return Tensor([fill_value] * count, shape, dtype, device)
+
+
+def ones(*size: int, dtype: object = float32, device: object = "cpu") -> Tensor:
+    """Ones everywhere."""
+    return full(size, 1.0, dtype=dtype, device=device)
+
+
+def zeros(*size: int, dtype: object = float32, device: object = "cpu") -> Tensor:
+    """Zeros everywhere."""
+    return full(size, 0.0, dtype=dtype, device=device)
+
+
+def eye(length: int, *, dtype: object = float32, device: object = "cpu") -> Tensor:
+    """Ones on the diagonal, zeros elsewhere."""
+    values = [1.0 if row == column else 0.0 for row in range(length) for column in range(length)]
+    return Tensor(values, (length, length), dtype, device)
+
+
+def arange(*bounds: int, dtype: object = int64, device: object = "cpu") -> Tensor:
+    """Whole numbers in order."""
+    values = list(range(*bounds))
+    return Tensor(values, (len(values),), dtype, device)
