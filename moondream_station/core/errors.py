@@ -163,6 +163,30 @@ class WorkerTimeout(StationError):
     code = "worker-timeout"
 
 
+class WorkerBusy(StationError):
+    """Too many requests wait for the worker already."""
+
+    code = "queue-full"
+
+
+class WorkerLoading(StationError):
+    """The worker still loads its model."""
+
+    code = "worker-loading"
+
+
+class UnknownFunction(StationError):
+    """The active backend has no such function."""
+
+    code = "unknown-function"
+
+
+class BackendError(StationError):
+    """A backend's function raised, or answered with something that can't be passed on; its worker goes on."""
+
+    code = "backend-error"
+
+
 class WeightsUnreachable(StationError):
     """A model's weights can't be had."""
 
