@@ -211,6 +211,12 @@ class StationRunning(StationError):
     code = "station-running"
 
 
+class StationUnreachable(StationError):
+    """A station that should serve does not answer."""
+
+    code = "station-unreachable"
+
+
 class AddressInUse(StationError):
     """No port to serve on."""
 
