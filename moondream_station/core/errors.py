@@ -233,3 +233,26 @@ class ProgramMissing(StationError):
     """A program the station itself needs is not installed."""
 
     code = "program-missing"
+
+
+class HistoryGone(StationError):
+    """What followed an event is no longer known in full; a snapshot says where things are instead."""
+
+    code = "history-gone"
+
+
+class SubscriberOverflowed(StationError):
+    """A subscriber did not read in time and was closed; it may resume after `last_seq`.
+
+    Args:
+        last_seq: The last event that it was given.
+    """
+
+    code = "subscriber-overflowed"
+
+    def __init__(self, *, last_seq: int) -> None:
+        super().__init__(
+            f"The subscriber did not keep up with the events after {last_seq}.",
+            hint="Subscribe again after that one, or from a snapshot.",
+        )
+        self.last_seq = last_seq
