@@ -33,9 +33,18 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a program: find `support`
 
 from support.index_server import Fault, IndexServer, Request, Resource
-from support.wheels import TorchBehaviour, Wheel, behaviour_of, module_wheel, torch_wheel
+from support.wheels import TorchBehaviour, Wheel, behaviour_of, module_wheel, native_tags, torch_wheel
 
-__all__ = ["Fault", "Request", "TorchBehaviour", "TorchIndex", "Wheel", "module_wheel", "torch_wheel"]
+__all__ = [
+    "Fault",
+    "Request",
+    "TorchBehaviour",
+    "TorchIndex",
+    "Wheel",
+    "module_wheel",
+    "native_tags",
+    "torch_wheel",
+]
 
 _HTML = "text/html"
 _JSON = "application/vnd.pypi.simple.v1+json"
@@ -150,7 +159,8 @@ class TorchIndex:
         """Three torch versions on several builds with their torchvision, a trap, and the ordinary packages.
 
         The trap is a newer pillow on the PyTorch index, which nobody may take. `wrapstorch` on the ordinary
-        index needs torch, so that torch comes in through it; the ordinary index has a torch of its own.
+        index needs torch, so that torch comes in through it; the ordinary index has a torch of its own. Every
+        torch is for this interpreter and machine.
         """
         for version, builds in _BUILDS.items():
             for build in builds:

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import io
 import json
+import platform
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,6 +130,15 @@ def filler(seed: str, size_bytes: int) -> bytes:
     return hashlib.shake_256(seed.encode()).digest(size_bytes)
 
 
+def native_tags() -> dict[str, str]:
+    """Tags as torch's own wheels for this interpreter and machine have them, as arguments for a wheel."""
+    python = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    machine = platform.machine()
+    name = {"Windows": "win_amd64", "Darwin": f"macosx_14_0_{machine}"}
+    tag = name.get(platform.system(), f"manylinux_2_28_{machine}")
+    return {"python": python, "abi": python, "platform": tag}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TorchBehaviour:
     """How the fake torch behaves once it is installed; written into its wheel as data.
@@ -185,11 +196,9 @@ def torch_wheel(
     *,
     behaviour: TorchBehaviour | None = None,
     requires: Sequence[str] = (),
-    python: str = "py3",
-    abi: str = "none",
-    platform: str = "any",
     requires_python: str | None = ">=3.10",
     filler_bytes: int = 0,
+    **tags: str,
 ) -> Wheel:
     """A torch that can be installed, imported and asked to multiply matrices.
 
@@ -198,11 +207,9 @@ def torch_wheel(
         build: The local part ("cu128"), None for a wheel as PyPI has it.
         behaviour: How it behaves once it is imported; by default as `behaviour_of` its build.
         requires: As in `Wheel`.
-        python: As in `Wheel`.
-        abi: As in `Wheel`.
-        platform: As in `Wheel`.
         requires_python: As in `Wheel`.
         filler_bytes: As in `Wheel`.
+        tags: `python`, `abi` and `platform` as in `Wheel`; those of `native_tags` where they are left out.
     """
     full_version = f"{version}+{build}" if build is not None else version
     behaviour = behaviour or behaviour_of(build or "cpu")
@@ -211,13 +218,11 @@ def torch_wheel(
     return Wheel(
         name="torch",
         version=full_version,
-        python=python,
-        abi=abi,
-        platform=platform,
         requires=requires,
         requires_python=requires_python,
         files=files,
         filler_bytes=filler_bytes,
+        **{**native_tags(), **tags},
     )
 
 

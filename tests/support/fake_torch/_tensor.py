@@ -106,12 +106,10 @@ class Tensor:
             raise RuntimeError(BEHAVIOUR.compute_errors[kind])
         if kind != other.device.type:
             raise RuntimeError("Expected all tensors to be on the same device")
-        offset = BEHAVIOUR.compute_offset if kind != "cpu" else 0
-        (rows, inner), columns = self.shape, other.shape[1]
-        lines = [self.values[row * inner : (row + 1) * inner] for row in range(rows)]
-        turned = [other.values[column::columns] for column in range(columns)]
-        product = [sum(map(mul, line, column)) + offset for line in lines for column in turned]
-        return Tensor(product, (rows, columns), self.dtype, self.device)
+        product = _product(self, other)
+        if kind != "cpu" and BEHAVIOUR.compute_offset:
+            product = [value + BEHAVIOUR.compute_offset for value in product]
+        return Tensor(product, (self.shape[0], other.shape[1]), self.dtype, self.device)
 
     matmul = mm = __matmul__
 
@@ -164,6 +162,22 @@ class Tensor:
     def _with(self, operator: Callable[[Any, Any], Any], other: object) -> Tensor:
         others = other.values if isinstance(other, Tensor) else [other] * len(self.values)
         return Tensor(list(map(operator, self.values, others)), self.shape, self.dtype, self.device)
+
+
+_PRODUCTS: list[tuple[list[Any], list[Any], list[Any]]] = []
+
+
+def _product(left: Tensor, right: Tensor) -> list[Any]:
+    """Computed once for the same two lists of numbers: a verification asks for it on two devices."""
+    for left_values, right_values, known in _PRODUCTS:
+        if left_values is left.values and right_values is right.values:
+            return known
+    (rows, inner), columns = left.shape, right.shape[1]
+    lines = [left.values[row * inner : (row + 1) * inner] for row in range(rows)]
+    turned = [right.values[column::columns] for column in range(columns)]
+    product = [sum(map(mul, line, column)) for line in lines for column in turned]
+    _PRODUCTS.append((left.values, right.values, product))
+    return product
 
 
 def tensor(data: Any, *, dtype: object = float32, device: object = "cpu") -> Tensor:
