@@ -46,9 +46,11 @@ class Gpu:
         name: Its marketing name, None where unknown.
         architecture: NVIDIA: compute capability ("8.9"). AMD: gfx name ("gfx1100"). Intel: PCI device id
             ("0x56a0"). Apple: None. None where it could not be found out.
-        architecture_source: Where the architecture comes from ("nvidia-smi", "name", "kfd", "pci").
+        architecture_source: Where the architecture comes from ("nvidia-smi", "name", "kfd",
+            "rocm_agent_enumerator", "pci").
         memory_bytes: Its own memory, None where unknown or shared with the processor.
         integrated: Whether it is part of the processor, None where unknown.
+        family: Intel: the generation ("battlemage"), None for the older integrated ones.
     """
 
     vendor: Vendor
@@ -58,6 +60,7 @@ class Gpu:
     architecture_source: str | None = None
     memory_bytes: int | None = None
     integrated: bool | None = None
+    family: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,174 @@
+"""Makes one snapshot of what the probes read, by rules where they contradict each other. Pure.
+
+The rules, each with its test:
+
+1. A CUDA toolkit without a driver is no GPU, and its version never chooses a build.
+2. NVIDIA's GPUs and driver are those that nvidia-smi lists; "CUDA Version" is what the driver supports at
+   most.
+3. Where nvidia-smi hangs or can't reach the driver (out of step with its library, NVML failing, no
+   permission), the kernel's file tells the driver, Windows' adapters stand in where there are such, and the
+   PCI bus tells the cards; their capabilities are unknown.
+4. Where nvidia-smi works and lists nothing, or is not installed while the kernel shows the driver (as in a
+   container that was started without its GPU), there is no GPU to compute on, whatever the bus shows.
+5. A card on the bus without any driver is a GPU without a driver: CUDA builds are refused for that reason.
+6. A lost GPU is none; those beside it count.
+7. An x86-64 Python on Apple silicon is translated by Rosetta, whichever probe tells of the one or the other.
+8. Of two macOS versions the higher one is true: 10.16 is what old programs are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from moondream_station.core.capabilities.nvidia_evidence import Nvidia, weigh_nvidia
+from moondream_station.core.capabilities.probes.amd import AmdReading
+from moondream_station.core.capabilities.probes.intel import IntelReading
+from moondream_station.core.capabilities.probes.macos import MacosReading
+from moondream_station.core.capabilities.probes.nvcc import NvccReading
+from moondream_station.core.capabilities.probes.nvidia_driver import NvidiaDriverReading
+from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReading
+from moondream_station.core.capabilities.probes.probe import Reading
+from moondream_station.core.capabilities.probes.sysctl import SysctlReading
+from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
+from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, ProbeReport
+from moondream_station.core.machine.protocol import PlatformFacts
+
+R = TypeVar("R", bound=Reading)
+Surroundings = Literal["wsl2", "jetson"]
+
+
+def combine(
+    facts: PlatformFacts,
+    variables: Mapping[str, str],
+    readings: Iterable[Reading],
+    reports: tuple[ProbeReport, ...],
+) -> Capabilities:
+    """Make the snapshot.
+
+    Args:
+        facts: The machine's platform facts.
+        variables: Its recorded environment variables.
+        readings: What the probes read; one that was not asked is missing.
+        reports: What became of them, in words.
+    """
+    read = tuple(readings)
+    surroundings = _surroundings(facts)
+    nvidia = weigh_nvidia(
+        smi=_one(read, NvidiaSmiReading),
+        kernel=_one(read, NvidiaDriverReading),
+        bus=_one(read, IntelReading),
+        windows=_one(read, WindowsReading),
+        surroundings=surroundings,
+    )
+    apple = _apple(facts, _one(read, SysctlReading), _one(read, MacosReading))
+    nvcc = _one(read, NvccReading)
+    toolkit = nvcc.version if nvcc is not None else None
+    return Capabilities(
+        system=facts.system,
+        release=facts.release,
+        machine=facts.machine,
+        python=facts.python,
+        libc=facts.libc,
+        macos_version=apple.macos_version,
+        in_rosetta=apple.in_rosetta,
+        apple_silicon=apple.silicon,
+        cpu_brand=apple.brand,
+        memory_bytes=apple.memory_bytes,
+        surroundings=surroundings,
+        gpus=(*nvidia.gpus, *_other_gpus(read), *apple.gpus),
+        nvidia_driver=nvidia.driver,
+        nvidia_driver_source=nvidia.driver_source,
+        nvidia_cuda=nvidia.cuda,
+        nvcc=toolkit,
+        variables=dict(variables),
+        probes=reports,
+        notes=(*nvidia.notes, *_toolkit_notes(toolkit, nvidia), *apple.notes),
+    )
+
+
+def _one(readings: tuple[Reading, ...], kind: type[R]) -> R | None:
+    return next((reading for reading in readings if isinstance(reading, kind)), None)
+
+
+def _surroundings(facts: PlatformFacts) -> Surroundings | None:
+    release = facts.release.lower()
+    if "microsoft" in release:
+        return "wsl2"
+    return "jetson" if "tegra" in release else None
+
+
+def _toolkit_notes(toolkit: str | None, nvidia: Nvidia) -> tuple[str, ...]:
+    if toolkit is None or nvidia.driver is not None:
+        return ()
+    return (f"A CUDA toolkit ({toolkit}) is installed without an NVIDIA driver: a toolkit alone is no GPU.",)
+
+
+def _other_gpus(readings: tuple[Reading, ...]) -> tuple[Gpu, ...]:
+    """AMD's and Intel's: by the kernel where it tells, else as Windows lists them."""
+    amd, intel, windows = (_one(readings, kind) for kind in (AmdReading, IntelReading, WindowsReading))
+    listed = windows.gpus if isinstance(windows, WindowsReading) else ()
+    found: list[Gpu] = []
+    found += amd.gpus if isinstance(amd, AmdReading) and amd.gpus else _of(listed, "amd")
+    found += intel.gpus if isinstance(intel, IntelReading) and intel.gpus else _of(listed, "intel")
+    return tuple(found)
+
+
+def _of(gpus: tuple[Gpu, ...], vendor: str) -> tuple[Gpu, ...]:
+    chosen = (gpu for gpu in gpus if gpu.vendor == vendor)
+    return tuple(replace(gpu, index=n) for n, gpu in enumerate(chosen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Apple:
+    macos_version: str | None = None
+    silicon: bool = False
+    in_rosetta: bool | None = None
+    brand: str | None = None
+    memory_bytes: int | None = None
+    gpus: tuple[Gpu, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReading | None) -> _Apple:
+    if facts.system != "Darwin":
+        return _Apple()
+    brand = sysctl.brand if sysctl is not None else None
+    silicon = _is_apple_silicon(facts, sysctl)
+    in_rosetta = _is_in_rosetta(facts, sysctl, silicon=silicon)
+    gpu = Gpu(vendor="apple", index=0, name=brand or "Apple silicon", integrated=True)
+    told = (facts.mac_ver, macos.version if macos is not None else None)
+    note = "This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python."
+    return _Apple(
+        macos_version=max((version for version in told if version), key=_numbers, default=None),
+        silicon=silicon,
+        in_rosetta=in_rosetta,
+        brand=brand,
+        memory_bytes=sysctl.memory_bytes if sysctl is not None else None,
+        gpus=(gpu,) if silicon else (),
+        notes=(note,) if in_rosetta else (),
+    )
+
+
+def _is_apple_silicon(facts: PlatformFacts, sysctl: SysctlReading | None) -> bool:
+    if facts.machine == "arm64" or facts.in_rosetta:
+        return True
+    if sysctl is None:
+        return False
+    # "Apple M2", "Apple processor" on early systems, "VirtualApple @ 2.50GHz" under Rosetta
+    is_branded = sysctl.brand is not None and sysctl.brand.startswith(("Apple", "VirtualApple"))
+    return bool(sysctl.has_arm64 or sysctl.is_translated or is_branded)
+
+
+def _is_in_rosetta(facts: PlatformFacts, sysctl: SysctlReading | None, *, silicon: bool) -> bool | None:
+    if facts.machine == "arm64":
+        return False
+    if silicon:
+        return True
+    has_told = sysctl is not None and sysctl.brand is not None
+    return False if has_told else facts.in_rosetta
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isascii() and part.isdigit())

@@ -1,0 +1,124 @@
+"""Looks at the machine: all probes at once, each with one deadline, none raising and none hanging."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import anyio
+
+from moondream_station.core.capabilities.conflicts import combine
+from moondream_station.core.capabilities.probes.amd import AMD
+from moondream_station.core.capabilities.probes.intel import INTEL
+from moondream_station.core.capabilities.probes.macos import MACOS
+from moondream_station.core.capabilities.probes.nvcc import NVCC
+from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
+from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
+from moondream_station.core.capabilities.probes.platform import PLATFORM
+from moondream_station.core.capabilities.probes.probe import Probe, Reading, one_line
+from moondream_station.core.capabilities.probes.sysctl import SYSCTL
+from moondream_station.core.capabilities.probes.windows_gpus import WINDOWS_GPUS
+from moondream_station.core.capabilities.snapshot import Capabilities, Outcome, ProbeReport
+from moondream_station.core.errors import StationError
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.recorder import Recorder
+
+PROBES: Final = (PLATFORM, NVIDIA_SMI, NVIDIA_DRIVER, NVCC, SYSCTL, MACOS, AMD, INTEL, WINDOWS_GPUS)
+"""Every probe, in the order in which reports list them."""
+
+SLOW_AFTER_SECONDS: Final = 2.0
+"""A probe that takes longer is named to whoever waits."""
+
+
+async def detect(
+    machine: Machine,
+    *,
+    on_probe: Callable[[ProbeReport], None],
+    on_slow: Callable[[str], None] | None = None,
+    probes: tuple[Probe, ...] = PROBES,
+) -> Capabilities:
+    """Ask all probes at once and make one snapshot of their answers.
+
+    It takes as long as the slowest probe, and no longer than the longest deadline. Nothing that the machine
+    answers, or fails to answer, makes it raise.
+
+    Args:
+        machine: The computer, or its record.
+        on_probe: Called with each probe's report as it ends.
+        on_slow: Called with the name of a probe that is not through after `SLOW_AFTER_SECONDS`.
+        probes: Which probes to ask; one that belongs to another system is left out.
+
+    Returns:
+        The snapshot; its reports are in the probes' order.
+    """
+    asked = [probe for probe in probes if probe.system in {None, machine.facts.system}]
+    done: dict[str, tuple[Reading, ProbeReport]] = {}
+
+    async def ask(probe: Probe) -> None:
+        began = time.perf_counter()
+        reading = await _read(probe, machine)
+        report = ProbeReport(
+            probe=probe.name,
+            outcome=reading.outcome,
+            seconds=time.perf_counter() - began,
+            detail=reading.detail,
+        )
+        done[probe.name] = (reading, report)
+        on_probe(report)
+
+    async def name_slow_ones(name: Callable[[str], None]) -> None:
+        await anyio.sleep(SLOW_AFTER_SECONDS)
+        for probe in asked:
+            if probe.name not in done:
+                name(probe.name)
+
+    async with anyio.create_task_group() as watching:
+        if on_slow is not None:
+            watching.start_soon(name_slow_ones, on_slow)
+        async with anyio.create_task_group() as asking:
+            for probe in asked:
+                asking.start_soon(ask, probe)
+        watching.cancel_scope.cancel()
+
+    answers = [done[probe.name] for probe in asked]
+    return combine(
+        machine.facts,
+        machine.variables,
+        (reading for reading, _ in answers),
+        tuple(report for _, report in answers),
+    )
+
+
+async def _read(probe: Probe, machine: Machine) -> Reading:
+    """Put a probe's questions, and read what was answered before its deadline."""
+    recorder = Recorder(machine)
+    failure = ""
+    with anyio.move_on_after(probe.deadline_seconds) as deadline:
+        failure = await _ask(probe, recorder)
+    reading = probe.read(recorder.record)
+    if deadline.cancelled_caught and reading.outcome is not Outcome.TIMED_OUT:
+        late = f"not through after {probe.deadline_seconds:.0f} s; so far: {reading.detail}"
+        return replace(reading, outcome=Outcome.TIMED_OUT, detail=one_line(late))
+    if failure:
+        return replace(reading, outcome=Outcome.FAILED, detail=one_line(failure))
+    return reading
+
+
+async def _ask(probe: Probe, machine: Machine) -> str:
+    """Put a probe's questions; what could not even be asked comes back in words."""
+    failures: list[BaseException] = []
+    try:
+        await probe.ask(machine)
+    except* (OSError, StationError) as errors:
+        failures = _leaves(errors)
+    return "; ".join(str(error) or type(error).__name__ for error in failures)  # noqa: ASYNC910  asking is a checkpoint
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]

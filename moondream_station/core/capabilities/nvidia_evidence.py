@@ -1,0 +1,173 @@
+"""Weighs what is known of NVIDIA's GPUs and driver: rules 2 to 6 of `conflicts`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from moondream_station.core.capabilities.probes.intel import IntelReading
+from moondream_station.core.capabilities.probes.nvidia_driver import NvidiaDriverReading
+from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReading
+from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
+from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
+from moondream_station.core.capabilities.snapshot import Gpu, Outcome
+
+_NVIDIA: Final = 0x10DE
+_UNKNOWN: Final = Gpu(vendor="nvidia")
+
+_NO_DEVICE: Final = frozenset({Trouble.NO_DEVICES, Trouble.LOST})
+"""With these, nvidia-smi reached the driver, and there is nothing to compute on."""
+
+_REMEDIES: Final = {
+    Trouble.MISMATCH: "The NVIDIA driver and its library are out of step: restart the computer.",
+    Trouble.NOT_LOADED: "The NVIDIA driver is not loaded, or not built for this kernel: install it again.",
+    Trouble.NO_LIBRARY: "nvidia-smi does not find the NVIDIA driver's library: install the driver again.",
+    Trouble.NO_PERMISSION: "This user may not use the NVIDIA GPU: the devices /dev/nvidia* refuse it.",
+    Trouble.BLOCKED: "Windows keeps the GPU from WSL: update NVIDIA's driver for Windows, then `wsl --update`.",
+    Trouble.NVML: "nvidia-smi can't reach the GPU: in a container, start the container again.",
+    Trouble.LOST: "An NVIDIA GPU is lost, it does not answer on its bus any more: restart the computer.",
+    Trouble.UNREACHABLE: "An NVIDIA GPU can't be reached: restart the computer.",
+    Trouble.NO_DEVICES: "The NVIDIA driver finds no GPU that it can use.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nvidia:
+    """What holds of NVIDIA; the fields are those of `Capabilities`."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+    driver_source: Literal["nvidia-smi", "proc", "sys", "wmi"] | None = None
+    cuda: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Evidence:
+    smi: NvidiaSmiReading | None
+    kernel: NvidiaDriverReading | None
+    bus: IntelReading | None
+    windows: WindowsReading | None
+    surroundings: Literal["wsl2", "jetson"] | None
+
+    @property
+    def kernel_driver(self) -> str | None:
+        return self.kernel.version if self.kernel is not None else None
+
+    @property
+    def troubles(self) -> tuple[Trouble, ...]:
+        return self.smi.troubles if self.smi is not None else ()
+
+    @property
+    def is_smi_installed(self) -> bool:
+        return self.smi is not None and self.smi.is_installed
+
+    @property
+    def is_without_answer(self) -> bool:
+        """Whether nvidia-smi hangs or can't reach the driver, so that others have to answer."""
+        if self.smi is None or self.smi.gpus:
+            return False
+        return self.smi.outcome in {Outcome.TIMED_OUT, Outcome.FAILED} and not _NO_DEVICE & set(self.troubles)
+
+
+def weigh_nvidia(
+    *,
+    smi: NvidiaSmiReading | None,
+    kernel: NvidiaDriverReading | None,
+    bus: IntelReading | None,
+    windows: WindowsReading | None,
+    surroundings: Literal["wsl2", "jetson"] | None,
+) -> Nvidia:
+    """Decide which GPUs of NVIDIA's there are, and under which driver.
+
+    Args:
+        smi: nvidia-smi's answer, None where it was not asked; so the others.
+        kernel: The kernel module's version.
+        bus: Display devices on the PCI bus.
+        windows: Windows' display adapters.
+        surroundings: WSL2 or a Jetson.
+    """
+    evidence = _Evidence(smi=smi, kernel=kernel, bus=bus, windows=windows, surroundings=surroundings)
+    found = _with_driver(evidence)
+    gpus = _gpus(evidence, found)
+    if surroundings == "jetson":
+        gpus = tuple(replace(gpu, integrated=True) for gpu in gpus)
+    known = replace(found, gpus=gpus, cuda=smi.cuda if smi is not None else None)
+    return replace(known, notes=tuple(_notes(evidence, known)))
+
+
+def _with_driver(evidence: _Evidence) -> Nvidia:
+    smi, kernel, windows = evidence.smi, evidence.kernel, evidence.windows
+    if smi is not None and smi.driver is not None:
+        return Nvidia(driver=smi.driver, driver_source="nvidia-smi")
+    if kernel is not None and kernel.version is not None:
+        return Nvidia(driver=kernel.version, driver_source=kernel.source)
+    if windows is not None and windows.nvidia_driver is not None:
+        return Nvidia(driver=windows.nvidia_driver, driver_source="wmi")
+    return Nvidia()
+
+
+def _gpus(evidence: _Evidence, found: Nvidia) -> tuple[Gpu, ...]:
+    if evidence.smi is not None and evidence.smi.gpus:
+        return evidence.smi.gpus
+    adapters = evidence.windows.gpus if evidence.windows is not None else ()
+    listed = tuple(gpu for gpu in adapters if gpu.vendor == "nvidia")
+    if listed and not _NO_DEVICE & set(evidence.troubles):
+        return tuple(replace(gpu, index=n) for n, gpu in enumerate(listed))
+    if evidence.surroundings == "jetson":
+        return (replace(_UNKNOWN, index=0, name="NVIDIA Jetson"),)
+    if evidence.is_without_answer and found.driver is not None:
+        return _on_bus(evidence) if _is_bus_known(evidence) else (replace(_UNKNOWN, index=0),)
+    if found.driver is None:
+        return _on_bus(evidence)
+    return ()
+
+
+def _is_bus_known(evidence: _Evidence) -> bool:
+    return evidence.bus is not None and evidence.bus.bus_is_known
+
+
+def _on_bus(evidence: _Evidence) -> tuple[Gpu, ...]:
+    displays = evidence.bus.displays if evidence.bus is not None else ()
+    cards = [display for display in displays if display.vendor == _NVIDIA]
+    return tuple(replace(_UNKNOWN, index=n) for n, _ in enumerate(cards))
+
+
+def _notes(evidence: _Evidence, known: Nvidia) -> Iterator[str]:
+    smi, kernel_driver = evidence.smi, evidence.kernel_driver
+    if smi is not None and smi.outcome is Outcome.TIMED_OUT:
+        yield "nvidia-smi did not answer in time" + (
+            f"; the kernel's file tells the driver, {kernel_driver}." if kernel_driver else "."
+        )
+    yield from (_REMEDIES[trouble] for trouble in evidence.troubles if _is_news(trouble, evidence, known))
+    if smi is not None and smi.gpus and smi.driver and kernel_driver and smi.driver != kernel_driver:
+        yield (
+            f"nvidia-smi tells driver {smi.driver} and the kernel {kernel_driver}: they are out of step, "
+            "restart the computer."
+        )
+    if smi is not None and smi.cuda_shown in {"N/A", "ERR!"}:
+        yield (
+            f"nvidia-smi shows {smi.cuda_shown} as CUDA version: the driver's CUDA library is missing. "
+            "A container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility."
+        )
+    yield from _notes_without_tool(evidence, known)
+
+
+def _is_news(trouble: Trouble, evidence: _Evidence, known: Nvidia) -> bool:
+    """A tool without a driver and without a card, as on an image made for GPUs, is nothing to tell."""
+    if trouble not in {Trouble.NOT_LOADED, Trouble.NO_LIBRARY, Trouble.NO_DEVICES}:
+        return True
+    return bool(known.gpus or known.driver or _on_bus(evidence))
+
+
+def _notes_without_tool(evidence: _Evidence, known: Nvidia) -> Iterator[str]:
+    if evidence.is_smi_installed:
+        return
+    if evidence.kernel_driver is not None and not known.gpus:
+        yield (
+            f"The kernel has NVIDIA driver {evidence.kernel_driver}, but nvidia-smi is missing, and no GPU "
+            "can be reached: start a container with `--gpus all`, or install the rest of the driver."
+        )
+    if known.gpus and known.driver is None and evidence.surroundings != "jetson":
+        yield "There is an NVIDIA GPU without an NVIDIA driver: install the driver."

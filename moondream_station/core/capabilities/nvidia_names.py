@@ -1,0 +1,54 @@
+"""Compute capability by a GPU's name, for drivers that do not tell it (before 510 or so)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+_NOISE = re.compile(r"\b(?:nvidia|geforce|tesla|grid|generation|laptop gpu|gpu)\b|\(|\)|\bwith\b")
+_SPACES = re.compile(r"[\s/-]+")
+
+
+def capability_of(name: str, *, is_cut: bool = False) -> str | None:
+    """Look a GPU up by its name.
+
+    Args:
+        name: As nvidia-smi or Windows prints it.
+        is_cut: Whether the end of the name is missing.
+
+    Returns:
+        Its compute capability ("6.1"), or None where the name is not known or fits GPUs of several.
+    """
+    wanted = _words(name)
+    if is_cut:
+        return _capability_of_start(wanted)
+    for length in range(len(wanted), 0, -1):
+        capability = _table().get(wanted[:length])
+        if capability is not None:
+            return capability
+    return None
+
+
+def _capability_of_start(start: tuple[str, ...]) -> str | None:
+    """The capability of everything whose name may begin so; the last word may be half of one."""
+    begin = " ".join(start)
+    fitting = {
+        capability
+        for words, capability in _table().items()
+        if begin and (f"{' '.join(words)} ".startswith(begin) or begin.startswith(f"{' '.join(words)} "))
+    }
+    return fitting.pop() if len(fitting) == 1 else None
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words that tell one GPU from another: no vendor, brand or punctuation."""
+    return tuple(_NOISE.sub(" ", _SPACES.sub(" ", name[:200].lower())).split())
+
+
+@cache
+def _table() -> Mapping[tuple[str, ...], str]:
+    data = json.loads(files(__package__).joinpath("nvidia_names.json").read_text("utf-8"))
+    return {_words(name): capability for capability, names in data["capabilities"].items() for name in names}

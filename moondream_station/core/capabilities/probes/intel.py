@@ -1,0 +1,85 @@
+"""Display devices on the PCI bus: Intel's GPUs, and whether a card of another vendor is there at all."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from moondream_station.core.capabilities.intel_families import intel_gpu
+from moondream_station.core.capabilities.probes.probe import Probe, Reading, ask_file, ask_folder, one_line
+from moondream_station.core.capabilities.snapshot import Gpu, Outcome
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.record import MachineRecord
+
+DEVICES: Final = "/sys/bus/pci/devices"
+_QUESTIONS: Final = ("class", "vendor", "device")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}", re.ASCII)
+_DISPLAY: Final = 0x03
+_INTEL: Final = 0x8086
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PciDisplay:
+    """A display device: its vendor's and its own number."""
+
+    vendor: int
+    device: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntelReading(Reading):
+    """What is on the bus.
+
+    Args:
+        gpus: Intel's, in the bus's order.
+        displays: Every display device, whoever made it.
+        bus_is_known: Whether every device on the bus told what it is.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    displays: tuple[PciDisplay, ...] = ()
+    bus_is_known: bool = False
+
+
+async def _ask(machine: Machine) -> None:
+    for address in await ask_folder(machine, DEVICES):
+        for question in _QUESTIONS:
+            await ask_file(machine, f"{DEVICES}/{address}/{question}")
+
+
+def _read(record: MachineRecord) -> Reading:
+    addresses = sorted(record.directories.get(DEVICES, ()))
+    devices = [_device(record, address) for address in addresses]
+    displays = tuple(device for device in devices if isinstance(device, PciDisplay))
+    gpus = tuple(intel_gpu(display.device) for display in displays if display.vendor == _INTEL)
+    seen = ", ".join(f"{display.vendor:04x}:{display.device:04x}" for display in displays)
+    outcome = Outcome.FOUND if gpus else Outcome.ABSENT
+    detail = f"display devices on the PCI bus: {seen}" if seen else "no display device on the PCI bus"
+    if DEVICES in record.unreadable:
+        outcome, detail = Outcome.FAILED, f"{DEVICES} can't be read: {record.unreadable[DEVICES]}"
+    return IntelReading(
+        outcome=outcome,
+        detail=one_line(detail),
+        gpus=gpus,
+        displays=displays,
+        bus_is_known=bool(devices) and None not in devices,
+    )
+
+
+def _device(record: MachineRecord, address: str) -> PciDisplay | str | None:
+    """A display device, the address of another one, or None where it did not tell what it is."""
+    kind, vendor, device = (
+        _number(record.files.get(f"{DEVICES}/{address}/{question}", "")) for question in _QUESTIONS
+    )
+    if kind is None or vendor is None or device is None:
+        return None
+    return PciDisplay(vendor=vendor, device=device) if kind >> 16 == _DISPLAY else address
+
+
+def _number(text: str) -> int | None:
+    match = _NUMBER.fullmatch(text.strip())
+    return int(match.group(), 16) if match is not None else None
+
+
+INTEL = Probe(name="intel", ask=_ask, read=_read)

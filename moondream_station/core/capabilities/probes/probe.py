@@ -1,0 +1,114 @@
+"""What a probe is: questions put to a machine, and a pure reading of the answers.
+
+Asking and reading are apart, so that what was answered before a deadline still counts, and so that every
+reading can be tried with any text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+
+from moondream_station.core.capabilities.snapshot import Outcome
+from moondream_station.core.machine.protocol import CommandResult, Machine, Unreadable
+from moondream_station.core.machine.record import MachineRecord
+from moondream_station.core.machine.redaction import redact_text
+
+DETAIL_LIMIT: Final = 200
+"""No detail is longer than this many characters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a probe made of the answers.
+
+    Args:
+        outcome: Whether it found what it looks for.
+        detail: What it saw, one line, nothing private.
+    """
+
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One question put to the machine.
+
+    Args:
+        name: Its name, as docs/reference has it.
+        ask: Puts its questions; the answers are kept by the recorder that stands before the machine.
+        read: Makes a reading of what was answered. Pure, and total: no text makes it raise.
+        deadline_seconds: For all its questions together.
+        system: The only `platform.system()` it is asked on, None for every one.
+        programs: The programs it runs.
+    """
+
+    name: str
+    ask: Callable[[Machine], Awaitable[None]]
+    read: Callable[[MachineRecord], Reading]
+    deadline_seconds: float = 5.0
+    system: str | None = None
+    programs: tuple[str, ...] = ()
+
+
+async def ask_commands(machine: Machine, *questions: tuple[str, ...]) -> None:
+    """Run several programs at once; their answers are with the recorder."""
+    async with anyio.create_task_group() as group:
+        for argv in questions:
+            group.start_soon(machine.run, *argv)
+
+
+async def ask_file(machine: Machine, path: str) -> str | None:
+    """Read a file, where "can't be read" is an answer like any other: the recorder keeps the reason."""
+    try:
+        return await machine.read(path)
+    except Unreadable:
+        await anyio.lowlevel.checkpoint()
+        return None
+
+
+async def ask_folder(machine: Machine, path: str) -> tuple[str, ...]:
+    """List a folder; one that does not exist or can't be listed has no names."""
+    try:
+        return await machine.list(path) or ()
+    except Unreadable:
+        await anyio.lowlevel.checkpoint()
+        return ()
+
+
+def answer_to(record: MachineRecord, *argv: str) -> CommandResult | None:
+    """What a program answered, None where it was not asked or is not installed."""
+    return next((result for result in record.commands if result.argv == argv), None)
+
+
+def first_line(*texts: str) -> str:
+    """The first line with anything in it, printable, not private and not too long."""
+    for text in texts:
+        for line in text[: 4 * DETAIL_LIMIT].splitlines():
+            if line.strip():
+                return one_line(line)
+    return ""
+
+
+def one_line(text: str) -> str:
+    """A text as a detail: one printable line, not private, not too long."""
+    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * DETAIL_LIMIT])
+    line = re.sub(r" {2,}", " ", redact_text(printable)).strip()
+    return line if len(line) <= DETAIL_LIMIT else line[: DETAIL_LIMIT - 1] + "…"
+
+
+def not_answered(result: CommandResult, program: str) -> Reading:
+    """The reading of a program that gave nothing usable."""
+    if result.timed_out:
+        return Reading(outcome=Outcome.TIMED_OUT, detail=f"{program} did not answer in time")
+    said = first_line(result.stderr, result.stdout)
+    saying = f", saying: {said}" if said else " without an answer"
+    return Reading(
+        outcome=Outcome.FAILED, detail=one_line(f"{program} exited with {result.returncode}{saying}")
+    )

@@ -1,0 +1,79 @@
+"""The processor of a Mac, and whether Rosetta translates this process."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from moondream_station.core.capabilities.probes.probe import (
+    Probe,
+    Reading,
+    answer_to,
+    ask_commands,
+    not_answered,
+    one_line,
+)
+from moondream_station.core.capabilities.snapshot import Outcome
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.record import MachineRecord
+
+BRAND: Final = ("sysctl", "-n", "machdep.cpu.brand_string")
+ARM64: Final = ("sysctl", "-n", "hw.optional.arm64")
+TRANSLATED: Final = ("sysctl", "-n", "sysctl.proc_translated")
+MEMORY: Final = ("sysctl", "-n", "hw.memsize")
+_QUESTIONS: Final = (BRAND, ARM64, TRANSLATED, MEMORY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SysctlReading(Reading):
+    """What sysctl tells.
+
+    Args:
+        brand: The processor's name; "VirtualApple …" under Rosetta, "Apple processor" on the first ones.
+        has_arm64: Whether the processor is Apple's own; an Intel Mac does not know the name.
+        is_translated: Whether Rosetta translates the process, None where not told.
+        memory_bytes: Main memory.
+    """
+
+    brand: str | None = None
+    has_arm64: bool | None = None
+    is_translated: bool | None = None
+    memory_bytes: int | None = None
+
+
+async def _ask(machine: Machine) -> None:
+    await ask_commands(machine, *_QUESTIONS)
+
+
+def _read(record: MachineRecord) -> Reading:
+    results = [answer_to(record, *argv) for argv in _QUESTIONS]
+    asked = [result for result in results if result is not None]
+    if not asked:
+        return SysctlReading(outcome=Outcome.ABSENT, detail="sysctl is not installed")
+    brand, arm64, translated, memory = (_value(record, argv) for argv in _QUESTIONS)
+    slow = any(result.timed_out for result in asked)
+    if not (brand or arm64 or translated or memory or slow):
+        return not_answered(asked[0], "sysctl")
+    return SysctlReading(
+        outcome=Outcome.TIMED_OUT if slow else Outcome.FOUND,
+        detail="sysctl did not answer in time" if slow else one_line(brand or "a processor without a name"),
+        brand=one_line(brand) if brand else None,
+        has_arm64=_flag(arm64),
+        is_translated=_flag(translated),
+        memory_bytes=int(memory) if memory and re.fullmatch(r"\d{1,18}", memory, re.ASCII) else None,
+    )
+
+
+def _value(record: MachineRecord, argv: tuple[str, ...]) -> str | None:
+    result = answer_to(record, *argv)
+    if result is None or result.returncode != 0 or result.timed_out:
+        return None
+    return result.stdout.strip() or None
+
+
+def _flag(value: str | None) -> bool | None:
+    return {"1": True, "0": False}.get(value or "")
+
+
+SYSCTL = Probe(name="sysctl", ask=_ask, read=_read, system="Darwin", programs=("sysctl",))

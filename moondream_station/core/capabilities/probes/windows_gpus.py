@@ -1,0 +1,117 @@
+"""Display adapters as Windows knows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from moondream_station.core.capabilities.intel_families import intel_gpu
+from moondream_station.core.capabilities.nvidia_names import capability_of
+from moondream_station.core.capabilities.probes.probe import (
+    Probe,
+    Reading,
+    answer_to,
+    not_answered,
+    one_line,
+)
+from moondream_station.core.capabilities.snapshot import Gpu, Outcome
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.record import MachineRecord
+
+QUERY: Final = (
+    "Get-CimInstance Win32_VideoController | Select-Object Name,PNPDeviceID,DriverVersion | ConvertTo-Json"
+)
+_ARGV: Final = ("powershell", "-NoProfile", "-Command", QUERY)
+
+_PNP = re.compile(r"PCI\\VEN_([0-9A-F]{4})&DEV_([0-9A-F]{4})", re.IGNORECASE | re.ASCII)
+# Windows numbers a driver 32.0.15.6094 that NVIDIA numbers 560.94: the last five digits.
+_NVIDIA_DRIVER = re.compile(r"\d{1,3}\.\d{1,3}\.\d{0,3}(\d)\.(\d{1,4})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowsReading(Reading):
+    """The adapters that are GPUs on the PCI bus, and NVIDIA's driver by NVIDIA's own number."""
+
+    gpus: tuple[Gpu, ...] = ()
+    nvidia_driver: str | None = None
+
+
+async def _ask(machine: Machine) -> None:
+    await machine.run(*_ARGV)
+
+
+def _read(record: MachineRecord) -> Reading:
+    result = answer_to(record, *_ARGV)
+    if result is None:
+        return WindowsReading(outcome=Outcome.ABSENT, detail="powershell is not installed")
+    adapters = _adapters(result.stdout)
+    if result.timed_out or (not adapters and (result.returncode != 0 or result.stdout.strip())):
+        return not_answered(result, "powershell")
+    gpus = tuple(gpu for adapter in adapters if (gpu := _gpu(adapter)) is not None)
+    names = ", ".join(name for adapter in adapters if (name := _text(adapter, "Name")))
+    return WindowsReading(
+        outcome=Outcome.FOUND if gpus else Outcome.ABSENT,
+        detail=one_line(names) or "no display adapter",
+        gpus=gpus,
+        nvidia_driver=next((driver for adapter in adapters if (driver := _nvidia_driver(adapter))), None),
+    )
+
+
+def _adapters(output: str) -> list[dict[str, Any]]:
+    """One object or an array comes back."""
+    try:
+        data = json.loads(output.strip().removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return []
+    found = data if isinstance(data, list) else [data]
+    return [adapter for adapter in found if isinstance(adapter, dict)]
+
+
+def _gpu(adapter: dict[str, Any]) -> Gpu | None:
+    pnp = _PNP.search(_text(adapter, "PNPDeviceID"))
+    if pnp is None:
+        return None
+    name = one_line(_text(adapter, "Name")) or None
+    match pnp.group(1).upper():
+        case "10DE":
+            capability = capability_of(name) if name else None
+            return Gpu(
+                vendor="nvidia",
+                name=name,
+                architecture=capability,
+                architecture_source="name" if capability else None,
+            )
+        case "1002":
+            return Gpu(vendor="amd", name=name)
+        case "8086":
+            return intel_gpu(int(pnp.group(2), 16), name=name)
+        case _:
+            return None
+
+
+def _nvidia_driver(adapter: dict[str, Any]) -> str | None:
+    pnp = _PNP.search(_text(adapter, "PNPDeviceID"))
+    version = _NVIDIA_DRIVER.fullmatch(_text(adapter, "DriverVersion"))
+    if pnp is None or pnp.group(1).upper() != "10DE" or version is None:
+        return None
+    if _text(adapter, "Name").startswith("Microsoft"):
+        return None  # "Microsoft Basic Display Adapter": the card has no driver of NVIDIA's
+    digits = version.group(1) + version.group(2).zfill(4)
+    return f"{digits[:3]}.{digits[3:]}"
+
+
+def _text(adapter: dict[str, Any], key: str) -> str:
+    value = adapter.get(key)
+    return value if isinstance(value, str) else ""
+
+
+WINDOWS_GPUS = Probe(
+    name="windows_gpus",
+    ask=_ask,
+    read=_read,
+    deadline_seconds=15.0,
+    system="Windows",
+    programs=("powershell",),
+)

@@ -1,0 +1,127 @@
+"""The computer, seen through one door: run a command, read a file, list a folder, platform facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+RECORDED_VARIABLES: Final = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "NVIDIA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HSA_OVERRIDE_GFX_VERSION",
+    "ZE_AFFINITY_MASK",
+)
+"""The environment variables that decide which GPUs a program sees."""
+
+OUTPUT_LIMIT_BYTES: Final = 1 << 20
+"""No answer is longer than this; what goes beyond is cut off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFacts:
+    """What Python itself knows of the machine.
+
+    Args:
+        system: `platform.system()`: Linux, Darwin or Windows.
+        release: `platform.release()`, the kernel's.
+        version: `platform.version()`, the kernel's build.
+        machine: `platform.machine()`: x86_64, AMD64, aarch64, arm64.
+        mac_ver: `platform.mac_ver()[0]`, empty elsewhere.
+        libc: Name and version, both empty where there is none.
+        python: Version of the Python that environments are made from ("3.12.3").
+        in_rosetta: Whether this process is translated on Apple silicon, None off macOS or where unknown.
+    """
+
+    system: str
+    release: str
+    machine: str
+    python: str
+    version: str = ""
+    mac_ver: str = ""
+    libc: tuple[str, str] = ("", "")
+    in_rosetta: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """What a program answered.
+
+    Args:
+        argv: As it was asked: the program's name, never its place.
+        returncode: Its exit status; negative where a signal ended it.
+        stdout: At most `OUTPUT_LIMIT_BYTES`, undecodable bytes replaced.
+        stderr: The same.
+        seconds: How long it took.
+        timed_out: Whether it was ended because it took too long.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str = ""
+    stderr: str = ""
+    seconds: float = 0.0
+    timed_out: bool = False
+
+
+class Unreadable(Exception):
+    """A path exists and can't be read.
+
+    Args:
+        path: The path.
+        reason: Why, in words ("permission denied").
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Machine(Protocol):
+    """A computer that can be asked."""
+
+    @property
+    def facts(self) -> PlatformFacts:
+        """What Python knows of it."""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Those of `RECORDED_VARIABLES` that are set."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this computer, so that its answers may be kept for later."""
+
+    async def run(self, *argv: str) -> CommandResult | None:
+        """Run a program to its end.
+
+        Args:
+            argv: The program's name and its arguments.
+
+        Returns:
+            Its answer, or None where it is not installed.
+        """
+
+    async def read(self, path: str) -> str | None:
+        """Read a text file.
+
+        Returns:
+            Its text, or None where it does not exist.
+
+        Raises:
+            Unreadable: It exists and can't be read.
+        """
+
+    async def list(self, path: str) -> tuple[str, ...] | None:
+        """List a folder.
+
+        Returns:
+            The names in it, sorted, or None where it does not exist.
+
+        Raises:
+            Unreadable: It exists and can't be listed.
+        """
