@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 
 from moondream_station.core.capabilities.conflicts import combine
 from moondream_station.core.capabilities.probes.amd import AMD
@@ -113,7 +114,8 @@ async def _ask(probe: Probe, machine: Machine) -> str:
         await probe.ask(machine)
     except* (OSError, StationError) as errors:
         failures = _leaves(errors)
-    return "; ".join(str(error) or type(error).__name__ for error in failures)  # noqa: ASYNC910  asking is a checkpoint
+    await anyio.lowlevel.checkpoint()
+    return "; ".join(str(error) or type(error).__name__ for error in failures)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

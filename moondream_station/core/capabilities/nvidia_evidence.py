@@ -24,7 +24,7 @@ _REMEDIES: Final = {
     Trouble.NOT_LOADED: "The NVIDIA driver is not loaded, or not built for this kernel: install it again.",
     Trouble.NO_LIBRARY: "nvidia-smi does not find the NVIDIA driver's library: install the driver again.",
     Trouble.NO_PERMISSION: "This user may not use the NVIDIA GPU: the devices /dev/nvidia* refuse it.",
-    Trouble.BLOCKED: "Windows keeps the GPU from WSL: update NVIDIA's driver for Windows, then `wsl --update`.",
+    Trouble.BLOCKED: "Windows keeps the GPU from WSL: update its driver for Windows, then `wsl --update`.",
     Trouble.NVML: "nvidia-smi can't reach the GPU: in a container, start the container again.",
     Trouble.LOST: "An NVIDIA GPU is lost, it does not answer on its bus any more: restart the computer.",
     Trouble.UNREACHABLE: "An NVIDIA GPU can't be reached: restart the computer.",

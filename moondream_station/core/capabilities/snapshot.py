@@ -50,7 +50,6 @@ class Gpu:
             "rocm_agent_enumerator", "pci").
         memory_bytes: Its own memory, None where unknown or shared with the processor.
         integrated: Whether it is part of the processor, None where unknown.
-        family: Intel: the generation ("battlemage"), None for the older integrated ones.
     """
 
     vendor: Vendor
@@ -60,7 +59,6 @@ class Gpu:
     architecture_source: str | None = None
     memory_bytes: int | None = None
     integrated: bool | None = None
-    family: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from moondream_station.core.capabilities.intel_families import intel_gpu
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, ask_file, ask_folder, one_line
 from moondream_station.core.capabilities.snapshot import Gpu, Outcome
 from moondream_station.core.machine.protocol import Machine
@@ -42,6 +41,13 @@ class IntelReading(Reading):
     bus_is_known: bool = False
 
 
+def intel_gpu(device: int, *, index: int | None = None, name: str | None = None) -> Gpu:
+    """A GPU by its PCI device id. Which family that is, and what can run there, the catalog knows."""
+    return Gpu(
+        vendor="intel", index=index, name=name, architecture=f"0x{device:04x}", architecture_source="pci"
+    )
+
+
 async def _ask(machine: Machine) -> None:
     for address in await ask_folder(machine, DEVICES):
         for question in _QUESTIONS:
@@ -52,7 +58,8 @@ def _read(record: MachineRecord) -> Reading:
     addresses = sorted(record.directories.get(DEVICES, ()))
     devices = [_device(record, address) for address in addresses]
     displays = tuple(device for device in devices if isinstance(device, PciDisplay))
-    gpus = tuple(intel_gpu(display.device) for display in displays if display.vendor == _INTEL)
+    devices_of_intel = (display.device for display in displays if display.vendor == _INTEL)
+    gpus = tuple(intel_gpu(device, index=n) for n, device in enumerate(devices_of_intel))
     seen = ", ".join(f"{display.vendor:04x}:{display.device:04x}" for display in displays)
     outcome = Outcome.FOUND if gpus else Outcome.ABSENT
     detail = f"display devices on the PCI bus: {seen}" if seen else "no display device on the PCI bus"

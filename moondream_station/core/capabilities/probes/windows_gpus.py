@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from moondream_station.core.capabilities.intel_families import intel_gpu
 from moondream_station.core.capabilities.nvidia_names import capability_of
+from moondream_station.core.capabilities.probes.intel import intel_gpu
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
