@@ -1,0 +1,1 @@
+"""The station over HTTP: routes, server-sent events, the status page, and a client of them."""

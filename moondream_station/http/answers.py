@@ -1,0 +1,86 @@
+"""How answers look on the wire: JSON, and errors in the shape that the route has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from starlette.responses import Response
+
+from moondream_station.core import errors
+from moondream_station.core.errors import StationError
+from moondream_station.http.refusals import Refusal
+
+_STATUS: Final[Mapping[str, int]] = {
+    errors.UsageError.code: 400,
+    errors.UnknownModel.code: 404,
+    errors.UnknownFunction.code: 404,
+    errors.UnsupportedModel.code: 409,
+    errors.NothingToCancel.code: 409,
+    errors.WorkerBusy.code: 429,
+    errors.NoActiveModel.code: 503,
+    errors.WorkerLoading.code: 503,
+    errors.WorkerTimeout.code: 504,
+}
+"""HTTP statuses of the station's errors, by code; every other one is the station's own trouble, 500."""
+
+_STATION_PATHS: Final = frozenset({"/", "/health", "/v1/models", "/v1/stats", "/v1/station"})
+
+
+def is_station_path(path: str) -> bool:
+    """Whether a path belongs to the station itself; every other one may name a backend's function."""
+    return path in _STATION_PATHS or path.startswith("/v1/station/")
+
+
+def to_json(value: Any) -> bytes:
+    """Encode as JSON in ASCII, so that no line break or lone surrogate in a text can harm a stream.
+
+    Raises:
+        ValueError: It holds a number that JSON can't write (NaN, infinities).
+        TypeError: It holds something that JSON has no form for.
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON that nobody keeps."""
+    return Response(
+        to_json(value), status_code=status, media_type="application/json", headers=dict(headers or {})
+    )
+
+
+def status_of(error: StationError) -> int:
+    """The HTTP status that tells a client what kind of trouble it is."""
+    if isinstance(error, Refusal):
+        return error.status
+    return _STATUS.get(error.code, 500)
+
+
+def function_error(error: StationError) -> dict[str, str]:
+    """An error in the shape that FUNCTION routes have had since Moondream Station 0.1."""
+    kind: Literal["rejected", "timeout", "error"]
+    match status_of(error):
+        case 504:
+            kind = "timeout"
+        case 500:
+            kind = "error"
+        case _:
+            kind = "rejected"
+    text = f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
+    return {"error": text, "status": kind, "code": error.code}
+
+
+def station_error(error: StationError) -> dict[str, Any]:
+    """An error in the shape of every other route."""
+    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+def error_response(path: str, error: StationError) -> Response:
+    """What a client is told when a request fails."""
+    headers = dict(error.headers) if isinstance(error, Refusal) else {}
+    status = status_of(error)
+    if status == 429:  # noqa: PLR2004  the one status that asks clients to come back
+        headers["Retry-After"] = "1"
+    shape = station_error if is_station_path(path) else function_error
+    return json_response(shape(error), status=status, headers=headers)

@@ -1,0 +1,98 @@
+"""The application: guard, routes, and the one place where errors become answers."""
+
+from __future__ import annotations
+
+import anyio
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moondream_station.core.errors import StationError
+from moondream_station.http.answers import error_response, is_station_path
+from moondream_station.http.api import StationApi
+from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
+from moondream_station.http.functions import Functions
+from moondream_station.http.guard import Access, Guard
+from moondream_station.http.page import StatusPage
+from moondream_station.http.refusals import RouteUnknown
+from moondream_station.http.station_routes import Resource, StationRoutes
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(
+    station: StationApi, *, access: Access, stopping: anyio.Event, comment_seconds: float = COMMENT_SECONDS
+) -> ASGIApp:
+    """Everything that a station answers over HTTP.
+
+    Args:
+        station: Whom the routes ask.
+        access: Who may ask.
+        stopping: Set when the station is about to end: event streams end then, and calls are given up.
+        comment_seconds: How often an event stream shows a sign of life.
+    """
+    routes = StationRoutes(station, stopping=stopping)
+    functions = Functions(station, stopping=stopping)
+    events = EventStream(station, stopping=stopping, comment_seconds=comment_seconds)
+
+    async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+        if is_station_path(scope["path"]):
+            raise RouteUnknown(f"Nothing is served under {scope['path']}")
+        await functions(scope, receive, send)
+
+    router = Router(
+        [
+            Route("/", Resource(get=StatusPage(station).get)),
+            Route("/health", Resource(get=routes.health)),
+            Route("/v1/models", Resource(get=routes.models)),
+            Route("/v1/stats", Resource(get=routes.stats)),
+            Route("/v1/station", Resource(get=routes.status)),
+            Route("/v1/station/events", events),
+            Route("/v1/station/switch", Resource(post=routes.switch)),
+            Route("/v1/station/cancel", Resource(post=routes.cancel)),
+            Route("/v1/station/doctor", Resource(get=routes.doctor)),
+        ],
+        redirect_slashes=False,
+        default=elsewhere,
+    )
+    return Boundary(Guard(router, access=access))
+
+
+class Boundary:
+    """Turns whatever goes wrong into an answer, and what nobody expected into a log entry too.
+
+    Args:
+        app: What answers, or raises.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, always."""
+        has_started = False
+
+        async def send_plain(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", "no-store")
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_plain)
+        except ClientDisconnect:
+            return
+        except StationError as error:
+            failure = error
+        except Exception:  # noqa: BLE001  the boundary of HTTP: no mistake of ours goes unanswered
+            _log.exception("request failed", method=scope["method"], path=scope["path"])
+            failure = StationError("The station made a mistake", hint="Its log says more.")
+        else:
+            return
+        if not has_started:
+            await error_response(scope["path"], failure)(scope, receive, send_plain)

@@ -1,0 +1,62 @@
+"""Work for a client ends with the client, and with the station."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+
+import anyio
+from starlette.types import Receive
+
+from moondream_station.core.errors import StationError
+
+
+class End(Enum):
+    """Why work for a client ended."""
+
+    DONE = auto()
+    CLIENT_GONE = auto()
+    STATION_STOPPING = auto()
+
+
+async def attend(work: Callable[[], Awaitable[None]], *, receive: Receive, stopping: anyio.Event) -> End:
+    """Do something for a client as long as it is there and the station is not about to end.
+
+    Args:
+        work: What to do. It is cancelled when the client leaves or the station stops.
+        receive: The request's ASGI channel, its body already read: it tells only that the client left.
+        stopping: Set when the station is about to end.
+
+    Returns:
+        Why the work ended.
+
+    Raises:
+        StationError: The work's own, as it is. Any other comes out in an exception group.
+    """
+    end = End.DONE
+    failure: StationError | None = None
+
+    async def until_gone() -> None:
+        nonlocal end
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        end = End.CLIENT_GONE
+        attending.cancel_scope.cancel()
+
+    async def until_stopping() -> None:
+        nonlocal end
+        await stopping.wait()
+        end = End.STATION_STOPPING
+        attending.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as attending:
+        attending.start_soon(until_gone)
+        attending.start_soon(until_stopping)
+        try:
+            await work()
+        except StationError as error:
+            failure = error
+        attending.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return end

@@ -1,0 +1,241 @@
+"""A client of a serving station, for the command line; errors come out as what they were in the station."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+import anyio
+import httpx2
+
+from moondream_station.core import errors
+from moondream_station.core.errors import StationError, StationUnreachable
+from moondream_station.http import refusals
+
+Message: TypeAlias = dict[str, Any]
+
+ANSWER_SECONDS: Final = 10.0
+GOODBYE_SECONDS: Final = 1.0
+SILENCE_SECONDS: Final = 40.0
+"""An event stream that shows no sign of life for so long (two comments are missed) is taken for dead."""
+
+RECONNECT_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0)
+"""Pauses before an event stream is asked for again, counted from the last message that came."""
+
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+
+_KINDS: Final = {
+    kind.code: kind
+    for module in (refusals, errors)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, StationError)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A switch that the station took on.
+
+    Args:
+        activation: The activation's id.
+        joined: Whether it was running already.
+    """
+
+    activation: str
+    joined: bool
+
+
+class StationClient:
+    """Talks to one station; an async context manager.
+
+    Args:
+        address: The station's, as its record gives it ("http://127.0.0.1:2020").
+        token: The station's token; None where it asks for none.
+
+    Raises (every method):
+        StationUnreachable: The station does not answer, or what answers is none.
+        StationError: What the station answered, as the class that has its code.
+    """
+
+    def __init__(self, address: str, *, token: str | None = None) -> None:
+        self._address = address
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        # A proxy in the environment is none of loopback's business.
+        self._http = httpx2.AsyncClient(
+            base_url=address, headers=headers, timeout=ANSWER_SECONDS, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
+            await self._http.__aexit__(kind, error, traceback)
+
+    async def is_healthy(self) -> bool:
+        """Whether a Moondream Station answers at this address."""
+        try:
+            health = await self._ask("GET", "/health")
+        except StationError:
+            return False
+        return health.get("server") == "moondream-station"
+
+    async def status(self) -> Message:
+        """The status shape."""
+        return await self._ask("GET", "/v1/station")
+
+    async def models(self) -> Message:
+        """The models shape."""
+        return await self._ask("GET", "/v1/models")
+
+    async def switch(self, model: str, strategy: str | None = None) -> Accepted:
+        """Ask for a model to become the active one."""
+        body = {"model": model} if strategy is None else {"model": model, "strategy": strategy}
+        answer = await self._ask("POST", "/v1/station/switch", body)
+        return Accepted(activation=str(answer["activation"]), joined=bool(answer["joined"]))
+
+    async def cancel(self) -> str:
+        """Ask the running activation to end, and return its id."""
+        return str((await self._ask("POST", "/v1/station/cancel", {}))["activation"])
+
+    @asynccontextmanager
+    async def follow(self, *, after: int | None = None) -> AsyncGenerator[AsyncIterator[Message], None]:
+        """Follow the station's events, subscribed to from the moment the context is entered.
+
+        A broken connection is made again and goes on where it broke. What comes are events as JSON, and
+        `Snapshot`s: first without `after`, and wherever the history does not reach back. It ends only by
+        `StationUnreachable`.
+
+        Args:
+            after: The sequence number to go on from.
+        """
+        feed = _Feed(self._http, self._address, after)
+        try:
+            await feed.connect()
+            yield feed
+        finally:
+            with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
+                await feed.close()
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Message:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx2.TransportError as error:
+            raise _unreachable(self._address, error) from error
+        return _content(self._address, response)
+
+
+class _Feed(AsyncIterator[Message]):
+    """One event stream, over as many connections as it takes."""
+
+    def __init__(self, http: httpx2.AsyncClient, address: str, after: int | None) -> None:
+        self._http = http
+        self._address = address
+        self._after = after
+        self._response: httpx2.Response | None = None
+        self._events: AsyncIterator[httpx2.ServerSentEvent] | None = None
+
+    async def connect(self) -> None:
+        """Ask for the stream, from where it broke."""
+        headers = {} if self._after is None else {"Last-Event-ID": str(self._after)}
+        timeout = httpx2.Timeout(ANSWER_SECONDS, read=SILENCE_SECONDS)
+        request = self._http.build_request("GET", "/v1/station/events", headers=headers, timeout=timeout)
+        try:
+            response = self._response = await self._http.send(request, stream=True)
+            if not response.is_success:
+                await response.aread()
+        except httpx2.TransportError as error:
+            raise _unreachable(self._address, error) from error
+        if not response.is_success:
+            raise _error(self._address, response)
+        self._events = aiter(httpx2.EventSource(response, max_event_size=MAX_MESSAGE_BYTES))
+
+    async def close(self) -> None:
+        """Leave the stream."""
+        events, response = self._events, self._response
+        self._events = self._response = None
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+        if response is not None:
+            await response.aclose()
+
+    async def __anext__(self) -> Message:
+        """The next message, over a new connection where the present one broke."""
+        pauses = iter(RECONNECT_SECONDS)
+        while True:
+            event = await self._next()
+            if event is not None:
+                self._after = int(event.id)
+                return _object(self._address, event.json())
+            await self._reconnect(pauses)
+
+    async def _next(self) -> httpx2.ServerSentEvent | None:
+        """The next message of the present connection, None where that is at its end."""
+        if self._events is None:
+            return None
+        try:
+            return await anext(self._events, None)
+        except httpx2.TransportError:
+            return None
+
+    async def _reconnect(self, pauses: Iterator[float]) -> None:
+        for pause in pauses:
+            await self.close()
+            await anyio.sleep(pause)
+            try:
+                await self.connect()
+            except StationUnreachable:
+                continue
+            return
+        raise StationUnreachable(
+            f"The station at {self._address} no longer answers", hint="'moondream-station serve' starts it."
+        )
+
+
+def _unreachable(address: str, error: Exception) -> StationUnreachable:
+    return StationUnreachable(
+        f"No station answers at {address}: {str(error) or type(error).__name__}",
+        hint="'moondream-station serve' starts one.",
+    )
+
+
+def _content(address: str, response: httpx2.Response) -> Message:
+    if not response.is_success:
+        raise _error(address, response)
+    return _object(address, _parsed(address, response))
+
+
+def _error(address: str, response: httpx2.Response) -> StationError:
+    """The station's error as what it was before it became JSON."""
+    told = _object(address, _parsed(address, response)).get("error")
+    if not isinstance(told, dict):
+        return _no_station(address)
+    kind = _KINDS.get(str(told.get("code")), StationError)
+    return kind(str(told.get("message")), hint=told.get("hint"))
+
+
+def _parsed(address: str, response: httpx2.Response) -> object:
+    try:
+        content: object = response.json()
+    except ValueError as error:
+        raise _no_station(address) from error
+    return content
+
+
+def _object(address: str, content: object) -> Message:
+    if not isinstance(content, dict):
+        raise _no_station(address)
+    return content
+
+
+def _no_station(address: str) -> StationUnreachable:
+    return StationUnreachable(f"What answers at {address} is no Moondream Station")

@@ -1,0 +1,97 @@
+"""`GET /v1/station/events`: every event as it is published, resumable by its sequence number."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from moondream_station.core.errors import HistoryGone, SubscriberOverflowed
+from moondream_station.core.codec import event_to_json
+from moondream_station.core.state import StationState, status
+from moondream_station.http.answers import to_json
+from moondream_station.http.api import StationApi
+from moondream_station.http.attendance import attend
+
+COMMENT_SECONDS: Final = 15.0
+"""How often a stream shows a sign of life, so that neither proxies nor clients take it for dead."""
+
+FAREWELL_SECONDS: Final = 0.2
+"""How long a client that does not read may delay the end of its stream."""
+
+EVENT_STREAM_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),  # nginx would keep events back until its buffer is full
+]
+
+
+def snapshot(state: StationState) -> dict[str, Any]:
+    """The message that tells a follower all there is to know up to `seq`."""
+    return {"event": "Snapshot", "seq": state.seq, "state": status(state)}
+
+
+def last_event_id(headers: Headers) -> int | None:
+    """The sequence number a client wants to go on from; None where it has none, or none of ours."""
+    text = headers.get("last-event-id", "")
+    # Sequence numbers are microseconds since 1970: 20 digits last for three million years.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None  # noqa: PLR2004
+
+
+class EventStream:
+    """Follows the bus for one client after the other, each at its own speed.
+
+    A client that reads too slowly overflows its own subscription and nobody else's; it is then given a
+    snapshot, as one that comes without `Last-Event-ID` or with one that is no longer in the history.
+
+    Args:
+        station: Whose events to follow.
+        stopping: Set when the station is about to end; every stream ends then.
+        comment_seconds: How often to show a sign of life.
+    """
+
+    def __init__(
+        self, station: StationApi, *, stopping: anyio.Event, comment_seconds: float = COMMENT_SECONDS
+    ) -> None:
+        self._station = station
+        self._stopping = stopping
+        self._comment_seconds = comment_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; returns when the client has left, or the station stops."""
+        await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
+        follow = partial(self._follow_alive, last_event_id(Headers(scope=scope)), send)
+        await attend(follow, receive=receive, stopping=self._stopping)
+        with anyio.move_on_after(FAREWELL_SECONDS):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _follow_alive(self, after: int | None, send: Send) -> None:
+        async with anyio.create_task_group() as streaming:
+            streaming.start_soon(self._comment, send)
+            await self._follow(after, send)
+            streaming.cancel_scope.cancel()
+
+    async def _follow(self, after: int | None, send: Send) -> None:
+        while True:
+            try:
+                async with self._station.subscribe(after=after) as feed:
+                    if after is None:
+                        await send(_message(feed.state.seq, snapshot(feed.state)))
+                    async for event in feed:
+                        await send(_message(event.seq, event_to_json(event)))
+            except (HistoryGone, SubscriberOverflowed):
+                after = None
+            else:
+                return
+
+    async def _comment(self, send: Send) -> None:
+        while True:
+            await anyio.sleep(self._comment_seconds)
+            await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+
+
+def _message(seq: int, data: dict[str, Any]) -> dict[str, Any]:
+    body = b"id: %d\ndata: %b\n\n" % (seq, to_json(data))
+    return {"type": "http.response.body", "body": body, "more_body": True}

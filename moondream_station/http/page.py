@@ -1,0 +1,78 @@
+"""`GET /`: the status page, one file without outside resources, under a policy that allows nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from importlib.resources import files
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from moondream_station.core.events import ActivationSucceeded
+from moondream_station.core.state import StationState
+from moondream_station.http.api import StationApi
+
+NOT_KNOWN: Final = "it was chosen before this station started; 'moondream-station logs' tells how."
+
+
+def load_page() -> str:
+    """The page's source, with `{{why}}` where the reason for the active build goes."""
+    return files("moondream_station.http").joinpath("status_page.html").read_text(encoding="utf-8")
+
+
+def content_policy(page: str) -> str:
+    """The strictest Content-Security-Policy under which the page works: its own style, script and station."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {_digest(page, 'style')}",
+            f"script-src {_digest(page, 'script')}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def why(state: StationState) -> str:
+    """Why the active model has the build it has, as its activation said."""
+    if state.active is None or state.last is None or state.last.activation.selection is None:
+        return NOT_KNOWN
+    outcome = state.last.outcome
+    if not isinstance(outcome, ActivationSucceeded) or outcome.environment != state.active.environment:
+        return NOT_KNOWN
+    return state.last.activation.selection.reason
+
+
+class StatusPage:
+    """Serves the page.
+
+    Args:
+        station: Whose state it shows.
+    """
+
+    def __init__(self, station: StationApi) -> None:
+        self._station = station
+        self._page = load_page()
+        self._headers = {
+            "Content-Security-Policy": content_policy(self._page),
+            "Referrer-Policy": "no-referrer",
+        }
+
+    def get(self, _request: Request) -> Response:
+        """The page; everything in it that changes comes from the station's other routes."""
+        page = self._page.replace("{{why}}", html.escape(why(self._station.state)))
+        return Response(page, media_type="text/html", headers=self._headers)
+
+
+def _digest(page: str, tag: str) -> str:
+    """The source expression that allows the page's one inline element of this kind, and no other."""
+    (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+    return f"'sha256-{digest}'"

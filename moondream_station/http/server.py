@@ -1,0 +1,223 @@
+"""Binding addresses and running the server on them, from `serve`'s first second to its last."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import uvicorn
+from anyio.abc import TaskStatus
+from starlette.types import ASGIApp
+
+from moondream_station.core.errors import AddressInUse, UsageError
+
+PORTS_TRIED: Final = 20
+MAX_PORT: Final = 65535
+BACKLOG: Final = 128
+FAREWELL_SECONDS: Final = 0.4
+"""How long clients may delay the server's end; then their connections are cut."""
+
+_LOOPBACK: Final = ("127.0.0.1", "::1")
+_WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what a user may ask for, never a default
+_ABSENT: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Sockets that listen already: connections wait in them until the server answers.
+
+    Args:
+        sockets: The sockets, all on one port.
+        hosts: The name that was asked for and the addresses that were bound.
+        port: The port.
+    """
+
+    sockets: tuple[socket.socket, ...]
+    hosts: tuple[str, ...]
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where programs on this computer reach the station, without a slash at the end."""
+        address = str(self.sockets[0].getsockname()[0])
+        address = _WILDCARDS.get(address, address)
+        return f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
+
+    def close(self) -> None:
+        """Stop listening; needed only where `serve` never ran."""
+        for listener in self.sockets:
+            listener.close()
+
+
+def listen(host: str, port: int, *, explicit: bool) -> Listeners:
+    """Listen, so that from here on nobody else can take the port.
+
+    Args:
+        host: A name or an address. `127.0.0.1` and `localhost` mean both of this computer's own addresses,
+            `::1` being left out where there is none.
+        port: The port to begin with; 0 for any.
+        explicit: Whether it must be this port; else the next free one is taken, of `PORTS_TRIED` in all.
+
+    Raises:
+        AddressInUse: No port could be had, or the host is no address of this computer.
+        UsageError: There is no such port.
+    """
+    if not 0 <= port <= MAX_PORT:
+        raise UsageError(f"{port} is no port: they go from 0 to {MAX_PORT}")
+    addresses = _addresses(host)
+    candidates = _candidates(port, explicit=explicit)
+    for candidate in candidates:
+        if sockets := _listen_on(host, addresses, candidate):
+            bound = [str(listener.getsockname()[0]) for listener in sockets]
+            hosts = tuple(dict.fromkeys((host, *bound)))
+            return Listeners(tuple(sockets), hosts, int(sockets[0].getsockname()[1]))
+    taken = f"port {port}" if len(candidates) == 1 else f"every port from {port} to {candidates[-1]}"
+    raise AddressInUse(f"On {host}, {taken} is taken", hint="Take any that is free: serve --port 0")
+
+
+async def serve(
+    app: ASGIApp,
+    listeners: Listeners,
+    *,
+    stopping: anyio.Event,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer requests until the station stops; reports started as soon as requests are answered.
+
+    Runs on asyncio. Touches no signals: those are the station's. Ends within a second, also where clients
+    hold event streams open or do not read; being cancelled ends it the same way.
+
+    Args:
+        app: What answers; it ends its own streams when `stopping` is set.
+        listeners: What `listen` gave; closed at the end.
+        stopping: Set it to end the server. It is set, too, when the server ends for another reason.
+        task_status: Where to report that requests are answered.
+    """
+    has_ended = anyio.Event()
+
+    def on_started() -> None:
+        task_status.started()
+
+    async def end() -> None:
+        try:
+            await stopping.wait()
+        finally:
+            stopping.set()
+            server.should_exit = True
+            with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
+                await has_ended.wait()
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+
+    server = _Server(app, on_started=on_started)
+    async with anyio.create_task_group() as serving:
+        serving.start_soon(end)
+        try:
+            with anyio.CancelScope(shield=True):
+                await server.serve(sockets=list(listeners.sockets))
+        finally:
+            has_ended.set()
+            listeners.close()
+        serving.cancel_scope.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, quiet, without signal handlers, telling when it has started."""
+
+    def __init__(self, app: ASGIApp, *, on_started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",  # the same parser everywhere, whatever else happens to be installed
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._on_started = on_started
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals to the station."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does, then say so."""
+        await super().startup(sockets)
+        self._on_started()
+
+
+def _addresses(host: str) -> list[str]:
+    if host in (_LOOPBACK[0], "localhost"):
+        return list(_LOOPBACK)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise AddressInUse(
+            f"{host!r} is no address to serve on: {error.strerror or error}",
+            hint="127.0.0.1 serves programs on this computer.",
+        ) from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _candidates(port: int, *, explicit: bool) -> Sequence[int]:
+    """Which ports to try, in order."""
+    if port == 0:
+        return [0] * PORTS_TRIED  # what is free on one family may be taken on the other
+    return range(port, port + 1 if explicit else min(port + PORTS_TRIED, MAX_PORT + 1))
+
+
+def _listen_on(host: str, addresses: list[str], port: int) -> list[socket.socket]:
+    """Listen on all addresses, or none where the port is taken on one of them."""
+    sockets: list[socket.socket] = []
+    for address in addresses:
+        try:
+            sockets.append(_listener(address, port))
+        except OSError as error:
+            if sockets and error.errno in _ABSENT:
+                continue  # no ::1 here, or a name's second address that this computer lacks
+            for listener in sockets:
+                listener.close()
+            if error.errno == errno.EADDRINUSE:
+                return []
+            raise AddressInUse(
+                f"Can't listen on port {port} of {host}: {error.strerror or error}",
+                hint="Ports below 1024 may be reserved; the address must be one of this computer's own.",
+            ) from error
+        port = int(sockets[0].getsockname()[1])
+    return sockets
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":
+            # On Windows SO_REUSEADDR would take the port away from whoever listens on it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            # Lets a restarted station have its port back while old connections linger in TIME_WAIT; whether
+            # somebody else listens, bind and, where they have not begun to, listen still tell.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
