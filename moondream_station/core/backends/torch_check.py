@@ -1,0 +1,140 @@
+"""Lets torch compute inside a backend's environment, and reports in torch's own words.
+
+Loaded by `worker_main.py` by path, so that it needs nothing but the standard library until torch is imported.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import sys
+import time
+from typing import Any
+
+_BUILD = re.compile(r"cpu|cu\d+|rocm\d+(\.\d+)*|xpu")
+_SIDE = 256
+_LARGEST = 8
+"""Entries of the matrices are integers in -8..8: sums stay below 2**24, so that float32 is exact, and so is
+TF32, whose ten bits of mantissa hold every entry."""
+
+
+def check_torch(planned_build: str) -> tuple[dict[str, Any], str | None]:
+    """Import torch, find the device that `planned_build` is for, and compute on it.
+
+    Args:
+        planned_build: The build that was installed ("cpu", "cu126", "rocm6.4", "xpu", "mps").
+
+    Returns:
+        The fields of `VerificationReport`, and one line about what went wrong, None where nothing did.
+    """
+    began = time.perf_counter()
+    report: dict[str, Any] = {}
+    detail = None
+    try:
+        _describe(report, planned_build)
+        detail = _use_device(report, planned_build)
+        _compute(report)
+    except Exception as error:  # noqa: BLE001  whatever torch raises is what is to be reported
+        report["compute_ok"] = False
+        detail = _in_words(error)
+    report["seconds"] = round(time.perf_counter() - began, 3)
+    return report, detail
+
+
+def build_of(version: str, cuda: str | None, hip: str | None, planned: str) -> str:
+    """The build that a torch is, by its version's local part, else by what it was compiled for.
+
+    Args:
+        version: `torch.__version__`.
+        cuda: `torch.version.cuda`.
+        hip: `torch.version.hip`.
+        planned: What was planned: on macOS one wheel is both "cpu" and "mps".
+    """
+    local = version.partition("+")[2]
+    if _BUILD.fullmatch(local):
+        return local
+    if cuda:
+        return "cu" + "".join(cuda.split(".")[:2])
+    if hip:
+        return "rocm" + ".".join(hip.split(".")[:2])
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return planned if planned in {"cpu", "mps"} else "mps"
+    return "cpu"
+
+
+def device_of(build: str) -> str:
+    """The kind of torch device that a build computes on."""
+    if build.startswith(("cu", "rocm")):
+        return "cuda"
+    return build if build in {"xpu", "mps"} else "cpu"
+
+
+def _describe(report: dict[str, Any], planned_build: str) -> None:
+    import torch  # noqa: PLC0415  the environment may have none, and it takes a second
+
+    version = str(torch.__version__)
+    cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
+    report["torch"] = version
+    report["build"] = build_of(version, cuda, hip, planned_build)
+    report["cuda_version"] = cuda or hip
+    report["arch_list"] = []
+
+
+def _use_device(report: dict[str, Any], planned_build: str) -> str | None:
+    """Choose the device, falling back to the processor; say why where it is not the planned one."""
+    import torch  # noqa: PLC0415
+
+    kind = device_of(planned_build)
+    report.update(device="cpu", device_name=platform.processor() or platform.machine(), device_count=1)
+    if kind == "cpu":
+        return None
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            return "torch.backends.mps.is_available() is false"
+        report.update(device="mps", device_name=None)
+        return None
+    module = getattr(torch, kind, None)
+    if module is None:
+        return f"this torch has no torch.{kind}"
+    report["arch_list"] = list(module.get_arch_list())
+    if not module.is_available():
+        return _why_unavailable(kind)
+    report.update(device=kind, device_name=module.get_device_name(0), device_count=module.device_count())
+    return None
+
+
+def _why_unavailable(kind: str) -> str:
+    """Torch's own reason: `is_available` only answers no, using the device says why."""
+    import torch  # noqa: PLC0415
+
+    try:
+        torch.ones(1, device=kind)
+    except Exception as error:  # noqa: BLE001  its words are what is wanted
+        return _in_words(error)
+    return f"torch.{kind}.is_available() is false, though a tensor can be made there"
+
+
+def _compute(report: dict[str, Any]) -> None:
+    import torch  # noqa: PLC0415
+
+    left, right = _entries(7919), _entries(6421)
+    exact = left.to(torch.float64) @ right.to(torch.float64)
+    device = report["device"]
+    found = (left.to(device) @ right.to(device)).cpu().to(torch.float64)
+    error = float((found - exact).abs().max().item())
+    report["compute_ok"] = error == 0.0
+    report["max_abs_error"] = error if math.isfinite(error) else None
+
+
+def _entries(step: int) -> Any:
+    """A matrix of whole numbers without a pattern that a wrong kernel could get right by chance."""
+    import torch  # noqa: PLC0415
+
+    numbers = torch.arange(_SIDE * _SIDE) * step % 10007 % (2 * _LARGEST + 1) - _LARGEST
+    return numbers.to(torch.float32).reshape(_SIDE, _SIDE)
+
+
+def _in_words(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:1000]

@@ -1,0 +1,101 @@
+"""What torch reported inside a worker, held against what was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from moondream_station.core.backends.torch_check import device_of
+from moondream_station.core.environments.report import Mismatch, VerificationReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlan:
+    """What an environment was made for.
+
+    Args:
+        build: The build ("cpu", "cu126", "mps"), None for a backend without torch.
+        torch: The planned torch version; a local part ("+cpu") is not compared. None: any.
+    """
+
+    build: str | None
+    torch: str | None = None
+
+    @property
+    def device(self) -> str | None:
+        """The kind of device that the build computes on, None without torch."""
+        return None if self.build is None else device_of(self.build)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """A worker's report and where it differs from the plan.
+
+    Args:
+        report: Torch's own words.
+        mismatches: Where they are not what was planned.
+        detail: One line about what went wrong, as torch said it; None where nothing did.
+    """
+
+    report: VerificationReport
+    mismatches: tuple[Mismatch, ...]
+    detail: str | None
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether everything is as planned."""
+        return not self.mismatches
+
+
+def report_from(data: Mapping[str, Any]) -> VerificationReport:
+    """A report out of a worker's frame; fields that it does not name stay None.
+
+    Raises:
+        ValueError: A field that `VerificationReport` does not have, or one of another type.
+    """
+    known = {item.name for item in fields(VerificationReport)}
+    if not known.issuperset(data):
+        raise ValueError(f"unknown fields {sorted(set(data) - known)} in a verification report")
+    given = {name: value for name, value in data.items() if value is not None}
+    arch_list = given.pop("arch_list", [])
+    for name, value in given.items():
+        if not isinstance(value, _TYPES[name]):
+            raise ValueError(f"{name} is {value!r} in a verification report")  # noqa: TRY004  the pipe's word
+    if not isinstance(arch_list, list):
+        raise ValueError(f"arch_list is {arch_list!r} in a verification report")  # noqa: TRY004
+    return VerificationReport(**given, arch_list=tuple(map(str, arch_list)))
+
+
+def compare(plan: WorkerPlan, report: VerificationReport) -> tuple[Mismatch, ...]:
+    """Every field in which the report is not what was planned, in the order they should be read."""
+    if plan.build is None:
+        return ()
+    found = []
+    if report.torch is None or (plan.torch is not None and _public(report.torch) != _public(plan.torch)):
+        found.append(Mismatch(field="torch", planned=plan.torch, found=report.torch))
+    if report.build != plan.build:
+        found.append(Mismatch(field="build", planned=plan.build, found=report.build))
+    if report.device != plan.device:
+        found.append(Mismatch(field="device", planned=plan.device, found=report.device))
+    if report.compute_ok is not True:
+        said = None if report.compute_ok is None else "false"
+        found.append(Mismatch(field="compute_ok", planned="true", found=said))
+    return tuple(found)
+
+
+def _public(version: str) -> str:
+    return version.partition("+")[0]
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "torch": str,
+    "build": str,
+    "device": str,
+    "device_name": str,
+    "device_count": int,
+    "cuda_version": str,
+    "compute_ok": bool,
+    "max_abs_error": (int, float),
+    "seconds": (int, float),
+}

@@ -1,0 +1,299 @@
+"""A backend's worker, as the rest of the station uses it: start, verify, initialise, call, end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import psutil
+
+from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.link import Hello, Link
+from moondream_station.core.backends.requests import CallStream, Frame, Request
+from moondream_station.core.backends.verification import Verification, WorkerPlan, compare, report_from
+from moondream_station.core.backends.worker_protocol import STREAM_WINDOW
+from moondream_station.core.errors import BackendError, WorkerFailed, WorkerTimeout
+from moondream_station.core.process import WorkerProcess, open_worker_process
+
+__all__ = ["CallStream", "Verification", "Worker", "WorkerPlan", "answer", "open_worker"]
+
+_WORKER_MAIN: Final = Path(__file__).with_name("worker_main.py")
+_GOODBYE_SECONDS: Final = 0.5
+"""How long an idle worker may take to end by itself: a cancelled activation ends within two seconds."""
+_LOOK_SECONDS: Final = 5.0
+"""How often a worker that loads its model is looked at for signs of life."""
+
+
+class Worker:
+    """A running worker. Made by `open_worker`.
+
+    Args:
+        link: The connection to it.
+        process: Its process.
+        hello: What it said first.
+        threads: How many calls it performs at the same time.
+    """
+
+    def __init__(self, link: Link, process: WorkerProcess, hello: Hello, *, threads: int) -> None:
+        self.hello = hello
+        self.threads = threads
+        self._link = link
+        self._process = process
+        self._is_idle = True
+
+    @property
+    def pid(self) -> int:
+        """The id of its process, and of the process group it leads."""
+        return self._process.pid
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What it wrote last, to stdout and stderr."""
+        return self._process.last_lines()
+
+    @property
+    def failure(self) -> WorkerFailed | None:
+        """How it failed, None while it is well."""
+        return self._link.failure
+
+    async def verify(self, plan: WorkerPlan, *, timeout_seconds: float = 300.0) -> Verification:
+        """Let torch compute, and hold its report against the plan. Without torch only the worker answers.
+
+        Raises:
+            WorkerTimeout: Torch took longer.
+            WorkerFailed: The worker died over it.
+        """
+        value = await self._ask("verify", timeout_seconds, {"build": plan.build})
+        try:
+            report = report_from(value["report"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._link.fail(f"broke its protocol: {error}") from error
+        return Verification(report=report, mismatches=compare(plan, report), detail=value.get("detail"))
+
+    async def init(
+        self,
+        code: BackendCode,
+        args: Mapping[str, Any],
+        *,
+        device: str | None = None,
+        stall_seconds: float = 600.0,
+        signs_of_life: Callable[[], Hashable] | None = None,
+    ) -> None:
+        """Load the backend's module and call its `init_backend`, which may take as long as it does something.
+
+        Args:
+            code: The backend's code.
+            args: Keyword arguments of `init_backend`.
+            device: What verification computed on; passed on where `init_backend` names it as a parameter.
+            stall_seconds: How long nothing may be seen of it: no line of output, no processor time, no change
+                of `signs_of_life`.
+            signs_of_life: Something that changes while work is done elsewhere, the size of a folder that is
+                downloaded to, say.
+
+        Raises:
+            WorkerFailed: The backend raised, or the worker died.
+            WorkerTimeout: It stalled.
+        """
+        request = self._link.request(
+            f"init_backend of {code.id}",
+            {
+                "op": "init",
+                "folder": str(code.folder),
+                "module": code.entry_module,
+                "functions": list(code.functions),
+                "args": dict(args),
+                "device": device,
+            },
+        )
+        self._is_idle = False
+        frame = await self._await_life(request, stall_seconds, signs_of_life)
+        self._is_idle = True
+        if frame["kind"] == "error":
+            raise WorkerFailed(
+                f"The backend {code.id} could not be initialised: {frame.get('type')}: {frame['message']}",
+                hint="`moondream-station logs` shows what it wrote.",
+                log="\n".join(self.last_lines),
+            )
+
+    def begin(
+        self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
+    ) -> Request:
+        """Send a call without waiting for its answer.
+
+        Args:
+            function: One of the functions that the manifest lists.
+            kwargs: Its keyword arguments, as JSON; with a true `stream` the answer may be a stream.
+            on_end: Called once when the worker is done with the call, also where nobody waits any more.
+
+        Raises:
+            BackendError: The arguments can't be sent. `on_end` is not called.
+            WorkerFailed: The worker is gone. `on_end` is not called.
+        """
+        call = {
+            "op": "call",
+            "function": function,
+            "kwargs": dict(kwargs),
+            "stream": bool(kwargs.get("stream")),
+            "window": STREAM_WINDOW,
+        }
+        return self._link.request(function, call, on_end=on_end)
+
+    async def call(
+        self, function: str, kwargs: Mapping[str, Any], *, timeout_seconds: float | None = None
+    ) -> dict[str, Any] | CallStream:
+        """Call a function of the backend.
+
+        Args:
+            function: One of the functions that the manifest lists.
+            kwargs: Its keyword arguments, as JSON.
+            timeout_seconds: How long the answer, or each chunk of it, may take; None for ever.
+
+        Returns:
+            The answer; a stream where one was asked for and the backend gives one.
+
+        Raises:
+            WorkerTimeout: No answer in time. The worker stays usable once its function returns.
+            BackendError: The backend raised, or its answer is no JSON.
+            UnknownFunction: The backend has no such function.
+            WorkerFailed: The worker died.
+        """
+        return await answer(self.begin(function, kwargs), timeout_seconds)
+
+    async def wait_failed(self) -> WorkerFailed:
+        """Wait until the worker fails; never returns for one that is ended on purpose."""
+        await self._link.failed.wait()
+        return self._link.fail("is gone")  # the first failure stands
+
+    def condemn(self, reason: str) -> None:
+        """Declare a worker failed that does not come back, and end its process.
+
+        Args:
+            reason: What it did, following its name ("did not come back from `caption`").
+        """
+        self._link.fail(reason)
+        self._process.kill()
+
+    def say_goodbye(self) -> float:
+        """Tell the worker to end by itself.
+
+        Returns:
+            How many seconds to wait for that; 0 for one that is gone, or too busy to hear it.
+        """
+        if self.failure is not None or not self._is_idle:
+            return 0.0
+        self._link.tell({"op": "shutdown"})
+        return _GOODBYE_SECONDS
+
+    async def _ask(self, op: str, timeout_seconds: float, fields: Frame) -> dict[str, Any]:
+        request = self._link.request(op, {"op": op, **fields})
+        self._is_idle = False
+        try:
+            frame = await request.next_frame(timeout_seconds)
+        except BackendError as error:
+            raise WorkerFailed(
+                f"The worker could not {op}: {error.message}", log="\n".join(self.last_lines)
+            ) from error
+        self._is_idle = True
+        value: dict[str, Any] = frame.get("value", {})
+        return value
+
+    async def _await_life(
+        self, request: Request, stall_seconds: float, signs_of_life: Callable[[], Hashable] | None
+    ) -> Frame:
+        look_seconds = min(_LOOK_SECONDS, stall_seconds / 4)
+        seen: Hashable = None
+        seen_at = anyio.current_time()
+        while True:
+            with anyio.move_on_after(look_seconds):
+                return await request.inbox.get()
+            signs = (_processor_seconds(self.pid), self.last_lines, signs_of_life and signs_of_life())
+            if signs != seen:
+                seen, seen_at = signs, anyio.current_time()
+            elif anyio.current_time() - seen_at >= stall_seconds:
+                raise WorkerTimeout(
+                    f"`{request.subject}` gave no sign of life for {stall_seconds:g} s: no output, no"
+                    " processor time, nothing downloaded.",
+                    hint="`moondream-station logs` shows what it wrote last.",
+                    log="\n".join(self.last_lines),
+                )
+
+
+async def answer(request: Request, timeout_seconds: float | None) -> dict[str, Any] | CallStream:
+    """Wait for the answer of a call that was begun; raises what `Worker.call` raises."""
+    frame = await request.next_frame(timeout_seconds)
+    if frame["kind"] == "stream":
+        return CallStream(request, frame["key"], timeout_seconds=timeout_seconds)
+    value: dict[str, Any] = frame.get("value", {})
+    return value
+
+
+@asynccontextmanager
+async def open_worker(
+    python: Path,
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log_path: Path,
+    threads: int = 1,
+    hello_seconds: float = 60.0,
+) -> AsyncIterator[Worker]:
+    """Start a worker in an environment, and end it with its whole process group when the block is left.
+
+    Args:
+        python: The environment's interpreter, absolute.
+        env: The worker's environment variables.
+        cwd: Where it runs; the backend's folder, for backends that open files beside them.
+        log_path: Where its output goes.
+        threads: How many calls it performs at the same time.
+        hello_seconds: How long it may take to start.
+
+    Raises:
+        WorkerFailed: It died before it said hello, or is another version.
+        WorkerTimeout: It did not say hello in time.
+        ProgramMissing: There is no such interpreter.
+    """
+    argv = [str(python), "-P", str(_WORKER_MAIN), "--threads", str(threads)]
+    async with open_worker_process(argv, env=env, cwd=cwd, log_path=log_path) as process:
+        link = Link(process)
+        with _as_raised():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(link.read)
+                tasks.start_soon(link.write)
+                tasks.start_soon(link.watch)
+                worker = Worker(link, process, await link.greet(hello_seconds), threads=threads)
+                try:
+                    yield worker
+                finally:
+                    with anyio.move_on_after(worker.say_goodbye(), shield=True):
+                        await process.wait()
+                    tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def _as_raised() -> Iterator[None]:
+    """Let the one thing that went wrong in a task group reach the caller as it was raised."""
+    single: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        single = group.exceptions[0]
+    if single is not None:
+        raise single
+
+
+def _processor_seconds(pid: int) -> float:
+    """Processor time of a process and its children so far; 0 once it is gone."""
+    total = 0.0
+    try:
+        leader = psutil.Process(pid)
+        for process in (leader, *leader.children(recursive=True)):
+            times = process.cpu_times()
+            total += times.user + times.system
+    except psutil.Error:
+        return total  # gone meanwhile, which the link reports
+    return total

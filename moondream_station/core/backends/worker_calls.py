@@ -1,0 +1,160 @@
+"""Calls of a backend's functions, in threads, each answered by exactly one last frame.
+
+Loaded by `worker_main.py` by path inside a backend's environment: standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Send = Callable[[dict[str, Any]], None]
+
+
+class Cancelled(Exception):
+    """The station no longer wants a call's chunks."""
+
+
+class Call:
+    """One call: whether it is still wanted, and how many chunks the station has room for."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.id = request["id"]
+        self.function = str(request["function"])
+        self.kwargs: dict[str, Any] = request["kwargs"]
+        self.streams = bool(request["stream"])
+        self._room = threading.Semaphore(int(request["window"]))
+        self._cancelled = threading.Event()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the station has lost interest."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Let whoever waits for room find out."""
+        self._cancelled.set()
+        self._room.release()
+
+    def more(self, count: int) -> None:
+        """The station has used up `count` chunks."""
+        self._room.release(count)
+
+    def wait_for_room(self) -> None:
+        """Block until a chunk may be sent; `Cancelled` where none is wanted any more."""
+        self._room.acquire()
+        if self.is_cancelled:
+            raise Cancelled
+
+
+class Calls:
+    """A fixed number of threads that call the backend.
+
+    Args:
+        find: Gives the function of a name, None where the backend has none.
+        send: Writes a frame.
+        threads: How many calls may run at the same time.
+    """
+
+    def __init__(self, find: Callable[[str], Any], send: Send, threads: int) -> None:
+        self._find = find
+        self._send = send
+        self._waiting: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._known: dict[int, Call] = {}
+        for number in range(threads):
+            threading.Thread(target=self._run, name=f"call-{number}", daemon=True).start()
+
+    def take(self, request: dict[str, Any]) -> bool:
+        """Take a request that is about a call; False for every other one."""
+        match request.get("op"):
+            case "call":
+                call = Call(request)
+                self._known[call.id] = call
+                self._waiting.put(call)
+            case "cancel":
+                if (known := self._known.get(request["id"])) is not None:
+                    known.cancel()
+            case "more":
+                if (known := self._known.get(request["id"])) is not None:
+                    known.more(int(request["count"]))
+            case _:
+                return False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            call = self._waiting.get()
+            try:
+                self._send(self._perform(call))
+            except BaseException as error:  # noqa: BLE001, ASYNC103  whatever a backend raises is its caller's answer
+                if not isinstance(error, Cancelled):
+                    complain()
+                self._send(error_frame(call.id, error))
+            finally:
+                del self._known[call.id]
+
+    def _perform(self, call: Call) -> dict[str, Any]:
+        """Run the call to its end, sending what it streams; give its last frame."""
+        if call.is_cancelled:
+            raise Cancelled
+        function = self._find(call.function)
+        if function is None:
+            text = f"the backend has no function {call.function!r}"
+            return {"kind": "error", "id": call.id, "code": "unknown-function", "message": text}
+        value = function(**call.kwargs)
+        answer = value if isinstance(value, dict) else {"result": value}
+        key = next((key for key, part in answer.items() if _is_iterator(part)), None)
+        if not call.streams or key is None:
+            return {"kind": "result", "id": call.id, "value": answer}
+        self._send({"kind": "stream", "id": call.id, "key": str(key)})
+        self._stream(call, answer[key])
+        return {"kind": "end", "id": call.id}
+
+    def _stream(self, call: Call, chunks: Iterator[Any]) -> None:
+        try:
+            for chunk in chunks:
+                call.wait_for_room()
+                self._send({"kind": "chunk", "id": call.id, "value": chunk})
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+
+
+def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
+    """The last frame of a request that raised."""
+    match error:
+        case Cancelled():
+            code, text = "cancelled", "cancelled"
+        case SystemExit():
+            code, text = "backend-error", f"the backend called sys.exit({error.code!r})"
+        case _:
+            code, text = "backend-error", _text_of(error)
+    return {
+        "kind": "error",
+        "id": request,
+        "code": code,
+        "type": type(error).__name__,
+        "message": text[:4000],
+    }
+
+
+def complain() -> None:
+    """Write the end of the traceback being handled to stderr, if backend code has left it usable."""
+    with contextlib.suppress(Exception):
+        traceback.print_exc(limit=-20)
+
+
+def _text_of(error: BaseException) -> str:
+    """What the exception says; a backend's own class may fail even at that."""
+    with contextlib.suppress(Exception):
+        return str(error) or type(error).__name__
+    return type(error).__name__
+
+
+def _is_iterator(value: Any) -> bool:
+    return hasattr(value, "__iter__") and hasattr(value, "__next__")

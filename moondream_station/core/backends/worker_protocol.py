@@ -1,0 +1,85 @@
+"""The frames between the station and a worker, and their encoding.
+
+A frame is a JSON object behind its length: four bytes, big-endian, then that many bytes of UTF-8. Both sides
+use this file: the station imports it, `worker_main.py` loads it by path inside a backend's environment. So it
+needs nothing but the standard library. docs/reference/worker-protocol.md describes the frames themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+PROTOCOL_VERSION: Final = 1
+MAX_FRAME_BYTES: Final = 64 << 20
+STREAM_WINDOW: Final = 256
+"""Chunks of one call that may be on their way before the station has asked for more."""
+
+_LENGTH_BYTES: Final = 4
+_SHORTEST = len(b"{}")
+
+
+class ProtocolError(ValueError):
+    """What arrived is no frame."""
+
+
+class FrameUnfit(ValueError):
+    """A value can't be sent: it is no JSON, or too large."""
+
+
+def encode(frame: Mapping[str, Any]) -> bytes:
+    """One frame as bytes.
+
+    Raises:
+        FrameUnfit: A value in it is no JSON (also NaN and infinity), or the frame exceeds `MAX_FRAME_BYTES`.
+    """
+    try:
+        text = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FrameUnfit(f"a value can't be written as JSON: {error}") from error
+    # Lone surrogates are legal in JSON's strings and in Python's, and must survive.
+    body = text.encode("utf-8", "surrogatepass")
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameUnfit(f"the values take {len(body)} bytes; at most {MAX_FRAME_BYTES} can be sent")
+    return len(body).to_bytes(_LENGTH_BYTES, "big") + body
+
+
+class FrameDecoder:
+    """Cuts a stream of bytes into frames, however the bytes are split."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """The frames that are complete with `data`. The iterator must be used up before the next call.
+
+        Raises:
+            ProtocolError: The bytes are no frames. The decoder is of no further use.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH_BYTES:
+            size = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")
+            if not _SHORTEST <= size <= MAX_FRAME_BYTES:
+                raise ProtocolError(f"a frame announces {size} bytes; 2 to {MAX_FRAME_BYTES} are possible")
+            end = _LENGTH_BYTES + size
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH_BYTES:end])
+            del self._buffer[:end]
+            yield _decode(body)
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether everything that arrived belonged to a complete frame."""
+        return not self._buffer
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    try:
+        frame = json.loads(body.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a frame holds no JSON: {error}") from error
+    if not isinstance(frame, dict):
+        raise ProtocolError(f"a frame holds {type(frame).__name__}, not an object")
+    return frame
