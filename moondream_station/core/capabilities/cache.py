@@ -1,0 +1,204 @@
+"""Keeps the last snapshot, in memory and in the home, for as long as it must still be true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import structlog
+
+from moondream_station.core.capabilities.detect import detect
+from moondream_station.core.capabilities.fingerprint import fingerprint
+from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome, ProbeReport
+from moondream_station.core.errors import StationError
+from moondream_station.core.home import Home
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.storage import read_json, write_atomically
+
+VALID_SECONDS: Final = 300.0
+"""A GPU can be plugged in, or fall off its bus, without anything in the fingerprint telling so."""
+
+_FORMAT: Final = "moondream-station/capabilities/1"
+_UNKNOWN: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detected:
+    """A snapshot, and how it was had.
+
+    Args:
+        capabilities: The snapshot.
+        from_cache: Whether no probe was asked for it.
+        seconds: How long it took.
+    """
+
+    capabilities: Capabilities
+    from_cache: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    capabilities: Capabilities
+    fingerprint: str
+    at: float
+
+    def is_valid(self, fingerprint: str, now: float) -> bool:
+        # One from the future was stored by a clock that has been set back since: its age is unknown.
+        return self.fingerprint == fingerprint and 0.0 <= now - self.at < VALID_SECONDS
+
+
+class CapabilityCache:
+    """Gives the machine's capabilities, asking the probes only where it must.
+
+    Only what this computer answered is ever kept, and never a snapshot with a failed or timed-out probe.
+
+    Args:
+        home: Where the snapshot is kept; it exists.
+        machine: Whom to ask.
+        clock: Wall-clock seconds since the epoch.
+    """
+
+    def __init__(self, home: Home, machine: Machine, *, clock: Callable[[], float] = time.time) -> None:
+        self._home = home
+        self._machine = machine
+        self._clock = clock
+        self._kept: _Kept | None = None
+        self._asking = anyio.Lock()
+
+    async def get(
+        self,
+        *,
+        on_probe: Callable[[ProbeReport], None],
+        on_slow: Callable[[str], None] | None = None,
+        refresh: bool = False,
+    ) -> Detected:
+        """Give the capabilities.
+
+        Args:
+            on_probe: Called with each probe's report; not where the snapshot comes from the cache.
+            on_slow: Called with the name of a probe that takes long.
+            refresh: Whether to ask the probes whatever is known.
+        """
+        began = time.perf_counter()
+        async with self._asking:
+            state = await self._state()
+            kept = None
+            if state is not None and not refresh:
+                kept = self._valid(state)
+                if kept is None:
+                    self._kept = await _in_thread(_load, self._home)
+                    kept = self._valid(state)
+            if kept is not None:
+                capabilities = kept.capabilities
+            else:
+                capabilities = await detect(self._machine, on_probe=on_probe, on_slow=on_slow)
+                if state is not None:
+                    await self._keep(capabilities, state)
+        return Detected(
+            capabilities=capabilities, from_cache=kept is not None, seconds=time.perf_counter() - began
+        )
+
+    async def _state(self) -> str | None:
+        """The machine's fingerprint, None where it is not this computer."""
+        if isinstance(self._machine, LocalMachine):
+            return await _in_thread(fingerprint, self._machine)
+        await anyio.lowlevel.checkpoint()
+        return None
+
+    def _valid(self, state: str) -> _Kept | None:
+        is_valid = self._kept is not None and self._kept.is_valid(state, self._clock())
+        return self._kept if is_valid else None
+
+    async def _keep(self, capabilities: Capabilities, state: str) -> None:
+        if any(report.outcome in _UNKNOWN for report in capabilities.probes):
+            self._kept = None
+            await anyio.to_thread.run_sync(_forget, self._home)
+        else:
+            self._kept = _Kept(capabilities=capabilities, fingerprint=state, at=self._clock())
+            await anyio.to_thread.run_sync(_store, self._home, self._kept)
+
+
+async def _in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
+    # A broken driver can hold a read of its files for ever: the thread is left behind then.
+    return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+
+
+def read_cached(home: Home) -> Capabilities | None:
+    """The snapshot that the home keeps, however old it is: for showing, not for deciding."""
+    kept = _load(home)
+    return kept.capabilities if kept is not None else None
+
+
+def _load(home: Home) -> _Kept | None:
+    """What is kept in the home, None where nothing is, or where it was damaged."""
+    try:
+        data = read_json(home.capabilities)
+        if data is None:
+            return None
+        return _kept_from(data)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        log.debug("cached_capabilities_ignored", path=str(home.capabilities), reason=str(error))
+        return None
+
+
+def _kept_from(data: Any) -> _Kept:
+    if data["format"] != _FORMAT or data["digest"] != _digest(data["capabilities"]):
+        raise ValueError("another format, or damaged")
+    return _Kept(
+        capabilities=_from_json(data["capabilities"]),
+        fingerprint=str(data["fingerprint"]),
+        at=float(data["stored_at"]),
+    )
+
+
+def _store(home: Home, kept: _Kept) -> None:
+    """Keep it; a home that can't be written costs time at the next start and nothing else."""
+    capabilities = asdict(kept.capabilities)
+    data = {
+        "format": _FORMAT,
+        "fingerprint": kept.fingerprint,
+        "stored_at": kept.at,
+        "digest": _digest(capabilities),
+        "capabilities": capabilities,
+    }
+    try:
+        write_atomically(home.capabilities, json.dumps(data, indent=1))
+    except (OSError, StationError) as error:
+        log.debug("capabilities_not_kept", path=str(home.capabilities), reason=str(error))
+
+
+def _forget(home: Home) -> None:
+    try:
+        home.capabilities.unlink(missing_ok=True)
+    except OSError as error:
+        log.debug("cached_capabilities_not_removed", path=str(home.capabilities), reason=str(error))
+
+
+def _digest(capabilities: Any) -> str:
+    """Guards the types too: what has this digest was written by this module, field by field."""
+    return hashlib.sha256(json.dumps(capabilities, sort_keys=True).encode()).hexdigest()
+
+
+def _from_json(data: dict[str, Any]) -> Capabilities:
+    plain = dict(data)
+    plain["libc"] = tuple(data["libc"])
+    plain["gpus"] = tuple(Gpu(**gpu) for gpu in data["gpus"])
+    plain["probes"] = tuple(
+        ProbeReport(**{**report, "outcome": Outcome(report["outcome"])}) for report in data["probes"]
+    )
+    plain["notes"] = tuple(data["notes"])
+    return Capabilities(**plain)
