@@ -26,6 +26,9 @@ from moondream_station.core.storage import read_json, write_atomically
 VALID_SECONDS: Final = 300.0
 """A GPU can be plugged in, or fall off its bus, without anything in the fingerprint telling so."""
 
+_STATE_SECONDS: Final = 1.0
+"""How long the fingerprint may take; it takes less than a thousandth of that."""
+
 _FORMAT: Final = "moondream-station/capabilities/1"
 _UNKNOWN: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
 
@@ -113,10 +116,12 @@ class CapabilityCache:
         )
 
     async def _state(self) -> str | None:
-        """The machine's fingerprint, None where it is not this computer."""
-        if isinstance(self._machine, LocalMachine):
-            return await _in_thread(fingerprint, self._machine)
+        """The machine's fingerprint, None where it is not this computer or does not tell."""
         await anyio.lowlevel.checkpoint()
+        if isinstance(self._machine, LocalMachine):
+            # A broken driver can hold a read of its files for ever.
+            with anyio.move_on_after(_STATE_SECONDS):
+                return await _in_thread(fingerprint, self._machine)
         return None
 
     def _valid(self, state: str) -> _Kept | None:
@@ -133,7 +138,6 @@ class CapabilityCache:
 
 
 async def _in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
-    # A broken driver can hold a read of its files for ever: the thread is left behind then.
     return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
 
 

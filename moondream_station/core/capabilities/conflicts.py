@@ -137,7 +137,9 @@ def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReadi
     brand = sysctl.brand if sysctl is not None else None
     silicon = _is_apple_silicon(facts, sysctl)
     in_rosetta = _is_in_rosetta(facts, sysctl, silicon=silicon)
-    gpu = Gpu(vendor="apple", index=0, name=brand or "Apple silicon", integrated=True)
+    # Rosetta makes it "VirtualApple @ 2.50GHz", whichever it is.
+    name = brand if brand is not None and brand.startswith("Apple") else "Apple silicon"
+    gpu = Gpu(vendor="apple", index=0, name=name, integrated=True)
     told = (facts.mac_ver, macos.version if macos is not None else None)
     note = "This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python."
     return _Apple(

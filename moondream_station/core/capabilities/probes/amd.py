@@ -71,8 +71,8 @@ def _read(record: MachineRecord) -> Reading:
     slow = result is not None and result.timed_out
     if gpus:
         outcome = Outcome.TIMED_OUT if slow else Outcome.FOUND
-        names = ", ".join(gpu.architecture or "unknown" for gpu in gpus)
-        return AmdReading(outcome=outcome, detail=one_line(f"{len(gpus)} GPU: {names}"), gpus=gpus)
+        names = ", ".join(gpu.architecture or "of unknown architecture" for gpu in gpus)
+        return AmdReading(outcome=outcome, detail=one_line(names), gpus=gpus)
     if slow:
         return AmdReading(outcome=Outcome.TIMED_OUT, detail="rocm_agent_enumerator did not answer in time")
     refused = [path for path in record.unreadable if path.startswith(NODES)]
