@@ -1,0 +1,160 @@
+"""Fetching the wheels of a lock: several at once, resumed after any interruption, told in true bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import httpx2
+
+from moondream_station.core.environments.finished import find_finished, note_finished
+from moondream_station.core.environments.ledger import Ledger
+from moondream_station.core.environments.lock import Lock, LockedFile
+from moondream_station.core.environments.space import UNPACKED_FACTOR, Need, check_space
+from moondream_station.core.environments.transfer import Patience, RemoteFile, Transfer
+from moondream_station.core.errors import StationError
+from moondream_station.core.events import DownloadProgressed
+from moondream_station.core.home import Home
+
+_AT_ONCE = 4
+
+
+async def fetch(
+    lock: Lock,
+    *,
+    home: Home,
+    client: httpx2.AsyncClient,
+    publish: Callable[[DownloadProgressed], object],
+    patience: Patience | None = None,
+    unpacked_factor: float = UNPACKED_FACTOR,
+) -> Mapping[str, Path]:
+    """Bring every wheel of a lock into the home's downloads.
+
+    What is there already is used, whole or in part. Cancelling keeps the bytes that are here.
+
+    Args:
+        lock: The wheels.
+        home: Where downloads live.
+        client: For `http` and `https`; it brings proxies, certificates and credentials.
+        publish: Takes the facts; every file has a first and a last one.
+        patience: How long to wait for servers, None for the usual.
+        unpacked_factor: What the wheels unpack to, as a multiple of their size, for the check of space.
+
+    Returns:
+        Where each wheel is, by file name.
+
+    Raises:
+        NoSpace: Wheels and environment would not fit, or the file system became full.
+        HashMismatch: A file is not the one that the lock names.
+        IndexUnreachable: A server does not answer.
+        DownloadFailed: A file can't be had.
+    """
+    ledger = Ledger(publish, anyio.current_time)
+    finished = {file.filename: await find_finished(home, file) for file in lock.files}
+    received = {
+        file.filename: await anyio.to_thread.run_sync(_received, home, file, finished[file.filename])
+        for file in lock.files
+    }
+    await anyio.to_thread.run_sync(_check_space, home, lock, received, unpacked_factor)
+    ledger.open((file.filename, file.size_bytes, received[file.filename]) for file in lock.files)
+    for file in lock.files:
+        ledger.report(file.filename)
+    missing = [file for file in lock.files if finished[file.filename] is None]
+    fetched = await _fetch_all(
+        missing, home=home, client=client, ledger=ledger, patience=patience or Patience()
+    )
+    found = {name: path for name, path in finished.items() if path is not None}
+    return {**found, **fetched}
+
+
+async def fetch_unhashed(
+    file: RemoteFile,
+    *,
+    home: Home,
+    client: httpx2.AsyncClient,
+    publish: Callable[[DownloadProgressed], object],
+    patience: Patience | None = None,
+) -> tuple[Path, str]:
+    """Bring one file into the home's downloads of which nobody said the hash.
+
+    Returns:
+        Where it is, and its sha256.
+
+    Raises:
+        StationError: As `fetch`.
+    """
+    ledger = Ledger(publish, anyio.current_time)
+    partial = _partial_of(home, file)
+    ledger.open([(file.filename, file.size_bytes, await anyio.to_thread.run_sync(_size_of, partial))])
+    ledger.report(file.filename)
+    transfer = Transfer(file, partial, client=client, ledger=ledger, patience=patience or Patience())
+    path, sha256 = await transfer.run(home.downloads)
+    await anyio.to_thread.run_sync(note_finished, path)
+    return path, sha256
+
+
+async def _fetch_all(
+    files: Iterable[LockedFile],
+    *,
+    home: Home,
+    client: httpx2.AsyncClient,
+    ledger: Ledger,
+    patience: Patience,
+) -> dict[str, Path]:
+    fetched: dict[str, Path] = {}
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def fetch_one(file: LockedFile) -> None:
+        remote = _remote(file)
+        async with limiter:
+            transfer = Transfer(
+                remote, _partial_of(home, remote), client=client, ledger=ledger, patience=patience
+            )
+            path, _ = await transfer.run(home.downloads)
+            await anyio.to_thread.run_sync(note_finished, path)
+        fetched[file.filename] = path
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            # The largest first: it decides how long all take.
+            for file in sorted(files, key=lambda file: file.size_bytes or 0, reverse=True):
+                tasks.start_soon(fetch_one, file)
+    except* StationError as group:
+        raise _first(group) from group
+    return fetched
+
+
+def _first(group: BaseExceptionGroup[StationError]) -> StationError:
+    """One of the errors: the others are of the same cause, or of being cancelled by it."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+
+
+def _partial_of(home: Home, file: RemoteFile) -> Path:
+    return home.downloads / f"{file.key}-{file.filename}.partial"
+
+
+def _received(home: Home, file: LockedFile, finished: Path | None) -> int:
+    """How much of a file is here; no more than its size, where that is known."""
+    size = _size_of(finished or _partial_of(home, _remote(file)))
+    return size if file.size_bytes is None else min(size, file.size_bytes)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _check_space(home: Home, lock: Lock, received: Mapping[str, int], unpacked_factor: float) -> None:
+    sizes = {file.filename: file.size_bytes or 0 for file in lock.files}
+    missing = sum(max(0, size - received[name]) for name, size in sizes.items())
+    unpacked = int(sum(sizes.values()) * unpacked_factor)
+    check_space([Need(home.downloads, missing), Need(home.environments, unpacked)])
+
+
+def _remote(file: LockedFile) -> RemoteFile:
+    return RemoteFile(filename=file.filename, url=file.url, sha256=file.sha256, size_bytes=file.size_bytes)

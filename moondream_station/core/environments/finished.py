@@ -1,0 +1,88 @@
+"""Wheels that are here whole, and known again without reading them while nobody touched them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import anyio.to_thread
+
+from moondream_station.core.environments.lock import LockedFile
+from moondream_station.core.home import Home
+from moondream_station.core.storage import read_json, write_atomically
+
+_HASH_BYTES = 32 << 20
+
+
+async def find_finished(home: Home, file: LockedFile) -> Path | None:
+    """A finished download, None where there is none.
+
+    A file that is the same (by inode, size and time) as when its hash was last checked is not read again. One
+    that turns out to be another is removed.
+
+    Raises:
+        OSError: It can't be read or removed.
+    """
+    path = home.downloads / file.stored_name
+    if await anyio.to_thread.run_sync(_is_as_noted, path):
+        return path
+    sha256 = await _sha256(path)
+    if sha256 is None:
+        return None
+    if sha256 != file.sha256:
+        await anyio.to_thread.run_sync(discard_finished, path)
+        return None
+    await anyio.to_thread.run_sync(note_finished, path)
+    return path
+
+
+def note_finished(path: Path) -> None:
+    """Note that a file's hash was checked, just now.
+
+    Raises:
+        OSError: The note can't be written.
+    """
+    write_atomically(_note_of(path), json.dumps(_identity(path)))
+
+
+def discard_finished(path: Path) -> None:
+    """Remove a finished download and its note."""
+    path.unlink(missing_ok=True)
+    _note_of(path).unlink(missing_ok=True)
+
+
+def _is_as_noted(path: Path) -> bool:
+    try:
+        return bool(read_json(_note_of(path)) == _identity(path))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _identity(path: Path) -> dict[str, int]:
+    found = path.stat()
+    return {"inode": found.st_ino, "size_bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+
+
+async def _sha256(path: Path) -> str | None:
+    digest = hashlib.sha256()
+
+    def absorb(offset: int) -> int:
+        with path.open("rb") as file:
+            file.seek(offset)
+            piece = file.read(_HASH_BYTES)
+        digest.update(piece)
+        return len(piece)
+
+    offset = 0
+    try:
+        # Piece by piece, so that a cancellation need not wait for the whole file.
+        while size := await anyio.to_thread.run_sync(absorb, offset):
+            offset += size
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

@@ -1,0 +1,103 @@
+"""Whether an environment is whole: every file that its packages' RECORDs name is there, in its size.
+
+uv writes a package's metadata before its files, so an installation that was killed looks complete to uv and
+to pip. `__pycache__` is not looked at: Python writes it, and no RECORD of a wheel names it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from moondream_station.core.errors import EnvironmentBroken
+
+_NAMED_AT_MOST = 3
+_COLUMNS = 3
+
+
+def check_records(venv: Path, packages: Mapping[str, str]) -> int:
+    """Look at every installed file, and at the set of packages.
+
+    About 0.1 s for 19,000 files; nothing is read but the RECORDs.
+
+    Args:
+        venv: The virtual environment.
+        packages: What must be installed, version by normalized name; nothing else may be.
+
+    Returns:
+        How many files the RECORDs name.
+
+    Raises:
+        EnvironmentBroken: A file or package is missing, has another size, or should not be there.
+    """
+    folders = list(_dist_infos(venv))
+    problems = list(_package_problems(folders, packages))
+    count = 0
+    for folder in folders:
+        rows = _read_record(folder, problems)
+        count += len(rows)
+        problems += _file_problems(venv.resolve(), folder.parent, rows)
+    if problems:
+        named = "; ".join(problems[:_NAMED_AT_MOST])
+        more = f"; and {len(problems) - _NAMED_AT_MOST} more" if len(problems) > _NAMED_AT_MOST else ""
+        raise EnvironmentBroken(f"The environment {venv.parent.name} is not whole: {named}{more}.")
+    return count
+
+
+def _dist_infos(venv: Path) -> Iterator[Path]:
+    for pattern in ("lib/python*/site-packages", "lib64/python*/site-packages", "Lib/site-packages"):
+        for site_packages in sorted(venv.glob(pattern)):
+            if not any(part.is_symlink() for part in (site_packages, *site_packages.parents[:2])):
+                yield from sorted(site_packages.glob("*.dist-info"))
+
+
+def _package_problems(folders: list[Path], packages: Mapping[str, str]) -> Iterator[str]:
+    wanted = {(canonicalize_name(name), Version(version)) for name, version in packages.items()}
+    found = set()
+    for folder in folders:
+        name, _, version = folder.name.removesuffix(".dist-info").rpartition("-")
+        try:
+            found.add((canonicalize_name(name), Version(version)))
+        except InvalidVersion:
+            yield f"{folder.name} names no version"
+    for name, parsed in sorted(wanted - found):
+        yield f"{name} {parsed} is missing"
+    for name, parsed in sorted(found - wanted):
+        yield f"{name} {parsed} is not in the lock"
+
+
+def _read_record(folder: Path, problems: list[str]) -> list[list[str]]:
+    record = folder / "RECORD"
+    try:
+        with record.open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        problems.append(f"{folder.name}/RECORD can't be read ({error})")
+        return []
+
+
+def _file_problems(venv: Path, site_packages: Path, rows: list[list[str]]) -> Iterator[str]:
+    base = str(site_packages.resolve())
+    root = f"{venv}{os.sep}"
+    for row in rows:
+        if len(row) != _COLUMNS:
+            yield f"a RECORD has the row {row!r}"
+            continue
+        path, _, size = row
+        full = os.path.normpath(os.path.join(base, path))  # noqa: PTH118  pathlib costs three times as much here
+        if not full.startswith(root):
+            yield f"{path} lies outside"
+            continue
+        try:
+            found = os.stat(full)  # noqa: PTH116  as above
+        except OSError:
+            yield f"{path} is missing"
+            continue
+        if not stat.S_ISREG(found.st_mode) or (size and str(found.st_size) != size):
+            yield f"{path} has {found.st_size} bytes instead of {size}"

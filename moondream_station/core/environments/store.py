@@ -1,0 +1,240 @@
+"""Environments that are finished: committed last, found again by what they were made for, swept otherwise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import anyio.to_thread
+
+from moondream_station.core.builds.choice import Source
+from moondream_station.core.codec import from_json, to_json
+from moondream_station.core.environments.active import read_active
+from moondream_station.core.environments.place import Place
+from moondream_station.core.environments.pylock import read_stored_pylock
+from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.report import VerificationReport
+from moondream_station.core.errors import EnvironmentBroken, ResolutionConflict
+from moondream_station.core.home import Home
+from moondream_station.core.storage import read_json, remove_tree, sync_tree, write_atomically
+
+Format = Literal["moondream-station/environment/1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRecord:
+    """What an environment is, written when it is finished and never changed.
+
+    Args:
+        format: What this file is.
+        lock_digest: The whole digest of its lock.
+        request_key: What it was made for.
+        model: The model it was made for, None where it was made for none.
+        backend: The backend's id.
+        backend_version: The backend's version.
+        build: The PyTorch build, None for a backend without torch.
+        torch: The version of torch with its local part, None likewise.
+        source: Where torch came from, None likewise.
+        python: The base interpreter's path.
+        python_version: Its version ("3.11.7").
+        packages: Version by normalized name.
+        file_count: How many files the RECORDs name.
+        verification: What torch itself said, None where nothing was verified.
+        created_at: When it was committed, aware, UTC; for people: nothing is decided by it but an order.
+    """
+
+    format: Format = "moondream-station/environment/1"
+    lock_digest: str
+    request_key: str
+    model: str | None
+    backend: str
+    backend_version: str
+    build: str | None
+    torch: str | None
+    source: Source | None
+    python: str
+    python_version: str
+    packages: Mapping[str, str]
+    file_count: int
+    verification: VerificationReport | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A committed environment: its place and its record."""
+
+    place: Place
+    record: CommitRecord
+
+
+def request_key(
+    *,
+    backend: str,
+    backend_version: str,
+    code_digest: str,
+    requirements: Iterable[str],
+    strategy: str,
+    python: str,
+    platform: str,
+) -> str:
+    """What an environment is made for, as 64 hexadecimal digits.
+
+    Args:
+        backend: The backend's id.
+        backend_version: Its version.
+        code_digest: Digest of its code.
+        requirements: Its requirements, canonical.
+        strategy: `auto`, `guide` or a build.
+        python: Major and minor version ("3.11").
+        platform: System and machine ("linux-x86_64").
+    """
+    parts = [backend, backend_version, code_digest, sorted(requirements), strategy, python, platform]
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+
+
+async def commit(place: Place, record: CommitRecord) -> None:
+    """Make an environment count: everything in it is durable before `commit.json`, written last, names it.
+
+    Raises:
+        OSError: Something could not be written or synced; the place stays rubbish.
+    """
+    await anyio.to_thread.run_sync(_commit, place, record)
+
+
+def _commit(place: Place, record: CommitRecord) -> None:
+    if record.verification is not None:
+        _write_json(place.path / "verification.json", record.verification)
+    sync_tree(place.path)
+    _write_json(place.commit, record)
+
+
+def _write_json(path: Path, value: CommitRecord | VerificationReport) -> None:
+    write_atomically(path, f"{json.dumps(to_json(value), indent=2)}\n")
+
+
+def load_commit(place: Place) -> CommitRecord | None:
+    """The place's record; None where it was not committed, or by a station that wrote another format."""
+    try:
+        data = read_json(place.commit)
+        return None if data is None else from_json(CommitRecord, data)
+    except (OSError, ValueError):
+        return None
+
+
+async def check_whole(committed: Committed) -> None:
+    """Look whether a committed environment can still be used: its files, its lock, its base Python.
+
+    Raises:
+        EnvironmentBroken: It can't; the message says why.
+    """
+    await anyio.to_thread.run_sync(_check_whole, committed)
+
+
+def _check_whole(committed: Committed) -> None:
+    place, record = committed.place, committed.record
+    if not os.access(record.python, os.X_OK):
+        raise EnvironmentBroken(f"The Python of environment {place.name} is gone: {record.python}.")
+    if not os.access(place.python, os.X_OK):
+        raise EnvironmentBroken(f"The environment {place.name} has no working Python.")
+    try:
+        lock = read_stored_pylock(place.pylock.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ResolutionConflict) as error:
+        raise EnvironmentBroken(f"The environment {place.name} has lost its lock: {error}") from error
+    if lock.digest != record.lock_digest:
+        raise EnvironmentBroken(f"The lock of environment {place.name} was changed.")
+    count = check_records(place.venv, record.packages)
+    if count != record.file_count:
+        raise EnvironmentBroken(
+            f"The environment {place.name} names {count} files; {record.file_count} were committed."
+        )
+
+
+async def is_whole(committed: Committed) -> bool:
+    """Whether a committed environment can still be used."""
+    try:
+        await check_whole(committed)
+    except EnvironmentBroken:
+        return False
+    return True
+
+
+def committed_environments(home: Home) -> Iterator[Committed]:
+    """Every committed environment, the newest first."""
+    found = []
+    for place in _places(home):
+        record = load_commit(place)
+        if record is not None:
+            found.append(Committed(place=place, record=record))
+    yield from sorted(found, key=lambda committed: committed.record.created_at, reverse=True)
+
+
+async def find_reusable(home: Home, request_key: str) -> Committed | None:
+    """The newest committed environment that was made for the same and is whole; None where there is none."""
+    for committed in await anyio.to_thread.run_sync(lambda: list(committed_environments(home))):
+        if committed.record.request_key == request_key and await is_whole(committed):
+            return committed
+    return None
+
+
+async def sweep(home: Home) -> tuple[str, ...]:
+    """Remove what an earlier activation left half done. Only for the holder of `activation.lock`.
+
+    Never removed are a committed place and one that `active.json` names. Partial downloads stay: the next
+    activation goes on from them.
+
+    Returns:
+        What was removed, by path below the home.
+
+    Raises:
+        HomeUnusable: `active.json` can't be read, so that nobody knows what is in use.
+        OSError: Something could not be removed.
+    """
+    return await anyio.to_thread.run_sync(_sweep, home)
+
+
+def _sweep(home: Home) -> tuple[str, ...]:
+    active = read_active(home).environments
+    half_done = [
+        place.path for place in _places(home) if place.name not in active and not place.commit.exists()
+    ]
+    trash = [
+        path
+        for folder, pattern in (
+            (home.environments, ".trash-*"),
+            (home.backends, ".trash-*"),
+            (home.backends, "*/.trash-*"),
+            (home.downloads, ".trash-*"),
+            (home.cache, "lock-*"),
+            (home.cache, ".trash-*"),
+            (home.cache, "uv/.tmp*"),
+        )
+        for path in folder.glob(pattern)
+    ]
+    temporary = [
+        *home.root.glob(f".{home.active.name}.*.tmp"),
+        *home.environments.glob("*/.*.tmp"),
+        *home.downloads.glob(".*.tmp"),
+    ]
+    for path in (*half_done, *trash, *temporary):
+        _remove(path)
+    return tuple(str(path.relative_to(home.root)) for path in (*half_done, *trash, *temporary))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _places(home: Home) -> Iterator[Place]:
+    for path in sorted(home.environments.glob("*")):
+        if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            yield Place(path=path)
