@@ -1,0 +1,143 @@
+"""What would change a choice that leaves a GPU idle: a newer driver, an older torch, another Python."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from moondream_station.core.builds.hardware import Hardware
+from moondream_station.core.builds.naming import Build, Kind
+from moondream_station.core.builds.question import Obstacle, Question
+from moondream_station.core.builds.verdicts import Judgement, in_words, judge, pythons_of
+from moondream_station.core.builds.visibility import describe
+
+_ANY_DRIVER = "99999.0"
+_JETSON = (
+    "NVIDIA's own wheels for Jetson (pypi.jetson-ai-lab.io) may serve it; the station does not install them."
+)
+
+
+def idle_gpu_warnings(chosen: Judgement | None, question: Question) -> tuple[str, ...]:
+    """Sentences about GPUs that are there and will not be used, each with what would change it.
+
+    Args:
+        chosen: What was chosen, None where nothing could be.
+        question: The question it answers.
+    """
+    kind = chosen.build.kind if chosen else Kind.CPU
+    if kind not in {Kind.CPU, Kind.XPU}:
+        return ()
+    return tuple(
+        f"{_names(idle, question)} will not be used: {_remedy(idle, question)}"
+        for idle in (Kind.CUDA, Kind.ROCM, Kind.XPU)
+        if idle is not kind and _is_there(idle, question)
+    )
+
+
+def _is_there(kind: Kind, question: Question) -> bool:
+    in_use = question.hardware.of_kind(kind)
+    return bool(in_use.gpus) or in_use.unknown or (kind is Kind.CUDA and in_use.driver is not None)
+
+
+def _names(kind: Kind, question: Question) -> str:
+    in_use = question.hardware.of_kind(kind)
+    names = " and ".join(dict.fromkeys(describe(gpu) for gpu in in_use.gpus))
+    return names or "The GPU"
+
+
+def _remedy(kind: Kind, question: Question) -> str:
+    in_use = question.hardware.of_kind(kind)
+    driverless = kind is Kind.CUDA and in_use.driver is None
+    if in_use.absence and not driverless:
+        return f"{in_use.absence}."
+    tries = (_newer_driver(kind, question), _older_torch(kind, question), _other_python(kind, question))
+    found = [sentence for sentence in tries if sentence]
+    if not found and (both := _newer_driver_and_older_torch(kind, question)):
+        found.append(both)
+    found = found or [_first_refusal(kind, question)]
+    if question.capabilities.surroundings == "jetson":
+        found.append(_JETSON)
+    return " ".join(found)
+
+
+def _first_refusal(kind: Kind, question: Question) -> str:
+    """The most telling reason of a build of a kind: about the GPU itself rather than about the build."""
+    judgements = [judge(build, question) for build in reversed(question.builds) if build.kind is kind]
+    refusals = [one.refusal for one in judgements if one.refusal]
+    for obstacle in (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM):
+        for refusal in refusals:
+            if refusal.obstacle is obstacle:
+                return refusal.reason
+    return "PyTorch has no build for it on this platform."
+
+
+def _newer_driver(kind: Kind, question: Question) -> str | None:
+    if kind is not Kind.CUDA:
+        return None
+    best = _best(kind, _with_any_driver(question))
+    if best is None:
+        return None
+    needed = _lowest_driver(question)
+    if needed is None:
+        return None
+    driver, build, torch = needed
+    return f"driver {driver} or newer makes {build.name} with torch {torch} possible."
+
+
+def _lowest_driver(question: Question) -> tuple[str, Build, str] | None:
+    """The lowest driver with which some CUDA build is possible, with that build and its torch."""
+    other = _with_any_driver(question)
+    found: list[tuple[tuple[int, ...], str, Judgement]] = []
+    for build in question.builds:
+        if build.kind is not Kind.CUDA:
+            continue
+        judgement = judge(build, other)
+        driver = question.hardware.needed_driver(build, other.hardware.of_kind(Kind.CUDA).gpus)
+        if judgement.offers and driver:
+            found.append((tuple(map(int, driver.split("."))), driver, judgement))
+    if not found:
+        return None
+    lowest = min(number for number, _, _ in found)
+    _, driver, judgement = max(
+        (one for one in found if one[0] == lowest), key=lambda one: (one[2].best.version, one[2].build)
+    )
+    return driver, judgement.build, judgement.best.torch
+
+
+def _older_torch(kind: Kind, question: Question) -> str | None:
+    best = _best(kind, question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION))
+    if best is None:
+        return None
+    return f"{best.build.name} with torch {best.best.torch} would run on it, which {question.wanted.phrase} does not allow."
+
+
+def _other_python(kind: Kind, question: Question) -> str | None:
+    best = _best(kind, question.ignoring_also(Obstacle.PYTHON))
+    if best is None:
+        return None
+    pythons = in_words(pythons_of((best.best,)))
+    return f"{best.build.name} with torch {best.best.torch} has wheels for Python {pythons}."
+
+
+def _newer_driver_and_older_torch(kind: Kind, question: Question) -> str | None:
+    if kind is not Kind.CUDA:
+        return None
+    relaxed = question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    needed = _lowest_driver(relaxed)
+    if needed is None:
+        return None
+    driver, build, torch = needed
+    return f"driver {driver} or newer and a requirement that allows torch {torch} would make {build.name} possible."
+
+
+def _with_any_driver(question: Question) -> Question:
+    """The same machine with the newest driver that there could be."""
+    capabilities = replace(question.capabilities, nvidia_driver=_ANY_DRIVER)
+    hardware = Hardware.of(capabilities, question.target, question.catalog)
+    return question.with_hardware(hardware)
+
+
+def _best(kind: Kind, question: Question) -> Judgement | None:
+    """The best possible build of a kind."""
+    judgements = [judge(build, question) for build in question.builds if build.kind is kind]
+    possible = [judgement for judgement in judgements if judgement.offers]
+    return max(possible, key=lambda one: (one.best.version, one.build), default=None)

@@ -1,0 +1,208 @@
+"""What the machine's driver and GPUs can run: the bounds of a build, held against what is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from packaging.version import Version
+
+from moondream_station.core.builds.catalog import Catalog, DriverBound
+from moondream_station.core.builds.cubin import covers, parse_capability
+from moondream_station.core.builds.naming import Build, Kind, parse_build
+from moondream_station.core.builds.target import Target
+from moondream_station.core.builds.visibility import (
+    InUse,
+    amd_in_use,
+    describe,
+    intel_in_use,
+    nvidia_in_use,
+)
+from moondream_station.core.capabilities.snapshot import Capabilities, Gpu
+
+_BLACKWELL_MAJOR = 10
+_NOTHING = InUse()
+
+
+def meets(driver: str, bound: str) -> bool:
+    """Whether a driver is at least a bound, compared in as many numbers as the bound has.
+
+    So "580.00", which a Jetson Thor reports, meets "580".
+    """
+    wanted = _numbers(bound)
+    return _numbers(driver)[: len(wanted)] >= wanted
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    match = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine's GPUs, asked about builds.
+
+    Args:
+        catalog: The catalog.
+        target: The machine's platform.
+        windows_driver: Whether NVIDIA's driver is Windows', as it is on WSL2 too.
+        in_use: The GPUs in use by the kind of build that could run on them.
+        required: Positions of those that a build must serve, by kind; every one where a kind is missing.
+    """
+
+    catalog: Catalog
+    target: Target
+    windows_driver: bool
+    in_use: dict[Kind, InUse]
+    required: dict[Kind, frozenset[int]]
+
+    @classmethod
+    def of(cls, capabilities: Capabilities, target: Target, catalog: Catalog) -> Hardware:
+        """The hardware of a snapshot."""
+        return cls(
+            catalog=catalog,
+            target=target,
+            windows_driver=capabilities.system == "Windows" or capabilities.surroundings == "wsl2",
+            in_use={
+                Kind.CUDA: nvidia_in_use(capabilities),
+                Kind.ROCM: amd_in_use(capabilities),
+                Kind.XPU: intel_in_use(capabilities, catalog),
+            },
+            required={},
+        )
+
+    def of_kind(self, kind: Kind) -> InUse:
+        """The GPUs in use that builds of a kind could run on."""
+        return self.in_use.get(kind, _NOTHING)
+
+    def requiring(self, kind: Kind, positions: frozenset[int]) -> Hardware:
+        """The same, where builds of a kind need to serve these GPUs only."""
+        return replace(self, required={**self.required, kind: positions})
+
+    def required_gpus(self, kind: Kind) -> tuple[Gpu, ...]:
+        """The GPUs that a build of a kind must serve."""
+        gpus = self.of_kind(kind).gpus
+        positions = self.required.get(kind)
+        return gpus if positions is None else tuple(gpus[place] for place in sorted(positions))
+
+    def needed_driver(self, build: Build, gpus: Iterable[Gpu]) -> str | None:
+        """The lowest driver that carries a CUDA build on these GPUs; None for other builds and unknown CUDAs."""
+        bound = self.catalog.driver_bound(build)
+        if bound is None:
+            return None
+        blackwell = self._blackwell_bound(bound)
+        if blackwell and any(_is_blackwell(gpu) for gpu in gpus):
+            return blackwell
+        return bound.windows if self.windows_driver else bound.linux
+
+    def served(self, build: Build, torch: Version) -> frozenset[int]:
+        """Positions of the GPUs in use that a build of a torch can run on, driver included."""
+        gpus = self.of_kind(build.kind).gpus
+        return frozenset(place for place, gpu in enumerate(gpus) if self._serves(build, torch, gpu))
+
+    def serves(self, build: Build, torch: Version) -> bool:
+        """Whether a build of a torch runs on every GPU that it must serve."""
+        positions = self.required.get(build.kind)
+        wanted = frozenset(range(len(self.of_kind(build.kind).gpus))) if positions is None else positions
+        return wanted <= self.served(build, torch)
+
+    def has_code(self, build: Build, torch: Version, gpu: Gpu) -> bool:
+        """Whether a build has code for a GPU; an unknown capability counts as served, an unknown gfx does not."""
+        match build.kind:
+            case Kind.CUDA:
+                device = parse_capability(gpu.architecture) if gpu.architecture else None
+                known = self.catalog.architectures(build, torch, self.target.platform or "")
+                return device is None or known is None or covers(known.codes, device, build.version)
+            case Kind.ROCM:
+                gfx = self.catalog.gfx(build)
+                return gfx is not None and (gpu.architecture or "").split(":")[0] in gfx.names
+            case Kind.XPU | Kind.MPS | Kind.CPU:
+                return True
+
+    def _serves(self, build: Build, torch: Version, gpu: Gpu) -> bool:
+        driver = self.of_kind(build.kind).driver
+        needed = self.needed_driver(build, (gpu,))
+        carried = needed is None or driver is None or meets(driver, needed)
+        return carried and self.has_code(build, torch, gpu)
+
+    def _blackwell_bound(self, bound: DriverBound) -> str | None:
+        return bound.blackwell_windows if self.windows_driver else bound.blackwell_linux
+
+    def why_not_build(self, build: Build) -> str | None:
+        """Why no torch of a build can run here, as a sentence; None where one may."""
+        if build.kind in {Kind.CPU, Kind.MPS}:
+            return None
+        in_use = self.of_kind(build.kind)
+        if in_use.absence:
+            return f"{build.name} can't be used: {in_use.absence}."
+        if build.kind is Kind.ROCM and self.catalog.gfx(build) is None:
+            return f"{build.name}: which AMD GPUs it has code for is not known."
+        if build.kind is not Kind.CUDA:
+            return None
+        needed = self.needed_driver(build, ())
+        if needed is None:
+            return f"{build.name} carries CUDA {build.toolkit}, whose driver is not known here."
+        if in_use.driver is not None and not meets(in_use.driver, needed):
+            return f"{build.name} needs driver {needed} or newer, this machine has {in_use.driver}."
+        return None
+
+    def doubt(self, build: Build, torch: Version) -> str | None:
+        """What about a build's bounds here is concluded and not known, as a sentence; None where nothing is."""
+        if build.kind is Kind.CUDA:
+            known = self.catalog.architectures(build, torch, self.target.platform or "")
+            sure = known is not None and known.verified
+        elif build.kind is Kind.ROCM:
+            gfx = self.catalog.gfx(build)
+            sure = gfx is not None and gfx.verified
+        else:
+            return None
+        if sure:
+            return None
+        return (
+            f"What {build.name} has code for in torch {torch} is not verified, only concluded from its neighbours; "
+            "whether it works shows when it is verified."
+        )
+
+    def why_not_torch(self, build: Build, torch: Version) -> str:
+        """Why a torch of a build does not run on the GPUs that it must serve, as a sentence."""
+        unserved = (gpu for gpu in self.required_gpus(build.kind) if not self._serves(build, torch, gpu))
+        gpu = next(unserved, None)
+        if gpu is None:
+            return f"{build.name} runs on every GPU in use."
+        if self.has_code(build, torch, gpu):
+            needed = self.needed_driver(build, (gpu,))
+            driver = self.of_kind(build.kind).driver
+            return (
+                f"{build.name} needs driver {needed} or newer for {describe(gpu)}, this machine has {driver}."
+            )
+        if build.kind is Kind.ROCM:
+            if gpu.architecture is None:
+                return f"{build.name}: the gfx name of {describe(gpu)} could not be found out."
+            return f"{build.name} has no code for {gpu.architecture} ({describe(gpu)})."
+        return (
+            f"{build.name} has no code for compute capability {gpu.architecture} ({describe(gpu)})"
+            f"{self._who_has(build, gpu)}."
+        )
+
+    def _who_has(self, build: Build, gpu: Gpu) -> str:
+        """Which verified CUDA build has code for a GPU, and up to which torch, as the end of a sentence."""
+        having = [
+            (Version(row.torch), known)
+            for row in self.catalog.rows_of(self.target.platform or "")
+            if row.verified
+            and (known := parse_build(row.build)) is not None
+            and known.kind is Kind.CUDA
+            and self.has_code(known, Version(row.torch), gpu)
+        ]
+        if not having:
+            return ", and no other build for this platform has"
+        torch, best = max(having)
+        if best == build:
+            return f"; up to torch {torch} it has"
+        return f"; {best.name} has, up to torch {torch}"
+
+
+def _is_blackwell(gpu: Gpu) -> bool:
+    capability = parse_capability(gpu.architecture) if gpu.architecture else None
+    return capability is not None and capability[0] >= _BLACKWELL_MAJOR

@@ -1,0 +1,175 @@
+"""Wheels of torch that can be had: real ones, from their file names, or those that the catalog knows of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import unquote
+
+from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
+
+from moondream_station.core.builds.catalog import Catalog, Row
+from moondream_station.core.builds.choice import Source
+from moondream_station.core.builds.naming import parse_build
+from moondream_station.core.builds.target import Platform, Target
+
+_MACHINES: tuple[tuple[str, Platform], ...] = (
+    ("_x86_64", "linux_x86_64"),
+    ("_aarch64", "linux_aarch64"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A wheel of torch that can be had.
+
+    Args:
+        build: The build that it belongs to.
+        torch: Its version without the local part ("2.14.1").
+        local: The local part ("cu126"), None where the version has none.
+        source: Where it comes from.
+        index_url: The index that has it, None unless `source` is "index".
+        find_links: The folder or page that has it, as the user named it; None unless `source` is "find-links".
+        filename: The wheel's file name; None for an offer that only the catalog knows of.
+        url: Where the file is (http, https or file), None as above.
+        requires_python: The Pythons that it accepts ("~=3.11" style), None where it doesn't say.
+        sha256: Its hash, None where the listing has none.
+        size_bytes: Its size, None where the listing doesn't say.
+        yanked: Whether its index took it back.
+        verified: Whether the catalog vouches for it; of a real wheel, for what is known about it.
+        tags: Tags of a real wheel; empty for an offer of the catalog's.
+        pythons: Pythons of an offer of the catalog's ("3.11", "3.14t"); empty for a real wheel.
+        platform_tags: Platform tags of an offer of the catalog's; empty for a real wheel.
+        platform: The platform that it is for, None for one that PyTorch has no wheels for.
+    """
+
+    build: str
+    torch: str
+    local: str | None = None
+    source: Source = "index"
+    index_url: str | None = None
+    find_links: str | None = None
+    filename: str | None = None
+    url: str | None = None
+    requires_python: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    yanked: bool = False
+    verified: bool = True
+    tags: frozenset[Tag] = frozenset()
+    pythons: tuple[str, ...] = ()
+    platform_tags: tuple[str, ...] = ()
+    platform: Platform | None = None
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the wheel was seen; otherwise the catalog alone knows of it."""
+        return self.filename is not None
+
+    @property
+    def full_version(self) -> Version:
+        """Its version with the local part, as requirements are held against it."""
+        return _version(f"{self.torch}+{self.local}" if self.local else self.torch)
+
+    @property
+    def version(self) -> Version:
+        """Its version without the local part."""
+        return _version(self.torch)
+
+
+@lru_cache(maxsize=8192)
+def _version(text: str) -> Version:
+    return Version(text)
+
+
+def offer_from_wheel(
+    filename: str,
+    *,
+    catalog: Catalog,
+    source: Source,
+    index_url: str | None = None,
+    find_links: str | None = None,
+    url: str | None = None,
+    requires_python: str | None = None,
+    sha256: str | None = None,
+    size_bytes: int | None = None,
+    yanked: bool = False,
+) -> Offer | None:
+    """The offer that a file is, None for a file that is no wheel of torch or belongs to no known build.
+
+    A wheel belongs to the build that its local version names; without one, to the build that the catalog gives
+    PyPI's own wheel for that version and platform. The other arguments are the offer's fields.
+    """
+    name = unquote(filename)
+    try:
+        project, version, _, tags = parse_wheel_filename(name)
+    except InvalidWheelFilename:
+        return None
+    if project != "torch":
+        return None
+    platform = _platform_of(tags)
+    build = version.local or (catalog.pypi_build(version.public, platform) if platform else None)
+    if build is None or parse_build(build) is None:
+        return None
+    return Offer(
+        build=build,
+        torch=version.public,
+        local=version.local,
+        source=source,
+        index_url=index_url,
+        find_links=find_links,
+        filename=name,
+        url=url,
+        requires_python=requires_python,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        yanked=yanked,
+        verified=platform is not None and catalog.row(build, version.public, platform) is not None,
+        tags=tags,
+        platform=platform,
+    )
+
+
+def catalog_offers(catalog: Catalog, target: Target, *, index: str | None = None) -> tuple[Offer, ...]:
+    """Every wheel that the catalog knows of for a platform, whether it fits the Python or not.
+
+    Args:
+        catalog: The catalog.
+        target: The machine.
+        index: What stands in for the official index's base URL.
+    """
+    platform = target.platform
+    if platform is None:
+        return ()
+    base = (index or catalog.index).rstrip("/")
+    return tuple(_offer_of(row, platform, base) for row in catalog.rows_of(platform))
+
+
+def _offer_of(row: Row, platform: Platform, base: str) -> Offer:
+    # PyPI's wheels and those for macOS have no local version; all others name their build in it.
+    return Offer(
+        build=row.build,
+        torch=row.torch,
+        local=None if row.pypi or platform.startswith("macos") else row.build,
+        source="default" if row.pypi else "index",
+        index_url=None if row.pypi else f"{base}/{row.path}",
+        verified=row.verified,
+        pythons=row.pythons,
+        platform_tags=row.platform_tags,
+        platform=platform,
+    )
+
+
+def _platform_of(tags: frozenset[Tag]) -> Platform | None:
+    """The platform that a wheel is for; None for any or an unknown one."""
+    for tag in tags:
+        platform = tag.platform
+        if platform == "win_amd64":
+            return "windows_amd64"
+        if platform.startswith("macosx_"):
+            return "macos_x86_64" if platform.endswith("_x86_64") else "macos_arm64"
+        if platform.startswith(("manylinux", "linux_")):
+            return next((known for suffix, known in _MACHINES if platform.endswith(suffix)), None)
+    return None

@@ -1,0 +1,236 @@
+"""Reads requirement lines: names, extras, versions, markers and hashes, nothing else.
+
+A backend's requirements.txt comes from outside. Options, paths, URLs and further files in it could make an
+installer run foreign code or ask foreign servers, so they are refused; options that point at PyTorch's index are
+only superfluous here, because the station chooses the build, and are left out with a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from moondream_station.core.errors import RequirementsUnsafe, UsageError
+
+FAMILY: frozenset[str] = frozenset({
+    "fbgemm-gpu", "fbgemm-gpu-genai", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "torch",
+    "torch-tensorrt", "torchao", "torcharrow", "torchaudio", "torchcodec", "torchcsprng", "torchdistx",
+    "torchrec", "torchserve", "torchtext", "torchtune", "torchvision", "triton", "triton-rocm", "triton-xpu",
+    "xformers",
+})  # fmt: skip
+"""Packages that come from PyTorch's index, and from nowhere else (uv's list, crates/uv-torch/src/backend.rs)."""
+
+MAX_LINES = 5_000
+MAX_LINE_CHARACTERS = 16_384
+MAX_CHARACTERS = 1 << 20
+
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_HASH = re.compile(r"\s--hash(?:=|\s+)(\S+)")
+_SHA256 = re.compile(r"sha256:([0-9a-fA-F]{64})")
+_INDEX_OPTION = re.compile(
+    r"(?:--index-url|--extra-index-url|--pypi-url|--find-links|-i|-f)(?:\s*=\s*|\s+|(?=h))(\S+)"
+)
+_PYTORCH_INDEX = re.compile(
+    r"https?://(?:[^/@\s]*@)?(?:download(?:-r2)?\.pytorch\.org(?:[:/]|$)|\S*/whl/(?:nightly/|test/)?"
+    r"(?:cpu|cu[0-9]{2,3}|rocm[0-9.]+|xpu)(?:[/?#]|$))"
+)
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")
+_QUERY = re.compile(r"\?\S*")
+_ARCHIVE = (
+    ".whl",
+    ".zip",
+    ".gz",
+    ".tgz",
+    ".tar",
+    ".bz2",
+    ".tbz",
+    ".xz",
+    ".txz",
+    ".tlz",
+    ".lz",
+    ".lzma",
+    ".egg",
+)
+_SHOWN_CHARACTERS = 160
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a backend, or a person, asks for.
+
+    Args:
+        items: The requirements in their order, without repetitions.
+        texts: Each one as it was written, in one spelling ("torch>=2.7,<3").
+        hashes: The sha256 hashes given with each one, lower case; mostly empty.
+        origin: Where they come from, for messages.
+        warnings: Sentences about what was left out.
+    """
+
+    items: tuple[Requirement, ...] = ()
+    texts: tuple[str, ...] = ()
+    hashes: tuple[tuple[str, ...], ...] = ()
+    origin: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def canonical(self) -> tuple[str, ...]:
+        """The requirements as strings in one spelling, in their order."""
+        return self.texts
+
+    @property
+    def torch_family(self) -> tuple[Requirement, ...]:
+        """Those that PyTorch's index serves."""
+        return tuple(item for item in self.items if canonicalize_name(item.name) in FAMILY)
+
+    @property
+    def mentions_torch(self) -> bool:
+        """Whether any of them is of PyTorch's family, whatever its marker."""
+        return bool(self.torch_family)
+
+    def applicable(self, markers: Mapping[str, str]) -> Requirements:
+        """Those whose marker holds in an environment (`Target.markers`)."""
+        environment = {**markers, "extra": ""}
+        kept = [
+            (item, text, hashes)
+            for item, text, hashes in zip(self.items, self.texts, self.hashes, strict=True)
+            if item.marker is None or item.marker.evaluate(environment)
+        ]
+        items, texts, hashes = zip(*kept, strict=True) if kept else ((), (), ())
+        return Requirements(items, texts, hashes, self.origin, self.warnings)
+
+
+def parse_requirements(lines: Iterable[str], *, origin: str) -> Requirements:
+    """Reads the lines of a requirements file.
+
+    Args:
+        lines: The lines, with or without their ends. A byte order mark is skipped.
+        origin: The file's name, for messages.
+
+    Raises:
+        RequirementsUnsafe: A line asks for something other than names, extras, versions, markers and sha256
+            hashes, or there is too much; the message names file, line number and the line without credentials.
+    """
+    collected: dict[str, tuple[Requirement, tuple[str, ...]]] = {}
+    warnings: list[str] = []
+    for number, line in _logical_lines(lines, origin):
+        if line.startswith("-"):
+            warnings.append(_dropped_option(line, origin, number))
+            continue
+        item, text, hashes = _parse_line(line, origin, number)
+        known = collected.get(text)
+        collected[text] = (item, tuple(dict.fromkeys((*(known[1] if known else ()), *hashes))))
+    return Requirements(
+        items=tuple(item for item, _ in collected.values()),
+        texts=tuple(collected),
+        hashes=tuple(hashes for _, hashes in collected.values()),
+        origin=origin,
+        warnings=tuple(warnings),
+    )
+
+
+def parse_requirement_args(args: Iterable[str]) -> Requirements:
+    """Reads requirements given on a command line, one an argument.
+
+    Raises:
+        UsageError: One does not parse, or is more than a name, extras, versions and a marker.
+    """
+    texts: dict[str, Requirement] = {}
+    for argument in args:
+        try:
+            item, text = _parse_requirement(argument)
+        except InvalidRequirement as error:
+            raise UsageError(
+                f"{_shown(argument)!r} is no requirement: {str(error).splitlines()[0]}",
+                hint="Give a name with versions, such as 'torch>=2.7.0'.",
+            ) from error
+        texts[text] = item
+    return Requirements(
+        items=tuple(texts.values()), texts=tuple(texts), hashes=((),) * len(texts), origin="the command line"
+    )
+
+
+def _logical_lines(lines: Iterable[str], origin: str) -> Iterator[tuple[int, str]]:
+    """Joins continued lines and takes comments out, as pip does; yields the number of the first line of each."""
+    pending: list[str] = []
+    started = size = 0
+    for number, raw in enumerate(lines, start=1):
+        line = (raw.removeprefix("\ufeff") if number == 1 else raw).rstrip("\r\n")
+        size += len(line)
+        if number > MAX_LINES or size > MAX_CHARACTERS or len(line) > MAX_LINE_CHARACTERS:
+            raise _unsafe(origin, number, line, "the file is too large")
+        started = started or number
+        comment = _COMMENT.match(line) is not None
+        if line.endswith("\\") and not comment:
+            pending.append(line.rstrip("\\"))
+            continue
+        pending.append(f" {line}" if comment else line)
+        if joined := _COMMENT.sub("", "".join(pending)).strip():
+            yield started, joined
+        pending, started = [], 0
+    if joined := _COMMENT.sub("", "".join(pending)).strip():
+        yield started, joined
+
+
+def _parse_line(line: str, origin: str, number: int) -> tuple[Requirement, str, tuple[str, ...]]:
+    hashes: list[str] = []
+    for value in _HASH.findall(line):
+        match = _SHA256.fullmatch(value)
+        if match is None:
+            raise _unsafe(origin, number, line, "only sha256 hashes are accepted")
+        hashes.append(match[1].lower())
+    bare = _HASH.sub("", line)
+    if re.search(r"\s--?[A-Za-z]", bare):
+        raise _unsafe(origin, number, line, "options other than --hash are not accepted")
+    try:
+        item, text = _parse_requirement(bare)
+    except InvalidRequirement as error:
+        raise _unsafe(origin, number, line, str(error).splitlines()[0]) from error
+    return item, text, tuple(hashes)
+
+
+def _parse_requirement(text: str) -> tuple[Requirement, str]:
+    """A requirement, and its text in one spelling with its version clauses in the order they were written."""
+    item = Requirement(text)
+    if item.url is not None:
+        raise InvalidRequirement("addresses are not accepted, only names and versions")
+    if item.name.lower().endswith(_ARCHIVE):
+        raise InvalidRequirement("files are not accepted, only names and versions")
+    extras = f"[{','.join(sorted(item.extras))}]" if item.extras else ""
+    marker = f"; {item.marker}" if item.marker else ""
+    return item, f"{canonicalize_name(item.name)}{extras}{_specifier(item, text)}{marker}"
+
+
+def _specifier(item: Requirement, text: str) -> str:
+    clauses = {str(clause) for clause in item.specifier}
+    written = re.split(
+        r"\s*,\s*", re.sub(r"^[^\[(<>=!~;]*(\[[^\]]*\])?", "", text.split(";")[0]).strip(" ()")
+    )
+    in_order = [re.sub(r"\s+", "", clause) for clause in written if clause]
+    return ",".join(in_order) if set(in_order) == clauses else str(item.specifier)
+
+
+def _dropped_option(line: str, origin: str, number: int) -> str:
+    match = _INDEX_OPTION.fullmatch(line)
+    if match is None or not _PYTORCH_INDEX.match(match[1].strip("'\"")):
+        raise _unsafe(origin, number, line, "options are not accepted")
+    return (
+        f"{origin}, line {number}: {_shown(line)!r} is left out, because the station chooses PyTorch's index "
+        f"for this machine."
+    )
+
+
+def _unsafe(origin: str, number: int, line: str, why: str) -> RequirementsUnsafe:
+    return RequirementsUnsafe(
+        f"{origin}, line {number}: {_shown(line)!r} is not accepted: {_shown(why)}",
+        hint="A backend's requirements may hold names, extras, versions, markers and sha256 hashes only.",
+    )
+
+
+def _shown(text: str) -> str:
+    """A text without credentials, cut where it is long."""
+    clean = _QUERY.sub("?***", _CREDENTIALS.sub("***@", text.strip()))
+    return clean if len(clean) <= _SHOWN_CHARACTERS else f"{clean[:_SHOWN_CHARACTERS]}…"

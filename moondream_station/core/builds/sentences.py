@@ -1,0 +1,111 @@
+"""What the selection says to people: one sentence for each build, and one for the choice."""
+
+from __future__ import annotations
+
+from moondream_station.core.builds.naming import Kind
+from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.question import Obstacle, Question
+from moondream_station.core.builds.verdicts import Judgement, in_words, judge, pythons_of
+from moondream_station.core.builds.visibility import describe
+from moondream_station.core.capabilities.snapshot import Gpu
+
+
+def why_chosen(chosen: Judgement, question: Question) -> str:
+    """Why `auto` takes a build."""
+    torch, build = chosen.best.torch, chosen.build
+    newest = f"torch {torch} is the newest that "
+    newest += f"{question.wanted.text} allows" if question.wanted.text else "can be had"
+    match build.kind:
+        case Kind.CPU if not question.capabilities.gpus and question.capabilities.nvidia_driver is None:
+            return f"There is no GPU that PyTorch supports, so the processor computes; {newest}."
+        case Kind.CPU:
+            return f"No build for a GPU can be used here, so the processor computes; {newest}."
+        case Kind.MPS:
+            return f"{newest}, and its ordinary wheel computes on Apple silicon."
+        case Kind.CUDA | Kind.ROCM | Kind.XPU:
+            return f"{newest} and {_on(chosen, question)} can run, on {build.name}."
+
+
+def _on(chosen: Judgement, question: Question) -> str:
+    """The GPUs that a build serves, with the driver, for a sentence."""
+    gpus = question.hardware.required_gpus(chosen.build.kind)
+    names = " and ".join(dict.fromkeys(_with_architecture(gpu) for gpu in gpus)) or "this machine's GPU"
+    driver = question.hardware.of_kind(chosen.build.kind).driver
+    return f"{names} with driver {driver}" if driver else names
+
+
+def _with_architecture(gpu: Gpu) -> str:
+    if gpu.architecture is None:
+        return describe(gpu)
+    word = "compute capability " if gpu.vendor == "nvidia" else ""
+    return f"{describe(gpu)} ({word}{gpu.architecture})"
+
+
+def why_guided(chosen: Judgement, wanted: str, refused: Judgement | None) -> str:
+    """Why `guide` takes a build; names both where it is not the recommended one."""
+    torch = chosen.best.torch
+    if chosen.build.name == wanted:
+        return f"The guide's table recommends {wanted} for this machine, with torch {torch}."
+    why = f" ({refused.refusal.reason.rstrip('.')})" if refused and refused.refusal else ""
+    return (
+        f"The guide's table recommends {wanted}, which is not possible here{why}; "
+        f"{chosen.build.name} with torch {torch} is taken instead."
+    )
+
+
+def why_possible(judgement: Judgement, chosen: Judgement | None) -> str:
+    """Why a build that could be used was not chosen."""
+    name, torch = judgement.build.name, judgement.best.torch
+    if judgement.build.kind is Kind.CPU:
+        return f"cpu is possible too, with torch {torch}, without a GPU."
+    if chosen is None:
+        return f"{name} is possible, with torch {torch}."
+    if judgement.best.version == chosen.best.version:
+        return f"{name} is possible too, with the same torch {torch} as {chosen.build.name}."
+    word = "older" if judgement.best.version < chosen.best.version else "newer"
+    return (
+        f"{name} is possible too, with torch {torch}, {word} than {chosen.build.name}'s {chosen.best.torch}."
+    )
+
+
+def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
+    """Why nothing can be installed here, and what would change it."""
+    target, wanted = question.target, question.wanted
+    if target.rosetta:
+        return (
+            "This Python is an x86-64 one that Rosetta translates on Apple silicon, for which there is no usable "
+            "PyTorch wheel: install an arm64 Python and run the station with it."
+        )
+    if target.platform is None:
+        return (
+            f"PyTorch has no wheels for {target.place}; it has them for Linux on x86-64 and ARM64, Windows on "
+            f"x86-64, and macOS."
+        )
+    if target.system == "Linux" and target.glibc is None:
+        libc = " ".join(question.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
+        return f"PyTorch's wheels need glibc, and this system has {libc}: use a distribution with glibc 2.28 or newer."
+    obstacles = {judgement.refusal.obstacle for judgement in judgements if judgement.refusal}
+    if Obstacle.PYTHON in obstacles and (pythons := _pythons_that_would(question)):
+        asked = f" of {wanted.text}" if wanted.text else ""
+        return (
+            f"PyTorch has no wheel{asked} for Python {target.python_minor} on this machine: "
+            f"use Python {in_words(pythons)}."
+        )
+    for judgement in judgements:
+        if judgement.build.kind in {Kind.CPU, Kind.MPS} and judgement.refusal and _tells(judgement):
+            return f"Nothing satisfies {wanted.phrase} on this machine. {judgement.refusal.reason}"
+    return f"Nothing satisfies {wanted.phrase} on this machine: allow other versions, or see what is said of each build."
+
+
+def _tells(judgement: Judgement) -> bool:
+    """Whether a refusal says something about this machine that its user can act on."""
+    return judgement.refusal is not None and judgement.refusal.obstacle is not Obstacle.PLATFORM
+
+
+def _pythons_that_would(question: Question) -> tuple[str, ...]:
+    """The Pythons with which some build would be possible here."""
+    other = question.ignoring_also(Obstacle.PYTHON)
+    offers: list[Offer] = []
+    for build in question.builds:
+        offers += judge(build, other).offers
+    return pythons_of(tuple(offers))

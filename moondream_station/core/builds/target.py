@@ -1,0 +1,217 @@
+"""Where an environment will run: platform, Python, and with them the wheels and markers that fit.
+
+The list of tags is what `packaging.tags.sys_tags` gives on that machine; it is computed here because the machine may
+be another one than this (a recorded machine, another Python).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, cast
+
+from packaging import tags
+from packaging.tags import Tag
+
+from moondream_station.core.capabilities.snapshot import Capabilities
+
+Platform = Literal["linux_x86_64", "linux_aarch64", "windows_amd64", "macos_arm64", "macos_x86_64"]
+
+_PLATFORMS: Mapping[tuple[str, str], Platform] = {
+    ("linux", "x86_64"): "linux_x86_64",
+    ("linux", "amd64"): "linux_x86_64",
+    ("linux", "aarch64"): "linux_aarch64",
+    ("linux", "arm64"): "linux_aarch64",
+    ("windows", "amd64"): "windows_amd64",
+    ("windows", "x86_64"): "windows_amd64",
+    ("darwin", "arm64"): "macos_arm64",
+    ("darwin", "x86_64"): "macos_x86_64",
+}
+_PLATFORM_NAMES: Mapping[Platform, str] = {
+    "linux_x86_64": "Linux on x86-64",
+    "linux_aarch64": "Linux on ARM64",
+    "windows_amd64": "Windows on x86-64",
+    "macos_arm64": "macOS on Apple silicon",
+    "macos_x86_64": "macOS on Intel",
+}
+_PYTHON = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?((?:a|b|rc)[0-9]+)?\+?(t?)")
+# PEP 600: manylinux_2_5 is the oldest profile, on aarch64 2_17; the old names are aliases of these.
+_OLDEST_GLIBC_MINOR = {"x86_64": 5, "aarch64": 17}
+_LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+_OLDEST_ARM_MACOS = (11, 0)
+_OLDEST_INTEL_MACOS = (10, 16)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine and the Python that an environment is made for.
+
+    Args:
+        system: `platform.system()`.
+        machine: `platform.machine()`.
+        python: Major, minor and patch; the patch is 0 where only X.Y was given.
+        python_suffix: What follows the numbers of a development version ("rc1", "+").
+        free_threaded: Whether it is the free-threaded build of that Python.
+        glibc: Major and minor of glibc, None on other systems and with another C library.
+        macos: Major and minor of macOS, None elsewhere and where unknown.
+        rosetta: Whether an x86-64 Python is translated on Apple silicon.
+        release: `platform.release()`, for markers.
+    """
+
+    system: str
+    machine: str
+    python: tuple[int, int, int]
+    python_suffix: str = ""
+    free_threaded: bool = False
+    glibc: tuple[int, int] | None = None
+    macos: tuple[int, int] | None = None
+    rosetta: bool = False
+    release: str = ""
+
+    @property
+    def platform(self) -> Platform | None:
+        """The platform as wheels know it; None where PyTorch has no wheels at all."""
+        return _PLATFORMS.get((self.system.lower(), self.machine.lower()))
+
+    @property
+    def place(self) -> str:
+        """The platform in words."""
+        return platform_name(self.platform) if self.platform else f"{self.system} on {self.machine}"
+
+    @property
+    def python_minor(self) -> str:
+        """The Python as wheels are counted by it: "3.11", or "3.14t" for the free-threaded build."""
+        return f"{self.python[0]}.{self.python[1]}{'t' if self.free_threaded else ''}"
+
+    @property
+    def python_full(self) -> str:
+        """The Python's whole version."""
+        return ".".join(map(str, self.python)) + self.python_suffix
+
+    @cached_property
+    def tags(self) -> tuple[Tag, ...]:
+        """Every wheel tag that fits, best first."""
+        version = self.python[:2]
+        abi = f"cp{version[0]}{version[1]}{'t' if self.free_threaded else ''}"
+        platforms = list(self.platform_tags)
+        specific = tags.cpython_tags(version, [abi], platforms)
+        return (*specific, *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms))
+
+    @cached_property
+    def tag_set(self) -> frozenset[Tag]:
+        """The same tags, to look one up."""
+        return frozenset(self.tags)
+
+    @cached_property
+    def platform_tags(self) -> tuple[str, ...]:
+        """The platform part of every tag that fits, best first; empty where no wheel of PyTorch's fits."""
+        match self.platform:
+            case "linux_x86_64":
+                return tuple(_linux_tags("x86_64", self.glibc))
+            case "linux_aarch64":
+                return tuple(_linux_tags("aarch64", self.glibc))
+            case "windows_amd64":
+                return ("win_amd64",)
+            case "macos_arm64":
+                return tuple(tags.mac_platforms(self.macos or _OLDEST_ARM_MACOS, "arm64"))
+            case "macos_x86_64":
+                return tuple(tags.mac_platforms(self.macos or _OLDEST_INTEL_MACOS, "x86_64"))
+            case None:
+                return ()
+
+    @cached_property
+    def markers(self) -> dict[str, str]:
+        """The environment that markers are evaluated in (PEP 508), without `extra`."""
+        system = self.system
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.python_full,
+            "os_name": "nt" if system == "Windows" else "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": self.release,
+            "platform_system": system,
+            "platform_version": "",
+            "python_full_version": self.python_full,
+            "python_version": f"{self.python[0]}.{self.python[1]}",
+            "sys_platform": {"Windows": "win32", "Darwin": "darwin"}.get(system, system.lower()),
+        }
+
+
+def platform_name(platform: str) -> str:
+    """A platform in words."""
+    return _PLATFORM_NAMES.get(cast("Platform", platform), platform)
+
+
+def target_of(capabilities: Capabilities, python: str) -> Target:
+    """The target that a machine and a Python make.
+
+    Args:
+        capabilities: The machine.
+        python: "3.11.7", "3.11", or "3.14t" for a free-threaded one.
+    """
+    translated = capabilities.in_rosetta or (
+        capabilities.apple_silicon and capabilities.system == "Darwin" and capabilities.machine == "x86_64"
+    )
+    libc_name, libc_version = capabilities.libc
+    return _target(
+        capabilities.system,
+        capabilities.release,
+        capabilities.machine,
+        libc_version if libc_name == "glibc" else "",
+        capabilities.macos_version or "",
+        bool(translated),
+        python,
+    )
+
+
+@lru_cache(maxsize=64)  # its list of tags is long, and the same machine is asked about again and again
+def _target(  # noqa: PLR0913  a cache needs its key flat
+    system: str,
+    release: str,
+    machine: str,
+    glibc: str,
+    macos: str,
+    rosetta: bool,  # noqa: FBT001  as above
+    python: str,
+) -> Target:
+    version, suffix, free_threaded = _parse_python(python)
+    return Target(
+        system=system,
+        machine=machine,
+        python=version,
+        python_suffix=suffix,
+        free_threaded=free_threaded,
+        glibc=_two_numbers(glibc),
+        macos=_two_numbers(macos),
+        rosetta=rosetta,
+        release=release,
+    )
+
+
+def _parse_python(text: str) -> tuple[tuple[int, int, int], str, bool]:
+    match = _PYTHON.match(text.strip())
+    if match is None:
+        return (0, 0, 0), "", False
+    patch = int(match[3]) if match[3] else 0
+    return (int(match[1]), int(match[2]), patch), match[4] or "", bool(match[5])
+
+
+def _two_numbers(text: str) -> tuple[int, int] | None:
+    match = re.match(r"([0-9]+)(?:\.([0-9]+))?", text)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def _linux_tags(machine: str, glibc: tuple[int, int] | None) -> Iterator[str]:
+    """Platform tags of Linux, best first; none without glibc, for which alone PyTorch builds wheels."""
+    if glibc is None:
+        return
+    oldest = _OLDEST_GLIBC_MINOR[machine]
+    newest = glibc[1] if glibc[0] == 2 else -1  # noqa: PLR2004  every manylinux profile is of glibc 2
+    for minor in range(newest, oldest - 1, -1):
+        yield f"manylinux_2_{minor}_{machine}"
+        if minor in _LEGACY_MANYLINUX:
+            yield f"{_LEGACY_MANYLINUX[minor]}_{machine}"
+    yield f"linux_{machine}"

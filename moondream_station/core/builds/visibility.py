@@ -1,0 +1,205 @@
+"""Which GPUs count: visibility variables, integrated GPUs beside discrete ones, lists that are not known.
+
+The snapshot holds every GPU that is there; what of it a backend will see is decided here, so that a snapshot stays
+true when a variable changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome
+
+_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
+_INDEX = re.compile(r"-?[0-9]+")
+_GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
+_JETSON_CAPABILITY = "8.7"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InUse:
+    """The GPUs of one vendor that a backend will see.
+
+    Args:
+        gpus: Those GPUs; empty where there are none or nobody knows which.
+        absence: Why there are none, as a clause without a full stop; None where there are some.
+        driver: NVIDIA's driver version, None for other vendors.
+        unknown: Whether GPUs are there whose list could not be had.
+        warnings: What was decided here that a person should know.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    absence: str | None = None
+    driver: str | None = None
+    unknown: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def describe(gpu: Gpu) -> str:
+    """A GPU as people call it."""
+    return gpu.name or f"{gpu.vendor.upper() if gpu.vendor == 'amd' else gpu.vendor.capitalize()} GPU"
+
+
+def nvidia_in_use(capabilities: Capabilities) -> InUse:
+    """The NVIDIA GPUs in use, after `CUDA_VISIBLE_DEVICES`."""
+    driver = capabilities.nvidia_driver
+    gpus = capabilities.gpus_of("nvidia")
+    if driver is None:
+        return InUse(gpus=gpus, absence=_why_no_driver(capabilities, gpus))
+    if not _NUMBERS.match(driver):
+        return InUse(gpus=gpus, absence=f"the NVIDIA driver's version can't be read ({driver!r})")
+    if not gpus:
+        return _without_list(capabilities, driver)
+    visible, warnings = _visible_to_cuda(gpus, capabilities.variables)
+    if not visible:
+        value = capabilities.variables["CUDA_VISIBLE_DEVICES"]
+        return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
+    if unreadable := [gpu for gpu in visible if gpu.architecture is None]:
+        if capabilities.surroundings == "jetson":
+            visible = tuple(_as_jetson(gpu) for gpu in visible)
+        else:
+            warnings = (*warnings, _unreadable(unreadable))
+    return InUse(gpus=visible, driver=driver, warnings=warnings)
+
+
+def amd_in_use(capabilities: Capabilities) -> InUse:
+    """The AMD GPUs in use: visible ones, discrete before integrated, with `HSA_OVERRIDE_GFX_VERSION` applied."""
+    gpus = capabilities.gpus_of("amd")
+    if not gpus:
+        return InUse(absence=_why_none(capabilities, "amd", "AMD GPU"))
+    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        value = capabilities.variables.get(name)
+        gpus = gpus if value is None else _by_position(gpus, value)
+        if not gpus:
+            return InUse(absence=f"{name}={value!r} hides every AMD GPU")
+    gpus = _deciding(gpus)
+    override = _GFX.fullmatch(capabilities.variables.get("HSA_OVERRIDE_GFX_VERSION", "").strip())
+    if override is None:
+        return InUse(gpus=gpus)
+    gfx = f"gfx{int(override[1])}{int(override[2]):x}{int(override[3]):x}"
+    told = tuple(
+        replace(gpu, architecture=gfx, architecture_source="HSA_OVERRIDE_GFX_VERSION") for gpu in gpus
+    )
+    return InUse(gpus=told, warnings=(f"HSA_OVERRIDE_GFX_VERSION makes every AMD GPU count as {gfx}.",))
+
+
+def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
+    """The Intel GPUs in use: those that torch.xpu supports, discrete before integrated."""
+    gpus = capabilities.gpus_of("intel")
+    if not gpus:
+        return InUse(absence=_why_none(capabilities, "intel", "Intel GPU"))
+    supported = tuple(gpu for gpu in gpus if gpu.architecture and catalog.intel_family(gpu.architecture))
+    if not supported:
+        names = ", ".join(dict.fromkeys(f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for gpu in gpus))
+        return InUse(
+            absence=f"{names} is none of the GPUs that it supports (Arc, Core Ultra, Data Center GPU Max)"
+        )
+    return InUse(gpus=_deciding(tuple(_with_family(gpu, catalog) for gpu in supported)))
+
+
+def _with_family(gpu: Gpu, catalog: Catalog) -> Gpu:
+    family = catalog.intel_family(gpu.architecture or "")
+    if family is None:
+        return gpu
+    return replace(gpu, name=gpu.name or family.name, integrated=family.integrated)
+
+
+def _deciding(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """An integrated GPU beside a discrete one does not decide."""
+    return tuple(gpu for gpu in gpus if not gpu.integrated) or gpus
+
+
+def _why_no_driver(capabilities: Capabilities, gpus: Sequence[Gpu]) -> str:
+    toolkit = f"; nvcc {capabilities.nvcc} alone is no GPU and chooses no build" if capabilities.nvcc else ""
+    if gpus:
+        return f"{describe(gpus[0])} has no NVIDIA driver that works{toolkit}"
+    for probe in ("nvidia_smi", "nvidia_driver"):
+        report = next((one for one in capabilities.probes if one.probe == probe), None)
+        if report and report.outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
+            return f"whether there is an NVIDIA driver could not be found out ({report.detail}){toolkit}"
+    return f"no NVIDIA driver was found{toolkit}"
+
+
+def _why_none(capabilities: Capabilities, probe: str, what: str) -> str:
+    report = next((one for one in capabilities.probes if one.probe == probe), None)
+    if report and report.outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
+        return f"whether there is an {what} could not be found out ({report.detail})"
+    return f"no {what} was found"
+
+
+def _without_list(capabilities: Capabilities, driver: str) -> InUse:
+    """A driver, and no GPU listed: none there, or nobody knows which."""
+    value = capabilities.variables.get("CUDA_VISIBLE_DEVICES")
+    if value is not None and value.strip() in {"", "-1"}:
+        return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
+    if capabilities.surroundings == "jetson":
+        return InUse(gpus=(_as_jetson(Gpu(vendor="nvidia", name="the Jetson's GPU")),), driver=driver)
+    if capabilities.outcome_of("nvidia_smi") in {Outcome.FOUND, Outcome.ABSENT}:
+        return InUse(
+            absence=f"NVIDIA driver {driver} is there, but no GPU (a container started without its GPU?)",
+            driver=driver,
+        )
+    return InUse(
+        driver=driver,
+        unknown=True,
+        warnings=(
+            f"Which NVIDIA GPUs are here could not be found out, so only driver {driver} decides; "
+            "whether a build has code for them shows when it is verified.",
+        ),
+    )
+
+
+def _as_jetson(gpu: Gpu) -> Gpu:
+    """The least that a Jetson's GPU can be counted on to run: the ordinary wheels have code for Orin or Thor only."""
+    if gpu.architecture is not None:
+        return gpu
+    return replace(gpu, architecture=_JETSON_CAPABILITY, architecture_source="jetson")
+
+
+def _unreadable(gpus: Sequence[Gpu]) -> str:
+    names = ", ".join(describe(gpu) for gpu in gpus)
+    return (
+        f"The compute capability of {names} could not be found out, so the driver alone decides for it; "
+        "whether the build has code for it shows when it is verified."
+    )
+
+
+def _visible_to_cuda(
+    gpus: tuple[Gpu, ...], variables: Mapping[str, str]
+) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """What CUDA_VISIBLE_DEVICES leaves.
+
+    Its integers follow CUDA's own order, fastest first, unless CUDA_DEVICE_ORDER=PCI_BUS_ID gives it
+    nvidia-smi's; the difference does not matter where all GPUs are alike. UUIDs are not recorded.
+    """
+    value = variables.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
+        return gpus, ()
+    entries = [entry.strip() for entry in value.split(",")]
+    if entries == [""] or entries[0] == "-1":
+        return (), ()
+    alike = len({gpu.architecture for gpu in gpus}) == 1 and gpus[0].architecture is not None
+    ordered = variables.get("CUDA_DEVICE_ORDER", "").strip() == "PCI_BUS_ID"
+    if all(_INDEX.fullmatch(entry) for entry in entries) and (alike or ordered):
+        return _by_position(gpus, value), ()
+    return gpus, (
+        f"CUDA_VISIBLE_DEVICES={value!r} can't be related to the GPUs that were found, so every one of them "
+        "counts (set CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does).",
+    )
+
+
+def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
+    """The GPUs that a list of positions names; it ends at its first entry that names none, as it does for CUDA."""
+    by_index = {gpu.index if gpu.index is not None else place: gpu for place, gpu in enumerate(gpus)}
+    chosen: dict[int, Gpu] = {}
+    for entry in (text.strip() for text in value.split(",")):
+        if not _INDEX.fullmatch(entry):
+            return gpus if entry else tuple(chosen.values())
+        position = int(entry)
+        if position not in by_index:
+            break
+        chosen[position] = by_index[position]
+    return tuple(chosen.values())
