@@ -30,10 +30,15 @@ READ_SECONDS = 30.0
 _MAX_CONNECTIONS = 32
 
 
-def open_client(config: PackagingConfig) -> httpx2.AsyncClient:
+def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> httpx2.AsyncClient:
     """A client that reaches servers as the user's set-up says, to be used as an async context manager.
 
     Redirects are followed; what authenticates to one host is never sent to another.
+
+    Args:
+        config: The user's set-up.
+        torch_index: What stands for https://download.pytorch.org/whl; the name and password in it go with
+            every request to it.
 
     Raises:
         SettingsInvalid: A certificate, a proxy or the netrc file can't be used.
@@ -57,7 +62,7 @@ def open_client(config: PackagingConfig) -> httpx2.AsyncClient:
 
     routes = _routes(config)
     _check_proxies(config)
-    authorize = Authorizer(config)
+    authorize = Authorizer(config, *([torch_index] if torch_index is not None else []))
     return httpx2.AsyncClient(
         auth=authorize,
         headers={"User-Agent": USER_AGENT},

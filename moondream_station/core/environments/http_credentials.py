@@ -25,13 +25,17 @@ class Authorizer:
     same host (an index's files often lie beside it), then the netrc file's. The HTTP library takes them off
     again where a redirect leads to another host.
 
+    Args:
+        config: The user's set-up.
+        further_urls: Further URLs whose credentials count.
+
     Raises:
         SettingsInvalid: The netrc file can't be understood.
     """
 
-    def __init__(self, config: PackagingConfig) -> None:
+    def __init__(self, config: PackagingConfig, *further_urls: str) -> None:
         self._places: list[tuple[str, str, Credentials]] = []
-        for url in (*config.index_urls, *config.find_links):
+        for url in (*further_urls, *config.index_urls, *config.find_links):
             credentials = credentials_in(url)
             if credentials is not None:
                 self._places.append((_origin(url), urlsplit(url).path, credentials))
