@@ -1,0 +1,214 @@
+"""The contract's shapes that no dataclass stands for, as JSON Schema written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+Schema: TypeAlias = dict[str, Any]
+
+TIME: Final[Schema] = {
+    "type": "string",
+    "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+    "description": "UTC, with microseconds.",
+}
+ACTIVATION: Final[Schema] = {"type": "string", "description": "The activation's id; ids sort by time."}
+SEQ: Final[Schema] = {
+    "type": "integer",
+    "minimum": 0,
+    "description": "Grows within a home, also across restarts; gaps are legal.",
+}
+
+_TEXT: Final[Schema] = {"type": "string"}
+_TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
+_YES_OR_NO: Final[Schema] = {"type": "boolean"}
+_TEXTS: Final[Schema] = {"type": "array", "items": _TEXT}
+
+
+def whole(description: str, properties: Mapping[str, Schema], *, optional: tuple[str, ...] = ()) -> Schema:
+    """An object of exactly these properties, all of them required but the optional ones."""
+    return {
+        "description": description,
+        "type": "object",
+        "properties": dict(properties),
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def _list_of(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _map_of(items: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": items}
+
+
+_FUNCTION_STATS: Final = whole(
+    "What an answer took.", {"tokens": _COUNT, "duration": _SECONDS, "tokens_per_sec": _SECONDS}
+)
+
+_FINDING: Final = whole(
+    "What one check of the doctor found.",
+    {
+        "id": _TEXT,
+        "section": _TEXT,
+        "status": {"enum": ["ok", "warning", "error", "skipped"]},
+        "summary": _TEXT,
+        "detail": _TEXT_OR_NULL,
+        "remedy": {
+            "anyOf": [
+                whole("What to do.", {"text": _TEXT, "commands": _TEXTS}),
+                {"type": "null"},
+            ]
+        },
+        "seconds": _SECONDS,
+    },
+)
+
+_DOCTOR: Final = whole(
+    "`doctor --json` and `GET /v1/station/doctor`; `ok` is false if and only if a finding is an error.",
+    {
+        "format": {"const": "moondream-station/doctor/1"},
+        "ok": _YES_OR_NO,
+        "findings": _list_of(_FINDING),
+    },
+) | {
+    "if": {"properties": {"findings": {"contains": {"properties": {"status": {"const": "error"}}}}}},
+    "then": {"properties": {"ok": {"const": False}}},
+    "else": {"properties": {"ok": {"const": True}}},
+}
+
+_MODEL: Final = whole(
+    "One of the manifest's models.",
+    {
+        "id": _TEXT,
+        "name": _TEXT,
+        "description": _TEXT_OR_NULL,
+        "version": _TEXT_OR_NULL,
+        "backend": _TEXT_OR_NULL,
+        "supported": _YES_OR_NO,
+        "reason": _TEXT_OR_NULL,
+        "installed": _YES_OR_NO,
+        "active": _YES_OR_NO,
+    },
+)
+
+_MACHINE: Final = whole(
+    "What every probe asked of a machine and got: `doctor --record` writes it, `--machine` reads it.",
+    {
+        "format": {"const": "moondream-station/machine/1"},
+        "platform": whole(
+            "What Python says of the machine.",
+            {
+                "system": _TEXT,
+                "release": _TEXT,
+                "version": _TEXT,
+                "machine": _TEXT,
+                "mac_ver": _TEXT,
+                "libc": {"type": "array", "prefixItems": [_TEXT, _TEXT], "items": False, "minItems": 2},
+                "python": _TEXT,
+                "in_rosetta": {"type": ["boolean", "null"]},
+            },
+        ),
+        "env": {
+            "type": "object",
+            "properties": dict.fromkeys(
+                (
+                    "CUDA_VISIBLE_DEVICES",
+                    "CUDA_DEVICE_ORDER",
+                    "NVIDIA_VISIBLE_DEVICES",
+                    "HIP_VISIBLE_DEVICES",
+                    "ROCR_VISIBLE_DEVICES",
+                    "HSA_OVERRIDE_GFX_VERSION",
+                    "ZE_AFFINITY_MASK",
+                ),
+                _TEXT,
+            ),
+            "additionalProperties": False,
+        },
+        "commands": _list_of(
+            whole(
+                "A program that was asked, and its answer.",
+                {
+                    "argv": {"type": "array", "items": _TEXT, "minItems": 1},
+                    "returncode": {"type": "integer"},
+                    "stdout": _TEXT,
+                    "stderr": _TEXT,
+                    "seconds": _SECONDS,
+                    "timed_out": _YES_OR_NO,
+                },
+            )
+        ),
+        "files": _map_of(_TEXT),
+        "directories": _map_of(_TEXTS),
+        "unreadable": _map_of(_TEXT),
+    },
+    optional=("unreadable",),
+)
+
+_ACTIVE: Final = whole(
+    "`active.json`: which model is active, and the environment of each.",
+    {
+        "format": {"const": "moondream-station/active/1"},
+        "model": _TEXT_OR_NULL,
+        "models": _map_of(
+            whole(
+                "One model's environments.",
+                {"environment": _TEXT, "previous": _TEXT_OR_NULL, "request_key": _TEXT},
+            )
+        ),
+    },
+)
+
+BY_HAND: Final[Mapping[str, Schema]] = {
+    "active": _ACTIVE,
+    "cancel-answer": whole("The answer of `POST /v1/station/cancel`.", {"activation": ACTIVATION}),
+    "doctor": _DOCTOR,
+    "function-answer": {
+        "description": "The answer of `POST /v1/FUNCTION`: the backend's own, and what it took.",
+        "type": "object",
+        "properties": {"_stats": _FUNCTION_STATS},
+        "required": ["_stats"],
+    },
+    "function-error": whole(
+        "What `POST /v1/FUNCTION` answers when there is no answer.",
+        {"error": _TEXT, "status": {"enum": ["rejected", "timeout", "error"]}, "code": _TEXT},
+    ),
+    "function-stream": {
+        "description": "One message of the stream that `POST /v1/FUNCTION` answers with `stream`.",
+        "oneOf": [
+            whole("A piece of the answer.", {"chunk": _TEXT}),
+            whole("What the answer took, after the last piece.", {"stats": _FUNCTION_STATS}),
+            whole("The last message.", {"completed": {"const": True}}),
+        ],
+    },
+    "health": whole(
+        "The answer of `GET /health`.",
+        {"status": {"const": "ok"}, "server": {"const": "moondream-station"}},
+    ),
+    "machine": _MACHINE,
+    "models": whole("`models --json` and `GET /v1/models`.", {"models": _list_of(_MODEL)}),
+    "stats": whole(
+        "The answer of `GET /v1/stats`.",
+        {
+            "workers": _COUNT,
+            "queue_size": _COUNT,
+            "max_queue_size": _COUNT,
+            "processing": _COUNT,
+            "timeouts": _COUNT,
+            "default_timeout": _SECONDS,
+            "model": _TEXT_OR_NULL,
+            "status": {"enum": ["running", "stopped"]},
+            "requests_processed": _COUNT,
+        },
+    ),
+    "switch-answer": whole(
+        "The answer of `POST /v1/station/switch`.", {"activation": ACTIVATION, "joined": _YES_OR_NO}
+    ),
+    "switch-request": whole(
+        "The body of `POST /v1/station/switch`.", {"model": _TEXT, "strategy": _TEXT}, optional=("strategy",)
+    ),
+}
