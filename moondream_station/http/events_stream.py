@@ -9,12 +9,13 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from moondream_station.core.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.codec import event_to_json
+from moondream_station.core.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.state import StationState, status
 from moondream_station.http.answers import to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.attendance import attend
+from moondream_station.http.refusals import MethodRefused
 
 COMMENT_SECONDS: Final = 15.0
 """How often a stream shows a sign of life, so that neither proxies nor clients take it for dead."""
@@ -60,7 +61,13 @@ class EventStream:
         self._comment_seconds = comment_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; returns when the client has left, or the station stops."""
+        """Answer one request; returns when the client has left, or the station stops.
+
+        Raises:
+            MethodRefused: It is none for following.
+        """
+        if scope["method"] != "GET":
+            raise MethodRefused("Events are followed by GET", headers={"Allow": "GET"})
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         follow = partial(self._follow_alive, last_event_id(Headers(scope=scope)), send)
         await attend(follow, receive=receive, stopping=self._stopping)

@@ -109,13 +109,12 @@ async def serve(
             await stopping.wait()
         finally:
             stopping.set()
-            server.should_exit = True
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
                 await has_ended.wait()
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
 
-    server = _Server(app, on_started=on_started)
+    server = _Server(app, stopping=stopping, on_started=on_started)
     async with anyio.create_task_group() as serving:
         serving.start_soon(end)
         try:
@@ -128,9 +127,9 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, quiet, without signal handlers, telling when it has started."""
+    """uvicorn, quiet, without signal handlers, told when to end and telling when it has started."""
 
-    def __init__(self, app: ASGIApp, *, on_started: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, *, stopping: anyio.Event, on_started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -147,6 +146,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )
+        self._stopping = stopping
         self._on_started = on_started
 
     @contextmanager
@@ -158,6 +158,13 @@ class _Server(uvicorn.Server):
         """Start as uvicorn does, then say so."""
         await super().startup(sockets)
         self._on_started()
+
+    async def main_loop(self) -> None:
+        """Wait for the end, waking once a second for the `Date` header, not ten times to look around."""
+        while not self._stopping.is_set():
+            await self.on_tick(0)
+            with anyio.move_on_after(1):
+                await self._stopping.wait()
 
 
 def _addresses(host: str) -> list[str]:

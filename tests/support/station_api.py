@@ -1,0 +1,180 @@
+"""A station as HTTP sees it, without models: a real bus, and functions that a test hands in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from moondream_station.core.bus import Bus, Subscription
+from moondream_station.core.errors import (
+    NothingToCancel,
+    StationError,
+    UnknownModel,
+    UsageError,
+)
+from moondream_station.core.events import (
+    ActivationCancelled,
+    BackendActivationRequested,
+    CancelReason,
+    Stage,
+)
+from moondream_station.core.state import Active, StationInfo, StationState, WorkerState, status
+from moondream_station.http.api import Answer
+
+Function = Callable[[Mapping[str, Any]], Awaitable[Answer]]
+
+MODELS: Mapping[str, Any] = {
+    "models": [
+        {
+            "id": "selftest",
+            "name": "Self-test",
+            "description": "Looks at pictures with tensors.",
+            "version": "1",
+            "backend": "selftest",
+            "supported": True,
+            "reason": None,
+            "installed": True,
+            "active": True,
+        }
+    ]
+}
+
+
+class FakeStation:
+    """Answers what a test tells it to, and remembers what it was asked.
+
+    Args:
+        buffer: How many events may wait for a subscriber.
+    """
+
+    def __init__(self, *, buffer: int = 1024) -> None:
+        self.bus = Bus(
+            state=StationState(
+                station=StationInfo(instance="i1", pid=1, address="http://127.0.0.1:2020", version="0.2.0"),
+                active=Active(
+                    model="selftest",
+                    backend="selftest",
+                    build="cpu",
+                    torch="2.14.1",
+                    environment="0123abcd-4567",
+                    worker=WorkerState.READY,
+                ),
+            )
+        )
+        self.backend: dict[str, Function] = {}
+        self.calls: list[tuple[str, dict[str, Any], float | None]] = []
+        self.left: list[str] = []
+        self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+        self._buffer = buffer
+
+    @property
+    def state(self) -> StationState:
+        """The bus's."""
+        return self.bus.state
+
+    def status(self) -> Mapping[str, Any]:
+        """The state in its outward shape."""
+        return status(self.state)
+
+    def models(self) -> Mapping[str, Any]:
+        """One model."""
+        return MODELS
+
+    def stats(self) -> Mapping[str, Any]:
+        """How many calls there were, in 0.1's keys."""
+        return {
+            "workers": 1,
+            "queue_size": 0,
+            "max_queue_size": 10,
+            "processing": 0,
+            "timeouts": 0,
+            "default_timeout": 30.0,
+            "model": "selftest",
+            "status": "running",
+            "requests_processed": len(self.calls),
+        }
+
+    def functions(self) -> frozenset[str]:
+        """What the test put into `backend`."""
+        return frozenset(self.backend)
+
+    @asynccontextmanager
+    async def call(
+        self, function: str, arguments: Mapping[str, Any], *, timeout_seconds: float | None
+    ) -> AsyncIterator[Answer]:
+        """Call what the test put into `backend`; `left` tells that the caller has gone on."""
+        self.calls.append((function, dict(arguments), timeout_seconds))
+        try:
+            yield await self.backend[function](arguments)
+        finally:
+            self.left.append(function)
+
+    def request_switch(self, model: str, strategy: str | None) -> tuple[str, bool]:
+        """Begin an activation of `selftest`, or join the one that runs."""
+        if model != "selftest":
+            raise UnknownModel(f"There is no model {model!r}", hint="moondream-station models lists them.")
+        if strategy not in (None, "auto", "cpu"):
+            raise UsageError(f"There is no strategy {strategy!r}")
+        running = self.state.activation
+        if running is not None:
+            return running.id, True
+        self.bus.publish(
+            BackendActivationRequested(
+                model=model, backend="selftest", requirements=("torch",), strategy=strategy or "auto"
+            ),
+            activation="20261123T100000Z-ab12cd",
+        )
+        return "20261123T100000Z-ab12cd", False
+
+    def request_cancel(self) -> str:
+        """End the activation that runs."""
+        running = self.state.activation
+        if running is None:
+            raise NothingToCancel("No activation runs")
+        self.bus.publish(
+            ActivationCancelled(model=running.model, stage=Stage.PREPARE, reason=CancelReason.USER),
+            activation=running.id,
+        )
+        return running.id
+
+    def subscribe(self, *, after: int | None = None) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to the bus."""
+        return self.bus.subscribe(after=after, buffer=self._buffer)
+
+    async def doctor(self) -> Mapping[str, Any]:
+        """What `examine` says, else that all is well."""
+        if self.examine is not None:
+            return await self.examine()
+        return {"format": "moondream-station/doctor/1", "ok": True, "findings": []}
+
+
+def gives(answer: Answer) -> Function:
+    """A function with always the same answer."""
+
+    async def function(_arguments: Mapping[str, Any]) -> Answer:
+        return answer
+
+    return function
+
+
+def echoes(arguments: Mapping[str, Any]) -> Awaitable[Answer]:
+    """A function that answers with its arguments."""
+    return gives({"arguments": dict(arguments)})(arguments)
+
+
+def raises(error: StationError) -> Function:
+    """A function that fails."""
+
+    async def function(_arguments: Mapping[str, Any]) -> Answer:
+        raise error
+
+    return function
+
+
+async def chunks(*parts: Any, then: StationError | None = None) -> AsyncIterator[Any]:
+    """A streamed answer, whole or broken off."""
+    for part in parts:
+        yield part
+    if then is not None:
+        raise then
