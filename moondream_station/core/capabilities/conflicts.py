@@ -11,7 +11,7 @@ The rules, each with its test:
 4. Where nvidia-smi works and lists nothing, or is not installed while the kernel shows the driver (as in a
    container that was started without its GPU), there is no GPU to compute on, whatever the bus shows.
 5. A card on the bus without any driver is a GPU without a driver: CUDA builds are refused for that reason.
-6. A lost GPU is none; those beside it count.
+6. A lost or unreachable GPU is none; those beside it count.
 7. An x86-64 Python on Apple silicon is translated by Rosetta, whichever probe tells of the one or the other.
 8. Of two macOS versions the higher one is true: 10.16 is what old programs are told.
 """

@@ -16,8 +16,10 @@ from moondream_station.core.capabilities.snapshot import Gpu, Outcome
 _NVIDIA: Final = 0x10DE
 _UNKNOWN: Final = Gpu(vendor="nvidia")
 
-_NO_DEVICE: Final = frozenset({Trouble.NO_DEVICES, Trouble.LOST})
-"""With these, nvidia-smi reached the driver, and there is nothing to compute on."""
+_NOTHING_USABLE: Final = frozenset(
+    {Trouble.NO_DEVICES, Trouble.LOST, Trouble.UNREACHABLE, Trouble.NO_LIBRARY, Trouble.NOT_LOADED}
+)
+"""With these, there is no GPU to compute on before somebody repairs something; the others hide one."""
 
 _REMEDIES: Final = {
     Trouble.MISMATCH: "The NVIDIA driver and its library are out of step: restart the computer.",
@@ -64,11 +66,16 @@ class _Evidence:
         return self.smi is not None and self.smi.is_installed
 
     @property
-    def is_without_answer(self) -> bool:
+    def adapters(self) -> tuple[Gpu, ...]:
+        """NVIDIA's cards as Windows lists them."""
+        listed = self.windows.gpus if self.windows is not None else ()
+        cards = (gpu for gpu in listed if gpu.vendor == "nvidia")
+        return tuple(replace(gpu, index=n) for n, gpu in enumerate(cards))
+
+    @property
+    def is_unanswered(self) -> bool:
         """Whether nvidia-smi hangs or can't reach the driver, so that others have to answer."""
-        if self.smi is None or self.smi.gpus:
-            return False
-        return self.smi.outcome in {Outcome.TIMED_OUT, Outcome.FAILED} and not _NO_DEVICE & set(self.troubles)
+        return self.smi is not None and self.smi.outcome in {Outcome.TIMED_OUT, Outcome.FAILED}
 
 
 def weigh_nvidia(
@@ -111,17 +118,15 @@ def _with_driver(evidence: _Evidence) -> Nvidia:
 def _gpus(evidence: _Evidence, found: Nvidia) -> tuple[Gpu, ...]:
     if evidence.smi is not None and evidence.smi.gpus:
         return evidence.smi.gpus
-    adapters = evidence.windows.gpus if evidence.windows is not None else ()
-    listed = tuple(gpu for gpu in adapters if gpu.vendor == "nvidia")
-    if listed and not _NO_DEVICE & set(evidence.troubles):
-        return tuple(replace(gpu, index=n) for n, gpu in enumerate(listed))
     if evidence.surroundings == "jetson":
         return (replace(_UNKNOWN, index=0, name="NVIDIA Jetson"),)
-    if evidence.is_without_answer and found.driver is not None:
-        return _on_bus(evidence) if _is_bus_known(evidence) else (replace(_UNKNOWN, index=0),)
     if found.driver is None:
-        return _on_bus(evidence)
-    return ()
+        return evidence.adapters or _on_bus(evidence)
+    if _NOTHING_USABLE & set(evidence.troubles):
+        return ()
+    if evidence.is_unanswered and not evidence.adapters:
+        return _on_bus(evidence) if _is_bus_known(evidence) else (replace(_UNKNOWN, index=0),)
+    return evidence.adapters
 
 
 def _is_bus_known(evidence: _Evidence) -> bool:

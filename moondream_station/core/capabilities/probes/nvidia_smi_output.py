@@ -55,6 +55,18 @@ _TROUBLES: Final = (
     ("no devices were found", Trouble.NO_DEVICES),
     ("no devices found", Trouble.NO_DEVICES),
 )
+_IMPLIED: Final = {
+    Trouble.NVML: {
+        Trouble.MISMATCH,
+        Trouble.NOT_LOADED,
+        Trouble.NO_LIBRARY,
+        Trouble.NO_PERMISSION,
+        Trouble.BLOCKED,
+    },
+    Trouble.UNREACHABLE: {Trouble.LOST},
+}
+"""What goes without saying once something more specific is known."""
+
 _TROUBLE_BY_STATUS: Final = {
     4: Trouble.NO_PERMISSION,
     9: Trouble.NOT_LOADED,
@@ -142,6 +154,9 @@ def troubles_of(text: str, returncode: int) -> tuple[Trouble, ...]:
     found = {trouble for phrase, trouble in _TROUBLES if phrase in lower}
     if not found and returncode in _TROUBLE_BY_STATUS:
         found.add(_TROUBLE_BY_STATUS[returncode])
+    for general, specific in _IMPLIED.items():
+        if found & specific:
+            found.discard(general)
     return tuple(trouble for trouble in Trouble if trouble in found)
 
 
