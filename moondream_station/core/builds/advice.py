@@ -107,7 +107,10 @@ def _older_torch(kind: Kind, question: Question) -> str | None:
     best = _best(kind, question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION))
     if best is None:
         return None
-    return f"{best.build.name} with torch {best.best.torch} would run on it, which {question.wanted.phrase} does not allow."
+    return (
+        f"{best.build.name} with torch {best.best.torch} would run on it, which {question.wanted.phrase} "
+        "does not allow."
+    )
 
 
 def _other_python(kind: Kind, question: Question) -> str | None:
@@ -126,7 +129,10 @@ def _newer_driver_and_older_torch(kind: Kind, question: Question) -> str | None:
     if needed is None:
         return None
     driver, build, torch = needed
-    return f"driver {driver} or newer and a requirement that allows torch {torch} would make {build.name} possible."
+    return (
+        f"driver {driver} or newer and a requirement that allows torch {torch} would make {build.name} "
+        "possible."
+    )
 
 
 def _with_any_driver(question: Question) -> Question:

@@ -25,8 +25,8 @@ def builds_worth_asking(
 ) -> tuple[Build, ...]:
     """The builds that could be chosen here, the likeliest first; `Build.folder` says where each one lies.
 
-    A build that the machine can't run whatever wheels there are is left out; so is one that the requirement or the
-    Python excludes, if PyTorch no longer makes it: no newer wheel of it will appear.
+    A build that the machine can't run whatever wheels there are is left out; so is one that the requirement
+    or the Python excludes, if PyTorch no longer makes it: no newer wheel of it will appear.
 
     Args:
         capabilities: The machine.
@@ -47,7 +47,8 @@ def builds_worth_asking(
 
 def _is_worth_asking(build: Build, question: Question) -> bool:
     if build.name not in question.catalog.builds:
-        # A tag that is newer than the catalog: driver and GPUs can be held against it, the rest is in its wheels.
+        # A tag that is newer than the catalog: driver and GPUs can be held against it, the rest is in its
+        # wheels.
         return question.target.platform is not None and question.hardware.why_not_build(build) is None
     refusal = judge(build, question).refusal
     if refusal is None or refusal.obstacle in {Obstacle.ABSENT, Obstacle.UNVERIFIED}:

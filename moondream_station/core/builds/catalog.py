@@ -159,7 +159,7 @@ class Catalog:
         return tuple(sorted({row.platform for row in self.rows if row.build == build}))
 
     def is_current(self, build: str) -> bool:
-        """Whether the newest release is made for a build, as far as is known; older ones get no more wheels."""
+        """Whether the newest release is made for a build; the others get no more wheels."""
         return any(row.build == build for row in self.rows if Version(row.torch) == self.newest_torch)
 
     def pypi_build(self, torch: str, platform: str) -> str | None:
@@ -192,7 +192,7 @@ class Catalog:
         return max(same_major).name if same_major else None
 
     def gfx(self, build: Build) -> GfxList | None:
-        """The AMD GPUs that a ROCm build has code for; those of the nearest older ROCm of its major otherwise."""
+        """The AMD GPUs that a ROCm build has code for; else those of the nearest older one of its major."""
         if (names := self._gfx.get(build.name)) is not None:
             return GfxList(names, verified=True)
         older = [
@@ -216,11 +216,11 @@ class Catalog:
         return self._source_builds.get(build)
 
     def intel_family(self, device_id: str) -> IntelFamily | None:
-        """The family of an Intel GPU by its PCI device id ("0x56a0"), None where torch.xpu doesn't support it."""
+        """The family of an Intel GPU by its PCI id ("0x56a0"), None where torch.xpu doesn't support it."""
         return self._intel.get(device_id.lower())
 
     def companions(self, name: str, torch: str) -> tuple[str, ...] | None:
-        """Releases of torchvision or torchaudio that fit a torch, best first; None where that is not known."""
+        """Releases of torchvision or torchaudio that fit a torch, best first; None where nobody knows."""
         release = self._releases.get(torch)
         return tuple(release[name]) if release is not None else None
 

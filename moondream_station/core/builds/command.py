@@ -16,8 +16,8 @@ _UNPINNED_COMPANION = "torchaudio"  # 2.11.0 names no torch, so pip would pair i
 def install_command(offer: Offer, requirements: Requirements, question: Question) -> tuple[str, ...]:
     """The command as an argument list.
 
-    The requirements as they were written, from the chosen index. Where pip by itself would take another torch than
-    the chosen one, the chosen version is pinned; a wheel from find-links always is.
+    The requirements as they were written, from the chosen index. Where pip by itself would take another
+    torch than the chosen one, the chosen version is pinned; a wheel from find-links always is.
     """
     texts = requirements.canonical or ("torch",)
     if offer.source == "find-links":

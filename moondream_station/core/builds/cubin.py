@@ -1,7 +1,8 @@
 """Which compiled CUDA code runs on which GPU.
 
-Source: DEVICE_REQUIREMENT in torch/cuda/__init__.py of torch 2.13 and newer. PTX, which a driver could compile for
-newer GPUs, is not counted: minor-version compatibility excludes it for drivers older than the build's CUDA.
+Source: DEVICE_REQUIREMENT in torch/cuda/__init__.py of torch 2.13 and newer. PTX, which a driver could
+compile for newer GPUs, is not counted: minor-version compatibility excludes it for drivers older than the
+build's CUDA.
 """
 
 from __future__ import annotations

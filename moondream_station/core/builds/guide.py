@@ -17,7 +17,7 @@ _TABLE: tuple[tuple[tuple[int, int], str], ...] = (
 
 
 def cuda_of_driver(capabilities: Capabilities, catalog: Catalog) -> str | None:
-    """The highest CUDA that the driver supports ("12.2"): from its header, else from its branch, else None."""
+    """The highest CUDA that the driver supports ("12.2"): from its header, else by its branch."""
     if capabilities.nvidia_cuda is not None:
         return capabilities.nvidia_cuda
     match = re.match(r"[0-9]+", capabilities.nvidia_driver or "")
@@ -27,8 +27,8 @@ def cuda_of_driver(capabilities: Capabilities, catalog: Catalog) -> str | None:
 def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
     """The build that the guide recommends.
 
-    `mps` on Apple silicon under an arm64 Python, the table's build for an NVIDIA GPU whose driver supports CUDA 11.8
-    or later, `cpu` for everything else.
+    `mps` on Apple silicon under an arm64 Python, the table's build for an NVIDIA GPU whose driver supports
+    CUDA 11.8 or later, `cpu` for everything else.
     """
     if capabilities.system == "Darwin" and capabilities.machine == "arm64" and not capabilities.in_rosetta:
         return "mps"
@@ -42,8 +42,8 @@ def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
 def guide_order(wanted: str, possible: tuple[Build, ...]) -> tuple[Build, ...]:
     """The possible builds in the guide's order.
 
-    The recommended one first; then those of the next higher CUDA of the same major, then of the next lower, then the
-    others in the order they are given.
+    The recommended one first; then those of the next higher CUDA of the same major, then of the next lower,
+    then the others in the order they are given.
     """
     build = parse_build(wanted)
     if build is None or build.kind is not Kind.CUDA:

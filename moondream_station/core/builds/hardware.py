@@ -87,7 +87,7 @@ class Hardware:
         return gpus if positions is None else tuple(gpus[place] for place in sorted(positions))
 
     def needed_driver(self, build: Build, gpus: Iterable[Gpu]) -> str | None:
-        """The lowest driver that carries a CUDA build on these GPUs; None for other builds and unknown CUDAs."""
+        """The lowest driver that carries a CUDA build on these GPUs; None where there is no bound."""
         bound = self.catalog.driver_bound(build)
         if bound is None:
             return None
@@ -108,7 +108,7 @@ class Hardware:
         return wanted <= self.served(build, torch)
 
     def has_code(self, build: Build, torch: Version, gpu: Gpu) -> bool:
-        """Whether a build has code for a GPU; an unknown capability counts as served, an unknown gfx does not."""
+        """Whether a build has code for a GPU; an unknown capability counts as had, an unknown gfx doesn't."""
         match build.kind:
             case Kind.CUDA:
                 device = parse_capability(gpu.architecture) if gpu.architecture else None
@@ -138,17 +138,18 @@ class Hardware:
             return f"{build.name} can't be used: {in_use.absence}."
         if build.kind is Kind.ROCM and self.catalog.gfx(build) is None:
             return f"{build.name}: which AMD GPUs it has code for is not known."
-        if build.kind is not Kind.CUDA:
-            return None
+        return self._why_not_driver(build, in_use.driver) if build.kind is Kind.CUDA else None
+
+    def _why_not_driver(self, build: Build, driver: str | None) -> str | None:
         needed = self.needed_driver(build, ())
         if needed is None:
-            return f"{build.name} carries CUDA {build.toolkit}, whose driver is not known here."
-        if in_use.driver is not None and not meets(in_use.driver, needed):
-            return f"{build.name} needs driver {needed} or newer, this machine has {in_use.driver}."
+            return f"{build.name} carries CUDA {build.toolkit}; which driver that needs is not known here."
+        if driver is not None and not meets(driver, needed):
+            return f"{build.name} needs driver {needed} or newer, this machine has {driver}."
         return None
 
     def doubt(self, build: Build, torch: Version) -> str | None:
-        """What about a build's bounds here is concluded and not known, as a sentence; None where nothing is."""
+        """What about a build's bounds is concluded and not known, as a sentence; None where nothing is."""
         if build.kind is Kind.CUDA:
             known = self.catalog.architectures(build, torch, self.target.platform or "")
             sure = known is not None and known.verified
@@ -160,8 +161,8 @@ class Hardware:
         if sure:
             return None
         return (
-            f"What {build.name} has code for in torch {torch} is not verified, only concluded from its neighbours; "
-            "whether it works shows when it is verified."
+            f"What {build.name} has code for in torch {torch} is not verified, only concluded from its "
+            "neighbours; whether it works shows when it is verified."
         )
 
     def why_not_torch(self, build: Build, torch: Version) -> str:

@@ -29,8 +29,8 @@ class Build:
     """A PyTorch build.
 
     Args:
-        version: The CUDA or ROCm that it carries ((12, 6), (7, 2)), empty for the others. Sorts first, so that
-            of two builds of one kind the newer one is the greater.
+        version: The CUDA or ROCm that it carries ((12, 6), (7, 2)), empty for the others. Sorts first, so
+            that of two builds of one kind the newer one is the greater.
         kind: What it computes on.
         name: Its tag ("cu126").
     """

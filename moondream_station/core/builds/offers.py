@@ -31,7 +31,8 @@ class Offer:
         local: The local part ("cu126"), None where the version has none.
         source: Where it comes from.
         index_url: The index that has it, None unless `source` is "index".
-        find_links: The folder or page that has it, as the user named it; None unless `source` is "find-links".
+        find_links: The folder or page that has it, as the user named it; None unless `source` is
+            "find-links".
         filename: The wheel's file name; None for an offer that only the catalog knows of.
         url: Where the file is (http, https or file), None as above.
         requires_python: The Pythons that it accepts ("~=3.11" style), None where it doesn't say.
@@ -99,8 +100,8 @@ def offer_from_wheel(
 ) -> Offer | None:
     """The offer that a file is, None for a file that is no wheel of torch or belongs to no known build.
 
-    A wheel belongs to the build that its local version names; without one, to the build that the catalog gives
-    PyPI's own wheel for that version and platform. The other arguments are the offer's fields.
+    A wheel belongs to the build that its local version names; without one, to the build that the catalog
+    gives PyPI's own wheel for that version and platform. The other arguments are the offer's fields.
     """
     name = unquote(filename)
     try:

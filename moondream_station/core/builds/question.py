@@ -46,7 +46,8 @@ class Wanted:
 
     Args:
         torch: The versions of torch that are allowed; all of them where torch is not named directly.
-        text: The requirement on torch's version as it was written ("torch>=2.7.0"), empty where there is none.
+        text: The requirement on torch's version as it was written ("torch>=2.7.0"), empty where there is
+            none.
         companions: The versions allowed of each companion that is asked for.
     """
 
@@ -91,7 +92,8 @@ class Question:
         hardware: Its GPUs and driver.
         wanted: What is asked for.
         offers: What can be had for this platform, by build.
-        known: What the catalog knows of for this platform, by build: it gives reasons where nothing can be had.
+        known: What the catalog knows of for this platform, by build: it gives reasons where nothing can be
+            had.
         ignoring: Obstacles that do not count.
     """
 

@@ -1,8 +1,8 @@
 """Reads requirement lines: names, extras, versions, markers and hashes, nothing else.
 
 A backend's requirements.txt comes from outside. Options, paths, URLs and further files in it could make an
-installer run foreign code or ask foreign servers, so they are refused; options that point at PyTorch's index are
-only superfluous here, because the station chooses the build, and are left out with a warning.
+installer run foreign code or ask foreign servers, so they are refused; options that point at PyTorch's index
+are only superfluous here, because the station chooses the build, and are left out with a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FAMILY: frozenset[str] = frozenset({
     "torchrec", "torchserve", "torchtext", "torchtune", "torchvision", "triton", "triton-rocm", "triton-xpu",
     "xformers",
 })  # fmt: skip
-"""Packages that come from PyTorch's index, and from nowhere else (uv's list, crates/uv-torch/src/backend.rs)."""
+"""Packages that come from PyTorch's index alone (uv's list, crates/uv-torch/src/backend.rs)."""
 
 MAX_LINES = 5_000
 MAX_LINE_CHARACTERS = 16_384
@@ -112,7 +112,8 @@ def parse_requirements(lines: Iterable[str], *, origin: str) -> Requirements:
 
     Raises:
         RequirementsUnsafe: A line asks for something other than names, extras, versions, markers and sha256
-            hashes, or there is too much; the message names file, line number and the line without credentials.
+            hashes, or there is too much; the message names file, line number and the line without
+            credentials.
     """
     collected: dict[str, tuple[Requirement, tuple[str, ...]]] = {}
     warnings: list[str] = []
@@ -154,7 +155,7 @@ def parse_requirement_args(args: Iterable[str]) -> Requirements:
 
 
 def _logical_lines(lines: Iterable[str], origin: str) -> Iterator[tuple[int, str]]:
-    """Joins continued lines and takes comments out, as pip does; yields the number of the first line of each."""
+    """Joins continued lines and takes comments out, as pip does; yields each one's first number too."""
     pending: list[str] = []
     started = size = 0
     for number, raw in enumerate(lines, start=1):
@@ -207,7 +208,7 @@ def _parse_requirement(text: str) -> tuple[Requirement, str]:
 def _specifier(item: Requirement, text: str) -> str:
     clauses = {str(clause) for clause in item.specifier}
     written = re.split(
-        r"\s*,\s*", re.sub(r"^[^\[(<>=!~;]*(\[[^\]]*\])?", "", text.split(";")[0]).strip(" ()")
+        r"\s*,\s*", re.sub(r"^[^\[(<>=!~;]*(\[[^\]]*\])?", "", text.split(";", maxsplit=1)[0]).strip(" ()")
     )
     in_order = [re.sub(r"\s+", "", clause) for clause in written if clause]
     return ",".join(in_order) if set(in_order) == clauses else str(item.specifier)

@@ -36,8 +36,8 @@ class Ranked:
         build: The build's tag.
         torch: The version to take, without its local part.
         offer: The wheel.
-        versions: Every torch of this build and source that is possible here, newest first; a resolver that can't
-            use the first may go on in this list, and nowhere else.
+        versions: Every torch of this build and source that is possible here, newest first; a resolver that
+            can't use the first may go on in this list, and nowhere else.
     """
 
     build: str
@@ -52,8 +52,8 @@ class SelectionResult:
 
     Args:
         selection: The answer.
-        order: Every possible build, best first, the chosen one included; the chosen one alone where the strategy
-            names a build.
+        order: Every possible build, best first, the chosen one included; the chosen one alone where the
+            strategy names a build.
     """
 
     selection: Selection
@@ -170,7 +170,7 @@ def _guided(
 def _forced(
     strategy: str, judgements: tuple[Judgement, ...], possible: tuple[Judgement, ...], question: Question
 ) -> tuple[tuple[Judgement, ...], str, tuple[str, ...]]:
-    """The build that the strategy names, whatever driver and GPU say; never against platform, Python or wishes."""
+    """The build that the strategy names, whatever driver and GPU say."""
     named = next(one for one in judgements if one.build.name == strategy)
     better = possible[0] if possible else None
     if named.offers:
@@ -209,8 +209,8 @@ def _caveats(chosen: Judgement | None, question: Question) -> tuple[str, ...]:
         found.append(doubt)
     elif not chosen.best.verified:
         found.append(
-            f"torch {chosen.best.torch} on {chosen.build.name} is not in the catalog, or nobody has verified it; "
-            "whether it works shows when it is verified."
+            f"torch {chosen.best.torch} on {chosen.build.name} is not in the catalog, or nobody has verified "
+            "it; whether it works shows when it is verified."
         )
     return tuple(found)
 
@@ -223,12 +223,12 @@ def _left_out(chosen: Judgement, question: Question) -> list[str]:
         return []
     gpus = hardware.of_kind(chosen.build.kind).gpus
     names = " and ".join(
-        f"{describe(gpu)} ({gpu.architecture})" for place, gpu in enumerate(gpus) if place not in served
+        f"{describe(gpu)} ({gpu.architecture or 'unknown'})"
+        for place, gpu in enumerate(gpus)
+        if place not in served
     )
-    return [
-        f"{names} is left out: no build that can be used here serves all GPUs together. Hide it with "
-        f"{'HIP' if chosen.build.kind is Kind.ROCM else 'CUDA'}_VISIBLE_DEVICES."
-    ]
+    variable = "HIP_VISIBLE_DEVICES" if chosen.build.kind is Kind.ROCM else "CUDA_VISIBLE_DEVICES"
+    return [f"{names} is left out: no build that is possible here serves all GPUs. Hide it with {variable}."]
 
 
 def _candidates(

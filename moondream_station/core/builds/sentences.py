@@ -73,17 +73,20 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
     target, wanted = question.target, question.wanted
     if target.rosetta:
         return (
-            "This Python is an x86-64 one that Rosetta translates on Apple silicon, for which there is no usable "
-            "PyTorch wheel: install an arm64 Python and run the station with it."
+            "This Python is an x86-64 one that Rosetta translates on Apple silicon, for which there is no "
+            "usable PyTorch wheel: install an arm64 Python and run the station with it."
         )
     if target.platform is None:
         return (
-            f"PyTorch has no wheels for {target.place}; it has them for Linux on x86-64 and ARM64, Windows on "
-            f"x86-64, and macOS."
+            f"PyTorch has no wheels for {target.place}; it has them for Linux on x86-64 and ARM64, Windows "
+            "on x86-64, and macOS."
         )
     if target.system == "Linux" and target.glibc is None:
         libc = " ".join(question.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
-        return f"PyTorch's wheels need glibc, and this system has {libc}: use a distribution with glibc 2.28 or newer."
+        return (
+            f"PyTorch's wheels need glibc, and this system has {libc}: use a distribution with glibc 2.28 "
+            "or newer."
+        )
     obstacles = {judgement.refusal.obstacle for judgement in judgements if judgement.refusal}
     if Obstacle.PYTHON in obstacles and (pythons := _pythons_that_would(question)):
         asked = f" of {wanted.text}" if wanted.text else ""
@@ -94,7 +97,10 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
     for judgement in judgements:
         if judgement.build.kind in {Kind.CPU, Kind.MPS} and judgement.refusal and _tells(judgement):
             return f"Nothing satisfies {wanted.phrase} on this machine. {judgement.refusal.reason}"
-    return f"Nothing satisfies {wanted.phrase} on this machine: allow other versions, or see what is said of each build."
+    return (
+        f"Nothing satisfies {wanted.phrase} on this machine: allow other versions, or see what is said "
+        "of each build."
+    )
 
 
 def _tells(judgement: Judgement) -> bool:

@@ -1,7 +1,7 @@
 """Where an environment will run: platform, Python, and with them the wheels and markers that fit.
 
-The list of tags is what `packaging.tags.sys_tags` gives on that machine; it is computed here because the machine may
-be another one than this (a recorded machine, another Python).
+The list of tags is what `packaging.tags.sys_tags` gives on that machine; it is computed here because the
+machine may be another one than this (a recorded machine, another Python).
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def target_of(capabilities: Capabilities, python: str) -> Target:
 
 
 @lru_cache(maxsize=64)  # its list of tags is long, and the same machine is asked about again and again
-def _target(  # noqa: PLR0913  a cache needs its key flat
+def _target(
     system: str,
     release: str,
     machine: str,

@@ -1,7 +1,8 @@
 """One build's verdict: which of its wheels are possible here, or the first reason why none is.
 
-The checks stand in the order in which a person wants to hear about them; each takes the offers that the ones before
-it left and answers with those that pass, or with a refusal. A check whose obstacle is ignored passes everything.
+The checks stand in the order in which a person wants to hear about them; each takes the offers that the ones
+before it left and answers with those that pass, or with a refusal. A check whose obstacle is ignored passes
+everything.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question)
     target = question.target
     if target.rosetta:
         return (
-            f"{build.name} can't be used: this Python is an x86-64 one, translated by Rosetta on Apple silicon, "
-            "for which there is no usable wheel."
+            f"{build.name} can't be used: this Python is an x86-64 one, translated by Rosetta on Apple "
+            "silicon, for which there is no usable wheel."
         )
     if offers:
         return offers
@@ -89,7 +90,7 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question)
         return "cpu: on Apple silicon the ordinary wheel is mps, and computes on the processor too."
     platforms = question.catalog.platforms_of(build.name)
     if not platforms:
-        return f"{build.name} is not known here, and no source that was asked has a wheel of it for {target.place}."
+        return f"{build.name} is not known here, and no source has a wheel of it for {target.place}."
     places = " and ".join(map(platform_name, platforms))
     return f"{build.name} has wheels for {places} only, this is {target.place}."
 
@@ -228,8 +229,8 @@ def _check_companions(build: Build, offers: tuple[Offer, ...], question: Questio
 def _has_companion(name: str, build: Build, offer: Offer, question: Question) -> bool:
     """Whether a companion that fits a torch exists on its build.
 
-    torchvision says itself which torch it needs, so one that is not known here is left to the resolver. torchaudio
-    2.11.0, the last one, does not; a torch newer than the catalog has none.
+    torchvision says itself which torch it needs, so one that is not known here is left to the resolver.
+    torchaudio 2.11.0, the last one, does not; a torch newer than the catalog has none.
     """
     catalog = question.catalog
     row = catalog.row(build.name, offer.torch, question.target.platform or "")

@@ -1,7 +1,7 @@
 """Which GPUs count: visibility variables, integrated GPUs beside discrete ones, lists that are not known.
 
-The snapshot holds every GPU that is there; what of it a backend will see is decided here, so that a snapshot stays
-true when a variable changes.
+The snapshot holds every GPU that is there; what of it a backend will see is decided here, so that a snapshot
+stays true when a variable changes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.cubin import parse_capability
 from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -57,7 +58,7 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
     if not visible:
         value = capabilities.variables["CUDA_VISIBLE_DEVICES"]
         return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
-    if unreadable := [gpu for gpu in visible if gpu.architecture is None]:
+    if unreadable := [gpu for gpu in visible if not parse_capability(gpu.architecture or "")]:
         if capabilities.surroundings == "jetson":
             visible = tuple(_as_jetson(gpu) for gpu in visible)
         else:
@@ -66,7 +67,7 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
 
 
 def amd_in_use(capabilities: Capabilities) -> InUse:
-    """The AMD GPUs in use: visible ones, discrete before integrated, with `HSA_OVERRIDE_GFX_VERSION` applied."""
+    """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION tells."""
     gpus = capabilities.gpus_of("amd")
     if not gpus:
         return InUse(absence=_why_none(capabilities, "amd", "AMD GPU"))
@@ -137,24 +138,22 @@ def _without_list(capabilities: Capabilities, driver: str) -> InUse:
         return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
     if capabilities.surroundings == "jetson":
         return InUse(gpus=(_as_jetson(Gpu(vendor="nvidia", name="the Jetson's GPU")),), driver=driver)
-    if capabilities.outcome_of("nvidia_smi") in {Outcome.FOUND, Outcome.ABSENT}:
+    if capabilities.outcome_of("nvidia_smi") is not None:
+        # Where one may be there, detection lists a GPU of unknown capability: none listed is none there.
         return InUse(
             absence=f"NVIDIA driver {driver} is there, but no GPU (a container started without its GPU?)",
             driver=driver,
         )
-    return InUse(
-        driver=driver,
-        unknown=True,
-        warnings=(
-            f"Which NVIDIA GPUs are here could not be found out, so only driver {driver} decides; "
-            "whether a build has code for them shows when it is verified.",
-        ),
+    warning = (
+        f"Which NVIDIA GPUs are here could not be found out, so driver {driver} alone decides; whether a "
+        "build has code for them shows when it is verified."
     )
+    return InUse(driver=driver, unknown=True, warnings=(warning,))
 
 
 def _as_jetson(gpu: Gpu) -> Gpu:
-    """The least that a Jetson's GPU can be counted on to run: the ordinary wheels have code for Orin or Thor only."""
-    if gpu.architecture is not None:
+    """A Jetson's GPU as an Orin: what has code for that one has it for Thor, and for no other Jetson."""
+    if parse_capability(gpu.architecture or ""):
         return gpu
     return replace(gpu, architecture=_JETSON_CAPABILITY, architecture_source="jetson")
 
@@ -185,14 +184,15 @@ def _visible_to_cuda(
     ordered = variables.get("CUDA_DEVICE_ORDER", "").strip() == "PCI_BUS_ID"
     if all(_INDEX.fullmatch(entry) for entry in entries) and (alike or ordered):
         return _by_position(gpus, value), ()
-    return gpus, (
+    warning = (
         f"CUDA_VISIBLE_DEVICES={value!r} can't be related to the GPUs that were found, so every one of them "
-        "counts (set CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does).",
+        "counts (set CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
     )
+    return gpus, (warning,)
 
 
 def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
-    """The GPUs that a list of positions names; it ends at its first entry that names none, as it does for CUDA."""
+    """The GPUs that a list of positions names; as for CUDA, it ends at the first that names none."""
     by_index = {gpu.index if gpu.index is not None else place: gpu for place, gpu in enumerate(gpus)}
     chosen: dict[int, Gpu] = {}
     for entry in (text.strip() for text in value.split(",")):
