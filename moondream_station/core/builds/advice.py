@@ -6,14 +6,13 @@ from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import Build, Kind
+from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
-from moondream_station.core.builds.verdicts import Judgement, in_words, judge, pythons_of
+from moondream_station.core.builds.verdicts import Judgement, judge
 from moondream_station.core.builds.visibility import describe
 
 _ANY_DRIVER = "99999.0"
-_JETSON = (
-    "NVIDIA's own wheels for Jetson (pypi.jetson-ai-lab.io) may serve it; the station does not install them."
-)
+_JETSON = "NVIDIA makes wheels of its own for Jetson, which the station does not install."
 
 
 def idle_gpu_warnings(chosen: Judgement | None, question: Question) -> tuple[str, ...]:

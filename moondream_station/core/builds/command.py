@@ -5,9 +5,10 @@ from __future__ import annotations
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.pythons import fits_python
 from moondream_station.core.builds.question import Question
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.builds.verdicts import fits_python, fits_system
+from moondream_station.core.builds.verdicts import fits_system
 
 _PIP = ("python", "-m", "pip", "install")
 _UNPINNED_COMPANION = "torchaudio"  # 2.11.0 names no torch, so pip would pair it with any

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from moondream_station.core.builds.naming import Kind
 from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
-from moondream_station.core.builds.verdicts import Judgement, in_words, judge, pythons_of
+from moondream_station.core.builds.verdicts import Judgement, judge
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.snapshot import Gpu
 
