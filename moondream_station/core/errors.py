@@ -146,9 +146,22 @@ class PythonUnsuitable(StationError):
 
 
 class VerificationFailed(StationError):
-    """Torch itself does not report what was planned."""
+    """Torch itself does not report what was planned.
+
+    Args:
+        message: As for every error.
+        hint: As for every error.
+        log: As for every error.
+        is_curable: Whether another build could do better; not where the driver or the device itself is at fault.
+    """
 
     code = "verification-failed"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, log: str | None = None, is_curable: bool = True
+    ) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.is_curable = is_curable
 
 
 class WorkerFailed(StationError):

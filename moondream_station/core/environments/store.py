@@ -21,6 +21,7 @@ from moondream_station.core.environments.pylock import read_stored_pylock
 from moondream_station.core.environments.records import check_records
 from moondream_station.core.environments.report import VerificationReport
 from moondream_station.core.errors import EnvironmentBroken, ResolutionConflict
+from moondream_station.core.events import Degraded
 from moondream_station.core.home import Home
 from moondream_station.core.storage import read_json, remove_tree, sync_tree, write_atomically
 
@@ -41,6 +42,8 @@ class CommitRecord:
         build: The PyTorch build, None for a backend without torch.
         torch: The version of torch with its local part, None likewise.
         source: Where torch came from, None likewise.
+        index_url: The index that has it, None unless `source` is "index".
+        degraded: What the machine should have had instead, None where it is that.
         python: The base interpreter's path.
         python_version: Its version ("3.11.7").
         packages: Version by normalized name.
@@ -58,6 +61,8 @@ class CommitRecord:
     build: str | None
     torch: str | None
     source: Source | None
+    index_url: str | None
+    degraded: Degraded | None
     python: str
     python_version: str
     packages: Mapping[str, str]

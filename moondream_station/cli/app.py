@@ -1,0 +1,210 @@
+"""The commands and their options. What one does is imported when it is called, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moondream_station import __version__
+from moondream_station.cli.output import print_error, print_text
+from moondream_station.core.errors import ErrorInfo, StationError, UsageError
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+CANCELLED = 130
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
+Strategy = Annotated[
+    str | None,
+    typer.Option("--strategy", "-s", metavar="auto|guide|BUILD", help="How the PyTorch build is chosen."),
+]
+MachineFile = Annotated[
+    Path | None, typer.Option("--machine", metavar="FILE", help="A machine record to look at instead.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Ask no index; use what this version knows.")]
+
+
+@app.callback(invoke_without_command=True)
+def station(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Serve vision-language models on your own computer. Without a command: the interactive prompt."""
+    if version:
+        print_text(f"moondream-station {__version__}", {"version": __version__}, as_json=as_json)
+        raise typer.Exit(DONE)
+    if context.invoked_subcommand is not None:
+        return DONE
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "The prompt needs a terminal, and standard input is none.",
+            hint="Run `moondream-station serve` to serve without a prompt.",
+        )
+    from moondream_station.cli.prompt import run_prompt  # noqa: PLC0415
+
+    raise typer.Exit(run_prompt())
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Address to serve on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 takes any free one.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Switch to this model first.")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Another name this station may be called by.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Serve the active model over HTTP, until SIGINT or SIGTERM."""
+    from moondream_station.cli.serve import run_serve  # noqa: PLC0415
+
+    return run_serve(host=host, port=port, model=model, allowed_hosts=allow_host or [], as_json=as_json)
+
+
+@app.command()
+def models(*, as_json: Json = False) -> int:
+    """List the manifest's models."""
+    from moondream_station.cli.show import run_models  # noqa: PLC0415
+
+    return run_models(as_json=as_json)
+
+
+@app.command()
+def switch(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to activate.")],
+    *,
+    strategy: Strategy = None,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Resolve anew, also where it is installed.")
+    ] = False,
+    python: Annotated[
+        Path | None, typer.Option("--python", metavar="PATH", help="The Python to make the environment from.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Install, verify and activate a model."""
+    from moondream_station.cli.switch import run_switch  # noqa: PLC0415
+
+    return run_switch(model, strategy=strategy, upgrade=upgrade, python=python, as_json=as_json)
+
+
+@app.command()
+def status(
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Show the active model and what runs."""
+    from moondream_station.cli.show import run_status  # noqa: PLC0415
+
+    return run_status(watch=watch, as_json=as_json)
+
+
+@app.command()
+def cancel(*, as_json: Json = False) -> int:
+    """Cancel the running activation, whichever process runs it."""
+    from moondream_station.cli.cancel import run_cancel  # noqa: PLC0415
+
+    return run_cancel(as_json=as_json)
+
+
+@app.command()
+def plan(
+    requirements: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REQUIREMENT]...", help="What to plan for; torch if nothing."),
+    ] = None,
+    *,
+    requirement_file: Annotated[
+        Path | None, typer.Option("-r", "--requirement", metavar="FILE", help="A requirements file.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Take the model's requirements.")] = None,
+    machine: MachineFile = None,
+    python: Annotated[
+        str | None, typer.Option("--python", metavar="X.Y", help="Plan for this Python version.")
+    ] = None,
+    strategy: Strategy = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> int:
+    """Say which PyTorch build would be installed, and why no other. Installs nothing."""
+    from moondream_station.cli.plan import run_plan  # noqa: PLC0415
+
+    return run_plan(
+        requirements or [],
+        requirement_file=requirement_file,
+        model=model,
+        machine_file=machine,
+        python=python,
+        strategy=strategy,
+        offline=offline,
+        as_json=as_json,
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the command line's one boundary for errors.
+
+    Args:
+        arguments: What follows the program's name.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 the command line is wrong, 130 cancelled.
+    """
+    as_json = "--json" in arguments
+    command = typer.main.get_command(app)
+    try:
+        code: object = command.main(
+            args=list(arguments), prog_name="moondream-station", standalone_mode=False
+        )
+    except StationError as error:
+        print_error(error.info, as_json=as_json)
+        return USAGE if isinstance(error, UsageError) else FAILED
+    except typer.TyperException as error:
+        hint = f"Run `moondream-station {_command_of(arguments)}--help`."
+        print_error(ErrorInfo(code="usage", message=error.format_message(), hint=hint), as_json=as_json)
+        return USAGE
+    except KeyboardInterrupt:
+        return CANCELLED
+    except BrokenPipeError:
+        # Whoever read our results has gone; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # noqa: BLE001  the boundary: a fault of ours is shown as one
+        print_error(_internal(error), as_json=as_json)
+        return FAILED
+    return code if isinstance(code, int) else DONE
+
+
+def _command_of(arguments: Sequence[str]) -> str:
+    names = {info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands}
+    return next((f"{argument} " for argument in arguments if argument in names), "")
+
+
+def _internal(error: Exception) -> ErrorInfo:
+    if os.environ.get("MOONDREAM_STATION_LOG", "").lower() == "debug":
+        traceback.print_exception(error)
+    return ErrorInfo(
+        code=StationError.code,
+        message=f"The station made a mistake: {type(error).__name__}: {error}",
+        hint="Run it again with MOONDREAM_STATION_LOG=debug, and report what it prints.",
+    )

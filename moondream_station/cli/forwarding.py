@@ -1,0 +1,96 @@
+"""Switching through the station that serves this home, and following what it does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from moondream_station.cli.presenting import present, presenter_for
+from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.core.codec import event_from_json
+from moondream_station.core.errors import NothingToCancel, UnknownModel
+from moondream_station.core.events import CancelReason, Event
+from moondream_station.core.home import Home
+from moondream_station.core.journal import read_activation
+from moondream_station.core.locks import StationRecord
+from moondream_station.http.client import StationClient
+
+if TYPE_CHECKING:
+    from moondream_station.cli.switch import Wish
+
+CANCELLED = 130
+
+
+@dataclass
+class _Following:
+    """What Ctrl-C means: an activation that this command began is cancelled, one that it joined goes on."""
+
+    client: StationClient
+    joined: bool = False
+    interrupted: anyio.Event = field(default_factory=anyio.Event)
+
+    def on_signal(self, _: CancelReason) -> None:
+        """Take note; what follows needs an answer of the station's."""
+        self.interrupted.set()
+
+
+async def switch_there(home: Home, record: StationRecord, wish: Wish) -> int:
+    """Let the serving station switch, and show its activation; gives the exit code.
+
+    Args:
+        home: The home that both have.
+        record: The station.
+        wish: What is asked for.
+    """
+    async with (
+        StationClient(record.address, token=record.token) as client,
+        client.follow() as messages,
+        anyio.create_task_group() as tasks,
+    ):
+        following = _Following(client)
+        await tasks.start(cancel_on_signal, following.on_signal)
+        activation: str | None = None
+        try:
+            accepted = await client.switch(wish.model, wish.strategy, upgrade=wish.upgrade)
+            activation, following.joined = accepted.activation, accepted.joined
+        except UnknownModel:
+            pass  # published, and so presented: the first activation that is requested
+        scope = anyio.CancelScope()
+        tasks.start_soon(_obey, following, scope)
+        code = CANCELLED
+        with scope:
+            events = _events(home, messages, activation)
+            code = await present(events, presenter_for(as_json=wish.as_json), activation=activation)
+        tasks.cancel_scope.cancel()
+    return code
+
+
+async def _obey(following: _Following, scope: anyio.CancelScope) -> None:
+    await following.interrupted.wait()
+    if following.joined:
+        scope.cancel()
+        return
+    try:
+        await following.client.cancel()
+    except NothingToCancel:
+        return  # it has just ended, and its last fact is on the way
+
+
+async def _events(
+    home: Home, messages: AsyncIterator[dict[str, Any]], activation: str | None
+) -> AsyncIterator[Event]:
+    """The activation's events from its beginning: what came before we listened stands in its journal."""
+    seen = 0
+    if activation is not None:
+        for event in await anyio.to_thread.run_sync(read_activation, home, activation):
+            seen = event.seq
+            yield event
+    async for message in messages:
+        if message.get("event") == "Snapshot":
+            continue
+        event = event_from_json(message)
+        if event.seq > seen:
+            yield event

@@ -1,0 +1,44 @@
+"""Logging, configured here at the edge: to stderr, for people on a terminal, as JSON elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from moondream_station.core.errors import SettingsInvalid
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def configure_logging(level: str | None, *, default: str = "warning") -> None:
+    """Send structlog to stderr.
+
+    Args:
+        level: The user's log level, None where not set.
+        default: The level otherwise.
+
+    Raises:
+        SettingsInvalid: There is no such level.
+    """
+    name = (level or default).lower()
+    if name not in _LEVELS:
+        raise SettingsInvalid(
+            f"MOONDREAM_STATION_LOG is {level!r}, which is no log level.",
+            hint=f"Use one of {', '.join(_LEVELS)}.",
+        )
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, name.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,51 @@
+"""Printing: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from moondream_station.core.errors import ErrorInfo
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON line to stdout, at once."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_text(text: str, data: Any, *, as_json: bool) -> None:
+    """Print a result to stdout: as text for people, or as JSON for programs."""
+    if as_json:
+        print_json(data)
+    else:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def print_error(error: ErrorInfo, *, as_json: bool) -> None:
+    """Print an error: to stdout as JSON for programs, else to stderr with its hint."""
+    if as_json:
+        print_json({"error": asdict(error)})
+        return
+    print_progress(f"error: {error.message}")
+    if error.hint:
+        print_progress(f"  hint: {error.hint}")
+
+
+def print_progress(line: str) -> None:
+    """Print a line for people to stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
+    """Lay out rows under headings, each column as wide as its widest cell, the last one unpadded."""
+    widths = {column: max(len(column), *(len(row[column]) for row in rows), 0) for column in columns}
+    lines = [{column: column.upper() for column in columns}, *rows]
+    return "\n".join(
+        "  ".join(row[column].ljust(widths[column]) for column in columns).rstrip() for row in lines
+    )

@@ -1,0 +1,152 @@
+"""Facts as plain lines, for where there is no terminal: one a fact, and progress now and then."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from moondream_station.core.capabilities.snapshot import Outcome
+from moondream_station.core.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
+    ActivationWaiting,
+    BackendActivationRequested,
+    BuildSelected,
+    CapabilitiesDetected,
+    DownloadProgressed,
+    EnvironmentBuilt,
+    Event,
+    Fact,
+    FallbackChosen,
+    ProbeFinished,
+    RequirementsLocked,
+    StageProgressed,
+    StageStarted,
+    VerificationCompleted,
+    WorkerStarted,
+    WorkerStopped,
+)
+
+_STEP_SECONDS = 5.0
+_STEP_SHARE = 0.1
+_KILO = 1000
+_MINUTE = 60
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+def size_text(count: float | None) -> str:
+    """A number of bytes for people, in decimal units: "191.8 MB"; "?" where unknown."""
+    if count is None:
+        return "?"
+    value, unit = float(count), 0
+    while value >= _KILO and unit < len(_UNITS) - 1:
+        value, unit = value / _KILO, unit + 1
+    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: "0.4 s", "1:05 min"."""
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    return f"{minutes}:{rest:02} min"
+
+
+class PlainLines:
+    """Turns facts into lines. A download says something every tenth of the way, or every five seconds."""
+
+    def __init__(self) -> None:
+        self._said_share = -1.0
+        self._said_at = 0.0
+        self._resumed: set[str] = set()
+
+    def lines(self, event: Event) -> tuple[str, ...]:
+        """The lines for a fact; often none."""
+        fact = event.fact
+        if isinstance(fact, DownloadProgressed):
+            return self._download(fact, event.at.timestamp())
+        line = _line(fact)
+        return (line,) if line else ()
+
+    def _download(self, fact: DownloadProgressed, at: float) -> tuple[str, ...]:
+        lines = []
+        if fact.resumed_from and fact.file not in self._resumed:
+            self._resumed.add(fact.file)
+            whole = fact.resumed_from == fact.total_bytes
+            what = "is here already" if whole else f"goes on from {size_text(fact.resumed_from)} already here"
+            lines.append(f"Download: {fact.file} {what}")
+        total = fact.overall_total_bytes
+        share = fact.overall_received_bytes / total if total else 0.0
+        is_whole = total is not None and fact.overall_received_bytes >= total
+        is_due = share - self._said_share >= _STEP_SHARE or at - self._said_at >= _STEP_SECONDS
+        if is_due or (is_whole and self._said_share < 1):
+            self._said_share, self._said_at = share, at
+            rate = f", {size_text(fact.bytes_per_second)}/s" if fact.bytes_per_second else ""
+            left = f", {duration_text(fact.eta_seconds)} left" if fact.eta_seconds else ""
+            lines.append(
+                f"Download: {size_text(fact.overall_received_bytes)} of {size_text(total)}"
+                f" ({share:.0%}){rate}{left}"
+            )
+        return tuple(lines)
+
+
+def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a fact, flat
+    match fact:
+        case BackendActivationRequested():
+            return f"Switching to {fact.model} (strategy {fact.strategy})"
+        case ActivationWaiting():
+            who = f"pid {fact.holder_pid} ({fact.holder_command})" if fact.holder_pid else "another process"
+            return f"Waiting for {who}" + (f", at work since {fact.since}" if fact.since else "")
+        case ProbeFinished():
+            if fact.outcome is Outcome.ABSENT:
+                return None
+            return f"Probe {fact.probe}: {fact.outcome}, {fact.detail} ({fact.seconds:.2f} s)"
+        case CapabilitiesDetected():
+            source = "known" if fact.from_cache else "looked at"
+            gpus = ", ".join(gpu.name or gpu.vendor for gpu in fact.capabilities.gpus) or "no GPU"
+            return f"Machine {source} in {fact.seconds:.2f} s: {fact.capabilities.system}, {gpus}"
+        case BuildSelected():
+            if fact.build is None:
+                return f"Build: none needed. {fact.reason}"
+            return f"Build: {fact.build} with torch {fact.torch}. {fact.reason}"
+        case RequirementsLocked():
+            size = size_text(fact.total_bytes)
+            return f"Locked {fact.packages} packages, {size} ({duration_text(fact.seconds)})"
+        case EnvironmentBuilt():
+            verb = "reused" if fact.reused else "built"
+            how = f"{fact.packages} packages, {duration_text(fact.seconds)}"
+            return f"Environment {fact.environment} {verb} ({how})"
+        case WorkerStarted():
+            return f"Worker for {fact.model} started (pid {fact.pid})"
+        case WorkerStopped():
+            return f"Worker of {fact.model} ended (pid {fact.pid}, {fact.reason})"
+        case VerificationCompleted():
+            return _verification(fact)
+        case FallbackChosen():
+            return f"Falling back from {fact.from_build} to {fact.to_build}: {fact.reason}"
+        case ActivationSucceeded():
+            result = f"{fact.model} is active" + (f" on the {fact.build} build" if fact.build else "")
+            degraded = f"; wanted {fact.degraded.wanted}: {fact.degraded.reason}" if fact.degraded else ""
+            return f"{result} ({duration_text(fact.seconds)}){degraded}"
+        case ActivationFailed():
+            hint = f"\n  hint: {fact.error.hint}" if fact.error.hint else ""
+            return f"error: {fact.error.message} [{fact.error.code}, while in {fact.stage}]{hint}"
+        case ActivationCancelled():
+            return f"Cancelled while in {fact.stage} ({fact.reason}); what was downloaded is kept"
+        case StageStarted() | StageProgressed() | DownloadProgressed():
+            return None
+        case _:
+            assert_never(fact)
+
+
+def _verification(fact: VerificationCompleted) -> str:
+    report = fact.report
+    if report.torch is None and fact.ok:
+        return "Verified: the worker answers"
+    if fact.ok:
+        seconds = duration_text(report.seconds or 0)
+        return f"Verified: torch {report.torch} computes on {report.device_name or report.device} ({seconds})"
+    wrong = "; ".join(
+        f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}" for mismatch in fact.mismatches
+    )
+    return f"Verification failed: {wrong}"

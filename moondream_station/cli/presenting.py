@@ -1,0 +1,100 @@
+"""Showing an activation: JSON for programs, a panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from typing import Protocol
+
+from moondream_station.cli.output import print_json, print_progress
+from moondream_station.cli.plain import PlainLines
+from moondream_station.core.codec import event_to_json
+from moondream_station.core.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
+    BackendActivationRequested,
+    Event,
+)
+
+DONE, FAILED, CANCELLED = 0, 1, 130
+
+
+class Presenter(Protocol):
+    """Shows the facts of one activation, in order."""
+
+    def show(self, event: Event) -> None:
+        """Show a fact."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class JsonPresenter:
+    """One line of JSON a fact, on stdout."""
+
+    def show(self, event: Event) -> None:
+        """Print the fact."""
+        print_json(event_to_json(event))
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class PlainPresenter:
+    """Lines for people: progress on stderr, the result on stdout."""
+
+    def __init__(self) -> None:
+        self._lines = PlainLines()
+
+    def show(self, event: Event) -> None:
+        """Print the fact's lines."""
+        for line in self._lines.lines(event):
+            if isinstance(event.fact, ActivationSucceeded):
+                print(line, flush=True)  # noqa: T201  the result
+            else:
+                print_progress(line)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+def presenter_for(*, as_json: bool) -> Presenter:
+    """The presenter for this command and where its output goes."""
+    return JsonPresenter() if as_json else PlainPresenter()
+
+
+async def present(
+    events: AsyncIterable[Event], presenter: Presenter, *, activation: str | None = None
+) -> int:
+    """Show an activation until its terminal fact; gives the exit code.
+
+    Args:
+        events: Events of the station.
+        presenter: Shows them.
+        activation: The activation's id; None for the first one that is requested.
+    """
+    try:
+        async for event in events:
+            if activation is None and isinstance(event.fact, BackendActivationRequested):
+                activation = event.activation
+            if event.activation is None or event.activation != activation:
+                continue
+            presenter.show(event)
+            if event.is_terminal:
+                return exit_code(event)
+    finally:
+        presenter.close()
+    return FAILED
+
+
+def exit_code(outcome: Event) -> int:
+    """The exit code that a terminal fact means."""
+    match outcome.fact:
+        case ActivationSucceeded():
+            return DONE
+        case ActivationCancelled():
+            return CANCELLED
+        case ActivationFailed():
+            return FAILED
+        case _:
+            raise ValueError(f"{outcome.name} ends no activation")

@@ -1,0 +1,71 @@
+"""`switch`: activates a model, through the serving station where one serves, else by itself."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from moondream_station.cli.logs import configure_logging
+from moondream_station.cli.presenting import present, presenter_for
+from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.core.builds.naming import check_strategy
+from moondream_station.core.errors import NothingToCancel, UnknownModel, UsageError
+from moondream_station.core.events import CancelReason
+from moondream_station.core.home import Home, home_from
+from moondream_station.core.locks import read_station
+from moondream_station.core.settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line asks for: the options of `switch`, the strategy after settings were asked."""
+
+    model: str
+    strategy: str
+    upgrade: bool
+    python: Path | None
+    as_json: bool
+
+
+def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path | None, as_json: bool) -> int:
+    """Activate a model; returns the exit code."""
+    home = home_from(os.environ)
+    settings = load_settings(home, os.environ, strategy=strategy)
+    check_strategy(settings.strategy)
+    if python is not None and not python.expanduser().is_file():
+        raise UsageError(f"There is no file {python}.", hint="Name a Python interpreter, with its path.")
+    configure_logging(settings.log)
+    wish = Wish(model=model, strategy=settings.strategy, upgrade=upgrade, python=python, as_json=as_json)
+    record = read_station(home)
+    if record is None:
+        return anyio.run(_switch_here, home, settings, wish)
+    if python is not None:
+        raise UsageError(
+            f"A station serves this home (pid {record.pid}), and makes environments from its own Python.",
+            hint="End it, switch with --python, and serve again.",
+        )
+    from moondream_station.cli.forwarding import switch_there  # noqa: PLC0415  only where a station serves
+
+    return anyio.run(switch_there, home, record, wish)
+
+
+async def _switch_here(home: Home, settings: Settings, wish: Wish) -> int:
+    from moondream_station.core.station import open_station  # noqa: PLC0415  a station that serves has its own
+
+    async with open_station(home, settings, os.environ) as station, anyio.create_task_group() as tasks:
+
+        def cancel(reason: CancelReason) -> None:
+            with suppress(NothingToCancel):
+                station.request_cancel(reason)
+
+        await tasks.start(cancel_on_signal, cancel)
+        async with station.bus.subscribe() as events:
+            with suppress(UnknownModel):  # published, and so presented
+                station.request_switch(wish.model, upgrade=wish.upgrade, python=wish.python)
+            code = await present(events, presenter_for(as_json=wish.as_json))
+        tasks.cancel_scope.cancel()
+    return code

@@ -1,0 +1,129 @@
+"""The workers of a station: each held open by a task of its own, until it is let go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from moondream_station.core.backends.provide import BackendCode
+from moondream_station.core.backends.verification import Verification, WorkerPlan
+from moondream_station.core.backends.worker import Worker, open_worker
+from moondream_station.core.bus import Bus
+from moondream_station.core.child_environment import child_environment
+from moondream_station.core.environments.place import Place
+from moondream_station.core.events import StopReason, WorkerStarted, WorkerStopped
+from moondream_station.core.home import Home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What a worker is made from.
+
+    Args:
+        model: The model's id.
+        code: The backend's code.
+        args: Keyword arguments of its `init_backend`.
+        place: The environment it runs in.
+        plan: What torch should report there.
+    """
+
+    model: str
+    code: BackendCode
+    args: Mapping[str, object]
+    place: Place
+    plan: WorkerPlan
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class HostedWorker:
+    """A worker that a task holds open."""
+
+    spec: WorkerSpec
+    worker: Worker
+    reason: StopReason = StopReason.SHUTDOWN
+    released: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    async def verify(self) -> Verification:
+        """Let torch compute, and hold its report against the plan."""
+        return await self.worker.verify(self.spec.plan)
+
+    async def load(self, device: str | None) -> None:
+        """Call the backend's `init_backend`; it is ready when that returned."""
+        await self.worker.init(self.spec.code, self.spec.args, device=device)
+
+    def release(self, reason: StopReason) -> None:
+        """Let it end; `ended` is set when it has."""
+        if not self.released.is_set():
+            self.reason = reason
+            self.released.set()
+
+    async def stop(self, reason: StopReason) -> None:
+        """End it and wait until it has."""
+        self.release(reason)
+        await self.ended.wait()
+
+
+class WorkerHost:
+    """Starts workers, and publishes that they started and stopped."""
+
+    def __init__(
+        self, *, tasks: TaskGroup, bus: Bus, home: Home, environ: Mapping[str, str], threads: int
+    ) -> None:
+        self._tasks = tasks
+        self._bus = bus
+        self._home = home
+        self._environ = environ
+        self._threads = threads
+
+    async def start(self, spec: WorkerSpec, *, activation: str | None = None) -> HostedWorker:
+        """Start a worker; returns when it has said hello.
+
+        Args:
+            spec: What it is made from.
+            activation: The activation that it is started for, None for the model that is active already.
+
+        Raises:
+            WorkerFailed: It died before that.
+            WorkerTimeout: It did not say hello in time.
+        """
+        hosted: HostedWorker = await self._tasks.start(self._hold, spec, activation)
+        return hosted
+
+    def log_path(self, model: str) -> Path:
+        """Where a model's workers write."""
+        return self._home.logs / f"{model}.log"
+
+    async def _hold(
+        self, spec: WorkerSpec, activation: str | None, *, task_status: TaskStatus[HostedWorker]
+    ) -> None:
+        hosted: HostedWorker | None = None
+        try:
+            async with open_worker(
+                spec.place.python,
+                env=child_environment(self._environ),
+                cwd=spec.code.folder,
+                log_path=self.log_path(spec.model),
+                threads=self._threads,
+            ) as worker:
+                hosted = HostedWorker(spec=spec, worker=worker)
+                self._bus.publish(WorkerStarted(model=spec.model, pid=worker.pid), activation=activation)
+                task_status.started(hosted)
+                async with anyio.create_task_group() as watching:
+                    watching.start_soon(_release_when_failed, hosted)
+                    await hosted.released.wait()
+                    watching.cancel_scope.cancel()
+        finally:
+            if hosted is not None:
+                stopped = WorkerStopped(model=spec.model, pid=hosted.worker.pid, reason=hosted.reason)
+                self._bus.publish(stopped)
+                hosted.ended.set()
+
+
+async def _release_when_failed(hosted: HostedWorker) -> None:
+    await hosted.worker.wait_failed()
+    hosted.release(StopReason.CRASHED)

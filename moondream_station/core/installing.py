@@ -1,0 +1,377 @@
+"""From requirements to an environment: found again, or chosen, locked, downloaded and built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Self
+
+import anyio
+import httpx2
+from anyio import to_thread
+
+from moondream_station.core.activation import Activation
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.choice import Selection, Source
+from moondream_station.core.builds.offers import Offer, offer_from_wheel
+from moondream_station.core.builds.selection import Ranked, SelectionResult, select
+from moondream_station.core.choosing import Choosing
+from moondream_station.core.environments.building import build_environment
+from moondream_station.core.environments.download import fetch
+from moondream_station.core.environments.http_client import open_client
+from moondream_station.core.environments.lock import Lock
+from moondream_station.core.environments.locking import resolve_lock
+from moondream_station.core.environments.offers_source import CollectedOffers, collect_offers
+from moondream_station.core.environments.packaging_config import PackagingConfig, load_packaging_config
+from moondream_station.core.environments.place import Place
+from moondream_station.core.environments.pylock import read_stored_pylock
+from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.report import VerificationReport
+from moondream_station.core.environments.store import CommitRecord, Committed, find_reusable
+from moondream_station.core.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
+from moondream_station.core.events import (
+    BuildSelected,
+    Degraded,
+    EnvironmentBuilt,
+    FallbackChosen,
+    RequirementsLocked,
+    Stage,
+)
+from moondream_station.core.home import Home
+from moondream_station.core.preparing import Preparation, Prepared
+
+_LOCK_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What every installation of a station works with.
+
+    Args:
+        home: Where everything goes.
+        environ: The user's variables.
+        torch_index: Base URL of the PyTorch index or its mirror.
+        catalog: What is known about builds.
+        preparation: Looks at the machine again, when it turns out to be another one than thought.
+    """
+
+    home: Home
+    environ: Mapping[str, str]
+    torch_index: str
+    catalog: Catalog
+    preparation: Preparation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """An environment that is filled and whole, committed or not yet.
+
+    Args:
+        place: Where it is.
+        build: Its PyTorch build, None for a backend without torch.
+        torch: Its torch, with the local part.
+        source: Where that came from.
+        index_url: The index that has it, None unless `source` is "index".
+        degraded: What the machine should have had instead.
+        lock: What it was made from; None for one that was committed before.
+        file_count: How many files its records name.
+        committed: Its record, for one that was committed before.
+    """
+
+    place: Place
+    build: str | None
+    torch: str | None
+    source: Source | None
+    index_url: str | None
+    degraded: Degraded | None = None
+    lock: Lock | None = None
+    file_count: int = 0
+    committed: Committed | None = None
+
+    def record(self, prepared: Prepared, report: VerificationReport) -> CommitRecord:
+        """What is committed of it, once torch was verified in it."""
+        lock = self.lock
+        assert lock is not None  # noqa: S101  what was committed before is not committed again
+        return CommitRecord(
+            lock_digest=lock.digest,
+            request_key=prepared.request_key,
+            model=prepared.model_id,
+            backend=prepared.code.id,
+            backend_version=prepared.code.version,
+            build=self.build,
+            torch=self.torch,
+            source=self.source,
+            index_url=self.index_url,
+            degraded=self.degraded,
+            python=str(prepared.interpreter.path),
+            python_version=prepared.interpreter.version,
+            packages=lock.packages,
+            file_count=self.file_count,
+            verification=report,
+            created_at=datetime.now(UTC),
+        )
+
+
+class Installation:
+    """Makes the environment of one activation, and another one when torch does not compute in the first.
+
+    Use it as a context: its connections are closed at the end.
+    """
+
+    def __init__(self, tools: Tools, activation: Activation, prepared: Prepared) -> None:
+        self._tools = tools
+        self._activation = activation
+        self._prepared = prepared
+        self._capabilities = prepared.capabilities
+        self._choosing: Choosing | None = None
+        self._resources = AsyncExitStack()
+        self._client: httpx2.AsyncClient | None = None
+        self._config: PackagingConfig | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._resources.aclose()
+
+    async def install(self) -> Installed:
+        """Take an environment that was made for the same, or make one.
+
+        Raises:
+            StationError: No build fits, the requirements can't be resolved, a file can't be had, or there is
+                no room; by cause.
+        """
+        self._activation.enter(Stage.SELECT)
+        if not self._activation.request.upgrade:
+            committed = await find_reusable(self._tools.home, self._prepared.request_key)
+            if committed is not None and (installed := self._reuse(committed)) is not None:
+                return installed
+        await self._choose()
+        return await self._install_current()
+
+    async def fall_back(self, installed: Installed, reason: str) -> Installed | None:
+        """Make another environment, because torch does not compute in the last one.
+
+        Args:
+            installed: The last one.
+            reason: What happened there, in one sentence.
+
+        Returns:
+            The next one, None where no other build is left.
+        """
+        if self._choosing is None:
+            # The environment was made when the machine was another one: look at it again, and choose anew.
+            detected = await self._tools.preparation.detect(self._activation, refresh=True)
+            self._capabilities = detected.capabilities
+            self._activation.enter(Stage.SELECT)
+            await self._collect()
+        choosing = self._choosing
+        assert choosing is not None and installed.build is not None  # noqa: PT018, S101  torch was verified
+        current = choosing.current
+        if current is not None and current.build == installed.build:
+            current = choosing.fall_back(reason)
+        if current is None:
+            return None
+        self._announce_fallback(installed.build, reason)
+        return await self._install_current()
+
+    def _reuse(self, committed: Committed) -> Installed | None:
+        """An environment is used again only where its build is still possible: drivers change."""
+        place, record = committed.place, committed.record
+        if record.build is not None:
+            result = self._select([self._offer_of(committed)])
+            if result.selection.build != record.build:
+                return None
+            fact = Choosing(result).fact()
+        else:
+            fact = BuildSelected(
+                build=None,
+                torch=None,
+                index_url=None,
+                source=None,
+                reason="No torch is needed.",
+                candidates=(),
+            )
+        self._activation.publish(fact)
+        self._activation.publish(
+            EnvironmentBuilt(environment=place.name, packages=len(record.packages), reused=True, seconds=0.0)
+        )
+        return Installed(
+            place=place,
+            build=record.build,
+            torch=record.torch,
+            source=record.source,
+            index_url=record.index_url,
+            degraded=record.degraded,
+            file_count=record.file_count,
+            committed=committed,
+        )
+
+    def _offer_of(self, committed: Committed) -> Offer:
+        """The wheel of torch that an environment was made from."""
+        record = committed.record
+        lock = read_stored_pylock(committed.place.pylock.read_text(encoding="utf-8"))
+        wheel = next(file for file in lock.files if file.name == "torch")
+        offer = offer_from_wheel(
+            wheel.filename,
+            catalog=self._tools.catalog,
+            source=record.source or "default",
+            index_url=record.index_url,
+            url=wheel.url,
+        )
+        assert offer is not None  # noqa: S101  it was one when the environment was made
+        return offer
+
+    def _select(self, offers: Iterable[Offer]) -> SelectionResult:
+        return select(
+            self._capabilities,
+            self._prepared.requirements,
+            tuple(offers),
+            self._tools.catalog,
+            self._prepared.interpreter.version,
+            self._activation.request.strategy,
+        )
+
+    async def _choose(self) -> None:
+        collected = await self._collect()
+        requirements = self._prepared.requirements
+        if self._choosing is not None and self._choosing.current is None and requirements.mentions_torch:
+            raise no_build(self._choosing.selection, collected)
+
+    async def _collect(self) -> CollectedOffers:
+        """Ask every source what it has, and select."""
+        config, client = await self._connect()
+        collected = await collect_offers(
+            capabilities=self._capabilities,
+            requirements=self._prepared.requirements,
+            catalog=self._tools.catalog,
+            python=self._prepared.interpreter.version,
+            strategy=self._activation.request.strategy,
+            torch_index=self._tools.torch_index,
+            config=config,
+            home=self._tools.home,
+            client=client,
+        )
+        self._choosing = Choosing(self._select(collected.offers))
+        return collected
+
+    async def _connect(self) -> tuple[PackagingConfig, httpx2.AsyncClient]:
+        if self._config is None or self._client is None:
+            self._config = await load_packaging_config(self._tools.environ)
+            self._client = await self._resources.enter_async_context(open_client(self._config))
+        return self._config, self._client
+
+    async def _install_current(self) -> Installed:
+        """Install the current candidate; one that does not resolve gives way to the next, three at most."""
+        choosing = self._choosing
+        assert choosing is not None  # noqa: S101  chosen before
+        for attempt in range(1, _LOCK_TRIES + 1):
+            if self._prepared.requirements.mentions_torch:
+                self._activation.publish(choosing.fact())
+            try:
+                lock = await self._lock(choosing.current)
+            except ResolutionConflict as error:
+                rejected = choosing.current
+                if rejected is None or attempt == _LOCK_TRIES or choosing.reject(error.message) is None:
+                    raise
+                self._announce_fallback(rejected.build, error.message)
+            else:
+                return await self._build(lock, choosing)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _lock(self, ranked: Ranked | None) -> Lock:
+        """Lock, and tell what was chosen and locked.
+
+        Whether a backend needs torch that only another package may ask for shows in its lock: there the
+        choice is told after it.
+        """
+        self._activation.enter(Stage.LOCK)
+        started = anyio.current_time()
+        config, client = await self._connect()
+        lock = await resolve_lock(
+            requirements=self._prepared.requirements,
+            offer=ranked.offer if ranked else None,
+            interpreter=self._prepared.interpreter,
+            config=config,
+            torch_index=self._tools.torch_index,
+            home=self._tools.home,
+            client=client,
+            environ=self._tools.environ,
+            publish=self._activation.publish,
+        )
+        if not self._prepared.requirements.mentions_torch:
+            self._tell_choice(lock)
+        self._activation.publish(
+            RequirementsLocked(
+                packages=len(lock.files),
+                total_bytes=lock.total_bytes,
+                seconds=round(anyio.current_time() - started, 3),
+            )
+        )
+        return lock
+
+    def _tell_choice(self, lock: Lock) -> None:
+        choosing = self._choosing
+        assert choosing is not None  # noqa: S101  chosen before
+        fact = choosing.fact()
+        if lock.torch is None:
+            reason = "No package of this backend needs torch."
+            fact = replace(fact, build=None, torch=None, index_url=None, source=None, reason=reason)
+        self._activation.publish(fact)
+
+    async def _build(self, lock: Lock, choosing: Choosing) -> Installed:
+        _, client = await self._connect()
+        self._activation.enter(Stage.DOWNLOAD)
+        wheels = await fetch(lock, home=self._tools.home, client=client, publish=self._activation.publish)
+        self._activation.enter(Stage.BUILD)
+        started = anyio.current_time()
+        place = await build_environment(
+            lock,
+            wheels,
+            home=self._tools.home,
+            interpreter=self._prepared.interpreter,
+            environ=self._tools.environ,
+            progress=self._activation.progressed,
+        )
+        self._activation.publish(
+            EnvironmentBuilt(
+                environment=place.name,
+                packages=len(lock.files),
+                reused=False,
+                seconds=round(anyio.current_time() - started, 3),
+            )
+        )
+        current = choosing.current if lock.torch is not None else None
+        return Installed(
+            place=place,
+            build=current.build if current else None,
+            torch=lock.torch,
+            source=current.offer.source if current else None,
+            index_url=current.offer.index_url if current else None,
+            degraded=choosing.degraded,
+            lock=lock,
+            file_count=await to_thread.run_sync(check_records, place.venv, lock.packages),
+        )
+
+    def _announce_fallback(self, from_build: str, reason: str) -> None:
+        choosing = self._choosing
+        assert choosing is not None and choosing.current is not None  # noqa: PT018, S101  there is a next one
+        self._activation.publish(
+            FallbackChosen(from_build=from_build, to_build=choosing.current.build, reason=reason)
+        )
+
+
+def no_build(selection: Selection, collected: CollectedOffers) -> StationError:
+    """Why there is no build: because the machine can run none, or because no index could be asked."""
+    failed = [report for report in collected.tried if report.outcome == "failed"]
+    if not failed or collected.offers:
+        return NoBuild(selection.reason, hint="`moondream-station plan` shows every build and its reason.")
+    tried = " ".join(report.sentence for report in collected.tried)
+    return IndexUnreachable(
+        f"No PyTorch build can be had. Tried {tried}",
+        hint="Check the network and the proxy, or name a mirror with MOONDREAM_STATION_TORCH_INDEX, or a"
+        " folder of wheels with PIP_FIND_LINKS.",
+    )

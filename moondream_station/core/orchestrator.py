@@ -1,0 +1,242 @@
+"""One activation from its request to its one terminal fact.
+
+The steps, in order: provide the backend's code while the machine is looked at; take an environment that was
+made for the same, or choose a build and install it; let torch compute in it; load the backend; commit; hand
+over. Until the commit nothing that is active is touched, unless memory demands it; then the old worker goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+import structlog
+
+from moondream_station.core.activation import Activation, error_from_system
+from moondream_station.core.backends.verification import Verification, WorkerPlan
+from moondream_station.core.choosing import CPU
+from moondream_station.core.environments.active import read_active, write_active
+from moondream_station.core.environments.store import commit, sweep
+from moondream_station.core.errors import StationError, UnsupportedModel, VerificationFailed
+from moondream_station.core.events import (
+    ActivationSucceeded,
+    ActivationWaiting,
+    Event,
+    Stage,
+    StopReason,
+    VerificationCompleted,
+)
+from moondream_station.core.home import Home
+from moondream_station.core.hosting import HostedWorker, WorkerHost, WorkerSpec
+from moondream_station.core.installing import Installation, Installed, Tools
+from moondream_station.core.judging import verification_failure
+from moondream_station.core.locks import Holder, activation_lock
+from moondream_station.core.preparing import Preparation, Prepared
+
+_log = structlog.get_logger()
+_CLEANUP_SECONDS = 5.0
+
+
+class ActiveWorker(Protocol):
+    """Whoever holds the active model's worker."""
+
+    def may_overlap(self, spec: WorkerSpec) -> bool:
+        """Whether memory is known to suffice for the old and the new worker side by side."""
+
+    async def make_room(self) -> None:
+        """End the old worker before the new one loads."""
+
+    def take_over(self, hosted: HostedWorker) -> None:
+        """Serve with the new worker from now on; the old one ends when its last request has."""
+
+    def restore(self) -> None:
+        """Start the old worker again, if room was made for one that failed."""
+
+
+class Unserved:
+    """The active worker where nothing serves: a command that only switches verifies, and lets go."""
+
+    def may_overlap(self, spec: WorkerSpec) -> bool:  # noqa: ARG002  the protocol's
+        """There is no other worker."""
+        return True
+
+    async def make_room(self) -> None:
+        """There is no other worker."""
+
+    def take_over(self, hosted: HostedWorker) -> None:
+        """Nobody will ask the worker anything."""
+        hosted.release(StopReason.SHUTDOWN)
+
+    def restore(self) -> None:
+        """There was no other worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A worker whose backend is loaded, and what torch reported in it."""
+
+    hosted: HostedWorker
+    installed: Installed
+    verification: Verification
+
+
+class Orchestrator:
+    """Runs activations, one at a time in a home.
+
+    Args:
+        home: The home that is changed.
+        preparation: Finds out what is needed before a build can be chosen.
+        tools: What installations work with.
+        host: Starts workers.
+        active: Whoever holds the active model's worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        preparation: Preparation,
+        tools: Tools,
+        host: WorkerHost,
+        active: ActiveWorker,
+    ) -> None:
+        self._home = home
+        self._preparation = preparation
+        self._tools = tools
+        self._host = host
+        self._active = active
+
+    async def run(self, activation: Activation, *, after: Activation | None = None) -> Event:
+        """Run an activation that was requested; returns its terminal fact.
+
+        Whatever happens, exactly one is published. A fault of ours fails the activation, not the station.
+
+        Args:
+            activation: Its `BackendActivationRequested` is published.
+            after: The activation before it, which must have ended before this one begins.
+        """
+        try:
+            with activation.scope:
+                if after is not None:
+                    await after.ended.wait()
+                await self._attempt(activation)
+        except StationError as error:
+            activation.fail(error)
+        except OSError as error:
+            activation.fail(error_from_system(error))
+        except Exception as error:  # noqa: BLE001  an activation ends once, also by a fault of ours
+            _log.exception("activation broke", activation=activation.id)
+            activation.fail(StationError(f"The station made a mistake: {type(error).__name__}: {error}"))
+        finally:
+            if activation.outcome is None:
+                activation.end_cancelled()
+        assert activation.outcome is not None  # noqa: S101  every way above ends it
+        return activation.outcome
+
+    async def _attempt(self, activation: Activation) -> None:
+        started = anyio.current_time()
+        self._preparation.check_model(activation.request.model)
+
+        def waiting(holder: Holder | None) -> None:
+            activation.publish(
+                ActivationWaiting(
+                    holder_pid=holder.pid if holder else None,
+                    holder_command=holder.command if holder else None,
+                    since=holder.since if holder else None,
+                )
+            )
+
+        activation.enter(Stage.PREPARE)
+        command = f"switch {activation.request.model}"
+        async with activation_lock(self._home, activation=activation.id, command=command, on_wait=waiting):
+            await sweep(self._home)
+            prepared = await self._preparation.prepare(activation)
+            ready = await self._make_ready(activation, prepared)
+            try:
+                await self._commit(activation, prepared, ready)
+            except BaseException:
+                await self._give_up(ready.hosted)
+                raise
+            self._succeed(activation, prepared, ready, seconds=anyio.current_time() - started)
+
+    async def _make_ready(self, activation: Activation, prepared: Prepared) -> Ready:
+        async with Installation(self._tools, activation, prepared) as installation:
+            installed = await installation.install()
+            while True:
+                try:
+                    return await self._start(activation, prepared, installed)
+                except VerificationFailed as error:
+                    following = None
+                    if error.is_curable and installed.build not in {None, CPU}:
+                        following = await installation.fall_back(installed, error.message)
+                    if following is None:
+                        raise
+                    installed = following
+
+    async def _start(self, activation: Activation, prepared: Prepared, installed: Installed) -> Ready:
+        if prepared.model.requires_gpu and installed.build == CPU:
+            raise UnsupportedModel(
+                f"{prepared.model_id} needs a GPU, and only the CPU build works on this machine.",
+                hint="`moondream-station plan` says why, and what would change that.",
+            )
+        activation.enter(Stage.START)
+        spec = WorkerSpec(
+            model=prepared.model_id,
+            code=prepared.code,
+            args=prepared.model.args,
+            place=installed.place,
+            plan=WorkerPlan(build=installed.build, torch=installed.torch),
+        )
+        hosted = await self._host.start(spec, activation=activation.id)
+        try:
+            activation.enter(Stage.VERIFY)
+            verification = await self._verify(activation, hosted)
+            if not self._active.may_overlap(spec):
+                await self._active.make_room()
+            await hosted.load(verification.report.device)
+        except BaseException:
+            await self._give_up(hosted)
+            raise
+        return Ready(hosted=hosted, installed=installed, verification=verification)
+
+    async def _verify(self, activation: Activation, hosted: HostedWorker) -> Verification:
+        verification = await hosted.verify()
+        activation.publish(
+            VerificationCompleted(
+                ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
+            )
+        )
+        if not verification.is_ok:
+            raise verification_failure(verification)
+        return verification
+
+    async def _commit(self, activation: Activation, prepared: Prepared, ready: Ready) -> None:
+        activation.enter(Stage.COMMIT)
+        installed = ready.installed
+        if installed.committed is None:
+            await commit(installed.place, installed.record(prepared, ready.verification.report))
+        record = read_active(self._home).with_active(
+            prepared.model_id, environment=installed.place.name, request_key=prepared.request_key
+        )
+        # From here on the model is active: no cancellation between the pointer and the fact that tells it.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(write_active, self._home, record)
+
+    def _succeed(self, activation: Activation, prepared: Prepared, ready: Ready, *, seconds: float) -> None:
+        activation.end(
+            ActivationSucceeded(
+                model=prepared.model_id,
+                backend=prepared.code.id,
+                build=ready.installed.build,
+                environment=ready.installed.place.name,
+                degraded=ready.installed.degraded,
+                seconds=round(seconds, 3),
+            )
+        )
+        self._active.take_over(ready.hosted)
+
+    async def _give_up(self, hosted: HostedWorker) -> None:
+        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+            await hosted.stop(StopReason.REPLACED)
+        self._active.restore()

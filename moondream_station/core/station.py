@@ -1,0 +1,250 @@
+"""The station: its services wired together, and what the edges ask of them.
+
+Nothing else constructs services. A command that only switches opens a station that serves nobody; a serving
+one has a pool in front of the active model's worker, and the HTTP server talks to it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from moondream_station.core.activation import Activation, ActivationRequest
+from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.manifest import Manifest
+from moondream_station.core.backends.manifest_source import load_manifest, read_built_in
+from moondream_station.core.backends.provide import provide_backend
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.bus import Bus, new_activation_id
+from moondream_station.core.cancelling import wait_for_cancel_request
+from moondream_station.core.capabilities.cache import CapabilityCache
+from moondream_station.core.environments.http_client import open_client
+from moondream_station.core.environments.packaging_config import load_packaging_config
+from moondream_station.core.errors import NothingToCancel, UnknownModel
+from moondream_station.core.events import BackendActivationRequested, CancelReason, Event
+from moondream_station.core.home import Home
+from moondream_station.core.hosting import WorkerHost
+from moondream_station.core.installing import Tools
+from moondream_station.core.journal import Journal
+from moondream_station.core.machine import LocalMachine, Machine
+from moondream_station.core.orchestrator import Orchestrator, Unserved
+from moondream_station.core.overview import stored_state
+from moondream_station.core.preparing import Preparation, known_requirements
+from moondream_station.core.settings import Settings
+from moondream_station.core.state import StationInfo
+
+
+class Station:
+    """One run of the station on a home. Made by `open_station`.
+
+    Args:
+        home: The home.
+        settings: The user's settings.
+        manifest: The models and their backends.
+        bus: Where facts are published.
+        journal: Where they are written.
+        orchestrator: Runs activations.
+        tasks: Where activations run.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        settings: Settings,
+        manifest: Manifest,
+        bus: Bus,
+        journal: Journal,
+        orchestrator: Orchestrator,
+        tasks: TaskGroup,
+    ) -> None:
+        self.home = home
+        self.settings = settings
+        self.manifest = manifest
+        self.bus = bus
+        self._journal = journal
+        self._orchestrator = orchestrator
+        self._tasks = tasks
+        self._latest: Activation | None = None
+
+    @property
+    def _running(self) -> Activation | None:
+        latest = self._latest
+        return None if latest is None or latest.ended.is_set() else latest
+
+    def request_switch(
+        self,
+        model: str,
+        strategy: str | None = None,
+        *,
+        upgrade: bool = False,
+        python: Path | None = None,
+    ) -> tuple[str, bool]:
+        """Ask for a model to become the active one.
+
+        A request for what is under way already joins it; any other one takes the place of what is.
+
+        Args:
+            model: The model's id.
+            strategy: `auto`, `guide` or a build; None for the setting.
+            upgrade: Whether to resolve anew although an environment exists.
+            python: The interpreter to make the environment from.
+
+        Returns:
+            The activation's id, and whether it was running already.
+
+        Raises:
+            UnknownModel: The manifest has no such model; the attempt and its failure are published.
+        """
+        request = ActivationRequest(
+            id=new_activation_id(),
+            model=model,
+            strategy=strategy or self.settings.strategy,
+            upgrade=upgrade,
+            python=python,
+        )
+        running = self._running
+        if running is not None and running.is_for(request):
+            return running.id, True
+        activation = Activation(request, bus=self.bus, journal=self._journal)
+        activation.publish(self._requested(request))
+        if model not in self.manifest.models:
+            self._refuse(activation)
+        if running is not None:
+            running.cancel(CancelReason.SUPERSEDED)
+        self._latest = activation
+        self._tasks.start_soon(self._run, activation, running)
+        return activation.id, False
+
+    def request_cancel(self, reason: CancelReason = CancelReason.USER) -> str:
+        """Ask the running activation to end, and return its id.
+
+        Raises:
+            NothingToCancel: None runs.
+        """
+        running = self._running
+        if running is None:
+            raise NothingToCancel("No activation is running.")
+        running.cancel(reason)
+        return running.id
+
+    async def wait(self, activation_id: str) -> Event:
+        """Wait until the latest activation of this run has ended; gives its terminal fact.
+
+        Raises:
+            NothingToCancel: Another activation is the latest one.
+        """
+        latest = self._latest
+        if latest is None or latest.id != activation_id:
+            raise NothingToCancel(f"The activation {activation_id} does not run here.")
+        await latest.ended.wait()
+        assert latest.outcome is not None  # noqa: S101  that is what ended means
+        return latest.outcome
+
+    def _refuse(self, activation: Activation) -> None:
+        try:
+            self.manifest.model(activation.request.model)
+        except UnknownModel as error:
+            activation.fail(error)
+            raise
+
+    def _requested(self, request: ActivationRequest) -> BackendActivationRequested:
+        model = self.manifest.models.get(request.model)
+        return BackendActivationRequested(
+            model=request.model,
+            backend=model.backend if model else None,
+            requirements=known_requirements(request.model, manifest=self.manifest, home=self.home),
+            strategy=request.strategy,
+        )
+
+    async def _run(self, activation: Activation, before: Activation | None) -> None:
+        async def obey_requests() -> None:
+            await wait_for_cancel_request(self.home, activation.id)
+            activation.cancel(CancelReason.USER)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(obey_requests)
+            await self._orchestrator.run(activation, after=before)
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_station(
+    home: Home,
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    station: StationInfo | None = None,
+    machine: Machine | None = None,
+) -> AsyncIterator[Station]:
+    """Open the station on a home; when the block is left, activations are cancelled and workers ended.
+
+    Args:
+        home: The home; it is made where it is missing.
+        settings: The user's settings.
+        environ: The user's variables.
+        station: Who serves, None for a command that only switches.
+        machine: The computer to look at; this one by default.
+
+    Raises:
+        HomeUnusable: The home can't be used.
+        ManifestInvalid: The manifest can't be.
+    """
+    home.create()
+    manifest = await open_manifest(home, settings, environ)
+    journal = Journal(home)
+    bus = Bus(state=stored_state(home, station=station), journal=journal)
+    async with anyio.create_task_group() as tasks:
+        host = WorkerHost(
+            tasks=tasks, bus=bus, home=home, environ=environ, threads=settings.inference_workers
+        )
+        active = Unserved()
+        preparation = Preparation(
+            manifest=manifest,
+            cache=CapabilityCache(home, machine or LocalMachine(environ)),
+            provide=partial(_provide, home, manifest, environ),
+            environ=environ,
+        )
+        tools = Tools(
+            home=home,
+            environ=environ,
+            torch_index=settings.torch_index,
+            catalog=load_catalog(),
+            preparation=preparation,
+        )
+        orchestrator = Orchestrator(home=home, preparation=preparation, tools=tools, host=host, active=active)
+        opened = Station(
+            home=home,
+            settings=settings,
+            manifest=manifest,
+            bus=bus,
+            journal=journal,
+            orchestrator=orchestrator,
+            tasks=tasks,
+        )
+        try:
+            yield opened
+        finally:
+            bus.close()
+            tasks.cancel_scope.cancel()
+
+
+async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, str]) -> Manifest:
+    """The manifest that the settings name; the network is used only where they name a URL."""
+    if settings.manifest is None:
+        return read_built_in()
+    async with open_client(await load_packaging_config(environ)) as client:
+        return await load_manifest(settings.manifest, home=home, client=client)
+
+
+async def _provide(
+    home: Home, manifest: Manifest, environ: Mapping[str, str], backend_id: str
+) -> BackendCode:
+    async with open_client(await load_packaging_config(environ)) as client:
+        info = manifest.backends[backend_id]
+        return await provide_backend(backend_id, info, manifest=manifest, home=home, client=client)
