@@ -69,17 +69,17 @@ def header(driver: str, cuda: str, *, smi: str | None = None) -> str:
 
 
 def table(cards: Iterable[Card], driver: str, cuda: str, *, smi: str | None = None) -> str:
-    """What plain nvidia-smi prints: names of more than 24 letters are cut."""
+    """What plain nvidia-smi prints: long names are cut."""
     lines = [
         header(driver, cuda, smi=smi).removesuffix("\n"),
         "| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |",
         "|=========================================+========================+======================|",
     ]
     for n, card in enumerate(cards):
-        name = card.name if len(card.name) <= 24 else f"{card.name[:20]} ..."
+        name = card.name if len(card.name) <= 27 else f"{card.name[:24]}..."
         memory = "Not Supported" if card.memory.startswith("[") else f"1MiB / {card.memory:>6}MiB"
         lines += [
-            f"| {n:>3}  {name:<24}   Off |   00000000:{n + 1:02X}:00.0 Off |                  N/A |",
+            f"| {n:>3}  {name:<27}  Off |   00000000:{n + 1:02X}:00.0 Off |                  N/A |",
             f"| 30%   33C    P8              9W /  250W |{memory:>23} |      0%      Default |",
             RULE,
         ]
