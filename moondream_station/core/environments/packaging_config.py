@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from moondream_station.core.environments.connection_settings import certificates, first, netrc_file, proxies
 from moondream_station.core.environments.locations import absolute, existing, local_path, url_of
-from moondream_station.core.environments.pip_settings import home_folder, pip_file_options, pip_variables
+from moondream_station.core.environments.pip_settings import ETC, home_folder, pip_file_options, pip_variables
 from moondream_station.core.environments.redact import redact_text, redact_url
 from moondream_station.core.environments.uv_settings import UvSettings, uv_file_settings, uv_variables
 from moondream_station.core.errors import SettingsInvalid
@@ -85,6 +85,7 @@ async def load_packaging_config(
     prefix: Path = Path(sys.prefix),
     cwd: Path | None = None,
     platform: str = sys.platform,
+    etc: Path = ETC,
 ) -> PackagingConfig:
     """Reads the user's packaging set-up.
 
@@ -93,19 +94,22 @@ async def load_packaging_config(
         prefix: The Python environment whose own `pip.conf` counts.
         cwd: The folder that relative paths in variables count from; the current one by default.
         platform: As `sys.platform`.
+        etc: The system's folder of settings.
 
     Raises:
         SettingsInvalid: A file or a value can't be understood; pip and uv would refuse it too.
     """
     return await anyio.to_thread.run_sync(
-        lambda: _load(environ, prefix=prefix, cwd=cwd or Path.cwd(), platform=platform)
+        lambda: _load(environ, prefix=prefix, cwd=cwd or Path.cwd(), platform=platform, etc=etc)
     )
 
 
-def _load(environ: Mapping[str, str], *, prefix: Path, cwd: Path, platform: str) -> PackagingConfig:
-    pip = {**pip_file_options(environ, prefix=prefix, platform=platform), **pip_variables(environ)}
+def _load(
+    environ: Mapping[str, str], *, prefix: Path, cwd: Path, platform: str, etc: Path
+) -> PackagingConfig:
+    pip = {**pip_file_options(environ, prefix=prefix, platform=platform, etc=etc), **pip_variables(environ)}
     ours = uv_variables(environ)
-    uv = (ours, *uv_file_settings(environ, platform=platform))
+    uv = (ours, *uv_file_settings(environ, platform=platform, etc=etc))
     home = home_folder(environ, platform)
     notes: list[str] = []
     pip_extras = pip.get("extra-index-url", "").split()

@@ -186,6 +186,9 @@ def _status_in_words(response: httpx2.Response) -> str:
 
 
 def _read_local(path: Path, url: str, source: Source) -> Page:
+    """Find-links name a folder of files, or a page; an index on disk has its page in each name's folder."""
+    if source != "find-links":
+        path = path / "index.html"
     try:
         if path.is_dir():
             files = tuple(

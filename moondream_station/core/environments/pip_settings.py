@@ -15,6 +15,8 @@ from pathlib import Path
 
 from moondream_station.core.errors import SettingsInvalid
 
+ETC = Path("/etc")
+
 _SYNONYMS = {"pypi-url": "index-url", "default-timeout": "timeout"}
 _SECTIONS = ("global", "install")
 _WINDOWS = "win32"
@@ -30,7 +32,7 @@ def pip_variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def pip_file_options(
-    environ: Mapping[str, str], *, prefix: Path, platform: str = sys.platform
+    environ: Mapping[str, str], *, prefix: Path, platform: str = sys.platform, etc: Path = ETC
 ) -> dict[str, str]:
     """What pip's configuration files say to `pip install`, by option name.
 
@@ -41,26 +43,27 @@ def pip_file_options(
         environ: The user's variables.
         prefix: `sys.prefix` of the environment whose own `pip.conf` counts.
         platform: As `sys.platform`.
+        etc: The system's folder of settings.
 
     Raises:
         SettingsInvalid: A file is none that pip could read.
     """
     sections: dict[str, dict[str, str]] = {name: {} for name in _SECTIONS}
-    for path in pip_config_files(environ, prefix=prefix, platform=platform):
+    for path in pip_config_files(environ, prefix=prefix, platform=platform, etc=etc):
         for section, options in _read(path).items():
             sections[section].update(options)
     return {name: value for section in _SECTIONS for name, value in sections[section].items() if value}
 
 
 def pip_config_files(
-    environ: Mapping[str, str], *, prefix: Path, platform: str = sys.platform
+    environ: Mapping[str, str], *, prefix: Path, platform: str = sys.platform, etc: Path = ETC
 ) -> tuple[Path, ...]:
     """Where pip looks for its configuration, least important first; not all of them exist."""
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return ()
     name = "pip.ini" if platform == _WINDOWS else "pip.conf"
-    folders = list(_global_folders(environ, prefix, platform))
+    folders = list(_global_folders(environ, prefix, platform, etc))
     if named is None or not Path(named).exists():
         folders += _user_folders(environ, platform)
     files = [folder / name for folder in [*folders, prefix]]
@@ -75,7 +78,7 @@ def home_folder(environ: Mapping[str, str], platform: str = sys.platform) -> Pat
     return Path(named) if named else Path.home()
 
 
-def _global_folders(environ: Mapping[str, str], prefix: Path, platform: str) -> Iterable[Path]:
+def _global_folders(environ: Mapping[str, str], prefix: Path, platform: str, etc: Path) -> Iterable[Path]:
     if platform == _WINDOWS:
         yield Path(environ.get("PROGRAMDATA", r"C:\ProgramData"), "pip")
     elif platform == "darwin":
@@ -83,9 +86,9 @@ def _global_folders(environ: Mapping[str, str], prefix: Path, platform: str) -> 
             yield Path("/opt/homebrew/share/pip")
         yield Path("/Library/Application Support/pip")
     else:
-        for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep):
+        for folder in (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep):
             yield Path(folder, "pip")
-        yield Path("/etc")
+        yield etc
 
 
 def _user_folders(environ: Mapping[str, str], platform: str) -> Iterable[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from moondream_station.core.environments.pip_settings import home_folder
+from moondream_station.core.environments.pip_settings import ETC, home_folder
 from moondream_station.core.environments.redact import credentials_in
 from moondream_station.core.errors import SettingsInvalid
 
@@ -63,7 +63,9 @@ def uv_variables(environ: Mapping[str, str]) -> UvSettings:
     )
 
 
-def uv_file_settings(environ: Mapping[str, str], *, platform: str = sys.platform) -> tuple[UvSettings, ...]:
+def uv_file_settings(
+    environ: Mapping[str, str], *, platform: str = sys.platform, etc: Path = ETC
+) -> tuple[UvSettings, ...]:
     """What uv's own files say, the user's before the system's.
 
     Raises:
@@ -71,12 +73,14 @@ def uv_file_settings(environ: Mapping[str, str], *, platform: str = sys.platform
     """
     return tuple(
         _from_table(table, path, environ)
-        for path in uv_config_files(environ, platform=platform)
+        for path in uv_config_files(environ, platform=platform, etc=etc)
         if (table := _read(path)) is not None
     )
 
 
-def uv_config_files(environ: Mapping[str, str], *, platform: str = sys.platform) -> tuple[Path, ...]:
+def uv_config_files(
+    environ: Mapping[str, str], *, platform: str = sys.platform, etc: Path = ETC
+) -> tuple[Path, ...]:
     """Where uv looks for its configuration outside projects, most important first."""
     named = environ.get("UV_CONFIG_FILE")
     if named:
@@ -89,8 +93,8 @@ def uv_config_files(environ: Mapping[str, str], *, platform: str = sys.platform)
         system = [Path(environ.get("PROGRAMDATA", r"C:\ProgramData"), "uv", "uv.toml")]
     else:
         user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        folders = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)
-        system = [Path(folder, "uv", "uv.toml") for folder in folders] + [Path("/etc/uv/uv.toml")]
+        folders = (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep)
+        system = [Path(folder, "uv", "uv.toml") for folder in folders] + [etc / "uv" / "uv.toml"]
         system = [path for path in system if path.exists()][:1]
     return (user / "uv" / "uv.toml", *system)
 
