@@ -147,18 +147,17 @@ def plan(
     as_json: Json = False,
 ) -> int:
     """Say which PyTorch build would be installed, and why no other. Installs nothing."""
-    from moondream_station.cli.plan import run_plan  # noqa: PLC0415
+    from moondream_station.cli.plan import Asked, run_plan  # noqa: PLC0415
 
-    return run_plan(
-        requirements or [],
+    asked = Asked(
+        requirements=requirements or [],
         requirement_file=requirement_file,
         model=model,
         machine_file=machine,
         python=python,
-        strategy=strategy,
         offline=offline,
-        as_json=as_json,
     )
+    return run_plan(asked, strategy=strategy, as_json=as_json)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -207,7 +207,7 @@ async def open_station(
         preparation = Preparation(
             manifest=manifest,
             cache=CapabilityCache(home, machine or LocalMachine(environ)),
-            provide=partial(_provide, home, manifest, environ),
+            provide=partial(provide_code, home, manifest, environ),
             environ=environ,
         )
         tools = Tools(
@@ -242,9 +242,15 @@ async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, st
         return await load_manifest(settings.manifest, home=home, client=client)
 
 
-async def _provide(
+async def provide_code(
     home: Home, manifest: Manifest, environ: Mapping[str, str], backend_id: str
 ) -> BackendCode:
+    """A backend's code, in the home; fetched as the user's set-up says where it is not here yet.
+
+    Raises:
+        BackendUnavailable: It can't be had.
+        ArchiveUnsafe: It must not be unpacked.
+    """
     async with open_client(await load_packaging_config(environ)) as client:
         info = manifest.backends[backend_id]
         return await provide_backend(backend_id, info, manifest=manifest, home=home, client=client)

@@ -1,0 +1,136 @@
+"""`plan`: which build would be installed, and for every other one why not."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from packaging.requirements import InvalidRequirement
+
+from moondream_station.cli.logs import configure_logging
+from moondream_station.cli.output import print_text, table
+from moondream_station.core.builds.choice import Selection
+from moondream_station.core.builds.naming import check_strategy
+from moondream_station.core.builds.requirements import (
+    Requirements,
+    parse_requirement_args,
+    parse_requirements,
+)
+from moondream_station.core.codec import to_json
+from moondream_station.core.environments.interpreter import own_interpreter
+from moondream_station.core.errors import RequirementsUnsafe, UsageError
+from moondream_station.core.home import Home, home_from
+from moondream_station.core.machine import LocalMachine, Machine, RecordedMachine, load_record, with_python
+from moondream_station.core.planning import Question, plan_from_catalog, plan_here
+from moondream_station.core.settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The options of `plan` that say what is planned for."""
+
+    requirements: Sequence[str]
+    requirement_file: Path | None
+    model: str | None
+    machine_file: Path | None
+    python: str | None
+    offline: bool
+
+
+def run_plan(asked: Asked, *, strategy: str | None, as_json: bool) -> int:
+    """Plan, and print it; returns 0 where there is a build, else 1."""
+    home = home_from(os.environ)
+    settings = load_settings(home, os.environ, strategy=strategy)
+    check_strategy(settings.strategy)
+    configure_logging(settings.log)
+    selection = anyio.run(_plan, asked, home, settings)
+    print_text(plan_text(selection), to_json(selection), as_json=as_json)
+    return 0 if selection.build is not None else 1
+
+
+def plan_text(selection: Selection) -> str:
+    """A plan for people: the choice, the command, warnings, and every candidate with its reason."""
+    lines = []
+    if selection.build is None:
+        lines.append(f"No build: {selection.reason}")
+    else:
+        lines += [f"{selection.build} with torch {selection.torch}: {selection.reason}"]
+        lines += ["", f"  {_quoted(selection.command)}"]
+    lines += [f"warning: {warning}" for warning in selection.warnings]
+    rows = [
+        {
+            "build": candidate.build,
+            "torch": candidate.torch or "-",
+            "verdict": str(candidate.verdict),
+            "reason": candidate.reason,
+        }
+        for candidate in selection.candidates
+    ]
+    if rows:
+        lines += ["", table(rows, ("build", "torch", "verdict", "reason"))]
+    return "\n".join(lines)
+
+
+async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
+    machine: Machine = (
+        LocalMachine(os.environ)
+        if asked.machine_file is None
+        else RecordedMachine(load_record(asked.machine_file))
+    )
+    if asked.python is not None:
+        machine = with_python(machine, asked.python)
+    is_elsewhere = asked.machine_file is not None
+    python = asked.python or (machine.facts.python if is_elsewhere else own_interpreter().version)
+    question = Question(
+        requirements=await _requirements(asked, home, settings), strategy=settings.strategy, python=python
+    )
+    if is_elsewhere or asked.offline:
+        return await plan_from_catalog(question, machine)
+    home.create()
+    return await plan_here(question, machine, home=home, settings=settings, environ=os.environ)
+
+
+async def _requirements(asked: Asked, home: Home, settings: Settings) -> Requirements:
+    """All that was named, together; torch where nothing was."""
+    texts = list(parse_requirement_args(asked.requirements).canonical)
+    warnings: list[str] = []
+    if asked.requirement_file is not None:
+        read = _read(asked.requirement_file)
+        texts += read.canonical
+        warnings += read.warnings
+    if asked.model is not None:
+        texts += (await _requirements_of(asked.model, home, settings)).canonical
+    return parse_requirement_args(texts or ["torch"])
+
+
+def _read(path: Path) -> Requirements:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} can't be read: {error}", hint="Name a requirements file.") from error
+    try:
+        return parse_requirements(lines, origin=str(path))
+    except RequirementsUnsafe as error:
+        if isinstance(error.__cause__, InvalidRequirement):
+            raise UsageError(error.message, hint=error.hint) from error
+        raise
+
+
+async def _requirements_of(model: str, home: Home, settings: Settings) -> Requirements:
+    from moondream_station.core.station import open_manifest, provide_code  # noqa: PLC0415  with --model alone
+
+    manifest = await open_manifest(home, settings, os.environ)
+    backend = manifest.model(model).backend
+    home.create()
+    code = await provide_code(home, manifest, os.environ, backend)
+    return parse_requirements(code.requirements_text.splitlines(), origin=f"requirements.txt of {backend}")
+
+
+def _quoted(command: Sequence[str]) -> str:
+    return subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)

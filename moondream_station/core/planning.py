@@ -1,0 +1,104 @@
+"""Which build would be installed, without installing: here, elsewhere, with and without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.choice import Selection
+from moondream_station.core.builds.offers import Offer, catalog_offers
+from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.builds.selection import select
+from moondream_station.core.builds.target import target_of
+from moondream_station.core.capabilities.cache import CapabilityCache
+from moondream_station.core.capabilities.detect import detect
+from moondream_station.core.capabilities.snapshot import Capabilities, ProbeReport
+from moondream_station.core.environments.http_client import open_client
+from moondream_station.core.environments.offers_source import collect_offers
+from moondream_station.core.environments.packaging_config import load_packaging_config
+from moondream_station.core.home import Home
+from moondream_station.core.installing import no_build
+from moondream_station.core.machine import Machine
+from moondream_station.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is planned.
+
+    Args:
+        requirements: What is asked for.
+        strategy: `auto`, `guide` or a build.
+        python: The Python that the environment would have ("3.12", "3.12.3").
+    """
+
+    requirements: Requirements
+    strategy: str
+    python: str
+
+
+def _ignore(_: ProbeReport) -> None:
+    """A plan tells the result alone."""
+
+
+async def plan_from_catalog(question: Question, machine: Machine) -> Selection:
+    """Plan with what this version knows, and no network: for a recorded machine, or offline.
+
+    Args:
+        question: What is planned.
+        machine: The machine it is planned for.
+    """
+    capabilities = await detect(machine, on_probe=_ignore)
+    offers = catalog_offers(load_catalog(), target_of(capabilities, question.python))
+    return _select(question, capabilities, offers)
+
+
+async def plan_here(
+    question: Question,
+    machine: Machine,
+    *,
+    home: Home,
+    settings: Settings,
+    environ: Mapping[str, str],
+) -> Selection:
+    """Plan with what the indexes and find-links really have, for this computer.
+
+    Args:
+        question: What is planned.
+        machine: This computer.
+        home: Keeps the machine's snapshot and the listings; it exists.
+        settings: The user's settings.
+        environ: The user's variables.
+    """
+    detected = await CapabilityCache(home, machine).get(on_probe=_ignore)
+    config = await load_packaging_config(environ)
+    async with open_client(config) as client:
+        collected = await collect_offers(
+            capabilities=detected.capabilities,
+            requirements=question.requirements,
+            catalog=load_catalog(),
+            python=question.python,
+            strategy=question.strategy,
+            torch_index=settings.torch_index,
+            config=config,
+            home=home,
+            client=client,
+        )
+    selection = _select(question, detected.capabilities, collected.offers)
+    silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
+    if selection.build is None:
+        return replace(selection, reason=no_build(selection, collected).message)
+    warnings = (*selection.warnings, *(f"Not everything could be asked: {sentence}" for sentence in silent))
+    return replace(selection, warnings=warnings)
+
+
+def _select(question: Question, capabilities: Capabilities, offers: Iterable[Offer]) -> Selection:
+    return select(
+        capabilities,
+        question.requirements,
+        offers,
+        load_catalog(),
+        question.python,
+        question.strategy,
+    ).selection
