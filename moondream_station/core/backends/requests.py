@@ -64,10 +64,15 @@ class Request:
         self.number = number
         self.subject = subject
         self.inbox = Inbox()
-        self.is_ended = False
+        self.ended = anyio.Event()
         self._send = send
         self._on_end = on_end
         self._unreported = 0
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the worker is done with it, or gone."""
+        return self.ended.is_set()
 
     def put(self, frame: Frame) -> bool:
         """Take a frame from the worker; False where it sends more than it was asked for."""
@@ -121,7 +126,7 @@ class Request:
 
     def _end(self) -> None:
         if not self.is_ended:
-            self.is_ended = True
+            self.ended.set()
             if self._on_end is not None:
                 self._on_end()
 
@@ -155,10 +160,14 @@ class CallStream:
         self._request.consumed()
         return frame["value"]
 
-    async def aclose(self) -> None:
+    def abandon(self) -> None:
         """Give up what is left of the stream."""
         self._is_over = True
         self._request.abandon()
+
+    async def aclose(self) -> None:
+        """Give up what is left of the stream."""
+        self.abandon()
         await checkpoint()
 
 

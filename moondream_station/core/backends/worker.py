@@ -160,7 +160,8 @@ class Worker:
             UnknownFunction: The backend has no such function.
             WorkerFailed: The worker died.
         """
-        return await answer(self.begin(function, kwargs), timeout_seconds)
+        request = self.begin(function, kwargs)
+        return await answer(request, timeout_seconds, chunk_seconds=timeout_seconds)
 
     async def wait_failed(self) -> WorkerFailed:
         """Wait until the worker fails; never returns for one that is ended on purpose."""
@@ -221,11 +222,19 @@ class Worker:
                 )
 
 
-async def answer(request: Request, timeout_seconds: float | None) -> dict[str, Any] | CallStream:
-    """Wait for the answer of a call that was begun; raises what `Worker.call` raises."""
+async def answer(
+    request: Request, timeout_seconds: float | None, *, chunk_seconds: float | None = None
+) -> dict[str, Any] | CallStream:
+    """Wait for the answer of a call that was begun; raises what `Worker.call` raises.
+
+    Args:
+        request: The call.
+        timeout_seconds: How long the answer may take, None for ever.
+        chunk_seconds: How long each chunk of a streamed answer may take, None for ever.
+    """
     frame = await request.next_frame(timeout_seconds)
     if frame["kind"] == "stream":
-        return CallStream(request, frame["key"], timeout_seconds=timeout_seconds)
+        return CallStream(request, frame["key"], timeout_seconds=chunk_seconds)
     value: dict[str, Any] = frame.get("value", {})
     return value
 

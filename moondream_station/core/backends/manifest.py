@@ -1,0 +1,282 @@
+"""The manifest: which models there are, and the backends that serve them.
+
+The format is Moondream Station 0.1's; `sha256` and `size` of a backend and `requires_gpu` of a model are
+additions. Keys that nobody knows are accepted, as 0.1 did. docs/reference/manifest.md describes it.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from packaging.version import InvalidVersion, Version
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from moondream_station import __version__
+from moondream_station.core.errors import ManifestInvalid, UnknownModel
+
+_SHOWN_ERRORS = 3
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def _folder_name(text: str) -> str:
+    """Check what becomes the name of a folder, on every platform."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", text) or text.endswith("."):
+        raise ValueError(f"{text!r} must be at most 64 letters, digits and . _ + -, a letter or digit first")
+    if _RESERVED.fullmatch(text):
+        raise ValueError(f"{text!r} is a reserved name on Windows")
+    return text
+
+
+def _module_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError(f"{text!r} is no module's name; give it without .py and without folders")
+    return text
+
+
+def _function_name(text: str) -> str:
+    if not text.isidentifier():
+        raise ValueError(f"{text!r} is no function's name")
+    return text
+
+
+def _release(text: str) -> str:
+    try:
+        Version(text)
+    except InvalidVersion:
+        raise ValueError(f"{text!r} is no version of Moondream Station") from None
+    return text
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+
+
+class BackendInfo(BaseModel):
+    """A backend, as the manifest names it.
+
+    Attributes:
+        name: For people.
+        download_url: A folder, or an archive as path, `file:` or `http(s):`; relative to the manifest.
+        entry_module: The module with the functions, without `.py`.
+        functions: What may be called over HTTP.
+        version: The code's version; its folder in the home is named by it.
+        min_version: The oldest station that can run it.
+        sha256: The archive's digest, 64 hex digits.
+        size: The archive's size in bytes.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    download_url: str
+    entry_module: Annotated[str, AfterValidator(_module_name)]
+    functions: tuple[Annotated[str, AfterValidator(_function_name)], ...]
+    version: FolderName = "1.0.0"
+    min_version: Annotated[str, AfterValidator(_release)] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    size: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def served_functions(self) -> tuple[str, ...]:
+        """What of `functions` may really be called: neither private names nor the initialisation."""
+        return tuple(name for name in self.functions if not name.startswith("_") and name != "init_backend")
+
+
+class ModelInfo(BaseModel):
+    """A model, as the manifest names it.
+
+    Attributes:
+        name: For people.
+        description: For people.
+        backend: The id of the backend that serves it.
+        version: For people.
+        args: Keyword arguments of the backend's `init_backend`.
+        is_default: Whether it is taken where nobody chose one.
+        supported_os: `platform.system()` in lower case; None: every one.
+        system_requirements: For people.
+        requires_gpu: Whether it must not be run on the processor.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    description: str
+    backend: str
+    version: str = "1.0.0"
+    args: dict[str, Any] = {}
+    is_default: bool = False
+    supported_os: tuple[str, ...] | None = None
+    system_requirements: dict[str, Any] | None = None
+    requires_gpu: bool = False
+
+
+class Manifest(BaseModel):
+    """A whole manifest. `read_manifest` and `load_manifest` make it.
+
+    Attributes:
+        version: The manifest's own version.
+        models: Models by id.
+        backends: Backends by id.
+        messages: Texts that a station of 0.1 showed.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    version: str
+    models: dict[FolderName, ModelInfo]
+    backends: dict[FolderName, BackendInfo]
+    messages: dict[str, str] = {}
+
+    _origin: str = PrivateAttr(default="")
+    _folder: Path | None = PrivateAttr(default=None)
+    _url: str | None = PrivateAttr(default=None)
+    _warning: str | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_ids(self) -> Manifest:
+        """Two ids that differ in case alone are one folder on macOS and Windows."""
+        for ids in (self.models, self.backends):
+            if len({name.casefold() for name in ids}) < len(ids):
+                raise ValueError("two ids differ only in upper and lower case")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, as it may be shown."""
+        return self._origin
+
+    @property
+    def folder(self) -> Path | None:
+        """What relative paths are relative to; None for a manifest from the network."""
+        return self._folder
+
+    @property
+    def url(self) -> str | None:
+        """What relative URLs are relative to; None for a manifest on this computer."""
+        return self._url
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence where an older copy is used, None where not."""
+        return self._warning
+
+    @property
+    def default_model(self) -> str | None:
+        """The first model marked as default that is supported here, as 0.1 chose."""
+        return next(
+            (
+                model_id
+                for model_id, model in self.models.items()
+                if model.is_default and self.unsupported_reason(model_id) is None
+            ),
+            None,
+        )
+
+    def model(self, model_id: str) -> ModelInfo:
+        """The entry of a model.
+
+        Raises:
+            UnknownModel: There is none of that id.
+        """
+        try:
+            return self.models[model_id]
+        except KeyError:
+            known = ", ".join(self.models) or "none"
+            raise UnknownModel(
+                f"There is no model {model_id!r} in {self.origin}.", hint=f"It names these models: {known}."
+            ) from None
+
+    def backend_of(self, model_id: str) -> BackendInfo:
+        """The backend that serves a model.
+
+        Raises:
+            UnknownModel: There is no such model.
+            ManifestInvalid: The model names a backend that the manifest does not have.
+        """
+        model = self.model(model_id)
+        try:
+            return self.backends[model.backend]
+        except KeyError:
+            raise ManifestInvalid(
+                f"{self.origin}: models.{model_id}.backend: there is no backend {model.backend!r}.",
+                hint="Name one of: " + (", ".join(self.backends) or "(the manifest has none)"),
+            ) from None
+
+    def unsupported_reason(
+        self, model_id: str, *, system: str | None = None, station_version: str = __version__
+    ) -> str | None:
+        """Why a model can't be used here, None where it can.
+
+        Args:
+            model_id: The model; it exists.
+            system: `platform.system()`; this computer's by default.
+            station_version: The version of this station.
+        """
+        model = self.models[model_id]
+        here = (system or platform.system()).lower()
+        if model.supported_os is not None and here not in {name.lower() for name in model.supported_os}:
+            return f"it runs on {', '.join(model.supported_os) or 'no system'}, this is {here}"
+        backend = self.backends.get(model.backend)
+        if backend is None:
+            return f"the manifest has no backend {model.backend!r}"
+        if backend.min_version is not None and Version(station_version) < Version(backend.min_version):
+            return (
+                f"its backend {model.backend} needs Moondream Station {backend.min_version} or newer,"
+                f" this is {station_version}"
+            )
+        return None
+
+
+def parse_manifest(
+    content: bytes | str, *, origin: str, folder: Path | None = None, url: str | None = None
+) -> Manifest:
+    """A manifest out of its JSON.
+
+    Args:
+        content: The JSON.
+        origin: Where it comes from, as error messages show it.
+        folder: What its relative paths are relative to.
+        url: What its relative URLs are relative to.
+
+    Raises:
+        ManifestInvalid: It is no manifest; the message names the key and what is wrong with it.
+    """
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise ManifestInvalid(
+            f"{origin} is no manifest: {_in_words(error)}.",
+            hint="docs/reference/manifest.md describes the format.",
+        ) from error
+    manifest._origin, manifest._folder, manifest._url = origin, folder, url  # noqa: SLF001  its maker
+    return manifest
+
+
+def with_warning(manifest: Manifest, warning: str) -> Manifest:
+    """The manifest, with a sentence about what is wrong with this copy of it."""
+    manifest._warning = warning  # noqa: SLF001  its maker
+    return manifest
+
+
+def _in_words(error: ValidationError) -> str:
+    errors = error.errors(include_url=False, include_input=False)
+    shown = [_one_in_words(item) for item in errors[:_SHOWN_ERRORS]]
+    more = len(errors) - _SHOWN_ERRORS
+    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+
+
+def _one_in_words(item: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    text = str(item["msg"]).removeprefix("Value error, ")
+    return f"{key}: {text}" if key else text
