@@ -120,7 +120,7 @@ async def run(
         timeout_seconds: How long it may take, None for as long as it likes.
         output_limit_bytes: How much of stdout, and of stderr, is kept. The rest is read and dropped.
         on_stderr_line: Called with every line of stderr (also beyond the limit) as it comes, without its end;
-            undecodable bytes replaced, 8 KiB a line at most. What it raises ends the program and comes out here.
+            undecodable bytes replaced, 8 KiB a line at most. What it raises ends the program and is raised.
 
     Returns:
         How it ended and what it wrote. Neither a time limit nor a failing exit code raises.
