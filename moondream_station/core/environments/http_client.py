@@ -41,7 +41,7 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
             every request to it.
 
     Raises:
-        SettingsInvalid: A certificate, a proxy or the netrc file can't be used.
+        SettingsInvalid: A certificate or a proxy can't be used.
     """
     import httpx2  # noqa: PLC0415  see the module's docstring
 

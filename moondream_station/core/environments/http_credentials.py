@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.redact import Credentials, credentials_in
-from moondream_station.core.errors import SettingsInvalid
 
 if TYPE_CHECKING:
     import httpx2
@@ -28,9 +27,6 @@ class Authorizer:
     Args:
         config: The user's set-up.
         further_urls: Further URLs whose credentials count.
-
-    Raises:
-        SettingsInvalid: The netrc file can't be understood.
     """
 
     def __init__(self, config: PackagingConfig, *further_urls: str) -> None:
@@ -74,12 +70,11 @@ def _origin(url: str) -> str:
 
 
 def _read_netrc(path: Path) -> netrc.netrc | None:
+    """The file, None for one that can't be understood.
+
+    pip and uv go on without it too; a server that wanted its credentials then says so (status 401).
+    """
     try:
         return netrc.netrc(path)
-    except OSError:
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
         return None
-    except (netrc.NetrcParseError, UnicodeDecodeError) as error:
-        reason = getattr(error, "msg", "it is no text")
-        line = getattr(error, "lineno", None)
-        where = f", line {line}" if line else ""
-        raise SettingsInvalid(f"{path}{where} can't be read: {reason}.") from error
