@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,7 +23,6 @@ SILENCE_SECONDS: Final = 40.0
 """An event stream that shows no sign of life for so long (two comments are missed) is taken for dead."""
 
 RECONNECT_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0)
-"""Pauses before an event stream is asked for again, counted from the last message that came."""
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
@@ -54,14 +53,22 @@ class StationClient:
     Args:
         address: The station's, as its record gives it ("http://127.0.0.1:2020").
         token: The station's token; None where it asks for none.
+        reconnect_seconds: Pauses before an event stream is asked for again, from the last message that came.
 
     Raises (every method):
         StationUnreachable: The station does not answer, or what answers is none.
         StationError: What the station answered, as the class that has its code.
     """
 
-    def __init__(self, address: str, *, token: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        reconnect_seconds: Sequence[float] = RECONNECT_SECONDS,
+    ) -> None:
         self._address = address
+        self._reconnect_seconds = reconnect_seconds
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         # A proxy in the environment is none of loopback's business.
         self._http = httpx2.AsyncClient(
@@ -118,9 +125,9 @@ class StationClient:
         Args:
             after: The sequence number to go on from.
         """
-        feed = _Feed(self._http, self._address, after)
+        feed = _Feed(self._http, self._address, after, self._reconnect_seconds)
         try:
-            await feed.connect()
+            await feed.begin()
             yield feed
         finally:
             with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
@@ -137,15 +144,25 @@ class StationClient:
 class _Feed(AsyncIterator[Message]):
     """One event stream, over as many connections as it takes."""
 
-    def __init__(self, http: httpx2.AsyncClient, address: str, after: int | None) -> None:
+    def __init__(
+        self, http: httpx2.AsyncClient, address: str, after: int | None, pauses: Sequence[float]
+    ) -> None:
         self._http = http
         self._address = address
         self._after = after
+        self._pauses = pauses
+        self._first: Message | None = None
         self._response: httpx2.Response | None = None
         self._events: AsyncIterator[httpx2.ServerSentEvent] | None = None
 
-    async def connect(self) -> None:
-        """Ask for the stream, from where it broke."""
+    async def begin(self) -> None:
+        """Ask for the stream; where a snapshot must come first, it has come, and so nothing is missed."""
+        is_snapshot_due = self._after is None
+        await self._connect()
+        if is_snapshot_due:
+            self._first = await anext(self)
+
+    async def _connect(self) -> None:
         headers = {} if self._after is None else {"Last-Event-ID": str(self._after)}
         timeout = httpx2.Timeout(ANSWER_SECONDS, read=SILENCE_SECONDS)
         request = self._http.build_request("GET", "/v1/station/events", headers=headers, timeout=timeout)
@@ -170,7 +187,10 @@ class _Feed(AsyncIterator[Message]):
 
     async def __anext__(self) -> Message:
         """The next message, over a new connection where the present one broke."""
-        pauses = iter(RECONNECT_SECONDS)
+        if (first := self._first) is not None:
+            self._first = None
+            return first
+        pauses = iter(self._pauses)
         while True:
             event = await self._next()
             if event is not None:
@@ -192,7 +212,7 @@ class _Feed(AsyncIterator[Message]):
             await self.close()
             await anyio.sleep(pause)
             try:
-                await self.connect()
+                await self._connect()
             except StationUnreachable:
                 continue
             return

@@ -172,9 +172,9 @@ def _addresses(host: str) -> list[str]:
         return list(_LOOPBACK)
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that can't be written in DNS
         raise AddressInUse(
-            f"{host!r} is no address to serve on: {error.strerror or error}",
+            f"{host!r} is no address to serve on: {error}",
             hint="127.0.0.1 serves programs on this computer.",
         ) from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -26,8 +26,8 @@ from moondream_station.core.errors import (
 )
 from moondream_station.http.api import Answer
 from moondream_station.http.functions import count_tokens, function_name, measure
-from tests.http.conftest import Serve, Served
-from tests.support.station_api import FakeStation, chunks, echoes, gives, raises
+from support.http_server import Served, serving
+from support.station_api import FakeStation, chunks, echoes, gives, raises
 
 pytestmark = pytest.mark.anyio
 
@@ -294,7 +294,7 @@ async def test_a_mistake_of_the_station_is_answered_without_its_details(
 ) -> None:
     """What nobody expected goes to the log; the client hears that it happened, and the server goes on."""
 
-    async def broken(_arguments: Mapping[str, Any]) -> Answer:
+    def broken(_arguments: Mapping[str, Any]) -> Answer:
         raise ZeroDivisionError("secret detail")
 
     served.station.backend["caption"] = broken
@@ -368,7 +368,7 @@ async def test_a_client_that_leaves_cancels_its_call(served: Served, streams: bo
 
 
 @pytest.mark.parametrize("streams", [False, True])
-async def test_a_station_that_stops_gives_up_its_calls(serving: Serve, streams: bool) -> None:  # noqa: FBT001  both kinds
+async def test_a_station_that_stops_gives_up_its_calls(streams: bool) -> None:  # noqa: FBT001  both kinds
     """The client is told, by status or by the last message, and no handler is left behind."""
     waits = anyio.Event()
 

@@ -11,8 +11,8 @@ from starlette.datastructures import Headers
 
 from moondream_station.http.guard import MAX_BODY_BYTES, Access, host_of, is_loopback
 from moondream_station.http.refusals import HostForbidden, OriginForbidden, TokenRequired
-from tests.http.conftest import TOKEN, Serve, Served
-from tests.support.station_api import FakeStation, echoes
+from support.http_server import TOKEN, Served, serving
+from support.station_api import FakeStation, echoes
 
 pytestmark = pytest.mark.anyio
 
@@ -229,7 +229,7 @@ async def test_a_request_of_http_1_0_without_host_is_refused(served: Served) -> 
     assert (await served.exchange("GET /health HTTP/1.0\n\n")).status == 403
 
 
-async def test_a_station_for_others_asks_for_its_token(serving: Serve) -> None:
+async def test_a_station_for_others_asks_for_its_token() -> None:
     """Over the line: 401 and the scheme without it, the answer with it, health for everybody."""
     async with serving(FakeStation(), bound="192.0.2.7", allowed=("station.example",)) as served:
         refused = await served.exchange("GET / HTTP/1.1\nHost: station.example\n\n")

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 
 from moondream_station.core.errors import StationError
-from tests.http.conftest import Serve, Served
-from tests.support.station_api import MODELS, FakeStation
+from support.http_server import Served, serving
+from support.station_api import MODELS, FakeStation
 
 pytestmark = pytest.mark.anyio
 
@@ -141,6 +142,7 @@ async def test_doctor_is_passed_through(served: Served, client: httpx2.AsyncClie
     assert (await client.get("/v1/station/doctor")).json()["format"] == "moondream-station/doctor/1"
 
     async def fails() -> Mapping[str, Any]:
+        await anyio.lowlevel.checkpoint()
         raise StationError("No report")
 
     served.station.examine = fails
@@ -168,7 +170,7 @@ async def test_doctor_ends_with_its_client(served: Served) -> None:
     await cancelled.wait()
 
 
-async def test_doctor_ends_with_the_station(serving: Serve) -> None:
+async def test_doctor_ends_with_the_station() -> None:
     """The client is told that the station stops."""
     waits = anyio.Event()
 

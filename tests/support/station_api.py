@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
+
+import anyio
+import anyio.lowlevel
 
 from moondream_station.core.bus import Bus, Subscription
 from moondream_station.core.errors import (
@@ -22,7 +25,7 @@ from moondream_station.core.events import (
 from moondream_station.core.state import Active, StationInfo, StationState, WorkerState, status
 from moondream_station.http.api import Answer
 
-Function = Callable[[Mapping[str, Any]], Awaitable[Answer]]
+Function = Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]
 
 MODELS: Mapping[str, Any] = {
     "models": [
@@ -66,6 +69,8 @@ class FakeStation:
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
         self.left: list[str] = []
         self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+        self.followers = 0
+        self.left_alone = anyio.Event()
         self._buffer = buffer
 
     @property
@@ -106,7 +111,8 @@ class FakeStation:
         """Call what the test put into `backend`; `left` tells that the caller has gone on."""
         self.calls.append((function, dict(arguments), timeout_seconds))
         try:
-            yield await self.backend[function](arguments)
+            answer = self.backend[function](arguments)
+            yield await answer if isinstance(answer, Awaitable) else answer
         finally:
             self.left.append(function)
 
@@ -138,12 +144,21 @@ class FakeStation:
         )
         return running.id
 
-    def subscribe(self, *, after: int | None = None) -> AbstractAsyncContextManager[Subscription]:
-        """Subscribe to the bus."""
-        return self.bus.subscribe(after=after, buffer=self._buffer)
+    @asynccontextmanager
+    async def subscribe(self, *, after: int | None = None) -> AsyncIterator[Subscription]:
+        """Subscribe to the bus; `followers` counts those who do, `left_alone` says when the last one left."""
+        async with self.bus.subscribe(after=after, buffer=self._buffer) as subscription:
+            self.followers += 1
+            try:
+                yield subscription
+            finally:
+                self.followers -= 1
+                if self.followers == 0:
+                    self.left_alone.set()
 
     async def doctor(self) -> Mapping[str, Any]:
         """What `examine` says, else that all is well."""
+        await anyio.lowlevel.checkpoint()
         if self.examine is not None:
             return await self.examine()
         return {"format": "moondream-station/doctor/1", "ok": True, "findings": []}
@@ -151,22 +166,18 @@ class FakeStation:
 
 def gives(answer: Answer) -> Function:
     """A function with always the same answer."""
-
-    async def function(_arguments: Mapping[str, Any]) -> Answer:
-        return answer
-
-    return function
+    return lambda _arguments: answer
 
 
-def echoes(arguments: Mapping[str, Any]) -> Awaitable[Answer]:
+def echoes(arguments: Mapping[str, Any]) -> Answer:
     """A function that answers with its arguments."""
-    return gives({"arguments": dict(arguments)})(arguments)
+    return {"arguments": dict(arguments)}
 
 
 def raises(error: StationError) -> Function:
     """A function that fails."""
 
-    async def function(_arguments: Mapping[str, Any]) -> Answer:
+    def function(_arguments: Mapping[str, Any]) -> Answer:
         raise error
 
     return function
