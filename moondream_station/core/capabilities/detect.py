@@ -39,6 +39,7 @@ async def detect(
     on_probe: Callable[[ProbeReport], None],
     on_slow: Callable[[str], None] | None = None,
     probes: tuple[Probe, ...] = PROBES,
+    slow_after_seconds: float = SLOW_AFTER_SECONDS,
 ) -> Capabilities:
     """Ask all probes at once and make one snapshot of their answers.
 
@@ -48,8 +49,9 @@ async def detect(
     Args:
         machine: The computer, or its record.
         on_probe: Called with each probe's report as it ends.
-        on_slow: Called with the name of a probe that is not through after `SLOW_AFTER_SECONDS`.
+        on_slow: Called with the name of a probe that is not through after `slow_after_seconds`.
         probes: Which probes to ask; one that belongs to another system is left out.
+        slow_after_seconds: When a probe is slow.
 
     Returns:
         The snapshot; its reports are in the probes' order.
@@ -70,7 +72,7 @@ async def detect(
         on_probe(report)
 
     async def name_slow_ones(name: Callable[[str], None]) -> None:
-        await anyio.sleep(SLOW_AFTER_SECONDS)
+        await anyio.sleep(slow_after_seconds)
         for probe in asked:
             if probe.name not in done:
                 name(probe.name)

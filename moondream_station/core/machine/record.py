@@ -43,10 +43,15 @@ class MachineRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as docs/reference describes the file."""
-        data: dict[str, Any] = {"format": FORMAT, **asdict(self)}
-        if not self.unreadable:
-            del data["unreadable"]
-        return data
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "platform": {**asdict(self.platform), "libc": list(self.platform.libc)},
+            "env": dict(self.env),
+            "commands": [{**asdict(result), "argv": list(result.argv)} for result in self.commands],
+            "files": dict(self.files),
+            "directories": {path: list(names) for path, names in self.directories.items()},
+        }
+        return {**data, "unreadable": dict(self.unreadable)} if self.unreadable else data
 
 
 def load_record(path: Path) -> MachineRecord:
