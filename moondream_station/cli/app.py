@@ -75,9 +75,10 @@ def serve(
     as_json: Json = False,
 ) -> int:
     """Serve the active model over HTTP, until SIGINT or SIGTERM."""
-    from moondream_station.cli.serve import run_serve  # noqa: PLC0415
+    from moondream_station.cli.serve import Wanted, run_serve  # noqa: PLC0415
 
-    return run_serve(host=host, port=port, model=model, allowed_hosts=allow_host or [], as_json=as_json)
+    wanted = Wanted(model=model, port_is_explicit=port is not None, allowed_hosts=allow_host or [])
+    return run_serve(host=host, port=port, wanted=wanted, as_json=as_json)
 
 
 @app.command()

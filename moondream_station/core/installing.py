@@ -41,6 +41,7 @@ from moondream_station.core.events import (
 )
 from moondream_station.core.home import Home
 from moondream_station.core.preparing import Preparation, Prepared
+from moondream_station.core.storage import remove_tree
 
 _LOCK_TRIES = 3
 
@@ -117,7 +118,8 @@ class Installed:
 class Installation:
     """Makes the environment of one activation, and another one when torch does not compute in the first.
 
-    Use it as a context: its connections are closed at the end.
+    Use it as a context: at the end its connections are closed, and the environments that were not committed
+    are removed, under another name first.
     """
 
     def __init__(self, tools: Tools, activation: Activation, prepared: Prepared) -> None:
@@ -127,6 +129,7 @@ class Installation:
         self._capabilities = prepared.capabilities
         self._choosing: Choosing | None = None
         self._resources = AsyncExitStack()
+        self._made: list[Place] = []
         self._client: httpx2.AsyncClient | None = None
         self._config: PackagingConfig | None = None
 
@@ -136,6 +139,12 @@ class Installation:
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
             await self._resources.aclose()
+            for place in self._made:
+                await to_thread.run_sync(remove_tree, place.path)
+
+    def keep(self, installed: Installed) -> None:
+        """This environment was committed; every other one made here is removed at the end."""
+        self._made = [place for place in self._made if place != installed.place]
 
     async def install(self) -> Installed:
         """Take an environment that was made for the same, or make one.
@@ -336,6 +345,7 @@ class Installation:
             environ=self._tools.environ,
             progress=self._activation.progressed,
         )
+        self._made.append(place)
         self._activation.publish(
             EnvironmentBuilt(
                 environment=place.name,

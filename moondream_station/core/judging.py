@@ -37,6 +37,17 @@ _OF_THE_SYSTEM: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 
+def checked(verification: Verification) -> Verification:
+    """The verification, where everything is as planned.
+
+    Raises:
+        VerificationFailed: It is not.
+    """
+    if not verification.is_ok:
+        raise verification_failure(verification)
+    return verification
+
+
 def verification_failure(verification: Verification) -> VerificationFailed:
     """The error for a verification that is not as planned.
 

@@ -30,7 +30,7 @@ from moondream_station.core.events import (
 from moondream_station.core.home import Home
 from moondream_station.core.hosting import HostedWorker, WorkerHost, WorkerSpec
 from moondream_station.core.installing import Installation, Installed, Tools
-from moondream_station.core.judging import verification_failure
+from moondream_station.core.judging import checked
 from moondream_station.core.locks import Holder, activation_lock
 from moondream_station.core.preparing import Preparation, Prepared
 
@@ -44,7 +44,7 @@ class ActiveWorker(Protocol):
     def may_overlap(self, spec: WorkerSpec) -> bool:
         """Whether memory is known to suffice for the old and the new worker side by side."""
 
-    async def make_room(self) -> None:
+    async def make_room(self, spec: WorkerSpec) -> None:
         """End the old worker before the new one loads."""
 
     def take_over(self, hosted: HostedWorker) -> None:
@@ -61,7 +61,7 @@ class Unserved:
         """There is no other worker."""
         return True
 
-    async def make_room(self) -> None:
+    async def make_room(self, spec: WorkerSpec) -> None:
         """There is no other worker."""
 
     def take_over(self, hosted: HostedWorker) -> None:
@@ -152,27 +152,30 @@ class Orchestrator:
         async with activation_lock(self._home, activation=activation.id, command=command, on_wait=waiting):
             await sweep(self._home)
             prepared = await self._preparation.prepare(activation)
-            ready = await self._make_ready(activation, prepared)
-            try:
-                await self._commit(activation, prepared, ready)
-            except BaseException:
-                await self._give_up(ready.hosted)
-                raise
-            self._succeed(activation, prepared, ready, seconds=anyio.current_time() - started)
-
-    async def _make_ready(self, activation: Activation, prepared: Prepared) -> Ready:
-        async with Installation(self._tools, activation, prepared) as installation:
-            installed = await installation.install()
-            while True:
+            async with Installation(self._tools, activation, prepared) as installation:
+                ready = await self._make_ready(activation, prepared, installation)
                 try:
-                    return await self._start(activation, prepared, installed)
-                except VerificationFailed as error:
-                    following = None
-                    if error.is_curable and installed.build not in {None, CPU}:
-                        following = await installation.fall_back(installed, error.message)
-                    if following is None:
-                        raise
-                    installed = following
+                    await self._commit(activation, prepared, ready)
+                except BaseException:
+                    await self._give_up(ready.hosted)
+                    raise
+                installation.keep(ready.installed)
+                self._succeed(activation, prepared, ready, seconds=anyio.current_time() - started)
+
+    async def _make_ready(
+        self, activation: Activation, prepared: Prepared, installation: Installation
+    ) -> Ready:
+        installed = await installation.install()
+        while True:
+            try:
+                return await self._start(activation, prepared, installed)
+            except VerificationFailed as error:
+                following = None
+                if error.is_curable and installed.build not in {None, CPU}:
+                    following = await installation.fall_back(installed, error.message)
+                if following is None:
+                    raise
+                installed = following
 
     async def _start(self, activation: Activation, prepared: Prepared, installed: Installed) -> Ready:
         if prepared.model.requires_gpu and installed.build == CPU:
@@ -193,7 +196,7 @@ class Orchestrator:
             activation.enter(Stage.VERIFY)
             verification = await self._verify(activation, hosted)
             if not self._active.may_overlap(spec):
-                await self._active.make_room()
+                await self._active.make_room(spec)
             await hosted.load(verification.report.device)
         except BaseException:
             await self._give_up(hosted)
@@ -207,9 +210,7 @@ class Orchestrator:
                 ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
             )
         )
-        if not verification.is_ok:
-            raise verification_failure(verification)
-        return verification
+        return checked(verification)
 
     async def _commit(self, activation: Activation, prepared: Prepared, ready: Ready) -> None:
         activation.enter(Stage.COMMIT)

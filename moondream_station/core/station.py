@@ -18,6 +18,7 @@ from moondream_station.core.activation import Activation, ActivationRequest
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.manifest_source import load_manifest, read_built_in
+from moondream_station.core.backends.pool import InferencePool
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.bus import Bus, new_activation_id
@@ -35,6 +36,7 @@ from moondream_station.core.machine import LocalMachine, Machine
 from moondream_station.core.orchestrator import Orchestrator, Unserved
 from moondream_station.core.overview import stored_state
 from moondream_station.core.preparing import Preparation, known_requirements
+from moondream_station.core.serving import Serving, ServingStation
 from moondream_station.core.settings import Settings
 from moondream_station.core.state import StationInfo
 
@@ -70,12 +72,18 @@ class Station:
         self._journal = journal
         self._orchestrator = orchestrator
         self._tasks = tasks
+        self.serving: ServingStation | None = None
         self._latest: Activation | None = None
 
     @property
     def _running(self) -> Activation | None:
         latest = self._latest
         return None if latest is None or latest.ended.is_set() else latest
+
+    @property
+    def is_switching(self) -> bool:
+        """Whether an activation runs."""
+        return self._running is not None
 
     def request_switch(
         self,
@@ -203,7 +211,14 @@ async def open_station(
         host = WorkerHost(
             tasks=tasks, bus=bus, home=home, environ=environ, threads=settings.inference_workers
         )
-        active = Unserved()
+        serving = None
+        if station is not None:
+            pool = InferencePool(
+                max_queue_size=settings.inference_max_queue_size,
+                default_timeout_seconds=settings.inference_timeout,
+            )
+            tasks.start_soon(pool.run)
+            serving = Serving(host=host, pool=pool, bus=bus, tasks=tasks)
         preparation = Preparation(
             manifest=manifest,
             cache=CapabilityCache(home, machine or LocalMachine(environ)),
@@ -217,7 +232,9 @@ async def open_station(
             catalog=load_catalog(),
             preparation=preparation,
         )
-        orchestrator = Orchestrator(home=home, preparation=preparation, tools=tools, host=host, active=active)
+        orchestrator = Orchestrator(
+            home=home, preparation=preparation, tools=tools, host=host, active=serving or Unserved()
+        )
         opened = Station(
             home=home,
             settings=settings,
@@ -227,6 +244,7 @@ async def open_station(
             orchestrator=orchestrator,
             tasks=tasks,
         )
+        opened.serving = None if serving is None else ServingStation(opened, serving)
         try:
             yield opened
         finally:

@@ -113,6 +113,11 @@ class InferencePool:
         """
         self._change(PoolState.READY, worker, _Service(model=model, restart=restart))
 
+    def give_up(self, model: str, failure: StationError) -> None:
+        """No worker could be had for this model: requests are told why."""
+        self._change(PoolState.FAILED, None, _Service(model=model))
+        self._failure = failure
+
     def stop(self) -> None:
         """Serve nothing: requests are turned away."""
         self._change(PoolState.STOPPED, None, None)
@@ -214,9 +219,9 @@ class InferencePool:
     async def _wait_until_loaded(self, seconds: float) -> float:
         """Wait for a worker that loads; gives when the request's own time is over, which begins only then."""
         with anyio.move_on_after(self._loading_seconds):
+            await checkpoint()
             while self._state is PoolState.LOADING:
                 await self._line.wait_for_change()
-        await checkpoint()
         if self._state is PoolState.LOADING:
             raise WorkerLoading(
                 f"The model still loads after {self._loading_seconds:g} s.",
@@ -225,18 +230,19 @@ class InferencePool:
         return anyio.current_time() + seconds
 
     async def _wait_for_seat(self, ticket: object, function: str, seconds: float, deadline: float) -> Worker:
-        with anyio.CancelScope(deadline=deadline):
-            await checkpoint()
-            while True:
-                self._check_serving()
-                worker = self._line.take_seat(ticket)
-                if worker is not None:
-                    return worker
+        await checkpoint()  # none after the seat is taken: a cancellation there would lose it
+        self._check_serving()
+        while (worker := self._line.take_seat(ticket)) is None:
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                raise WorkerTimeout(
+                    f"`{function}` did not get its turn within {seconds:g} s.",
+                    hint="The worker is busy: try again, or give the request a longer `timeout`.",
+                )
+            with anyio.move_on_after(left):
                 await self._line.wait_for_change()
-        raise WorkerTimeout(
-            f"`{function}` did not get its turn within {seconds:g} s.",
-            hint="The worker is busy: try again, or give the request a longer `timeout`.",
-        )
+            self._check_serving()
+        return worker
 
     def _check_serving(self) -> None:
         if self._state is PoolState.STOPPED:

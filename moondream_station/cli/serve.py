@@ -1,0 +1,134 @@
+"""`serve`: the station over HTTP, until it is told to end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+
+from moondream_station import __version__
+from moondream_station.cli.logs import configure_logging
+from moondream_station.cli.output import print_text
+from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.core.builds.naming import check_strategy
+from moondream_station.core.errors import NothingToCancel
+from moondream_station.core.events import CancelReason
+from moondream_station.core.home import Home, home_from
+from moondream_station.core.locks import announce_station, serve_lock
+from moondream_station.core.settings import Settings, load_settings
+from moondream_station.core.state import StationInfo
+from moondream_station.core.station import Station, open_station
+from moondream_station.http.app import create_app
+from moondream_station.http.guard import Access
+from moondream_station.http.server import listen
+from moondream_station.http.server import serve as answer_requests
+
+_FAREWELL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The options of `serve`.
+
+    Args:
+        model: The model to switch to, None for the one that is active.
+        port_is_explicit: Whether no other port will do.
+        allowed_hosts: Further names by which the station may be called.
+    """
+
+    model: str | None = None
+    port_is_explicit: bool = False
+    allowed_hosts: Sequence[str] = ()
+
+
+def run_serve(*, host: str | None, port: int | None, wanted: Wanted, as_json: bool) -> int:
+    """Serve until SIGINT or SIGTERM; returns the exit code."""
+    home = home_from(os.environ)
+    settings = load_settings(home, os.environ, service_host=host, service_port=port)
+    check_strategy(settings.strategy)
+    configure_logging(settings.log, default="warning" if sys.stderr.isatty() else "info")
+
+    def announce(address: str) -> None:
+        text = f"Moondream Station is serving on {address}"
+        print_text(text, {"address": address, "pid": os.getpid()}, as_json=as_json)
+
+    anyio.run(_serve, home, settings, wanted, announce)
+    return 0
+
+
+async def _serve(home: Home, settings: Settings, wanted: Wanted, announce: Callable[[str], None]) -> None:
+    stopping = anyio.Event()
+    async with (
+        serve_here(home, settings, wanted, stopping=stopping, announce=announce),
+        anyio.create_task_group() as tasks,
+    ):
+        await tasks.start(cancel_on_signal, lambda _: stopping.set())
+        await stopping.wait()
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serve_here(
+    home: Home,
+    settings: Settings,
+    wanted: Wanted,
+    *,
+    stopping: anyio.Event,
+    announce: Callable[[str], None],
+) -> AsyncIterator[Station]:
+    """Serve while the block runs: listen, then say so, then answer. What is active begins to load at once.
+
+    Args:
+        home: The home.
+        settings: The user's settings; host and port among them.
+        wanted: The options of `serve`.
+        stopping: Set when the station is to end; set by this, too, when the server ends for another reason.
+        announce: Told the address, once the station listens and other programs can find it.
+
+    Raises:
+        StationRunning: Another station serves this home.
+        AddressInUse: There is no port to serve on.
+        UnknownModel: The manifest has no such model.
+        HomeUnusable: The home can't be used.
+        ManifestInvalid: The manifest can't be.
+    """
+    home.create()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(serve_lock(home))
+        listeners = listen(settings.service_host, settings.service_port, explicit=wanted.port_is_explicit)
+        stack.callback(listeners.close)
+        info = StationInfo(
+            instance=secrets.token_hex(8), pid=os.getpid(), address=listeners.url, version=__version__
+        )
+        station = await stack.enter_async_context(open_station(home, settings, os.environ, station=info))
+        served = station.serving
+        assert served is not None  # noqa: S101  it was opened with an address
+        if wanted.model is not None:
+            station.manifest.model(wanted.model)
+        record = announce_station(home, address=info.address, instance=info.instance, version=info.version)
+        access = Access.of(bound=listeners.hosts, allowed=wanted.allowed_hosts, token=record.token)
+        announce(info.address)
+        async with anyio.create_task_group() as tasks:
+            app = create_app(served, access=access, stopping=stopping)
+            await tasks.start(partial(answer_requests, app, listeners, stopping=stopping))
+            if wanted.model is not None and wanted.model != served.active_model:
+                station.request_switch(wanted.model)
+            tasks.start_soon(served.start_active)
+            try:
+                yield station
+            finally:
+                stopping.set()
+                with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
+                    await _end_activation(station)
+                tasks.cancel_scope.cancel()
+
+
+async def _end_activation(station: Station) -> None:
+    with suppress(NothingToCancel):
+        await station.wait(station.request_cancel(CancelReason.SHUTDOWN))
