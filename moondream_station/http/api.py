@@ -70,8 +70,13 @@ class StationApi(Protocol):
         """
         ...
 
-    def request_switch(self, model: str, strategy: str | None) -> tuple[str, bool]:
+    def request_switch(self, model: str, strategy: str | None, *, upgrade: bool) -> tuple[str, bool]:
         """Ask for a model to become the active one.
+
+        Args:
+            model: The model's id.
+            strategy: How its build is chosen, None for the station's setting.
+            upgrade: Whether to resolve anew although an environment exists.
 
         Returns:
             The activation's id, and whether it was running already for the same model and strategy.

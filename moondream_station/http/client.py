@@ -104,9 +104,13 @@ class StationClient:
         """The models shape."""
         return await self._ask("GET", "/v1/models")
 
-    async def switch(self, model: str, strategy: str | None = None) -> Accepted:
-        """Ask for a model to become the active one."""
-        body = {"model": model} if strategy is None else {"model": model, "strategy": strategy}
+    async def switch(self, model: str, strategy: str | None = None, *, upgrade: bool = False) -> Accepted:
+        """Ask for a model to become the active one; with `upgrade` also where an environment exists already."""
+        body: Message = {"model": model}
+        if strategy is not None:
+            body["strategy"] = strategy
+        if upgrade:
+            body["upgrade"] = True
         answer = await self._ask("POST", "/v1/station/switch", body)
         return Accepted(activation=str(answer["activation"]), joined=bool(answer["joined"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
@@ -94,8 +94,8 @@ class StationRoutes:
 
     async def switch(self, request: Request) -> Response:
         """`POST /v1/station/switch`."""
-        model, strategy = _switch_fields(await read_object(request))
-        activation, joined = self._station.request_switch(model, strategy)
+        wish = _switch_wish(await read_object(request))
+        activation, joined = self._station.request_switch(wish.model, wish.strategy, upgrade=wish.upgrade)
         return json_response({"activation": activation, "joined": joined}, status=202)
 
     async def cancel(self, request: Request) -> Response:
@@ -122,12 +122,20 @@ class StationRoutes:
         return json_response(report)
 
 
-def _switch_fields(body: Mapping[str, Any]) -> tuple[str, str | None]:
-    model, strategy = body.get("model"), body.get("strategy")
+class _Wish(NamedTuple):
+    model: str
+    strategy: str | None
+    upgrade: bool
+
+
+def _switch_wish(body: Mapping[str, Any]) -> _Wish:
+    model, strategy, upgrade = body.get("model"), body.get("strategy"), body.get("upgrade", False)
     if not isinstance(model, str) or not model:
         raise RequestInvalid("'model' must be the id of a model", hint="GET /v1/models lists them.")
     if not isinstance(strategy, str | None):
         raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
-    if unknown := sorted(body.keys() - {"model", "strategy"}):
-        raise RequestInvalid(f"A switch takes 'model' and 'strategy', not {unknown[0]!r}")
-    return model, strategy
+    if not isinstance(upgrade, bool):
+        raise RequestInvalid("'upgrade' must be true or false")
+    if unknown := sorted(body.keys() - set(_Wish._fields)):
+        raise RequestInvalid(f"A switch takes {', '.join(_Wish._fields)}, not {unknown[0]!r}")
+    return _Wish(model, strategy, upgrade)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
 from moondream_station.core.codec import event_to_json
 from moondream_station.core.errors import NothingToCancel, StationError, StationUnreachable, UnknownModel
@@ -39,6 +39,12 @@ async def test_it_asks_for_everything_that_is_offered(served: Served, client: St
     assert not accepted.joined
     assert (await client.switch("selftest")).joined
     assert await client.cancel() == accepted.activation
+    await client.switch("selftest", "auto", upgrade=True)
+    assert served.station.wishes == [
+        ("selftest", "cpu", False),
+        ("selftest", None, False),
+        ("selftest", "auto", True),
+    ]
 
 
 async def test_errors_come_out_as_what_they_were(client: StationClient) -> None:
@@ -190,10 +196,14 @@ class Relay:
 @asynccontextmanager
 async def relayed(served: Served) -> AsyncIterator[Relay]:
     """A relay in front of the server."""
-    # The listener's socket takes connections from here on; whether `serve` already runs does not matter.
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
         relay = Relay(listener.extra(SocketAttribute.local_port))  # noqa: S610  anyio's, not Django's
+
+        async def run(*, task_status: TaskStatus[None]) -> None:
+            task_status.started()
+            await listener.serve(lambda client: relay.carry(client, served.port))
+
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(listener.serve, lambda client: relay.carry(client, served.port))
+            await tasks.start(run)
             yield relay
             tasks.cancel_scope.cancel()

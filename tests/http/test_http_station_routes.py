@@ -56,6 +56,7 @@ async def test_a_switch_is_taken_on_and_joined(client: httpx2.AsyncClient) -> No
         ({"model": 1}, 400, "request-invalid"),
         ({"model": ""}, 400, "request-invalid"),
         ({"model": "selftest", "strategy": 1}, 400, "request-invalid"),
+        ({"model": "selftest", "upgrade": 1}, 400, "request-invalid"),
         ({"model": "selftest", "force": True}, 400, "request-invalid"),
         ([], 400, "request-invalid"),
     ],

@@ -68,6 +68,7 @@ class FakeStation:
         self.backend: dict[str, Function] = {}
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
         self.left: list[str] = []
+        self.wishes: list[tuple[str, str | None, bool]] = []
         self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         self.followers = 0
         self.left_alone = anyio.Event()
@@ -116,8 +117,9 @@ class FakeStation:
         finally:
             self.left.append(function)
 
-    def request_switch(self, model: str, strategy: str | None) -> tuple[str, bool]:
-        """Begin an activation of `selftest`, or join the one that runs."""
+    def request_switch(self, model: str, strategy: str | None, *, upgrade: bool) -> tuple[str, bool]:
+        """Begin an activation of `selftest`, or join the one that runs; `wishes` keeps what was asked."""
+        self.wishes.append((model, strategy, upgrade))
         if model != "selftest":
             raise UnknownModel(f"There is no model {model!r}", hint="moondream-station models lists them.")
         if strategy not in (None, "auto", "cpu"):
@@ -186,6 +188,7 @@ def raises(error: StationError) -> Function:
 async def chunks(*parts: Any, then: StationError | None = None) -> AsyncIterator[Any]:
     """A streamed answer, whole or broken off."""
     for part in parts:
+        await anyio.lowlevel.checkpoint()
         yield part
     if then is not None:
         raise then
