@@ -124,9 +124,13 @@ def _judge_all(question: Question, forced: Build | None) -> tuple[Question, tupl
 
 
 def _served_together(kind: Kind, builds: Iterable[Build], question: Question) -> frozenset[int]:
-    """Of several GPUs in use that no build serves all of, the most that one build does serve."""
-    gpus = question.hardware.of_kind(kind).gpus
-    if len(gpus) < 2:  # noqa: PLR2004  a single GPU is served or it is not
+    """Of several GPUs in use that no build serves all of, those that one build can serve together.
+
+    The GPU that the runtime numbers first has to be among them, because a backend computes on that one; then
+    the second, and so on.
+    """
+    in_use = question.hardware.of_kind(kind)
+    if len(in_use.gpus) < 2:  # noqa: PLR2004  a single GPU is served or it is not
         return frozenset()
     other = question.ignoring_also(Obstacle.ARCHITECTURE)
     served = {
@@ -135,21 +139,21 @@ def _served_together(kind: Kind, builds: Iterable[Build], question: Question) ->
         if build.kind is kind
         for offer in judge(build, other).offers
     }
-
-    def worth(places: frozenset[int]) -> tuple[int, int, list[int]]:
-        memory = sum(gpus[place].memory_bytes or 0 for place in places)
-        return (len(places), memory, sorted((-place for place in places), reverse=True))
-
-    return max(served, key=worth, default=frozenset())
+    numbered = in_use.runtime_order
+    return max(served, key=lambda places: [place in places for place in numbered], default=frozenset())
 
 
-def _worth(judgement: Judgement, question: Question) -> tuple[int, Version, Build]:
-    """How good a possible build is: what it computes on, then the newest torch, then the newest build."""
+def _worth(judgement: Judgement, question: Question) -> tuple[int, bool, Version, Build]:
+    """How good a possible build is: what it computes on, then the newest torch, then the newest build.
+
+    A pre-release that nobody asked for comes after every final release.
+    """
     kind = judgement.build.kind
     gpus = question.hardware.of_kind(kind).gpus
     integrated = bool(gpus) and all(gpu.integrated for gpu in gpus) and kind is not Kind.CUDA
     return (
         _RANKS[kind] - (_INTEGRATED_IS_LATER if integrated else 0),
+        not judgement.best.version.is_prerelease or bool(question.wanted.torch.prereleases),
         judgement.best.version,
         judgement.build,
     )

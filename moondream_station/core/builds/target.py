@@ -210,8 +210,8 @@ def _linux_tags(machine: str, glibc: tuple[int, int] | None) -> Iterator[str]:
         return
     oldest = _OLDEST_GLIBC_MINOR[machine]
     newest = glibc[1] if glibc[0] == 2 else -1  # noqa: PLR2004  every manylinux profile is of glibc 2
+    yield f"linux_{machine}"
     for minor in range(newest, oldest - 1, -1):
         yield f"manylinux_2_{minor}_{machine}"
         if minor in _LEGACY_MANYLINUX:
             yield f"{_LEGACY_MANYLINUX[minor]}_{machine}"
-    yield f"linux_{machine}"

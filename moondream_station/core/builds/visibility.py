@@ -18,6 +18,7 @@ _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 _INDEX = re.compile(r"-?[0-9]+")
 _GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 _JETSON_CAPABILITY = "8.7"
+_BUS_ORDER = "PCI_BUS_ID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class InUse:
         absence: Why there are none, as a clause without a full stop; None where there are some.
         driver: NVIDIA's driver version, None for other vendors.
         unknown: Whether GPUs are there whose list could not be had.
+        fastest_first: Whether the runtime numbers them by speed; otherwise as they are listed.
         warnings: What was decided here that a person should know.
     """
 
@@ -36,12 +38,25 @@ class InUse:
     absence: str | None = None
     driver: str | None = None
     unknown: bool = False
+    fastest_first: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def runtime_order(self) -> tuple[int, ...]:
+        """Positions of the GPUs as the runtime numbers them; speed is told by capability, then memory."""
+        places = range(len(self.gpus))
+        if not self.fastest_first:
+            return tuple(places)
+        return tuple(sorted(places, key=lambda place: _speed(self.gpus[place]), reverse=True))
 
 
 def describe(gpu: Gpu) -> str:
     """A GPU as people call it."""
     return gpu.name or f"{gpu.vendor.upper() if gpu.vendor == 'amd' else gpu.vendor.capitalize()} GPU"
+
+
+def _speed(gpu: Gpu) -> tuple[tuple[int, int], int]:
+    return (parse_capability(gpu.architecture or "") or (0, 0), gpu.memory_bytes or 0)
 
 
 def nvidia_in_use(capabilities: Capabilities) -> InUse:
@@ -63,7 +78,8 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
             visible = tuple(_as_jetson(gpu) for gpu in visible)
         else:
             warnings = (*warnings, _unreadable(unreadable))
-    return InUse(gpus=visible, driver=driver, warnings=warnings)
+    fastest_first = capabilities.variables.get("CUDA_DEVICE_ORDER", "").strip() != _BUS_ORDER
+    return InUse(gpus=visible, driver=driver, fastest_first=fastest_first, warnings=warnings)
 
 
 def amd_in_use(capabilities: Capabilities) -> InUse:
@@ -181,7 +197,7 @@ def _visible_to_cuda(
     if entries == [""] or entries[0] == "-1":
         return (), ()
     alike = len({gpu.architecture for gpu in gpus}) == 1 and gpus[0].architecture is not None
-    ordered = variables.get("CUDA_DEVICE_ORDER", "").strip() == "PCI_BUS_ID"
+    ordered = variables.get("CUDA_DEVICE_ORDER", "").strip() == _BUS_ORDER
     if all(_INDEX.fullmatch(entry) for entry in entries) and (alike or ordered):
         return _by_position(gpus, value), ()
     warning = (

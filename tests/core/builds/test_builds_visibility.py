@@ -1,0 +1,143 @@
+"""Which GPUs count."""
+
+from __future__ import annotations
+
+import pytest
+
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use
+from moondream_station.core.capabilities.snapshot import Gpu, Outcome, ProbeReport
+from tests.support.snapshots import amd, intel, linux, nvidia
+
+OLD = nvidia("6.1", "GTX 1080", index=0)
+NEW = nvidia("8.9", "RTX 4090", index=1)
+ALIKE = (nvidia("8.9", "RTX 4090", index=0), nvidia("8.9", "RTX 4090", index=1))
+
+
+@pytest.mark.parametrize("value", ["", " ", "-1", "-1,0"])
+def test_an_empty_list_or_minus_one_is_no_gpu(value: str) -> None:
+    """CUDA ends the list at the first entry that names none."""
+    in_use = nvidia_in_use(linux(OLD, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    assert in_use.gpus == ()
+    assert "CUDA_VISIBLE_DEVICES" in (in_use.absence or "")
+
+
+def test_positions_count_where_all_gpus_are_alike() -> None:
+    """Whichever order CUDA has, the chosen one has the same capability."""
+    in_use = nvidia_in_use(linux(*ALIKE, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": "1"}))
+    assert in_use.gpus == (ALIKE[1],)
+    assert in_use.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("0", (OLD,)), ("1", (NEW,)), ("1,0", (NEW, OLD)), ("1,7,0", (NEW,)), ("0,-1,1", (OLD,))],
+)
+def test_positions_count_in_nvidia_smis_order(value: str, expected: tuple[Gpu, ...]) -> None:
+    """CUDA_DEVICE_ORDER=PCI_BUS_ID makes them the same."""
+    variables = {"CUDA_VISIBLE_DEVICES": value, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables)).gpus == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1", "0,GPU-1", "all"]
+)
+def test_otherwise_every_gpu_counts_and_a_warning_says_so(value: str) -> None:
+    """CUDA's own order is another than nvidia-smi's, and UUIDs are not recorded."""
+    in_use = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    assert in_use.gpus == (OLD, NEW)
+    assert len(in_use.warnings) == 1
+    assert value in in_use.warnings[0]
+
+
+def test_positions_beyond_the_list_hide_every_gpu() -> None:
+    """As CUDA does."""
+    variables = {"CUDA_VISIBLE_DEVICES": "5"}
+    assert nvidia_in_use(linux(*ALIKE, driver="580.65", variables=variables)).absence
+
+
+def test_an_unreadable_capability_is_named_and_the_gpu_still_counts() -> None:
+    """The list becomes unknown, not shorter."""
+    unknown = nvidia(None, "Mystery", index=1)
+    in_use = nvidia_in_use(linux(OLD, unknown, driver="580.65"))
+    assert in_use.gpus == (OLD, unknown)
+    assert "Mystery" in in_use.warnings[0]
+
+
+def test_a_jetson_of_unknown_capability_counts_as_orin() -> None:
+    """The ordinary wheels have nothing for the older ones, and what has code for Orin has it for Thor."""
+    in_use = nvidia_in_use(
+        linux(nvidia(None, "Jetson"), driver="540.4.0", machine="aarch64", surroundings="jetson")
+    )
+    assert [gpu.architecture for gpu in in_use.gpus] == ["8.7"]
+
+
+def test_a_driver_without_a_gpu_is_no_gpu() -> None:
+    """As in a container that was started without its GPU."""
+    in_use = nvidia_in_use(linux(driver="535.183.01"))
+    assert "535.183.01" in (in_use.absence or "")
+
+
+def test_a_toolkit_alone_is_no_gpu() -> None:
+    """Nor does its version choose a build."""
+    assert "nvcc 13.0 alone is no GPU" in (nvidia_in_use(linux(nvcc="13.0")).absence or "")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])
+def test_not_knowing_is_another_answer_than_not_there(outcome: Outcome) -> None:
+    """The reason says what was seen."""
+    probe = ProbeReport(probe="nvidia_smi", outcome=outcome, seconds=5.0, detail="no answer in 5 s")
+    absence = nvidia_in_use(linux(probes=(probe,))).absence or ""
+    assert "could not be found out" in absence
+    assert "no answer in 5 s" in absence
+
+
+def test_a_driver_version_that_is_none_carries_nothing() -> None:
+    """It can't be held against any bound."""
+    assert "can't be read" in (nvidia_in_use(linux(OLD, driver="[Unknown Error]")).absence or "")
+
+
+def test_the_fastest_gpu_is_the_first_one_for_cuda() -> None:
+    """Unless the bus's order is asked for."""
+    assert nvidia_in_use(linux(OLD, NEW, driver="580.65")).runtime_order == (1, 0)
+    ordered = linux(OLD, NEW, driver="580.65", variables={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+    assert nvidia_in_use(ordered).runtime_order == (0, 1)
+
+
+def test_an_integrated_amd_gpu_beside_a_discrete_one_does_not_decide() -> None:
+    """Alone, it does."""
+    card, on_processor = amd("gfx1100", index=0), amd("gfx1036", index=1, integrated=True)
+    assert amd_in_use(linux(card, on_processor)).gpus == (card,)
+    assert amd_in_use(linux(on_processor)).gpus == (on_processor,)
+
+
+@pytest.mark.parametrize("name", ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])
+def test_amds_variables_choose_by_position(name: str) -> None:
+    """ROCm's order is the kernel's."""
+    cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
+    assert amd_in_use(linux(*cards, variables={name: "1"})).gpus == cards[1:]
+    assert name in (amd_in_use(linux(*cards, variables={name: ""})).absence or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "gfx"), [("10.3.0", "gfx1030"), ("9.0.10", "gfx90a"), ("11.0.0", "gfx1100")]
+)
+def test_amds_override_counts_as_the_gpu_and_is_told(value: str, gfx: str) -> None:
+    """HSA_OVERRIDE_GFX_VERSION is what the runtime believes."""
+    in_use = amd_in_use(linux(amd("gfx1032"), variables={"HSA_OVERRIDE_GFX_VERSION": value}))
+    assert [gpu.architecture for gpu in in_use.gpus] == [gfx]
+    assert gfx in in_use.warnings[0]
+
+
+def test_only_supported_intel_gpus_count_and_get_their_familys_name() -> None:
+    """An old integrated one beside an Arc does not decide."""
+    in_use = intel_in_use(linux(intel("0x3e92", "UHD 630"), intel("0x56a0", index=1)), load_catalog())
+    assert [(gpu.architecture, gpu.integrated) for gpu in in_use.gpus] == [("0x56a0", False)]
+    assert "Arc" in (in_use.gpus[0].name or "")
+
+
+def test_an_unsupported_intel_gpu_is_named() -> None:
+    """With what would be supported."""
+    absence = intel_in_use(linux(intel("0x3e92", "UHD 630")), load_catalog()).absence or ""
+    assert "UHD 630" in absence
+    assert "Arc" in absence
