@@ -107,12 +107,14 @@ def _toolkit_notes(toolkit: str | None, nvidia: Nvidia) -> tuple[str, ...]:
 
 def _other_gpus(readings: tuple[Reading, ...]) -> tuple[Gpu, ...]:
     """AMD's and Intel's: by the kernel where it tells, else as Windows lists them."""
-    amd, intel, windows = (_one(readings, kind) for kind in (AmdReading, IntelReading, WindowsReading))
-    listed = windows.gpus if isinstance(windows, WindowsReading) else ()
-    found: list[Gpu] = []
-    found += amd.gpus if isinstance(amd, AmdReading) and amd.gpus else _of(listed, "amd")
-    found += intel.gpus if isinstance(intel, IntelReading) and intel.gpus else _of(listed, "intel")
-    return tuple(found)
+    windows = _one(readings, WindowsReading)
+    amd = _one(readings, AmdReading)
+    intel = _one(readings, IntelReading)
+    listed = windows.gpus if windows is not None else ()
+    return (
+        *(amd.gpus if amd is not None and amd.gpus else _of(listed, "amd")),
+        *(intel.gpus if intel is not None and intel.gpus else _of(listed, "intel")),
+    )
 
 
 def _of(gpus: tuple[Gpu, ...], vendor: str) -> tuple[Gpu, ...]:

@@ -70,10 +70,10 @@ async def _ask(machine: Machine) -> None:
 
 def _asks_again(result: CommandResult) -> bool:
     """Old drivers refuse `compute_cap`, and not all of them in the same words."""
-    text = result.stdout + result.stderr
-    if result.timed_out or result.returncode == 0 or parse_rows(result.stdout, _FIELDS):
+    text = _all_of(result)
+    if result.timed_out or parse_rows(result.stdout, _FIELDS):
         return False
-    return refuses_field(text) or not troubles_of(text, result.returncode)
+    return refuses_field(text) or (result.returncode != 0 and not troubles_of(text, result.returncode))
 
 
 def _read(record: MachineRecord) -> Reading:
