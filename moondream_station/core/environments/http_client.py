@@ -45,16 +45,16 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
     """
     import httpx2  # noqa: PLC0415  see the module's docstring
 
+    from moondream_station.core.environments.http_transport import Transport  # noqa: PLC0415  as above
+
     trusting = _tls_context(config)
     careless = _tls_context(config, check=False) if config.trusted_hosts else trusting
     limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
 
-    def transport(route: _Route) -> httpx2.AsyncHTTPTransport:
+    def transport(route: _Route) -> Transport:
         context = trusting if route.check_certificate else careless
         try:
-            return httpx2.AsyncHTTPTransport(
-                verify=context, proxy=route.proxy, limits=limits, trust_env=False
-            )
+            return Transport(verify=context, proxy=route.proxy, limits=limits)
         except (ValueError, httpx2.InvalidURL) as error:
             raise SettingsInvalid(
                 f"The proxy {redact_url(route.proxy or '')} can't be used: {error}"

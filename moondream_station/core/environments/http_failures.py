@@ -14,7 +14,7 @@ from moondream_station.core.environments.redact import redact_text
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 _BY_TYPE: tuple[tuple[type[Exception], str], ...] = (
-    (httpx2.ProxyError, "the proxy refuses ({text})"),
+    (httpx2.ProxyError, "the proxy does not help ({text})"),
     (httpx2.ConnectTimeout, "it does not answer (no connection in time)"),
     (httpx2.TimeoutException, "it does not answer in time"),
     (TimeoutError, "it does not answer in time"),
@@ -41,6 +41,11 @@ def explain_failure(error: Exception) -> str:
 def is_unreachable(error: Exception) -> bool:
     """Whether nobody answered at all, so that asking the same server for something else is in vain."""
     return isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError)
+
+
+def is_of_tls(error: Exception) -> bool:
+    """Whether somebody answered, and no secure connection came of it."""
+    return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
 
 
 def _explain_cause(cause: BaseException) -> str | None:

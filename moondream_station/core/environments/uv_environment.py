@@ -39,7 +39,7 @@ def to_uv_environment(config: PackagingConfig, *, torch_index: str) -> dict[str,
     if config.index_strategy is not None:
         variables["UV_INDEX_STRATEGY"] = config.index_strategy
     if config.find_links:
-        variables["UV_FIND_LINKS"] = ",".join(config.find_links)
+        variables["UV_FIND_LINKS"] = ",".join(link.replace(",", "%2C") for link in config.find_links)
     if config.trusted_hosts:
         variables["UV_INSECURE_HOST"] = " ".join(config.trusted_hosts)
     if config.keyring_provider is not None:

@@ -196,7 +196,7 @@ async def _failure(
 
 
 async def test_failures_are_told_in_words(free_port: int) -> None:
-    """Refused, unknown name, silence, a broken connection, a loop, a proxy that is not there."""
+    """Refused, unknown name, silence, a broken connection, a loop."""
     refused = await _failure(f"http://127.0.0.1:{free_port}/")
     assert explain_failure(refused) == "the connection is refused"
     assert is_unreachable(refused)
@@ -215,10 +215,24 @@ async def test_failures_are_told_in_words(free_port: int) -> None:
         assert explain_failure(await _failure(f"{index.simple_url}/")).startswith("the connection broke")
         index.faults[:] = [Fault(match="/simple/", redirect="/simple/")]
         assert explain_failure(await _failure(f"{index.simple_url}/")) == "it redirects in circles"
-        proxied = PackagingConfig(proxies={"https": index.address})
-        assert explain_failure(await _failure("https://packages.invalid/", proxied)).startswith(
-            "the proxy refuses"
-        )
+
+
+async def test_a_proxys_failures_are_its_own(free_port: int) -> None:
+    """Neither a proxy that is not there nor one that refuses is taken for the server; no password is told."""
+    with TorchIndex() as unwilling:
+        for address, words in (
+            (
+                f"http://me:secret@127.0.0.1:{free_port}",
+                f"http://127.0.0.1:{free_port}: the connection is refused",
+            ),
+            (unwilling.address, "405"),
+        ):
+            config = PackagingConfig(proxies={"https": address})
+            error = await _failure("https://packages.invalid/", config)
+            assert explain_failure(error).startswith("the proxy does not help (")
+            assert words in explain_failure(error)
+            assert "secret" not in explain_failure(error)
+            assert is_unreachable(error)
 
 
 @pytest.fixture
