@@ -5,18 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.environments.finished import discard_finished
+from moondream_station.core.environments.finished import discard_finished, sha256_of
 from moondream_station.core.environments.interpreter import Interpreter
 from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.place import Place, new_place
 from moondream_station.core.environments.pylock import write_pylock
 from moondream_station.core.environments.records import check_records
 from moondream_station.core.environments.space import Need, check_space, unpacked_bytes
+from moondream_station.core.environments.together import accompanied, together
 from moondream_station.core.environments.uv_failures import install_failure
 from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
 from moondream_station.core.errors import EnvironmentBroken, HashMismatch
@@ -26,6 +29,8 @@ from moondream_station.core.storage import remove_tree
 _REMOVE_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
 
+_Progress: TypeAlias = Callable[[int, int, str], object]
+
 
 async def build_environment(
     lock: Lock,
@@ -34,7 +39,7 @@ async def build_environment(
     home: Home,
     interpreter: Interpreter,
     environ: Mapping[str, str],
-    progress: Callable[[int, int, str], object],
+    progress: _Progress,
 ) -> Place:
     """Make an environment of a lock. It counts for nothing until it is committed.
 
@@ -58,15 +63,33 @@ async def build_environment(
         ProgramMissing: uv is missing or too old.
     """
     uv = await find_uv(environ)
-    await anyio.to_thread.run_sync(_check_space, home, tuple(wheels.values()))
+    async with _blaming_wheels(lock, wheels):
+        await anyio.to_thread.run_sync(_check_space, home, tuple(wheels.values()))
+        return await _build(uv, lock, wheels, home, interpreter, progress)
+
+
+async def _build(
+    uv: Uv,
+    lock: Lock,
+    wheels: Mapping[str, Path],
+    home: Home,
+    interpreter: Interpreter,
+    progress: _Progress,
+) -> Place:
     async with _new_place(home, lock) as place:
         scratch = place.path / ".build"
         await anyio.to_thread.run_sync(_write_locks, place, scratch, lock, wheels)
         await _make_venv(uv, place, interpreter)
-        async with _watch(scratch / "cache", len(lock.files), progress):
-            await _fill(uv, place, scratch, wheels)
-        await _check_requirements(uv, place)
-        await anyio.to_thread.run_sync(shutil.rmtree, scratch)
+        total = len(lock.files)
+        progress(0, total, "packages")
+        fill = partial(_fill, uv, place, scratch)
+        await accompanied(fill, by=partial(_watch, scratch / "cache", total, progress))
+        progress(total, total, "packages")
+        # Nothing of this waits for the other: what is installed is asked, what installed it removed.
+        await together(
+            partial(_check_requirements, uv, place),
+            partial(anyio.to_thread.run_sync, shutil.rmtree, scratch),
+        )
         count = await anyio.to_thread.run_sync(check_records, place.venv, lock.packages)
         progress(count, count, "files")
         return place
@@ -90,7 +113,7 @@ async def _make_venv(uv: Uv, place: Place, interpreter: Interpreter) -> None:
         raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
 
 
-async def _fill(uv: Uv, place: Place, scratch: Path, wheels: Mapping[str, Path]) -> None:
+async def _fill(uv: Uv, place: Place, scratch: Path) -> None:
     """Unpack and link the wheels, offline.
 
     uv's cache lives as long as this: the environment's files are hard links into it, so that a later damage
@@ -100,12 +123,26 @@ async def _fill(uv: Uv, place: Place, scratch: Path, wheels: Mapping[str, Path])
     where = ("-p", str(place.python), "--cache-dir", str(scratch / "cache"))
     pylock = str(scratch / "pylock.toml")
     completed = await uv.run("pip", "sync", *options, "--preview-features", "pylock", *where, pylock)
-    if completed.returncode == 0:
-        return
-    failure = install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
-    if isinstance(failure, HashMismatch):
-        await anyio.to_thread.run_sync(_forget_damaged, failure.log or "", wheels)
-    raise failure
+    if completed.returncode != 0:
+        raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
+
+
+@asynccontextmanager
+async def _blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterator[None]:
+    """Where building fails because a wheel is not what it was when it arrived, say so and remove it."""
+    try:
+        yield
+    except EnvironmentBroken as error:
+        damaged = [file for file in lock.files if await sha256_of(wheels[file.filename]) != file.sha256]
+        if not damaged:
+            raise
+        for file in damaged:
+            await anyio.to_thread.run_sync(discard_finished, wheels[file.filename])
+        raise HashMismatch(
+            f"{', '.join(file.filename for file in damaged)} changed on disk since it was fetched.",
+            hint="Run the command again: it is fetched anew. If that repeats, the disk is failing.",
+            log=error.log,
+        ) from error
 
 
 async def _check_requirements(uv: Uv, place: Place) -> None:
@@ -117,29 +154,19 @@ async def _check_requirements(uv: Uv, place: Place) -> None:
         raise EnvironmentBroken(f"The installed packages don't fit each other: {lines[-1:]}", log=log)
 
 
-@asynccontextmanager
-async def _watch(cache: Path, total: int, progress: Callable[[int, int, str], object]) -> AsyncIterator[None]:
+async def _watch(cache: Path, total: int, progress: _Progress) -> None:
     """Tell how many packages are unpacked; uv itself tells nothing where there is no terminal.
 
     uv unpacks each wheel into a folder of its own in its cache. Where a later uv keeps them elsewhere,
     nothing is told until the end.
     """
-    progress(0, total, "packages")
-
-    async def look() -> None:
-        told = 0
-        while True:
-            await anyio.sleep(_LOOK_SECONDS)
-            found = min(total, await anyio.to_thread.run_sync(_unpacked, cache))
-            if found > told:
-                progress(found, total, "packages")
-                told = found
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(look)
-        yield
-        tasks.cancel_scope.cancel()
-    progress(total, total, "packages")
+    told = 0
+    while True:
+        await anyio.sleep(_LOOK_SECONDS)
+        found = min(total, await anyio.to_thread.run_sync(_unpacked, cache))
+        if found > told:
+            progress(found, total, "packages")
+            told = found
 
 
 def _unpacked(cache: Path) -> int:
@@ -154,10 +181,3 @@ def _write_locks(place: Place, scratch: Path, lock: Lock, wheels: Mapping[str, P
     scratch.mkdir()
     place.pylock.write_text(write_pylock(lock), encoding="utf-8")
     (scratch / "pylock.toml").write_text(write_pylock(lock, paths=wheels), encoding="utf-8")
-
-
-def _forget_damaged(output: str, wheels: Mapping[str, Path]) -> None:
-    """Remove the wheels that uv complains of, so that they are fetched anew."""
-    for path in wheels.values():
-        if path.name in output or path.name.partition("-")[2] in output:
-            discard_finished(path)

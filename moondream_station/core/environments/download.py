@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,8 +14,8 @@ from moondream_station.core.environments.finished import find_finished, note_fin
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.lock import Lock, LockedFile
 from moondream_station.core.environments.space import UNPACKED_FACTOR, Need, check_space
+from moondream_station.core.environments.together import together
 from moondream_station.core.environments.transfer import Patience, RemoteFile, Transfer
-from moondream_station.core.errors import StationError
 from moondream_station.core.events import DownloadProgressed
 from moondream_station.core.home import Home
 
@@ -86,10 +87,10 @@ async def fetch_unhashed(
         StationError: As `fetch`.
     """
     ledger = Ledger(publish, anyio.current_time)
-    partial = _partial_of(home, file)
-    ledger.open([(file.filename, file.size_bytes, await anyio.to_thread.run_sync(_size_of, partial))])
+    part = _partial_of(home, file)
+    ledger.open([(file.filename, file.size_bytes, await anyio.to_thread.run_sync(_size_of, part))])
     ledger.report(file.filename)
-    transfer = Transfer(file, partial, client=client, ledger=ledger, patience=patience or Patience())
+    transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience or Patience())
     path, sha256 = await transfer.run(home.downloads)
     await anyio.to_thread.run_sync(note_finished, path)
     return path, sha256
@@ -116,20 +117,10 @@ async def _fetch_all(
             await anyio.to_thread.run_sync(note_finished, path)
         fetched[file.filename] = path
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            # The largest first: it decides how long all take.
-            for file in sorted(files, key=lambda file: file.size_bytes or 0, reverse=True):
-                tasks.start_soon(fetch_one, file)
-    except* StationError as group:
-        raise _first(group) from group
+    # The largest first: it decides how long all take.
+    largest_first = sorted(files, key=lambda file: file.size_bytes or 0, reverse=True)
+    await together(*(partial(fetch_one, file) for file in largest_first))
     return fetched
-
-
-def _first(group: BaseExceptionGroup[StationError]) -> StationError:
-    """One of the errors: the others are of the same cause, or of being cancelled by it."""
-    found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 def _partial_of(home: Home, file: RemoteFile) -> Path:

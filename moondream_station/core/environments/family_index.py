@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from moondream_station.core.environments.listing import ListingInvalid, parse_listing
 from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.environments.sources import path_of
+from moondream_station.core.environments.together import together
 from moondream_station.core.errors import IndexUnreachable
 
 _ATTEMPTS = 3
@@ -52,9 +54,7 @@ class FamilyNames:
             there = await self._flat_names()
             self._known.update({name: name in there for name in missing})
         elif missing:
-            async with anyio.create_task_group() as tasks:
-                for name in missing:
-                    tasks.start_soon(self._ask, name)
+            await together(*(partial(self._ask, name) for name in missing))
         return frozenset(name for name in wanted if self._known[name])
 
     async def _ask(self, name: str) -> None:

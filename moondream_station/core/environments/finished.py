@@ -27,7 +27,7 @@ async def find_finished(home: Home, file: LockedFile) -> Path | None:
     path = home.downloads / file.stored_name
     if await anyio.to_thread.run_sync(_is_as_noted, path):
         return path
-    sha256 = await _sha256(path)
+    sha256 = await sha256_of(path)
     if sha256 is None:
         return None
     if sha256 != file.sha256:
@@ -64,7 +64,8 @@ def _identity(path: Path) -> dict[str, int]:
     return {"inode": found.st_ino, "size_bytes": found.st_size, "modified_ns": found.st_mtime_ns}
 
 
-async def _sha256(path: Path) -> str | None:
+async def sha256_of(path: Path) -> str | None:
+    """A file's hash in hexadecimal digits, None where there is no such file."""
     digest = hashlib.sha256()
 
     def absorb(offset: int) -> int:

@@ -262,6 +262,6 @@ def _check_hashes(lock: Lock, requirements: Requirements) -> None:
             raise HashMismatch(
                 f"{file.filename} from {redact_url(file.url)} is none of the files whose hashes "
                 f"{requirements.origin} gives for {file.name}.",
-                hint="The index has another file of this version, or these are hashes of other platforms' files.",
+                hint="The index has another file of this version, or the hashes are for another platform.",
                 log=lock.tool_output,
             )

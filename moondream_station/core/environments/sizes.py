@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import httpx2
 
 from moondream_station.core.environments.lock import Lock, LockedFile
 from moondream_station.core.environments.sources import path_of
+from moondream_station.core.environments.together import together
 
 _AT_ONCE = 4
 _ANSWER_SECONDS = 10.0
@@ -25,10 +27,7 @@ async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:
         async with limiter:
             sizes[file.filename] = await _size_of(file.url, client)
 
-    async with anyio.create_task_group() as tasks:
-        for file in lock.files:
-            if file.size_bytes is None:
-                tasks.start_soon(ask, file)
+    await together(*(partial(ask, file) for file in lock.files if file.size_bytes is None))
     files = tuple(
         file if file.size_bytes is not None else replace(file, size_bytes=sizes[file.filename])
         for file in lock.files

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from moondream_station.core.errors import DownloadFailed, NoSpace
+from moondream_station.core.errors import EnvironmentBroken, NoSpace
 
 UNPACKED_FACTOR = 4.0
 """What a wheel unpacks to, as a multiple of itself, where nobody measured: 3.7 for torch 2.13.0+cpu."""
@@ -52,15 +52,15 @@ def unpacked_bytes(wheels: Iterable[Path]) -> int:
     """How much space wheels take once they are unpacked, from their tables of contents, in whole blocks.
 
     Raises:
-        DownloadFailed: A file is no wheel.
+        EnvironmentBroken: A file is missing, or no wheel.
     """
     total = 0
     for wheel in wheels:
         try:
             with ZipFile(wheel) as archive:
                 sizes = [info.file_size for info in archive.infolist()]
-        except BadZipFile as error:
-            raise DownloadFailed(f"{wheel.name} is no wheel: {error}") from error
+        except (BadZipFile, OSError) as error:
+            raise EnvironmentBroken(f"{wheel.name} can't be unpacked: {error}") from error
         total += sum(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES for size in sizes)
     return total
 

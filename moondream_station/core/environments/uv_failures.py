@@ -9,7 +9,6 @@ from moondream_station.core.environments.lock_project import FAMILY_GROUP, PROJE
 from moondream_station.core.environments.redact import redact_text, redact_url
 from moondream_station.core.errors import (
     EnvironmentBroken,
-    HashMismatch,
     IndexUnreachable,
     NoSpace,
     ResolutionConflict,
@@ -64,12 +63,6 @@ def install_failure(stderr: str, *, log: str) -> StationError:
     if any(sign in text for sign in _FULL):
         return NoSpace(
             "There was not enough space to build the environment.", hint="Free some space.", log=log
-        )
-    if "Hash mismatch" in text:
-        return HashMismatch(
-            f"A wheel on disk is not the one that the lock names: {_last_cause(text)}",
-            hint="The disk or its memory may be failing. Run the command again: the wheel is fetched anew.",
-            log=log,
         )
     return EnvironmentBroken(f"uv could not fill the environment: {_last_cause(text)}", log=log)
 
