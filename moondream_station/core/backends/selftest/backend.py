@@ -1,0 +1,396 @@
+# ruff: noqa: INP001  a backend's folder is no package
+"""Answers about an image with nothing but tensor arithmetic: proof that a machine serves, no language model.
+
+The contract is every backend's: `init_backend`, and functions that take keyword arguments and return a
+dictionary. What they say is computed with torch, on the chosen device, from the image itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn.functional import max_pool2d
+
+PREFIX = "Self-test, no language model:"
+MAX_ENCODED_BYTES = 44 << 20
+MAX_PIXELS = 50_000_000
+SIDE = 256
+"""Images are looked at in this size at most: enough to place a region to half a percent."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for what is no image, or a damaged one."""
+
+COLOURS = (
+    *("black", "white", "grey"),
+    *("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown"),
+)
+SYNONYMS = {"gray": "grey", "violet": "purple", "magenta": "pink", "turquoise": "cyan", "teal": "cyan"}
+HSV: tuple[tuple[str, tuple[float, float], tuple[float, float], tuple[float, float]], ...] = (
+    ("red", (0, 361), (0, 2), (0, 2)),
+    ("orange", (15, 42), (0, 2), (0, 2)),
+    ("yellow", (42, 70), (0, 2), (0, 2)),
+    ("green", (70, 165), (0, 2), (0, 2)),
+    ("cyan", (165, 195), (0, 2), (0, 2)),
+    ("blue", (195, 260), (0, 2), (0, 2)),
+    ("purple", (260, 290), (0, 2), (0, 2)),
+    ("pink", (290, 345), (0, 2), (0, 2)),
+    ("purple", (290, 330), (0, 2), (0, 0.75)),
+    ("pink", (0, 25), (0, 0.5), (0.75, 2)),
+    ("pink", (345, 361), (0, 0.5), (0.75, 2)),
+    ("brown", (0, 42), (0, 0.95), (0, 0.68)),
+    ("grey", (0, 361), (0, 0.15), (0, 2)),
+    ("white", (0, 361), (0, 0.15), (0.85, 2)),
+    ("black", (0, 361), (0, 2), (0, 0.18)),
+)
+"""Colour names by hue in degrees, saturation and value, each from and below; a later line wins."""
+SYNONYMS = {"gray": "grey", "violet": "purple", "magenta": "pink", "turquoise": "cyan", "teal": "cyan"}
+OBJECTS = frozenset({"object", "thing", "salient", "subject", "foreground", "region", "shape", "anything"})
+BRIGHT, DARK = frozenset({"bright", "light"}), frozenset({"dark"})
+BRIGHT_FROM, DARK_BELOW = 0.6, 0.3
+SALIENT_FROM = 0.25
+"""Distance from the border's colour in RGB, of 1.73 at most."""
+SMALLEST_SHARE = 0.01
+MOST_REGIONS = 16
+
+_state: dict[str, torch.device] = {"device": torch.device("cpu")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image as tensors, and what it was before it was made smaller.
+
+    Args:
+        width: In pixels, upright.
+        height: In pixels, upright.
+        luminance: Brightness of each pixel from 0 to 1, height by width.
+        colours: Position of each pixel's colour in `COLOURS`, height by width.
+        rgb: 3 by height by width, from 0 to 1.
+    """
+
+    width: int
+    height: int
+    luminance: torch.Tensor
+    colours: torch.Tensor
+    rgb: torch.Tensor
+
+    def shares(self) -> list[tuple[float, str]]:
+        """Each colour's share of the image, largest first."""
+        shares = torch.stack([(self.colours == number).float().mean() for number in range(len(COLOURS))])
+        return sorted(zip(shares.tolist(), COLOURS, strict=True), reverse=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A connected region: its box and a point inside it, from 0 to 1, and its share of the image."""
+
+    box: dict[str, float]
+    point: dict[str, float]
+    share: float
+
+
+def init_backend(device: str | None = None, **_: Any) -> None:
+    """Choose the device, and compute once on it.
+
+    Args:
+        device: "cpu", "cuda", "xpu" or "mps"; the best one that torch has by default.
+    """
+    chosen = torch.device(device or _best_device())
+    torch.ones(8, device=chosen).sum().item()
+    _state["device"] = chosen
+
+
+def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, **_: Any) -> dict[str, Any]:
+    """Describe an image's colours, brightness and salient regions.
+
+    Args:
+        image_url: A `data:` URL, or base64.
+        length: "short", "normal" or "long".
+        stream: Whether `caption` is to be an iterator of words.
+
+    Raises:
+        ValueError: The image can't be used; the text says what to do.
+    """
+    if length not in {"short", "normal", "long"}:
+        raise ValueError(f"length is {length!r}: use short, normal or long")
+    picture = load(image_url)
+    parts = [f"a {_brightness(picture)} image, mostly {_colours(picture)}"]
+    if length != "short":
+        found = regions_of(salient(picture))
+        parts.append(f"{_count(len(found), 'salient region')}{_places(found[:3])}")
+    if length == "long":
+        parts.append(f"{_contrast(picture)}; {_size(picture)}")
+    return {"caption": _spoken(f"{PREFIX} {'; '.join(parts)}.", stream)}
+
+
+def query(question: Any = None, image_url: Any = None, stream: Any = None, **_: Any) -> dict[str, Any]:
+    """Answer what numbers can answer: colours, brightness, contrast, size, how many regions, and where.
+
+    Args:
+        question: In English.
+        image_url: A `data:` URL, or base64.
+        stream: Whether `answer` is to be an iterator of words.
+
+    Raises:
+        ValueError: There is no question, or the image can't be used.
+    """
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError("question is missing: give one as text")
+    if image_url is None:
+        said = "without an image there is nothing to compute; send one with the question"
+    else:
+        said = _answer(_words(question), load(image_url))
+    return {"answer": _spoken(f"{PREFIX} {said}.", stream)}
+
+
+def detect(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]:  # noqa: A002  the API's word
+    """Find regions of a colour, bright or dark ones, or salient ones.
+
+    Args:
+        image_url: A `data:` URL, or base64.
+        object: A colour, alone or in a phrase ("the blue square"), "bright", "dark", "object" or "salient".
+
+    Returns:
+        `objects`, the largest first, each with `x_min`, `y_min`, `x_max`, `y_max` from 0 to 1; none for words
+        that mean nothing to arithmetic.
+    """
+    return {"objects": [region.box for region in _find(image_url, object)]}
+
+
+def point(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]:  # noqa: A002  the API's word
+    """Find what `detect` finds, each as a point `x`, `y` inside it."""
+    return {"points": [region.point for region in _find(image_url, object)]}
+
+
+def load(image_url: Any) -> Picture:
+    """An image as tensors on the chosen device.
+
+    Raises:
+        ValueError: It is missing, no image, damaged or too large; the text says what to do.
+    """
+    try:
+        image = Image.open(io.BytesIO(_decode(image_url)), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"it has {image.width} x {image.height} pixels")
+        upright = ImageOps.exif_transpose(image)
+        width, height = upright.size
+        pixels = np.asarray(_on_white(upright, SIDE), dtype=np.float32)
+    except BROKEN as error:
+        raise ValueError(
+            f"image_url can't be read as an image ({error}): send {', '.join(FORMATS)} of at most"
+            f" {MAX_PIXELS // 1_000_000} megapixels as a data: URL or base64"
+        ) from error
+    rgb = torch.from_numpy(pixels).to(_state["device"]).permute(2, 0, 1) / 255
+    weights = torch.tensor([0.2126, 0.7152, 0.0722], device=rgb.device)
+    luminance = (rgb * weights[:, None, None]).sum(dim=0)
+    return Picture(width=width, height=height, luminance=luminance, colours=classify(rgb), rgb=rgb)
+
+
+def classify(rgb: torch.Tensor) -> torch.Tensor:
+    """Each pixel's position in `COLOURS`. `rgb` is 3 by height by width, from 0 to 1."""
+    red, green, blue = rgb
+    value = rgb.amax(dim=0)
+    chroma = value - rgb.amin(dim=0)
+    safe = chroma.clamp_min(1e-6)
+    hue = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+    hue = torch.where(value == red, (green - blue) / safe, hue) * 60 % 360
+    saturation = chroma / value.clamp_min(1e-6)
+    found = torch.zeros_like(value, dtype=torch.int64)
+    for name, *bounds in HSV:
+        match = torch.ones_like(value, dtype=torch.bool)
+        for measure, (start, end) in zip((hue, saturation, value), bounds, strict=True):
+            match &= (measure >= start) & (measure < end)
+        found[match] = COLOURS.index(name)
+    return found
+
+
+def salient(picture: Picture) -> torch.Tensor:
+    """Where the colour differs from the border's median: a mask of height by width."""
+    rgb = picture.rgb
+    edges = (rgb[:, 0, :], rgb[:, -1, :], rgb[:, :, 0], rgb[:, :, -1])
+    background = torch.cat(edges, dim=1).median(dim=1).values
+    return (rgb - background[:, None, None]).square().sum(dim=0).sqrt() > SALIENT_FROM
+
+
+def regions_of(mask: torch.Tensor) -> list[Region]:
+    """The connected regions of a mask, largest first; specks are left out."""
+    height, width = mask.shape
+    labels = _label(mask)
+    numbers, sizes = (tensor.tolist() for tensor in labels[mask].unique(return_counts=True))
+    least = max(4, height * width // 1000)
+    largest = sorted((size, number) for size, number in zip(sizes, numbers, strict=True) if size >= least)
+    return [_region(labels == number, size) for size, number in reversed(largest[-MOST_REGIONS:])]
+
+
+def _label(mask: torch.Tensor) -> torch.Tensor:
+    """Give each connected region one number of its own: the largest spreads until nothing changes."""
+    inside = mask.float()
+    numbers = torch.arange(1, mask.numel() + 1, device=mask.device, dtype=torch.float32).reshape(mask.shape)
+    labels = numbers * inside
+    while True:
+        spread = labels
+        for _ in range(16):
+            spread = max_pool2d(spread[None, None], 3, stride=1, padding=1)[0, 0] * inside
+        if torch.equal(spread, labels):
+            return labels
+        labels = spread
+
+
+def _region(mask: torch.Tensor, size: int) -> Region:
+    height, width = mask.shape
+    ys, xs = mask.nonzero(as_tuple=True)
+    distance = (ys - ys.float().mean()).square() + (xs - xs.float().mean()).square()
+    nearest = int(distance.argmin())
+    return Region(
+        box={
+            "x_min": int(xs.min()) / width,
+            "y_min": int(ys.min()) / height,
+            "x_max": (int(xs.max()) + 1) / width,
+            "y_max": (int(ys.max()) + 1) / height,
+        },
+        point={"x": (int(xs[nearest]) + 0.5) / width, "y": (int(ys[nearest]) + 0.5) / height},
+        share=size / (height * width),
+    )
+
+
+def _find(image_url: Any, wanted: Any) -> list[Region]:
+    if not isinstance(wanted, str) or not wanted.strip():
+        raise ValueError("object is missing: name a colour, or bright, dark, object or salient")
+    mask = _mask(_words(wanted), load(image_url))
+    return [] if mask is None else regions_of(mask)
+
+
+def _mask(words: set[str], picture: Picture) -> torch.Tensor | None:
+    """Where the image is what the words name; None where they name nothing that can be computed."""
+    masks = [picture.colours == COLOURS.index(name) for name in COLOURS if name in words]
+    mask = torch.stack(masks).any(dim=0) if masks else None
+    for names, matches in (
+        (BRIGHT, picture.luminance >= BRIGHT_FROM),
+        (DARK, picture.luminance < DARK_BELOW),
+    ):
+        if words & names:
+            mask = matches if mask is None else mask & matches
+    return salient(picture) if mask is None and words & OBJECTS else mask
+
+
+def _answer(words: set[str], picture: Picture) -> str:
+    mask = _mask(words, picture)
+    found = regions_of(salient(picture) if mask is None else mask)
+    for names, say in ANSWERS:
+        if words & names:
+            return say(picture, found)
+    if mask is None:
+        return f"that is beyond arithmetic. The image is {_brightness(picture)}, mostly {_colours(picture)}"
+    return f"{'yes' if found else 'no'}, {float(mask.float().mean()):.0%} of the image{_places(found[:3])}"
+
+
+def _colours(picture: Picture) -> str:
+    return " and ".join(
+        f"{name} ({share:.0%})" for share, name in picture.shares()[:2] if share >= SMALLEST_SHARE
+    )
+
+
+def _brightness(picture: Picture) -> str:
+    steps = ((0.15, "very dark"), (0.35, "dark"), (0.65, "medium bright"), (0.85, "bright"))
+    mean = float(picture.luminance.mean())
+    return next((name for below, name in steps if mean < below), "very bright")
+
+
+def _contrast(picture: Picture) -> str:
+    spread = float(picture.luminance.std(correction=0))
+    steps = ((0.1, "low"), (0.25, "medium"))
+    name = next((name for below, name in steps if spread < below), "high")
+    return f"{name} contrast ({spread:.2f})"
+
+
+def _size(picture: Picture) -> str:
+    width, height = picture.width, picture.height
+    form = "square" if width == height else "landscape" if width > height else "portrait"
+    return f"{width} x {height} pixels, {form}"
+
+
+def _places(found: list[Region]) -> str:
+    """Where regions are, in words: " (top left, centre)"."""
+    columns, rows = ("left", "", "right"), ("top", "", "bottom")
+    names = [
+        f"{rows[min(2, int(region.point['y'] * 3))]} {columns[min(2, int(region.point['x'] * 3))]}".strip()
+        for region in found
+    ]
+    return f" ({', '.join(name or 'centre' for name in names)})" if names else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text, in lower case, plurals also in the singular, synonyms by their usual name."""
+    found = set(re.findall(r"[a-z]+", text.lower()[:4000]))
+    found |= {word.removesuffix("s") for word in found}
+    return found | {SYNONYMS[word] for word in found & SYNONYMS.keys()}
+
+
+def _spoken(text: str, stream: Any) -> str | Iterator[str]:
+    """The text, or its words one by one; joined they are the text."""
+    if not stream:
+        return text
+    return iter(re.findall(r"\S+\s*", text))
+
+
+def _decode(image_url: Any) -> bytes:
+    if not isinstance(image_url, str) or not image_url.strip():
+        raise ValueError("there is none")
+    text = image_url.strip()
+    if text.startswith(("http:", "https:", "file:")):
+        raise ValueError("the self-test fetches nothing")
+    if len(text) > MAX_ENCODED_BYTES:
+        raise ValueError(f"it has {len(text)} characters, at most {MAX_ENCODED_BYTES} are taken")
+    if text.startswith("data:"):
+        kind, comma, text = text.partition(",")
+        if not comma or not kind.endswith(";base64"):
+            raise ValueError("the data: URL is not base64")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the base64 is damaged: {error}") from error
+
+
+def _on_white(image: Image.Image, side: int) -> Image.Image:
+    """The image made small, in RGB, on white where it is transparent."""
+    small = image.convert("RGBA")
+    small.thumbnail((side, side), Image.Resampling.BOX)
+    white = Image.new("RGBA", small.size, "white")
+    return Image.alpha_composite(white, small).convert("RGB")
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        return "xpu"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+ANSWERS: tuple[tuple[set[str], Callable[[Picture, list[Region]], str]], ...] = (
+    (
+        {"many", "count", "number", "where", "position", "located"},
+        lambda _, found: f"{_count(len(found), 'region')}{_places(found[:3])}",
+    ),
+    ({"colour", "color"}, lambda picture, _: f"mostly {_colours(picture)}"),
+    ({"contrast"}, lambda picture, _: _contrast(picture)),
+    ({"size", "width", "height", "resolution", "dimension", "aspect"}, lambda picture, _: _size(picture)),
+    (
+        {"brightness", *BRIGHT, *DARK},
+        lambda picture, _: f"{_brightness(picture)}, {float(picture.luminance.mean()):.2f} of 1 on average",
+    ),
+)
+"""What a question with one of the words is answered with; the first that fits."""
