@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 
 from moondream_station.core.errors import ProgramMissing
@@ -17,6 +20,11 @@ END_SECONDS = 1.5
 """How long ending a child may take in all: a cancelled activation ends within two seconds."""
 PIPE_SECONDS = 0.25
 """How long output is read on after a child has ended, where something out of reach still holds the pipe."""
+
+if sys.platform == "win32":  # a child without the station's console does not get its Ctrl-C either
+    _CREATION_FLAGS = subprocess.CREATE_NO_WINDOW
+else:
+    _CREATION_FLAGS = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,9 @@ async def open_child(command: Sequence[str], env: Mapping[str, str], cwd: Path |
         OSError: The program or `cwd` can't be used; `filename` names which.
     """
     with anyio.CancelScope(shield=True):  # a start that is cancelled half-way would leave what nobody ends
-        process = await anyio.open_process(list(command), env=dict(env), cwd=cwd, start_new_session=True)
+        process = await anyio.open_process(
+            list(command), env=dict(env), cwd=cwd, start_new_session=True, creationflags=_CREATION_FLAGS
+        )
     if process.stdin is None or process.stdout is None or process.stderr is None:
         raise AssertionError("anyio opens all three pipes by default")
     return Child(process, process.stdin, process.stdout, process.stderr)

@@ -84,7 +84,7 @@ def _enter_job() -> int:
 def _end(job: int, code: int) -> "NoReturn":
     """End everything in the job, this process included, with one exit code."""
     _kernel32.TerminateJobObject(job, code & 0xFFFFFFFF)
-    os._exit(code)
+    os._exit(code & 0x7FFFFFFF)  # not reached, unless the job could not be terminated
 
 
 def _end_at_end_of_stdin(job: int) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from moondream_station.core.errors import ProgramMissing
 from moondream_station.core.process import CompletedProcess, child_environment, run
-from tests.support.processes import left_in_the_end, marked, nothing_left, tree
+from support.processes import left_in_the_end, marked, nothing_left, tree
 
 pytestmark = pytest.mark.anyio
 

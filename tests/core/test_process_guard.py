@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from moondream_station.core import process
-from tests.support.processes import left_in_the_end, marked, nothing_left, tree
+from support.processes import left_in_the_end, marked, nothing_left, tree
 
 GUARD = Path(process.__file__).with_name("process_guard.py")
 FAMILY = ("child", "stubborn", "group", "daemon")
