@@ -9,86 +9,15 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
+from support.index_traffic import Fault, Request, Resource
+
 _CHUNK_BYTES = 64 * 1024
-
-
-@dataclass(kw_only=True)
-class Fault:
-    """One way in which the server does not behave, for the requests it matches.
-
-    Args:
-        match: Shell pattern over the decoded path ("/whl/cu128/torch-*.whl", "*").
-        times: How many matching requests it spoils; None for all of them.
-        skip: How many matching requests go well first.
-        status: Answer this status and nothing else.
-        headers: Further headers of that answer ("Retry-After").
-        hang_after_bytes: Send so much of the body, then nothing, until the server ends.
-        reset_after_bytes: Send so much of the body, then reset the connection.
-        close_after_bytes: Send so much of the body, then close the connection in order.
-        corrupt_byte: Flip the byte of the file at this position.
-        size_delta: Claim a length that is wrong by so many bytes.
-        ignore_range: Answer 200 with the whole file to a request for a part.
-        bytes_per_second: Send no faster than this.
-        redirect: Answer 302 to this location.
-    """
-
-    match: str
-    times: int | None = None
-    skip: int = 0
-    status: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    hang_after_bytes: int | None = None
-    reset_after_bytes: int | None = None
-    close_after_bytes: int | None = None
-    corrupt_byte: int | None = None
-    size_delta: int = 0
-    ignore_range: bool = False
-    bytes_per_second: int | None = None
-    redirect: str | None = None
-
-
-@dataclass(kw_only=True)
-class Request:
-    """One request as the server saw it; `status` and `bytes_sent` grow while it is answered.
-
-    Args:
-        method: "GET" or "HEAD".
-        path: Decoded path, without the query.
-        target: As it stood in the request line; an absolute URL where the server is used as a proxy.
-        range: The `Range` header, None without one.
-        headers: All headers, names in lower case.
-        status: What was answered, None before that.
-        bytes_sent: How much of the body was sent.
-    """
-
-    method: str
-    path: str
-    target: str
-    range: str | None
-    headers: dict[str, str]
-    status: int | None = None
-    bytes_sent: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the page `/_requests`."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resource:
-    """What a path gives."""
-
-    content: bytes
-    content_type: str
-    etag: str | None = None
-    ranges: bool = False
 
 
 Resolver = Callable[[str, str], Resource | int]
@@ -181,26 +110,9 @@ class IndexServer:
         merged = Fault(match=path)
         with self._changed:
             for fault in self.faults:
-                if fnmatchcase(path, fault.match) and self._is_due(fault):
-                    _merge(merged, fault)
+                if fnmatchcase(path, fault.match) and fault.is_due():
+                    merged.add(fault)
         return merged
-
-    @staticmethod
-    def _is_due(fault: Fault) -> bool:
-        if fault.skip > 0:
-            fault.skip -= 1
-            return False
-        if fault.times is not None:
-            fault.times -= 1
-            return fault.times >= 0
-        return True
-
-
-def _merge(merged: Fault, fault: Fault) -> None:
-    empty = Fault(match=fault.match)
-    for name, value in vars(fault).items():
-        if name not in {"match", "times", "skip"} and value != getattr(empty, name):
-            setattr(merged, name, value)
 
 
 class _Server(ThreadingHTTPServer):

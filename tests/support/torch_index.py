@@ -32,7 +32,8 @@ from urllib.parse import quote
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a program: find `support`
 
-from support.index_server import Fault, IndexServer, Request, Resource
+from support.index_server import IndexServer
+from support.index_traffic import Fault, Request, Resource
 from support.wheels import TorchBehaviour, Wheel, behaviour_of, module_wheel, native_tags, torch_wheel
 
 __all__ = [

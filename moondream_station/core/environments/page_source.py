@@ -156,7 +156,8 @@ class PageSource:
             final = without_credentials(str(response.url))
             etag = response.headers.get("ETag")
         files = await _in_thread(lambda: parse_listing(content, content_type=content_type, url=final))
-        await self._keep(url, files, etag)
+        if files:  # else perhaps a hotel's login page: not to be believed for a day
+            await self._keep(url, files, etag)
         return _page(files, url, source)
 
     async def _keep(self, url: str, files: tuple[ListedFile, ...], etag: str | None) -> None:

@@ -158,7 +158,7 @@ async def test_a_client_certificate_is_shown(authority: trustme.CA, tmp_path: Pa
             await _get(f"{index.simple_url}/", PackagingConfig(cert=cert))
 
 
-async def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     """Certificates that are none, a client certificate that is absent, a proxy of a strange kind."""
     broken = tmp_path / "broken"
     broken.write_text("machine\n")
@@ -177,7 +177,7 @@ async def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("socksio") is not None, reason="SOCKS works where socksio is there"
 )
-async def test_a_socks_proxy_needs_its_package() -> None:
+def test_a_socks_proxy_needs_its_package() -> None:
     """The message says what to install."""
     with pytest.raises(SettingsInvalid, match="SOCKS") as caught:
         open_client(PackagingConfig(proxies={"https": "socks5://proxy.example:1"}))
@@ -187,12 +187,9 @@ async def test_a_socks_proxy_needs_its_package() -> None:
 async def _failure(
     url: str, config: PackagingConfig | None = None, *, limit_seconds: float | None = None
 ) -> Exception:
-    try:
-        with anyio.fail_after(limit_seconds):
-            await _get(url, config or PackagingConfig())
-    except (httpx2.HTTPError, TimeoutError) as error:
-        return error
-    raise AssertionError("it did not fail")
+    with pytest.raises((httpx2.HTTPError, TimeoutError)) as caught, anyio.fail_after(limit_seconds):
+        await _get(url, config or PackagingConfig())
+    return caught.value
 
 
 async def test_failures_are_told_in_words(free_port: int) -> None:

@@ -310,6 +310,16 @@ async def test_a_page_that_is_no_listing_fails(place: _Place) -> None:
     assert "no listing" in collected.tried[-1].detail
 
 
+async def test_a_page_without_files_is_not_believed_for_a_day(place: _Place) -> None:
+    """A network's login page looks like that; the next time the server is asked again."""
+    place.config = PackagingConfig(find_links=(f"{place.index.torch_url}/cpu/",), no_index=True)
+    for _ in range(2):
+        collected = await place.collect()
+        assert collected.tried[-1].outcome == "absent"
+        assert collected.tried[-1].detail == "it lists no wheel of torch that is known here"
+        assert "/whl/cpu/" in place.asked()
+
+
 async def test_a_home_that_cannot_be_written_to_is_no_obstacle(place: _Place, tmp_path: Path) -> None:
     """Then every listing is fetched again."""
     (tmp_path / "file").touch()
