@@ -36,8 +36,8 @@ class Obstacle(StrEnum):
     ABSENT = "absent"
 
 
-OVERRIDABLE = frozenset({Obstacle.HARDWARE, Obstacle.ARCHITECTURE, Obstacle.UNVERIFIED})
-"""What a strategy that names a build overrides: driver and architecture, and doubt; never the rest."""
+OVERRIDABLE = frozenset({Obstacle.HARDWARE, Obstacle.ARCHITECTURE})
+"""What a strategy that names a build overrides: driver and architecture, never the rest."""
 
 
 @dataclass(frozen=True, slots=True)

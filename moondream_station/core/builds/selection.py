@@ -184,11 +184,17 @@ def _forced(
             (_instead(named, better),),
         )
     stubborn = judge(named.build, question.ignoring_also(*OVERRIDABLE))
-    refusal = named.refusal.reason if named.refusal else ""
+    if stubborn.refusal and stubborn.refusal.obstacle is Obstacle.UNVERIFIED:
+        stubborn = judge(named.build, question.ignoring_also(*OVERRIDABLE, Obstacle.UNVERIFIED))
     if stubborn.refusal:
         return (), stubborn.refusal.reason, ()
-    warning = f"{strategy} was chosen by name, although it is expected to fail: {refusal}"
-    return (stubborn,), f"{strategy} was chosen by name, with torch {stubborn.best.torch}.", (warning,)
+    reason = f"{strategy} was chosen by name, with torch {stubborn.best.torch}."
+    refusal = named.refusal.reason if named.refusal else ""
+    return (
+        (stubborn,),
+        reason,
+        (f"{strategy} was chosen by name, although this speaks against it: {refusal}",),
+    )
 
 
 def _instead(named: Judgement, better: Judgement | None) -> str:
