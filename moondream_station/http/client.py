@@ -105,7 +105,7 @@ class StationClient:
         return await self._ask("GET", "/v1/models")
 
     async def switch(self, model: str, strategy: str | None = None, *, upgrade: bool = False) -> Accepted:
-        """Ask for a model to become the active one; with `upgrade` also where an environment exists already."""
+        """Ask for a model to become the active one; `upgrade` resolves anew although it is installed."""
         body: Message = {"model": model}
         if strategy is not None:
             body["strategy"] = strategy
