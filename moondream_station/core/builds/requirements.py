@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -200,9 +201,20 @@ def _parse_requirement(text: str) -> tuple[Requirement, str]:
         raise InvalidRequirement("addresses are not accepted, only names and versions")
     if item.name.lower().endswith(_ARCHIVE):
         raise InvalidRequirement("files are not accepted, only names and versions")
+    _check_marker(item)
     extras = f"[{','.join(sorted(item.extras))}]" if item.extras else ""
     marker = f"; {item.marker}" if item.marker else ""
     return item, f"{canonicalize_name(item.name)}{extras}{_specifier(item, text)}{marker}"
+
+
+def _check_marker(item: Requirement) -> None:
+    """Some markers parse and have no meaning anywhere: sys_platform ~= "x"."""
+    if item.marker is None:
+        return
+    try:
+        item.marker.evaluate({"extra": ""})
+    except (UndefinedComparison, UndefinedEnvironmentName) as error:
+        raise InvalidRequirement(f"its marker can't be evaluated: {error}") from error
 
 
 def _specifier(item: Requirement, text: str) -> str:

@@ -18,6 +18,7 @@ _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 _INDEX = re.compile(r"-?[0-9]+")
 _GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 _JETSON_CAPABILITY = "8.7"
+_VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "apple": "Apple"}
 _BUS_ORDER = "PCI_BUS_ID"
 
 
@@ -52,7 +53,7 @@ class InUse:
 
 def describe(gpu: Gpu) -> str:
     """A GPU as people call it."""
-    return gpu.name or f"{gpu.vendor.upper() if gpu.vendor == 'amd' else gpu.vendor.capitalize()} GPU"
+    return gpu.name or f"{_VENDORS[gpu.vendor]} GPU"
 
 
 def _speed(gpu: Gpu) -> tuple[tuple[int, int], int]:

@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,11 +20,8 @@ from moondream_station.core.builds.choice import Verdict
 from moondream_station.core.capabilities.snapshot import Capabilities, Gpu
 from tests.support.snapshots import amd, intel, linux, nvidia, plan, windows
 
-DATA = cast(
-    "dict[str, Any]",
-    tomllib.loads(
-        resources.files("moondream_station.core.builds").joinpath("catalog.toml").read_text(encoding="utf-8")
-    ),
+DATA = tomllib.loads(
+    resources.files("moondream_station.core.builds").joinpath("catalog.toml").read_text(encoding="utf-8")
 )
 CAPABILITIES = [
     "3.0", "3.5", "3.7", "5.0", "5.2", "5.3", "6.0", "6.1", "6.2", "7.0", "7.2", "7.5", "8.0", "8.6", "8.7",
@@ -222,7 +218,7 @@ def machines(draw: st.DrawFn) -> Capabilities:
             return windows(*some, driver=driver)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(machine=machines(), requirement=requirements, python=st.sampled_from(PYTHONS))
 def test_the_choice_is_the_best_of_all_wheels_that_are_possible(
     machine: Capabilities, requirement: str, python: str
@@ -239,7 +235,7 @@ def test_the_choice_is_the_best_of_all_wheels_that_are_possible(
     assert found == ((best.build, str(best.torch)) if best else (None, None))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     machine=machines(),
     requirement=requirements,
@@ -271,7 +267,7 @@ def test_a_selection_is_total_and_deterministic(
     assert [one.build for one in result.order][:1] == ([selection.build] if selection.build else [])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     capability=st.sampled_from(CAPABILITIES),
     drivers=st.tuples(st.sampled_from(DRIVERS), st.sampled_from(DRIVERS)),
@@ -290,7 +286,7 @@ def test_a_newer_driver_never_gives_an_older_torch(
         assert Version(str(after.torch)) >= Version(str(before.torch))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     capabilities=st.lists(st.one_of(st.none(), st.sampled_from(CAPABILITIES)), min_size=2, max_size=4),
     driver=st.sampled_from(DRIVERS),

@@ -119,6 +119,8 @@ def test_options_for_pytorchs_index_are_left_out_with_a_warning(line: str) -> No
         "torch==2.7.0 --hash=sha256:abc",
         "${TORCH}",
         "torch=2.7",
+        "torch; sys_platform ~= 'x'",
+        "torch; 'x' in extras",
         "torch\x00",
     ],
 )
