@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -88,6 +89,12 @@ def path_of(url: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
+def announced_bytes(response: httpx2.Response) -> int:
+    """The size of a body as the server announces it, 0 where it does not."""
+    announced = response.headers.get("Content-Length", "")
+    return int(announced) if re.fullmatch(r"\d{1,18}", announced) else 0
+
+
 async def _fetch(url: str, home: Home, client: httpx2.AsyncClient) -> Manifest:
     origin = redact_url(url)
     copy = home.cache / "manifests" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
@@ -107,6 +114,8 @@ async def _get(url: str, origin: str, client: httpx2.AsyncClient) -> bytes:
             async with client.stream("GET", url, follow_redirects=True) as response:
                 if response.status_code != httpx2.codes.OK:
                     raise ManifestInvalid(f"{origin} answers {response.status_code}.", hint=_HINT)
+                if announced_bytes(response) > MAX_MANIFEST_BYTES:
+                    raise _too_large(origin)
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > MAX_MANIFEST_BYTES:

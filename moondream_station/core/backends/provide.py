@@ -28,7 +28,7 @@ from moondream_station.core.backends.code_store import (
     read_record,
 )
 from moondream_station.core.backends.manifest import BackendInfo, Manifest
-from moondream_station.core.backends.manifest_source import path_of
+from moondream_station.core.backends.manifest_source import announced_bytes, path_of
 from moondream_station.core.environments.http_failures import explain_failure
 from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.errors import BackendUnavailable, HashMismatch, NoSpace
@@ -218,6 +218,8 @@ async def _fetch(
                 raise _unavailable(backend_id, f"{location.shown} answers {response.status_code}")
             if url.startswith("https:") and response.url.scheme != "https":
                 raise _unavailable(backend_id, f"{location.shown} redirects to a place without encryption")
+            if announced_bytes(response) > most:
+                raise _unavailable(backend_id, f"{location.shown} has more than {most} bytes")
             async for chunk in response.aiter_raw():
                 received += len(chunk)
                 if received > most:

@@ -1,0 +1,236 @@
+"""Manifests in Moondream Station 0.1's format, and what is said of those that are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moondream_station.core.backends.manifest import Manifest, parse_manifest
+from moondream_station.core.backends.manifest_source import load_manifest, read_built_in
+from moondream_station.core.errors import ManifestInvalid, UnknownModel
+from moondream_station.core.home import Home
+from support.index_server import IndexServer
+from support.index_traffic import Fault, Resource
+
+OLD: dict[str, Any] = {
+    "version": "1.0.6",
+    "models": {
+        "moondream-2": {
+            "name": "Moondream 2",
+            "description": "Vision-language model",
+            "backend": "Moondream_Backend",
+            "version": "1.0.0",
+            "args": {"model_id": "vikhyatk/moondream2"},
+            "is_default": True,
+            "supported_os": ["linux", "windows"],
+            "system_requirements": {"ram": "8GB"},
+            "size_hint": "another key",
+        },
+        "mlx": {"name": "MLX", "description": "", "backend": "gone", "is_default": True},
+    },
+    "backends": {
+        "Moondream_Backend": {
+            "name": "Moondream",
+            "download_url": "https://example.org/backend.tar.gz",
+            "entry_module": "backend",
+            "functions": ["caption", "query", "detect", "point", "init_backend", "_private"],
+            "min_version": "0.1.5",
+        }
+    },
+    "messages": {"welcome": "hello"},
+    "moondream_station_info": {"latest_version": "0.1.9"},
+    "version_messages": [{"version": "<0.1.2", "severity": "warning", "message": "old"}],
+    "analytics": {"key": "phc"},
+    "manual_url": "https://example.org/manual",
+}
+
+
+def parsed(data: Any) -> Manifest:
+    """A manifest out of an object."""
+    return parse_manifest(json.dumps(data), origin="test.json")
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The old manifest with one value changed, by a dotted path."""
+    data: dict[str, Any] = json.loads(json.dumps(OLD))
+    *above, last = path.split("/")
+    inner = data
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    return data
+
+
+def test_a_manifest_of_0_1_is_read_as_it_is() -> None:
+    """Every key of 0.1 is known or accepted; what was not there has 0.1's default."""
+    manifest = parsed(OLD)
+    model = manifest.model("moondream-2")
+    backend = manifest.backend_of("moondream-2")
+    assert model.args == {"model_id": "vikhyatk/moondream2"}
+    assert not model.requires_gpu
+    assert backend.version == "1.0.0"
+    assert backend.sha256 is None
+    assert backend.served_functions == ("caption", "query", "detect", "point")
+    assert manifest.messages == {"welcome": "hello"}
+
+
+def test_support_is_decided_by_system_station_and_backend() -> None:
+    """The reason names what is wanted and what is there."""
+    manifest = parsed(OLD)
+    assert manifest.unsupported_reason("moondream-2", system="Linux", station_version="0.2.0") is None
+    assert (
+        manifest.unsupported_reason("moondream-2", system="Darwin")
+        == "it runs on linux, windows, this is darwin"
+    )
+    assert "needs Moondream Station 0.1.5 or newer, this is 0.1.4" in str(
+        manifest.unsupported_reason("moondream-2", system="Windows", station_version="0.1.4")
+    )
+    assert manifest.unsupported_reason("mlx") == "the manifest has no backend 'gone'"
+
+
+def test_the_default_is_the_first_that_is_supported() -> None:
+    """As 0.1 chose it."""
+    assert parsed(OLD).default_model in {"moondream-2", None}
+    assert parsed(changed("models/moondream-2/supported_os", None)).default_model == "moondream-2"
+    assert parsed(changed("models/moondream-2/supported_os", ["plan9"])).default_model is None
+
+
+def test_an_unknown_model_is_named_with_those_that_are_known() -> None:
+    """The hint lists the models."""
+    with pytest.raises(UnknownModel) as caught:
+        parsed(OLD).model("moondream-9")
+    assert caught.value.hint == "It names these models: moondream-2, mlx."
+    with pytest.raises(ManifestInvalid, match=r"models\.mlx\.backend: there is no backend 'gone'"):
+        parsed(OLD).backend_of("mlx")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("models/moondream-2/name", None, "models.moondream-2.name"),
+        ("models/moondream-2/args", [], "models.moondream-2.args"),
+        ("backends/Moondream_Backend/functions", ["a-b"], "backends.Moondream_Backend.functions.0"),
+        ("backends/Moondream_Backend/entry_module", "../evil", "entry_module"),
+        ("backends/Moondream_Backend/version", "../../..", "version"),
+        ("backends/Moondream_Backend/min_version", "soon", "no version of Moondream Station"),
+        ("backends/Moondream_Backend/sha256", "abc", "sha256"),
+        ("backends/moondream_backend", OLD["backends"]["Moondream_Backend"], "upper and lower case"),
+        ("models/..", OLD["models"]["mlx"], "letters, digits"),
+        ("models/con", OLD["models"]["mlx"], "reserved name"),
+        ("models/a b", OLD["models"]["mlx"], "letters, digits"),
+        ("models", [], "models"),
+        ("version", 3, "version"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(path: str, value: Any, words: str) -> None:
+    """The message says where in which manifest what is wrong."""
+    with pytest.raises(ManifestInvalid) as caught:
+        parsed(changed(path, value))
+    assert caught.value.message.startswith("test.json is no manifest: ")
+    assert words in caught.value.message
+
+
+@given(st.binary(max_size=300) | st.recursive(st.none() | st.text(), st.lists).map(json.dumps))
+def test_whatever_is_no_manifest_says_so(content: bytes | str) -> None:
+    """No other exception comes out of foreign bytes."""
+    with pytest.raises(ManifestInvalid):
+        parse_manifest(content, origin="test")
+
+
+def test_the_built_in_manifest_names_its_models() -> None:
+    """The self-test is the default and supported; the real ones say which station they need."""
+    manifest = read_built_in()
+    assert list(manifest.models) == ["selftest", "moondream-2", "moondream-3-preview"]
+    assert manifest.default_model == "selftest"
+    assert manifest.unsupported_reason("selftest") is None
+    for model in ("moondream-2", "moondream-3-preview"):
+        assert "needs Moondream Station" in str(manifest.unsupported_reason(model, station_version="0.2.0"))
+    assert all("://" not in backend.download_url for backend in manifest.backends.values())
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home that is nobody's."""
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[IndexServer, dict[str, bytes]]]:
+    """A web server, and what it serves."""
+    content: dict[str, bytes] = {"/manifest.json": json.dumps(OLD).encode()}
+
+    def resolve(path: str, _: str) -> Resource | int:
+        return Resource(content=content[path], content_type="application/json") if path in content else 404
+
+    running = IndexServer(resolve).start()
+    yield running, content
+    running.stop()
+
+
+@pytest.mark.anyio
+async def test_a_file_is_read_by_path_and_by_url(tmp_path: Path, home: Home) -> None:
+    """Relative locations are relative to its folder; a byte order mark is no part of it."""
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(OLD).encode())
+    async with httpx2.AsyncClient() as client:
+        for source in (path, str(path), path.as_uri()):
+            manifest = await load_manifest(source, home=home, client=client)
+            assert manifest.folder == tmp_path
+            assert manifest.origin == str(path)
+            assert manifest.url is None
+
+
+@pytest.mark.anyio
+async def test_a_file_that_is_not_there_or_too_large_says_so(tmp_path: Path, home: Home) -> None:
+    """Neither is read on."""
+    large = tmp_path / "large.json"
+    large.write_bytes(b" " * ((1 << 20) + 1))
+    async with httpx2.AsyncClient() as client:
+        with pytest.raises(ManifestInvalid, match=r"absent\.json can't be read: No such file"):
+            await load_manifest(tmp_path / "absent.json", home=home, client=client)
+        with pytest.raises(ManifestInvalid, match="larger than 1048576 bytes"):
+            await load_manifest(large, home=home, client=client)
+        with pytest.raises(ManifestInvalid, match=r"on example\.org, not on this computer"):
+            await load_manifest("file://example.org/manifest.json", home=home, client=client)
+
+
+@pytest.mark.anyio
+async def test_one_from_the_network_is_kept_for_when_that_fails(
+    home: Home, server: tuple[IndexServer, dict[str, bytes]]
+) -> None:
+    """The last good copy serves with a warning, whether nothing comes or something else."""
+    running, content = server
+    url = f"{running.address}/manifest.json"
+    async with httpx2.AsyncClient() as client:
+        first = await load_manifest(url, home=home, client=client)
+        assert first.warning is None
+        assert first.url == url
+        content["/manifest.json"] = b"<html>please log in</html>"
+        second = await load_manifest(url, home=home, client=client)
+        assert second.models == first.models
+        assert "is no manifest" in str(second.warning)
+        running.faults.append(Fault(match="*", status=503))
+        third = await load_manifest(url, home=home, client=client)
+        assert "answers 503" in str(third.warning)
+
+
+@pytest.mark.anyio
+async def test_one_from_the_network_that_was_never_good_is_an_error(
+    home: Home, server: tuple[IndexServer, dict[str, bytes]]
+) -> None:
+    """There is nothing to fall back on; credentials in the URL are not shown."""
+    running, content = server
+    content["/endless.json"] = b" " * ((1 << 20) + 1)
+    secret = running.address.replace("http://", "http://user:secret@")
+    async with httpx2.AsyncClient() as client:
+        for path, words in (("absent.json", "answers 404"), ("endless.json", "larger than")):
+            with pytest.raises(ManifestInvalid, match=words) as caught:
+                await load_manifest(f"{secret}/{path}?token=secret", home=home, client=client)
+            assert "secret" not in caught.value.message

@@ -1,0 +1,260 @@
+"""Backends come into the home from folders, files and the network, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.code_store import RECORD, sweep
+from moondream_station.core.backends.manifest import BackendInfo, Manifest, parse_manifest
+from moondream_station.core.backends.manifest_source import read_built_in
+from moondream_station.core.backends.provide import locate, provide_backend, read_backend
+from moondream_station.core.errors import ArchiveUnsafe, BackendUnavailable, HashMismatch
+from moondream_station.core.home import Home
+from support.index_server import IndexServer
+from support.index_traffic import Fault, Resource
+
+pytestmark = pytest.mark.anyio
+
+FILES = {"backend.py": "def caption(**_):\n    return {}\n", "requirements.txt": "torch\n"}
+
+
+def tar_gz(files: dict[str, str], *, top: str = "moondream-backend/") -> bytes:
+    """An archive with one folder at its top, as releases have it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(f"{top}{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content.encode()))
+    return buffer.getvalue()
+
+
+class Setting:
+    """A home, a manifest with one backend, and a web server."""
+
+    def __init__(self, tmp_path: Path, server: IndexServer, content: dict[str, bytes]) -> None:
+        self.folder = tmp_path
+        self.home = Home(tmp_path / "home")
+        self.server = server
+        self.content = content
+
+    async def provide(self, download_url: str, *, url: str | None = None, **more: Any) -> BackendCode:
+        """Provide the backend that a manifest names so."""
+        info = {
+            "name": "Test",
+            "download_url": download_url,
+            "entry_module": "backend",
+            "functions": ["caption", "_private", "init_backend"],
+            **more,
+        }
+        text = json.dumps({"version": "1", "models": {}, "backends": {"test": info}})
+        folder = self.folder if url is None else None
+        manifest = parse_manifest(text, origin="manifest.json", folder=folder, url=url)
+        client: AbstractAsyncContextManager[httpx2.AsyncClient] = httpx2.AsyncClient()
+        async with client as opened:
+            return await provide_backend(
+                "test", manifest.backends["test"], manifest=manifest, home=self.home, client=opened
+            )
+
+    def write(self, files: dict[str, str], name: str = "source") -> Path:
+        """Write a backend's folder beside the manifest."""
+        folder = self.folder / name
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(content)
+        return folder
+
+    def left_over(self) -> set[str]:
+        """What lies in the backend's place in the home."""
+        place = self.home.backends / "test"
+        return {path.name for path in place.iterdir()} if place.exists() else set()
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    """Everything a test needs, gone afterwards."""
+    content: dict[str, bytes] = {}
+
+    def resolve(path: str, _: str) -> Resource | int:
+        return Resource(content=content[path], content_type="application/gzip") if path in content else 404
+
+    server = IndexServer(resolve).start()
+    yield Setting(tmp_path, server, content)
+    server.stop()
+
+
+async def test_the_built_in_self_test_is_copied_into_the_home(setting: Setting) -> None:
+    """The package's own backend goes the way of every other."""
+    manifest = read_built_in()
+    async with httpx2.AsyncClient() as client:
+        code = await provide_backend(
+            "selftest", manifest.backends["selftest"], manifest=manifest, home=setting.home, client=client
+        )
+    assert code.folder == setting.home.backends / "selftest" / "1.0.0"
+    assert code.requirements_text.split() == ["torch", "Pillow", "numpy"]
+    assert code.functions == ("caption", "query", "detect", "point")
+
+
+async def test_a_folder_is_taken_relative_to_the_manifest_and_anew_when_it_changed(setting: Setting) -> None:
+    """Unchanged it stays as it is; what was compiled meanwhile does not count."""
+    source = setting.write(FILES)
+    first = await setting.provide("source")
+    assert first.requirements_text == "torch\n"
+    assert first.functions == ("caption",)
+    compiled = first.folder / "__pycache__"
+    compiled.mkdir()
+    assert await setting.provide("source") == first
+    assert compiled.exists()
+    (source / "backend.py").write_text("changed = True\n")
+    (source / "requirements.txt").unlink()
+    second = await setting.provide(str(source))
+    assert second.digest != first.digest
+    assert (second.folder / "backend.py").read_text() == "changed = True\n"
+    assert second.requirements_text == ""
+    assert setting.left_over() == {"1.0.0"}
+
+
+@pytest.mark.parametrize("form", ["relative", "absolute", "url"])
+async def test_an_archive_on_disk_is_unpacked_without_its_top_folder(setting: Setting, form: str) -> None:
+    """By path or `file:` URL; a changed one is taken anew."""
+    path = setting.folder / "archive.bin"
+    path.write_bytes(tar_gz(FILES))
+    named = {"relative": "archive.bin", "absolute": str(path), "url": path.as_uri()}[form]
+    code = await setting.provide(named)
+    assert sorted(item.name for item in code.folder.iterdir()) == sorted([*FILES, RECORD])
+    path.write_bytes(tar_gz({**FILES, "more.py": ""}))
+    assert (await setting.provide(named)).folder.joinpath("more.py").exists()
+
+
+async def test_an_archive_from_the_network_is_fetched_once_a_version(setting: Setting) -> None:
+    """Its digest is held against the manifest's; another version or digest is fetched again."""
+    data = setting.content["/backend.tar.gz"] = tar_gz(FILES)
+    digest = hashlib.sha256(data).hexdigest()
+    url = f"{setting.server.address}/backend.tar.gz"
+    first = await setting.provide(url, sha256=digest.upper(), size=len(data))
+    assert await setting.provide(url, sha256=digest.upper(), size=len(data)) == first
+    assert len(setting.server.requests) == 1
+    await setting.provide(url, version="2.0")
+    assert len(setting.server.requests) == 2
+    assert setting.left_over() == {"1.0.0", "2.0"}
+
+
+async def test_a_location_is_relative_to_a_manifest_from_the_network(setting: Setting) -> None:
+    """As links on a page are."""
+    setting.content["/files/backend.tar.gz"] = tar_gz(FILES, top="")
+    code = await setting.provide("../files/backend.tar.gz", url=f"{setting.server.address}/a/manifest.json")
+    assert code.digest
+
+
+@pytest.mark.parametrize("named", ["file:///etc", "ftp://example.org/x.tar.gz"])
+async def test_a_manifest_from_the_network_names_nothing_on_this_computer(
+    setting: Setting, named: str
+) -> None:
+    """It may name code, not read files."""
+    with pytest.raises(BackendUnavailable, match="can't be had"):
+        await setting.provide(named, url="https://example.org/manifest.json")
+
+
+async def test_what_is_not_the_manifests_archive_is_refused(setting: Setting) -> None:
+    """Another digest, too little, too much, or an error page; the backend that was there stays."""
+    setting.content["/backend.tar.gz"] = tar_gz(FILES)
+    url = f"{setting.server.address}/backend.tar.gz"
+    kept = await setting.provide(url)
+    with pytest.raises(HashMismatch, match="the manifest says 0000"):
+        await setting.provide(url, sha256="0" * 64)
+    with pytest.raises(BackendUnavailable, match="the manifest says 100000"):
+        await setting.provide(url, size=100_000, sha256="0" * 64)
+    with pytest.raises(BackendUnavailable, match="more than 10 bytes"):
+        await setting.provide(url, size=10, sha256="0" * 64)
+    setting.server.faults.append(Fault(match="*", status=404, times=1))
+    with pytest.raises(BackendUnavailable, match="answers 404"):
+        await setting.provide(url, sha256="0" * 64)
+    assert setting.left_over() == {"1.0.0"}
+    assert read_backend(setting.home, "test", "1.0.0") == kept
+
+
+async def test_a_broken_download_leaves_nothing(setting: Setting) -> None:
+    """The next run begins anew, and says what broke."""
+    setting.content["/backend.tar.gz"] = tar_gz(FILES)
+    setting.server.faults.append(Fault(match="*", close_after_bytes=20))
+    with pytest.raises(BackendUnavailable, match="can't be fetched"):
+        await setting.provide(f"{setting.server.address}/backend.tar.gz")
+    assert setting.left_over() == set()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [({"other.py": ""}, r"has no backend\.py at its top"), ({"backend.py": "", "requirements.txt": ""}, "")],
+)
+async def test_a_folder_must_hold_the_entry_module(
+    setting: Setting, files: dict[str, str], words: str
+) -> None:
+    """What the manifest names has to be there; an empty requirements.txt is fine."""
+    setting.write(files)
+    if not words:
+        assert (await setting.provide("source")).requirements_text == ""
+        return
+    with pytest.raises(BackendUnavailable, match=words):
+        await setting.provide("source")
+    assert setting.left_over() == set()
+
+
+async def test_what_is_unsafe_or_not_there_leaves_nothing(setting: Setting) -> None:
+    """Neither a half copy nor a temporary folder."""
+    source = setting.write(FILES)
+    (source / "link").symlink_to("/etc/passwd")
+    with pytest.raises(ArchiveUnsafe):
+        await setting.provide("source")
+    with pytest.raises(BackendUnavailable, match="absent does not exist"):
+        await setting.provide("absent")
+    (source / "link").unlink()
+    (source / "requirements.txt").write_bytes(b"torch\xff")
+    with pytest.raises(BackendUnavailable, match="is not UTF-8"):
+        await setting.provide("source")
+    assert setting.left_over() == set()
+
+
+async def test_what_was_changed_in_the_home_is_not_taken_for_the_backend(setting: Setting) -> None:
+    """Damage is noticed, and providing it again repairs it."""
+    setting.write(FILES)
+    code = await setting.provide("source")
+    assert read_backend(setting.home, "test", "1.0.0") == code
+    (code.folder / "backend.py").write_text("damaged")
+    assert read_backend(setting.home, "test", "1.0.0") is None
+    assert await setting.provide("source") == code
+    (code.folder / RECORD).write_text("{")
+    assert read_backend(setting.home, "test", "1.0.0") is None
+
+
+async def test_a_replacement_that_was_interrupted_keeps_the_old_one(setting: Setting) -> None:
+    """Between its two renames the old one is still found, and sweeping puts it back."""
+    setting.write(FILES)
+    code = await setting.provide("source")
+    code.folder.rename(code.folder.with_name(".old-1.0.0"))
+    (setting.home.backends / "test" / ".new-12345678").mkdir()
+    found = read_backend(setting.home, "test", "1.0.0")
+    assert found is not None
+    assert found.digest == code.digest
+    sweep(setting.home)
+    assert setting.left_over() == {"1.0.0"}
+    assert read_backend(setting.home, "test", "1.0.0") == code
+
+
+def test_a_location_is_shown_without_its_secrets() -> None:
+    """Messages name the place, not the password."""
+    info = BackendInfo(
+        name="", download_url="https://user:pass@example.org/b.zip?key=1", entry_module="b", functions=()
+    )
+    manifest = Manifest(version="1", models={}, backends={"b": info})
+    assert locate("b", info, manifest).shown == "https://example.org/b.zip"
