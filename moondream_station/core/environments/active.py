@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from moondream_station.core.codec import from_json, to_json
+from moondream_station.core.environments.space import writing_to
 from moondream_station.core.errors import HomeUnusable
 from moondream_station.core.home import Home
 from moondream_station.core.storage import read_json, write_atomically
@@ -104,6 +105,8 @@ def write_active(home: Home, record: ActiveRecord) -> None:
     """Replace `active.json` atomically and durably; what it names must be committed before.
 
     Raises:
-        OSError: It can't be written; what it said before still holds.
+        NoSpace: There is no room for it; what it said before still holds.
+        HomeUnusable: It can't be written, likewise.
     """
-    write_atomically(home.active, f"{json.dumps(to_json(record), indent=2)}\n")
+    with writing_to(home.root):
+        write_atomically(home.active, f"{json.dumps(to_json(record), indent=2)}\n")

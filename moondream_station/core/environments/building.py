@@ -18,7 +18,7 @@ from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.place import Place, new_place
 from moondream_station.core.environments.pylock import write_pylock
 from moondream_station.core.environments.records import check_records
-from moondream_station.core.environments.space import Need, check_space, unpacked_bytes
+from moondream_station.core.environments.space import Need, check_space, unpacked_bytes, writing_to
 from moondream_station.core.environments.together import accompanied, together
 from moondream_station.core.environments.uv_failures import install_failure
 from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
@@ -58,6 +58,7 @@ async def build_environment(
 
     Raises:
         NoSpace: There is not enough space.
+        HomeUnusable: Nothing can be written there.
         HashMismatch: A wheel on disk is not the one that the lock names; it is removed.
         EnvironmentBroken: It could not be made, or is not whole.
         ProgramMissing: uv is missing or too old.
@@ -65,45 +66,47 @@ async def build_environment(
     uv = await find_uv(environ)
     async with _blaming_wheels(lock, wheels):
         await anyio.to_thread.run_sync(_check_space, home, tuple(wheels.values()))
-        return await _build(uv, lock, wheels, home, interpreter, progress)
+        async with _new_place(home, lock) as place:
+            await _make(uv, place, lock, wheels, interpreter, progress)
+            return place
 
 
-async def _build(
+async def _make(
     uv: Uv,
+    place: Place,
     lock: Lock,
     wheels: Mapping[str, Path],
-    home: Home,
     interpreter: Interpreter,
     progress: _Progress,
-) -> Place:
-    async with _new_place(home, lock) as place:
-        scratch = place.path / ".build"
-        await anyio.to_thread.run_sync(_write_locks, place, scratch, lock, wheels)
-        await _make_venv(uv, place, interpreter)
-        total = len(lock.files)
-        progress(0, total, "packages")
-        fill = partial(_fill, uv, place, scratch)
-        await accompanied(fill, by=partial(_watch, scratch / "cache", total, progress))
-        progress(total, total, "packages")
-        # Nothing of this waits for the other: what is installed is asked, what installed it removed.
-        await together(
-            partial(_check_requirements, uv, place),
-            partial(anyio.to_thread.run_sync, shutil.rmtree, scratch),
-        )
-        count = await anyio.to_thread.run_sync(check_records, place.venv, lock.packages)
-        progress(count, count, "files")
-        return place
+) -> None:
+    scratch = place.path / ".build"
+    await anyio.to_thread.run_sync(_write_locks, place, scratch, lock, wheels)
+    await _make_venv(uv, place, interpreter)
+    total = len(lock.files)
+    progress(0, total, "packages")
+    fill = partial(_fill, uv, place, scratch)
+    await accompanied(fill, by=partial(_watch, scratch / "cache", total, progress))
+    progress(total, total, "packages")
+    # Nothing of this waits for the other: what is installed is asked, what installed it removed.
+    await together(
+        partial(_check_requirements, uv, place),
+        partial(anyio.to_thread.run_sync, shutil.rmtree, scratch),
+    )
+    count = await anyio.to_thread.run_sync(check_records, place.venv, lock.packages)
+    progress(count, count, "files")
 
 
 @asynccontextmanager
 async def _new_place(home: Home, lock: Lock) -> AsyncIterator[Place]:
-    place = await anyio.to_thread.run_sync(new_place, home, lock.digest)
-    try:
-        yield place
-    except BaseException:
-        with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(remove_tree, place.path)
-        raise
+    with writing_to(home.environments):
+        place = await anyio.to_thread.run_sync(new_place, home, lock.digest)
+        try:
+            yield place
+        except BaseException:
+            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+                # Left running where it takes longer: nobody meets it any more, and the next sweep ends it.
+                await anyio.to_thread.run_sync(remove_tree, place.path, abandon_on_cancel=True)
+            raise
 
 
 async def _make_venv(uv: Uv, place: Place, interpreter: Interpreter) -> None:

@@ -13,7 +13,7 @@ import httpx2
 from moondream_station.core.environments.finished import find_finished, note_finished
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.lock import Lock, LockedFile
-from moondream_station.core.environments.space import UNPACKED_FACTOR, Need, check_space
+from moondream_station.core.environments.space import UNPACKED_FACTOR, Need, check_space, writing_to
 from moondream_station.core.environments.together import together
 from moondream_station.core.environments.transfer import Patience, RemoteFile, Transfer
 from moondream_station.core.events import DownloadProgressed
@@ -48,11 +48,25 @@ async def fetch(
 
     Raises:
         NoSpace: Wheels and environment would not fit, or the file system became full.
+        HomeUnusable: Downloads can't be read or written.
         HashMismatch: A file is not the one that the lock names.
         IndexUnreachable: A server does not answer.
         DownloadFailed: A file can't be had.
     """
-    ledger = Ledger(publish, anyio.current_time)
+    with writing_to(home.downloads):
+        return await _fetch(
+            lock, home, client, Ledger(publish, anyio.current_time), patience or Patience(), unpacked_factor
+        )
+
+
+async def _fetch(
+    lock: Lock,
+    home: Home,
+    client: httpx2.AsyncClient,
+    ledger: Ledger,
+    patience: Patience,
+    unpacked_factor: float,
+) -> Mapping[str, Path]:
     finished = {file.filename: await find_finished(home, file) for file in lock.files}
     received = {
         file.filename: await anyio.to_thread.run_sync(_received, home, file, finished[file.filename])
@@ -63,9 +77,7 @@ async def fetch(
     for file in lock.files:
         ledger.report(file.filename)
     missing = [file for file in lock.files if finished[file.filename] is None]
-    fetched = await _fetch_all(
-        missing, home=home, client=client, ledger=ledger, patience=patience or Patience()
-    )
+    fetched = await _fetch_all(missing, home=home, client=client, ledger=ledger, patience=patience)
     found = {name: path for name, path in finished.items() if path is not None}
     return {**found, **fetched}
 
@@ -91,8 +103,9 @@ async def fetch_unhashed(
     ledger.open([(file.filename, file.size_bytes, await anyio.to_thread.run_sync(_size_of, part))])
     ledger.report(file.filename)
     transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience or Patience())
-    path, sha256 = await transfer.run(home.downloads)
-    await anyio.to_thread.run_sync(note_finished, path)
+    with writing_to(home.downloads):
+        path, sha256 = await transfer.run(home.downloads)
+        await anyio.to_thread.run_sync(note_finished, path)
     return path, sha256
 
 

@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from moondream_station.core.environments.lock import LockedFile
 from moondream_station.core.home import Home
-from moondream_station.core.storage import read_json, write_atomically
+from moondream_station.core.storage import read_json
 
 _HASH_BYTES = 32 << 20
 
@@ -43,7 +43,8 @@ def note_finished(path: Path) -> None:
     Raises:
         OSError: The note can't be written.
     """
-    write_atomically(_note_of(path), json.dumps(_identity(path)))
+    # Not durable on purpose: without its note a file is read again.
+    _note_of(path).write_text(json.dumps(_identity(path)), encoding="utf-8")
 
 
 def discard_finished(path: Path) -> None:

@@ -24,6 +24,7 @@ from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.pylock import read_pylock
 from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.environments.sizes import with_sizes
+from moondream_station.core.environments.space import writing_to
 from moondream_station.core.environments.uv_environment import to_uv_environment
 from moondream_station.core.environments.uv_failures import lock_failure, wheel_to_fetch
 from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
@@ -80,6 +81,7 @@ async def resolve_lock(
         SettingsInvalid: A constraint file of the user's can't be used.
         ProgramMissing: uv is missing or too old.
         NoSpace: There is no room for uv's cache.
+        HomeUnusable: The cache can't be written.
     """
     uv = await find_uv(environ)
     constraints = await anyio.to_thread.run_sync(_read_constraints, config.constraints)
@@ -226,12 +228,13 @@ async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -
 
 @asynccontextmanager
 async def _work_folder(home: Home) -> AsyncIterator[Path]:
-    folder = Path(await anyio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="lock-", dir=home.cache)))
-    try:
-        yield folder
-    finally:
-        with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
-            await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder))
+    with writing_to(home.cache):
+        name = await anyio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="lock-", dir=home.cache))
+        try:
+            yield Path(name)
+        finally:
+            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+                await anyio.to_thread.run_sync(shutil.rmtree, name)
 
 
 def _read_constraints(paths: Iterable[Path]) -> tuple[str, ...]:

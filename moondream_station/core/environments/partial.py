@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from moondream_station.core.storage import read_json, write_atomically
+from moondream_station.core.storage import read_json
 
 _REHASH_BYTES = 32 << 20
 
@@ -98,16 +98,24 @@ class PartialFile:
     def note(self, validator: Validator) -> None:
         """Keep what the server said of the file, for a later process to resume by."""
         if validator != self.validator:
-            write_atomically(_note_of(self.path), json.dumps(asdict(validator)))
+            # Not durable on purpose: a note that is torn or lost costs an `If-Range`, and syncing costs more.
+            _note_of(self.path).write_text(json.dumps(asdict(validator)), encoding="utf-8")
             self.validator = validator
 
+    def sync(self) -> None:
+        """Make the bytes durable. May be left running: it has its own hold of the file."""
+        descriptor = os.dup(self._descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def finish(self, final: Path) -> bool:
-        """Make the bytes durable and give the file its name.
+        """Give the file its name.
 
         Returns:
             Whether this is still the file that was written; another process may have put one in its place.
         """
-        os.fsync(self._descriptor)
         mine = os.fstat(self._descriptor)
         self.close()
         try:

@@ -173,12 +173,19 @@ async def _read_answer(
         if part.size and _is_another(validator, part.validator):
             raise FileChanged
     elif response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.size:
-        raise FileChanged
+        if response.headers.get("Content-Range", "").strip() != f"bytes */{part.size}":
+            raise FileChanged
+        return Source(pieces=_nothing(), total_bytes=part.size)  # it is here whole already
     else:
         raise _refused(response)
     _check_total(total, size_bytes)
     await anyio.to_thread.run_sync(part.note, validator)
     return Source(pieces=response.aiter_raw(), total_bytes=total, known_bytes=known_bytes)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for piece in tuple[bytes, ...]():
+        yield piece
 
 
 def _is_another(now: Validator, before: Validator | None) -> bool:

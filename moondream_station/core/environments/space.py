@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from moondream_station.core.errors import EnvironmentBroken, NoSpace
+from moondream_station.core.errors import EnvironmentBroken, HomeUnusable, NoSpace
 
 UNPACKED_FACTOR = 4.0
 """What a wheel unpacks to, as a multiple of itself, where nobody measured: 3.7 for torch 2.13.0+cpu."""
@@ -46,6 +48,34 @@ def check_space(needs: Iterable[Need]) -> None:
                 hint="Free some space (`moondream-station prune` removes what nothing refers to), "
                 "or set MOONDREAM_STATION_HOME to a folder on a larger disk.",
             )
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """What is done inside writes to that folder; what the file system says against it is told as ours.
+
+    Raises:
+        NoSpace: It is full, or the user's share of it is.
+        HomeUnusable: It can't be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_failure(error, folder) from error
+
+
+def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
+    """Why a folder can't be written to."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoSpace(
+            f"The file system of {folder} is full.",
+            hint="Free some space (`moondream-station prune` removes what nothing refers to), "
+            "then run the command again: downloads go on from what is here.",
+        )
+    return HomeUnusable(
+        f"{error.filename or folder} can't be used: {error.strerror or error}.",
+        hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",
+    )
 
 
 def unpacked_bytes(wheels: Iterable[Path]) -> int:

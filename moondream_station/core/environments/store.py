@@ -20,6 +20,7 @@ from moondream_station.core.environments.place import Place
 from moondream_station.core.environments.pylock import read_stored_pylock
 from moondream_station.core.environments.records import check_records
 from moondream_station.core.environments.report import VerificationReport
+from moondream_station.core.environments.space import writing_to
 from moondream_station.core.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.events import Degraded
 from moondream_station.core.home import Home
@@ -108,16 +109,15 @@ async def commit(place: Place, record: CommitRecord) -> None:
     """Make an environment count: everything in it is durable before `commit.json`, written last, names it.
 
     Raises:
-        OSError: Something could not be written or synced; the place stays rubbish.
+        NoSpace: There is no room for it; the place stays rubbish.
+        HomeUnusable: It can't be written or synced, likewise.
     """
-    await anyio.to_thread.run_sync(_commit, place, record)
-
-
-def _commit(place: Place, record: CommitRecord) -> None:
-    if record.verification is not None:
-        _write_json(place.path / "verification.json", record.verification)
-    sync_tree(place.path)
-    _write_json(place.commit, record)
+    with writing_to(place.path):
+        if record.verification is not None:
+            await anyio.to_thread.run_sync(_write_json, place.path / "verification.json", record.verification)
+        # Left running where it is cancelled: a slow disk must not hold a cancellation up.
+        await anyio.to_thread.run_sync(sync_tree, place.path, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(_write_json, place.commit, record)
 
 
 def _write_json(path: Path, value: CommitRecord | VerificationReport) -> None:
@@ -198,10 +198,11 @@ async def sweep(home: Home) -> tuple[str, ...]:
         What was removed, by path below the home.
 
     Raises:
-        HomeUnusable: `active.json` can't be read, so that nobody knows what is in use.
-        OSError: Something could not be removed.
+        HomeUnusable: `active.json` can't be read, so that nobody knows what is in use; or something could
+            not be removed.
     """
-    return await anyio.to_thread.run_sync(_sweep, home)
+    with writing_to(home.root):
+        return await anyio.to_thread.run_sync(_sweep, home)
 
 
 def _sweep(home: Home) -> tuple[str, ...]:

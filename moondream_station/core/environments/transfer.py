@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
 from collections.abc import AsyncIterator
@@ -17,10 +16,11 @@ import anyio.to_thread
 import httpx2
 
 from moondream_station.core.environments.ledger import Ledger
+from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.partial import PartialFile
 from moondream_station.core.environments.sources import AttemptFailed, FileChanged, WrongFile, open_source
-from moondream_station.core.environments.space import in_words
-from moondream_station.core.errors import DownloadFailed, HashMismatch, IndexUnreachable, NoSpace
+from moondream_station.core.environments.space import in_words, storage_failure
+from moondream_station.core.errors import DownloadFailed, HashMismatch, IndexUnreachable
 
 _FLUSH_BYTES = 1 << 20
 _FLUSH_SECONDS = 1.0
@@ -44,6 +44,17 @@ class Patience:
     attempts: int = 5
     pause_seconds: float = 0.5
     longest_pause_seconds: float = 30.0
+
+
+def patience_of(config: PackagingConfig) -> Patience:
+    """As patient as the user's packaging set-up says, the usual where it says nothing."""
+    usual = Patience()
+    seconds, retries = config.timeout_seconds, config.retries
+    return Patience(
+        first_byte_seconds=usual.first_byte_seconds if seconds is None else seconds,
+        stall_seconds=usual.stall_seconds if seconds is None else seconds,
+        attempts=usual.attempts if retries is None else retries + 1,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +118,8 @@ class Transfer:
             HashMismatch: It is not what it should be, also after it was fetched once more.
             IndexUnreachable: Nobody answered.
             DownloadFailed: It can't be had.
-            NoSpace: The file system is full; what is here stays.
+                NoSpace: The file system is full; what is here stays.
+            HomeUnusable: The file can't be written.
         """
         async with self._open() as part:
             while True:
@@ -125,12 +137,15 @@ class Transfer:
                     continue
                 final = folder / f"{part.sha256[:16]}-{self._file.filename}"
                 sha256 = part.sha256
-                if await anyio.to_thread.run_sync(part.finish, final):
+                await anyio.to_thread.run_sync(part.sync, abandon_on_cancel=True)
+                named = await anyio.to_thread.run_sync(part.finish, final)
+                # Another process may have been quicker; what has that name has been checked for it.
+                if named or await anyio.Path(final).exists():
                     self._ledger.report(self._file.filename)
                     return final, sha256
                 raise DownloadFailed(
-                    f"Another process replaced {self._file.filename} while it was fetched.",
-                    hint="Run one station on a home at a time.",
+                    f"{self._file.filename} was removed by another process while it was fetched.",
+                    hint="Run the command again.",
                 )
 
     @asynccontextmanager
@@ -146,12 +161,7 @@ class Transfer:
             finally:
                 part.close()
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise NoSpace(
-                    f"The file system of {self._path.parent} is full.",
-                    hint="Free some space and run the command again: what is here of it stays.",
-                ) from error
-            raise DownloadFailed(f"{self._file.filename} can't be written: {error}") from error
+            raise storage_failure(error, self._path.parent) from error
 
     async def _attempt(self, part: PartialFile) -> None:
         """Fetch what is missing.
@@ -171,12 +181,18 @@ class Transfer:
                         answered = True
                         await buffer.add(source.new_bytes_of(piece))
                         received = part.size + buffer.size
+                        self._check_length(received)
                         self._ledger.transferred(self._file.filename, len(piece), received_bytes=received)
                 if source.total_bytes is not None and part.size < source.total_bytes:
                     raise AttemptFailed("the server ended the answer before its end")
         if scope.cancelled_caught:
             seconds = self._patience.stall_seconds if answered else self._patience.first_byte_seconds
             raise AttemptFailed(f"the server sent nothing for {seconds:g} seconds")
+
+    def _check_length(self, received: int) -> None:
+        """A server that tells no length could send for ever."""
+        if self._file.size_bytes is not None and received > self._file.size_bytes:
+            raise WrongFile(f"it is longer than {self._file.size_bytes} bytes")
 
     def _check(self, part: PartialFile) -> None:
         if self._file.size_bytes is not None and part.size != self._file.size_bytes:

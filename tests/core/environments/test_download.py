@@ -15,7 +15,13 @@ from moondream_station.core.environments.download import fetch, fetch_unhashed
 from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.transfer import RemoteFile
-from moondream_station.core.errors import DownloadFailed, HashMismatch, IndexUnreachable, NoSpace
+from moondream_station.core.errors import (
+    DownloadFailed,
+    HashMismatch,
+    HomeUnusable,
+    IndexUnreachable,
+    NoSpace,
+)
 from moondream_station.core.events import DownloadProgressed
 from moondream_station.core.home import Home
 from support.environments import HASTY, lock_of, locked_file, loopback_config, made_home, served_lock
@@ -350,6 +356,38 @@ async def test_a_wrong_file_on_disk_is_refused(index: TorchIndex, home: Home, tm
     path.write_bytes(b"\0" * len(BIG.data))
     with pytest.raises(HashMismatch):
         await fetched(lock_of([locked_file(BIG, path.as_uri())]), home, index)
+
+
+async def test_two_at_once_harm_nothing(index: TorchIndex, home: Home) -> None:
+    """Two that fetch the same file into the same home both get it, whole."""
+    index.faults.append(Fault(match="*big*", bytes_per_second=20_000_000))
+    lock = served_lock(index, BIG)
+    results: list[Path] = []
+
+    async def fetch_it() -> None:
+        found, _ = await fetched(lock, home, index)
+        results.append(found[BIG.filename])
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fetch_it)
+        tasks.start_soon(fetch_it)
+    assert [path.read_bytes() == BIG.data for path in results] == [True, True]
+
+
+async def test_a_whole_part_of_unknown_size_is_known_by_the_server(index: TorchIndex, home: Home) -> None:
+    """A server that says that nothing is missing is believed; the hash decides as ever."""
+    leave_part(home, BIG.data)
+    _, facts = await fetched(served_lock(index, BIG, with_sizes=False), home, index)
+    assert gets(index, BIG) == [f"bytes={len(BIG.data)}-"]
+    assert facts[-1].transferred_bytes == 0
+
+
+async def test_a_home_that_can_t_be_written_is_told(index: TorchIndex, home: Home) -> None:
+    """Where downloads can't be put anywhere, the home is what is named."""
+    home.downloads.rmdir()
+    home.downloads.write_text("in the way")
+    with pytest.raises(HomeUnusable, match="downloads"):
+        await fetched(served_lock(index, BIG), home, index)
 
 
 async def test_one_failure_ends_all_and_keeps_what_is_here(index: TorchIndex, home: Home) -> None:

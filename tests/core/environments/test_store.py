@@ -107,7 +107,7 @@ async def test_what_was_committed_is_read_back(home: Home) -> None:
     assert data["format"] == "moondream-station/environment/1"
 
 
-async def test_a_place_is_never_used_twice(home: Home) -> None:
+def test_a_place_is_never_used_twice(home: Home) -> None:
     """Two environments of one lock have names of their own, both beginning with the lock's digest."""
     names = {new_place(home, LOCK.digest).name for _ in range(20)}
     assert len(names) == 20
