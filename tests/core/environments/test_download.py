@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from moondream_station.core.environments.download import fetch, fetch_unhashed
 from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.lock import Lock
+from moondream_station.core.environments.pylock import write_pylock
 from moondream_station.core.environments.transfer import RemoteFile
 from moondream_station.core.errors import (
     DownloadFailed,
@@ -169,6 +171,53 @@ async def test_what_was_fetched_outlives_a_cancellation(index: TorchIndex, home:
     assert found[BIG.filename].read_bytes() == BIG.data
     assert gets(index, BIG) == ([f"bytes={kept}-"] if kept else [None])
     assert (facts[0].resumed_from, facts[0].received_bytes) == (kept, kept)
+    assert facts[-1].transferred_bytes == len(BIG.data) - kept
+
+
+DOWNLOADER = """
+import sys
+from pathlib import Path
+import anyio
+from moondream_station.core.environments.download import fetch
+from moondream_station.core.environments.http_client import open_client
+from moondream_station.core.environments.packaging_config import PackagingConfig
+from moondream_station.core.environments.pylock import read_stored_pylock
+from moondream_station.core.home import Home
+
+async def main():
+    lock = read_stored_pylock(sys.stdin.read())
+    async with open_client(PackagingConfig()) as client:
+        await fetch(lock, home=Home(Path(sys.argv[1])), client=client, publish=lambda fact: None)
+
+anyio.run(main)
+"""
+
+
+def _size(home: Home) -> int:
+    """How much of a download is on disk."""
+    return sum(path.stat().st_size for path in home.downloads.glob("*.partial"))
+
+
+async def test_what_was_fetched_outlives_a_kill(index: TorchIndex, home: Home) -> None:
+    """A process that is killed in the middle of a download leaves good bytes, and the next one goes on."""
+    index.faults.append(Fault(match="*big*", times=1, hang_after_bytes=2_500_000))
+    lock = served_lock(index, BIG)
+    command = [sys.executable, "-c", DOWNLOADER, str(home.root)]
+    async with await anyio.open_process(command, stdout=None, stderr=None) as process:
+        assert process.stdin is not None
+        await process.stdin.send(write_pylock(lock).encode())
+        await process.stdin.aclose()
+        await anyio.to_thread.run_sync(lambda: index.wait_for(BIG.filename, bytes_sent=2_500_000))
+        while _size(home) < 1_000_000:  # noqa: ASYNC110  it is another process that writes
+            await anyio.sleep(0.01)
+        process.kill()
+    (part,) = home.downloads.glob("*.partial")
+    kept = part.stat().st_size
+    assert part.read_bytes() == BIG.data[:kept]
+    index.clear_requests()
+    found, facts = await fetched(lock, home, index)
+    assert found[BIG.filename].read_bytes() == BIG.data
+    assert gets(index, BIG) == [f"bytes={kept}-"]
     assert facts[-1].transferred_bytes == len(BIG.data) - kept
 
 
