@@ -41,11 +41,14 @@ class BuildQuestion:
     python: str
     strategy: str
 
-    def known_pages(self, base: str) -> Mapping[str, str]:
-        """The page of each build on an index, as the catalog knows it."""
+    def known_pages(self, base: str) -> Mapping[str, frozenset[str]]:
+        """The pages of each build on an index, as the catalog knows them; previews had others."""
         target = target_of(self.capabilities, self.python)
-        known = catalog_offers(self.catalog, target, index=base)
-        return {offer.build: offer.index_url for offer in known if offer.index_url is not None}
+        known: dict[str, set[str]] = {}
+        for offer in catalog_offers(self.catalog, target, index=base):
+            if offer.index_url is not None:
+                known.setdefault(offer.build, set()).add(offer.index_url)
+        return {build: frozenset(urls) for build, urls in known.items()}
 
     def builds_worth_asking(self, seen: Iterable[Offer] = ()) -> frozenset[str]:
         """Builds that the selection does not reject; a named one alone.
@@ -93,8 +96,7 @@ class TorchIndexPages:
         """Asks for the pages."""
         async with anyio.create_task_group() as tasks:
 
-            async def ask(build: str) -> None:
-                index_url = self._index_of(build)
+            async def ask(index_url: str) -> None:
                 page = await self._pages.get(f"{index_url}/{TORCH}/", "index")
                 self._by_build[without_credentials(index_url)] = page
                 give_up_if_dead(page)
@@ -105,13 +107,13 @@ class TorchIndexPages:
                     tasks.cancel_scope.cancel()
 
             first = self._question.builds_worth_asking()
-            for build in sorted(first):
-                tasks.start_soon(ask, build)
+            for index_url in self._indexes_of(first):
+                tasks.start_soon(ask, index_url)
             self._all = await self._pages.get(f"{self._base}/{TORCH}/", "index")
             give_up_if_dead(self._all)
             more = self._question.builds_worth_asking(self._offers_of_all()) - first
-            for build in sorted(more):
-                tasks.start_soon(ask, build)
+            for index_url in self._indexes_of(more):
+                tasks.start_soon(ask, index_url)
 
     def found(self) -> Found:
         """What came of it; one report where nobody answers, else one for each page."""
@@ -132,8 +134,19 @@ class TorchIndexPages:
         pages = [*self._by_build.values(), *([self._all] if self._all is not None else [])]
         return any(page.report.outcome == "ok" for page in pages)
 
-    def _index_of(self, build: str) -> str:
-        return self._known_pages.get(build, f"{self._base}/{build}")
+    def _indexes_of(self, builds: Iterable[str]) -> list[str]:
+        unknown = frozenset[str]()
+        return sorted(
+            url
+            for build in builds
+            for url in self._known_pages.get(build, unknown) or {f"{self._base}/{build}"}
+        )
+
+    def _index_with(self, build: str, folder: str) -> str:
+        """Which index of a build has the file in this folder: the one whose own path it ends with."""
+        known = {url.removeprefix(self._base): url for url in self._indexes_of([build])}
+        fitting = [path for path in known if folder.endswith(path)]
+        return known[max(fitting, key=len)] if fitting else f"{self._base}/{build}"
 
     def _offers_of_all(self) -> list[Offer]:
         """The offers on the page of all builds, each with the index of its build."""
@@ -141,9 +154,10 @@ class TorchIndexPages:
         for file in self._all.files if self._all is not None else ():
             offer = _offer(file, "index", self._base, self._question.catalog)
             if offer is not None:
-                folder = unquote(urlsplit(file.url).path).split("/")[-2]
-                build = folder if parse_build(folder) is not None else offer.build
-                index_url = without_credentials(self._index_of(build))
+                folder = unquote(urlsplit(file.url).path).rpartition("/")[0]
+                name = folder.rpartition("/")[2]
+                build = name if parse_build(name) is not None else offer.build
+                index_url = without_credentials(self._index_with(build, folder))
                 offers.append(replace(offer, index_url=index_url))
         return offers
 
