@@ -30,6 +30,11 @@ def slow(seconds=0.3, **kwargs):
     time.sleep(seconds)
     return {"slept": seconds}
 
+def gate(path, **kwargs):
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    return {"opened": True}
+
 def pid(**kwargs):
     return {"pid": os.getpid()}
 '''

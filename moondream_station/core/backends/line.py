@@ -33,6 +33,7 @@ class Line:
         """Stand at the end of the line; gives a ticket."""
         ticket = object()
         self._waiting.append(ticket)
+        self.change()
         return ticket
 
     def leave(self, ticket: object) -> None:
@@ -46,6 +47,7 @@ class Line:
         if worker is None or self._waiting[0] is not ticket or self._seated[worker] >= worker.threads:
             return None
         self._seated[worker] += 1
+        self.change()
         return worker
 
     def give_seat_back(self, worker: Worker) -> None:

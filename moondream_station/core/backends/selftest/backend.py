@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn.functional import max_pool2d
 
 PREFIX = "Self-test, no language model:"
@@ -178,7 +178,7 @@ def load(image_url: Any) -> Picture:
         ValueError: It is missing, no image, damaged or too large; the text says what to do.
     """
     try:
-        image = Image.open(io.BytesIO(_decode(image_url)), formats=FORMATS)
+        image = _open(_decode(image_url))
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"it has {image.width} x {image.height} pixels")
         upright = ImageOps.exif_transpose(image)
@@ -362,6 +362,13 @@ def _decode(image_url: Any) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:
         raise ValueError(f"the base64 is damaged: {error}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("it is none of the formats below") from None
 
 
 def _on_white(image: Image.Image, side: int) -> Image.Image:
