@@ -26,30 +26,10 @@ from moondream_station.core.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from moondream_station.panel.quantities import duration_text, size_text
 
 _STEP_SECONDS = 5.0
 _STEP_SHARE = 0.1
-_KILO = 1000
-_MINUTE = 60
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
-
-def size_text(count: float | None) -> str:
-    """A number of bytes for people, in decimal units: "191.8 MB"; "?" where unknown."""
-    if count is None:
-        return "?"
-    value, unit = float(count), 0
-    while value >= _KILO and unit < len(_UNITS) - 1:
-        value, unit = value / _KILO, unit + 1
-    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
-
-
-def duration_text(seconds: float) -> str:
-    """A duration for people: "0.4 s", "1:05 min"."""
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), _MINUTE)
-    return f"{minutes}:{rest:02} min"
 
 
 class PlainLines:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import AsyncIterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from moondream_station.cli.output import print_json, print_progress
 from moondream_station.cli.plain import PlainLines
@@ -16,6 +18,9 @@ from moondream_station.core.events import (
     Event,
 )
 
+if TYPE_CHECKING:
+    from moondream_station.panel.presenter import PanelPresenter
+
 DONE, FAILED, CANCELLED = 0, 1, 130
 
 
@@ -24,6 +29,9 @@ class Presenter(Protocol):
 
     def show(self, event: Event) -> None:
         """Show a fact."""
+
+    def cancelling(self) -> None:
+        """Show that the end was asked for; it has come with the terminal fact."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -35,6 +43,9 @@ class JsonPresenter:
     def show(self, event: Event) -> None:
         """Print the fact."""
         print_json(event_to_json(event))
+
+    def cancelling(self) -> None:
+        """No fact, and so no line."""
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -54,13 +65,54 @@ class PlainPresenter:
             else:
                 print_progress(line)
 
+    def cancelling(self) -> None:
+        """Say so."""
+        print_progress("Cancelling")
+
     def close(self) -> None:
         """Nothing is left to do."""
 
 
+class PanelAndResult:
+    """The live panel on the terminal that stderr is; the result on stdout.
+
+    Args:
+        panel: The panel.
+    """
+
+    def __init__(self, panel: PanelPresenter) -> None:
+        self._panel = panel
+        self._lines = PlainLines()
+
+    def show(self, event: Event) -> None:
+        """Show the fact, and print the result below the panel."""
+        self._panel.show(event)
+        if isinstance(event.fact, ActivationSucceeded):
+            for line in self._lines.lines(event):
+                print(line, flush=True)  # noqa: T201  the result
+
+    def cancelling(self) -> None:
+        """Show that the end was asked for."""
+        self._panel.cancelling()
+
+    def close(self) -> None:
+        """Let the panel stand."""
+        self._panel.close()
+
+
 def presenter_for(*, as_json: bool) -> Presenter:
     """The presenter for this command and where its output goes."""
-    return JsonPresenter() if as_json else PlainPresenter()
+    if as_json:
+        return JsonPresenter()
+    if not sys.stderr.isatty():
+        return PlainPresenter()
+    from moondream_station.panel.presenter import PanelPresenter  # noqa: PLC0415  only on a terminal
+    from moondream_station.panel.terminal import Terminal  # noqa: PLC0415
+
+    terminal = Terminal(sys.stderr)
+    if not terminal.can_draw:
+        return PlainPresenter()
+    return PanelAndResult(PanelPresenter(terminal, unicode=terminal.shows_unicode(os.environ)))
 
 
 async def present(

@@ -1,0 +1,1 @@
+"""The status panel of the terminal, drawn from the station's state alone."""

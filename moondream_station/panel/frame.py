@@ -1,0 +1,174 @@
+"""What one frame is drawn with: its width, its characters, its moment; and how words are fitted into it.
+
+Words come from servers, tools and manifests. Whatever could move the cursor or change the terminal is taken
+out of them here, before they become a line.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+NARROW: Final = 60
+"""Below so many columns a frame says less in each line, and takes more lines."""
+
+_GAP: Final = 2
+_NOT_SHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what controls, formats or breaks lines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glyphs:
+    """The characters that are not words.
+
+    Args:
+        done: Before what is over and well.
+        now: Before what is going on.
+        later: Before what is still to come.
+        skipped: Before what is not needed.
+        warned: Before what works worse than it could.
+        failed: Before what went wrong.
+        stopped: Before what was ended.
+        bar: A bar's full part.
+        rest: A bar's empty part.
+        ellipsis: For words that are left out.
+        is_ascii: Whether words must be ASCII, too.
+    """
+
+    done: str
+    now: str
+    later: str
+    skipped: str
+    warned: str
+    failed: str
+    stopped: str
+    bar: str
+    rest: str
+    ellipsis: str
+    is_ascii: bool
+
+
+UNICODE: Final = Glyphs(
+    done="✓",
+    now="▸",
+    later="·",
+    skipped="-",
+    warned="!",
+    failed="✗",
+    stopped="■",
+    bar="━",
+    rest="─",
+    ellipsis="…",
+    is_ascii=False,
+)
+ASCII: Final = Glyphs(
+    done="+",
+    now=">",
+    later=".",
+    skipped="-",
+    warned="!",
+    failed="x",
+    stopped="#",
+    bar="#",
+    rest="-",
+    ellipsis="...",
+    is_ascii=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One picture's measures.
+
+    Args:
+        width: Columns that a line may take, at least 20.
+        glyphs: The characters that are not words.
+        now: The moment it shows, aware.
+    """
+
+    width: int
+    glyphs: Glyphs
+    now: datetime
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether lines must say less."""
+        return self.width < NARROW
+
+    def clean(self, words: str) -> str:
+        """Words as one line that only shows itself: no control characters, and ASCII where it must be."""
+        shown = "".join(" " if unicodedata.category(char) in _NOT_SHOWN else char for char in words)
+        if not self.glyphs.is_ascii:
+            return shown
+        return shown.replace("…", "...").encode("ascii", "replace").decode("ascii")
+
+    def cut(self, words: str, width: int) -> str:
+        """Words in at most `width` columns; what is left out shows as an ellipsis."""
+        words = self.clean(words)
+        if cell_len(words) <= width:
+            return words
+        room = max(0, width - cell_len(self.glyphs.ellipsis))
+        return (set_cell_size(words, room).rstrip() + self.glyphs.ellipsis)[: max(0, width)]
+
+    def wrap(self, words: str, width: int, rows: int | None = None) -> list[str]:
+        """Words broken into lines of at most `width` columns; beyond `rows` lines they are cut."""
+        lines = list(_broken(self.clean(words).split(), max(1, width)))
+        if rows is None or len(lines) <= rows:
+            return lines
+        return [*lines[: rows - 1], self.cut(" ".join(lines[rows - 1 :]), width)]
+
+    def paragraph(
+        self, words: str, *, mark: str = " ", style: str = "", rows: int | None = None
+    ) -> list[Text]:
+        """Words as lines of the frame's width, the first one marked, the others below its words."""
+        lines = self.wrap(words, self.width - 2, rows)
+        return [
+            Text.assemble((f"{mark if index == 0 else ' '} ", style), (line, style))
+            for index, line in enumerate(lines)
+        ]
+
+    def spread(self, left: str, right: str, *, style: str = "", mark: str = "", mark_style: str = "") -> Text:
+        """A line with words at both ends, marked or not; the left ones give way."""
+        head = f"{mark} " if mark else ""
+        room = self.width - cell_len(head)
+        right = self.cut(right, room)
+        left = self.cut(left, max(0, room - cell_len(right) - _GAP)) if right else self.cut(left, room)
+        line = Text.assemble((head, mark_style), (left, style))
+        if right:
+            line.append(" " * (room - cell_len(left) - cell_len(right)))
+            line.append(right, "dim")
+        return line
+
+    def bar(self, share: float, width: int) -> str:
+        """A bar that is full as far as `share`, which is held between 0 and 1."""
+        full = int(min(1.0, max(0.0, share)) * width)
+        return self.glyphs.bar * full + self.glyphs.rest * (width - full)
+
+
+def _broken(words: list[str], width: int) -> Iterator[str]:
+    """Lines of whole words; a word that is longer than a line is broken."""
+    line = ""
+    for whole in words:
+        word = whole
+        while True:
+            longer = f"{line} {word}" if line else word
+            if cell_len(longer) <= width:
+                line = longer
+                break
+            if line:
+                yield line
+                line = ""
+                continue
+            head = set_cell_size(word, width).rstrip(" ") or word[:1]
+            yield head
+            word = word[len(head) :]
+            if not word:
+                break
+    if line:
+        yield line
