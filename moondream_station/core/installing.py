@@ -263,6 +263,7 @@ class Installation:
             config=config,
             home=self._tools.home,
             client=client,
+            refresh=self._activation.request.upgrade,
         )
         self._choosing = Choosing(self._select(collected.offers))
         return collected
@@ -270,7 +271,8 @@ class Installation:
     async def _connect(self) -> tuple[PackagingConfig, httpx2.AsyncClient]:
         if self._config is None or self._client is None:
             self._config = await load_packaging_config(self._tools.environ)
-            self._client = await self._resources.enter_async_context(open_client(self._config))
+            client = open_client(self._config, torch_index=self._tools.torch_index)
+            self._client = await self._resources.enter_async_context(client)
         return self._config, self._client
 
     async def _install_current(self) -> Installed:

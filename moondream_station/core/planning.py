@@ -73,7 +73,7 @@ async def plan_here(
     """
     detected = await CapabilityCache(home, machine).get(on_probe=_ignore)
     config = await load_packaging_config(environ)
-    async with open_client(config) as client:
+    async with open_client(config, torch_index=settings.torch_index) as client:
         collected = await collect_offers(
             capabilities=detected.capabilities,
             requirements=question.requirements,
