@@ -10,7 +10,6 @@ from typing import Self
 
 import anyio
 import httpx2
-from anyio import to_thread
 
 from moondream_station.core.activation import Activation
 from moondream_station.core.builds.catalog import Catalog
@@ -140,7 +139,7 @@ class Installation:
         with anyio.CancelScope(shield=True):
             await self._resources.aclose()
             for place in self._made:
-                await to_thread.run_sync(remove_tree, place.path)
+                await anyio.to_thread.run_sync(remove_tree, place.path)
 
     def keep(self, installed: Installed) -> None:
         """This environment was committed; every other one made here is removed at the end."""
@@ -365,7 +364,7 @@ class Installation:
             index_url=current.offer.index_url if current else None,
             degraded=choosing.degraded,
             lock=lock,
-            file_count=await to_thread.run_sync(check_records, place.venv, lock.packages),
+            file_count=await anyio.to_thread.run_sync(check_records, place.venv, lock.packages),
         )
 
     def _announce_fallback(self, from_build: str, reason: str) -> None:

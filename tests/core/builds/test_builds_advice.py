@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moondream_station.core.capabilities.snapshot import Capabilities
-from tests.support.snapshots import amd, intel, linux, nvidia, plan, windows
+from support.snapshots import amd, intel, linux, nvidia, plan, windows
 
 RTX_4090 = nvidia("8.9", "RTX 4090")
 RTX_5090 = nvidia("12.0", "RTX 5090")

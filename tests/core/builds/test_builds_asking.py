@@ -8,7 +8,7 @@ from moondream_station.core.builds.asking import builds_worth_asking
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.capabilities.snapshot import Capabilities
-from tests.support.snapshots import amd, linux, macos, nvidia, windows
+from support.snapshots import amd, linux, macos, nvidia, windows
 
 GTX_1080 = nvidia("6.1", "GTX 1080")
 RTX_4090 = nvidia("8.9", "RTX 4090")

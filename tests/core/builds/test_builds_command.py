@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.snapshots import linux, macos, nvidia, plan, wheel, windows
+from support.snapshots import linux, macos, nvidia, plan, wheel, windows
 
 PIP = ("python", "-m", "pip", "install")
 LINUX = "cp312-cp312-manylinux_2_28_x86_64.whl"

@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from moondream_station.core.builds.choice import Verdict
 from moondream_station.core.capabilities.snapshot import Capabilities, Gpu
-from tests.support.snapshots import amd, intel, linux, nvidia, plan, windows
+from support.snapshots import amd, intel, linux, nvidia, plan, windows
 
 DATA = tomllib.loads(
     resources.files("moondream_station.core.builds").joinpath("catalog.toml").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from moondream_station.core.builds.requirements import (
 )
 from moondream_station.core.builds.target import target_of
 from moondream_station.core.errors import RequirementsUnsafe, UsageError
-from tests.support.snapshots import linux, windows
+from support.snapshots import linux, windows
 
 HASH = "a" * 64
 OTHER_HASH = "b" * 64

@@ -9,7 +9,7 @@ import pytest
 
 from moondream_station.core.builds.choice import Verdict
 from moondream_station.core.capabilities.snapshot import Capabilities
-from tests.support.snapshots import (
+from support.snapshots import (
     amd,
     chosen,
     intel,

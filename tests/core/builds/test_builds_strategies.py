@@ -7,7 +7,7 @@ import pytest
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.guide import cuda_of_driver, guide_build
 from moondream_station.core.capabilities.snapshot import Capabilities
-from tests.support.snapshots import amd, chosen, intel, linux, macos, nvidia, plan, windows
+from support.snapshots import amd, chosen, intel, linux, macos, nvidia, plan, windows
 
 RTX_4090 = nvidia("8.9", "RTX 4090")
 RTX_5090 = nvidia("12.0", "RTX 5090")

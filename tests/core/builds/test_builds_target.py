@@ -10,7 +10,7 @@ from packaging import tags
 
 from moondream_station.core.builds.target import target_of
 from moondream_station.core.capabilities.snapshot import Capabilities
-from tests.support.snapshots import linux, macos, windows
+from support.snapshots import linux, macos, windows
 
 
 @pytest.mark.skipif(

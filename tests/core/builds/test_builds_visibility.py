@@ -7,7 +7,7 @@ import pytest
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use
 from moondream_station.core.capabilities.snapshot import Gpu, Outcome, ProbeReport
-from tests.support.snapshots import amd, intel, linux, nvidia
+from support.snapshots import amd, intel, linux, nvidia
 
 OLD = nvidia("6.1", "GTX 1080", index=0)
 NEW = nvidia("8.9", "RTX 4090", index=1)
