@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import httpx2
 
 from moondream_station.core.environments.finished import find_finished, note_finished
 from moondream_station.core.environments.ledger import Ledger
@@ -18,6 +18,9 @@ from moondream_station.core.environments.together import together
 from moondream_station.core.environments.transfer import Patience, RemoteFile, Transfer
 from moondream_station.core.events import DownloadProgressed
 from moondream_station.core.home import Home
+
+if TYPE_CHECKING:
+    import httpx2
 
 _AT_ONCE = 4
 

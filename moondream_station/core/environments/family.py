@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import anyio.to_thread
-import httpx2
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
@@ -28,6 +28,9 @@ from moondream_station.core.environments.lock_project import (
 )
 from moondream_station.core.environments.redact import credentials_in, redact_url, without_credentials
 from moondream_station.core.environments.transfer import RemoteFile
+
+if TYPE_CHECKING:
+    import httpx2
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
-import httpx2
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
@@ -19,6 +19,9 @@ from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.environments.sources import path_of
 from moondream_station.core.environments.together import together
 from moondream_station.core.errors import IndexUnreachable
+
+if TYPE_CHECKING:
+    import httpx2
 
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 0.3
@@ -81,12 +84,16 @@ class FamilyNames:
 
     async def _get(self, url: str) -> httpx2.Response:
         """A page, whether it exists or not. What passes by itself is tried again."""
+        import httpx2  # noqa: PLC0415  65 ms that nothing which asks nobody should pay
+
+        from moondream_station.core.environments.http_failures import explain_failure  # noqa: PLC0415  it too
+
         reason = ""
         for attempt in range(_ATTEMPTS):
             try:
                 response = await self._client.get(url, follow_redirects=True)
-            except httpx2.TransportError as error:
-                reason = str(error) or type(error).__name__
+            except httpx2.RequestError as error:
+                reason = explain_failure(error)
             else:
                 if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                     return _checked(response, url)

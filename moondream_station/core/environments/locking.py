@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
-import httpx2
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.offers import Offer
@@ -37,6 +37,9 @@ from moondream_station.core.errors import (
 from moondream_station.core.events import DownloadProgressed
 from moondream_station.core.home import Home
 from moondream_station.core.process import CompletedProcess
+
+if TYPE_CHECKING:
+    import httpx2
 
 _TURNS = 8
 """Each turn adds what the one before showed to be missing: a name to the group, or a wheel from disk."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
-import httpx2
 
 from moondream_station.core.environments.lock import Lock, LockedFile
 from moondream_station.core.environments.sources import path_of
 from moondream_station.core.environments.together import together
+
+if TYPE_CHECKING:
+    import httpx2
 
 _AT_ONCE = 4
 _ANSWER_SECONDS = 10.0
@@ -41,6 +44,8 @@ async def _size_of(url: str, client: httpx2.AsyncClient) -> int | None:
             return (await anyio.Path(path_of(url)).stat()).st_size
         except OSError:
             return None  # fetching it will say so
+    import httpx2  # noqa: PLC0415  65 ms that nothing which asks nobody should pay
+
     headers = {"Accept-Encoding": "identity"}
     with anyio.move_on_after(_ANSWER_SECONDS):
         try:

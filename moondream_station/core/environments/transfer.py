@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
-import httpx2
 
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.packaging_config import PackagingConfig
@@ -21,6 +20,9 @@ from moondream_station.core.environments.partial import PartialFile
 from moondream_station.core.environments.sources import AttemptFailed, FileChanged, WrongFile, open_source
 from moondream_station.core.environments.space import in_words, storage_failure
 from moondream_station.core.errors import DownloadFailed, HashMismatch, IndexUnreachable
+
+if TYPE_CHECKING:
+    import httpx2
 
 _FLUSH_BYTES = 1 << 20
 _FLUSH_SECONDS = 1.0
