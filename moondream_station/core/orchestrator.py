@@ -18,7 +18,7 @@ from moondream_station.core.backends.verification import Verification, WorkerPla
 from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.active import read_active, write_active
 from moondream_station.core.environments.store import commit, sweep
-from moondream_station.core.errors import StationError, UnsupportedModel, VerificationFailed
+from moondream_station.core.errors import StationError, UnsupportedModel, VerificationFailed, WorkerFailed
 from moondream_station.core.events import (
     ActivationSucceeded,
     ActivationWaiting,
@@ -131,6 +131,7 @@ class Orchestrator:
         finally:
             if activation.outcome is None:
                 activation.end_cancelled()
+            activation.ended.set()
         assert activation.outcome is not None  # noqa: S101  every way above ends it
         return activation.outcome
 
@@ -157,7 +158,8 @@ class Orchestrator:
                 try:
                     await self._commit(activation, prepared, ready)
                 except BaseException:
-                    await self._give_up(ready.hosted)
+                    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                        await self._give_up(ready.hosted)
                     raise
                 installation.keep(ready.installed)
                 self._succeed(activation, prepared, ready, seconds=anyio.current_time() - started)
@@ -170,12 +172,13 @@ class Orchestrator:
             try:
                 return await self._start(activation, prepared, installed)
             except VerificationFailed as error:
-                following = None
-                if error.is_curable and installed.build not in {None, CPU}:
-                    following = await installation.fall_back(installed, error.message)
-                if following is None:
-                    raise
-                installed = following
+                failure = error
+            following = None
+            if failure.is_curable and installed.build not in {None, CPU}:
+                following = await installation.fall_back(installed, failure.message)
+            if following is None:
+                raise failure
+            installed = following
 
     async def _start(self, activation: Activation, prepared: Prepared, installed: Installed) -> Ready:
         if prepared.model.requires_gpu and installed.build == CPU:
@@ -199,12 +202,19 @@ class Orchestrator:
                 await self._active.make_room(spec)
             await hosted.load(verification.report.device)
         except BaseException:
-            await self._give_up(hosted)
+            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                await self._give_up(hosted)
             raise
         return Ready(hosted=hosted, installed=installed, verification=verification)
 
     async def _verify(self, activation: Activation, hosted: HostedWorker) -> Verification:
-        verification = await hosted.verify()
+        try:
+            verification = await hosted.verify()
+        except WorkerFailed as error:
+            if hosted.spec.plan.build in {None, CPU}:
+                raise
+            # An accelerator's library that takes the process down is one more way of not computing there.
+            raise VerificationFailed(error.message, hint=error.hint, log=error.log) from error
         activation.publish(
             VerificationCompleted(
                 ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
@@ -238,6 +248,5 @@ class Orchestrator:
         self._active.take_over(ready.hosted)
 
     async def _give_up(self, hosted: HostedWorker) -> None:
-        with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-            await hosted.stop(StopReason.REPLACED)
+        await hosted.stop(StopReason.REPLACED)
         self._active.restore()
