@@ -161,6 +161,61 @@ def plan(
     return run_plan(asked, strategy=strategy, as_json=as_json)
 
 
+@app.command()
+def doctor(
+    *,
+    offline: Offline = False,
+    record: Annotated[
+        Path | None, typer.Option("--record", metavar="FILE", help="Write down what this computer answers.")
+    ] = None,
+    machine: MachineFile = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what needs no question.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Check machine, driver, Python, torch, indexes, disk, environments and backends, with remedies."""
+    from moondream_station.cli.doctor import run_doctor  # noqa: PLC0415
+
+    return run_doctor(offline=offline, record=record, machine_file=machine, fix=fix, as_json=as_json)
+
+
+@app.command()
+def logs(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The model; the last one by default.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Print the last activation's journal and the worker's last lines."""
+    from moondream_station.cli.journal import run_logs  # noqa: PLC0415
+
+    return run_logs(model, as_json=as_json)
+
+
+@app.command()
+def remove(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to forget.")],
+    *,
+    as_json: Json = False,
+) -> int:
+    """Forget a model's environments."""
+    from moondream_station.cli.housekeeping import run_remove  # noqa: PLC0415
+
+    return run_remove(model, as_json=as_json)
+
+
+@app.command()
+def prune(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove what nothing refers to: old environments, downloads, caches."""
+    from moondream_station.cli.housekeeping import run_prune  # noqa: PLC0415
+
+    return run_prune(dry_run=dry_run, as_json=as_json)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the command line's one boundary for errors.
 

@@ -248,5 +248,7 @@ class Orchestrator:
         self._active.take_over(ready.hosted)
 
     async def _give_up(self, hosted: HostedWorker) -> None:
-        await hosted.stop(StopReason.REPLACED)
-        self._active.restore()
+        try:
+            await hosted.stop(StopReason.SHUTDOWN)
+        finally:
+            self._active.restore()

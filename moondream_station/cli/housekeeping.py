@@ -1,0 +1,75 @@
+"""`prune` and `remove`: what a home does not need."""
+
+from __future__ import annotations
+
+import os
+
+import anyio
+
+from moondream_station.cli.output import print_progress, print_text
+from moondream_station.core.environments.active import read_active, write_active
+from moondream_station.core.errors import NoActiveModel, StationRunning
+from moondream_station.core.home import Home, home_from
+from moondream_station.core.locks import Holder, activation_lock, read_station
+from moondream_station.core.pruning import prune
+from moondream_station.panel.quantities import size_text
+
+
+def waiting(holder: Holder | None) -> None:
+    """Say who is waited for."""
+    who = (
+        f"pid {holder.pid} ({holder.command}), at work since {holder.since}" if holder else "another process"
+    )
+    print_progress(f"Waiting for {who}")
+
+
+def run_prune(*, dry_run: bool, as_json: bool) -> int:
+    """Remove what nothing refers to, or say what that would be; returns the exit code."""
+    home = home_from(os.environ)
+    home.create()
+
+    async def work() -> list[dict[str, object]]:
+        found = await prune(home, dry_run=dry_run, on_wait=waiting)
+        return [
+            {"path": str(one.path.relative_to(home.root)), "kind": one.kind, "size_bytes": one.size_bytes}
+            for one in found
+        ]
+
+    removed = anyio.run(work)
+    total = sum(int(str(one["size_bytes"])) for one in removed)
+    verb = "Would free" if dry_run else "Freed"
+    lines = [f"{one['kind']:<12} {one['path']}" for one in removed]
+    text = "\n".join([*lines, f"{verb} {size_text(total)}."])
+    print_text(text, {"removed": removed, "size_bytes": total, "dry_run": dry_run}, as_json=as_json)
+    return 0
+
+
+def run_remove(model: str, *, as_json: bool) -> int:
+    """Forget a model's environments; `prune` frees their space. Returns the exit code.
+
+    Raises:
+        NoActiveModel: The model has none.
+        StationRunning: A station serves the model now.
+    """
+    home = home_from(os.environ)
+    home.create()
+    anyio.run(_forget, home, model)
+    text = f"{model} is forgotten; `moondream-station prune` frees the space."
+    print_text(text, {"model": model}, as_json=as_json)
+    return 0
+
+
+async def _forget(home: Home, model: str) -> None:
+    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=waiting):
+        record = read_active(home)
+        if model not in record.models:
+            raise NoActiveModel(
+                f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
+            )
+        station = read_station(home)
+        if station is not None and record.model == model:
+            raise StationRunning(
+                f"The station at {station.address} (pid {station.pid}) serves {model}.",
+                hint="Switch to another model first, or end that station.",
+            )
+        write_active(home, record.without(model))

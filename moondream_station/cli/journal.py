@@ -1,0 +1,89 @@
+"""`logs`: what the last activation did, with its tools' output, and what the worker wrote last."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from moondream_station.cli.output import print_text
+from moondream_station.cli.plain import PlainLines
+from moondream_station.core.codec import event_to_json
+from moondream_station.core.errors import NoActiveModel
+from moondream_station.core.events import BackendActivationRequested, Event
+from moondream_station.core.home import Home, home_from
+from moondream_station.core.journal import activations, read_activation
+
+_WORKER_LINES = 50
+
+
+def run_logs(model: str | None, *, as_json: bool) -> int:
+    """Print the last activation's journal and the worker's last lines; returns the exit code.
+
+    Args:
+        model: Whose; None for the model that was asked for last.
+        as_json: Whether to print one JSON object.
+
+    Raises:
+        NoActiveModel: Nothing was ever asked for, or not for this model.
+    """
+    home = home_from(os.environ)
+    found = _latest(home, model)
+    if found is None:
+        raise NoActiveModel(
+            f"There is no activation of {model} on record." if model else "There is no activation on record.",
+            hint="`moondream-station switch MODEL` activates a model.",
+        )
+    activation, events, name = found
+    notes = _notes(home, activation)
+    worker = _last_lines(home, name)
+    shown = {
+        "activation": activation,
+        "model": name,
+        "events": [event_to_json(event) for event in events],
+        "notes": notes,
+        "worker": worker,
+    }
+    print_text(_text(activation, events, notes, worker), shown, as_json=as_json)
+    return 0
+
+
+def _latest(home: Home, model: str | None) -> tuple[str, list[Event], str] | None:
+    for activation in reversed(activations(home)):
+        events = read_activation(home, activation)
+        first = events[0].fact if events else None
+        if isinstance(first, BackendActivationRequested) and model in {None, first.model}:
+            return activation, events, first.model
+    return None
+
+
+def _notes(home: Home, activation: str) -> list[str]:
+    """The tools' output that stands between the facts."""
+    notes = []
+    for line in (home.activations / f"{activation}.jsonl").read_text(errors="replace").splitlines():
+        try:
+            data: Any = json.loads(line)
+        except ValueError:
+            continue  # the last line of a station that was killed
+        if isinstance(data, dict) and "text" in data and "event" not in data:
+            notes.append(str(data["text"]))
+    return notes
+
+
+def _last_lines(home: Home, model: str) -> list[str]:
+    try:
+        text = (home.logs / f"{model}.log").read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    return text.splitlines()[-_WORKER_LINES:]
+
+
+def _text(activation: str, events: list[Event], notes: list[str], worker: list[str]) -> str:
+    plain = PlainLines()
+    lines = [f"Activation {activation}"]
+    for event in events:
+        lines += [f"{event.at:%H:%M:%S}  {line}" for line in plain.lines(event)]
+    for note in notes:
+        lines += ["", "What the tool said:", *(f"  {line}" for line in note.splitlines())]
+    lines += ["", "The worker's last lines:" if worker else "The worker wrote nothing.", *worker]
+    return "\n".join(lines)
