@@ -50,11 +50,10 @@ class PlainLines:
 
     def _download(self, fact: DownloadProgressed, at: float) -> tuple[str, ...]:
         lines = []
-        if fact.resumed_from and fact.file not in self._resumed:
+        is_partial = 0 < fact.resumed_from < (fact.total_bytes or fact.resumed_from + 1)
+        if is_partial and fact.file not in self._resumed:
             self._resumed.add(fact.file)
-            whole = fact.resumed_from == fact.total_bytes
-            what = "is here already" if whole else f"goes on from {size_text(fact.resumed_from)} already here"
-            lines.append(f"Download: {fact.file} {what}")
+            lines.append(f"Download: {fact.file} goes on from {size_text(fact.resumed_from)} already here")
         total = fact.overall_total_bytes
         share = fact.overall_received_bytes / total if total else 0.0
         is_whole = total is not None and fact.overall_received_bytes >= total
@@ -63,9 +62,11 @@ class PlainLines:
             self._said_share, self._said_at = share, at
             rate = f", {size_text(fact.bytes_per_second)}/s" if fact.bytes_per_second else ""
             left = f", {duration_text(fact.eta_seconds)} left" if fact.eta_seconds else ""
+            kept = fact.overall_received_bytes - fact.overall_transferred_bytes
+            before = f", {size_text(kept)} of it here before" if kept and is_whole else ""
             lines.append(
                 f"Download: {size_text(fact.overall_received_bytes)} of {size_text(total)}"
-                f" ({share:.0%}){rate}{left}"
+                f" ({share:.0%}){rate}{left}{before}"
             )
         return tuple(lines)
 
