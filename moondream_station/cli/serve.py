@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import anyio
 
@@ -106,7 +107,9 @@ async def serve_here(
         info = StationInfo(
             instance=secrets.token_hex(8), pid=os.getpid(), address=listeners.url, version=__version__
         )
-        station = await stack.enter_async_context(open_station(home, settings, os.environ, station=info))
+        examine = partial(_examine, home, settings)
+        opening = open_station(home, settings, os.environ, station=info, examine=examine)
+        station = await stack.enter_async_context(opening)
         served = station.serving
         assert served is not None  # noqa: S101  it was opened with an address
         if wanted.model is not None:
@@ -127,6 +130,12 @@ async def serve_here(
                 with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
                     await _end_activation(station)
                 tasks.cancel_scope.cancel()
+
+
+async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:
+    from moondream_station.doctor import examine, report_to_json  # noqa: PLC0415  only when somebody asks
+
+    return report_to_json(await examine(home=home, settings=settings, environ=os.environ))
 
 
 async def _end_activation(station: Station) -> None:

@@ -79,16 +79,15 @@ class Activation:
         self.publish(StageProgressed(stage=self.stage, done=done, total=total, unit=unit))
 
     def cancel(self, reason: CancelReason) -> None:
-        """Ask it to end. The first reason counts; one that has ended is left alone."""
-        if self.ended.is_set() or self.scope.cancel_called:
+        """Ask it to end. The first reason counts; one that has told its outcome is left alone."""
+        if self.outcome is not None or self.scope.cancel_called:
             return
         self.cancel_reason = reason
         self.scope.cancel()
 
     def end(self, fact: Fact) -> None:
-        """Publish the terminal fact."""
+        """Publish the terminal fact. `ended` is set later, by whoever runs it: when the home is free again."""
         self.outcome = self.publish(fact)
-        self.ended.set()
 
     def fail(self, error: StationError) -> None:
         """End as failed. The tool's whole output, where there is one, goes to the journal."""

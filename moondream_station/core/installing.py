@@ -33,6 +33,7 @@ from moondream_station.core.errors import IndexUnreachable, NoBuild, ResolutionC
 from moondream_station.core.events import (
     BuildSelected,
     Degraded,
+    DownloadProgressed,
     EnvironmentBuilt,
     FallbackChosen,
     RequirementsLocked,
@@ -310,7 +311,7 @@ class Installation:
             home=self._tools.home,
             client=client,
             environ=self._tools.environ,
-            publish=self._activation.publish,
+            publish=self._fetched_while_locking,
         )
         if not self._prepared.requirements.mentions_torch:
             self._tell_choice(lock)
@@ -322,6 +323,10 @@ class Installation:
             )
         )
         return lock
+
+    def _fetched_while_locking(self, fact: DownloadProgressed) -> None:
+        """A wheel had to be read before it could be locked; what is downloaded is told once it is locked."""
+        self._activation.progressed(fact.overall_received_bytes, fact.overall_total_bytes, "bytes")
 
     def _tell_choice(self, lock: Lock) -> None:
         choosing = self._choosing

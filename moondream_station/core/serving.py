@@ -5,10 +5,10 @@ What HTTP asks of a station is `ServingStation`; what an activation asks of whoe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import structlog
@@ -32,6 +32,9 @@ from moondream_station.core.state import StationState, status
 
 if TYPE_CHECKING:
     from moondream_station.core.station import Station
+
+Examine: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
+"""Looks at the machine and the station, and gives the doctor's shape; who serves brings it."""
 
 _log = structlog.get_logger(__name__)
 _STOP_SECONDS = 5.0
@@ -137,17 +140,30 @@ class Serving:
         old.release(StopReason.REPLACED)
 
 
+async def without_doctor() -> Mapping[str, Any]:
+    """What a station says that was opened without a doctor.
+
+    Raises:
+        StationError: Always.
+    """
+    raise StationError(
+        "Nobody examines this station from inside.", hint="Run `moondream-station doctor` beside it."
+    )
+
+
 class ServingStation:
     """A station as HTTP sees it.
 
     Args:
         station: The station.
         serving: The active model's worker.
+        examine: The doctor; it looks at the core, which therefore does not know it.
     """
 
-    def __init__(self, station: Station, serving: Serving) -> None:
+    def __init__(self, station: Station, serving: Serving, examine: Examine) -> None:
         self._station = station
         self._serving = serving
+        self._examine = examine
 
     @property
     def state(self) -> StationState:
@@ -165,6 +181,10 @@ class ServingStation:
     def stats(self) -> Mapping[str, Any]:
         """Counters of the inference queue."""
         return self._serving.pool.stats()
+
+    async def doctor(self) -> Mapping[str, Any]:
+        """Look at the machine and the station, as `doctor --json` does."""
+        return await self._examine()
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no model is active."""

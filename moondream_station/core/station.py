@@ -36,7 +36,7 @@ from moondream_station.core.machine import LocalMachine, Machine
 from moondream_station.core.orchestrator import Orchestrator, Unserved
 from moondream_station.core.overview import stored_state
 from moondream_station.core.preparing import Preparation, known_requirements
-from moondream_station.core.serving import Serving, ServingStation
+from moondream_station.core.serving import Examine, Serving, ServingStation, without_doctor
 from moondream_station.core.settings import Settings
 from moondream_station.core.state import StationInfo
 
@@ -78,7 +78,7 @@ class Station:
     @property
     def _running(self) -> Activation | None:
         latest = self._latest
-        return None if latest is None or latest.ended.is_set() else latest
+        return None if latest is None or latest.outcome is not None else latest
 
     @property
     def is_switching(self) -> bool:
@@ -125,8 +125,8 @@ class Station:
             self._refuse(activation)
         if running is not None:
             running.cancel(CancelReason.SUPERSEDED)
-        self._latest = activation
-        self._tasks.start_soon(self._run, activation, running)
+        before, self._latest = self._latest, activation
+        self._tasks.start_soon(self._run, activation, before)
         return activation.id, False
 
     def request_cancel(self, reason: CancelReason = CancelReason.USER) -> str:
@@ -189,6 +189,7 @@ async def open_station(
     *,
     station: StationInfo | None = None,
     machine: Machine | None = None,
+    examine: Examine = without_doctor,
 ) -> AsyncIterator[Station]:
     """Open the station on a home; when the block is left, activations are cancelled and workers ended.
 
@@ -198,6 +199,7 @@ async def open_station(
         environ: The user's variables.
         station: Who serves, None for a command that only switches.
         machine: The computer to look at; this one by default.
+        examine: The doctor, for those who ask over HTTP; whoever serves brings it.
 
     Raises:
         HomeUnusable: The home can't be used.
@@ -244,7 +246,7 @@ async def open_station(
             orchestrator=orchestrator,
             tasks=tasks,
         )
-        opened.serving = None if serving is None else ServingStation(opened, serving)
+        opened.serving = None if serving is None else ServingStation(opened, serving, examine)
         try:
             yield opened
         finally:

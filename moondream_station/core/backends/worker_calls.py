@@ -6,10 +6,11 @@ Loaded by `worker_main.py` by path inside a backend's environment: standard libr
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 Send = Callable[[dict[str, Any]], None]
@@ -52,7 +53,7 @@ class Call:
 
 
 class Calls:
-    """A fixed number of threads that call the backend.
+    """Runs calls in a fixed number of threads.
 
     Args:
         find: Gives the function of a name, None where the backend has none.
@@ -63,10 +64,8 @@ class Calls:
     def __init__(self, find: Callable[[str], Any], send: Send, threads: int) -> None:
         self._find = find
         self._send = send
-        self._waiting: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="call")
         self._known: dict[int, Call] = {}
-        for number in range(threads):
-            threading.Thread(target=self._run, name=f"call-{number}", daemon=True).start()
 
     def take(self, request: dict[str, Any]) -> bool:
         """Take a request that is about a call; False for every other one."""
@@ -74,7 +73,7 @@ class Calls:
             case "call":
                 call = Call(request)
                 self._known[call.id] = call
-                self._waiting.put(call)
+                self._threads.submit(self._perform, call).add_done_callback(partial(self._finish, call))
             case "cancel":
                 if (known := self._known.get(request["id"])) is not None:
                     known.cancel()
@@ -85,17 +84,17 @@ class Calls:
                 return False
         return True
 
-    def _run(self) -> None:
-        while True:
-            call = self._waiting.get()
-            try:
-                self._send(self._perform(call))
-            except BaseException as error:  # noqa: BLE001, ASYNC103  whatever a backend raises is its caller's answer
-                if not isinstance(error, Cancelled):
-                    complain()
-                self._send(error_frame(call.id, error))
-            finally:
-                del self._known[call.id]
+    def _finish(self, call: Call, done: Future[dict[str, Any]]) -> None:
+        """Send the last frame. A future holds whatever was raised, `SystemExit` and stranger things too."""
+        error = done.exception()
+        try:
+            self._send(done.result() if error is None else error_frame(call.id, error))
+        except ValueError as unfit:
+            error = unfit
+            self._send(error_frame(call.id, unfit))
+        if error is not None and not isinstance(error, Cancelled):
+            complain(error)
+        self._known.pop(call.id, None)
 
     def _perform(self, call: Call) -> dict[str, Any]:
         """Run the call to its end, sending what it streams; give its last frame."""
@@ -143,10 +142,10 @@ def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
     }
 
 
-def complain() -> None:
-    """Write the end of the traceback being handled to stderr, if backend code has left it usable."""
+def complain(error: BaseException) -> None:
+    """Write the end of a traceback to stderr, if backend code has left that usable."""
     with contextlib.suppress(Exception):
-        traceback.print_exc(limit=-20)
+        traceback.print_exception(error, limit=-20)
 
 
 def _text_of(error: BaseException) -> str:

@@ -176,8 +176,8 @@ class Worker:
         while (request := self._main.get()).get("op") != "shutdown":
             try:
                 value = self._answer(request)
-            except BaseException as error:  # noqa: BLE001, ASYNC103  SystemExit too is an answer
-                worker_calls.complain()
+            except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a backend raises is an answer
+                worker_calls.complain(error)
                 self._channel.send(worker_calls.error_frame(request.get("id"), error))
             else:
                 self._channel.send({"kind": "result", "id": request.get("id"), "value": value})

@@ -78,6 +78,8 @@ def write_pylock(lock: Lock, *, paths: Mapping[str, Path] | None = None) -> str:
     lines = ['lock-version = "1.0"', 'created-by = "moondream-station"']
     if lock.requires_python:
         lines.append(f"requires-python = {toml_string(lock.requires_python)}")
+    if not lock.files:
+        lines.append("packages = []")  # the key is required
     for file in lock.files:
         lines += [
             "",

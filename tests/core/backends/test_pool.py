@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from moondream_station.core.backends.pool import InferencePool, PoolState
@@ -46,11 +46,12 @@ class Workshop:
 
     async def worker(self, *, threads: int = 1) -> Worker:
         """A worker that is ready."""
-        worker: Worker = await self._tasks.start(self._hold, threads)
-        self.made.append(worker)
-        return worker
+        ready = anyio.Event()
+        self._tasks.start_soon(self._hold, threads, ready)
+        await ready.wait()
+        return self.made[-1]
 
-    async def _hold(self, threads: int, *, task_status: TaskStatus[Worker]) -> None:
+    async def _hold(self, threads: int, ready: anyio.Event) -> None:
         code = write_backend(self._tmp_path / "backend", BACKEND)
         async with open_worker(
             Path(sys.executable),
@@ -60,7 +61,8 @@ class Workshop:
             threads=threads,
         ) as worker:
             await worker.init(code, {})
-            task_status.started(worker)
+            self.made.append(worker)
+            ready.set()
             await anyio.sleep_forever()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Callable, Iterable
 from operator import add, mod, mul, sub
 from typing import Any
@@ -164,6 +166,11 @@ class Tensor:
         return Tensor(list(map(operator, self.values, others)), self.shape, self.dtype, self.device)
 
 
+_DIGIT_BYTES = 4
+_SMALL = 127
+_MOST_SUMMANDS = 2**16
+"""So many products of two small numbers add up to less than half of what a digit holds."""
+
 _PRODUCTS: list[tuple[list[Any], list[Any], list[Any]]] = []
 
 
@@ -174,9 +181,35 @@ def _product(left: Tensor, right: Tensor) -> list[Any]:
             return known
     (rows, inner), columns = left.shape, right.shape[1]
     lines = [left.values[row * inner : (row + 1) * inner] for row in range(rows)]
-    turned = [right.values[column::columns] for column in range(columns)]
-    product = [sum(map(mul, line, column)) for line in lines for column in turned]
+    if _is_small(left.values) and _is_small(right.values) and inner <= _MOST_SUMMANDS:
+        product = _whole_product(lines, right.values, columns)
+    else:
+        turned = [right.values[column::columns] for column in range(columns)]
+        product = [sum(map(mul, line, column)) for line in lines for column in turned]
     _PRODUCTS.append((left.values, right.values, product))
+    return product
+
+
+def _is_small(values: list[Any]) -> bool:
+    return all(type(value) is int for value in values) and -_SMALL <= min(values) <= max(values) <= _SMALL
+
+
+def _whole_product(lines: list[list[Any]], right: list[Any], columns: int) -> list[Any]:
+    """The product of small whole numbers: each row of `right` is one number whose digits are its entries.
+
+    Ten times as fast as a sum for every entry, and a verification waits for it.
+    """
+    offset = 1 << (8 * _DIGIT_BYTES - 1)
+    offsets = sum(offset << (8 * _DIGIT_BYTES * column) for column in range(columns))
+    packed = []
+    for start in range(0, len(right), columns):
+        digits = array("I", [value + offset for value in right[start : start + columns]])
+        packed.append(int.from_bytes(digits.tobytes(), sys.byteorder) - offsets)
+    product = []
+    for line in lines:
+        total = sum(map(mul, line, packed)) + offsets
+        digits = array("I", total.to_bytes(_DIGIT_BYTES * columns, sys.byteorder))
+        product += [digit - offset for digit in digits]
     return product
 
 

@@ -1,0 +1,206 @@
+"""Whole activations against a loopback index, on machines on record: which build they end on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from moondream_station.core.environments.place import place_of
+from moondream_station.core.environments.store import load_commit
+from moondream_station.core.events import (
+    ActivationSucceeded,
+    BuildSelected,
+    EnvironmentBuilt,
+    RequirementsLocked,
+    Stage,
+    StageStarted,
+    VerificationCompleted,
+    WorkerStarted,
+)
+from moondream_station.core.machine.record import MachineRecord
+from moondream_station.core.state import WorkerState
+from support.machines import cpu_only, kfd, merged, nvidia_linux, pci, with_toolkit
+from support.stations import HERE, Premises, switched
+from support.torch_index import torch_wheel
+
+pytestmark = pytest.mark.anyio
+
+CUDA_12 = nvidia_linux(driver="560.35.03", cuda="12.6", platform=HERE)
+CUDA_13 = nvidia_linux(driver="580.65.06", cuda="13.0", platform=HERE)
+CPU = cpu_only(HERE)
+RADEON = merged(
+    cpu_only(HERE), kfd({"gfx_target_version": 110000, "device_id": 29772, "local_mem_size": 25753026560})
+)
+ARC = merged(cpu_only(HERE), pci((0x030000, 0x8086, 0xE20B)))
+
+
+@pytest.mark.parametrize(
+    ("machine", "build", "torch", "device"),
+    [
+        pytest.param(CUDA_12, "cu128", "2.9.1", "cuda", id="driver-560"),
+        pytest.param(CUDA_13, "cu130", "2.9.1", "cuda", id="driver-580"),
+        pytest.param(RADEON, "rocm6.4", "2.9.0", "cuda", id="amd"),
+        pytest.param(ARC, "xpu", "2.9.0", "xpu", id="intel"),
+        pytest.param(with_toolkit(CPU), "cpu", "2.9.1", "cpu", id="toolkit-without-driver"),
+    ],
+)
+async def test_a_machine_gets_its_build(
+    premises: Premises, machine: MachineRecord, build: str, torch: str, device: str
+) -> None:
+    """Every vendor's machine ends on the newest torch it can run, verified on its own device."""
+    async with premises.station(machine) as station:
+        course = await switched(station, "colours")
+        selected = course.only(BuildSelected)
+        assert (selected.build, selected.torch, selected.source) == (build, torch, "index")
+        assert selected.index_url == f"{premises.index.torch_url}/{build}"
+        verified = course.only(VerificationCompleted)
+        assert verified.ok
+        assert (verified.report.torch, verified.report.device) == (f"{torch}+{build}", device)
+        succeeded = course.only(ActivationSucceeded)
+        assert (succeeded.build, succeeded.degraded) == (build, None)
+        active = station.bus.state.active
+        assert active is not None
+        assert (active.model, active.build, active.environment) == ("colours", build, succeeded.environment)
+
+
+async def test_every_stage_in_order(premises: Premises) -> None:
+    """A first activation enters each stage once, in the contract's order."""
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours")
+    assert [fact.stage for fact in course.every(StageStarted)] == list(Stage)
+
+
+async def test_guide_names_the_build_of_its_table_and_the_one_it_takes(premises: Premises) -> None:
+    """The guide's cu124 has no torch 2.8: the next higher CUDA of the same major is taken, and both named."""
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours", "guide")
+    selected = course.only(BuildSelected)
+    assert selected.build == "cu126"
+    assert "cu124" in selected.reason
+    assert "cu126" in selected.reason
+
+
+async def test_guide_installs_the_build_of_its_table(premises: Premises) -> None:
+    """Where the table's build has a torch that does, it is the one."""
+    premises.index.add_torch("2.6.0", "cu124")
+    premises.add_model("colours", requirements="torch<2.7\n")
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours", "guide")
+    assert course.only(ActivationSucceeded).build == "cu124"
+
+
+@pytest.mark.parametrize("build", ["cpu", "cu130"])
+async def test_a_named_build_is_installed_whatever_auto_would_take(premises: Premises, build: str) -> None:
+    """A named build overrides what the driver says, and is not called degraded."""
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours", build)
+    succeeded = course.only(ActivationSucceeded)
+    assert (succeeded.build, succeeded.degraded) == (build, None)
+
+
+async def test_torch_comes_from_the_chosen_index_also_through_another_package(premises: Premises) -> None:
+    """Nothing names torch but a package on the ordinary index, which has a torch of its own."""
+    premises.add_model("wrapped", requirements="wrapstorch\n")
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "wrapped")
+    succeeded = course.only(ActivationSucceeded)
+    record = load_commit(place_of(premises.home, succeeded.environment))
+    assert record is not None
+    assert record.packages == {"numpy": "2.3.4", "torch": "2.9.1+cu128", "wrapstorch": "1.0.0"}
+    assert course.only(BuildSelected).build == succeeded.build == "cu128"
+
+
+async def test_the_family_stays_on_one_build(premises: Premises) -> None:
+    """Torchvision is the one that belongs to torch; ordinary packages come from the ordinary index."""
+    premises.add_model("family", requirements="torch\ntorchvision\nPillow\n")
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "family")
+    record = load_commit(place_of(premises.home, course.only(ActivationSucceeded).environment))
+    assert record is not None
+    assert record.packages == {
+        "numpy": "2.3.4",
+        "pillow": "12.0.0",
+        "torch": "2.9.1+cu128",
+        "torchvision": "0.24.1+cu128",
+    }
+
+
+@pytest.mark.parametrize("requirements", ["numpy\n", ""])
+async def test_a_backend_without_torch_has_no_build(premises: Premises, requirements: str) -> None:
+    """Its worker alone is verified; nothing is asked of PyTorch's index for the lock."""
+    premises.add_model("plain", requirements=requirements)
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "plain")
+    assert course.only(BuildSelected).build is None
+    assert course.only(RequirementsLocked).packages == len(requirements.split())
+    verified = course.only(VerificationCompleted)
+    assert (verified.ok, verified.report.torch) == (True, None)
+    assert course.only(ActivationSucceeded).build is None
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("metadata", [True, False])
+@pytest.mark.parametrize("hashes", [True, False])
+async def test_every_kind_of_index_will_do(
+    premises: Premises, *, ranges: bool, metadata: bool, hashes: bool
+) -> None:
+    """With and without parts of files, metadata beside the wheels, and hashes in the links."""
+    premises.index.ranges, premises.index.metadata, premises.index.hashes = ranges, metadata, hashes
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours")
+    assert course.only(ActivationSucceeded).build == "cu128"
+    whole = [
+        request
+        for request in premises.index.requests
+        if request.path.endswith(".whl") and request.method == "GET" and request.status == 200
+    ]
+    assert len(whole) == 1
+
+
+async def test_find_links_alone_will_do(premises: Premises, tmp_path: object) -> None:
+    """Where PyTorch's index can't be reached, a folder of wheels that pip knows has torch."""
+    folder = premises.folder / "wheels"
+    folder.mkdir()
+    torch_wheel("2.9.1", "cpu").write_to(folder)
+    offline = replace(
+        premises,
+        variables={
+            "PIP_FIND_LINKS": str(folder),
+            "PIP_NO_INDEX": "1",
+            "MOONDREAM_STATION_TORCH_INDEX": "http://127.0.0.1:9/whl",
+        },
+    )
+    offline.add_model("colours")
+    async with offline.station(CPU) as station:
+        course = await switched(station, "colours")
+    selected = course.only(BuildSelected)
+    assert (selected.build, selected.source, selected.index_url) == ("cpu", "find-links", None)
+    assert premises.index.requests == ()
+
+
+async def test_the_active_model_shows_no_worker_that_has_gone(premises: Premises) -> None:
+    """A command that only switches lets its worker go: in the end it is stopped, not ready."""
+    async with premises.station(CPU) as station:
+        course = await switched(station, "colours")
+        pid = course.only(WorkerStarted).pid
+        async with station.bus.subscribe(after=course.seen[-1].seq) as events:
+            stopped = await anext(events)
+        assert stopped.name == "WorkerStopped"
+        assert stopped.activation is None
+        active = station.bus.state.active
+        assert active is not None
+        assert (active.worker, active.worker_pid) == (WorkerState.STOPPED, None)
+        assert pid == stopped.fact.pid  # type: ignore[union-attr]
+
+
+async def test_the_environment_is_named_after_its_lock(premises: Premises) -> None:
+    """Eight digits of the digest and four that make it unique; the record beside it says the same."""
+    async with premises.station(CPU) as station:
+        course = await switched(station, "colours")
+    built = course.only(EnvironmentBuilt)
+    digest, _, unique = built.environment.partition("-")
+    record = load_commit(place_of(premises.home, built.environment))
+    assert record is not None
+    assert record.lock_digest.startswith(digest)
+    assert (len(digest), len(unique)) == (8, 4)
