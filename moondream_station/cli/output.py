@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 from moondream_station.core.errors import ErrorInfo
 
 
 def print_json(data: Any) -> None:
     """Print one JSON line to stdout, at once."""
-    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    _write(sys.stdout, json.dumps(data, ensure_ascii=False))
+
+
+def print_result(line: str) -> None:
+    """Print a result for people to stdout, at once."""
+    _write(sys.stdout, line)
 
 
 def print_text(text: str, data: Any, *, as_json: bool) -> None:
@@ -22,8 +27,7 @@ def print_text(text: str, data: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(data)
     else:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        print_result(text)
 
 
 def print_error(error: ErrorInfo, *, as_json: bool) -> None:
@@ -38,8 +42,18 @@ def print_error(error: ErrorInfo, *, as_json: bool) -> None:
 
 def print_progress(line: str) -> None:
     """Print a line for people to stderr."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    _write(sys.stderr, line)
+
+
+def _write(stream: TextIO, line: str) -> None:
+    """Write a line at once. That its reader has gone is no reason to break off what is under way."""
+    try:
+        stream.write(line + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:

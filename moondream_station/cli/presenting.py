@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Protocol
 
-from moondream_station.cli.output import print_json, print_progress
+from moondream_station.cli.output import print_json, print_progress, print_result
 from moondream_station.cli.plain import PlainLines
 from moondream_station.core.codec import event_to_json
 from moondream_station.core.events import (
@@ -61,7 +61,7 @@ class PlainPresenter:
         """Print the fact's lines."""
         for line in self._lines.lines(event):
             if isinstance(event.fact, ActivationSucceeded):
-                print(line, flush=True)  # noqa: T201  the result
+                print_result(line)
             else:
                 print_progress(line)
 
@@ -89,7 +89,7 @@ class PanelAndResult:
         self._panel.show(event)
         if isinstance(event.fact, ActivationSucceeded):
             for line in self._lines.lines(event):
-                print(line, flush=True)  # noqa: T201  the result
+                print_result(line)
 
     def cancelling(self) -> None:
         """Show that the end was asked for."""

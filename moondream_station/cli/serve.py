@@ -116,6 +116,7 @@ async def serve_here(
             station.manifest.model(wanted.model)
         record = announce_station(home, address=info.address, instance=info.instance, version=info.version)
         access = Access.of(bound=listeners.hosts, allowed=wanted.allowed_hosts, token=record.token)
+        served.expect_active()
         announce(info.address)
         async with anyio.create_task_group() as tasks:
             app = create_app(served, access=access, stopping=stopping)

@@ -231,6 +231,11 @@ class ServingStation:
         active = self.state.active
         return active.model if active else None
 
+    def expect_active(self) -> None:
+        """Let requests wait for the active model's worker, from before anybody can ask."""
+        if self.active_model in self._station.manifest.models:
+            self._serving.pool.expect(str(self.active_model))
+
     async def start_active(self) -> None:
         """Start the worker of the model that is active, or activate it anew where that can't be.
 

@@ -1,0 +1,182 @@
+"""`switch` as a user runs it: in a process of its own, killed, interrupted, twice at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moondream_station.core.environments.active import read_active
+from moondream_station.core.events import Stage
+from support.commands import events_of, exit_code_after, run, run_json, serving, started, switch
+from support.index_traffic import Fault
+from support.stations import Premises, open_premises, processes_naming
+
+_WHEEL_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    """Premises with an active model, for tests that leave them as they were."""
+    with open_premises(tmp_path_factory.mktemp("lasting")) as premises:
+        premises.add_model("colours")
+        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+        yield premises
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_killed_at_any_stage_the_active_model_goes_on_working(lasting: Premises, stage: Stage) -> None:
+    """SIGKILL: nothing survives it, the model that was active answers, and the next switch succeeds."""
+    before = read_active(lasting.home)
+    with started(lasting, "switch", "colours", "--upgrade", "--json") as process:
+        for event in events_of(process):
+            if event["event"] == "StageStarted" and event["stage"] == stage:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        process.wait()
+    assert _gone(lasting.folder)
+    assert read_active(lasting.home) == before
+    with serving(lasting) as station:
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+    assert switch(lasting, "colours")[-1]["event"] == "ActivationSucceeded"
+    lasting.check_tidy()
+
+
+def _gone(folder: Path) -> bool:
+    """Whether every process has gone; the guard takes a moment to notice a death."""
+    for _ in range(100):
+        if not processes_naming(folder):
+            return True
+        signal.sigtimedwait([], 0.05)
+    return False
+
+
+def test_an_interrupted_download_is_gone_on_from(premises: Premises) -> None:
+    """Ctrl-C: exit code 130, the terminal fact last; the next run takes the bytes here and says so."""
+    premises.index.add_torch("2.9.9", "cpu", filler_bytes=_WHEEL_BYTES)
+    slow = Fault(match="/whl/cpu/torch-2.9.9*.whl", bytes_per_second=600_000)
+    premises.index.faults.append(slow)
+    last = None
+    with started(premises, "switch", "colours", "--json") as process:
+        for event in events_of(process):
+            if event["event"] == "DownloadProgressed" and event["overall_received_bytes"] > _WHEEL_BYTES // 4:
+                os.kill(process.pid, signal.SIGINT)
+                break
+        assert process.stdout is not None
+        *_, last = process.stdout.read().splitlines()
+        assert process.wait() == 130
+    assert json.loads(last)["event"] == "ActivationCancelled"
+    assert json.loads(last)["reason"] == "user"
+    assert processes_naming(premises.folder) == []
+    premises.index.faults.remove(slow)
+    again = run(premises, "switch", "colours")
+    assert again.returncode == 0
+    assert "goes on from" in again.stderr
+    assert again.stdout.startswith("colours is active on the cpu build")
+
+
+def test_a_second_run_reuses_the_environment(lasting: Premises) -> None:
+    """It resolves nothing and fetches nothing, and the result stands alone on stdout."""
+    lasting.index.clear_requests()
+    done = run(lasting, "switch", "colours")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert "reused" in done.stderr
+    assert lasting.index.requests == ()
+
+
+def test_two_at_once_wait_for_each_other(premises: Premises) -> None:
+    """The second says for whom it waits and since when, and goes on when that is done."""
+    premises.index.add_torch("2.9.9", "cpu", filler_bytes=_WHEEL_BYTES)
+    slow = Fault(match="/whl/cpu/torch-2.9.9*.whl", bytes_per_second=1_000_000)
+    premises.index.faults.append(slow)
+    with started(premises, "switch", "colours", "--json") as first:
+        for event in events_of(first):
+            if event["event"] == "DownloadProgressed":
+                break
+        second = switch(premises, "colours")
+        assert first.wait(timeout=60) == 0
+    waiting = next(event for event in second if event["event"] == "ActivationWaiting")
+    assert (waiting["holder_pid"], waiting["holder_command"]) == (first.pid, "switch colours")
+    assert second[-1]["event"] == "ActivationSucceeded"
+
+
+def test_cancel_ends_the_switch_of_another_process(premises: Premises) -> None:
+    """`cancel` names the activation and succeeds; the other command ends with 130."""
+    premises.index.faults.append(Fault(match="/whl/cpu/torch-*.whl", hang_after_bytes=100))
+    with started(premises, "switch", "colours", "--json") as process:
+        for event in events_of(process):
+            if event["event"] == "StageStarted" and event["stage"] == "download":
+                break
+        assert run_json(premises, "cancel") == {"activation": event["activation"]}
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+    assert run_json(premises, "cancel")["error"]["code"] == "nothing-running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_cancel_too(premises: Premises, number: signal.Signals) -> None:
+    """A closed terminal and a polite kill mean 130, and leave nothing."""
+    premises.index.faults.append(Fault(match="/whl/cpu/torch-*.whl", hang_after_bytes=100))
+    with started(premises, "switch", "colours", "--json") as process:
+        for event in events_of(process):
+            if event["event"] == "StageStarted" and event["stage"] == "download":
+                break
+        assert exit_code_after(process, number) == 130
+
+
+def test_an_unknown_model_fails_and_is_told(lasting: Premises) -> None:
+    """Both facts of the attempt are published, and the exit code is 1."""
+    requested, failed = switch(lasting, "nope")
+    assert requested["event"] == "BackendActivationRequested"
+    assert (failed["event"], failed["stage"], failed["error"]["code"]) == (
+        "ActivationFailed",
+        "prepare",
+        "unknown-model",
+    )
+    assert run(lasting, "switch", "nope").returncode == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("switch",),
+        ("switch", "colours", "--no-such-option"),
+        ("switch", "colours", "--strategy", "fastest"),
+        ("switch", "colours", "--python", "/no/such/python"),
+        ("plan", "torch>>2"),
+        ("plan", "-r", "no-such-file.txt"),
+        ("plan", "--machine", "no-such-file.json"),
+        ("plan", "--python", "three"),
+        ("plan", "--strategy", "fastest"),
+        ("serve", "--port", "70000"),
+        ("no-such-command",),
+        (),
+    ],
+)
+def test_a_wrong_command_line_changes_nothing(lasting: Premises, arguments: tuple[str, ...]) -> None:
+    """Exit code 2, a hint, and nothing published; with --json one line says it."""
+    journals = set(lasting.home.activations.iterdir())
+    done = run(lasting, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert "hint: " in done.stderr
+    error = run_json(lasting, *arguments)["error"]
+    assert error["hint"]
+    assert set(lasting.home.activations.iterdir()) == journals
+
+
+def test_a_reader_that_has_gone_harms_nothing(lasting: Premises) -> None:
+    """`switch --json | head -1` ends the pipe: the switch goes on to its end, without a traceback."""
+    with started(lasting, "switch", "colours", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        process.wait(timeout=30)
+    assert (said, process.returncode) == ("", 0)
+    assert processes_naming(lasting.folder) == []

@@ -1,0 +1,127 @@
+"""The real command in a process of its own, on the premises of a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from support.stations import Premises
+
+_END_SECONDS = 20
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of `moondream-station`."""
+    return [sys.executable, "-m", "moondream_station", *arguments]
+
+
+def run(premises: Premises, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        command(*arguments),
+        env={**premises.environ, **variables},
+        cwd=premises.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
+
+
+def run_json(premises: Premises, *arguments: str) -> Any:
+    """Run a command with `--json`, and give the one thing that it printed."""
+    (line,) = run(premises, *arguments, "--json").stdout.splitlines()
+    return json.loads(line)
+
+
+def switch(premises: Premises, *arguments: str) -> list[dict[str, Any]]:
+    """Switch with `--json`, and give the events."""
+    return [json.loads(line) for line in run(premises, "switch", *arguments, "--json").stdout.splitlines()]
+
+
+@contextmanager
+def started(premises: Premises, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs; at the end it is told to go, and has gone."""
+    with subprocess.Popen(
+        command(*arguments),
+        env=premises.environ,
+        cwd=premises.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=_END_SECONDS)
+
+
+def events_of(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    """The events that a switch with `--json` prints, as they come."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield json.loads(line)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A station that serves.
+
+    Args:
+        process: Its process.
+        address: Where.
+    """
+
+    process: subprocess.Popen[str]
+    address: str
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Any:
+        """The JSON that a path gives."""
+        request = urllib.request.Request(self.address + path, headers=dict(headers or {}))
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+
+    def post(self, path: str, body: object) -> Any:
+        """The JSON that a path answers."""
+        with urllib.request.urlopen(self._request(path, body), timeout=60) as response:
+            return json.load(response)
+
+    def post_text(self, path: str, body: object) -> str:
+        """What a path answers, as text."""
+        with urllib.request.urlopen(self._request(path, body), timeout=60) as response:
+            return str(response.read().decode())
+
+    def _request(self, path: str, body: object) -> urllib.request.Request:
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        return urllib.request.Request(self.address + path, data=data, headers=headers)
+
+
+@contextmanager
+def serving(premises: Premises, *arguments: str) -> Iterator[Served]:
+    """A station that serves on any free port."""
+    with started(premises, "serve", "--port", "0", *arguments) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        said = "" if line else f": {process.communicate(timeout=_END_SECONDS)[1]}"
+        assert line.startswith("Moondream Station is serving on http://127.0.0.1:"), line + said
+        yield Served(process, line.split()[-1])
+
+
+def exit_code_after(process: subprocess.Popen[str], number: signal.Signals) -> int:
+    """Send a signal, read what is still said, and give the exit code."""
+    os.kill(process.pid, number)
+    process.communicate(timeout=_END_SECONDS)
+    return process.returncode
