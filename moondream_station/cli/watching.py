@@ -151,7 +151,7 @@ async def _follow(home: Home, view: View) -> None:
             await _follow_station(home, record, view)
 
 
-async def _follow_station(home: Home, record: StationRecord, view: View) -> None:  # noqa: ASYNC910  what raised had awaited
+async def _follow_station(home: Home, record: StationRecord, view: View) -> None:
     """Show what a station publishes, until it serves no longer."""
     serving = anyio.CancelScope()
 

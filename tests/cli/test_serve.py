@@ -1,0 +1,131 @@
+"""`serve` as a user runs it: a process of its own that answers, is asked, is harmed, and ends."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import stat
+import time
+import urllib.error
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.commands import events_of, exit_code_after, run, run_json, serving, started, switch
+from support.index_traffic import Fault
+from support.stations import Premises, processes_naming
+
+
+def test_it_says_where_it_serves_and_answers_at_once(installed: Premises) -> None:
+    """The record is private; a request that comes while the worker loads is answered when it has."""
+    with serving(installed) as station:
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+        assert stat.S_IMODE(installed.home.station.stat().st_mode) == 0o600
+        assert station.get("/health") == {"status": "ok", "server": "moondream-station"}
+        shown = run_json(installed, "status")
+        assert shown["station"]["address"] == station.address
+        assert (shown["active"]["model"], shown["active"]["worker"]) == ("colours", "ready")
+        assert exit_code_after(station.process, signal.SIGTERM) == 0
+    assert not installed.home.station.exists()
+
+
+def test_an_open_event_stream_does_not_hold_up_the_end(installed: Premises) -> None:
+    """SIGINT ends a station within seconds, with exit code 0, whoever listens."""
+    with serving(installed) as station:
+        address = station.address.removeprefix("http://")
+        listener = http.client.HTTPConnection(address, timeout=30)
+        listener.request("GET", "/v1/station/events")
+        stream = listener.getresponse()
+        assert stream.readline().startswith(b"id: ")
+        began = time.monotonic()
+        assert exit_code_after(station.process, signal.SIGINT) == 0
+        assert time.monotonic() - began < 10
+        listener.close()
+
+
+def test_a_second_station_is_refused(installed: Premises) -> None:
+    """It says where the first one serves, and ends with 1."""
+    with serving(installed) as station:
+        second = run(installed, "serve", "--port", "0")
+        assert second.returncode == 1
+        assert f"at {station.address} (pid {station.process.pid}, since" in second.stderr
+        assert run_json(installed, "serve", "--port", "0")["error"]["code"] == "station-running"
+
+
+def test_a_killed_station_leaves_nothing(installed: Premises) -> None:
+    """SIGKILL takes the worker along, and the next station serves."""
+    with serving(installed) as station:
+        station.post("/v1/caption", {})
+        os.kill(station.process.pid, signal.SIGKILL)
+        station.process.wait()
+    for _ in range(100):
+        if not processes_naming(installed.folder):
+            break
+        signal.sigtimedwait([], 0.05)
+    assert processes_naming(installed.folder) == []
+    with serving(installed) as station:
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+
+
+def test_a_crashed_worker_is_replaced(installed: Premises) -> None:
+    """Whoever asks next waits for the new one."""
+    with serving(installed) as station:
+        pid = station.post("/v1/pid", {})["pid"]
+        worker = psutil.Process(pid)
+        worker.kill()
+        psutil.wait_procs([worker], timeout=10)
+        assert station.post("/v1/pid", {})["pid"] != pid
+
+
+def test_a_switch_goes_through_the_station_that_serves(installed: Premises) -> None:
+    """The command follows it fact by fact; the old worker ends when the new one has taken over."""
+    installed.add_model("shapes")
+    with serving(installed) as station:
+        station.post("/v1/caption", {})
+        events = switch(installed, "shapes")
+        names = [event["event"] for event in events]
+        assert (names[0], names[-1]) == ("BackendActivationRequested", "ActivationSucceeded")
+        assert len({event["activation"] for event in events}) == 1
+        assert station.get("/v1/station")["active"]["model"] == "shapes"
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+        requested, failed = switch(installed, "nope")
+        assert (requested["model"], failed["error"]["code"]) == ("nope", "unknown-model")
+
+
+def test_who_joins_a_switch_only_detaches(installed: Premises) -> None:
+    """Ctrl-C of the second command leaves the switch to the first; Ctrl-C of the first cancels it."""
+    installed.add_model("shapes", requirements="torch>=2.8\nnumpy\n")
+    installed.index.faults.append(Fault(match="/files/*", hang_after_bytes=10))
+    installed.index.faults.append(Fault(match="*numpy*.whl", hang_after_bytes=10))
+    with serving(installed) as station, started(installed, "switch", "shapes", "--json") as first:
+        for event in events_of(first):
+            if event["event"] == "StageStarted" and event["stage"] == "download":
+                break
+        with started(installed, "switch", "shapes", "--json") as second:
+            assert next(events_of(second))["activation"] == event["activation"]
+            assert exit_code_after(second, signal.SIGINT) == 130
+        assert station.get("/v1/station")["activation"]["id"] == event["activation"]
+        assert exit_code_after(first, signal.SIGINT) == 130
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+
+
+def test_without_a_model_it_serves_and_says_so(premises: Premises) -> None:
+    """503 and what to do; the switch that follows makes it answer."""
+    with serving(premises) as station:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            station.post("/v1/caption", {})
+        assert caught.value.code in {404, 503}
+        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+
+
+def test_a_port_that_is_taken(installed: Premises, tmp_path: Path) -> None:
+    """An explicit one is an error; nobody else's station is touched."""
+    with serving(installed) as station:
+        port = station.address.rpartition(":")[2]
+        elsewhere = {"MOONDREAM_STATION_HOME": str(tmp_path / "another")}
+        refused = run(installed, "serve", "--port", port, **elsewhere)
+        assert refused.returncode == 1
+        assert f"port {port}" in refused.stderr
