@@ -1,0 +1,211 @@
+"""The public contract: what the real commands, files and routes give is of the shapes that are published."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+from moondream_station.core.codec import event_from_json
+from support.commands import Served, run, run_json, serving, switch
+from support.facts import order_broken
+from support.machines import RTX_4090, nvidia_linux
+from support.stations import Premises, open_premises
+
+SCHEMAS = Path(__file__).parents[1] / "docs" / "reference" / "schemas"
+
+
+@cache
+def _registry() -> Registry[Any]:
+    resources = [Resource.from_contents(json.loads(path.read_text())) for path in SCHEMAS.glob("*.json")]
+    return Registry().with_resources((resource.id() or "", resource) for resource in resources)
+
+
+def check(name: str, data: object) -> None:
+    """Hold data against the schema of a shape."""
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+    validator = Draft202012Validator(schema, registry=_registry())
+    errors = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(data)]
+    assert errors == [], (name, data)
+
+
+@pytest.fixture(scope="module")
+def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    """Premises with two models, one of them active."""
+    with open_premises(tmp_path_factory.mktemp("contract")) as premises:
+        premises.add_model("colours")
+        premises.add_model("shapes", supported_os=["plan9"])
+        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+        yield premises
+
+
+@pytest.fixture(scope="module")
+def station(premises: Premises) -> Iterator[Served]:
+    """A station that serves there."""
+    with serving(premises) as station:
+        station.post("/v1/caption", {})
+        yield station
+
+
+@pytest.mark.parametrize("arguments", [("colours",), ("colours", "--upgrade"), ("shapes",), ("nope",)])
+def test_events_of_a_switch(premises: Premises, arguments: tuple[str, ...]) -> None:
+    """Every line is an event of one activation, in the contract's order, growing, read back as it was."""
+    events = switch(premises, *arguments)
+    for event in events:
+        check("event", event)
+        check(event["event"], event)
+    assert len({event["activation"] for event in events}) == 1
+    numbers = [event["seq"] for event in events]
+    assert numbers == sorted(set(numbers))
+    assert order_broken([event_from_json(event).fact for event in events]) is None
+
+
+def test_files_of_the_home(premises: Premises, station: Served) -> None:
+    """What other programs may read in the home is of its published shape."""
+    check("active", json.loads(premises.home.active.read_text()))
+    check("station-record", json.loads(premises.home.station.read_text()))
+    for journal in premises.home.activations.glob("*.jsonl"):
+        for line in journal.read_text().splitlines():
+            if "event" in json.loads(line):
+                check("event", json.loads(line))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("torch",), 0),
+        (("torch>=2.7.0", "torchvision"), 0),
+        (("torch>=99",), 1),
+        (("--strategy", "guide"), 0),
+        (("--strategy", "cu118"), None),
+        (("--python", "3.12"), None),
+        (("--offline", "torch>=2.4,<2.6"), 0),
+        (("--model", "colours"), 0),
+    ],
+)
+def test_plan(premises: Premises, arguments: tuple[str, ...], code: int | None) -> None:
+    """One object, and the exit code says whether there is a build."""
+    plan = run_json(premises, "plan", *arguments)
+    check("plan", plan)
+    if code is not None:
+        assert run(premises, "plan", *arguments).returncode == code
+        assert (plan["build"] is None) == (code == 1)
+
+
+def test_plan_for_another_machine(premises: Premises, tmp_path: Path) -> None:
+    """A record is of its shape, and answers instead of this computer."""
+    record = nvidia_linux(RTX_4090, driver="550.54.14", cuda="12.4").to_json()
+    check("machine", record)
+    path = tmp_path / "machine.json"
+    path.write_text(json.dumps(record))
+    plan = run_json(premises, "plan", "--machine", str(path), "torch")
+    check("plan", plan)
+    assert plan["build"].startswith("cu12")
+
+
+def test_status_and_models(premises: Premises) -> None:
+    """The same shapes with and without a station that serves."""
+    check("status", run_json(premises, "status"))
+    check("models", run_json(premises, "models"))
+    unsupported = run_json(premises, "models")["models"][1]
+    assert (unsupported["id"], unsupported["supported"]) == ("shapes", False)
+    assert unsupported["reason"]
+
+
+def test_errors_of_commands(premises: Premises, tmp_path: Path) -> None:
+    """Every failure is one line with code, message and hint."""
+    for arguments in [
+        ("cancel",),
+        ("plan", "torch>>1"),
+        ("models", "--nope"),
+        ("logs", "nope"),
+        ("remove", "nope"),
+    ]:
+        error = run_json(premises, *arguments)
+        check("error", error)
+    broken = tmp_path / "manifest.json"
+    broken.write_text("{")
+    said = run(premises, "models", "--json", MOONDREAM_STATION_MANIFEST=str(broken))
+    assert said.returncode == 1
+    assert json.loads(said.stdout)["error"]["code"] == "manifest-invalid"
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/health", "health"),
+        ("/v1/models", "models"),
+        ("/v1/stats", "stats"),
+        ("/v1/station", "status"),
+    ],
+)
+def test_routes(station: Served, path: str, shape: str) -> None:
+    """What a route gives is of its shape."""
+    check(shape, station.get(path))
+
+
+def test_functions(station: Served) -> None:
+    """Answers, streams and errors of functions."""
+    check("function-answer", station.post("/v1/caption", {}))
+    check("function-answer", station.post("/caption", {"length": "short"}))
+    for line in station.post_text("/v1/caption", {"stream": True}).splitlines():
+        if line:
+            assert line.startswith("data: ")
+            check("function-stream", json.loads(line.removeprefix("data: ")))
+    for path, body, status in [("/v1/nope", {}, 404), ("/v1/caption", [], 400), ("/v1/refuse", {}, 500)]:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            station.post(path, body)
+        assert caught.value.code == status
+        check("function-error", json.load(caught.value))
+
+
+def test_switch_and_cancel_routes(station: Served) -> None:
+    """202 with the activation, 404 and 409 with an error."""
+    for path, body, status in [
+        ("/v1/station/cancel", {}, 409),
+        ("/v1/station/switch", {"model": "nope"}, 404),
+        ("/v1/station/nothing", {}, 404),
+    ]:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            station.post(path, body)
+        assert caught.value.code == status
+        check("error", json.load(caught.value))
+    check("switch-answer", station.post("/v1/station/switch", {"model": "colours"}))
+
+
+def test_the_event_stream(station: Served) -> None:
+    """A snapshot first; then events, each under its number; from a number on, what followed it."""
+    first = _messages(station, 1)[0]
+    check("snapshot", first[1])
+    assert first[0] == first[1]["seq"] == first[1]["state"]["station"]["seq"]
+    station.post("/v1/station/switch", {"model": "colours"})
+    for number, event in _messages(station, 3, after=first[0]):
+        check("event", event)
+        assert number == event["seq"] > first[0]
+
+
+def _messages(station: Served, count: int, *, after: int | None = None) -> list[tuple[int, Any]]:
+    connection = http.client.HTTPConnection(station.address.removeprefix("http://"), timeout=60)
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    connection.request("GET", "/v1/station/events", headers=headers)
+    response = connection.getresponse()
+    found: list[tuple[int, Any]] = []
+    number = 0
+    while len(found) < count:
+        line = response.readline().decode().strip()
+        if line.startswith("id: "):
+            number = int(line.removeprefix("id: "))
+        elif line.startswith("data: "):
+            found.append((number, json.loads(line.removeprefix("data: "))))
+        else:
+            assert line == "" or line.startswith(":")
+    connection.close()
+    return found
