@@ -126,14 +126,14 @@ def test_errors_of_commands(premises: Premises, tmp_path: Path) -> None:
         ("cancel",),
         ("plan", "torch>>1"),
         ("models", "--nope"),
-        ("logs", "nope"),
-        ("remove", "nope"),
+        ("logs", "another"),
+        ("remove", "another"),
     ]:
         error = run_json(premises, *arguments)
         check("error", error)
     broken = tmp_path / "manifest.json"
     broken.write_text("{")
-    said = run(premises, "models", "--json", MOONDREAM_STATION_MANIFEST=str(broken))
+    said = run(premises, "plan", "--model", "a", "--json", MOONDREAM_STATION_MANIFEST=str(broken))
     assert said.returncode == 1
     assert json.loads(said.stdout)["error"]["code"] == "manifest-invalid"
 
@@ -160,7 +160,12 @@ def test_functions(station: Served) -> None:
         if line:
             assert line.startswith("data: ")
             check("function-stream", json.loads(line.removeprefix("data: ")))
-    for path, body, status in [("/v1/nope", {}, 404), ("/v1/caption", [], 400), ("/v1/refuse", {}, 500)]:
+    refused: list[tuple[str, object, int]] = [
+        ("/v1/nope", {}, 404),
+        ("/v1/caption", [], 400),
+        ("/v1/refuse", {}, 500),
+    ]
+    for path, body, status in refused:
         with pytest.raises(urllib.error.HTTPError) as caught:
             station.post(path, body)
         assert caught.value.code == status

@@ -11,11 +11,22 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from support.stations import Premises
+from pathlib import Path
+from typing import Any, Protocol
 
 _END_SECONDS = 20
+
+
+class Premises(Protocol):
+    """Where a command runs: a folder, and the user's variables."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is."""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The user's variables."""
 
 
 def command(*arguments: str) -> list[str]:
@@ -53,7 +64,7 @@ def started(premises: Premises, *arguments: str) -> Iterator[subprocess.Popen[st
     """A command that runs; at the end it is told to go, and has gone."""
     with subprocess.Popen(
         command(*arguments),
-        env=premises.environ,
+        env=dict(premises.environ),
         cwd=premises.folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

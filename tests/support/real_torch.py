@@ -18,14 +18,14 @@ def torch_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Skips where pip's find-links have no such torch for this Python: every other torch takes gigabytes.
     """
-    version = _small_torch()
+    version = small_torch()
     if version is None:
         pytest.skip("pip's find-links have no torch +cpu wheel for this Python")
     return _environment(tmp_path_factory.getbasetemp() / "real-torch", version)
 
 
 @functools.cache
-def _small_torch() -> str | None:
+def small_torch() -> str | None:
     """The version that pip finds in find-links alone, None where it finds none for the processor."""
     command = ["install", "--dry-run", "--ignore-installed", "--no-deps", "--no-index", "torch"]
     said = subprocess.run(
