@@ -135,17 +135,19 @@ async def _blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterat
     """Where building fails because a wheel is not what it was when it arrived, say so and remove it."""
     try:
         yield
+        return
     except EnvironmentBroken as error:
-        damaged = [file for file in lock.files if await sha256_of(wheels[file.filename]) != file.sha256]
-        if not damaged:
-            raise
-        for file in damaged:
-            await anyio.to_thread.run_sync(discard_finished, wheels[file.filename])
-        raise HashMismatch(
-            f"{', '.join(file.filename for file in damaged)} changed on disk since it was fetched.",
-            hint="Run the command again: it is fetched anew. If that repeats, the disk is failing.",
-            log=error.log,
-        ) from error
+        failure = error
+    damaged = [file for file in lock.files if await sha256_of(wheels[file.filename]) != file.sha256]
+    if not damaged:
+        raise failure
+    for file in damaged:
+        await anyio.to_thread.run_sync(discard_finished, wheels[file.filename])
+    raise HashMismatch(
+        f"{', '.join(file.filename for file in damaged)} changed on disk since it was fetched.",
+        hint="Run the command again: it is fetched anew. If that repeats, the disk is failing.",
+        log=failure.log,
+    ) from failure
 
 
 async def _check_requirements(uv: Uv, place: Place) -> None:
