@@ -135,9 +135,10 @@ async def _blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterat
     """Where building fails because a wheel is not what it was when it arrived, say so and remove it."""
     try:
         yield
-        return
     except EnvironmentBroken as error:
         failure = error
+    else:
+        return
     damaged = [file for file in lock.files if await sha256_of(wheels[file.filename]) != file.sha256]
     if not damaged:
         raise failure
