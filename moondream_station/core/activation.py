@@ -85,6 +85,10 @@ class Activation:
         self.cancel_reason = reason
         self.scope.cancel()
 
+    def note(self, output: str) -> None:
+        """Keep a tool's whole output in the journal."""
+        self._journal.note(self.id, output)
+
     def end(self, fact: Fact) -> None:
         """Publish the terminal fact. `ended` is set later, by whoever runs it: when the home is free again."""
         self.outcome = self.publish(fact)
@@ -92,7 +96,7 @@ class Activation:
     def fail(self, error: StationError) -> None:
         """End as failed. The tool's whole output, where there is one, goes to the journal."""
         if error.log:
-            self._journal.note(self.id, error.log)
+            self.note(error.log)
         self.end(ActivationFailed(model=self.request.model, stage=self.stage, error=error.info))
 
     def end_cancelled(self) -> None:

@@ -29,6 +29,7 @@ from moondream_station.core.environments.pylock import read_stored_pylock
 from moondream_station.core.environments.records import check_records
 from moondream_station.core.environments.report import VerificationReport
 from moondream_station.core.environments.store import CommitRecord, Committed, find_reusable
+from moondream_station.core.environments.transfer import patience_of
 from moondream_station.core.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.events import (
     BuildSelected,
@@ -315,6 +316,8 @@ class Installation:
         )
         if not self._prepared.requirements.mentions_torch:
             self._tell_choice(lock)
+        if lock.tool_output:
+            self._activation.note(lock.tool_output)
         self._activation.publish(
             RequirementsLocked(
                 packages=len(lock.files),
@@ -338,9 +341,15 @@ class Installation:
         self._activation.publish(fact)
 
     async def _build(self, lock: Lock, choosing: Choosing) -> Installed:
-        _, client = await self._connect()
+        config, client = await self._connect()
         self._activation.enter(Stage.DOWNLOAD)
-        wheels = await fetch(lock, home=self._tools.home, client=client, publish=self._activation.publish)
+        wheels = await fetch(
+            lock,
+            home=self._tools.home,
+            client=client,
+            publish=self._activation.publish,
+            patience=patience_of(config),
+        )
         self._activation.enter(Stage.BUILD)
         started = anyio.current_time()
         place = await build_environment(
