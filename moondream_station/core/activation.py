@@ -90,7 +90,7 @@ class Activation:
         self._journal.note(self.id, output)
 
     def end(self, fact: Fact) -> None:
-        """Publish the terminal fact. `ended` is set later, by whoever runs it: when the home is free again."""
+        """Publish the terminal fact. `ended` is set by whoever runs it, when the home is free again."""
         self.outcome = self.publish(fact)
 
     def fail(self, error: StationError) -> None:

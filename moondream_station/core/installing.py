@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Self
 
 import anyio
@@ -13,7 +12,7 @@ import httpx2
 
 from moondream_station.core.activation import Activation
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.choice import Selection, Source
+from moondream_station.core.builds.choice import Selection
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.choosing import Choosing
@@ -27,13 +26,11 @@ from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.place import Place
 from moondream_station.core.environments.pylock import read_stored_pylock
 from moondream_station.core.environments.records import check_records
-from moondream_station.core.environments.report import VerificationReport
-from moondream_station.core.environments.store import CommitRecord, Committed, find_reusable
+from moondream_station.core.environments.store import Committed, find_reusable
 from moondream_station.core.environments.transfer import patience_of
 from moondream_station.core.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.events import (
     BuildSelected,
-    Degraded,
     DownloadProgressed,
     EnvironmentBuilt,
     FallbackChosen,
@@ -41,6 +38,7 @@ from moondream_station.core.events import (
     Stage,
 )
 from moondream_station.core.home import Home
+from moondream_station.core.installed import Installed
 from moondream_station.core.preparing import Preparation, Prepared
 from moondream_station.core.storage import remove_tree
 
@@ -64,56 +62,6 @@ class Tools:
     torch_index: str
     catalog: Catalog
     preparation: Preparation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
-    """An environment that is filled and whole, committed or not yet.
-
-    Args:
-        place: Where it is.
-        build: Its PyTorch build, None for a backend without torch.
-        torch: Its torch, with the local part.
-        source: Where that came from.
-        index_url: The index that has it, None unless `source` is "index".
-        degraded: What the machine should have had instead.
-        lock: What it was made from; None for one that was committed before.
-        file_count: How many files its records name.
-        committed: Its record, for one that was committed before.
-    """
-
-    place: Place
-    build: str | None
-    torch: str | None
-    source: Source | None
-    index_url: str | None
-    degraded: Degraded | None = None
-    lock: Lock | None = None
-    file_count: int = 0
-    committed: Committed | None = None
-
-    def record(self, prepared: Prepared, report: VerificationReport) -> CommitRecord:
-        """What is committed of it, once torch was verified in it."""
-        lock = self.lock
-        assert lock is not None  # noqa: S101  what was committed before is not committed again
-        return CommitRecord(
-            lock_digest=lock.digest,
-            request_key=prepared.request_key,
-            model=prepared.model_id,
-            backend=prepared.code.id,
-            backend_version=prepared.code.version,
-            build=self.build,
-            torch=self.torch,
-            source=self.source,
-            index_url=self.index_url,
-            degraded=self.degraded,
-            python=str(prepared.interpreter.path),
-            python_version=prepared.interpreter.version,
-            packages=lock.packages,
-            file_count=self.file_count,
-            verification=report,
-            created_at=datetime.now(UTC),
-        )
 
 
 class Installation:

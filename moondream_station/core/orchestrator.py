@@ -29,7 +29,8 @@ from moondream_station.core.events import (
 )
 from moondream_station.core.home import Home
 from moondream_station.core.hosting import HostedWorker, WorkerHost, WorkerSpec
-from moondream_station.core.installing import Installation, Installed, Tools
+from moondream_station.core.installed import Installed
+from moondream_station.core.installing import Installation, Tools
 from moondream_station.core.judging import checked
 from moondream_station.core.locks import Holder, activation_lock
 from moondream_station.core.preparing import Preparation, Prepared
