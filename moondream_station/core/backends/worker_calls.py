@@ -87,13 +87,15 @@ class Calls:
     def _finish(self, call: Call, done: Future[dict[str, Any]]) -> None:
         """Send the last frame. A future holds whatever was raised, `SystemExit` and stranger things too."""
         error = done.exception()
-        try:
-            self._send(done.result() if error is None else error_frame(call.id, error))
-        except ValueError as unfit:
-            error = unfit
-            self._send(error_frame(call.id, unfit))
-        if error is not None and not isinstance(error, Cancelled):
-            complain(error)
+        if error is None:
+            try:
+                self._send(done.result())
+            except ValueError as unfit:
+                error = unfit
+        if error is not None:
+            if not isinstance(error, Cancelled):
+                complain(error)
+            self._send(error_frame(call.id, error))
         self._known.pop(call.id, None)
 
     def _perform(self, call: Call) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import faulthandler
 import importlib.util
 import inspect
@@ -231,8 +232,9 @@ def main() -> None:
     worker.work()
     # Tearing the interpreter down with torch in it takes a third of a second and can crash: leave without it.
     atexit._run_exitfuncs()  # noqa: SLF001  what backends registered is run all the same
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # a backend may have closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)
 
 
