@@ -42,6 +42,12 @@ def run_models(*, as_json: bool) -> int:
     configure_logging(settings.log)
     record = read_station(home)
     shown = anyio.run(_ask_models, record) if record else anyio.run(_models_here, home, settings)
+    print_text(models_text(shown), shown, as_json=as_json)
+    return 0
+
+
+def models_text(shown: Mapping[str, Any]) -> str:
+    """The models shape for people."""
     rows = [
         {
             "model": f"{model['id']}{' *' if model['active'] else ''}",
@@ -51,8 +57,7 @@ def run_models(*, as_json: bool) -> int:
         }
         for model in shown["models"]
     ]
-    print_text(table(rows, ("model", "installed", "supported", "description")), shown, as_json=as_json)
-    return 0
+    return table(rows, ("model", "installed", "supported", "description"))
 
 
 def status_text(shown: Mapping[str, Any]) -> str:
