@@ -155,6 +155,13 @@ def test_the_built_in_manifest_names_its_models() -> None:
     assert all("://" not in backend.download_url for backend in manifest.backends.values())
 
 
+def test_the_documented_example_is_a_manifest() -> None:
+    """What docs/reference/manifest.md shows can be used."""
+    text = Path(__file__).parents[3].joinpath("docs/reference/manifest.md").read_text()
+    example = text.partition("```json\n")[2].partition("```")[0]
+    assert parse_manifest(example, origin="manifest.md").default_model in {"my-model", None}
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """A home that is nobody's."""
