@@ -95,8 +95,8 @@ def test_it_serves_switches_and_ends(terminal: Terminal, premises: Premises) -> 
     assert processes_naming(premises.folder) == []
 
 
-def test_without_a_terminal_it_names_serve(premises: Premises) -> None:
+def test_without_a_terminal_it_names_serve(installed: Premises) -> None:
     """Exit code 2 and the hint."""
-    done = run(premises)
+    done = run(installed)
     assert done.returncode == 2
     assert "moondream-station serve" in done.stderr
