@@ -162,23 +162,6 @@ def plan(
 
 
 @app.command()
-def doctor(
-    *,
-    offline: Offline = False,
-    record: Annotated[
-        Path | None, typer.Option("--record", metavar="FILE", help="Write down what this computer answers.")
-    ] = None,
-    machine: MachineFile = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Repair what needs no question.")] = False,
-    as_json: Json = False,
-) -> int:
-    """Check machine, driver, Python, torch, indexes, disk, environments and backends, with remedies."""
-    from moondream_station.cli.doctor import run_doctor  # noqa: PLC0415
-
-    return run_doctor(offline=offline, record=record, machine_file=machine, fix=fix, as_json=as_json)
-
-
-@app.command()
 def logs(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="The model; the last one by default.")

@@ -35,6 +35,8 @@ from moondream_station.panel.terminal import Terminal
 _LOOK_SECONDS: Final = 0.25
 """How often files are looked at, and how often at most something is shown."""
 
+_SHOWN_PROGRESS: Final = ("stage", "overall_received_bytes", "overall_total_bytes")
+
 
 class View(Protocol):
     """Where the state is shown."""
@@ -192,7 +194,9 @@ def _with_beginning(home: Home, state: StationState) -> StationState:
             told = apply(told, event)
     if told.activation is None:
         return state
-    return replace(state, activation=told.activation)
+    # The journal holds progress back for a moment, so that the snapshot knows a little more of that.
+    shown = {name: getattr(state.activation, name) for name in _SHOWN_PROGRESS}
+    return replace(state, activation=replace(told.activation, **shown))
 
 
 async def _follow_files(home: Home, view: View) -> None:

@@ -152,7 +152,7 @@ class VerificationFailed(StationError):
         message: As for every error.
         hint: As for every error.
         log: As for every error.
-        is_curable: Whether another build could do better; not where the driver or the device itself is at fault.
+        is_curable: Whether another build could do better; not where the driver or the device is at fault.
     """
 
     code = "verification-failed"

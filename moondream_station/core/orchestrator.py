@@ -14,6 +14,7 @@ import anyio
 import structlog
 
 from moondream_station.core.activation import Activation, error_from_system
+from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.backends.verification import Verification, WorkerPlan
 from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.active import read_active, write_active
@@ -153,6 +154,7 @@ class Orchestrator:
         command = f"switch {activation.request.model}"
         async with activation_lock(self._home, activation=activation.id, command=command, on_wait=waiting):
             await sweep(self._home)
+            await anyio.to_thread.run_sync(sweep_code, self._home)
             prepared = await self._preparation.prepare(activation)
             async with Installation(self._tools, activation, prepared) as installation:
                 ready = await self._make_ready(activation, prepared, installation)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import anyio
 import anyio.to_thread
@@ -53,7 +53,7 @@ def home(tmp_path: Path) -> Home:
 class Watched:
     """A running `status --watch --json`."""
 
-    def __init__(self, process: subprocess.Popen[str], output: TextIO) -> None:
+    def __init__(self, process: subprocess.Popen[str], output: IO[str]) -> None:
         self.process = process
         self._output = output
 
