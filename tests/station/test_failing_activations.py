@@ -1,0 +1,234 @@
+"""Activations that end otherwise than meant: on another build, in an error, cancelled; never half done."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from moondream_station.core.cancelling import ask_to_cancel
+from moondream_station.core.environments.active import read_active
+from moondream_station.core.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
+    BuildSelected,
+    CancelReason,
+    Degraded,
+    DownloadProgressed,
+    EnvironmentBuilt,
+    FallbackChosen,
+    Stage,
+    StageStarted,
+    VerificationCompleted,
+)
+from support.index_traffic import Fault
+from support.machines import cpu_only, nvidia_linux
+from support.stations import HERE, Premises, course_of, failed, switched
+from support.wheels import TorchBehaviour, behaviour_of
+
+pytestmark = pytest.mark.anyio
+
+CUDA = nvidia_linux(driver="560.35.03", cuda="12.6", platform=HERE)
+CPU = cpu_only(HERE)
+BLIND = TorchBehaviour(cuda="12.8", arch_list=("sm_90",))
+"""A CUDA build that sees no device."""
+
+
+def replace_torch(premises: Premises, *builds: str, behaviour: TorchBehaviour) -> None:
+    """Offer a newer torch on these builds, which behaves so."""
+    for build in builds:
+        premises.index.add_torch("2.9.5", build, behaviour=behaviour)
+
+
+async def test_another_accelerator_is_tried_once(premises: Premises) -> None:
+    """Torch that does not compute gives way to the next build, which is no degradation."""
+    replace_torch(premises, "cu128", behaviour=BLIND)
+    async with premises.station(CUDA) as station:
+        course = await switched(station, "colours")
+    fallback = course.only(FallbackChosen)
+    assert fallback.from_build == "cu128"
+    assert fallback.to_build != "cpu"
+    first, second = course.every(BuildSelected)
+    assert (first.build, second.build) == ("cu128", fallback.to_build)
+    assert [verified.ok for verified in course.every(VerificationCompleted)] == [False, True]
+    assert course.only(ActivationSucceeded).degraded is None
+    assert len(premises.environments()) == 1
+
+
+async def test_the_processor_is_the_last_resort_and_says_so(premises: Premises) -> None:
+    """Two builds that see no device end on the processor, degraded, also in what is active afterwards."""
+    builds = ("cu126", "cu128", "cu129", "cu118", "cu124")
+    replace_torch(premises, *builds, behaviour=BLIND)
+    async with premises.station(CUDA) as station:
+        course = await switched(station, "colours")
+        active = station.bus.state.active
+    degraded = course.only(ActivationSucceeded).degraded
+    assert isinstance(degraded, Degraded)
+    assert len(course.every(FallbackChosen)) == 2
+    assert degraded.wanted == course.every(BuildSelected)[0].build
+    assert active is not None
+    assert (active.build, active.degraded) == ("cpu", degraded)
+
+
+async def test_a_torch_that_takes_the_worker_down_is_fallen_back_from(premises: Premises) -> None:
+    """A crash on an accelerator is one more way of not computing there."""
+    replace_torch(premises, "cu128", behaviour=TorchBehaviour(cuda="12.8", exit_on_import=-11))
+    async with premises.station(CUDA) as station:
+        course = await switched(station, "colours")
+    assert course.only(FallbackChosen).from_build == "cu128"
+
+
+async def test_a_named_build_never_falls_back(premises: Premises) -> None:
+    """What was asked for by name fails, with what torch said."""
+    replace_torch(premises, "cu128", behaviour=BLIND)
+    async with premises.station(CUDA) as station:
+        course = await failed(station, "colours", "cu128")
+    assert course.every(FallbackChosen) == []
+    error = course.only(ActivationFailed).error
+    assert error.code == "verification-failed"
+    assert "device should be cuda" in error.message
+    assert premises.environments() == set()
+
+
+async def test_what_no_build_cures_fails_at_once(premises: Premises) -> None:
+    """A driver out of step with its libraries: the remedy is a restart, not another gigabyte."""
+    said = "Error 803: system has unsupported display driver / cuda driver combination"
+    behaviour = behaviour_of("cu128")
+    replace_torch(
+        premises,
+        "cu128",
+        behaviour=TorchBehaviour(**{**vars(behaviour), "compute_errors": {"cuda": said}}),
+    )
+    async with premises.station(CUDA) as station:
+        course = await failed(station, "colours")
+    assert course.every(FallbackChosen) == []
+    assert "restart the computer" in (course.only(ActivationFailed).error.hint or "")
+
+
+async def test_a_model_that_needs_a_gpu_is_not_run_without(premises: Premises) -> None:
+    """The error says so, and nothing stays behind."""
+    premises.add_model("large", requires_gpu=True)
+    async with premises.station(CPU) as station:
+        course = await failed(station, "large")
+    assert course.only(ActivationFailed).error.code == "unsupported-model"
+
+
+@pytest.mark.parametrize(
+    ("requirements", "code", "stage"),
+    [
+        ("torch>=99\n", "no-build", Stage.SELECT),
+        ("torch>=2.8\nnumpy>=99\n", "resolution-conflict", Stage.LOCK),
+        ("--index-url https://evil.example/simple\ntorch\n", "requirements-unsafe", Stage.PREPARE),
+        ("torch @ https://evil.example/torch.whl\n", "requirements-unsafe", Stage.PREPARE),
+    ],
+)
+async def test_requirements_that_can_not_be_met(
+    premises: Premises, requirements: str, code: str, stage: Stage
+) -> None:
+    """Each cause has its code; what was active before still is."""
+    async with premises.station(CPU) as station:
+        await switched(station, "colours")
+        before = read_active(premises.home)
+        premises.add_model("other", requirements=requirements)
+    async with premises.station(CPU) as station:
+        failure = (await failed(station, "other")).only(ActivationFailed)
+    assert failure.error.code == code
+    assert failure.stage in {stage, Stage.DETECT}
+    assert read_active(premises.home) == before
+
+
+async def test_nothing_to_be_had_says_what_was_tried(premises: Premises) -> None:
+    """Each place stands in the message, with what it said."""
+    premises.index.faults.append(Fault(match="*", status=503))
+    async with premises.station(CPU) as station:
+        error = (await failed(station, "colours")).only(ActivationFailed).error
+    assert error.code == "index-unreachable"
+    assert premises.index.torch_url in error.message
+    assert "503" in error.message
+
+
+async def test_a_backend_that_can_not_start_leaves_the_old_model_active(premises: Premises) -> None:
+    """Its environment goes, its words stay, and the model before it is untouched."""
+    premises.add_model(
+        "broken", source="def init_backend(**args):\n    raise RuntimeError('no weights here')\n"
+    )
+    async with premises.station(CPU) as station:
+        await switched(station, "colours")
+        error = (await failed(station, "broken")).only(ActivationFailed).error
+        assert error.code == "worker-failed"
+        assert "no weights here" in error.message
+    assert read_active(premises.home).model == "colours"
+    assert len(premises.environments()) == 1
+
+
+@pytest.mark.parametrize("stage", [Stage.LOCK, Stage.DOWNLOAD, Stage.BUILD, Stage.START, Stage.VERIFY])
+async def test_cancelled_at_any_stage(premises: Premises, stage: Stage) -> None:
+    """The terminal fact comes within two seconds; what was active still is, and nothing half done stays."""
+    async with premises.station(CPU) as station:
+        await switched(station, "colours")
+        async with course_of(station, "colours", upgrade=True) as course:
+            await course.until(StageStarted, stage=stage)
+            station.request_cancel()
+            with anyio.fail_after(2):
+                cancelled = await course.end(ActivationCancelled)
+        assert cancelled.reason is CancelReason.USER
+    assert read_active(premises.home).model == "colours"
+    premises.check_tidy()
+
+
+async def test_another_wish_supersedes_the_running_one(premises: Premises) -> None:
+    """The same wish joins; a different one takes its place, and succeeds."""
+    premises.add_model("shapes")
+    premises.index.faults.append(Fault(match="*torch-*.whl", times=1, hang_after_bytes=10))
+    async with premises.station(CPU) as station, course_of(station, "colours") as first:
+        await first.until(StageStarted, stage=Stage.DOWNLOAD)
+        assert station.request_switch("colours") == (first.activation, True)
+        async with course_of(station, "shapes") as second:
+            assert (await first.end(ActivationCancelled)).reason is CancelReason.SUPERSEDED
+            await second.end(ActivationSucceeded)
+    assert read_active(premises.home).model == "shapes"
+
+
+async def test_a_file_asks_it_to_end(premises: Premises) -> None:
+    """Another process cancels by a file beside the journal, which is taken away."""
+    premises.index.faults.append(Fault(match="*torch-*.whl", hang_after_bytes=10))
+    async with premises.station(CPU) as station, course_of(station, "colours") as course:
+        await course.until(StageStarted, stage=Stage.DOWNLOAD)
+        ask_to_cancel(premises.home, course.activation)
+        await course.end(ActivationCancelled)
+    assert list(premises.home.activations.glob("*.cancel")) == []
+
+
+async def test_a_station_that_ends_cancels_what_runs(premises: Premises) -> None:
+    """Leaving it publishes the terminal fact, with shutdown as the reason; bytes that arrived are kept."""
+    premises.index.add_torch("2.9.9", "cpu", filler_bytes=2_000_000)
+    fault = Fault(match="*torch-2.9.9*.whl", hang_after_bytes=1_000_000)
+    premises.index.faults.append(fault)
+    async with premises.station(CPU) as station, course_of(station, "colours") as course:
+        while (await course.until(DownloadProgressed)).received_bytes < 100_000:
+            pass
+        activation = course.activation
+    (size,) = premises.partial_downloads().values()
+    assert size > 0
+    premises.index.faults.remove(fault)
+    async with premises.station(CPU) as station:
+        again = await switched(station, "colours")
+        assert max(fact.resumed_from for fact in again.every(DownloadProgressed)) > 0
+        history = station.bus.state
+    assert again.activation != activation
+    assert history.active is not None
+
+
+async def test_reuse_asks_nobody_and_upgrade_asks_again(premises: Premises) -> None:
+    """The second switch sends no request; --upgrade takes what is newer."""
+    async with premises.station(CPU) as station:
+        first = await switched(station, "colours")
+        premises.index.clear_requests()
+        second = await switched(station, "colours")
+        assert premises.index.requests == ()
+        assert second.only(EnvironmentBuilt).reused
+        assert second.only(EnvironmentBuilt).environment == first.only(EnvironmentBuilt).environment
+        premises.index.add_torch("2.9.7", "cpu")
+        third = await switched(station, "colours", upgrade=True)
+        assert third.only(BuildSelected).torch == "2.9.7"
+        assert not third.only(EnvironmentBuilt).reused
