@@ -199,6 +199,23 @@ def prune(
     return run_prune(dry_run=dry_run, as_json=as_json)
 
 
+@app.command()
+def doctor(
+    *,
+    offline: Offline = False,
+    record: Annotated[
+        Path | None, typer.Option("--record", metavar="FILE", help="Write down what this computer answers.")
+    ] = None,
+    machine: MachineFile = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what needs no question.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Check machine, driver, Python, torch, indexes, disk, environments and backends, with remedies."""
+    from moondream_station.cli.doctor import run_doctor  # noqa: PLC0415
+
+    return run_doctor(offline=offline, record=record, machine_file=machine, fix=fix, as_json=as_json)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the command line's one boundary for errors.
 

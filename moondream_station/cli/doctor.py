@@ -1,0 +1,174 @@
+"""`doctor`: what is wrong with the machine or the station, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from moondream_station.cli.logs import configure_logging
+from moondream_station.cli.output import print_progress, print_text
+from moondream_station.core.errors import SettingsInvalid, UsageError
+from moondream_station.core.home import Home, home_from
+from moondream_station.core.machine import (
+    LocalMachine,
+    Machine,
+    RecordedMachine,
+    Recorder,
+    load_record,
+    local_identity,
+    redact,
+)
+from moondream_station.core.settings import Settings, load_settings
+from moondream_station.doctor import Finding, Report, examine, report_to_json
+from moondream_station.doctor.examination import with_finding
+from moondream_station.doctor.leftovers import repair
+from moondream_station.doctor.privacy import cleaner
+from moondream_station.doctor.report import Section, Status, Verdict
+from moondream_station.doctor.text import Symbols, finding_line, report_text, symbols_for
+
+_REPAIRS = "station.repairs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """The options of `doctor`."""
+
+    offline: bool
+    record: Path | None
+    fix: bool
+
+
+def run_doctor(
+    *, offline: bool, record: Path | None, machine_file: Path | None, fix: bool, as_json: bool
+) -> int:
+    """Examine, and print the report.
+
+    Args:
+        offline: Whether no other computer may be asked.
+        record: Where to write what the machine answers, None for nowhere.
+        machine_file: A machine record to look at instead of this computer.
+        fix: Whether to repair what needs no question, before looking.
+        as_json: Whether to print JSON.
+
+    Returns:
+        1 where a finding is an error, else 0.
+
+    Raises:
+        UsageError: A file can't be read or written, or the options contradict each other.
+    """
+    if fix and machine_file is not None:
+        raise UsageError(
+            "--fix repairs this computer, and --machine looks at another one.", hint="Leave one of them out."
+        )
+    if record is not None:
+        _check_writable(record)
+    machine: Machine = (
+        LocalMachine(os.environ) if machine_file is None else RecordedMachine(load_record(machine_file))
+    )
+    home = home_from(os.environ)
+    settings = _settings(home)
+    configure_logging(settings.log)
+    wanted = _Wanted(offline=offline, record=record, fix=fix)
+    report = anyio.run(_doctor, home, settings, machine, wanted)
+    symbols = _symbols()
+    print_text(report_text(report, symbols), report_to_json(report), as_json=as_json)
+    return 0 if report.is_ok else 1
+
+
+def _settings(home: Home) -> Settings:
+    """The user's settings; where they can't be used, the defaults: a finding says what is wrong with them."""
+    try:
+        return load_settings(home, os.environ)
+    except SettingsInvalid:
+        return Settings()
+
+
+async def _doctor(home: Home, settings: Settings, machine: Machine, wanted: _Wanted) -> Report:
+    done = await repair(home) if wanted.fix else ()
+    recorder = Recorder(machine)
+    with _as_they_finish() as show:
+        report = await examine(
+            home=home,
+            settings=settings,
+            environ=os.environ,
+            machine=recorder,
+            offline=wanted.offline,
+            on_finding=show,
+        )
+    if wanted.record is not None:
+        _write(wanted.record, recorder)
+    return with_finding(report, _repairs(home, done)) if wanted.fix else report
+
+
+def _repairs(home: Home, done: tuple[str, ...]) -> Finding:
+    summary = f"Repaired: {len(done)}." if done else "Nothing needed a repair."
+    if done:
+        summary = " ".join(done)
+    verdict = cleaner(home, os.environ)(Verdict(status=Status.OK, summary=summary))
+    return Finding(
+        id=_REPAIRS, section=Section.STATION, status=verdict.status, summary=verdict.summary, seconds=0.0
+    )
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a place that can't be written to before anything is done."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not folder.is_dir():
+        reason = "its folder does not exist"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        reason = "permission denied"
+    else:
+        return
+    raise _unwritable(path, reason)
+
+
+def _write(path: Path, recorder: Recorder) -> None:
+    record = redact(recorder.record, local_identity(os.environ))
+    text = json.dumps(record.to_json(), indent=1, ensure_ascii=False) + "\n"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, (error.strerror or type(error).__name__).lower()) from error
+    print_progress(f"The machine is written down in {path}; look at it before you pass it on.")
+
+
+def _unwritable(path: Path, reason: str) -> UsageError:
+    return UsageError(f"{path} can't be written: {reason}.", hint="Name a file that you may write.")
+
+
+def _symbols() -> Symbols:
+    symbols = symbols_for(sys.stdout.encoding)
+    has_colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return symbols.in_colour() if has_colour and sys.platform != "win32" else symbols
+
+
+@contextmanager
+def _as_they_finish() -> Iterator[Callable[[Finding], None] | None]:
+    """Show each finding on a terminal as its check ends; the report takes their place."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
+    symbols = symbols_for(sys.stderr.encoding)
+    lines: list[str] = []
+    with Live(console=console, transient=True, auto_refresh=False, vertical_overflow="ellipsis") as live:
+
+        def show(finding: Finding) -> None:
+            lines.append(finding_line(finding, symbols))
+            room = max(1, console.height - 2)
+            shown = Text("\n".join(lines[-room:]), no_wrap=True, overflow="ellipsis")
+            live.update(shown, refresh=True)
+
+        yield show

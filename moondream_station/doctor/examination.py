@@ -1,0 +1,128 @@
+"""Runs the checks: all at once, each with its own limit of seconds, none able to bring the others down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+import anyio
+import anyio.lowlevel
+
+from moondream_station.core.errors import StationError
+from moondream_station.core.home import Home
+from moondream_station.core.machine import LocalMachine, Machine
+from moondream_station.core.settings import Settings
+from moondream_station.doctor.check import Check, Unknowable
+from moondream_station.doctor.patient import Patient
+from moondream_station.doctor.registry import CHECKS
+from moondream_station.doctor.report import Finding, Remedy, Report, Verdict, skipped, warning
+from moondream_station.doctor.shared import explain
+
+OnFinding: TypeAlias = Callable[[Finding], None]
+
+
+async def examine(
+    *,
+    home: Home,
+    settings: Settings,
+    environ: Mapping[str, str],
+    machine: Machine | None = None,
+    offline: bool = False,
+    on_finding: OnFinding | None = None,
+) -> Report:
+    """Look at the machine and the station, and change nothing.
+
+    Args:
+        home: The home; it need not exist.
+        settings: The user's settings.
+        environ: The user's variables.
+        machine: The machine to look at, this computer by default. Of one that is not here, only what its
+            record can answer is checked.
+        offline: Whether no other computer may be asked.
+        on_finding: Called with each finding as its check ends.
+
+    Returns:
+        The report, in the registry's order, with nothing private in it.
+    """
+    patient = Patient(
+        home=home,
+        settings=settings,
+        environ=environ,
+        machine=machine or LocalMachine(environ),
+        offline=offline,
+    )
+    return await examine_patient(patient, CHECKS, on_finding=on_finding)
+
+
+async def examine_patient(
+    patient: Patient, checks: Iterable[Check], *, on_finding: OnFinding | None = None
+) -> Report:
+    """Run checks on a patient.
+
+    Args:
+        patient: Who is looked at.
+        checks: The checks; the report is in their order.
+        on_finding: Called with each finding as its check ends.
+    """
+    asked = tuple(checks)
+    found: dict[str, Finding] = {}
+
+    async def run(check: Check) -> None:
+        began = time.perf_counter()
+        reason = patient.why_not_asked(check)
+        if reason is None:
+            verdict = await _verdict(check, patient)
+        else:
+            verdict = skipped(f"{check.title}: not looked at, {reason}.")
+            await anyio.lowlevel.checkpoint()
+        verdict = patient.clean(verdict)
+        finding = found[check.id] = Finding(
+            id=check.id,
+            section=check.section,
+            status=verdict.status,
+            summary=verdict.summary,
+            detail=verdict.detail,
+            remedy=verdict.remedy,
+            seconds=time.perf_counter() - began,
+        )
+        if on_finding is not None:
+            on_finding(finding)
+
+    async with anyio.create_task_group() as background:
+        patient.find_out(background)
+        async with anyio.create_task_group() as examining:
+            for check in asked:
+                examining.start_soon(run, check)
+        background.cancel_scope.cancel()
+    return Report(tuple(found[check.id] for check in asked))
+
+
+async def _verdict(check: Check, patient: Patient) -> Verdict:
+    """What a check says; one that fails or hangs is a finding like any other."""
+    verdict = None
+    try:
+        with anyio.move_on_after(check.limit_seconds):
+            verdict = await check.look(patient)
+    except Exception as failure:  # noqa: BLE001  the boundary between checks: a fault in one is its own finding
+        verdict = _failed(check, failure)
+    await anyio.lowlevel.checkpoint()
+    late = f"{check.title} could not be checked: no answer within {check.limit_seconds:g} s."
+    return verdict or warning(late)
+
+
+def _failed(check: Check, failure: Exception) -> Verdict:
+    match failure:
+        case Unknowable():
+            return skipped(f"{check.title}: not looked at, because {failure}".rstrip(".") + ".")
+        case StationError(message=message, hint=hint):
+            remedy = Remedy(text=hint) if hint else None
+            return warning(f"{check.title} could not be checked: {message}", remedy=remedy)
+        case _:
+            return warning(f"{check.title} could not be checked: {explain(failure)}")
+
+
+def with_finding(report: Report, finding: Finding) -> Report:
+    """The report with one more finding at its end."""
+    return replace(report, findings=(*report.findings, finding))

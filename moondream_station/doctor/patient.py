@@ -1,0 +1,197 @@
+"""Who is examined, and what is known of it: the facts that several checks need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, TypeVarTuple
+
+import anyio.to_thread
+import httpx2
+from anyio.abc import TaskGroup
+
+from moondream_station.core.backends.manifest import Manifest
+from moondream_station.core.backends.manifest_source import load_manifest, read_built_in
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.naming import parse_build
+from moondream_station.core.builds.requirements import parse_requirement_args
+from moondream_station.core.capabilities.detect import detect
+from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER, NvidiaDriverReading
+from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
+from moondream_station.core.capabilities.snapshot import Capabilities
+from moondream_station.core.environments.http_client import open_client
+from moondream_station.core.environments.offers_source import CollectedOffers, collect_offers
+from moondream_station.core.environments.packaging_config import PackagingConfig, load_packaging_config
+from moondream_station.core.home import Home
+from moondream_station.core.machine import Machine, MachineRecord, Recorder
+from moondream_station.core.settings import Settings
+from moondream_station.doctor.check import Check
+from moondream_station.doctor.planned import Planned, plan_for
+from moondream_station.doctor.privacy import cleaner
+from moondream_station.doctor.report import Verdict
+from moondream_station.doctor.shared import Shared
+from moondream_station.doctor.subject import Subject, find_subject, unknown_subject
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What the machine answered.
+
+    Args:
+        capabilities: What its probes make of it.
+        record: Every question with its answer; it may hold what is private.
+    """
+
+    capabilities: Capabilities
+    record: MachineRecord
+
+    @property
+    def nvidia_smi(self) -> NvidiaSmiReading:
+        """What nvidia-smi said, with its complaints."""
+        reading = NVIDIA_SMI.read(self.record)
+        assert isinstance(reading, NvidiaSmiReading)  # noqa: S101  that is what this probe reads
+        return reading
+
+    @property
+    def kernel_driver(self) -> str | None:
+        """The NVIDIA driver's version as the kernel's files tell it."""
+        reading = NVIDIA_DRIVER.read(self.record)
+        return reading.version if isinstance(reading, NvidiaDriverReading) else None
+
+
+class Patient:
+    """Who is examined.
+
+    Args:
+        home: The station's home; it need not exist.
+        settings: The user's settings.
+        environ: The user's variables.
+        machine: The machine.
+        offline: Whether no other computer may be asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        settings: Settings,
+        environ: Mapping[str, str],
+        machine: Machine,
+        offline: bool,
+    ) -> None:
+        self.home = home
+        self.settings = settings
+        self.environ = environ
+        self.machine = machine
+        self.is_here = machine.is_local
+        self.is_offline = offline or not machine.is_local
+        self._clean = cleaner(home, environ)
+        self.looked = Shared("the machine", self._look)
+        self.manifest = Shared("the manifest", self._read_manifest)
+        self.subject = Shared("the active or default model", self._find_subject)
+        self.planned = Shared("the choice of a build", self._plan)
+        self.config = Shared("the packaging set-up", self.load_config)
+        self.offers = Shared("what the indexes have", self._collect)
+
+    @property
+    def strategy(self) -> str:
+        """How a build is chosen; `auto` where the setting is none."""
+        wanted = self.settings.strategy
+        return wanted if wanted in {"auto", "guide"} or parse_build(wanted) is not None else "auto"
+
+    def find_out(self, tasks: TaskGroup) -> None:
+        """Begin to find out what several checks need."""
+        shared: list[Shared[Any]] = [self.looked, self.manifest, self.subject, self.planned]
+        if self.is_here:
+            shared.append(self.config)
+        if not self.is_offline:
+            shared.append(self.offers)
+        for fact in shared:
+            tasks.start_soon(fact.run)
+
+    def why_not_asked(self, check: Check) -> str | None:
+        """Why a check does not apply, as a clause; None where it does."""
+        if check.needs_home and not self.is_here:
+            return "because the machine is not this one"
+        if check.needs_network and self.is_offline:
+            return "because no network is to be used"
+        return None
+
+    def clean(self, verdict: Verdict) -> Verdict:
+        """A verdict without anything private."""
+        return self._clean(verdict)
+
+    async def load_config(self) -> PackagingConfig:
+        """The user's packaging set-up.
+
+        Raises:
+            SettingsInvalid: It can't be understood.
+        """
+        return await load_packaging_config(self.environ)
+
+    async def _look(self) -> Looked:
+        recorder = Recorder(self.machine)
+        capabilities = await detect(recorder, on_probe=lambda _: None)
+        return Looked(capabilities=capabilities, record=recorder.record)
+
+    async def _read_manifest(self) -> Manifest:
+        source = self.settings.manifest
+        if source is None:
+            return await in_thread(read_built_in)
+        if self.is_offline:
+            # Nobody is reached, so that the last good copy answers for one from the network.
+            async with httpx2.AsyncClient(transport=httpx2.MockTransport(_reach_nobody)) as client:
+                return await load_manifest(source, home=self.home, client=client)
+        async with open_client(await self.config.get()) as client:
+            return await load_manifest(source, home=self.home, client=client)
+
+    async def _find_subject(self) -> Subject:
+        manifest = await self.manifest.get()
+        if not self.is_here:
+            return unknown_subject(manifest)
+        return await in_thread(find_subject, self.home, self.settings, manifest)
+
+    async def _plan(self) -> Planned:
+        subject, looked = await self.subject.get(), await self.looked.get()
+        return await in_thread(
+            partial(
+                plan_for,
+                looked.capabilities,
+                parse_requirement_args(subject.requirements or ("torch",)),
+                python=self.machine.facts.python,
+                strategy=self.strategy,
+            )
+        )
+
+    async def _collect(self) -> CollectedOffers:
+        planned, config = await self.planned.get(), await self.config.get()
+        # What is fetched is not kept: looking must not change the home.
+        with TemporaryDirectory(prefix="moondream-station-") as folder:
+            async with open_client(config, torch_index=self.settings.torch_index) as client:
+                return await collect_offers(
+                    capabilities=planned.capabilities,
+                    requirements=planned.requirements,
+                    catalog=load_catalog(),
+                    python=planned.python,
+                    strategy=planned.strategy,
+                    torch_index=self.settings.torch_index,
+                    config=config,
+                    home=Home(root=Path(folder)),
+                    client=client,
+                    refresh=True,
+                )
+
+
+def _reach_nobody(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.ConnectError("no network is to be used", request=request)
+
+
+async def in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
+    """Call what blocks; where its check is over, it is left behind."""
+    return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)

@@ -1,0 +1,132 @@
+"""Which build the machine would get, by the catalog alone, and what would change it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moondream_station.core.builds.advice import idle_gpu_warnings
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.choice import Selection
+from moondream_station.core.builds.naming import Build, Kind, parse_build
+from moondream_station.core.builds.offers import catalog_offers
+from moondream_station.core.builds.question import OVERRIDABLE, Question
+from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.builds.selection import select
+from moondream_station.core.builds.target import target_of
+from moondream_station.core.builds.verdicts import judge
+from moondream_station.core.capabilities.snapshot import Capabilities
+
+_ANY_DRIVER = "99999.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A choice, with what it was made from.
+
+    Args:
+        capabilities: The machine.
+        requirements: What was asked for.
+        python: The Python that the environment would have.
+        strategy: `auto`, `guide` or a build.
+        question: All of it in the form in which builds are judged.
+        selection: The choice.
+    """
+
+    capabilities: Capabilities
+    requirements: Requirements
+    python: str
+    strategy: str
+    question: Question
+    selection: Selection
+
+    @property
+    def build(self) -> Build | None:
+        """The build that would be installed, None where none could be."""
+        return parse_build(self.selection.build) if self.selection.build else None
+
+    @property
+    def build_name(self) -> str:
+        """Its tag, "no build" where there is none."""
+        return self.selection.build or "no build"
+
+    @property
+    def kind(self) -> Kind | None:
+        """What it would compute on, None where there is no build."""
+        return self.build.kind if self.build else None
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the strategy names the build."""
+        return parse_build(self.strategy) is not None
+
+    @property
+    def refusal(self) -> str | None:
+        """What speaks against a build that was chosen by name, None where nothing does."""
+        forced = parse_build(self.strategy)
+        if forced is None:
+            return None
+        refusal = judge(forced, self.question).refusal
+        return refusal.reason if refusal and refusal.obstacle in OVERRIDABLE else None
+
+    @property
+    def idle_gpus(self) -> tuple[str, ...]:
+        """A sentence about each GPU that will not be used, with what would change it."""
+        if self.build is None or self.is_forced:
+            return ()
+        return idle_gpu_warnings(judge(self.build, self.question), self.question)
+
+    def with_newest_driver(self) -> Planned:
+        """The choice if the NVIDIA driver were the newest that there could be."""
+        capabilities = replace(self.capabilities, nvidia_driver=_ANY_DRIVER)
+        return plan_for(capabilities, self.requirements, python=self.python, strategy=self.strategy)
+
+    def lowest_driver(self) -> str | None:
+        """The lowest NVIDIA driver with which a CUDA build is possible here, None where none makes it so."""
+        other = self.with_newest_driver()
+        hardware = other.question.hardware
+        found = [
+            driver
+            for build in other.question.builds
+            if build.kind is Kind.CUDA
+            and judge(build, other.question).offers
+            and (driver := hardware.needed_driver(build, hardware.of_kind(Kind.CUDA).gpus))
+        ]
+        return min(found, key=_numbers, default=None)
+
+    def other_pythons(self) -> tuple[str, ...]:
+        """The Pythons with which something could be installed here, oldest first."""
+        known = {python for row in load_catalog().rows for python in row.pythons if not python.endswith("t")}
+        return tuple(
+            python
+            for python in sorted(known, key=_numbers)
+            if plan_for(
+                self.capabilities, self.requirements, python=python, strategy=self.strategy
+            ).selection.build
+        )
+
+
+def plan_for(
+    capabilities: Capabilities, requirements: Requirements, *, python: str, strategy: str
+) -> Planned:
+    """Choose a build with what this version knows, and no network.
+
+    Args:
+        capabilities: The machine.
+        requirements: What is asked for.
+        python: The Python that the environment would have.
+        strategy: `auto`, `guide` or a build.
+    """
+    catalog = load_catalog()
+    offers = catalog_offers(catalog, target_of(capabilities, python))
+    return Planned(
+        capabilities=capabilities,
+        requirements=requirements,
+        python=python,
+        strategy=strategy,
+        question=Question.of(capabilities, requirements, offers, catalog, python),
+        selection=select(capabilities, requirements, offers, catalog, python, strategy).selection,
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

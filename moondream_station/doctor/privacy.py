@@ -1,0 +1,83 @@
+"""Takes out of a finding what is nobody else's business: reports are pasted into public places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.environments.packaging_config import PYPI_URL
+from moondream_station.core.environments.redact import redact_text
+from moondream_station.core.home import Home
+from moondream_station.core.machine import MachineRecord, PlatformFacts, local_identity, redact
+from moondream_station.doctor.report import Verdict
+
+Clean = Callable[[Verdict], Verdict]
+
+_SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
+_SECRET_CHARACTERS: Final = 6
+"""Shorter values are words of ordinary text."""
+
+_URL: Final = re.compile(r"(\bhttps?://[^\s/'\"<>(),;]+)/[^\s'\"<>(),;]+")
+_PATH: Final = re.compile(r"(?<![\w~.$:/*<-])(?:/[^\s/'\"<>(),;:]+){2,}/?|\b[A-Za-z]:\\[^\s'\"<>(),;:]+")
+_PUBLIC_PATH: Final = re.compile(
+    r"/(?:bin|dev|etc|lib|lib64|opt/rocm|proc|sbin|sys|usr)/|[A-Za-z]:\\(?:Windows|Program Files)\\"
+)
+_NOBODY: Final = PlatformFacts(system="", release="", machine="", python="3")
+
+
+def cleaner(home: Home, environ: Mapping[str, str]) -> Clean:
+    """What makes a verdict fit to be shown to anybody.
+
+    Left out are credentials in URLs and paths below hosts other than the public indexes (tokens hide there),
+    values of variables that are named like secrets, user and host names, GPU identifiers, and every path that
+    is not the operating system's own; those below the user's home folder begin with `~`.
+
+    Args:
+        home: The station's home; it is shown as its variable, or below `~`.
+        environ: The user's variables.
+    """
+    identity = local_identity(environ)
+    secrets = sorted(
+        {value for name, value in environ.items() if _SECRET_NAME.search(name) and _is_secret(value)},
+        key=len,
+        reverse=True,
+    )
+    is_usual = any(str(home.root) == f"{folder}/.moondream-station" for folder in identity.homes)
+
+    def clean(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        text = _URL.sub(_without_path, redact_text(text))
+        if not is_usual:
+            text = text.replace(str(home.root), "$MOONDREAM_STATION_HOME")
+        text = redact(MachineRecord(platform=_NOBODY, files={"": text}), identity).files[""]
+        return _PATH.sub(_without_place, text)
+
+    def clean_verdict(verdict: Verdict) -> Verdict:
+        remedy = verdict.remedy
+        return replace(
+            verdict,
+            summary=clean(verdict.summary),
+            detail=None if verdict.detail is None else clean(verdict.detail),
+            # Commands are the doctor's own words, and must stay what they are.
+            remedy=None if remedy is None else replace(remedy, text=clean(remedy.text)),
+        )
+
+    return clean_verdict
+
+
+def _is_secret(value: str) -> bool:
+    # SSH_AUTH_SOCK and its like are paths, which are taken out as such.
+    return len(value) >= _SECRET_CHARACTERS and not value.startswith(("/", "~"))
+
+
+def _without_path(match: re.Match[str]) -> str:
+    public = (load_catalog().index, PYPI_URL, "https://www.nvidia.com/")
+    return match[0] if match[0].startswith(public) else f"{match[1]}/…"
+
+
+def _without_place(match: re.Match[str]) -> str:
+    return match[0] if _PUBLIC_PATH.match(match[0]) else "<path>"

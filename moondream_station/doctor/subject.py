@@ -1,0 +1,93 @@
+"""The model that the report is about: the active one, else the one that would be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moondream_station.core.backends.manifest import Manifest, ModelInfo
+from moondream_station.core.environments.active import ModelRecord, read_active
+from moondream_station.core.environments.place import place_of
+from moondream_station.core.environments.store import Committed, load_commit
+from moondream_station.core.home import Home
+from moondream_station.core.preparing import known_requirements
+from moondream_station.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """The active or default model, as far as it is on this computer.
+
+    Args:
+        model: Its id, None where the manifest has no default one.
+        info: What the manifest says of it, None where it does not know it.
+        is_active: Whether it is the active one.
+        record: Its environments, None where it has none.
+        committed: Its environment, None where that was never finished or is gone.
+        requirements: Its backend's requirements as far as they are known here, canonical.
+    """
+
+    model: str | None
+    info: ModelInfo | None
+    is_active: bool = False
+    record: ModelRecord | None = None
+    committed: Committed | None = None
+    requirements: tuple[str, ...] = ()
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it has an environment, so that it works without any index."""
+        return self.committed is not None
+
+    @property
+    def build(self) -> str | None:
+        """The PyTorch build that it has, None where it has none."""
+        return None if self.committed is None else self.committed.record.build
+
+    @property
+    def wants_torch(self) -> bool:
+        """Whether its backend is known to use torch."""
+        if self.committed is not None:
+            return self.committed.record.build is not None
+        return any(text.startswith("torch") for text in self.requirements)
+
+    @property
+    def words(self) -> str:
+        """The model for a sentence."""
+        return f"{'The active' if self.is_active else 'The default'} model {self.model}"
+
+
+def unknown_subject(manifest: Manifest) -> Subject:
+    """The default model, of a machine whose files are not here."""
+    model = manifest.default_model
+    return Subject(model=model, info=manifest.models.get(model) if model else None)
+
+
+def find_subject(home: Home, settings: Settings, manifest: Manifest) -> Subject:
+    """The active model, else the one that 0.1 had active, else the manifest's default.
+
+    Raises:
+        HomeUnusable: `active.json` can't be read.
+    """
+    active = read_active(home)
+    chosen = settings.current_model if settings.current_model in manifest.models else None
+    model = active.model or chosen or manifest.default_model
+    if model is None:
+        return Subject(model=None, info=None)
+    record = active.models.get(model)
+    return Subject(
+        model=model,
+        info=manifest.models.get(model),
+        is_active=active.model == model,
+        record=record,
+        committed=committed_of(home, record),
+        requirements=known_requirements(model, manifest=manifest, home=home),
+    )
+
+
+def committed_of(home: Home, record: ModelRecord | None) -> Committed | None:
+    """The environment that a record names, None where that was never finished or is gone."""
+    if record is None:
+        return None
+    place = place_of(home, record.environment)
+    commit = load_commit(place)
+    return None if commit is None else Committed(place=place, record=commit)
