@@ -240,6 +240,8 @@ def run(arguments: Sequence[str]) -> int:
         return USAGE
     except KeyboardInterrupt:
         return CANCELLED
+    except BrokenPipeError:
+        return FAILED  # whoever read the result has gone
     except Exception as error:  # noqa: BLE001  the boundary: a fault of ours is shown as one
         print_error(_internal(error), as_json=as_json)
         return FAILED

@@ -46,7 +46,12 @@ def print_progress(line: str) -> None:
 
 
 def _write(stream: TextIO, line: str) -> None:
-    """Write a line at once. That its reader has gone is no reason to break off what is under way."""
+    """Write a line at once.
+
+    Raises:
+        BrokenPipeError: Whoever read it has gone. What is written from now on goes nowhere, so that the end of
+            the program, which writes what is left, raises nothing.
+    """
     try:
         stream.write(line + "\n")
         stream.flush()
@@ -54,6 +59,7 @@ def _write(stream: TextIO, line: str) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+        raise
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from moondream_station.cli.output import print_json, print_progress, print_result
@@ -131,7 +132,8 @@ async def present(
                 activation = event.activation
             if event.activation is None or event.activation != activation:
                 continue
-            presenter.show(event)
+            with suppress(BrokenPipeError):  # a reader that has gone is no reason to break off a switch
+                presenter.show(event)
             if event.is_terminal:
                 return exit_code(event)
     finally:
