@@ -49,8 +49,8 @@ def _write(stream: TextIO, line: str) -> None:
     """Write a line at once.
 
     Raises:
-        BrokenPipeError: Whoever read it has gone. What is written from now on goes nowhere, so that the end of
-            the program, which writes what is left, raises nothing.
+        BrokenPipeError: Whoever read it has gone. What is written from now on goes nowhere, so that the end
+            of the program, which writes what is left, raises nothing.
     """
     try:
         stream.write(line + "\n")

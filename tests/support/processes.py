@@ -39,7 +39,7 @@ def nothing_left() -> Iterator[str]:
     """Give a marker, and hold the test to leaving no process with it behind."""
     marker = f"marker-{uuid.uuid4().hex}"
     yield marker
-    survivors = marked(marker)
+    survivors = left_in_the_end(marker)
     for process in survivors:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
