@@ -190,6 +190,7 @@ def test_a_header_of_gigabytes_is_not_read(tmp_path: Path) -> None:
         *(gzip.compress(tar_of(*FILES.items()))[:-20], gzip.compress(b"no tar"), b"\x1f\x8b broken"),
         *(b"BZh91 broken", lzma.compress(tar_of(*FILES.items()))[:-9], tar_of(*FILES.items())[:700]),
     ],
+    ids=("nothing", "html", "zip", "cut-gzip", "gzip", "broken-gzip", "broken-bz2", "cut-xz", "cut-tar"),
 )
 def test_what_is_damaged_or_no_archive_says_so(tmp_path: Path, data: bytes) -> None:
     """A page of HTML with status 200 is the commonest of them."""
