@@ -152,13 +152,14 @@ def _too_old(_: Looked, planned: Planned) -> Verdict | None:
 
 def _get(planned: Planned, needed: str | None = None) -> Remedy:
     lowest = needed or planned.lowest_driver()
-    which = f"NVIDIA driver {lowest} or newer" if lowest else "NVIDIA's driver"
-    by_hand = f"{which} is at {_DRIVERS}"
+    newest = f"NVIDIA's newest driver for this GPU{f', {lowest} at least' if lowest else ''}"
     if planned.capabilities.surroundings == "wsl2":
-        return Remedy(text=f"Install {which} in Windows; WSL2 uses that one: {_DRIVERS}.")
+        return Remedy(text=f"Install {newest}, in Windows: WSL2 uses that one ({_DRIVERS}).")
     if planned.capabilities.system == "Linux":
-        return Remedy(text=f"Install {which} with your distribution's tool; {by_hand}. Then restart.")
-    return Remedy(text=f"Install it: {by_hand}. Then restart.")
+        return Remedy(
+            text=f"Install {newest}, with your distribution's tool or from {_DRIVERS}. Then restart."
+        )
+    return Remedy(text=f"Install {newest}, from {_DRIVERS}. Then restart.")
 
 
 def _what_newer_would_give(planned: Planned) -> str | None:

@@ -34,7 +34,8 @@ async def _devices(patient: Patient) -> Verdict:
         return warning("An NVIDIA GPU does not answer on its bus any more.", detail=detail, remedy=remedy)
     absence = _unusable(planned)
     if absence is not None:
-        return warning(f"{absence[0].upper()}{absence[1:]}.", detail=detail, remedy=_remedy_of(absence))
+        remedy = _remedy_of(absence, capabilities.system)
+        return warning(f"{absence[0].upper()}{absence[1:]}.", detail=detail, remedy=remedy)
     if not capabilities.gpus:
         return ok("There is no GPU that PyTorch supports; models compute on the processor.")
     return ok(f"{', '.join(map(_gpu_line, capabilities.gpus))}.", detail=_variables(planned))
@@ -52,10 +53,11 @@ def _unusable(planned: Planned) -> str | None:
     return None
 
 
-def _remedy_of(absence: str) -> Remedy:
+def _remedy_of(absence: str, system: str) -> Remedy:
     if "hides" in absence:
         variable = absence.partition("=")[0]
-        return Remedy(text="Unset the variable, if that was not meant.", commands=(f"unset {variable}",))
+        command = f"Remove-Item Env:{variable}" if system == "Windows" else f"unset {variable}"
+        return Remedy(text="Unset the variable, if that was not meant.", commands=(command,))
     return Remedy(
         text="Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`.",
         commands=("docker run --gpus all IMAGE",),
@@ -90,7 +92,7 @@ async def _build(patient: Patient) -> Verdict:
         text = "Let the station choose: take away the setting `strategy` or MOONDREAM_STATION_STRATEGY."
         return error(summary, detail=planned.refusal, remedy=Remedy(text=text))
     if planned.idle_gpus:
-        summary = f"This machine would get {chosen}, although it has a GPU."
+        summary = f"This machine would get {chosen}, and its GPU would not be used."
         idle = "\n".join(planned.idle_gpus)
         return warning(summary, detail=idle, remedy=_plan_remedy())
     left_out = _left_out(planned)

@@ -90,8 +90,11 @@ async def repair(home: Home) -> tuple[str, ...]:
             home, activation=new_activation_id(), command="doctor --fix", on_wait=lambda _: None
         ):
             waiting.deadline = float("inf")  # what is begun is finished
-            swept = await sweep(home)
+            before = await anyio.to_thread.run_sync(leftovers, home)
+            await sweep(home)
             await anyio.to_thread.run_sync(sweep_code, home)
+            after = await anyio.to_thread.run_sync(leftovers, home)
+            swept = tuple(path for path in before if path not in after)
     if swept is None:
         return (*done, "Nothing half done was removed, because another process changes the home.")
     if was_stale:

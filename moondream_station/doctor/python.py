@@ -7,12 +7,12 @@ import sys
 import anyio.lowlevel
 
 from moondream_station.core.builds.pythons import in_words
-from moondream_station.core.environments.interpreter import own_interpreter
+from moondream_station.core.environments.interpreter import OLDEST_PYTHON, own_interpreter
 from moondream_station.core.environments.uv_program import OLDEST_UV, find_uv
 from moondream_station.core.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.doctor.check import Check
 from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem
+from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, warning
 
 _BITS_32 = 2**32
 
@@ -33,7 +33,13 @@ async def _version(patient: Patient) -> Verdict:
             text = f"Install Python {in_words(others)}, and install the station with it."
             summary = f"PyTorch has no wheel for Python {planned.question.target.python_minor} here."
             return error(summary, detail=planned.selection.reason, remedy=Remedy(text=text))
+    if planned.question.target.python[:2] < OLDEST_PYTHON:
+        return warning(f"Python {python} is older than the station needs, which is {_oldest()}.")
     return ok(f"Python {python}.")
+
+
+def _oldest() -> str:
+    return ".".join(map(str, OLDEST_PYTHON))
 
 
 async def _architecture(patient: Patient) -> Verdict:
