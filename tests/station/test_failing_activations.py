@@ -202,7 +202,7 @@ async def test_a_file_asks_it_to_end(premises: Premises) -> None:
 async def test_a_station_that_ends_cancels_what_runs(premises: Premises) -> None:
     """Leaving it publishes the terminal fact, with shutdown as the reason; bytes that arrived are kept."""
     premises.index.add_torch("2.9.9", "cpu", filler_bytes=2_000_000)
-    fault = Fault(match="*torch-2.9.9*.whl", hang_after_bytes=1_000_000)
+    fault = Fault(match="*torch-2.9.9*.whl", bytes_per_second=400_000)
     premises.index.faults.append(fault)
     async with premises.station(CPU) as station, course_of(station, "colours") as course:
         while (await course.until(DownloadProgressed)).received_bytes < 100_000:
