@@ -23,7 +23,7 @@ from moondream_station.core.environments.redact import (
         ("https://me:secret@index.example:8443/simple", "https://index.example:8443/simple"),
         ("https://token@index.example/simple/?sig=secret#secret", "https://index.example/simple/"),
         ("https://a:p@ss@index.example/simple", "https://index.example/simple"),
-        ("file:///opt/wheels", "file:///opt/wheels"),
+        ("file:///srv/wheels", "file:///srv/wheels"),
         ("http://[::1", "http://[::1"),
     ],
 )
