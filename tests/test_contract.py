@@ -120,6 +120,16 @@ def test_status_and_models(premises: Premises) -> None:
     assert unsupported["reason"]
 
 
+def test_doctor_and_its_record(premises: Premises, tmp_path: Path) -> None:
+    """The report is of its shape, here and for a record; the record is of its own."""
+    path = tmp_path / "machine.json"
+    check("doctor", run_json(premises, "doctor", "--offline"))
+    assert run(premises, "doctor", "--offline", "--record", str(path)).returncode == 0
+    check("machine", json.loads(path.read_text()))
+    check("doctor", run_json(premises, "doctor", "--machine", str(path)))
+    assert run(premises, "doctor", "--machine", "no-such-file").returncode == 2
+
+
 def test_errors_of_commands(premises: Premises, tmp_path: Path) -> None:
     """Every failure is one line with code, message and hint."""
     for arguments in [
@@ -145,6 +155,7 @@ def test_errors_of_commands(premises: Premises, tmp_path: Path) -> None:
         ("/v1/models", "models"),
         ("/v1/stats", "stats"),
         ("/v1/station", "status"),
+        ("/v1/station/doctor", "doctor"),
     ],
 )
 def test_routes(station: Served, path: str, shape: str) -> None:
