@@ -254,7 +254,7 @@ def _index_row(release: dict[str, Any], wheel: dict[str, Any], platform: str) ->
         torch=release["torch"],
         platform=platform,
         pythons=(*_pythons(release, platform), *more),
-        platform_tags=tuple(release["tags"][platform].split()),
+        platform_tags=tuple({**release["tags"], **wheel.get("tags", {})}[platform].split()),
         evidence=wheel[platform],
         pypi=False,
         path=wheel.get("path", wheel["build"]),

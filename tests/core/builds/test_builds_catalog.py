@@ -54,7 +54,7 @@ def test_every_row_of_wheels_is_well_formed(data: dict[str, Any]) -> None:
         for wheel in release["wheels"]:
             assert parse_build(wheel["build"]) is not None
             for platform, evidence in wheel.items():
-                if platform not in {"build", "without", "path"}:
+                if platform not in {"build", "without", "path", "tags"}:
                     assert platform in release["tags"], (release["torch"], wheel)
                     assert evidence in EVIDENCE
         seen = [(w["build"], p) for w in release["wheels"] for p in w if p in PLATFORMS]
@@ -163,3 +163,18 @@ def test_a_driver_branch_tells_its_cuda(major: int, cuda: str | None) -> None:
 def test_xpu_is_for_arc_core_ultra_and_data_center_only(device: str, *, supported: bool) -> None:
     """Not for UHD, Iris Xe and DG1."""
     assert (load_catalog().intel_family(device) is not None) is supported
+
+
+def test_a_build_may_need_a_newer_c_library_than_the_others_of_its_release() -> None:
+    """cu126 was built for glibc 2.28 one release before the others."""
+    catalog = load_catalog()
+    tags = {
+        name: row.platform_tags
+        for name in ("cu118", "cu124", "cu126", "rocm6.2.4", "xpu")
+        if (row := catalog.row(name, "2.6.0", "linux_x86_64")) is not None
+    }
+    newer, older = ("manylinux_2_28_x86_64",), ("manylinux1_x86_64",)
+    assert tags == {"cu118": older, "cu124": older, "cu126": newer, "rocm6.2.4": newer, "xpu": newer}
+    windows = catalog.row("cu126", "2.6.0", "windows_amd64")
+    assert windows is not None
+    assert windows.platform_tags == ("win_amd64",)
