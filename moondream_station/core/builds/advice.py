@@ -9,7 +9,7 @@ from moondream_station.core.builds.naming import Build, Kind
 from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
 from moondream_station.core.builds.verdicts import Judgement, judge
-from moondream_station.core.builds.visibility import describe
+from moondream_station.core.builds.visibility import describe, hiding_variable
 
 _ANY_DRIVER = "99999.0"
 _JETSON = "NVIDIA makes wheels of its own for Jetson, which the station does not install."
@@ -48,7 +48,12 @@ def _remedy(kind: Kind, question: Question) -> str:
     driverless = kind is Kind.CUDA and in_use.driver is None
     if in_use.absence and not driverless:
         return f"{in_use.absence}."
-    tries = (_newer_driver(kind, question), _older_torch(kind, question), _other_python(kind, question))
+    tries = (
+        _newer_driver(kind, question),
+        _older_torch(kind, question),
+        _other_python(kind, question),
+        _hidden_gpus(kind, question),
+    )
     found = [sentence for sentence in tries if sentence]
     if not found and (both := _newer_driver_and_older_torch(kind, question)):
         found.append(both)
@@ -118,6 +123,28 @@ def _other_python(kind: Kind, question: Question) -> str | None:
         return None
     pythons = in_words(pythons_of((best.best,)))
     return f"{best.build.name} with torch {best.best.torch} has wheels for Python {pythons}."
+
+
+def _hidden_gpus(kind: Kind, question: Question) -> str | None:
+    """Of several GPUs, what would run on some if the others were hidden."""
+    gpus = question.hardware.of_kind(kind).gpus
+    judgements = (
+        judge(build, question.ignoring_also(Obstacle.ARCHITECTURE))
+        for build in question.builds
+        if build.kind is kind
+    )
+    some = [
+        (offer.version, one.build, served)
+        for one in judgements
+        for offer in one.offers
+        if (served := question.hardware.served(one.build, offer.version))
+    ]
+    if len(gpus) == 1 or not some:
+        return None
+    torch, build, served = max(some, key=lambda found: found[:2])
+    names = " and ".join(dict.fromkeys(describe(gpus[place]) for place in sorted(served)))
+    variable = hiding_variable(kind)
+    return f"{build.name} with torch {torch} would run on {names} alone, once {variable} hides the others."
 
 
 def _newer_driver_and_older_torch(kind: Kind, question: Question) -> str | None:

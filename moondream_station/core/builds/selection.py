@@ -21,7 +21,7 @@ from moondream_station.core.builds.question import OVERRIDABLE, Obstacle, Questi
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.builds.sentences import why_chosen, why_guided, why_none, why_possible
 from moondream_station.core.builds.verdicts import Judgement, judge
-from moondream_station.core.builds.visibility import describe
+from moondream_station.core.builds.visibility import describe, hiding_variable
 from moondream_station.core.capabilities.snapshot import Capabilities
 
 _RANKS = {Kind.MPS: 9, Kind.CUDA: 9, Kind.ROCM: 8, Kind.XPU: 7, Kind.CPU: 0}
@@ -127,7 +127,7 @@ def _served_together(kind: Kind, builds: Iterable[Build], question: Question) ->
     """Of several GPUs in use that no build serves all of, those that one build can serve together.
 
     The GPU that the runtime numbers first has to be among them, because a backend computes on that one; then
-    the second, and so on.
+    the second, and so on. Nothing where no build serves that one.
     """
     in_use = question.hardware.of_kind(kind)
     if len(in_use.gpus) < 2:  # noqa: PLR2004  a single GPU is served or it is not
@@ -140,7 +140,10 @@ def _served_together(kind: Kind, builds: Iterable[Build], question: Question) ->
         for offer in judge(build, other).offers
     }
     numbered = in_use.runtime_order
-    return max(served, key=lambda places: [place in places for place in numbered], default=frozenset())
+    with_the_first = (places for places in served if numbered[0] in places)
+    return max(
+        with_the_first, key=lambda places: [place in places for place in numbered], default=frozenset()
+    )
 
 
 def _worth(judgement: Judgement, question: Question) -> tuple[int, bool, Version, Build]:
@@ -237,7 +240,7 @@ def _left_out(chosen: Judgement, question: Question) -> list[str]:
         for place, gpu in enumerate(gpus)
         if place not in served
     )
-    variable = "HIP_VISIBLE_DEVICES" if chosen.build.kind is Kind.ROCM else "CUDA_VISIBLE_DEVICES"
+    variable = hiding_variable(chosen.build.kind)
     return [f"{names} is left out: no build that is possible here serves all GPUs. Hide it with {variable}."]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.cubin import parse_capability
+from moondream_station.core.builds.naming import Kind
 from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -49,6 +50,11 @@ class InUse:
         if not self.fastest_first:
             return tuple(places)
         return tuple(sorted(places, key=lambda place: _speed(self.gpus[place]), reverse=True))
+
+
+def hiding_variable(kind: Kind) -> str:
+    """The variable that hides GPUs from builds of a kind."""
+    return "HIP_VISIBLE_DEVICES" if kind is Kind.ROCM else "CUDA_VISIBLE_DEVICES"
 
 
 def describe(gpu: Gpu) -> str:

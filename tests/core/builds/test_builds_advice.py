@@ -59,6 +59,12 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             "3.12.3",
             "rocm7.2 with torch 2.14.1 would run on it",
         ),
+        (
+            linux(nvidia("6.1", "GTX 1080"), nvidia("12.0", "RTX 5090", index=1), driver="580.65.06"),
+            "torch<2.6",
+            "3.12.3",
+            "cu124 with torch 2.5.1 would run on GTX 1080 alone, once CUDA_VISIBLE_DEVICES hides the others",
+        ),
         (windows(amd("gfx1100", "RX 7900 XTX")), "torch", "3.12.3", "no build for it on this platform"),
         (
             linux(nvidia("8.7", "Orin"), driver="540.4.0", machine="aarch64", surroundings="jetson"),

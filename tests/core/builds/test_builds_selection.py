@@ -344,6 +344,12 @@ def test_cards_that_no_build_serves_together_are_named() -> None:
     assert warning.startswith("GTX 1080 (6.1) is left out")
 
 
+def test_a_build_that_serves_all_but_the_first_card_is_not_taken() -> None:
+    """A backend computes on the first one, and would fail there."""
+    machine = linux(GTX_1080, nvidia("12.0", "RTX 5090", index=1), driver="580.65.06")
+    assert chosen(plan(machine, "torch<2.6")) == ("cpu", "2.5.1")
+
+
 def test_an_unknown_capability_is_left_to_the_driver_with_a_warning() -> None:
     """The build is as if the GPU could run it; verification will tell."""
     selection = plan(linux(nvidia(None, "Mystery"), driver="535.183.01")).selection
