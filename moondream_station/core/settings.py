@@ -15,12 +15,13 @@ from moondream_station.core.storage import read_json, write_atomically
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
 
-_VARIABLES = {
+VARIABLES = {
     "MOONDREAM_STATION_MANIFEST": "manifest",
     "MOONDREAM_STATION_TORCH_INDEX": "torch_index",
     "MOONDREAM_STATION_STRATEGY": "strategy",
     "MOONDREAM_STATION_LOG": "log",
 }
+"""The setting that each variable stands for."""
 
 
 class Settings(BaseModel):
@@ -32,11 +33,11 @@ class Settings(BaseModel):
         manifest: Path or URL of the manifest; None is the built-in one.
         torch_index: Base URL of the PyTorch index or its mirror; `/TAG/torch/` is appended.
         strategy: `auto`, `guide` or a build's name.
-        log: Log level; None is `warning` on a terminal and `info` elsewhere.
+        log: Log level; None is `error` at the prompt, `info` where `serve` has no terminal, else `warning`.
         service_host: Address to serve on.
         service_port: First port to try, 0 to 65535.
-        current_model: The model that 0.1 had active; used while no environment is recorded.
-        models_dir: Where 0.1 kept models; read, never written.
+        current_model: The model that 0.1 had active; while none is active, the doctor looks at this one.
+        models_dir: Where 0.1 kept models; accepted, and not used.
         inference_workers: Requests computed at the same time, 1 or more.
         inference_max_queue_size: Requests that may wait, 0 or more.
         inference_timeout: Seconds a request may take.
@@ -69,14 +70,14 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
         SettingsInvalid: A value can't be used; says where it stands.
     """
     stored = read_config(home.config)
-    variables = {key: environ[name] for name, key in _VARIABLES.items() if environ.get(name, "").strip()}
+    variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
     given = {key: value for key, value in flags.items() if value is not None}
     try:
         return Settings.model_validate({**stored, **variables, **given})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        origin = next((name for name, to in _VARIABLES.items() if to == key and key in variables), None)
+        origin = next((name for name, to in VARIABLES.items() if to == key and key in variables), None)
         raise SettingsInvalid(
             f"{origin or home.config}: {key} is {first['input']!r}: {first['msg']}.",
             hint=f"Correct or remove {origin or f'`{key}` in {home.config}'}.",
