@@ -20,7 +20,7 @@ _SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH", re.IG
 _SECRET_CHARACTERS: Final = 6
 """Shorter values are words of ordinary text."""
 
-_URL: Final = re.compile(r"(\bhttps?://[^\s/'\"<>(),;]+)/[^\s'\"<>(),;]+")
+_URL: Final = re.compile(r"(\bhttps?://[^\s/'\"<>(),;]+)/[^\s'\"<>(),;]*[^\s'\"<>(),;:.]")
 _PATH: Final = re.compile(r"(?<![\w~.$:/*<-])(?:/[^\s/'\"<>(),;:]+){2,}/?|\b[A-Za-z]:\\[^\s'\"<>(),;:]+")
 _PUBLIC_PATH: Final = re.compile(
     r"/(?:bin|dev|etc|lib|lib64|opt/rocm|proc|sbin|sys|usr)/|[A-Za-z]:\\(?:Windows|Program Files)\\"

@@ -1,0 +1,163 @@
+"""`doctor`: the report, its exit codes, records, and repairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from moondream_station.core.machine import MachineRecord, load_record
+from moondream_station.core.schemas import schemas
+from support import machines as m
+from support.commands import run, run_json, serving
+from support.stations import Premises
+
+
+@pytest.fixture
+def bare(premises: Premises) -> Premises:
+    """Premises with a home in which nothing ever happened."""
+    premises.home.create()
+    return premises
+
+
+def validated(report: Any) -> Any:
+    """A report that is of its shape."""
+    jsonschema.Draft202012Validator(schemas()["doctor"]).validate(report)
+    return report
+
+
+def statuses(report: Any) -> dict[str, str]:
+    """The status of every check."""
+    return {finding["id"]: finding["status"] for finding in report["findings"]}
+
+
+def write_record(folder: Path, record: MachineRecord) -> str:
+    """A machine record as a file."""
+    path = folder / "machine.json"
+    path.write_text(json.dumps(record.to_json()))
+    return str(path)
+
+
+def test_text_and_json_tell_the_same(installed: Premises) -> None:
+    """A model that is installed and whole is no error; the text names every finding."""
+    report = validated(run_json(installed, "doctor"))
+    assert report["ok"] is True
+    assert statuses(report)["environments.active"] == "ok"
+    shown = run(installed, "doctor")
+    assert shown.returncode == 0
+    told = {finding["id"]: finding["summary"] for finding in report["findings"]}
+    assert all(
+        told[check] in shown.stdout for check in told if check not in {"disk.space", "machine.platform"}
+    )
+
+
+def test_an_error_is_exit_1(installed: Premises) -> None:
+    """And is told with a command to copy."""
+    name = next(iter(installed.environments()))
+    next((installed.home.environments / name / "venv").glob("lib/*/site-packages/torch/__init__.py")).unlink()
+    shown = run(installed, "doctor", "--offline")
+    assert shown.returncode == 1
+    assert "moondream-station switch colours" in shown.stdout
+
+
+def test_a_machine_from_elsewhere_is_looked_at(bare: Premises, tmp_path: Path) -> None:
+    """From its record alone, and in what that can answer."""
+    path = write_record(tmp_path, m.nvidia_linux(driver="390.157", cuda="9.1", is_old=True))
+    report = validated(run_json(bare, "doctor", "--machine", path))
+    found = statuses(report)
+    assert found["gpu.driver"] == "warning"
+    assert {found[check] for check in found if check.split(".")[0] in {"disk", "network", "station"}} == {
+        "skipped"
+    }
+    assert list(bare.home.root.glob("*.*")) == []
+    assert run(bare, "doctor", "--machine", write_record(tmp_path, m.rosetta())).returncode == 1
+
+
+def test_a_record_can_be_read_back(bare: Premises, tmp_path: Path) -> None:
+    """It is of its shape, holds nothing private, and gives the same answers elsewhere."""
+    path = tmp_path / "record.json"
+    here = run(
+        bare, "doctor", "--offline", "--json", "--record", str(path), USER="annika", HOSTNAME="annika-pc"
+    )
+    assert here.returncode == 0
+    data = json.loads(path.read_text())
+    jsonschema.Draft202012Validator(schemas()["machine"]).validate(data)
+    text = path.read_text()
+    assert "annika" not in text
+    assert str(bare.folder) not in text
+    load_record(path)
+    there = run_json(bare, "doctor", "--machine", str(path))
+    ours, theirs = statuses(json.loads(here.stdout)), statuses(there)
+    assert {check: ours[check] for check in ours if check.startswith("gpu.d")} == {
+        check: theirs[check] for check in theirs if check.startswith("gpu.d")
+    }
+
+
+def test_a_record_is_written_although_a_probe_hangs(bare: Premises, tmp_path: Path) -> None:
+    """The program that does not answer is in it, as one that timed out."""
+    program = tmp_path / "bin" / "nvcc"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    path = tmp_path / "record.json"
+    shown = run(bare, "doctor", "--offline", "--record", str(path), PATH=f"{program.parent}:/usr/bin:/bin")
+    assert shown.returncode == 0
+    commands = {command["argv"][0]: command for command in json.loads(path.read_text())["commands"]}
+    assert commands["nvcc"]["timed_out"] is True
+
+
+@pytest.mark.parametrize("place", ["nowhere/record.json", "."])
+def test_a_record_that_cannot_be_written_is_refused_before_anything(bare: Premises, place: str) -> None:
+    """The command line is wrong; nothing was looked at."""
+    shown = run(bare, "doctor", "--record", str(bare.folder / place), "--json")
+    assert shown.returncode == 2
+    assert json.loads(shown.stdout)["error"]["code"] == "usage"
+
+
+def test_what_is_no_record_is_refused(bare: Premises, tmp_path: Path) -> None:
+    """As is a file that does not exist, and a repair of another machine."""
+    path = tmp_path / "machine.json"
+    path.write_text("{}")
+    assert run(bare, "doctor", "--machine", str(path)).returncode == 2
+    assert run(bare, "doctor", "--machine", str(tmp_path / "none.json")).returncode == 2
+    both = run(bare, "doctor", "--fix", "--machine", write_record(tmp_path, m.cpu_only()))
+    assert both.returncode == 2
+
+
+def test_fix_repairs_and_says_what(bare: Premises) -> None:
+    """Half-done environments and files of the dead go; a second time there is nothing to do."""
+    home = bare.home
+    home.create()
+    (home.environments / "0badc0de-0001").mkdir()
+    dead = {"pid": 2**22 + 1, "process_created_at": 1.0, "since": "2026-11-23T10:00:00.000000Z"}
+    station = {"address": "http://127.0.0.1:9", "token": "t", "instance": "i", "version": "0"}
+    home.station.write_text(json.dumps({**dead, **station}))
+    assert statuses(run_json(bare, "doctor", "--offline"))["environments.leftovers"] == "warning"
+    assert (home.environments / "0badc0de-0001").exists()
+    report = validated(run_json(bare, "doctor", "--offline", "--fix"))
+    repairs = report["findings"][-1]
+    assert repairs["id"] == "station.repairs"
+    assert "0badc0de-0001" in repairs["summary"]
+    assert "station.json" in repairs["summary"]
+    assert statuses(report)["environments.leftovers"] == "ok"
+    assert not (home.environments / "0badc0de-0001").exists()
+    assert "Nothing needed a repair." in run(bare, "doctor", "--offline", "--fix").stdout
+
+
+def test_settings_that_cannot_be_used_are_a_finding(bare: Premises) -> None:
+    """Not the end of the doctor."""
+    bare.home.config.write_text('{"service_port": "many"}')
+    shown = run(bare, "doctor", "--offline", "--json")
+    assert shown.returncode == 1
+    assert statuses(json.loads(shown.stdout))["station.settings"] == "error"
+
+
+def test_a_serving_station_examines_itself(installed: Premises) -> None:
+    """`GET /v1/station/doctor` gives the same shape, and the station finds itself healthy."""
+    with serving(installed) as station:
+        report = validated(station.get("/v1/station/doctor"))
+        assert statuses(report)["station.serving"] == "ok"
+        assert statuses(run_json(installed, "doctor"))["station.serving"] == "ok"

@@ -1,0 +1,73 @@
+"""The report for people, beside the one for programs."""
+
+from __future__ import annotations
+
+from moondream_station.doctor import Finding, Remedy, Report, Status, report_to_json
+from moondream_station.doctor.report import Section
+from moondream_station.doctor.text import ASCII, UNICODE, report_text, symbols_for
+
+
+def finding(section: Section, status: Status, summary: str, **more: object) -> Finding:
+    """A finding."""
+    fields = {"id": f"{section}.it", "section": section, "status": status, "summary": summary, **more}
+    return Finding(seconds=0.1, **fields)  # type: ignore[arg-type]
+
+
+REPORT = Report(
+    (
+        finding(Section.MACHINE, Status.OK, "Linux.", detail="not shown"),
+        finding(
+            Section.GPU,
+            Status.ERROR,
+            "Out of step.",
+            detail="seen this\nand that",
+            remedy=Remedy(text="Restart.", commands=("sudo reboot", "nvidia-smi")),
+        ),
+        finding(Section.GPU, Status.WARNING, "Too old."),
+        finding(Section.DISK, Status.SKIPPED, "Not looked at."),
+    )
+)
+
+
+def test_findings_stand_by_section_with_their_remedies() -> None:
+    """Details and remedies only where something is wrong; commands alone on their lines."""
+    assert report_text(REPORT, ASCII) == (
+        "Machine\n"
+        "  [ok] Linux.\n"
+        "\n"
+        "GPU and driver\n"
+        "  [x] Out of step.\n"
+        "    seen this\n"
+        "    and that\n"
+        "    > Restart.\n"
+        "        sudo reboot\n"
+        "        nvidia-smi\n"
+        "  [!] Too old.\n"
+        "\n"
+        "Disk\n"
+        "  [-] Not looked at.\n"
+        "\n"
+        "1 error and 1 warning."
+    )
+
+
+def test_text_and_json_agree() -> None:
+    """Every finding of the one is in the other, and in the same order."""
+    text = report_text(REPORT, UNICODE)
+    places = [text.index(one["summary"]) for one in report_to_json(REPORT)["findings"]]
+    assert places == sorted(places)
+    assert report_to_json(REPORT)["ok"] is False
+    assert report_text(Report(REPORT.findings[:1]), UNICODE).endswith("Nothing is wrong.")
+
+
+def test_symbols_are_those_that_can_be_shown() -> None:
+    """An output in ASCII, or in something unknown, gets ASCII."""
+    assert symbols_for("utf-8") is UNICODE
+    assert symbols_for("ascii") is ASCII
+    assert symbols_for("no-such-encoding") is ASCII
+    assert symbols_for(None) is ASCII
+
+
+def test_colours_are_around_the_symbols_alone() -> None:
+    """So that a line can be copied."""
+    assert "\x1b[31m[x]\x1b[0m Out of step.\n" in report_text(REPORT, ASCII.in_colour())
