@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 from rich.text import Text
 
@@ -146,11 +147,16 @@ def _drawn(terminal: Terminal) -> Iterator[_Panel]:
 async def _follow(home: Home, view: View) -> None:
     """Show what is, until cancelled."""
     while True:
+        await anyio.lowlevel.checkpoint()
         record = read_station(home)
         if record is None:
             await _follow_files(home, view)
-        else:
+            continue
+        try:
             await _follow_station(home, record, view)
+        except StationUnreachable:
+            if read_station(home) == record:
+                raise
 
 
 async def _follow_station(home: Home, record: StationRecord, view: View) -> None:
@@ -164,12 +170,8 @@ async def _follow_station(home: Home, record: StationRecord, view: View) -> None
                 serving.cancel()
                 return
 
-    try:
-        messages = partial(_show_messages, home, record, view)
-        await accompanied(partial(_within, serving, messages), leave_with_it)
-    except StationUnreachable:
-        if read_station(home) == record:
-            raise
+    messages = partial(_show_messages, home, record, view)
+    await accompanied(partial(_within, serving, messages), leave_with_it)
 
 
 async def _show_messages(home: Home, record: StationRecord, view: View) -> None:
