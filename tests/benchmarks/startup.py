@@ -2,7 +2,7 @@
 
 Run it as a program: `python tests/benchmarks/startup.py`. The predecessor, 0.1, is installed from PyPI into a
 temporary virtual environment. It asks a question before it answers anything, and is given no answer: its time
-is that of getting there. Both run in turn; each one's median and their ratio are printed. Aim: at most a fifth.
+is that of getting there. Both run in turn; medians and ratio are printed. Aim: at most a fifth.
 """
 
 from __future__ import annotations
