@@ -15,6 +15,7 @@ from moondream_station.core.builds.selection import select
 from moondream_station.core.builds.target import target_of
 from moondream_station.core.builds.verdicts import judge
 from moondream_station.core.capabilities.snapshot import Capabilities
+from moondream_station.core.environments.interpreter import OLDEST_PYTHON
 
 _ANY_DRIVER = "99999.0"
 
@@ -94,12 +95,13 @@ class Planned:
         return min(found, key=_numbers, default=None)
 
     def other_pythons(self) -> tuple[str, ...]:
-        """The Pythons with which something could be installed here, oldest first."""
+        """The Pythons that the station runs on and something could be installed for, oldest first."""
         known = {python for row in load_catalog().rows for python in row.pythons if not python.endswith("t")}
         return tuple(
             python
             for python in sorted(known, key=_numbers)
-            if plan_for(
+            if _numbers(python) >= OLDEST_PYTHON
+            and plan_for(
                 self.capabilities, self.requirements, python=python, strategy=self.strategy
             ).selection.build
         )
