@@ -12,8 +12,9 @@ import pytest
 from moondream_station.core.machine import MachineRecord, load_record
 from moondream_station.core.schemas import schemas
 from support import machines as m
-from support.commands import run, run_json, serving
+from support.commands import command, run, run_json, serving
 from support.stations import Premises
+from support.terminal import open_terminal
 
 
 @pytest.fixture
@@ -41,26 +42,27 @@ def write_record(folder: Path, record: MachineRecord) -> str:
     return str(path)
 
 
-def test_text_and_json_tell_the_same(installed: Premises) -> None:
-    """A model that is installed and whole is no error; the text names every finding."""
+def test_a_model_that_works_has_no_error(installed: Premises) -> None:
+    """Text, JSON and `GET /v1/station/doctor` tell the same; the text names every finding."""
     report = validated(run_json(installed, "doctor"))
     assert report["ok"] is True
     assert statuses(report)["environments.active"] == "ok"
     shown = run(installed, "doctor")
     assert shown.returncode == 0
     told = {finding["id"]: finding["summary"] for finding in report["findings"]}
-    assert all(
-        told[check] in shown.stdout for check in told if check not in {"disk.space", "machine.platform"}
-    )
+    assert all(told[check] in shown.stdout for check in told if check != "disk.space")
+    with serving(installed) as station:
+        served = validated(station.get("/v1/station/doctor"))
+        assert statuses(served) == statuses(report)
+        told = {finding["id"]: finding["summary"] for finding in served["findings"]}
+        assert told["station.serving"].startswith(f"A station serves at {station.address}")
 
 
-def test_an_error_is_exit_1(installed: Premises) -> None:
+def test_an_error_is_exit_1(bare: Premises, tmp_path: Path) -> None:
     """And is told with a command to copy."""
-    name = next(iter(installed.environments()))
-    next((installed.home.environments / name / "venv").glob("lib/*/site-packages/torch/__init__.py")).unlink()
-    shown = run(installed, "doctor", "--offline")
+    shown = run(bare, "doctor", "--machine", write_record(tmp_path, m.rosetta()))
     assert shown.returncode == 1
-    assert "moondream-station switch colours" in shown.stdout
+    assert "brew install python" in shown.stdout
 
 
 def test_a_machine_from_elsewhere_is_looked_at(bare: Premises, tmp_path: Path) -> None:
@@ -73,7 +75,6 @@ def test_a_machine_from_elsewhere_is_looked_at(bare: Premises, tmp_path: Path) -
         "skipped"
     }
     assert list(bare.home.root.glob("*.*")) == []
-    assert run(bare, "doctor", "--machine", write_record(tmp_path, m.rosetta())).returncode == 1
 
 
 def test_a_record_can_be_read_back(bare: Premises, tmp_path: Path) -> None:
@@ -155,9 +156,14 @@ def test_settings_that_cannot_be_used_are_a_finding(bare: Premises) -> None:
     assert statuses(json.loads(shown.stdout))["station.settings"] == "error"
 
 
-def test_a_serving_station_examines_itself(installed: Premises) -> None:
-    """`GET /v1/station/doctor` gives the same shape, and the station finds itself healthy."""
-    with serving(installed) as station:
-        report = validated(station.get("/v1/station/doctor"))
-        assert statuses(report)["station.serving"] == "ok"
-        assert statuses(run_json(installed, "doctor"))["station.serving"] == "ok"
+@pytest.mark.terminal
+def test_on_a_terminal_the_report_takes_the_place_of_what_ran(tmp_path: Path) -> None:
+    """Lines appear as checks end; at the end the report alone stands there, with symbols."""
+    environ = {"MOONDREAM_STATION_HOME": str(tmp_path / "home"), "NO_COLOR": "1", "PIP_NO_INDEX": "1"}
+    line = command("doctor", "--offline")
+    with open_terminal(line, columns=100, rows=60, environ=environ) as terminal:
+        assert terminal.exit_code() == 0
+        screen = terminal.screen()
+    assert screen[0] == "Machine"
+    assert any(shown.startswith("  ✓ ") for shown in screen)
+    assert sum("The settings can be used." in shown for shown in screen) == 1

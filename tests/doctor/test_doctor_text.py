@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from moondream_station.doctor import Finding, Remedy, Report, Status, report_to_json
+from moondream_station.doctor.registry import CHECKS
 from moondream_station.doctor.report import Section
 from moondream_station.doctor.text import ASCII, UNICODE, report_text, symbols_for
 
@@ -71,3 +75,10 @@ def test_symbols_are_those_that_can_be_shown() -> None:
 def test_colours_are_around_the_symbols_alone() -> None:
     """So that a line can be copied."""
     assert "\x1b[31m[x]\x1b[0m Out of step.\n" in report_text(REPORT, ASCII.in_colour())
+
+
+def test_every_check_is_documented() -> None:
+    """docs/how-to/read-doctor.md lists them in the registry's order, and no other."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "read-doctor.md"
+    rows = re.findall(r"^\| `([a-z]+\.[a-z-]+)` \|", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert rows == [check.id for check in CHECKS]
