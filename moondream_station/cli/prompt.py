@@ -1,44 +1,60 @@
-"""The interactive prompt: serves while it runs, shows what is active, and takes a few commands."""
+"""The interactive prompt: serves while it runs, with the status panel below, and takes a few commands."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import NestedCompleter
+from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.patch_stdout import patch_stdout
+from prompt_toolkit.shortcuts import CompleteStyle
+from prompt_toolkit.styles import Style
 
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_error, print_result
 from moondream_station.cli.plain import PlainLines
 from moondream_station.cli.serve import Wanted, serve_here
 from moondream_station.cli.show import models_text, status_text
+from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.environments.active import read_active
-from moondream_station.core.errors import StationError, UnknownModel, UsageError
+from moondream_station.core.environments.together import accompanied
+from moondream_station.core.errors import NothingToCancel, StationError, UnknownModel, UsageError
+from moondream_station.core.events import CancelReason, DownloadProgressed, Fact, ProbeFinished
 from moondream_station.core.home import home_from
 from moondream_station.core.models import models_shape
 from moondream_station.core.settings import load_settings
-from moondream_station.core.state import StationState, status
+from moondream_station.core.state import status
 from moondream_station.core.station import Station
+from moondream_station.panel.rendering import render, render_summary
+from moondream_station.panel.terminal import Terminal
 
 COMMANDS: Final[Mapping[str, str]] = {
     "switch": "switch MODEL [--strategy S]: activate a model",
-    "cancel": "cancel: end the running switch",
+    "cancel": "cancel: end the running switch (also Ctrl-C)",
     "models": "models: list the models",
     "status": "status: what is active, and what runs",
+    "plan": "plan [REQUIREMENT...] [OPTIONS]: which build would be installed, and why; `plan --help`",
     "help": "help: this list",
     "quit": "quit: end the station (also Ctrl-D)",
 }
+_STRATEGIES: Final = ("auto", "guide", "cpu")
+_SECONDS_A_PICTURE: Final = 0.25
 
 
 def run_prompt() -> int:
-    """Serve, and take commands until `quit` or Ctrl-D; returns the exit code."""
+    """Serve, and take commands until `quit`, Ctrl-D or a signal; returns the exit code."""
     return anyio.run(_run)
 
 
@@ -48,96 +64,177 @@ async def _run() -> int:
     check_strategy(settings.strategy)
     configure_logging(settings.log, default="error")
     stopping = anyio.Event()
-    async with (
-        serve_here(home, settings, Wanted(), stopping=stopping, announce=_announce) as station,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(_tell, station)
-        await _take_commands(station)
-        tasks.cancel_scope.cancel()
+    async with serve_here(home, settings, Wanted(), stopping=stopping, announce=_announce) as station:
+        prompt = Prompt(station, Terminal(sys.stdout))
+
+        def obey(signal: CancelReason) -> None:
+            if signal is CancelReason.USER:
+                prompt.interrupt()
+            else:
+                stopping.set()
+
+        taking = partial(accompanied, prompt.take_commands, prompt.tell)
+        await accompanied(partial(_until, stopping, taking), partial(cancel_on_signal, obey))
     return 0
+
+
+async def _until(stopping: anyio.Event, job: Callable[[], Awaitable[None]]) -> None:
+    """Do something until it ends, or the station does."""
+    scope = anyio.CancelScope()
+
+    async def leave() -> None:
+        await stopping.wait()
+        scope.cancel()
+
+    async def work() -> None:
+        with scope:
+            await job()
+
+    await accompanied(work, leave)
 
 
 def _announce(address: str) -> None:
     print_result(f"Moondream Station is serving on {address}. `help` lists the commands.")
 
 
-async def _tell(station: Station) -> None:
-    """Print what happens, above the prompt."""
-    plain = PlainLines()
-    async with station.bus.subscribe() as events:
-        async for event in events:
-            for line in plain.lines(event):
-                print_result(line)
+class Prompt:
+    """Commands above, the panel below.
 
-
-async def _take_commands(station: Station) -> None:
-    names = dict.fromkeys(station.manifest.models)
-    words = {name: names if name == "switch" else None for name in COMMANDS}
-    session: PromptSession[str] = PromptSession(
-        completer=NestedCompleter.from_nested_dict(words),
-        bottom_toolbar=lambda: toolbar(station.bus.state),
-        refresh_interval=0.5,
-    )
-    with patch_stdout(raw=True):
-        while True:
-            try:
-                line = await session.prompt_async("moondream> ")
-            except KeyboardInterrupt:
-                continue  # as a shell does: the line is thrown away
-            except EOFError:
-                return
-            if line.strip() in {"quit", "exit"}:
-                return
-            try:
-                obey(station, line)
-            except StationError as error:
-                print_error(error.info, as_json=False)
-
-
-def switch(station: Station, model: str, strategy: str | None) -> None:
-    """Ask for a model; that there is none of that name is published, and so shown."""
-    with suppress(UnknownModel):
-        station.request_switch(model, strategy)
-
-
-def toolbar(state: StationState) -> str:
-    """One line that says what is active and what runs."""
-    active = state.active
-    shown = (
-        f"{active.model} on {active.build or 'no torch'}, worker {active.worker}" if active else "no model"
-    )
-    running = state.activation
-    doing = f"  |  switching to {running.model}: {running.stage}" if running else ""
-    return f" {shown}{doing}"
-
-
-def obey(station: Station, line: str) -> None:
-    """Do what a line says.
-
-    Raises:
-        UsageError: There is no such command, or it lacks something.
-        StationError: It can't be done.
+    Args:
+        station: The station that serves here.
+        terminal: Where the prompt is.
     """
+
+    def __init__(self, station: Station, terminal: Terminal) -> None:
+        self._station = station
+        self._terminal = terminal
+        self._unicode = terminal.shows_unicode(os.environ)
+        self._cancelled: str | None = None
+
+    async def take_commands(self) -> None:
+        """Take commands until the last one."""
+        session: PromptSession[str] = PromptSession(
+            completer=NestedCompleter.from_nested_dict(self._words()),
+            bottom_toolbar=self.panel,
+            complete_style=CompleteStyle.READLINE_LIKE,  # a menu would need lines between prompt and panel
+            reserve_space_for_menu=0,
+            refresh_interval=_SECONDS_A_PICTURE,
+            style=Style.from_dict({"bottom-toolbar": "noreverse"}),
+        )
+        with patch_stdout(raw=True):
+            while await self._take_one(session):
+                pass
+
+    async def _take_one(self, session: PromptSession[str]) -> bool:
+        """Take one line, and obey it; gives whether another one may follow."""
+        await anyio.lowlevel.checkpoint()
+        try:
+            line = await session.prompt_async("moondream> ", handle_sigint=False)
+        except KeyboardInterrupt:  # the key, not the signal: the line is thrown away, as in a shell
+            self.interrupt()
+            return True
+        except EOFError:
+            return False
+        if line.strip() in {"quit", "exit"}:
+            return False
+        try:
+            await self.obey(line)
+        except StationError as error:
+            print_error(error.info, as_json=False)
+        return True
+
+    def interrupt(self) -> None:
+        """Ctrl-C: end the running switch, where one runs."""
+        if self._station.bus.state.activation is not None:
+            with suppress(NothingToCancel):  # it has just ended
+                self._cancel()
+
+    async def tell(self) -> None:
+        """Print what happens above the prompt, as far as the panel does not show it."""
+        plain = PlainLines()
+        async with self._station.bus.subscribe() as events:
+            async for event in events:
+                if not _is_in_panel(event.fact):
+                    for line in plain.lines(event):
+                        print_result(line)
+
+    async def obey(self, line: str) -> None:
+        """Do what a line says.
+
+        Raises:
+            UsageError: There is no such command, or it lacks something.
+            StationError: It can't be done.
+        """
+        await anyio.lowlevel.checkpoint()
+        words = _split(line)
+        match words:
+            case []:
+                return
+            case ["switch", model]:
+                self._switch(model, None)
+            case ["switch", model, "--strategy" | "-s", strategy]:
+                self._switch(model, check_strategy(strategy))
+            case ["cancel"]:
+                self._cancel()
+            case ["models"]:
+                record = read_active(self._station.home)
+                print_result(models_text(models_shape(self._station.manifest, record)))
+            case ["status"]:
+                print_result(status_text(status(self._station.bus.state)))
+            case ["plan", *arguments]:
+                await self._plan(arguments)
+            case ["help"]:
+                print_result("\n".join(COMMANDS.values()))
+            case _:
+                hint = COMMANDS.get(words[0], "`help` lists the commands.")
+                raise UsageError(f"{line.strip()!r} is no command.", hint=hint)
+
+    def panel(self) -> ANSI:
+        """The running activation, in at most half of the terminal, and the active model."""
+        state, size = self._station.bus.state, self._terminal.size
+        width = size.columns - 1
+        lines = [render_summary(state, width=width, unicode=self._unicode)]
+        if state.activation is not None:
+            lines = [
+                *render(
+                    state,
+                    width=width,
+                    height=size.lines // 2,
+                    unicode=self._unicode,
+                    now=datetime.now(UTC),
+                    cancelling=state.activation.id == self._cancelled,
+                ),
+                *lines,
+            ]
+        return ANSI("\n".join(map(self._terminal.styled, lines)))
+
+    def _words(self) -> dict[str, dict[str, dict[str, dict[str, None]]] | None]:
+        """What can be typed where."""
+        strategies = {"--strategy": dict.fromkeys(_STRATEGIES)}
+        models = dict.fromkeys(self._station.manifest.models, strategies)
+        return {name: models if name == "switch" else None for name in COMMANDS}
+
+    def _switch(self, model: str, strategy: str | None) -> None:
+        with suppress(UnknownModel):  # published, and so told
+            self._station.request_switch(model, strategy)
+
+    def _cancel(self) -> None:
+        self._cancelled = self._station.request_cancel()
+
+    async def _plan(self, arguments: list[str]) -> None:
+        """Plan as the command line does, with all its options, and its own end for errors."""
+        from moondream_station.cli.app import run  # noqa: PLC0415  it imports this module
+
+        await anyio.to_thread.run_sync(run, ["plan", *arguments])
+        configure_logging(self._station.settings.log, default="error")  # `plan` has set up its own
+
+
+def _is_in_panel(fact: Fact) -> bool:
+    return isinstance(fact, DownloadProgressed | ProbeFinished)
+
+
+def _split(line: str) -> list[str]:
     try:
-        words = shlex.split(line)
+        return shlex.split(line)
     except ValueError as error:
         raise UsageError(f"{line!r} can't be read: {error}.", hint="Quotes come in pairs.") from error
-    match words:
-        case []:
-            return
-        case ["switch", model]:
-            switch(station, model, None)
-        case ["switch", model, "--strategy" | "-s", strategy]:
-            switch(station, model, check_strategy(strategy))
-        case ["cancel"]:
-            station.request_cancel()
-        case ["models"]:
-            print_result(models_text(models_shape(station.manifest, read_active(station.home))))
-        case ["status"]:
-            print_result(status_text(status(station.bus.state)))
-        case ["help"]:
-            print_result("\n".join(COMMANDS.values()))
-        case _:
-            hint = COMMANDS.get(words[0], "`help` lists the commands.")
-            raise UsageError(f"{line.strip()!r} is no command.", hint=hint)

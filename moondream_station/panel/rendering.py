@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rich.text import Text
 
@@ -68,6 +68,18 @@ def render_station(
     room = None if height is None else max(0, height - len(lines) - 1)
     activation = render(state, width=width, unicode=unicode, now=now, height=room)
     return [*lines, Text(""), *activation] if activation else lines
+
+
+def render_summary(state: StationState, *, width: int, unicode: bool) -> Text:
+    """The active model and its worker in one line, styled by what the worker does."""
+    frame = _frame(width, unicode=unicode, now=datetime.now(UTC))
+    active = state.active
+    if active is None:
+        return Text(frame.cut("no model", frame.width))
+    on = active.build or "no torch"
+    degraded = ", degraded" if active.degraded else ""
+    words = f"{active.model} on {on}{degraded}, worker {active.worker}"
+    return Text(frame.cut(words, frame.width), _WORKER_STYLES[active.worker])
 
 
 class _Parts:

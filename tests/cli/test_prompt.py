@@ -2,96 +2,104 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import subprocess
-import time
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from support.commands import command, run
 from support.stations import Premises, processes_naming
+from support.terminal import Terminal, open_terminal
 
-_PATIENCE_SECONDS = 30.0
-
-
-class Terminal:
-    """A tmux session of its own, with a program in it.
-
-    Args:
-        premises: Where the program runs.
-        name: The session's, and its server's.
-    """
-
-    def __init__(self, premises: Premises, name: str) -> None:
-        self._name = name
-        words = [f"{key}={value}" for key, value in premises.environ.items()]
-        program = shlex.join(["env", "-i", "TERM=screen", *words, *command()])
-        self._tmux("new-session", "-d", "-s", name, "-x", "100", "-y", "40", program)
-
-    def type(self, line: str) -> None:
-        """Type a line, and Enter."""
-        self._tmux("send-keys", "-t", self._name, line, "Enter")
-
-    def wait_for(self, text: str) -> str:
-        """Look until the text is on the screen; gives the screen."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            screen = self._tmux("capture-pane", "-p", "-t", self._name)
-            if text in screen:
-                return screen
-            assert time.monotonic() < deadline, f"{text!r} never came:\n{screen}"
-
-    def has_ended(self) -> bool:
-        """Whether the program ended, and with it the session, within the usual patience."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            if self._call("has-session", "-t", self._name).returncode != 0:
-                return True
-        return False
-
-    def close(self) -> None:
-        """End what is left of the session."""
-        self._call("kill-server")
-
-    def _tmux(self, *arguments: str) -> str:
-        done = self._call(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def _call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        tmux = shutil.which("tmux")
-        assert tmux is not None
-        return subprocess.run(
-            [tmux, "-L", self._name, *arguments], capture_output=True, text=True, check=False
-        )
+_ROWS = 40
 
 
-@pytest.fixture
-def terminal(premises: Premises) -> Iterator[Terminal]:
+@pytest.fixture(params=[80])
+def terminal(premises: Premises, request: pytest.FixtureRequest) -> Iterator[Terminal]:
     """The prompt in a terminal; closed at the end."""
-    terminal = Terminal(premises, f"prompt-{premises.folder.parent.name}-{premises.folder.name}"[-60:])
-    try:
+    columns: int = request.param
+    with open_terminal(
+        command(), columns=columns, rows=_ROWS, environ=premises.environ, clean=True
+    ) as terminal:
+        terminal.wait_for("moondream>")
         yield terminal
-    finally:
-        terminal.close()
 
 
 @pytest.mark.terminal
+@pytest.mark.parametrize("terminal", [80, 40], indirect=True)
 def test_it_serves_switches_and_ends(terminal: Terminal, premises: Premises) -> None:
-    """Commands are obeyed, mistakes explained, and what happens is told above the prompt."""
-    terminal.wait_for("Moondream Station is serving on http://127.0.0.1:")
-    terminal.type("switch colours")
+    """Commands are obeyed, the panel shows what runs, and `quit` ends the station as SIGTERM does."""
+    terminal.wait_for("Moondream Station is serving on")
+    terminal.wait_for("no model")
+    terminal.type_line("switch colours")
+    terminal.wait_for("Switching to colours")
     terminal.wait_for("colours is active on the cpu build")
-    terminal.wait_for("colours on cpu, worker ready")
-    terminal.type("swich colours")
-    terminal.wait_for("'swich colours' is no command")
-    terminal.type("models")
+    lines = terminal.wait_for("colours on cpu, worker ready")
+    assert lines[-1] == "colours on cpu, worker ready"
+    terminal.type_line("models")
     terminal.wait_for("colours *")
     assert "worker ready" in run(premises, "status").stdout
-    terminal.type("quit")
-    assert terminal.has_ended()
+    terminal.type_line("quit")
+    assert terminal.exit_code() == 0
+    assert processes_naming(premises.folder) == []
+
+
+@pytest.mark.terminal
+def test_mistakes_are_explained(terminal: Terminal) -> None:
+    """With a hint, and the prompt goes on."""
+    terminal.type_line("swich colours")
+    terminal.wait_for("'swich colours' is no command")
+    terminal.wait_for("`help` lists the commands")
+    terminal.type_line("switch colours --strategy cu9")
+    terminal.wait_for("hint:")
+    terminal.type_line("switch 'colours")
+    terminal.wait_for("Quotes come in pairs")
+    terminal.type_line("cancel")
+    terminal.wait_for("No activation is running")
+    terminal.type_line("plan --nonsense")
+    terminal.wait_for("No such option")
+    terminal.type_line("switch gpt")
+    terminal.wait_for("unknown-model")
+    assert "Traceback" not in "\n".join(terminal.screen())
+
+
+@pytest.mark.terminal
+def test_plan_answers_as_the_command_does(terminal: Terminal) -> None:
+    """With its options."""
+    terminal.type_line("plan --offline --strategy cpu")
+    terminal.wait_for("rejected")
+
+
+@pytest.mark.terminal
+def test_commands_and_models_are_completed(terminal: Terminal) -> None:
+    """By Tab."""
+    terminal.press("s", "w", "Tab")
+    terminal.wait_for("moondream> switch")
+    terminal.press("Space", "c", "Tab")
+    terminal.wait_for("moondream> switch colours")
+
+
+@pytest.mark.terminal
+def test_control_c_cancels_and_the_prompt_goes_on(terminal: Terminal) -> None:
+    """Also where nothing runs: then the line is thrown away."""
+    terminal.type_line("switch colours")
+    terminal.wait_for("Switching to colours")
+    terminal.press("C-c")
+    terminal.wait_for("Cancelled while in")
+    terminal.press("n", "o", "C-c")
+    terminal.type_line("status")
+    terminal.wait_for("Active: no model")
+
+
+@pytest.mark.terminal
+@pytest.mark.parametrize("end", ["C-d", "SIGTERM"])
+def test_the_end_of_the_terminal_and_signals_end_it(terminal: Terminal, premises: Premises, end: str) -> None:
+    """Exit code 0, nothing left behind."""
+    if end == "C-d":
+        terminal.press(end)
+    else:
+        terminal.program().send_signal(signal.SIGTERM)
+    assert terminal.exit_code() == 0
     assert processes_naming(premises.folder) == []
 
 

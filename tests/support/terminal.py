@@ -81,7 +81,12 @@ class Terminal:
 
 @contextmanager
 def open_terminal(
-    command: Sequence[str | Path], *, columns: int, rows: int = 24, environ: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    *,
+    columns: int,
+    rows: int = 24,
+    environ: Mapping[str, str] | None = None,
+    clean: bool = False,
 ) -> Iterator[Terminal]:
     """Run a program in a terminal; both end with the block.
 
@@ -89,19 +94,25 @@ def open_terminal(
         command: The program and its arguments.
         columns: The terminal's width.
         rows: Its height.
-        environ: The program's variables beside PATH and those that tmux sets.
+        environ: Variables of the program beside ours and those that tmux sets.
+        clean: Whether it has those variables alone, and TERM.
     """
     program = shutil.which("tmux")
     assert program is not None, "tmux is not installed"
     tmux = [program, "-u", "-f", "/dev/null", "-L", f"moondream-{uuid.uuid4().hex}"]
     variables = [f"{name}={value}" for name, value in (environ or {}).items()]
+    alone = ["-i", "TERM=screen"] if clean else []
+    program_line = shlex.join(["env", *alone, *variables, *map(str, command)])
     with TemporaryDirectory() as folder:
-        status = Path(folder) / "status"
-        program_line = shlex.join(["env", *variables, *map(str, command)])
-        # tmux 3.3 now and then never tells the exit code of a pane that it keeps: the shell does.
-        line = f"trap : INT TERM HUP; {program_line}; echo $? >{status}.new; mv {status}.new {status}; cat"
+        status, script = Path(folder) / "status", Path(folder) / "script"
+        # tmux 3.3 now and then never tells the exit code of a pane that it keeps: a shell does. Its commands
+        # stand in a file, so that what its and tmux's own command lines name is not the program's.
+        script.write_text(
+            f"trap : INT TERM HUP\n{program_line}\necho $? >{status}.new\nmv {status}.new {status}\ncat\n",
+            encoding="utf-8",
+        )
         size = ["-x", str(columns), "-y", str(rows)]
-        subprocess.run([*tmux, "new-session", "-d", *size, "sh", "-c", line], check=True)
+        subprocess.run([*tmux, "new-session", "-d", *size, "sh", str(script)], check=True)
         try:
             yield Terminal(tmux, status=status)
         finally:
