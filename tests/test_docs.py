@@ -1,51 +1,166 @@
-"""The documentation: its links lead somewhere, its commands parse, its main jobs are one line each."""
+"""The documentation: its links lead somewhere, its commands parse, what is made from the code is current."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from moondream_station.cli.app import app
+from moondream_station.cli.commands_page import PAGES as MADE
+from moondream_station.cli.commands_page import differences, main
+from moondream_station.core.errors import StationError
+from moondream_station.core.home import Home
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-_LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-_BLOCK = re.compile(r"^```(?:bash|sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
+_LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^(?:\S*/)?moondream-station$")
+_EDGES = ("cli", "doctor", "http", "panel")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def _prose(page: Path) -> str:
+    return _BLOCK.sub("", page.read_text(encoding="utf-8"))
+
+
+def _blocks(page: Path, *languages: str) -> list[str]:
+    found = _BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [text for language, text in found if language in languages]
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names by which a page's headings can be linked to, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link names a file or folder that is there."""
-    targets = [target for target in _LINK.findall(page.read_text()) if "://" not in target]
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    """Every relative link names a file or folder that is there, and a heading that it has."""
+    lost = []
+    for target, anchor in _LINK.findall(_prose(page)):
+        if "://" in target:
+            continue
+        path = page.parent / target if target else page
+        if not path.exists() or (anchor and anchor not in _anchors(path)):
+            lost.append(f"{target}#{anchor}")
+    assert lost == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_page_can_be_found() -> None:
+    """The index links to each page."""
+    linked = {(DOCS / target).resolve() for target, _ in _LINK.findall(_prose(DOCS / "README.md"))}
+    assert {page for page in DOCS.rglob("*.md") if page.resolve() not in linked} == {DOCS / "README.md"}
+
+
+@every_page
 def test_commands_parse(page: Path) -> None:
-    """Every `moondream-station` line in a code block names a command and options that exist."""
-    for block in _BLOCK.findall(page.read_text()):
-        for line in block.splitlines():
-            words = shlex.split(line.split("moondream-station", 1)[1]) if "moondream-station" in line else []
-            if words and not words[0].startswith(("-", "/", ".")):
-                _parse(words, line)
+    """Every `moondream-station` in a shell block names a command, with options and arguments that it takes."""
+    for block in _blocks(page, "bash", "sh", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for words in _commands_in(line):
+                _parse(words)
 
 
-def _parse(words: list[str], line: str) -> None:
-    command = typer.main.get_command(app)
-    assert words[0] in getattr(command, "commands", {}), line
-    known = {option for one in command.commands[words[0]].params for option in one.opts}  # type: ignore[attr-defined]
-    given = {word.split("=")[0] for word in words[1:] if word.startswith("-")}
-    assert given <= known | {"--help"}, line
+def _commands_in(line: str) -> list[list[str]]:
+    """The argument lists of each of our commands on a line of shell."""
+    found: list[list[str]] = []
+    ours: list[str] | None = None
+    for word in shlex.split(line, comments=True):
+        if word in {"&&", "||", ";", "|", "&"}:
+            ours = None
+        elif ours is not None:
+            ours.append(word)
+        elif _COMMAND.match(word):
+            ours = []
+            found.append(ours)
+    return found
+
+
+def _parse(words: list[str]) -> None:
+    """Let the command line read the words, without doing what they say."""
+    group: Any = typer.main.get_command(app)
+    context = group.make_context("moondream-station", list(words), resilient_parsing=not words)
+    if words and not words[0].startswith("-"):
+        name, command, rest = group.resolve_command(context, list(words))
+        command.make_context(name, [word for word in rest if word != "--help"], parent=context)
+
+
+@pytest.mark.parametrize("words", [["swich", "selftest"], ["plan", "--ofline"], ["switch"], ["serve", "x"]])
+def test_wrong_commands_would_be_seen(words: list[str]) -> None:
+    """A command, an option or an argument that does not exist does not parse."""
+    with pytest.raises(typer.TyperException):
+        _parse(words)
+
+
+@every_page
+def test_examples_are_well_formed(page: Path) -> None:
+    """Python parses; JSON is one value after another."""
+    for block in _blocks(page, "python"):
+        ast.parse(block)
+    for block in _blocks(page, "json"):
+        rest = block.strip()
+        while rest:
+            _, end = json.JSONDecoder().raw_decode(rest)
+            rest = rest[end:].lstrip()
 
 
 @pytest.mark.parametrize("name", ["main-job", "tests"])
 def test_the_readmes_commands_are_one_line_each(name: str) -> None:
     """CI runs them as they stand there."""
-    after = (ROOT / "README.md").read_text().split(f"<!-- {name} -->\n", 1)[1]
+    after = (ROOT / "README.md").read_text(encoding="utf-8").split(f"<!-- {name} -->\n", 1)[1]
     block = _BLOCK.match(after)
     assert block is not None
-    assert len(block[1].splitlines()) == 1
+    assert len(block[2].splitlines()) == 1
+
+
+def test_what_is_made_from_the_code_is_current() -> None:
+    """`python -m moondream_station.cli.commands_page --write docs/reference` would change nothing."""
+    assert differences(DOCS / "reference") == []
+
+
+def test_pages_are_written_and_checked(tmp_path: Path) -> None:
+    """What was written passes the check; what was changed, or is missing, is named."""
+    main(["--write", str(tmp_path)])
+    main(["--check", str(tmp_path)])
+    for name in MADE:
+        (tmp_path / name).write_text("else", encoding="utf-8")
+    (tmp_path / "errors.md").unlink()
+    with pytest.raises(SystemExit, match=r"commands\.md, errors\.md, settings\.md"):
+        main(["--check", str(tmp_path)])
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    """What a program tests for means one thing, and reads as one word."""
+    codes = re.findall(r"^\| `([^`]+)` \|", MADE["errors.md"](), re.MULTILINE)
+    assert len(codes) == len(set(codes))
+    assert StationError.code in codes
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)
+
+
+def test_every_place_in_the_home_is_described() -> None:
+    """The page of files names each."""
+    text = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
+    places = [name for name, member in vars(Home).items() if isinstance(member, property)]
+    home = Home(root=Path("/home"))
+    assert [name for name in places if f"`{getattr(home, name).name}" not in text] == []
+
+
+def test_imports_point_inwards() -> None:
+    """No module of the core knows an edge, as the architecture says."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "moondream_station" / "core").rglob("*.py")
+        if any(f"from moondream_station.{edge}" in path.read_text(encoding="utf-8") for edge in _EDGES)
+    ]
+    assert wrong == []
