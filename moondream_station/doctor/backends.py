@@ -16,6 +16,7 @@ from moondream_station.core.events import (
     Event,
     StopReason,
     VerificationCompleted,
+    WorkerStarted,
     WorkerStopped,
 )
 from moondream_station.core.home import Home
@@ -109,12 +110,20 @@ def _recent(home: Home) -> list[Event]:
 
 
 def _has_crashed(events: Sequence[Event], model: str) -> bool:
-    """Whether the last thing told of a model's worker is that it crashed."""
+    """Whether the last thing told of a model's worker is that it crashed.
+
+    One that crashed within a switch that failed is that switch's matter: what was active before still is.
+    """
+    failed = {event.activation for event in events if isinstance(event.fact, ActivationFailed)}
+    started: dict[int, str | None] = {}
     crashed = False
     for event in events:
         match event.fact:
-            case WorkerStopped(model=name, reason=reason) if name == model:
-                crashed = crashed or reason is StopReason.CRASHED
+            case WorkerStarted(pid=pid):
+                started[pid] = event.activation
+            case WorkerStopped(model=name, pid=pid, reason=StopReason.CRASHED) if name == model:
+                activation = started.get(pid)
+                crashed = crashed or activation is None or activation not in failed
             case ActivationSucceeded(model=name) if name == model:
                 crashed = False
             case VerificationCompleted(ok=True) if event.activation is None:

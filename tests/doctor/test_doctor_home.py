@@ -23,6 +23,7 @@ from moondream_station.core.events import (
     Stage,
     StopReason,
     VerificationCompleted,
+    WorkerStarted,
     WorkerStopped,
 )
 from moondream_station.core.home import Home
@@ -219,6 +220,21 @@ async def test_a_crashed_worker_is_an_error_with_its_last_lines(home: Home) -> N
         activation=None,
     )
     assert finding_of(await examined(home), "backends.worker").status is Status.OK
+
+
+async def test_a_worker_that_crashed_in_a_switch_is_that_switchs_matter(home: Home) -> None:
+    """The environment that the model had before still works."""
+    await install(home)
+    why = ErrorInfo(code="worker-failed", message="The worker died.")
+    requested = BackendActivationRequested(
+        model="selftest", backend="selftest", requirements=("torch",), strategy="auto"
+    )
+    told(home, requested, WorkerStarted(model="selftest", pid=7))
+    told(home, WorkerStopped(model="selftest", pid=7, reason=StopReason.CRASHED), activation=None)
+    told(home, ActivationFailed(model="selftest", stage=Stage.VERIFY, error=why))
+    report = await examined(home)
+    assert finding_of(report, "backends.worker").status is Status.OK
+    assert finding_of(report, "backends.activation").status is Status.WARNING
 
 
 async def test_a_switch_that_failed_is_told(home: Home) -> None:
