@@ -65,7 +65,7 @@ def test_every_page_can_be_found() -> None:
 
 @every_page
 def test_commands_parse(page: Path) -> None:
-    """Every `moondream-station` in a shell block names a command, with options and arguments that it takes."""
+    """Every `moondream-station` in a shell block names a command, and options and arguments of it."""
     for block in _blocks(page, "bash", "sh", "console"):
         for line in block.replace("\\\n", " ").splitlines():
             for words in _commands_in(line):
