@@ -171,7 +171,8 @@ def _lock_note(activation: ActivationState) -> str:
     if activation.packages is None:
         return ""
     size = f", {size_text(activation.total_bytes)}" if activation.total_bytes is not None else ""
-    return f"{activation.packages} packages{size}"
+    unit = "package" if activation.packages == 1 else "packages"
+    return f"{activation.packages} {unit}{size}"
 
 
 def _download_note(frame: Frame, activation: ActivationState) -> str:
