@@ -181,6 +181,7 @@ def test_functions(station: Served) -> None:
             station.post(path, body)
         assert caught.value.code == status
         check("function-error", json.load(caught.value))
+        caught.value.close()
 
 
 def test_switch_and_cancel_routes(station: Served) -> None:
@@ -194,6 +195,7 @@ def test_switch_and_cancel_routes(station: Served) -> None:
             station.post(path, body)
         assert caught.value.code == status
         check("error", json.load(caught.value))
+        caught.value.close()
     check("switch-answer", station.post("/v1/station/switch", {"model": "colours"}))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from moondream_station.cli.presenting import present, presenter_for
+from moondream_station.cli.presenting import Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.codec import event_from_json
 from moondream_station.core.errors import NothingToCancel, UnknownModel
@@ -29,6 +29,7 @@ class _Following:
     """What Ctrl-C means: an activation that this command began is cancelled, one that it joined goes on."""
 
     client: StationClient
+    presenter: Presenter
     joined: bool = False
     interrupted: anyio.Event = field(default_factory=anyio.Event)
 
@@ -50,7 +51,7 @@ async def switch_there(home: Home, record: StationRecord, wish: Wish) -> int:
         client.follow() as messages,
         anyio.create_task_group() as tasks,
     ):
-        following = _Following(client)
+        following = _Following(client, presenter_for(as_json=wish.as_json))
         await tasks.start(cancel_on_signal, following.on_signal)
         activation: str | None = None
         try:
@@ -63,7 +64,7 @@ async def switch_there(home: Home, record: StationRecord, wish: Wish) -> int:
         code = CANCELLED
         with scope:
             events = _events(home, messages, activation)
-            code = await present(events, presenter_for(as_json=wish.as_json), activation=activation)
+            code = await present(events, following.presenter, activation=activation)
         tasks.cancel_scope.cancel()
     return code
 
@@ -73,6 +74,7 @@ async def _obey(following: _Following, scope: anyio.CancelScope) -> None:
     if following.joined:
         scope.cancel()
         return
+    following.presenter.cancelling()
     try:
         await following.client.cancel()
     except NothingToCancel:

@@ -39,6 +39,7 @@ def configure_logging(level: str | None, *, default: str = "warning") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, name.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        # What stderr is when something is logged: while a panel is there, lines go above it.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )

@@ -56,16 +56,18 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
 async def _switch_here(home: Home, settings: Settings, wish: Wish) -> int:
     from moondream_station.core.station import open_station  # noqa: PLC0415  a station that serves has its own
 
+    presenter = presenter_for(as_json=wish.as_json)
     async with open_station(home, settings, os.environ) as station, anyio.create_task_group() as tasks:
 
         def cancel(reason: CancelReason) -> None:
             with suppress(NothingToCancel):
                 station.request_cancel(reason)
+                presenter.cancelling()
 
         await tasks.start(cancel_on_signal, cancel)
         async with station.bus.subscribe() as events:
             with suppress(UnknownModel):  # published, and so presented
                 station.request_switch(wish.model, upgrade=wish.upgrade, python=wish.python)
-            code = await present(events, presenter_for(as_json=wish.as_json))
+            code = await present(events, presenter)
         tasks.cancel_scope.cancel()
     return code

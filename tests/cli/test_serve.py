@@ -117,6 +117,7 @@ def test_without_a_model_it_serves_and_says_so(premises: Premises) -> None:
         with pytest.raises(urllib.error.HTTPError) as caught:
             station.post("/v1/caption", {})
         assert caught.value.code in {404, 503}
+        caught.value.close()
         assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
         assert station.post("/v1/caption", {})["caption"] == "a small caption"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,7 @@ class Premises:
 
     folder: Path
     index: TorchIndex
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     _manifest: dict[str, Any] = field(
         default_factory=lambda: {"version": "1", "models": {}, "backends": {}}, init=False
     )
@@ -227,6 +228,10 @@ def open_premises(folder: Path) -> Iterator[Premises]:
     with TorchIndex() as index:
         premises = Premises(folder=folder, index=index.add_usual())
         yield premises
+        for _ in range(200):  # what looks after a process notices its end a moment later
+            if not processes_naming(folder):
+                break
+            time.sleep(0.05)
         assert processes_naming(folder) == []
     premises.check_tidy()
 
