@@ -69,6 +69,10 @@ class Activation:
         """Publish a fact of this activation."""
         return self._bus.publish(fact, activation=self.id)
 
+    def publish_outside(self, fact: Fact) -> Event:
+        """Publish a fact that belongs to the station alone, though this activation brought it about."""
+        return self._bus.publish(fact)
+
     def enter(self, stage: Stage) -> None:
         """Go on to a stage, visibly."""
         self.stage = stage

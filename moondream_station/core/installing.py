@@ -122,7 +122,7 @@ class Installation:
         """
         if self._choosing is None:
             # The environment was made when the machine was another one: look at it again, and choose anew.
-            detected = await self._tools.preparation.detect(self._activation, refresh=True)
+            detected = await self._tools.preparation.look_again(self._activation)
             self._capabilities = detected.capabilities
             self._activation.enter(Stage.SELECT)
             await self._collect()
@@ -231,6 +231,7 @@ class Installation:
         for attempt in range(1, _LOCK_TRIES + 1):
             if self._prepared.requirements.mentions_torch:
                 self._activation.publish(choosing.fact())
+                self._prepared.check_gpu(choosing.selection.build, because=choosing.selection.reason)
             try:
                 lock = await self._lock(choosing.current)
             except ResolutionConflict as error:

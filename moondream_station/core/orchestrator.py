@@ -19,7 +19,7 @@ from moondream_station.core.backends.verification import Verification, WorkerPla
 from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.active import read_active, write_active
 from moondream_station.core.environments.store import commit, sweep
-from moondream_station.core.errors import StationError, UnsupportedModel, VerificationFailed, WorkerFailed
+from moondream_station.core.errors import StationError, VerificationFailed, WorkerFailed
 from moondream_station.core.events import (
     ActivationSucceeded,
     ActivationWaiting,
@@ -184,11 +184,7 @@ class Orchestrator:
             installed = following
 
     async def _start(self, activation: Activation, prepared: Prepared, installed: Installed) -> Ready:
-        if prepared.model.requires_gpu and installed.build == CPU:
-            raise UnsupportedModel(
-                f"{prepared.model_id} needs a GPU, and only the CPU build works on this machine.",
-                hint="`moondream-station plan` says why, and what would change that.",
-            )
+        prepared.check_gpu(installed.build)
         activation.enter(Stage.START)
         spec = WorkerSpec(
             model=prepared.model_id,

@@ -14,10 +14,11 @@ from moondream_station.core.backends.provide import locate, read_backend
 from moondream_station.core.builds.requirements import Requirements, parse_requirements
 from moondream_station.core.capabilities.cache import CapabilityCache, Detected
 from moondream_station.core.capabilities.snapshot import Capabilities, ProbeReport
+from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.interpreter import Interpreter, find_interpreter
 from moondream_station.core.environments.store import request_key
 from moondream_station.core.errors import StationError, UnsupportedModel
-from moondream_station.core.events import CapabilitiesDetected, ProbeFinished, Stage
+from moondream_station.core.events import CapabilitiesDetected, Fact, ProbeFinished, Stage
 from moondream_station.core.home import Home
 
 
@@ -42,6 +43,23 @@ class Prepared:
     interpreter: Interpreter
     capabilities: Capabilities
     request_key: str
+
+    def check_gpu(self, build: str | None, *, because: str | None = None) -> None:
+        """Refuse the processor to a model that must have more.
+
+        Args:
+            build: The build that would be used.
+            because: Why it is that one, as a sentence; None where that is known already.
+
+        Raises:
+            UnsupportedModel: The model needs a GPU, and this is the build for the processor.
+        """
+        if build == CPU and self.model.requires_gpu:
+            message = f"{self.model_id} needs a GPU, and only the CPU build can be used here."
+            raise UnsupportedModel(
+                f"{message} {because}" if because else message,
+                hint="`moondream-station plan` says why, and what would change that.",
+            )
 
 
 class Preparation:
@@ -114,11 +132,19 @@ class Preparation:
             ),
         )
 
-    async def detect(self, activation: Activation, *, refresh: bool = False) -> Detected:
+    async def look_again(self, activation: Activation) -> Detected:
+        """Look at the machine past the cache, because torch contradicts what was thought of it.
+
+        What comes of it is told as facts of the station: inside an activation the machine's facts come before
+        its build is selected, and that has been.
+        """
+        return await self._detect(activation.publish_outside, refresh=True)
+
+    async def _detect(self, publish: Callable[[Fact], object], *, refresh: bool = False) -> Detected:
         """Look at the machine, every probe's answer published as it comes."""
 
         def probe_finished(report: ProbeReport) -> None:
-            activation.publish(
+            publish(
                 ProbeFinished(
                     probe=report.probe,
                     outcome=report.outcome,
@@ -128,7 +154,7 @@ class Preparation:
             )
 
         detected = await self._cache.get(refresh=refresh, on_probe=probe_finished)
-        activation.publish(
+        publish(
             CapabilitiesDetected(
                 capabilities=detected.capabilities,
                 from_cache=detected.from_cache,
@@ -150,7 +176,7 @@ class Preparation:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(provide)
             activation.enter(Stage.DETECT)
-            detected = await self.detect(activation)
+            detected = await self._detect(activation.publish)
         (code,) = provided
         if isinstance(code, StationError):
             activation.stage = Stage.PREPARE

@@ -9,6 +9,7 @@ import pytest
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import load_commit
 from moondream_station.core.events import (
+    ActivationFailed,
     ActivationSucceeded,
     BuildSelected,
     EnvironmentBuilt,
@@ -20,9 +21,9 @@ from moondream_station.core.events import (
 )
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.state import WorkerState
-from support.machines import cpu_only, kfd, merged, nvidia_linux, pci, with_toolkit
-from support.stations import HERE, Premises, switched
-from support.torch_index import torch_wheel
+from support.machines import MACOS, cpu_only, kfd, mac, merged, nvidia_linux, pci, with_toolkit
+from support.stations import HERE, Premises, failed, switched
+from support.torch_index import native_tags, torch_wheel
 
 pytestmark = pytest.mark.anyio
 
@@ -158,7 +159,17 @@ async def test_every_kind_of_index_will_do(
     assert len(whole) == 1
 
 
-async def test_find_links_alone_will_do(premises: Premises, tmp_path: object) -> None:
+async def test_torch_of_the_ordinary_index_will_do(premises: Premises) -> None:
+    """PyPI's own wheel belongs to the build that the catalog gives it on this platform, and to no index."""
+    premises.variables["MOONDREAM_STATION_TORCH_INDEX"] = "http://127.0.0.1:9/whl"
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours")
+    selected = course.only(BuildSelected)
+    assert (selected.build, selected.torch) == ("cu128", "2.9.1")
+    assert (selected.source, selected.index_url) == ("default", None)
+
+
+async def test_find_links_alone_will_do(premises: Premises) -> None:
     """Where PyTorch's index can't be reached, a folder of wheels that pip knows has torch."""
     folder = premises.folder / "wheels"
     folder.mkdir()
@@ -204,3 +215,19 @@ async def test_the_environment_is_named_after_its_lock(premises: Premises) -> No
     assert record is not None
     assert record.lock_digest.startswith(digest)
     assert (len(digest), len(unique)) == (8, 4)
+
+
+async def test_a_mac_is_given_pypis_wheel_as_the_mps_build(premises: Premises) -> None:
+    """Here uv takes the same version's wheel for Linux, and verification finds out that it is another build."""
+    python = native_tags()["python"]
+    premises.index.add_simple(
+        torch_wheel("2.9.1", None, python=python, abi=python, platform="macosx_14_0_arm64")
+    )
+    machine = mac(platform=replace(MACOS, python=HERE.python))
+    async with premises.station(machine) as station:
+        course = await failed(station, "colours")
+    first, *_ = course.every(BuildSelected)
+    assert (first.build, first.torch, first.source, first.index_url) == ("mps", "2.9.1", "default", None)
+    assert course.only(ActivationFailed).error.code == "verification-failed"
+    found = {mismatch.field: mismatch.found for mismatch in course.only(VerificationCompleted).mismatches}
+    assert found["build"] == "cu128"
