@@ -19,6 +19,7 @@ class Choosing:
         self._left = list(result.order)
         self._wanted = self._left[0].build if self._left else None
         self._reason = ""
+        self._has_fallen_back = False
         if self.selection.strategy not in {"auto", "guide"}:
             del self._left[1:]
 
@@ -65,9 +66,9 @@ class Choosing:
         Returns:
             The next candidate, None where none is left.
         """
-        has_fallen_back = bool(self._reason)
         rest = self._left[1:]
-        accelerated = [] if has_fallen_back else [ranked for ranked in rest if ranked.build != CPU][:1]
+        accelerated = [] if self._has_fallen_back else [ranked for ranked in rest if ranked.build != CPU][:1]
+        self._has_fallen_back = True
         return self._go_on(reason, [*accelerated, *(ranked for ranked in rest if ranked.build == CPU)])
 
     def _go_on(self, reason: str, left: list[Ranked]) -> Ranked | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import anyio
 import pytest
 
@@ -11,6 +14,7 @@ from moondream_station.core.events import (
     ActivationCancelled,
     ActivationFailed,
     ActivationSucceeded,
+    ActivationWaiting,
     BuildSelected,
     CancelReason,
     Degraded,
@@ -21,6 +25,7 @@ from moondream_station.core.events import (
     StageStarted,
     VerificationCompleted,
 )
+from moondream_station.core.journal import read_activation
 from support.index_traffic import Fault
 from support.machines import cpu_only, nvidia_linux
 from support.stations import HERE, Premises, course_of, failed, switched
@@ -106,11 +111,36 @@ async def test_what_no_build_cures_fails_at_once(premises: Premises) -> None:
 
 
 async def test_a_model_that_needs_a_gpu_is_not_run_without(premises: Premises) -> None:
-    """The error says so, and nothing stays behind."""
+    """The error says so before anything is fetched, and nothing stays behind."""
     premises.add_model("large", requires_gpu=True)
     async with premises.station(CPU) as station:
         course = await failed(station, "large")
-    assert course.only(ActivationFailed).error.code == "unsupported-model"
+    failure = course.only(ActivationFailed)
+    assert (failure.error.code, failure.stage) == ("unsupported-model", Stage.SELECT)
+    assert [request.path for request in premises.index.requests if request.path.endswith(".whl")] == []
+
+
+async def test_a_model_that_needs_a_gpu_does_not_fall_back_to_the_processor(premises: Premises) -> None:
+    """When the builds for its GPU do not compute, the error names the need and what happened."""
+    for build in ("cu126", "cu128"):
+        premises.index.add_torch("2.9.5", build, behaviour=BLIND)
+    premises.add_model("large", requires_gpu=True)
+    async with premises.station(CUDA) as station:
+        course = await failed(station, "large")
+    error = course.only(ActivationFailed).error
+    assert error.code == "unsupported-model"
+    assert "device should be cuda" in error.message
+
+
+async def test_a_model_for_another_system_is_refused_at_once(premises: Premises) -> None:
+    """That is known before anything is looked at."""
+    premises.add_model("foreign", supported_os=["plan9"])
+    async with premises.station(CPU) as station:
+        course = await failed(station, "foreign")
+    _, failure = course.facts
+    assert isinstance(failure, ActivationFailed)
+    assert (failure.stage, failure.error.code) == (Stage.PREPARE, "unsupported-model")
+    assert "it runs on plan9" in failure.error.message
 
 
 @pytest.mark.parametrize(
@@ -161,19 +191,121 @@ async def test_a_backend_that_can_not_start_leaves_the_old_model_active(premises
     assert len(premises.environments()) == 1
 
 
-@pytest.mark.parametrize("stage", [Stage.LOCK, Stage.DOWNLOAD, Stage.BUILD, Stage.START, Stage.VERIFY])
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.COMMIT])
 async def test_cancelled_at_any_stage(premises: Premises, stage: Stage) -> None:
     """The terminal fact comes within two seconds; what was active still is, and nothing half done stays."""
     async with premises.station(CPU) as station:
         await switched(station, "colours")
+        before = read_active(premises.home)
         async with course_of(station, "colours", upgrade=True) as course:
             await course.until(StageStarted, stage=stage)
             station.request_cancel()
             with anyio.fail_after(2):
                 cancelled = await course.end(ActivationCancelled)
-        assert cancelled.reason is CancelReason.USER
-    assert read_active(premises.home).model == "colours"
+        assert (cancelled.reason, cancelled.stage) == (CancelReason.USER, stage)
+    assert read_active(premises.home) == before
     premises.check_tidy()
+
+
+async def test_cancelled_while_it_commits(premises: Premises) -> None:
+    """It is told as what it is: cancelled with the old model active, or too late with the new one."""
+    premises.add_model("shapes")
+    async with premises.station(CPU) as station:
+        await switched(station, "colours")
+        async with course_of(station, "shapes") as course:
+            await course.until(StageStarted, stage=Stage.COMMIT)
+            station.request_cancel()
+            with anyio.fail_after(2):
+                end = await course.end(object)
+    assert isinstance(end, ActivationSucceeded | ActivationCancelled)
+    is_active = isinstance(end, ActivationSucceeded)
+    assert read_active(premises.home).model == ("shapes" if is_active else "colours")
+    assert len(premises.environments()) == (2 if is_active else 1)
+
+
+def hang_listings(premises: Premises) -> None:
+    """No page of an index ends."""
+    premises.index.faults.append(Fault(match="*/torch/", hang_after_bytes=1))
+
+
+def hang_metadata(premises: Premises) -> None:
+    """The resolver waits for what a wheel requires."""
+    premises.index.faults.append(Fault(match="*.metadata", hang_after_bytes=1))
+
+
+def hang_wheels(premises: Premises) -> None:
+    """Downloads begin and do not end."""
+    premises.index.faults.append(Fault(match="*.whl", hang_after_bytes=100))
+
+
+def hang_torch(premises: Premises) -> None:
+    """Torch is imported for ever."""
+    premises.index.add_torch("2.9.5", "cpu", behaviour=TorchBehaviour(import_seconds=3600))
+
+
+def hang_backend(premises: Premises) -> None:
+    """The backend loads for ever."""
+    premises.add_model("new", source="import time\ndef init_backend(**args):\n    time.sleep(3600)\n")
+
+
+def hang_archive(premises: Premises) -> None:
+    """The backend's archive does not come."""
+    premises.index.faults.append(Fault(match="*/numpy-*.whl", hang_after_bytes=1))
+    premises.add_model("new", code_url=f"{premises.index.simple_url}/files/numpy-2.3.4-py3-none-any.whl")
+
+
+@pytest.mark.parametrize(
+    ("hang", "stage"),
+    [
+        (hang_archive, Stage.DETECT),
+        (hang_listings, Stage.SELECT),
+        (hang_metadata, Stage.LOCK),
+        (hang_wheels, Stage.DOWNLOAD),
+        (hang_torch, Stage.VERIFY),
+        (hang_backend, Stage.VERIFY),
+    ],
+)
+async def test_cancelled_while_something_hangs(
+    premises: Premises, hang: Callable[[Premises], None], stage: Stage
+) -> None:
+    """Nothing that does not answer holds up the end."""
+    premises.add_model("new")
+    hang(premises)
+    async with premises.station(CPU) as station, course_of(station, "new") as course:
+        await course.until(StageStarted, stage=stage)
+        if hang is hang_backend:
+            await course.until(VerificationCompleted)
+        await anyio.wait_all_tasks_blocked()
+        station.request_cancel()
+        with anyio.fail_after(2):
+            cancelled = await course.end(ActivationCancelled)
+    assert cancelled.stage == stage
+    assert read_active(premises.home).model is None
+    assert premises.environments() == set()
+
+
+async def test_two_stations_of_one_home_wait_for_each_other(premises: Premises) -> None:
+    """The second says who has the home, can be cancelled meanwhile, and goes on once it is free."""
+    premises.add_model("shapes")
+    premises.index.faults.append(Fault(match="*.whl", times=1, hang_after_bytes=100))
+    async with (
+        premises.station(CPU) as one,
+        premises.station(CPU) as other,
+        course_of(one, "colours") as first,
+    ):
+        await first.until(StageStarted, stage=Stage.DOWNLOAD)
+        async with course_of(other, "shapes") as second:
+            waiting = await second.until(ActivationWaiting)
+            assert (waiting.holder_pid, waiting.holder_command) == (os.getpid(), "switch colours")
+            other.request_cancel()
+            with anyio.fail_after(2):
+                assert (await second.end(ActivationCancelled)).stage is Stage.PREPARE
+        async with course_of(other, "shapes") as third:
+            await third.until(ActivationWaiting)
+            one.request_cancel()
+            await first.end(ActivationCancelled)
+            await third.end(ActivationSucceeded)
+    assert read_active(premises.home).model == "shapes"
 
 
 async def test_another_wish_supersedes_the_running_one(premises: Premises) -> None:
@@ -208,6 +340,9 @@ async def test_a_station_that_ends_cancels_what_runs(premises: Premises) -> None
         while (await course.until(DownloadProgressed)).received_bytes < 100_000:
             pass
         activation = course.activation
+    *_, last = read_activation(premises.home, activation)
+    assert isinstance(last.fact, ActivationCancelled)
+    assert last.fact.reason is CancelReason.SHUTDOWN
     (size,) = premises.partial_downloads().values()
     assert size > 0
     premises.index.faults.remove(fault)

@@ -218,7 +218,7 @@ async def test_the_environment_is_named_after_its_lock(premises: Premises) -> No
 
 
 async def test_a_mac_is_given_pypis_wheel_as_the_mps_build(premises: Premises) -> None:
-    """Here uv takes the same version's wheel for Linux, and verification finds out that it is another build."""
+    """Here uv takes that version's wheel for Linux, and verification finds that it is another build."""
     python = native_tags()["python"]
     premises.index.add_simple(
         torch_wheel("2.9.1", None, python=python, abi=python, platform="macosx_14_0_arm64")

@@ -84,6 +84,7 @@ class Premises:
         *,
         requirements: str = "torch>=2.8\n",
         source: str = ECHO,
+        code_url: str | None = None,
         **fields: object,
     ) -> None:
         """Put a model with a backend of its own into the manifest; calling it again changes it.
@@ -92,12 +93,13 @@ class Premises:
             model: Its id, and its backend's.
             requirements: Its backend's requirements.txt.
             source: Its backend's code.
+            code_url: Where the manifest says that code is; the folder it is written to by default.
             fields: Further fields of the model's entry.
         """
         code = write_backend(self.folder / "backends" / model, source, requirements=requirements)
         self._manifest["backends"][model] = {
             "name": model,
-            "download_url": str(code.folder),
+            "download_url": code_url or str(code.folder),
             "entry_module": code.entry_module,
             "functions": list(code.functions),
         }
