@@ -42,9 +42,14 @@ class Line:
         self.change()
 
     def take_seat(self, ticket: object) -> Worker | None:
-        """A worker's seat, if one is free and nobody stands before the ticket."""
+        """A living worker's seat, if one is free and nobody stands before the ticket."""
         worker = self.worker
-        if worker is None or self._waiting[0] is not ticket or self._seated[worker] >= worker.threads:
+        if (
+            worker is None
+            or worker.failure is not None
+            or self._waiting[0] is not ticket
+            or self._seated[worker] >= worker.threads
+        ):
             return None
         self._seated[worker] += 1
         self.change()

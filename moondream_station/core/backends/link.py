@@ -177,6 +177,8 @@ class Link:
                     raise ProtocolError(f"it speaks version {protocol}, this station {PROTOCOL_VERSION}")
                 self.hello = Hello(pid=pid, python=python)
                 self._greeted.set()
+            case {"kind": "begun", "id": int(number)}:
+                self._open(number).has_begun = True
             case (
                 {"kind": "result", "id": int(number), "value": dict()}
                 | {"kind": "error", "id": int(number), "code": str(), "message": str()}
@@ -189,13 +191,17 @@ class Link:
                 raise ProtocolError(f"an unknown frame: {str(frame)[:200]}")
 
     def _answer(self, number: int, frame: Frame) -> None:
-        request = self._requests.get(number)
-        if request is None:
-            raise ProtocolError(f"an answer to request {number}, which is not open")
+        request = self._open(number)
         if not request.put(frame):
             raise ProtocolError(f"more chunks for request {number} than were asked for")
         if request.is_ended:
             del self._requests[number]
+
+    def _open(self, number: int) -> Request:
+        request = self._requests.get(number)
+        if request is None:
+            raise ProtocolError(f"an answer to request {number}, which is not open")
+        return request
 
 
 def _again(failure: WorkerFailed) -> WorkerFailed:

@@ -162,13 +162,11 @@ class InferencePool:
         if timeout_seconds is not None and timeout_seconds > 0:
             seconds = timeout_seconds
         try:
-            worker, request, left = await self._begin(function, kwargs, seconds)
+            worker, request, found = await self._ask(function, kwargs, seconds)
             try:
-                found = await answer(request, left, chunk_seconds=seconds)
                 yield found
             finally:
-                request.abandon()
-                self._outlast(worker, request)
+                self._let_go(worker, request)
         except WorkerTimeout:
             self._timeouts += 1
             raise
@@ -188,6 +186,26 @@ class InferencePool:
             "requests_processed": self._processed,
         }
 
+    async def _ask(
+        self, function: str, kwargs: Mapping[str, Any], seconds: float
+    ) -> tuple[Worker, Request, dict[str, Any] | CallStream]:
+        """Get an answer; a call that a dead worker never began goes to the next worker."""
+        while True:
+            worker, request, left = await self._begin(function, kwargs, seconds)
+            try:
+                found = await answer(request, left, chunk_seconds=seconds)
+            except WorkerFailed:
+                if request.has_begun:
+                    self._processed += 1
+                    raise
+            except BaseException:
+                self._processed += 1
+                self._let_go(worker, request)
+                raise
+            else:
+                self._processed += 1
+                return worker, request, found
+
     async def _begin(
         self, function: str, kwargs: Mapping[str, Any], seconds: float
     ) -> tuple[Worker, Request, float]:
@@ -204,8 +222,7 @@ class InferencePool:
                 )
             deadline = anyio.current_time() + seconds
             if worker is None:
-                deadline = await self._wait_until_loaded(seconds)
-                worker = await self._wait_for_seat(ticket, function, seconds, deadline)
+                worker, deadline = await self._wait_for_seat(ticket, function, seconds)
         finally:
             self._line.leave(ticket)
         try:
@@ -213,7 +230,6 @@ class InferencePool:
         except StationError:
             self._line.give_seat_back(worker)
             raise
-        self._processed += 1
         return worker, request, max(0.0, deadline - anyio.current_time())
 
     async def _wait_until_loaded(self, seconds: float) -> float:
@@ -229,10 +245,16 @@ class InferencePool:
             )
         return anyio.current_time() + seconds
 
-    async def _wait_for_seat(self, ticket: object, function: str, seconds: float, deadline: float) -> Worker:
+    async def _wait_for_seat(self, ticket: object, function: str, seconds: float) -> tuple[Worker, float]:
+        """Wait for a worker that is ready and free; gives when the request's own time is over."""
+        deadline = await self._wait_until_loaded(seconds)
         await checkpoint()  # none after the seat is taken: a cancellation there would lose it
         self._check_serving()
         while (worker := self._line.take_seat(ticket)) is None:
+            if self._state is PoolState.LOADING:
+                deadline = await self._wait_until_loaded(seconds)
+                self._check_serving()
+                continue
             left = deadline - anyio.current_time()
             if left <= 0:
                 raise WorkerTimeout(
@@ -242,7 +264,7 @@ class InferencePool:
             with anyio.move_on_after(left):
                 await self._line.wait_for_change()
             self._check_serving()
-        return worker
+        return worker, deadline
 
     def _check_serving(self) -> None:
         if self._state is PoolState.STOPPED:
@@ -250,7 +272,9 @@ class InferencePool:
         if self._state is PoolState.FAILED and self._failure is not None:
             raise WorkerFailed(self._failure.message, hint=self._failure.hint, log=self._failure.log)
 
-    def _outlast(self, worker: Worker, request: Request) -> None:
+    def _let_go(self, worker: Worker, request: Request) -> None:
+        """Nobody waits for the call any more; one that does not end takes its worker with it."""
+        request.abandon()
         if not request.is_ended and self._tasks is not None:
             self._tasks.start_soon(self._replace_if_stuck, worker, request)
 

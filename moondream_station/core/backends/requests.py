@@ -45,6 +45,8 @@ class Inbox:
 class Request:
     """One request that was sent to a worker.
 
+    `has_begun` tells whether the worker works on it yet: one that dies before can't have done anything.
+
     Args:
         number: Its id in the frames.
         subject: What was asked for, as error messages name it.
@@ -65,6 +67,7 @@ class Request:
         self.subject = subject
         self.inbox = Inbox()
         self.ended = anyio.Event()
+        self.has_begun = False
         self._send = send
         self._on_end = on_end
         self._unreported = 0

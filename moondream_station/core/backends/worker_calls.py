@@ -102,6 +102,7 @@ class Calls:
         """Run the call to its end, sending what it streams; give its last frame."""
         if call.is_cancelled:
             raise Cancelled
+        self._send({"kind": "begun", "id": call.id})
         function = self._find(call.function)
         if function is None:
             text = f"the backend has no function {call.function!r}"

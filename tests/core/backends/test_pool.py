@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -266,10 +267,28 @@ async def test_a_crash_fails_what_runs_and_the_next_worker_serves_on(tmp_path: P
         pool.serve(await shop.worker(), model="m", restart=shop.worker)
         with pytest.raises(WorkerFailed, match="ended with exit code 7"):
             await ask(pool, "leave")
-        await until(pool, lambda: pool.worker is not shop.made[0])
         assert await ask(pool, "pid") == {"pid": shop.made[1].pid}
         assert pool.state is PoolState.READY
         assert pool.failure is None
+
+
+async def test_a_call_that_a_dead_worker_never_began_goes_to_the_next(tmp_path: Path) -> None:
+    """It can't have done anything there, and whoever asked learns nothing of it."""
+    pool = InferencePool()
+    answers: list[Any] = []
+
+    async def ask_pid() -> None:
+        answers.append(await ask(pool, "pid"))
+
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        os.kill(shop.made[0].pid, signal.SIGSTOP)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask_pid)
+            await until(pool, lambda: pool.stats()["processing"] == 1)
+            os.kill(shop.made[0].pid, signal.SIGKILL)
+        assert answers == [{"pid": shop.made[1].pid}]
+        assert pool.stats()["requests_processed"] == 1
 
 
 async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
