@@ -55,7 +55,9 @@ async def switch_there(home: Home, record: StationRecord, wish: Wish) -> int:
         await tasks.start(cancel_on_signal, following.on_signal)
         activation: str | None = None
         try:
-            accepted = await client.switch(wish.model, wish.strategy, upgrade=wish.upgrade)
+            accepted = await client.switch(
+                wish.model, wish.strategy, upgrade=wish.upgrade, python=wish.python
+            )
             activation, following.joined = accepted.activation, accepted.joined
         except UnknownModel:
             pass  # published, and so presented: the first activation that is requested

@@ -36,18 +36,15 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
     home = home_from(os.environ)
     settings = load_settings(home, os.environ, strategy=strategy)
     check_strategy(settings.strategy)
-    if python is not None and not python.expanduser().is_file():
-        raise UsageError(f"There is no file {python}.", hint="Name a Python interpreter, with its path.")
+    if python is not None:
+        python = python.expanduser().absolute()
+        if not python.is_file():
+            raise UsageError(f"There is no file {python}.", hint="Name a Python interpreter, with its path.")
     configure_logging(settings.log)
     wish = Wish(model=model, strategy=settings.strategy, upgrade=upgrade, python=python, as_json=as_json)
     record = read_station(home)
     if record is None:
         return anyio.run(_switch_here, home, settings, wish)
-    if python is not None:
-        raise UsageError(
-            f"A station serves this home (pid {record.pid}), and makes environments from its own Python.",
-            hint="End it, switch with --python, and serve again.",
-        )
     from moondream_station.cli.forwarding import switch_there  # noqa: PLC0415  only where a station serves
 
     return anyio.run(switch_there, home, record, wish)

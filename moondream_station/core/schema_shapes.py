@@ -209,6 +209,8 @@ BY_HAND: Final[Mapping[str, Schema]] = {
         "The answer of `POST /v1/station/switch`.", {"activation": ACTIVATION, "joined": _YES_OR_NO}
     ),
     "switch-request": whole(
-        "The body of `POST /v1/station/switch`.", {"model": _TEXT, "strategy": _TEXT}, optional=("strategy",)
+        "The body of `POST /v1/station/switch`.",
+        {"model": _TEXT, "strategy": _TEXT, "upgrade": _YES_OR_NO, "python": _TEXT},
+        optional=("strategy", "upgrade", "python"),
     ),
 }

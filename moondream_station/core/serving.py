@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -198,7 +199,9 @@ class ServingStation:
         """Let the active backend run a function."""
         return self._serving.pool.call(function, arguments, timeout_seconds=timeout_seconds)
 
-    def request_switch(self, model: str, strategy: str | None, *, upgrade: bool = False) -> tuple[str, bool]:
+    def request_switch(
+        self, model: str, strategy: str | None, *, upgrade: bool = False, python: Path | None = None
+    ) -> tuple[str, bool]:
         """Ask for a model to become the active one; gives the activation's id and whether it ran already.
 
         Raises:
@@ -207,7 +210,7 @@ class ServingStation:
         """
         if strategy is not None:
             check_strategy(strategy)
-        return self._station.request_switch(model, strategy, upgrade=upgrade)
+        return self._station.request_switch(model, strategy, upgrade=upgrade, python=python)
 
     def request_cancel(self) -> str:
         """Ask the running activation to end, and return its id.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from moondream_station.core.events import Event
@@ -70,13 +71,16 @@ class StationApi(Protocol):
         """
         ...
 
-    def request_switch(self, model: str, strategy: str | None, *, upgrade: bool) -> tuple[str, bool]:
+    def request_switch(
+        self, model: str, strategy: str | None, *, upgrade: bool, python: Path | None
+    ) -> tuple[str, bool]:
         """Ask for a model to become the active one.
 
         Args:
             model: The model's id.
             strategy: How its build is chosen, None for the station's setting.
             upgrade: Whether to resolve anew although an environment exists.
+            python: The interpreter to make the environment from, None for the station's own.
 
         Returns:
             The activation's id, and whether it was running already for the same model and strategy.

@@ -33,7 +33,7 @@ def create_app(
         stopping: Set when the station is about to end: event streams end then, and calls are given up.
         comment_seconds: How often an event stream shows a sign of life.
     """
-    routes = StationRoutes(station, stopping=stopping)
+    routes = StationRoutes(station, access=access, stopping=stopping)
     functions = Functions(station, stopping=stopping)
     events = EventStream(station, stopping=stopping, comment_seconds=comment_seconds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
@@ -104,13 +105,29 @@ class StationClient:
         """The models shape."""
         return await self._ask("GET", "/v1/models")
 
-    async def switch(self, model: str, strategy: str | None = None, *, upgrade: bool = False) -> Accepted:
-        """Ask for a model to become the active one; `upgrade` resolves anew although it is installed."""
+    async def switch(
+        self,
+        model: str,
+        strategy: str | None = None,
+        *,
+        upgrade: bool = False,
+        python: Path | None = None,
+    ) -> Accepted:
+        """Ask for a model to become the active one.
+
+        Args:
+            model: The model's id.
+            strategy: How its build is chosen, None for the station's setting.
+            upgrade: Whether to resolve anew although it is installed.
+            python: The interpreter to make the environment from; needs the station's token.
+        """
         body: Message = {"model": model}
         if strategy is not None:
             body["strategy"] = strategy
         if upgrade:
             body["upgrade"] = True
+        if python is not None:
+            body["python"] = str(python)
         answer = await self._ask("POST", "/v1/station/switch", body)
         return Accepted(activation=str(answer["activation"]), joined=bool(answer["joined"]))
 

@@ -58,11 +58,13 @@ class Access:
 
     Args:
         hosts: Names and addresses that `Host` may carry, in one spelling.
-        token: What every request but `/health` must carry; None where only this computer reaches the station.
+        token: The station's token. Whoever has it may read the station's home: it is the same user.
+        is_open: Whether other computers reach the station; then every request but `/health` must carry it.
     """
 
     hosts: frozenset[str]
-    token: str | None
+    token: str
+    is_open: bool
 
     @classmethod
     def of(cls, *, bound: Iterable[str], allowed: Iterable[str] = (), token: str) -> Access:
@@ -71,19 +73,40 @@ class Access:
         Args:
             bound: Addresses or names the station listens on.
             allowed: Further names by which it may be called (`--allow-host`).
-            token: The station's token, asked for where `bound` reaches beyond this computer.
+            token: The station's token, asked for on every route where `bound` reaches beyond this computer.
         """
         bound = tuple(bound)
-        open_to_others = not all(is_loopback(host) for host in bound)
+        is_open = not all(is_loopback(host) for host in bound)
         names = {_normal(host) for host in (*bound, *allowed)}
-        return cls(hosts=LOOPBACK_NAMES | names, token=token if open_to_others else None)
+        return cls(hosts=LOOPBACK_NAMES | names, token=token, is_open=is_open)
 
     def check(self, path: str, headers: Headers) -> None:
         """Let a request pass, or raise the `Refusal` that says why not."""
         authority = self._check_host(headers)
         _check_origin(authority, headers)
-        if self.token is not None and path not in OPEN_PATHS:
-            _check_token(self.token, headers)
+        if self.is_open and path not in OPEN_PATHS:
+            self.check_token(headers, "This station is reachable from other computers and asks for its token")
+
+    def check_token(self, headers: Headers, because: str) -> None:
+        """Let a request pass that carries the station's token.
+
+        Args:
+            headers: The request's.
+            because: Why the token is asked for, as a sentence.
+
+        Raises:
+            TokenRequired: It does not.
+        """
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        offered = [headers.get("x-moondream-auth", "")]
+        if scheme.lower() == "bearer":
+            offered.append(bearer.strip())
+        if not any(hmac.compare_digest(value.encode(), self.token.encode()) for value in offered):
+            raise TokenRequired(
+                because,
+                hint="Send it as 'Authorization: Bearer TOKEN'; it stands in the home's station.json.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
 
     def _check_host(self, headers: Headers) -> str:
         values = headers.getlist("host")
@@ -104,19 +127,6 @@ def _check_origin(authority: str, headers: Headers) -> None:
                 f"Requests from pages of {origin!r} are not answered",
                 hint="Ask from the station's own page or from a program outside the browser.",
             )
-
-
-def _check_token(token: str, headers: Headers) -> None:
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    offered = [headers.get("x-moondream-auth", "")]
-    if scheme.lower() == "bearer":
-        offered.append(bearer.strip())
-    if not any(hmac.compare_digest(value.encode(), token.encode()) for value in offered):
-        raise TokenRequired(
-            "This station is reachable from other computers and asks for its token",
-            hint="Send it as 'Authorization: Bearer TOKEN'; it stands in station.json in the station's home.",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
 
 
 class Guard:

@@ -33,7 +33,7 @@ class RequestInvalid(Refusal):
 
 
 class TokenRequired(Refusal):
-    """The station is reachable from other computers, and the request does not carry its token."""
+    """The request needs the station's token, and does not carry it."""
 
     code = "token-required"
     status = 401

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio
@@ -14,6 +15,7 @@ from moondream_station.http.answers import json_response
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import JSON_TYPE, media_type, read_object
 from moondream_station.http.attendance import End, attend
+from moondream_station.http.guard import Access
 from moondream_station.http.refusals import (
     ContentTypeUnsupported,
     MethodRefused,
@@ -69,11 +71,13 @@ class StationRoutes:
 
     Args:
         station: Whom to ask.
+        access: Who may ask for what.
         stopping: Set when the station is about to end.
     """
 
-    def __init__(self, station: StationApi, *, stopping: anyio.Event) -> None:
+    def __init__(self, station: StationApi, *, access: Access, stopping: anyio.Event) -> None:
         self._station = station
+        self._access = access
         self._stopping = stopping
 
     def health(self, _request: Request) -> Response:
@@ -93,9 +97,18 @@ class StationRoutes:
         return json_response(self._station.status())
 
     async def switch(self, request: Request) -> Response:
-        """`POST /v1/station/switch`."""
+        """`POST /v1/station/switch`; `python` names a program to run, and so only the station's user may."""
         wish = _switch_wish(await read_object(request))
-        activation, joined = self._station.request_switch(wish.model, wish.strategy, upgrade=wish.upgrade)
+        if wish.python is not None:
+            self._access.check_token(
+                request.headers, "'python' names a program, and asks for the station's token"
+            )
+        activation, joined = self._station.request_switch(
+            wish.model,
+            wish.strategy,
+            upgrade=wish.upgrade,
+            python=None if wish.python is None else Path(wish.python),
+        )
         return json_response({"activation": activation, "joined": joined}, status=202)
 
     async def cancel(self, request: Request) -> Response:
@@ -126,6 +139,7 @@ class _Wish(NamedTuple):
     model: str
     strategy: str | None
     upgrade: bool
+    python: str | None
 
 
 def _switch_wish(body: Mapping[str, Any]) -> _Wish:
@@ -136,6 +150,9 @@ def _switch_wish(body: Mapping[str, Any]) -> _Wish:
         raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
     if not isinstance(upgrade, bool):
         raise RequestInvalid("'upgrade' must be true or false")
+    python = body.get("python")
+    if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
+        raise RequestInvalid("'python' must be the absolute path of an interpreter")
     if unknown := sorted(body.keys() - set(_Wish._fields)):
         raise RequestInvalid(f"A switch takes {', '.join(_Wish._fields)}, not {unknown[0]!r}")
-    return _Wish(model, strategy, upgrade)
+    return _Wish(model, strategy, upgrade, python)

@@ -6,6 +6,7 @@ import http.client
 import os
 import signal
 import stat
+import sys
 import time
 import urllib.error
 from pathlib import Path
@@ -92,6 +93,17 @@ def test_a_switch_goes_through_the_station_that_serves(installed: Premises) -> N
         assert station.post("/v1/caption", {})["caption"] == "a small caption"
         requested, failed = switch(installed, "nope")
         assert (requested["model"], failed["error"]["code"]) == ("nope", "unknown-model")
+
+
+def test_another_python_is_taken_by_the_station_that_serves(installed: Premises) -> None:
+    """The command shows that it may name a program to run; the environment is made from that Python."""
+    installed.add_model("shapes")
+    with serving(installed) as station:
+        *_, last = switch(installed, "shapes", "--python", sys.executable)
+        assert last["event"] == "ActivationSucceeded"
+        assert station.get("/v1/station")["active"]["environment"] == last["environment"]
+        *_, failed = switch(installed, "colours", "--upgrade", "--python", __file__)
+        assert "can't be started" in failed["error"]["message"]
 
 
 def test_who_joins_a_switch_only_detaches(installed: Premises) -> None:

@@ -133,7 +133,7 @@ async def test_a_station_is_followed_from_its_snapshot_on(home: Home) -> None:
             shown = await watched.until(lambda _: True)
             assert shown["station"]["address"] == "http://127.0.0.1:2020"
             assert shown["activation"] is None
-            station.request_switch("selftest", "auto", upgrade=False)
+            station.request_switch("selftest", "auto", upgrade=False, python=None)
             assert await watched.until(lambda shown: shown["activation"])
             station.request_cancel()
             await watched.until(lambda shown: not shown["activation"])
@@ -169,7 +169,7 @@ async def test_a_reader_that_has_gone_ends_it(home: Home) -> None:
         with _watching(home) as watched:
             await watched.until(lambda shown: shown["station"])
             watched.leave()
-            station.request_switch("selftest", "auto", upgrade=False)
+            station.request_switch("selftest", "auto", upgrade=False, python=None)
             assert await anyio.to_thread.run_sync(watched.wait) == 1
             assert watched.complaint() == ""
 

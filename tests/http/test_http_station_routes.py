@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,7 +14,7 @@ import httpx2
 import pytest
 
 from moondream_station.core.errors import StationError
-from support.http_server import Served, serving
+from support.http_server import TOKEN, Served, serving
 from support.station_api import MODELS, FakeStation
 
 pytestmark = pytest.mark.anyio
@@ -57,6 +59,9 @@ async def test_a_switch_is_taken_on_and_joined(client: httpx2.AsyncClient) -> No
         ({"model": ""}, 400, "request-invalid"),
         ({"model": "selftest", "strategy": 1}, 400, "request-invalid"),
         ({"model": "selftest", "upgrade": 1}, 400, "request-invalid"),
+        ({"model": "selftest", "python": 3}, 400, "request-invalid"),
+        ({"model": "selftest", "python": "bin/python"}, 400, "request-invalid"),
+        ({"model": "selftest", "python": sys.executable}, 401, "token-required"),
         ({"model": "selftest", "force": True}, 400, "request-invalid"),
         ([], 400, "request-invalid"),
     ],
@@ -71,6 +76,15 @@ async def test_a_switch_that_makes_no_sense_is_refused(
     assert error.keys() == {"code", "message", "hint"}
     assert error["code"] == code
     assert served.station.state.activation is None
+
+
+async def test_only_who_has_the_token_names_a_python(served: Served, client: httpx2.AsyncClient) -> None:
+    """Any program of this computer may ask for a switch; naming one to run takes the station's own user."""
+    wish = {"model": "selftest", "python": sys.executable}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    response = await client.post("/v1/station/switch", json=wish, headers=headers)
+    assert response.status_code == 202
+    assert served.station.wishes == [("selftest", None, False, Path(sys.executable))]
 
 
 async def test_cancel_ends_what_runs_and_says_where_nothing_does(client: httpx2.AsyncClient) -> None:

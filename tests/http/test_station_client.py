@@ -41,9 +41,9 @@ async def test_it_asks_for_everything_that_is_offered(served: Served, client: St
     assert await client.cancel() == accepted.activation
     await client.switch("selftest", "auto", upgrade=True)
     assert served.station.wishes == [
-        ("selftest", "cpu", False),
-        ("selftest", None, False),
-        ("selftest", "auto", True),
+        ("selftest", "cpu", False, None),
+        ("selftest", None, False, None),
+        ("selftest", "auto", True, None),
     ]
 
 

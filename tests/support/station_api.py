@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -68,7 +69,7 @@ class FakeStation:
         self.backend: dict[str, Function] = {}
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
         self.left: list[str] = []
-        self.wishes: list[tuple[str, str | None, bool]] = []
+        self.wishes: list[tuple[str, str | None, bool, Path | None]] = []
         self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         self.followers = 0
         self.left_alone = anyio.Event()
@@ -117,9 +118,11 @@ class FakeStation:
         finally:
             self.left.append(function)
 
-    def request_switch(self, model: str, strategy: str | None, *, upgrade: bool) -> tuple[str, bool]:
+    def request_switch(
+        self, model: str, strategy: str | None, *, upgrade: bool, python: Path | None
+    ) -> tuple[str, bool]:
         """Begin an activation of `selftest`, or join the one that runs; `wishes` keeps what was asked."""
-        self.wishes.append((model, strategy, upgrade))
+        self.wishes.append((model, strategy, upgrade, python))
         if model != "selftest":
             raise UnknownModel(f"There is no model {model!r}", hint="moondream-station models lists them.")
         if strategy not in (None, "auto", "cpu"):
