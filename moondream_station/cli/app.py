@@ -14,6 +14,7 @@ import typer
 from moondream_station import __version__
 from moondream_station.cli.output import print_error, print_text
 from moondream_station.core.errors import ErrorInfo, StationError, UsageError
+from moondream_station.core.one_error import one_error
 
 DONE = 0
 FAILED = 1
@@ -228,9 +229,10 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     command = typer.main.get_command(app)
     try:
-        code: object = command.main(
-            args=list(arguments), prog_name="moondream-station", standalone_mode=False
-        )
+        with one_error():
+            code: object = command.main(
+                args=list(arguments), prog_name="moondream-station", standalone_mode=False
+            )
     except StationError as error:
         print_error(error.info, as_json=as_json)
         return USAGE if isinstance(error, UsageError) else FAILED

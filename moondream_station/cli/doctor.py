@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_progress, print_text
-from moondream_station.core.errors import SettingsInvalid, UsageError
+from moondream_station.core.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.machine import (
     LocalMachine,
@@ -29,11 +31,11 @@ from moondream_station.core.machine import (
     redact,
 )
 from moondream_station.core.settings import Settings, load_settings
-from moondream_station.doctor import Finding, Report, examine, report_to_json
+from moondream_station.doctor import examine
 from moondream_station.doctor.examination import with_finding
 from moondream_station.doctor.leftovers import repair
 from moondream_station.doctor.privacy import cleaner
-from moondream_station.doctor.report import Section, Status, Verdict
+from moondream_station.doctor.report import Finding, Remedy, Report, Section, ok, report_to_json, warning
 from moondream_station.doctor.text import Symbols, finding_line, report_text, symbols_for
 
 _REPAIRS = "station.repairs"
@@ -89,12 +91,12 @@ def _settings(home: Home) -> Settings:
     """The user's settings; where they can't be used, the defaults: a finding says what is wrong with them."""
     try:
         return load_settings(home, os.environ)
-    except SettingsInvalid:
+    except (SettingsInvalid, HomeUnusable):
         return Settings()
 
 
 async def _doctor(home: Home, settings: Settings, machine: Machine, wanted: _Wanted) -> Report:
-    done = await repair(home) if wanted.fix else ()
+    repairs = await _repaired(home) if wanted.fix else None
     recorder = Recorder(machine)
     with _as_they_finish() as show:
         report = await examine(
@@ -107,16 +109,28 @@ async def _doctor(home: Home, settings: Settings, machine: Machine, wanted: _Wan
         )
     if wanted.record is not None:
         _write(wanted.record, recorder)
-    return with_finding(report, _repairs(home, done)) if wanted.fix else report
+    return with_finding(report, repairs) if repairs is not None else report
 
 
-def _repairs(home: Home, done: tuple[str, ...]) -> Finding:
-    summary = f"Repaired: {len(done)}." if done else "Nothing needed a repair."
-    if done:
-        summary = " ".join(done)
-    verdict = cleaner(home, os.environ)(Verdict(status=Status.OK, summary=summary))
+async def _repaired(home: Home) -> Finding:
+    """Repair what needs no question, and say what was done; a failure hides no other finding."""
+    began = time.perf_counter()
+    try:
+        done = await repair(home)
+        verdict = ok(" ".join(done) or "Nothing needed a repair.")
+    except StationError as error:
+        await anyio.lowlevel.checkpoint()
+        remedy = Remedy(text=error.hint) if error.hint else None
+        verdict = warning(f"Nothing could be repaired: {error.message}", remedy=remedy)
+    verdict = cleaner(home, os.environ)(verdict)
     return Finding(
-        id=_REPAIRS, section=Section.STATION, status=verdict.status, summary=verdict.summary, seconds=0.0
+        id=_REPAIRS,
+        section=Section.STATION,
+        status=verdict.status,
+        summary=verdict.summary,
+        detail=verdict.detail,
+        remedy=verdict.remedy,
+        seconds=time.perf_counter() - began,
     )
 
 

@@ -113,7 +113,8 @@ def _read(path: Path) -> Requirements:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read: {error}", hint="Name a requirements file.") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UsageError(f"{path} can't be read: {reason}.", hint="Name a requirements file.") from error
     try:
         return parse_requirements(lines, origin=str(path))
     except RequirementsUnsafe as error:

@@ -22,6 +22,7 @@ from moondream_station.core.errors import NothingToCancel
 from moondream_station.core.events import CancelReason
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.locks import announce_station, serve_lock
+from moondream_station.core.preparing import check_model
 from moondream_station.core.settings import Settings, load_settings
 from moondream_station.core.state import StationInfo
 from moondream_station.core.station import Station, open_station
@@ -96,6 +97,7 @@ async def serve_here(
         StationRunning: Another station serves this home.
         AddressInUse: There is no port to serve on.
         UnknownModel: The manifest has no such model.
+        UnsupportedModel: It can't run here.
         HomeUnusable: The home can't be used.
         ManifestInvalid: The manifest can't be.
     """
@@ -113,7 +115,7 @@ async def serve_here(
         served = station.serving
         assert served is not None  # noqa: S101  it was opened with an address
         if wanted.model is not None:
-            station.manifest.model(wanted.model)
+            check_model(station.manifest, wanted.model)
         record = announce_station(home, address=info.address, instance=info.instance, version=info.version)
         access = Access.of(bound=listeners.hosts, allowed=wanted.allowed_hosts, token=record.token)
         served.expect_active()

@@ -86,20 +86,8 @@ class Preparation:
         self._provide = provide
 
     def check_model(self, model_id: str) -> ModelInfo:
-        """The model's entry.
-
-        Raises:
-            UnknownModel: The manifest has no such model.
-            UnsupportedModel: It can't run on this system, or needs a newer station.
-        """
-        model = self._manifest.model(model_id)
-        reason = self._manifest.unsupported_reason(model_id)
-        if reason is not None:
-            raise UnsupportedModel(
-                f"{model_id} is not supported here: {reason}",
-                hint="`moondream-station models` lists those that are.",
-            )
-        return model
+        """The model's entry; see `check_model`."""
+        return check_model(self._manifest, model_id)
 
     async def prepare(self, activation: Activation) -> Prepared:
         """Bring the backend's code while the machine is looked at, and find the Python.
@@ -182,6 +170,23 @@ class Preparation:
             activation.stage = Stage.PREPARE
             raise code
         return code, detected
+
+
+def check_model(manifest: Manifest, model_id: str) -> ModelInfo:
+    """A model's entry, where it can be switched to.
+
+    Raises:
+        UnknownModel: The manifest has no such model.
+        UnsupportedModel: It can't run on this system, or needs a newer station.
+    """
+    model = manifest.model(model_id)
+    reason = manifest.unsupported_reason(model_id)
+    if reason is not None:
+        raise UnsupportedModel(
+            f"{model_id} is not supported here: {reason}.",
+            hint="`moondream-station models` lists those that are.",
+        )
+    return model
 
 
 def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moondream_station.core.errors import SettingsInvalid
+from moondream_station.core.errors import HomeUnusable, SettingsInvalid
 from moondream_station.core.home import Home
 from moondream_station.core.storage import read_json, write_atomically
 
@@ -68,6 +68,7 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
 
     Raises:
         SettingsInvalid: A value can't be used; says where it stands.
+        HomeUnusable: The home is no folder.
     """
     stored = read_config(home.config)
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
@@ -89,12 +90,19 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises:
         SettingsInvalid: It can't be read, or is no JSON object.
+        HomeUnusable: The home that it should be in is no folder.
     """
     try:
         data = read_json(path)
+    except NotADirectoryError as error:
+        raise HomeUnusable(
+            f"The home {path.parent} is no folder.",
+            hint="Set MOONDREAM_STATION_HOME to a folder that you may write to.",
+        ) from error
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
         raise SettingsInvalid(
-            f"{path} can't be read: {error}", hint="Correct the file, or move it away."
+            f"{path} can't be read: {reason or error}.", hint="Correct the file, or move it away."
         ) from error
     if data is None:
         return {}

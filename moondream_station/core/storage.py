@@ -39,7 +39,7 @@ def read_json(path: Path) -> Any:
     """A JSON file's content, None where there is no such file.
 
     Raises:
-        ValueError: The file is no JSON; the message names it.
+        ValueError: The file is no JSON; the message says where it breaks off.
         OSError: The file can't be read.
     """
     try:
@@ -49,7 +49,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"it is no JSON ({error})") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -48,4 +48,5 @@ class Unknowable(Exception):
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"{what} could not be looked at: {reason}")
+        self.what = what
         self.reason = reason

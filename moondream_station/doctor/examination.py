@@ -114,8 +114,8 @@ async def _verdict(check: Check, patient: Patient) -> Verdict:
 
 def _failed(check: Check, failure: Exception) -> Verdict:
     match failure:
-        case Unknowable():
-            return skipped(f"{check.title}: not looked at, because {failure}".rstrip(".") + ".")
+        case Unknowable(what=what):  # why not is what another finding tells
+            return skipped(f"{check.title}: not looked at, because {what} could not be looked at.")
         case StationError(message=message, hint=hint):
             remedy = Remedy(text=hint) if hint else None
             return warning(f"{check.title} could not be checked: {message}", remedy=remedy)

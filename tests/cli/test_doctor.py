@@ -148,6 +148,18 @@ def test_fix_repairs_and_says_what(bare: Premises) -> None:
     assert "Nothing needed a repair." in run(bare, "doctor", "--offline", "--fix").stdout
 
 
+def test_a_repair_that_fails_hides_no_finding(bare: Premises) -> None:
+    """It is one itself, and what kept it from repairing stays as it is."""
+    bare.home.active.write_text("{mine")
+    shown = run(bare, "doctor", "--offline", "--fix", "--json")
+    report = validated(json.loads(shown.stdout))
+    assert shown.returncode == 1
+    assert statuses(report)["station.repairs"] == "warning"
+    assert statuses(report)["environments.active"] == "error"
+    assert bare.home.active.read_text() == "{mine"
+    bare.home.active.unlink()
+
+
 def test_settings_that_cannot_be_used_are_a_finding(bare: Premises) -> None:
     """Not the end of the doctor."""
     bare.home.config.write_text('{"service_port": "many"}')

@@ -1,0 +1,228 @@
+"""Every command's exit code, and what it prints where: results and errors with `--json` on stdout alone.
+
+The command line is called in this process, which takes a tenth of the time; that a process of its own ends
+with that code is seen in the other files here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import structlog
+
+from moondream_station.cli.app import app, run
+from support.commands import switch
+from support.stations import Premises, open_premises
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+_COMMANDS = sorted(
+    command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands
+)
+_NEEDS_MODEL = {"switch", "remove", "rollback"}
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    """Premises with the active model `colours` and the unsupported `shapes`; nothing here changes them."""
+    with open_premises(tmp_path_factory.mktemp("lasting")) as premises:
+        premises.add_model("colours")
+        premises.add_model("shapes", supported_os=["plan9"])
+        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+        (premises.folder / "requirements.txt").write_text("torch>=2.8\n")
+        (premises.folder / "wrong.txt").write_text("torch>>2\n")
+        (premises.folder / "options.txt").write_text("-e .\n")
+        (premises.folder / "record.json").write_text("{}")
+        yield premises
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: its exit code, and what it printed where."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(
+    lasting: Premises, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Call]:
+    """Call the command line with the variables of the premises, and others, in their folder."""
+    for name in tuple(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in lasting.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(lasting.folder)
+
+    def called(*arguments: str, **variables: str) -> Ended:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        code = run(arguments)
+        return Ended(code, *capsys.readouterr())
+
+    yield called
+    structlog.reset_defaults()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line and its end.
+
+    Args:
+        line: The words after the program's name.
+        exit: The exit code.
+        code: The error's code, None where a result is printed.
+    """
+
+    line: str
+    exit: int
+    code: str | None = None
+
+
+CASES = [
+    Case("--version", DONE),
+    Case("models", DONE),
+    Case("status", DONE),
+    Case("logs", DONE),
+    Case("logs colours", DONE),
+    Case("prune --dry-run", DONE),
+    Case("plan", DONE),
+    Case("plan --offline torch", DONE),
+    Case("plan -r requirements.txt", DONE),
+    Case("plan --model colours", DONE),
+    Case("doctor", DONE),
+    Case("doctor --offline", DONE),
+    Case("doctor --offline --fix", DONE),
+    Case("doctor --offline --record machine.json", DONE),
+    Case("", USAGE, "usage"),
+    Case("nope", USAGE, "usage"),
+    Case("--nope", USAGE, "usage"),
+    Case("models more", USAGE, "usage"),
+    Case("status --watch=1", USAGE, "usage"),
+    Case("logs a b", USAGE, "usage"),
+    Case("plan torch>>1", USAGE, "usage"),
+    Case("plan -r wrong.txt", USAGE, "usage"),
+    Case("plan -r nowhere.txt", USAGE, "usage"),
+    Case("plan -r .", USAGE, "usage"),
+    Case("plan --machine nowhere.json", USAGE, "usage"),
+    Case("plan --machine record.json", USAGE, "usage"),
+    Case("plan --python three", USAGE, "usage"),
+    Case("plan --strategy fastest", USAGE, "usage"),
+    Case("doctor --machine nowhere.json", USAGE, "usage"),
+    Case("doctor --machine record.json", USAGE, "usage"),
+    Case("doctor --record nowhere/machine.json", USAGE, "usage"),
+    Case("doctor --fix --machine record.json", USAGE, "usage"),
+    Case("serve --port 70000", USAGE, "usage"),
+    Case("serve --port any", USAGE, "usage"),
+    Case("switch colours --strategy fastest", USAGE, "usage"),
+    Case("switch colours --python nowhere/python", USAGE, "usage"),
+    Case("plan --model nope", FAILED, "unknown-model"),
+    Case("plan -r options.txt", FAILED, "requirements-unsafe"),
+    Case("cancel", FAILED, "nothing-running"),
+    Case("logs nope", FAILED, "no-active-model"),
+    Case("remove nope", FAILED, "no-active-model"),
+    Case("serve --port 0 --model nope", FAILED, "unknown-model"),
+    Case("serve --port 0 --model shapes", FAILED, "unsupported-model"),
+    Case("serve --port 0 --host no.such.host.invalid", FAILED, "address-in-use"),
+    *(Case(f"{name} --nope", USAGE, "usage") for name in _COMMANDS),
+    *(Case(name, USAGE, "usage") for name in _COMMANDS if name in _NEEDS_MODEL),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.line or "(nothing)")
+def test_with_json_one_line_says_it(call: Call, lasting: Premises, case: Case) -> None:
+    """The exit code is the contract's; the result or error is the one line on stdout; nothing happened."""
+    journals = set(lasting.home.activations.iterdir())
+    done = call(*case.line.split(), "--json")
+    assert done.code == case.exit, done
+    assert set(lasting.home.activations.iterdir()) == journals
+    (line,) = done.stdout.splitlines()
+    shown = json.loads(line)
+    if case.code is None:
+        assert "error" not in shown
+        return
+    assert shown["error"]["code"] == case.code
+    assert shown["error"]["message"]
+    assert shown["error"]["hint"]
+    assert "error: " not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.code], ids=lambda case: case.line or "(nothing)"
+)
+def test_for_people_an_error_is_on_stderr(call: Call, case: Case) -> None:
+    """Stdout stays empty; the error is told with its hint, without a traceback."""
+    done = call(*case.line.split())
+    assert (done.code, done.stdout) == (case.exit, ""), done
+    told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    assert told[0].startswith("error: ")
+    assert told[1].startswith("  hint: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_help_and_json_everywhere(call: Call, name: str) -> None:
+    """Every command explains itself, and takes `--json`."""
+    done = call(name, "--help")
+    assert (done.code, done.stderr) == (DONE, "")
+    assert f"Usage: moondream-station {name}" in done.stdout
+    assert "--json" in done.stdout
+
+
+def test_an_error_found_is_exit_1(call: Call, lasting: Premises) -> None:
+    """`doctor` with an error and `plan` without a build print their whole result."""
+    plan = call("plan", "torch>=99", "--json")
+    assert (plan.code, json.loads(plan.stdout)["build"]) == (FAILED, None)
+    broken = str(lasting.folder / "nowhere.json")
+    report = call("doctor", "--offline", "--json", MOONDREAM_STATION_MANIFEST=broken)
+    assert (report.code, json.loads(report.stdout)["ok"]) == (FAILED, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("nope",), "unknown-model"), (("shapes",), "unsupported-model")],
+)
+def test_a_switch_ends_with_its_terminal_event(call: Call, arguments: tuple[str, ...], code: str) -> None:
+    """Its last line on stdout says why, not an error object; the attempt was published."""
+    done = call("switch", *arguments, "--json")
+    assert done.code == FAILED
+    requested, *_, last = map(json.loads, done.stdout.splitlines())
+    assert requested["event"] == "BackendActivationRequested"
+    assert (last["event"], last["stage"], last["error"]["code"]) == ("ActivationFailed", "prepare", code)
+
+
+@pytest.mark.parametrize("line", ["models", "status", "plan", "switch colours", "serve --port 0", "prune"])
+def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None:
+    """Every command says so, and none makes it one."""
+    place = tmp_path / "file"
+    place.write_text("mine")
+    done = call(*line.split(), "--json", MOONDREAM_STATION_HOME=str(place))
+    assert done.code == FAILED
+    assert json.loads(done.stdout)["error"]["code"] == "home-unusable"
+    assert place.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "line", ["models", "status", "cancel", "logs", "plan --offline", "doctor --offline", "doctor --fix"]
+)
+def test_looking_makes_no_home(tmp_path: Path, call: Call, line: str) -> None:
+    """What only looks leaves nothing where nothing was."""
+    call(*line.split(), MOONDREAM_STATION_HOME=str(tmp_path / "home"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_has_a_case() -> None:
+    """A new command must say how it ends."""
+    asked = {case.line.split()[0] for case in CASES if case.line and not case.line.endswith("--nope")}
+    assert set(_COMMANDS) - asked == set()
