@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
 from moondream_station.core.errors import ErrorInfo
+
+_NARROWEST = 20
+"""Characters that a table's last column gets, however narrow the terminal is."""
 
 
 def print_json(data: Any) -> None:
@@ -62,10 +67,26 @@ def _write(stream: TextIO, line: str) -> None:
         raise
 
 
-def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
-    """Lay out rows under headings, each column as wide as its widest cell, the last one unpadded."""
-    widths = {column: max(len(column), *(len(row[column]) for row in rows), 0) for column in columns}
-    lines = [{column: column.upper() for column in columns}, *rows]
-    return "\n".join(
-        "  ".join(row[column].ljust(widths[column]) for column in columns).rstrip() for row in lines
-    )
+def terminal_width() -> int | None:
+    """How many characters a line on stdout's terminal holds, None where stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], *, width: int | None = None) -> str:
+    """Lay out rows under headings, each column as wide as its widest cell, the last one unpadded.
+
+    Args:
+        rows: The cells by column.
+        columns: The columns in order.
+        width: What a line holds; the last column is broken to fit. None: lines are as long as they are.
+    """
+    *first, last = columns
+    widths = {column: max(len(column), *(len(row[column]) for row in rows), 0) for column in first}
+    margin = " " * sum(widths[column] + 2 for column in first)
+    room = max(_NARROWEST, width - len(margin)) if width is not None else None
+    lines = []
+    for row in ({column: column.upper() for column in columns}, *rows):
+        start = "".join(row[column].ljust(widths[column] + 2) for column in first)
+        broken = textwrap.wrap(row[last], room, break_long_words=False) if room else [row[last]]
+        lines += [f"{start}{(broken or [''])[0]}".rstrip(), *(margin + rest for rest in broken[1:])]
+    return "\n".join(lines)

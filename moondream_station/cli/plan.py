@@ -7,15 +7,15 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
 from packaging.requirements import InvalidRequirement
 
 from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.output import print_text, table
-from moondream_station.core.builds.choice import Selection
+from moondream_station.cli.output import print_text, table, terminal_width
+from moondream_station.core.builds.choice import Candidate, Selection
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     Requirements,
@@ -50,12 +50,17 @@ def run_plan(asked: Asked, *, strategy: str | None, as_json: bool) -> int:
     check_strategy(settings.strategy)
     configure_logging(settings.log)
     selection = anyio.run(_plan, asked, home, settings)
-    print_text(plan_text(selection), to_json(selection), as_json=as_json)
+    print_text(plan_text(selection, width=terminal_width()), to_json(selection), as_json=as_json)
     return 0 if selection.build is not None else 1
 
 
-def plan_text(selection: Selection) -> str:
-    """A plan for people: the choice, the command, warnings, and every candidate with its reason."""
+def plan_text(selection: Selection, *, width: int | None = None) -> str:
+    """A plan for people: the choice, the command, warnings, and every candidate with its reason.
+
+    Args:
+        selection: The plan.
+        width: What a line of the terminal holds, None where it is not for one.
+    """
     lines = []
     if selection.build is None:
         lines.append(f"No build: {selection.reason}")
@@ -68,13 +73,19 @@ def plan_text(selection: Selection) -> str:
             "build": candidate.build,
             "torch": candidate.torch or "-",
             "verdict": str(candidate.verdict),
-            "reason": candidate.reason,
+            "reason": _beside_its_name(candidate),
         }
         for candidate in selection.candidates
     ]
     if rows:
-        lines += ["", table(rows, ("build", "torch", "verdict", "reason"))]
+        lines += ["", table(rows, ("build", "torch", "verdict", "reason"), width=width)]
     return "\n".join(lines)
+
+
+def _beside_its_name(candidate: Candidate) -> str:
+    """A candidate's reason in a row that names the build already."""
+    shorter = candidate.reason.removeprefix(candidate.build)
+    return shorter.lstrip(": ") if shorter.startswith((" ", ": ")) else candidate.reason
 
 
 async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
@@ -91,7 +102,7 @@ async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
         requirements=await _requirements(asked, home, settings), strategy=settings.strategy, python=python
     )
     if is_elsewhere or asked.offline:
-        return await plan_from_catalog(question, machine)
+        return await plan_from_catalog(question, machine, torch_index=settings.torch_index)
     home.create()
     return await plan_here(question, machine, home=home, settings=settings, environ=os.environ)
 
@@ -106,7 +117,7 @@ async def _requirements(asked: Asked, home: Home, settings: Settings) -> Require
         warnings += read.warnings
     if asked.model is not None:
         texts += (await _requirements_of(asked.model, home, settings)).canonical
-    return parse_requirement_args(texts or ["torch"])
+    return replace(parse_requirement_args(texts or ["torch"]), warnings=tuple(warnings))
 
 
 def _read(path: Path) -> Requirements:

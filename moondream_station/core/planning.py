@@ -42,15 +42,19 @@ def _ignore(_: ProbeReport) -> None:
     """A plan tells the result alone."""
 
 
-async def plan_from_catalog(question: Question, machine: Machine) -> Selection:
+async def plan_from_catalog(
+    question: Question, machine: Machine, *, torch_index: str | None = None
+) -> Selection:
     """Plan with what this version knows, and no network: for a recorded machine, or offline.
 
     Args:
         question: What is planned.
         machine: The machine it is planned for.
+        torch_index: What stands in for the official index's base URL.
     """
     capabilities = await detect(machine, on_probe=_ignore)
-    offers = catalog_offers(load_catalog(), target_of(capabilities, question.python))
+    target = target_of(capabilities, question.python)
+    offers = catalog_offers(load_catalog(), target, index=torch_index)
     return _select(question, capabilities, offers)
 
 

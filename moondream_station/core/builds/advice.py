@@ -12,45 +12,66 @@ from moondream_station.core.builds.verdicts import Judgement, judge
 from moondream_station.core.builds.visibility import describe, hiding_variable
 
 _ANY_DRIVER = "99999.0"
+_PREFERRED = (Kind.CUDA, Kind.ROCM, Kind.XPU, Kind.CPU)
 _JETSON = "NVIDIA makes wheels of its own for Jetson, which the station does not install."
 
 
 def idle_gpu_warnings(chosen: Judgement | None, question: Question) -> tuple[str, ...]:
-    """Sentences about GPUs that are there and will not be used, each with what would change it.
+    """Sentences about GPUs that would be preferred and can't be used, each with what would change it.
 
     Args:
         chosen: What was chosen, None where nothing could be.
         question: The question it answers.
     """
     kind = chosen.build.kind if chosen else Kind.CPU
-    if kind not in {Kind.CPU, Kind.XPU}:
+    if kind not in _PREFERRED:
         return ()
     return tuple(
         f"{_names(idle, question)} will not be used: {_remedy(idle, question)}"
-        for idle in (Kind.CUDA, Kind.ROCM, Kind.XPU)
-        if idle is not kind and _is_there(idle, question)
+        for idle in _PREFERRED[: _PREFERRED.index(kind)]
+        if _is_there(idle, kind, question)
     )
 
 
-def _is_there(kind: Kind, question: Question) -> bool:
+def other_gpu_warnings(chosen: Judgement, question: Question) -> tuple[str, ...]:
+    """Sentences about discrete GPUs of another maker that a build chosen for a preferred one leaves out."""
+    kind = chosen.build.kind
+    if kind not in _PREFERRED:
+        return ()
+    return tuple(
+        f"{_names(other, question)} is left out: {chosen.build.name} does not compute on it; the strategy "
+        f"{best.build.name} would take it instead."
+        for other in _PREFERRED[_PREFERRED.index(kind) + 1 :]
+        if _is_there(other, kind, question) and (best := _best(other, question))
+    )
+
+
+def _is_there(kind: Kind, chosen: Kind, question: Question) -> bool:
+    """Whether there is a GPU of a kind; beside another accelerator an integrated one does not count."""
     in_use = question.hardware.of_kind(kind)
-    return bool(in_use.gpus) or in_use.unknown or (kind is Kind.CUDA and in_use.driver is not None)
+    if chosen is Kind.CPU:
+        return in_use.is_there
+    return any(not gpu.integrated for gpu in in_use.gpus)
 
 
 def _names(kind: Kind, question: Question) -> str:
     in_use = question.hardware.of_kind(kind)
-    names = " and ".join(dict.fromkeys(describe(gpu) for gpu in in_use.gpus))
+    names = " and ".join(dict.fromkeys(describe(gpu) for gpu in in_use.gpus or in_use.hidden))
     return names or "The GPU"
 
 
 def _remedy(kind: Kind, question: Question) -> str:
     in_use = question.hardware.of_kind(kind)
-    driverless = kind is Kind.CUDA and in_use.driver is None
-    if in_use.absence and not driverless:
+    is_driverless = kind is Kind.CUDA and in_use.driver is None
+    if in_use.absence and not is_driverless:
         return f"{in_use.absence}."
+    if best := _best(kind, question):
+        return f"the strategy {best.build.name} would take it, with torch {best.best.torch}."
     tries = (
         _newer_driver(kind, question),
+        _unverified_wheel(kind, question),
         _older_torch(kind, question),
+        _without_companions(kind, question),
         _other_python(kind, question),
         _hidden_gpus(kind, question),
     )
@@ -60,14 +81,15 @@ def _remedy(kind: Kind, question: Question) -> str:
     found = found or [_first_refusal(kind, question)]
     if question.capabilities.surroundings == "jetson":
         found.append(_JETSON)
-    return " ".join(found)
+    return " ".join(("it has no NVIDIA driver that works;" if is_driverless else "", *found)).strip()
 
 
 def _first_refusal(kind: Kind, question: Question) -> str:
     """The most telling reason of a build of a kind: about the GPU itself rather than about the build."""
-    judgements = [judge(build, question) for build in reversed(question.builds) if build.kind is kind]
+    builds = [build for build in reversed(question.builds) if build.kind is kind]
+    judgements = [judge(one, question) for one in builds if not question.catalog.source_build(one.name)]
     refusals = [one.refusal for one in judgements if one.refusal]
-    for obstacle in (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM):
+    for obstacle in (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM, Obstacle.PLATFORM):
         for refusal in refusals:
             if refusal.obstacle is obstacle:
                 return refusal.reason
@@ -75,16 +97,17 @@ def _first_refusal(kind: Kind, question: Question) -> str:
 
 
 def _newer_driver(kind: Kind, question: Question) -> str | None:
-    if kind is not Kind.CUDA:
-        return None
-    best = _best(kind, _with_any_driver(question))
-    if best is None:
-        return None
-    needed = _lowest_driver(question)
-    if needed is None:
+    """The lowest driver that makes a build possible, and the one of the best build where that is higher."""
+    if kind is not Kind.CUDA or (needed := _lowest_driver(question)) is None:
         return None
     driver, build, torch = needed
-    return f"driver {driver} or newer makes {build.name} with torch {torch} possible."
+    sentence = f"driver {driver} or newer makes {build.name} with torch {torch} possible"
+    other = _with_any_driver(question)
+    best = _best(kind, other)
+    top = best and question.hardware.needed_driver(best.build, other.hardware.of_kind(kind).gpus)
+    if best is None or top is None or best.build == build:
+        return f"{sentence}."
+    return f"{sentence}, driver {top} or newer {best.build.name} with torch {best.best.torch}."
 
 
 def _lowest_driver(question: Question) -> tuple[str, Build, str] | None:
@@ -109,11 +132,29 @@ def _lowest_driver(question: Question) -> tuple[str, Build, str] | None:
 
 def _older_torch(kind: Kind, question: Question) -> str | None:
     best = _best(kind, question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION))
-    if best is None:
+    if best is None or question.wanted.torch.contains(best.best.full_version, prereleases=True):
         return None
     return (
         f"{best.build.name} with torch {best.best.torch} would run on it, which {question.wanted.phrase} "
         "does not allow."
+    )
+
+
+def _without_companions(kind: Kind, question: Question) -> str | None:
+    best = _best(kind, question.ignoring_also(Obstacle.COMPANION))
+    if best is None:
+        return None
+    companions = " and ".join(question.wanted.companions)
+    return f"{best.build.name} with torch {best.best.torch} would run on it, without {companions}."
+
+
+def _unverified_wheel(kind: Kind, question: Question) -> str | None:
+    best = _best(kind, question.ignoring_also(Obstacle.UNVERIFIED))
+    if best is None:
+        return None
+    return (
+        f"{best.build.name} with torch {best.best.torch} would run on it, if there is such a wheel: nobody "
+        "has verified that."
     )
 
 

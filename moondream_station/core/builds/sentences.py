@@ -10,6 +10,8 @@ from moondream_station.core.builds.verdicts import Judgement, judge
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.snapshot import Gpu
 
+_GPU_KINDS = (Kind.CUDA, Kind.ROCM, Kind.XPU)
+
 
 def why_chosen(chosen: Judgement, question: Question) -> str:
     """Why `auto` takes a build."""
@@ -17,10 +19,12 @@ def why_chosen(chosen: Judgement, question: Question) -> str:
     newest = f"torch {torch} is the newest that "
     newest += f"{question.wanted.text} allows" if question.wanted.text else "can be had"
     match build.kind:
-        case Kind.CPU if not question.capabilities.gpus and question.capabilities.nvidia_driver is None:
-            return f"There is no GPU that PyTorch supports, so the processor computes; {newest}."
-        case Kind.CPU:
+        case Kind.CPU if any(question.hardware.of_kind(kind).is_there for kind in _GPU_KINDS):
             return f"No build for a GPU can be used here, so the processor computes; {newest}."
+        case Kind.CPU if any(question.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
+            return f"Whether there is a GPU could not be found out, so the processor computes; {newest}."
+        case Kind.CPU:
+            return f"There is no GPU that PyTorch supports, so the processor computes; {newest}."
         case Kind.MPS:
             return f"{newest}, and its ordinary wheel computes on Apple silicon."
         case Kind.CUDA | Kind.ROCM | Kind.XPU:
@@ -78,9 +82,10 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
             "usable PyTorch wheel: install an arm64 Python and run the station with it."
         )
     if target.platform is None:
+        way = " An x86-64 Python, which Windows runs there too, can use the processor's build."
         return (
             f"PyTorch has no wheels for {target.place}; it has them for Linux on x86-64 and ARM64, Windows "
-            "on x86-64, and macOS."
+            f"on x86-64, and macOS.{way if target.system == 'Windows' else ' Use one of these.'}"
         )
     if target.system == "Linux" and target.glibc is None:
         libc = " ".join(question.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
@@ -97,7 +102,8 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
         )
     for judgement in judgements:
         if judgement.build.kind in {Kind.CPU, Kind.MPS} and judgement.refusal and _tells(judgement):
-            return f"Nothing satisfies {wanted.phrase} on this machine. {judgement.refusal.reason}"
+            reason = f"{judgement.refusal.reason}{_allow(question)}"
+            return f"Nothing satisfies {wanted.phrase} on this machine. {reason}"
     return (
         f"Nothing satisfies {wanted.phrase} on this machine: allow other versions, or see what is said "
         "of each build."
@@ -107,6 +113,16 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
 def _tells(judgement: Judgement) -> bool:
     """Whether a refusal says something about this machine that its user can act on."""
     return judgement.refusal is not None and judgement.refusal.obstacle is not Obstacle.PLATFORM
+
+
+def _allow(question: Question) -> str:
+    """What the requirement would have to allow, as a sentence."""
+    other = question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    possible = [one for build in question.builds if (one := judge(build, other)).offers]
+    if not possible:
+        return ""
+    best = max(possible, key=lambda one: (one.build.kind in _GPU_KINDS, one.best.version, one.build))
+    return f" Allow torch {best.best.torch}, which {best.build.name} has."
 
 
 def _pythons_that_would(question: Question) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from moondream_station.core.builds.pythons import fits_python, in_words, pythons
 from moondream_station.core.builds.question import Obstacle, Question
 from moondream_station.core.builds.target import Target, platform_name
 
+_LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}  # PEP 600
 _SOURCE_RANK = {"index": 2, "find-links": 1, "default": 0}
 
 
@@ -135,7 +136,7 @@ def _too_old_system(build: Build, offers: tuple[Offer, ...], question: Question)
     if target.glibc is None:
         have = f"{libc[0]} {libc[1]}".strip() or "another C library"
         return f"{wheel} needs glibc, this system has {have}."
-    need = _number_in(platforms[0], "manylinux_") or "a newer version"
+    need = _number_in(platforms[0], "manylinux_") or _LEGACY_GLIBC[platforms[0].partition("_")[0]]
     return f"{wheel} needs glibc {need} or newer, this system has {target.glibc[0]}.{target.glibc[1]}."
 
 
@@ -205,7 +206,8 @@ def _check_verified(build: Build, offers: tuple[Offer, ...], question: Question)
     newest = max(offer.version for offer in offers)
     return (
         f"{build.name}: nobody has verified that torch {newest} exists on it for {question.target.place}; "
-        f"the index itself can tell."
+        f"the index itself can tell (a plan on that machine, not --offline), or --strategy {build.name} "
+        "relies on it."
     )
 
 

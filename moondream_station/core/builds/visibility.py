@@ -30,18 +30,27 @@ class InUse:
     Args:
         gpus: Those GPUs; empty where there are none or nobody knows which.
         absence: Why there are none, as a clause without a full stop; None where there are some.
+        hidden: Those that a variable hides, where it hides every one.
         driver: NVIDIA's driver version, None for other vendors.
         unknown: Whether GPUs are there whose list could not be had.
+        uncertain: Whether it could not be found out if there are any.
         fastest_first: Whether the runtime numbers them by speed; otherwise as they are listed.
         warnings: What was decided here that a person should know.
     """
 
     gpus: tuple[Gpu, ...] = ()
     absence: str | None = None
+    hidden: tuple[Gpu, ...] = ()
     driver: str | None = None
     unknown: bool = False
+    uncertain: bool = False
     fastest_first: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the machine has a GPU of this vendor that PyTorch may support, or its driver."""
+        return bool(self.gpus or self.hidden or self.unknown or self.driver)
 
     @property
     def runtime_order(self) -> tuple[int, ...]:
@@ -71,7 +80,7 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
     driver = capabilities.nvidia_driver
     gpus = capabilities.gpus_of("nvidia")
     if driver is None:
-        return InUse(gpus=gpus, absence=_why_no_driver(capabilities, gpus))
+        return _without_driver(capabilities, gpus)
     if not _NUMBERS.match(driver):
         return InUse(gpus=gpus, absence=f"the NVIDIA driver's version can't be read ({driver!r})")
     if not gpus:
@@ -79,7 +88,8 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
     visible, warnings = _visible_to_cuda(gpus, capabilities.variables)
     if not visible:
         value = capabilities.variables["CUDA_VISIBLE_DEVICES"]
-        return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
+        absence = f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU"
+        return InUse(absence=absence, hidden=gpus, driver=driver)
     if unreadable := [gpu for gpu in visible if not parse_capability(gpu.architecture or "")]:
         if capabilities.surroundings == "jetson":
             visible = tuple(_as_jetson(gpu) for gpu in visible)
@@ -93,12 +103,13 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION tells."""
     gpus = capabilities.gpus_of("amd")
     if not gpus:
-        return InUse(absence=_why_none(capabilities, "amd", "AMD GPU"))
+        return _none_found(capabilities, "amd", "AMD GPU")
     for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         value = capabilities.variables.get(name)
         gpus = gpus if value is None else _by_position(gpus, value)
         if not gpus:
-            return InUse(absence=f"{name}={value!r} hides every AMD GPU")
+            absence = f"{name}={value!r} hides every AMD GPU"
+            return InUse(absence=absence, hidden=_deciding(capabilities.gpus_of("amd")))
     gpus = _deciding(gpus)
     override = _GFX.fullmatch(capabilities.variables.get("HSA_OVERRIDE_GFX_VERSION", "").strip())
     if override is None:
@@ -114,7 +125,7 @@ def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     """The Intel GPUs in use: those that torch.xpu supports, discrete before integrated."""
     gpus = capabilities.gpus_of("intel")
     if not gpus:
-        return InUse(absence=_why_none(capabilities, "intel", "Intel GPU"))
+        return _none_found(capabilities, "intel", "Intel GPU")
     supported = tuple(gpu for gpu in gpus if gpu.architecture and catalog.intel_family(gpu.architecture))
     if not supported:
         names = ", ".join(dict.fromkeys(f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for gpu in gpus))
@@ -136,22 +147,29 @@ def _deciding(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in gpus if not gpu.integrated) or gpus
 
 
-def _why_no_driver(capabilities: Capabilities, gpus: Sequence[Gpu]) -> str:
+def _without_driver(capabilities: Capabilities, gpus: tuple[Gpu, ...]) -> InUse:
     toolkit = f"; nvcc {capabilities.nvcc} alone is no GPU and chooses no build" if capabilities.nvcc else ""
     if gpus:
-        return f"{describe(gpus[0])} has no NVIDIA driver that works{toolkit}"
+        return InUse(gpus=gpus, absence=f"{describe(gpus[0])} has no NVIDIA driver that works{toolkit}")
     for probe in ("nvidia_smi", "nvidia_driver"):
-        report = next((one for one in capabilities.probes if one.probe == probe), None)
-        if report and report.outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
-            return f"whether there is an NVIDIA driver could not be found out ({report.detail}){toolkit}"
-    return f"no NVIDIA driver was found{toolkit}"
+        if (detail := _unanswered(capabilities, probe)) is not None:
+            doubt = f"whether there is an NVIDIA driver could not be found out ({detail}){toolkit}"
+            return InUse(absence=doubt, uncertain=True)
+    return InUse(absence=f"no NVIDIA driver was found{toolkit}")
 
 
-def _why_none(capabilities: Capabilities, probe: str, what: str) -> str:
+def _none_found(capabilities: Capabilities, probe: str, what: str) -> InUse:
+    if (detail := _unanswered(capabilities, probe)) is not None:
+        return InUse(absence=f"whether there is an {what} could not be found out ({detail})", uncertain=True)
+    return InUse(absence=f"no {what} was found")
+
+
+def _unanswered(capabilities: Capabilities, probe: str) -> str | None:
+    """What a probe saw that could not find out what it is for; None for one that could."""
     report = next((one for one in capabilities.probes if one.probe == probe), None)
-    if report and report.outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
-        return f"whether there is an {what} could not be found out ({report.detail})"
-    return f"no {what} was found"
+    if report is None or report.outcome not in {Outcome.FAILED, Outcome.TIMED_OUT}:
+        return None
+    return report.detail
 
 
 def _without_list(capabilities: Capabilities, driver: str) -> InUse:
@@ -163,10 +181,8 @@ def _without_list(capabilities: Capabilities, driver: str) -> InUse:
         return InUse(gpus=(_as_jetson(Gpu(vendor="nvidia", name="the Jetson's GPU")),), driver=driver)
     if capabilities.outcome_of("nvidia_smi") is not None:
         # Where one may be there, detection lists a GPU of unknown capability: none listed is none there.
-        return InUse(
-            absence=f"NVIDIA driver {driver} is there, but no GPU (a container started without its GPU?)",
-            driver=driver,
-        )
+        said = _unanswered(capabilities, "nvidia_smi") or "a container started without its GPU?"
+        return InUse(absence=f"NVIDIA driver {driver} is there, but no GPU ({said})", driver=driver)
     warning = (
         f"Which NVIDIA GPUs are here could not be found out, so driver {driver} alone decides; whether a "
         "build has code for them shows when it is verified."

@@ -14,6 +14,7 @@ The rules, each with its test:
 6. A lost or unreachable GPU is none; those beside it count.
 7. An x86-64 Python on Apple silicon is translated by Rosetta, whichever probe tells of the one or the other.
 8. Of two macOS versions the higher one is true: 10.16 is what old programs are told.
+9. A card of AMD's on the bus that the kernel offers no computing on (no KFD) is no GPU; a note says so.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReadi
 from moondream_station.core.capabilities.probes.probe import Reading
 from moondream_station.core.capabilities.probes.sysctl import SysctlReading
 from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
-from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, ProbeReport
+from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.machine.protocol import PlatformFacts
+
+_AMD = 0x1002
 
 R = TypeVar("R", bound=Reading)
 Surroundings = Literal["wsl2", "jetson"]
@@ -84,7 +87,7 @@ def combine(
         nvcc=toolkit,
         variables=dict(variables),
         probes=reports,
-        notes=(*nvidia.notes, *_toolkit_notes(toolkit, nvidia), *apple.notes),
+        notes=(*nvidia.notes, *_toolkit_notes(toolkit, nvidia), *_amd_notes(read), *apple.notes),
     )
 
 
@@ -103,6 +106,14 @@ def _toolkit_notes(toolkit: str | None, nvidia: Nvidia) -> tuple[str, ...]:
     if toolkit is None or nvidia.driver is not None:
         return ()
     return (f"A CUDA toolkit ({toolkit}) is installed without an NVIDIA driver: a toolkit alone is no GPU.",)
+
+
+def _amd_notes(readings: tuple[Reading, ...]) -> tuple[str, ...]:
+    amd, bus = _one(readings, AmdReading), _one(readings, IntelReading)
+    cards = [display for display in bus.displays if display.vendor == _AMD] if bus is not None else []
+    if not cards or amd is None or amd.gpus or amd.outcome is not Outcome.ABSENT:
+        return ()
+    return ("The kernel offers no computing (no KFD) on the AMD GPU that is there: ROCm needs amdgpu.",)
 
 
 def _other_gpus(readings: tuple[Reading, ...]) -> tuple[Gpu, ...]:

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 _NOISE = re.compile(r"\b(?:nvidia|geforce|tesla|grid|generation|laptop gpu|gpu)\b|\(|\)|\bwith\b")
-_SPACES = re.compile(r"[\s/-]+")
+_SPACES = re.compile(r"[\s/,-]+")
 
 
 def capability_of(name: str, *, is_cut: bool = False) -> str | None:

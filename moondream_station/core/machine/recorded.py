@@ -13,7 +13,7 @@ from moondream_station.core.errors import UsageError
 from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts, Unreadable
 from moondream_station.core.machine.record import MachineRecord
 
-_PYTHON = re.compile(r"\d+\.\d+(\.\d+)?", re.ASCII)
+_PYTHON = re.compile(r"\d+\.\d+(\.\d+((a|b|rc)\d+)?)?t?", re.ASCII)
 
 
 class RecordedMachine:
@@ -91,7 +91,7 @@ def with_python(machine: Machine, python: str) -> Machine:
 
     Args:
         machine: The machine.
-        python: The version, "3.12" or "3.12.3".
+        python: The version, "3.12" or "3.12.3"; "3.14t" is a free-threaded one.
 
     Raises:
         UsageError: That is no version.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from moondream_station.core.capabilities.snapshot import Capabilities
+from moondream_station.core.capabilities.snapshot import Capabilities, Outcome, ProbeReport
 from support.snapshots import amd, intel, linux, nvidia, plan, windows
 
 RTX_4090 = nvidia("8.9", "RTX 4090")
@@ -65,7 +67,37 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             "3.12.3",
             "cu124 with torch 2.5.1 would run on GTX 1080 alone, once CUDA_VISIBLE_DEVICES hides the others",
         ),
-        (windows(amd("gfx1100", "RX 7900 XTX")), "torch", "3.12.3", "no build for it on this platform"),
+        (
+            windows(amd("gfx1100", "RX 7900 XTX")),
+            "torch",
+            "3.12.3",
+            "rocm7.2 has wheels for Linux on x86-64 only, this is Windows on x86-64",
+        ),
+        (
+            linux(RTX_4090, driver="440.33"),
+            "torch",
+            "3.12.3",
+            "cu118 with torch 2.7.1 possible, driver 580 or newer cu132 with torch 2.15.0.",
+        ),
+        (linux(RTX_4090), "torch", "3.12.3", "it has no NVIDIA driver that works; driver 450.80.02 or newer"),
+        (
+            windows(RTX_4090, driver="581.57"),
+            "torch>=2.15",
+            "3.12.3",
+            "cu132 with torch 2.15.0 would run on it, if there is such a wheel",
+        ),
+        (
+            linux(nvidia("9.0", "GH200"), driver="550.90.07", machine="aarch64"),
+            "torch==2.9.1 torchvision",
+            "3.12.3",
+            "cu129 with torch 2.9.1 would run on it, without torchvision",
+        ),
+        (
+            linux(amd("gfx1100", "RX 7900 XTX"), variables={"HIP_VISIBLE_DEVICES": "-1"}),
+            "torch",
+            "3.12.3",
+            "RX 7900 XTX will not be used: HIP_VISIBLE_DEVICES='-1' hides every AMD GPU",
+        ),
         (
             linux(nvidia("8.7", "Orin"), driver="540.4.0", machine="aarch64", surroundings="jetson"),
             "torch",
@@ -85,7 +117,7 @@ def test_an_idle_gpu_is_named_with_what_would_change_it(
     machine: Capabilities, requirement: str, python: str, words: str
 ) -> None:
     """A newer driver, an older torch, another Python, or that nothing would."""
-    selection = plan(machine, requirement, python=python).selection
+    selection = plan(machine, *requirement.split(), python=python).selection
     assert selection.build in {"cpu", None}
     assert any(words in warning for warning in selection.warnings), selection.warnings
 
@@ -98,7 +130,8 @@ def test_an_idle_gpu_is_named_with_what_would_change_it(
         windows(),
         linux(intel("0x3e92", "UHD 630")),
         linux(RTX_4090, driver="580.65.06"),
-        linux(RTX_4090, amd("gfx1032"), intel("0x56a0"), driver="580.65.06"),
+        linux(RTX_4090, amd("gfx1032"), intel("0x3e92"), driver="580.65.06"),
+        linux(RTX_4090, amd("gfx1151", integrated=True), driver="580.65.06"),
         linux(amd("gfx1100")),
     ],
 )
@@ -114,3 +147,40 @@ def test_a_better_gpu_that_is_idle_beside_intels_is_named() -> None:
     selection = plan(linux(RTX_4090, intel("0x56a0"), driver="390.46")).selection
     assert selection.build == "xpu"
     assert selection.warnings[0].startswith("RTX 4090 will not be used: driver 450.80.02 or newer")
+
+
+def test_a_gpu_of_another_maker_is_named_with_the_strategy_that_takes_it() -> None:
+    """One build computes on the GPUs of one maker; integrated ones are not worth a word."""
+    machine = linux(RTX_4090, amd("gfx1100", "RX 7900 XTX"), intel("0x56a0", "Arc A770"), driver="580.65.06")
+    assert plan(machine).selection.warnings == (
+        "RX 7900 XTX is left out: cu132 does not compute on it; the strategy rocm7.2 would take it instead.",
+        "Arc A770 is left out: cu132 does not compute on it; the strategy xpu would take it instead.",
+    )
+
+
+def test_a_gpu_that_the_guide_gives_up_is_named_with_the_strategy_that_takes_it() -> None:
+    """The guide's table knows neither CUDA below 11.8 nor AMD."""
+    for machine, build in (
+        (linux(nvidia("7.5", "Tesla T4"), driver="470.82.01", cuda="11.4"), "cu118 would take it"),
+        (linux(amd("gfx1100")), "rocm7.2 would take it"),
+    ):
+        selection = plan(machine, strategy="guide").selection
+        assert selection.build == "cpu"
+        assert any(build in warning for warning in selection.warnings), selection.warnings
+
+
+def test_what_could_not_be_found_out_is_not_called_absent() -> None:
+    """A probe that failed leaves it open if there is a GPU."""
+    failed = ProbeReport(probe="nvidia_smi", outcome=Outcome.FAILED, seconds=0.1, detail="it said nothing")
+    selection = plan(linux(probes=(failed,))).selection
+    assert selection.reason.startswith("Whether there is a GPU could not be found out")
+    assert selection.warnings == (
+        "Whether there is an NVIDIA driver could not be found out (it said nothing).",
+    )
+
+
+def test_what_detection_noted_is_a_warning_of_the_plan() -> None:
+    """A driver that is out of step has a remedy that no choice of a build replaces."""
+    note = "The NVIDIA driver and its library are out of step: restart the computer."
+    machine = replace(linux(RTX_4090, driver="580.65.06"), notes=(note,))
+    assert plan(machine).selection.warnings == (note,)

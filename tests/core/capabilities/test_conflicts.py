@@ -349,3 +349,13 @@ def test_the_kernels_other_file_is_enough() -> None:
     """/sys tells the driver where /proc does not."""
     record = MachineRecord(platform=LINUX, commands=smi_hangs(), files={nvidia_driver.SYS: "550.54.14\n"})
     assert nvidia_of(capabilities_of(record)) == ([None], "550.54.14", "sys")
+
+
+def test_a_card_of_amds_without_computing_is_no_gpu() -> None:
+    """A note says what is missing; where the kernel lists it, nothing is."""
+    card = (0x030000, 0x1002, 0x744C)
+    found = capabilities_of(pci(NETWORK, card))
+    assert found.gpus == ()
+    assert said(found, "AMD GPU", "amdgpu")
+    assert capabilities_of(merged(pci(card), kfd({"gfx_target_version": 110000}))).notes == ()
+    assert capabilities_of(pci(NETWORK)).notes == ()

@@ -1,0 +1,97 @@
+"""`plan`: what people read, and what its options change."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from moondream_station.cli.plan import plan_text
+from moondream_station.core.machine.record import MachineRecord
+from support.commands import run, run_json
+from support.machines import GTX_1080, RTX_4090, cpu_only, nvidia_linux
+from support.snapshots import amd, linux, nvidia, plan
+
+OFFICIAL = "https://download.pytorch.org/whl"
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where the command runs: a folder, and variables with a home that does not exist yet."""
+
+    folder: Path
+    environ: Mapping[str, str]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """A place without an index: nothing may be asked for another machine."""
+    return Desk(tmp_path, {**os.environ, "MOONDREAM_STATION_HOME": str(tmp_path / "home")})
+
+
+def recorded(desk: Desk, record: MachineRecord) -> Path:
+    """A machine's record as a file."""
+    path = desk.folder / "machine.json"
+    path.write_text(json.dumps(record.to_json()))
+    return path
+
+
+def test_the_table_fits_a_terminal() -> None:
+    """Reasons are broken, not cut, and do not repeat the build that stands at the head of the row."""
+    machine = linux(nvidia("6.1", "NVIDIA GeForce GTX 1080"), amd("gfx1032"), driver="535.183.01")
+    selection = plan(machine, "torch").selection
+    _, _, shown = plan_text(selection, width=80).partition("BUILD ")
+    assert max(map(len, shown.splitlines())) <= 80
+    flat = " ".join(shown.split())
+    assert "cu130 - rejected needs driver 580 or newer, this machine has 535.183.01." in flat
+    assert "cu128 - rejected has no code for compute capability 6.1 (NVIDIA GeForce GTX 1080)" in flat
+    assert "rocm7.2 - rejected has no code for gfx1032 (AMD GPU)." in flat
+    assert len(shown.splitlines()) > len(selection.candidates) + 1
+    one_line = plan_text(selection).partition("BUILD ")[2]
+    assert len(one_line.splitlines()) == len(selection.candidates) + 1
+
+
+def test_a_left_out_option_of_a_requirements_file_is_a_warning(desk: Desk) -> None:
+    """The station chooses the index; that the file names another one is told."""
+    file = desk.folder / "requirements.txt"
+    file.write_text(f"--extra-index-url {OFFICIAL}/cu124\ntorch>=2.7.0\n")
+    shown = run_json(desk, "plan", "-r", str(file), "--machine", str(recorded(desk, cpu_only())))
+    assert shown["requirement"] == ["torch>=2.7.0"]
+    assert any("--extra-index-url" in warning for warning in shown["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("python", "torch"), [("3.9", "2.8.0"), ("3.10", "2.14.1"), ("3.13t", "2.12.0"), ("3.14.0rc1", "2.15.0")]
+)
+def test_the_named_python_decides_which_wheels_fit(desk: Desk, python: str, torch: str) -> None:
+    """Also a free-threaded one, and one before its release."""
+    record = recorded(desk, nvidia_linux(RTX_4090, driver="580.95.05", cuda="13.0"))
+    shown = run_json(desk, "plan", "--machine", str(record), "--python", python)
+    assert shown["torch"] == torch
+
+
+def test_a_mirror_stands_in_for_the_index_without_being_asked(desk: Desk) -> None:
+    """For another machine nothing is fetched, and the command still names the user's index."""
+    record = recorded(desk, nvidia_linux(GTX_1080, driver="580.95.05", cuda="13.0"))
+    arguments = ("plan", "--machine", str(record), "--json")
+    mirrored = json.loads(
+        run(desk, *arguments, MOONDREAM_STATION_TORCH_INDEX="https://mirror.example/whl").stdout
+    )
+    assert mirrored["index_url"] == "https://mirror.example/whl/cu126"
+    official = json.loads(run(desk, *arguments, MOONDREAM_STATION_TORCH_INDEX=OFFICIAL).stdout)
+    assert official["index_url"] == f"{OFFICIAL}/cu126"
+
+
+def test_nothing_to_install_is_an_answer_that_says_what_to_do(desk: Desk) -> None:
+    """`build` is null, the command empty, the exit code 1."""
+    record = recorded(desk, nvidia_linux(GTX_1080, driver="580.95.05", cuda="13.0"))
+    done = run(desk, "plan", "torch>=2.15", "--machine", str(record), "--json")
+    shown = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (shown["build"], shown["torch"], shown["index_url"], shown["source"]) == (None, None, None, None)
+    assert shown["command"] == []
+    assert "Allow torch 2.14.1, which cu126 has." in shown["reason"]
