@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says more about the machine that runs it, and what else it does, than about us.
+settings.register_profile("station", deadline=None)
+settings.load_profile("station")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -177,6 +177,18 @@ def logs(
 
 
 @app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to take back.")],
+    *,
+    as_json: Json = False,
+) -> int:
+    """Go back to the environment that a model had before."""
+    from moondream_station.cli.rollback import run_rollback  # noqa: PLC0415
+
+    return run_rollback(model, as_json=as_json)
+
+
+@app.command()
 def remove(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to forget.")],
     *,

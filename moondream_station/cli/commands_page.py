@@ -32,7 +32,7 @@ progress to stderr. Every command takes `--help` and `--json`.
 | code | means |
 |---|---|
 | 0 | done; also `serve` after SIGINT or SIGTERM, and `doctor` with nothing worse than warnings |
-| 1 | it failed; also an unknown model, `cancel` with nothing to cancel, `plan` without a build |
+| 1 | it failed; also an unknown model, `cancel` or `rollback` with nothing to act on, no build |
 | 2 | the command line itself is wrong: nothing was done, and nothing published |
 | 130 | cancelled: SIGINT, SIGTERM, SIGHUP, `cancel`, or another switch took its place |
 
@@ -43,8 +43,9 @@ terminal event instead, once its activation has begun.
 
 _NOTES: Final[Mapping[str, str]] = {
     "": """\
-Without a command it serves as `serve` does and reads commands: `switch MODEL [--strategy S]`, `cancel`,
-`models`, `status`, `help`, and `quit` (also Ctrl-D). Without a terminal on stdin it ends with 2.
+Without a command it serves as `serve` does and reads commands: `switch MODEL [--strategy S]`,
+`rollback MODEL`, `cancel`, `models`, `status`, `plan`, `help`, and `quit` (also Ctrl-D). Without a
+terminal on stdin it ends with 2.
 """,
     "serve": """\
 The first line on stdout is `Moondream Station is serving on http://127.0.0.1:PORT`, printed when it
@@ -68,6 +69,12 @@ On this computer it asks what the indexes and folders of wheels really have, wit
 [plan.json](schemas/plan.json).
 """,
     "logs": 'With `--json`: `{"activation", "model", "events", "notes", "worker"}`.\n',
+    "rollback": """\
+The environment is checked file by file, and torch must compute in it, before it is the model's again;
+else everything stays as it is. The active model is then loaded from it, by the station where one
+serves the same home: requests go on being answered. A second `rollback` returns. It fetches nothing.
+With `--json`: `{"model", "environment", "previous", "build", "torch"}`.
+""",
     "remove": """\
 What it had on disk goes with the next `prune`. Refused for the model that a station serves now. With
 `--json`: `{"model"}`.

@@ -1,8 +1,8 @@
-"""Switching through the station that serves this home, and following what it does."""
+"""Letting the station that serves this home do it, and following what it does."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,12 @@ import anyio
 from moondream_station.cli.presenting import Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.codec import event_from_json
-from moondream_station.core.errors import NothingToCancel, UnknownModel
+from moondream_station.core.errors import NothingToCancel, StationError, UnknownModel
 from moondream_station.core.events import CancelReason, Event
 from moondream_station.core.home import Home
 from moondream_station.core.journal import read_activation
 from moondream_station.core.locks import StationRecord
-from moondream_station.http.client import StationClient
+from moondream_station.http.client import Accepted, StationClient
 
 if TYPE_CHECKING:
     from moondream_station.cli.switch import Wish
@@ -46,28 +46,56 @@ async def switch_there(home: Home, record: StationRecord, wish: Wish) -> int:
         record: The station.
         wish: What is asked for.
     """
+
+    async def ask(client: StationClient) -> Accepted | None:
+        try:
+            return await client.switch(wish.model, wish.strategy, upgrade=wish.upgrade, python=wish.python)
+        except UnknownModel:
+            return None  # published, and so presented: the first activation that is requested
+
+    return await follow_there(home, record, ask, presenter_for(as_json=wish.as_json))
+
+
+async def follow_there(
+    home: Home,
+    record: StationRecord,
+    ask: Callable[[StationClient], Awaitable[Accepted | None]],
+    presenter: Presenter,
+) -> int:
+    """Ask the serving station for an activation, and show it; gives the exit code.
+
+    Args:
+        home: The home that both have.
+        record: The station.
+        ask: Asks for it; None where it was refused, which the station told as an activation of its own.
+        presenter: Shows it.
+
+    Raises:
+        StationError: What the station answered.
+    """
+    refusal: StationError | None = None
+    code = CANCELLED
     async with (
         StationClient(record.address, token=record.token) as client,
         client.follow() as messages,
         anyio.create_task_group() as tasks,
     ):
-        following = _Following(client, presenter_for(as_json=wish.as_json))
+        following = _Following(client, presenter)
         await tasks.start(cancel_on_signal, following.on_signal)
-        activation: str | None = None
         try:
-            accepted = await client.switch(
-                wish.model, wish.strategy, upgrade=wish.upgrade, python=wish.python
-            )
-            activation, following.joined = accepted.activation, accepted.joined
-        except UnknownModel:
-            pass  # published, and so presented: the first activation that is requested
-        scope = anyio.CancelScope()
-        tasks.start_soon(_obey, following, scope)
-        code = CANCELLED
-        with scope:
-            events = _events(home, messages, activation)
-            code = await present(events, following.presenter, activation=activation)
+            accepted = await ask(client)
+        except StationError as error:
+            refusal = error  # told below, where it is not one of a group
+        else:
+            following.joined = accepted is not None and accepted.joined
+            activation = None if accepted is None else accepted.activation
+            scope = anyio.CancelScope()
+            tasks.start_soon(_obey, following, scope)
+            with scope:
+                code = await present(_events(home, messages, activation), presenter, activation=activation)
         tasks.cancel_scope.cancel()
+    if refusal is not None:
+        raise refusal
     return code
 
 

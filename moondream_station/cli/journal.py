@@ -72,7 +72,7 @@ def _notes(home: Home, activation: str) -> list[str]:
 
 def _last_lines(home: Home, model: str) -> list[str]:
     try:
-        text = (home.logs / f"{model}.log").read_text(errors="replace")
+        text = home.worker_log(model).read_text(errors="replace")
     except FileNotFoundError:
         return []
     return text.splitlines()[-_WORKER_LINES:]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -42,6 +42,7 @@ from moondream_station.panel.terminal import Terminal
 
 COMMANDS: Final[Mapping[str, str]] = {
     "switch": "switch MODEL [--strategy S]: activate a model",
+    "rollback": "rollback MODEL: back to the environment that the active model had before",
     "cancel": "cancel: end the running switch (also Ctrl-C)",
     "models": "models: list the models",
     "status": "status: what is active, and what runs",
@@ -174,6 +175,8 @@ class Prompt:
                 self._switch(model, None)
             case ["switch", model, "--strategy" | "-s", strategy]:
                 self._switch(model, check_strategy(strategy))
+            case ["rollback", model]:
+                self._roll_back(model)
             case ["cancel"]:
                 self._cancel()
             case ["models"]:
@@ -208,15 +211,24 @@ class Prompt:
             ]
         return ANSI("\n".join(map(self._terminal.styled, lines)))
 
-    def _words(self) -> dict[str, dict[str, dict[str, dict[str, None]]] | None]:
+    def _words(self) -> Mapping[str, Mapping[str, Any] | None]:
         """What can be typed where."""
         strategies = {"--strategy": dict.fromkeys(_STRATEGIES)}
-        models = dict.fromkeys(self._station.manifest.models, strategies)
-        return {name: models if name == "switch" else None for name in COMMANDS}
+        models = self._station.manifest.models
+        after: dict[str, Mapping[str, Any]] = {
+            "switch": dict.fromkeys(models, strategies),
+            "rollback": dict.fromkeys(models),
+        }
+        return {name: after.get(name) for name in COMMANDS}
 
     def _switch(self, model: str, strategy: str | None) -> None:
         with suppress(UnknownModel):  # published, and so told
             self._station.request_switch(model, strategy)
+
+    def _roll_back(self, model: str) -> None:
+        served = self._station.serving
+        assert served is not None  # noqa: S101  this station serves
+        served.request_rollback(model)
 
     def _cancel(self) -> None:
         self._cancelled = self._station.request_cancel()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
 from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.presenting import present, presenter_for
+from moondream_station.cli.presenting import Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.errors import NothingToCancel, UnknownModel, UsageError
@@ -18,6 +20,9 @@ from moondream_station.core.events import CancelReason
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.locks import read_station
 from moondream_station.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from moondream_station.core.station import Station
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +56,26 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
 
 
 async def _switch_here(home: Home, settings: Settings, wish: Wish) -> int:
+    def request(station: Station) -> None:
+        with suppress(UnknownModel):  # published, and so presented
+            station.request_switch(wish.model, upgrade=wish.upgrade, python=wish.python)
+
+    return await activate_here(home, settings, request, presenter_for(as_json=wish.as_json))
+
+
+async def activate_here(
+    home: Home, settings: Settings, request: Callable[[Station], object], presenter: Presenter
+) -> int:
+    """Let a station of this command's own do it, and show its activation; gives the exit code.
+
+    Args:
+        home: The home; nothing serves it.
+        settings: The user's settings.
+        request: Asks the station for the activation; what it refuses, it publishes.
+        presenter: Shows it.
+    """
     from moondream_station.core.station import open_station  # noqa: PLC0415  a station that serves has its own
 
-    presenter = presenter_for(as_json=wish.as_json)
     async with open_station(home, settings, os.environ) as station, anyio.create_task_group() as tasks:
 
         def cancel(reason: CancelReason) -> None:
@@ -63,8 +85,7 @@ async def _switch_here(home: Home, settings: Settings, wish: Wish) -> int:
 
         await tasks.start(cancel_on_signal, cancel)
         async with station.bus.subscribe() as events:
-            with suppress(UnknownModel):  # published, and so presented
-                station.request_switch(wish.model, upgrade=wish.upgrade, python=wish.python)
+            request(station)
             code = await present(events, presenter)
         tasks.cancel_scope.cancel()
     return code

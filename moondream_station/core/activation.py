@@ -33,6 +33,7 @@ class ActivationRequest:
         strategy: `auto`, `guide` or a build's name.
         upgrade: Whether to resolve anew although an environment exists.
         python: The interpreter to make the environment from, None for the station's own.
+        rollback: Whether to go back to the environment that the model had before, instead of making one.
     """
 
     id: str
@@ -40,6 +41,7 @@ class ActivationRequest:
     strategy: str
     upgrade: bool = False
     python: Path | None = None
+    rollback: bool = False
 
 
 class Activation:

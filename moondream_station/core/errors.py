@@ -73,6 +73,12 @@ class NothingToCancel(StationError):
     code = "nothing-running"
 
 
+class NothingToRollBack(StationError):
+    """The model had no environment before the one it has, or is not the one that a station serves."""
+
+    code = "nothing-to-roll-back"
+
+
 class ManifestInvalid(StationError):
     """The manifest can't be read or is none."""
 

@@ -65,6 +65,10 @@ class Home:
         """Workers' output."""
         return self.root / "logs"
 
+    def worker_log(self, model: str) -> Path:
+        """What a model's workers wrote."""
+        return self.logs / f"{model}.log"
+
     @property
     def station(self) -> Path:
         """While a station serves: its pid, address and token."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -94,10 +93,6 @@ class WorkerHost:
         hosted: HostedWorker = await self._tasks.start(self._hold, spec, activation)
         return hosted
 
-    def log_path(self, model: str) -> Path:
-        """Where a model's workers write."""
-        return self._home.logs / f"{model}.log"
-
     async def _hold(
         self, spec: WorkerSpec, activation: str | None, *, task_status: TaskStatus[HostedWorker]
     ) -> None:
@@ -107,7 +102,7 @@ class WorkerHost:
                 spec.place.python,
                 env=child_environment(self._environ),
                 cwd=spec.code.folder,
-                log_path=self.log_path(spec.model),
+                log_path=self._home.worker_log(spec.model),
                 threads=self._threads,
             ) as worker:
                 hosted = HostedWorker(spec=spec, worker=worker)

@@ -40,10 +40,27 @@ class Installed:
     file_count: int = 0
     committed: Committed | None = None
 
+    @classmethod
+    def of(cls, committed: Committed) -> Installed:
+        """One that was committed before."""
+        record = committed.record
+        return cls(
+            place=committed.place,
+            build=record.build,
+            torch=record.torch,
+            source=record.source,
+            index_url=record.index_url,
+            degraded=record.degraded,
+            file_count=record.file_count,
+            committed=committed,
+        )
+
     def record(self, prepared: Prepared, report: VerificationReport) -> CommitRecord:
-        """What is committed of it, once torch was verified in it."""
+        """What is, or was, committed of it, once torch was verified in it."""
+        if self.committed is not None:
+            return self.committed.record
         lock = self.lock
-        assert lock is not None  # noqa: S101  what was committed before is not committed again
+        assert lock is not None  # noqa: S101  it is what a new environment is made from
         return CommitRecord(
             lock_digest=lock.digest,
             request_key=prepared.request_key,

@@ -16,6 +16,7 @@ from moondream_station.core.builds.choice import Selection
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.choosing import Choosing
+from moondream_station.core.environments.active import read_active
 from moondream_station.core.environments.building import build_environment
 from moondream_station.core.environments.download import fetch
 from moondream_station.core.environments.http_client import open_client
@@ -104,7 +105,12 @@ class Installation:
         """
         self._activation.enter(Stage.SELECT)
         if not self._activation.request.upgrade:
-            committed = await find_reusable(self._tools.home, self._prepared.request_key)
+            record = read_active(self._tools.home).models.get(self._prepared.model_id)
+            committed = await find_reusable(
+                self._tools.home,
+                self._prepared.request_key,
+                present=record.environment if record is not None else None,
+            )
             if committed is not None and (installed := self._reuse(committed)) is not None:
                 return installed
         await self._choose()
@@ -157,16 +163,7 @@ class Installation:
         self._activation.publish(
             EnvironmentBuilt(environment=place.name, packages=len(record.packages), reused=True, seconds=0.0)
         )
-        return Installed(
-            place=place,
-            build=record.build,
-            torch=record.torch,
-            source=record.source,
-            index_url=record.index_url,
-            degraded=record.degraded,
-            file_count=record.file_count,
-            committed=committed,
-        )
+        return Installed.of(committed)
 
     def _offer_of(self, committed: Committed) -> Offer:
         """The wheel of torch that an environment was made from."""

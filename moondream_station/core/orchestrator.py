@@ -18,7 +18,7 @@ from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.backends.verification import Verification, WorkerPlan
 from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.active import read_active, write_active
-from moondream_station.core.environments.store import commit, sweep
+from moondream_station.core.environments.store import CommitRecord, commit, sweep
 from moondream_station.core.errors import StationError, VerificationFailed, WorkerFailed
 from moondream_station.core.events import (
     ActivationSucceeded,
@@ -35,6 +35,7 @@ from moondream_station.core.installing import Installation, Tools
 from moondream_station.core.judging import checked
 from moondream_station.core.locks import Holder, activation_lock
 from moondream_station.core.preparing import Preparation, Prepared
+from moondream_station.core.rollback import find_previous
 
 _log = structlog.get_logger()
 _CLEANUP_SECONDS = 5.0
@@ -155,17 +156,25 @@ class Orchestrator:
         async with activation_lock(self._home, activation=activation.id, command=command, on_wait=waiting):
             await sweep(self._home)
             await anyio.to_thread.run_sync(sweep_code, self._home)
+            if activation.request.rollback:
+                await self._roll_back(activation, started=started)
+                return
             prepared = await self._preparation.prepare(activation)
             async with Installation(self._tools, activation, prepared) as installation:
                 ready = await self._make_ready(activation, prepared, installation)
-                try:
-                    await self._commit(activation, prepared, ready)
-                except BaseException:
-                    with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                        await self._give_up(ready.hosted)
-                    raise
+                await self._commit(
+                    activation, ready, ready.installed.record(prepared, ready.verification.report)
+                )
                 installation.keep(ready.installed)
-                self._succeed(activation, prepared, ready, seconds=anyio.current_time() - started)
+                self._succeed(activation, ready, seconds=anyio.current_time() - started)
+
+    async def _roll_back(self, activation: Activation, *, started: float) -> None:
+        """Go back to the environment that the model had before: nothing is chosen, and nothing installed."""
+        manifest = self._preparation.manifest
+        existing = await find_previous(activation, home=self._home, manifest=manifest)
+        ready = await self._start(activation, existing.spec, Installed.of(existing.committed))
+        await self._commit(activation, ready, existing.committed.record)
+        self._succeed(activation, ready, seconds=anyio.current_time() - started)
 
     async def _make_ready(
         self, activation: Activation, prepared: Prepared, installation: Installation
@@ -173,7 +182,8 @@ class Orchestrator:
         installed = await installation.install()
         while True:
             try:
-                return await self._start(activation, prepared, installed)
+                prepared.check_gpu(installed.build)
+                return await self._start(activation, _spec(prepared, installed), installed)
             except VerificationFailed as error:
                 failure = error
             following = None
@@ -183,16 +193,8 @@ class Orchestrator:
                 raise failure
             installed = following
 
-    async def _start(self, activation: Activation, prepared: Prepared, installed: Installed) -> Ready:
-        prepared.check_gpu(installed.build)
+    async def _start(self, activation: Activation, spec: WorkerSpec, installed: Installed) -> Ready:
         activation.enter(Stage.START)
-        spec = WorkerSpec(
-            model=prepared.model_id,
-            code=prepared.code,
-            args=prepared.model.args,
-            place=installed.place,
-            plan=WorkerPlan(build=installed.build, torch=installed.torch),
-        )
         hosted = await self._host.start(spec, activation=activation.id)
         try:
             activation.enter(Stage.VERIFY)
@@ -221,23 +223,33 @@ class Orchestrator:
         )
         return checked(verification)
 
-    async def _commit(self, activation: Activation, prepared: Prepared, ready: Ready) -> None:
+    async def _commit(self, activation: Activation, ready: Ready, record: CommitRecord) -> None:
+        """Make the environment count, and its model the active one; a worker that can't be kept ends."""
         activation.enter(Stage.COMMIT)
-        installed = ready.installed
-        if installed.committed is None:
-            await commit(installed.place, installed.record(prepared, ready.verification.report))
-        record = read_active(self._home).with_active(
-            prepared.model_id, environment=installed.place.name, request_key=prepared.request_key
+        try:
+            await self._replace(ready, record)
+        except BaseException:
+            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                await self._give_up(ready.hosted)
+            raise
+
+    async def _replace(self, ready: Ready, record: CommitRecord) -> None:
+        place = ready.installed.place
+        if ready.installed.committed is None:
+            await commit(place, record)
+        active = read_active(self._home).with_active(
+            ready.hosted.spec.model, environment=place.name, request_key=record.request_key
         )
         # From here on the model is active: no cancellation between the pointer and the fact that tells it.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(write_active, self._home, record)
+            await anyio.to_thread.run_sync(write_active, self._home, active)
 
-    def _succeed(self, activation: Activation, prepared: Prepared, ready: Ready, *, seconds: float) -> None:
+    def _succeed(self, activation: Activation, ready: Ready, *, seconds: float) -> None:
+        spec = ready.hosted.spec
         activation.end(
             ActivationSucceeded(
-                model=prepared.model_id,
-                backend=prepared.code.id,
+                model=spec.model,
+                backend=spec.code.id,
                 build=ready.installed.build,
                 environment=ready.installed.place.name,
                 degraded=ready.installed.degraded,
@@ -251,3 +263,13 @@ class Orchestrator:
             await hosted.stop(StopReason.SHUTDOWN)
         finally:
             self._active.restore()
+
+
+def _spec(prepared: Prepared, installed: Installed) -> WorkerSpec:
+    return WorkerSpec(
+        model=prepared.model_id,
+        code=prepared.code,
+        args=prepared.model.args,
+        place=installed.place,
+        plan=WorkerPlan(build=installed.build, torch=installed.torch),
+    )

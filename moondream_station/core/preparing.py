@@ -85,6 +85,11 @@ class Preparation:
         self._cache = cache
         self._provide = provide
 
+    @property
+    def manifest(self) -> Manifest:
+        """The models and their backends."""
+        return self._manifest
+
     def check_model(self, model_id: str) -> ModelInfo:
         """The model's entry; see `check_model`."""
         return check_model(self._manifest, model_id)

@@ -205,8 +205,10 @@ BY_HAND: Final[Mapping[str, Schema]] = {
             "requests_processed": _COUNT,
         },
     ),
+    "rollback-request": whole("The body of `POST /v1/station/rollback`.", {"model": _TEXT}),
     "switch-answer": whole(
-        "The answer of `POST /v1/station/switch`.", {"activation": ACTIVATION, "joined": _YES_OR_NO}
+        "The answer of `POST /v1/station/switch`, and of `POST /v1/station/rollback`.",
+        {"activation": ACTIVATION, "joined": _YES_OR_NO},
     ),
     "switch-request": whole(
         "The body of `POST /v1/station/switch`.",

@@ -16,19 +16,17 @@ import structlog
 from anyio.abc import TaskGroup
 
 from moondream_station.core.backends.pool import InferencePool
-from moondream_station.core.backends.provide import read_backend
-from moondream_station.core.backends.verification import WorkerPlan
 from moondream_station.core.backends.worker import Worker
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.bus import Bus, Subscription
-from moondream_station.core.environments.active import ModelRecord, read_active
-from moondream_station.core.environments.place import place_of
-from moondream_station.core.environments.store import Committed, check_whole, load_commit
-from moondream_station.core.errors import BackendUnavailable, EnvironmentBroken, StationError
+from moondream_station.core.environments.active import read_active
+from moondream_station.core.errors import StationError
 from moondream_station.core.events import StopReason, VerificationCompleted
+from moondream_station.core.existing import existing_worker
 from moondream_station.core.hosting import HostedWorker, WorkerHost, WorkerSpec
 from moondream_station.core.judging import checked
 from moondream_station.core.models import models_shape
+from moondream_station.core.rollback import check_rollback
 from moondream_station.core.state import StationState, status
 
 if TYPE_CHECKING:
@@ -212,6 +210,17 @@ class ServingStation:
             check_strategy(strategy)
         return self._station.request_switch(model, strategy, upgrade=upgrade, python=python)
 
+    def request_rollback(self, model: str) -> tuple[str, bool]:
+        """Ask for the active model to go back to the environment it had before; answers as a switch does.
+
+        Raises:
+            UnknownModel: The manifest has no such model.
+            NothingToRollBack: It had none before, or is not the active one.
+        """
+        self._station.manifest.model(model)
+        check_rollback(self._station.home, model)
+        return self._station.request_rollback(model)
+
     def request_cancel(self) -> str:
         """Ask the running activation to end, and return its id.
 
@@ -249,27 +258,14 @@ class ServingStation:
         if active.model is None or active.model not in self._station.manifest.models:
             return
         try:
-            await self._serving.start(await self._active_spec(active.model, active.models[active.model]))
+            environment = active.models[active.model].environment
+            existing = await existing_worker(
+                self._station.home, self._station.manifest, active.model, environment
+            )
+            await self._serving.start(existing.spec)
         except StationError as error:
             _log.warning(
                 "active_model_not_started", model=active.model, code=error.code, reason=error.message
             )
             if not self._station.is_switching:
                 self._station.request_switch(active.model)
-
-    async def _active_spec(self, model: str, record: ModelRecord) -> WorkerSpec:
-        place = place_of(self._station.home, record.environment)
-        commit = load_commit(place)
-        if commit is None:
-            raise EnvironmentBroken(f"The environment {place.name} of {model} is gone.")
-        await check_whole(Committed(place=place, record=commit))
-        code = read_backend(self._station.home, commit.backend, commit.backend_version)
-        if code is None:
-            raise BackendUnavailable(f"The code of the backend {commit.backend} is gone.")
-        return WorkerSpec(
-            model=model,
-            code=code,
-            args=self._station.manifest.models[model].args,
-            place=place,
-            plan=WorkerPlan(build=commit.build, torch=commit.torch),
-        )

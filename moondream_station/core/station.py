@@ -116,12 +116,28 @@ class Station:
             upgrade=upgrade,
             python=python,
         )
+        return self._begin(request)
+
+    def request_rollback(self, model: str) -> tuple[str, bool]:
+        """Ask for the active model to go back to the environment that it had before.
+
+        As `request_switch`; where there is nothing to go back to, the activation fails.
+
+        Raises:
+            UnknownModel: The manifest has no such model; the attempt and its failure are published.
+        """
+        request = ActivationRequest(
+            id=new_activation_id(), model=model, strategy=self.settings.strategy, rollback=True
+        )
+        return self._begin(request)
+
+    def _begin(self, request: ActivationRequest) -> tuple[str, bool]:
         running = self._running
         if running is not None and running.is_for(request):
             return running.id, True
         activation = Activation(request, bus=self.bus, journal=self._journal)
         activation.publish(self._requested(request))
-        if model not in self.manifest.models:
+        if request.model not in self.manifest.models:
             self._refuse(activation)
         if running is not None:
             running.cancel(CancelReason.SUPERSEDED)

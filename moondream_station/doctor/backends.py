@@ -135,7 +135,7 @@ def _has_crashed(events: Sequence[Event], model: str) -> bool:
 
 def last_lines(home: Home, model: str) -> tuple[str, ...]:
     """The last lines that a model's worker wrote; none where it never wrote any."""
-    path = home.logs / f"{model}.log"
+    path = home.worker_log(model)
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

@@ -18,6 +18,7 @@ _STATUS: Final[Mapping[str, int]] = {
     errors.UnknownFunction.code: 404,
     errors.UnsupportedModel.code: 409,
     errors.NothingToCancel.code: 409,
+    errors.NothingToRollBack.code: 409,
     errors.WorkerBusy.code: 429,
     errors.NoActiveModel.code: 503,
     errors.WorkerLoading.code: 503,

@@ -91,6 +91,18 @@ class StationApi(Protocol):
         """
         ...
 
+    def request_rollback(self, model: str) -> tuple[str, bool]:
+        """Ask for the active model to go back to the environment that it had before.
+
+        Returns:
+            The activation's id, and whether it was running already.
+
+        Raises:
+            UnknownModel: The manifest has no such model.
+            NothingToRollBack: It had no environment before, or is not the active one.
+        """
+        ...
+
     def request_cancel(self) -> str:
         """Ask the running activation to end, and return its id.
 

@@ -51,6 +51,7 @@ def create_app(
             Route("/v1/station", Resource(get=routes.status)),
             Route("/v1/station/events", events),
             Route("/v1/station/switch", Resource(post=routes.switch)),
+            Route("/v1/station/rollback", Resource(post=routes.rollback)),
             Route("/v1/station/cancel", Resource(post=routes.cancel)),
             Route("/v1/station/doctor", Resource(get=routes.doctor)),
         ],

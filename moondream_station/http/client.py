@@ -37,7 +37,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A switch that the station took on.
+    """A switch, or a rollback, that the station took on.
 
     Args:
         activation: The activation's id.
@@ -128,8 +128,11 @@ class StationClient:
             body["upgrade"] = True
         if python is not None:
             body["python"] = str(python)
-        answer = await self._ask("POST", "/v1/station/switch", body)
-        return Accepted(activation=str(answer["activation"]), joined=bool(answer["joined"]))
+        return _accepted(await self._ask("POST", "/v1/station/switch", body))
+
+    async def rollback(self, model: str) -> Accepted:
+        """Ask for the active model to go back to the environment that it had before."""
+        return _accepted(await self._ask("POST", "/v1/station/rollback", {"model": model}))
 
     async def cancel(self) -> str:
         """Ask the running activation to end, and return its id."""
@@ -240,6 +243,10 @@ class _Feed(AsyncIterator[Message]):
         raise StationUnreachable(
             f"The station at {self._address} no longer answers", hint="'moondream-station serve' starts it."
         )
+
+
+def _accepted(answer: Message) -> Accepted:
+    return Accepted(activation=str(answer["activation"]), joined=bool(answer["joined"]))
 
 
 def _unreachable(address: str, error: Exception) -> StationUnreachable:

@@ -1,8 +1,8 @@
-"""The station's own routes: health, models, counters, status, switch, cancel and doctor."""
+"""The station's own routes: health, models, counters, status, switch, rollback, cancel and doctor."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +111,11 @@ class StationRoutes:
         )
         return json_response({"activation": activation, "joined": joined}, status=202)
 
+    async def rollback(self, request: Request) -> Response:
+        """`POST /v1/station/rollback`."""
+        activation, joined = self._station.request_rollback(_rollback_wish(await read_object(request)))
+        return json_response({"activation": activation, "joined": joined}, status=202)
+
     async def cancel(self, request: Request) -> Response:
         """`POST /v1/station/cancel`; there is nothing to say in the body."""
         await read_object(request)
@@ -143,9 +148,7 @@ class _Wish(NamedTuple):
 
 
 def _switch_wish(body: Mapping[str, Any]) -> _Wish:
-    model, strategy, upgrade = body.get("model"), body.get("strategy"), body.get("upgrade", False)
-    if not isinstance(model, str) or not model:
-        raise RequestInvalid("'model' must be the id of a model", hint="GET /v1/models lists them.")
+    model, strategy, upgrade = _model(body), body.get("strategy"), body.get("upgrade", False)
     if not isinstance(strategy, str | None):
         raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
     if not isinstance(upgrade, bool):
@@ -153,6 +156,23 @@ def _switch_wish(body: Mapping[str, Any]) -> _Wish:
     python = body.get("python")
     if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
         raise RequestInvalid("'python' must be the absolute path of an interpreter")
-    if unknown := sorted(body.keys() - set(_Wish._fields)):
-        raise RequestInvalid(f"A switch takes {', '.join(_Wish._fields)}, not {unknown[0]!r}")
+    _refuse_others(body, "A switch", _Wish._fields)
     return _Wish(model, strategy, upgrade, python)
+
+
+def _rollback_wish(body: Mapping[str, Any]) -> str:
+    model = _model(body)
+    _refuse_others(body, "A rollback", ("model",))
+    return model
+
+
+def _model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise RequestInvalid("'model' must be the id of a model", hint="GET /v1/models lists them.")
+    return model
+
+
+def _refuse_others(body: Mapping[str, Any], what: str, fields: Sequence[str]) -> None:
+    if unknown := sorted(body.keys() - set(fields)):
+        raise RequestInvalid(f"{what} takes {', '.join(fields)}, not {unknown[0]!r}")

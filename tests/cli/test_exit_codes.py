@@ -132,6 +132,8 @@ CASES = [
     Case("cancel", FAILED, "nothing-running"),
     Case("logs nope", FAILED, "no-active-model"),
     Case("remove nope", FAILED, "no-active-model"),
+    Case("rollback nope", FAILED, "unknown-model"),
+    Case("rollback colours", FAILED, "nothing-to-roll-back"),
     Case("serve --port 0 --model nope", FAILED, "unknown-model"),
     Case("serve --port 0 --model shapes", FAILED, "unsupported-model"),
     Case("serve --port 0 --host no.such.host.invalid", FAILED, "address-in-use"),
@@ -202,7 +204,9 @@ def test_a_switch_ends_with_its_terminal_event(call: Call, arguments: tuple[str,
     assert (last["event"], last["stage"], last["error"]["code"]) == ("ActivationFailed", "prepare", code)
 
 
-@pytest.mark.parametrize("line", ["models", "status", "plan", "switch colours", "serve --port 0", "prune"])
+@pytest.mark.parametrize(
+    "line", ["models", "status", "plan", "switch colours", "serve --port 0", "prune", "rollback colours"]
+)
 def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None:
     """Every command says so, and none makes it one."""
     place = tmp_path / "file"
@@ -214,7 +218,17 @@ def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None
 
 
 @pytest.mark.parametrize(
-    "line", ["models", "status", "cancel", "logs", "plan --offline", "doctor --offline", "doctor --fix"]
+    "line",
+    [
+        "models",
+        "status",
+        "cancel",
+        "rollback colours",
+        "logs",
+        "plan --offline",
+        "doctor --offline",
+        "doctor --fix",
+    ],
 )
 def test_looking_makes_no_home(tmp_path: Path, call: Call, line: str) -> None:
     """What only looks leaves nothing where nothing was."""

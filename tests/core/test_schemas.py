@@ -190,6 +190,7 @@ RECORD = {"environment": "ab12cd34-0a1b", "previous": None, "request_key": "k"}
         ("function-stream", {"completed": True}),
         ("switch-request", {"model": "selftest"}),
         ("switch-request", {"model": "selftest", "strategy": "cpu"}),
+        ("rollback-request", {"model": "selftest"}),
         ("switch-answer", {"activation": "20261123T100000Z-ab12cd", "joined": False}),
         ("cancel-answer", {"activation": "20261123T100000Z-ab12cd"}),
         ("active", {"format": "moondream-station/active/1", "model": "m", "models": {"m": RECORD}}),

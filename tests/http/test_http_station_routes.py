@@ -87,6 +87,34 @@ async def test_only_who_has_the_token_names_a_python(served: Served, client: htt
     assert served.station.wishes == [("selftest", None, False, Path(sys.executable))]
 
 
+async def test_a_rollback_is_taken_on_and_joined(client: httpx2.AsyncClient) -> None:
+    """202 as for a switch, which it is."""
+    first = await client.post("/v1/station/rollback", json={"model": "selftest"})
+    again = await client.post("/v1/station/rollback", json={"model": "selftest"})
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert first.json() == {"activation": "20261123T100000Z-ab12cd", "joined": False}
+    assert again.json()["joined"] is True
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"model": "gpt"}, 404, "unknown-model"),
+        ({"model": "unused"}, 409, "nothing-to-roll-back"),
+        ({}, 400, "request-invalid"),
+        ({"model": ""}, 400, "request-invalid"),
+        ({"model": "selftest", "strategy": "cpu"}, 400, "request-invalid"),
+    ],
+)
+async def test_a_rollback_that_leads_nowhere_is_refused(
+    served: Served, client: httpx2.AsyncClient, body: object, status: int, code: str
+) -> None:
+    """With the cause as code, and nothing begun."""
+    response = await client.post("/v1/station/rollback", json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert served.station.state.activation is None
+
+
 async def test_cancel_ends_what_runs_and_says_where_nothing_does(client: httpx2.AsyncClient) -> None:
     """202 with the id, then 409."""
     await client.post("/v1/station/switch", json={"model": "selftest"})
@@ -98,7 +126,7 @@ async def test_cancel_ends_what_runs_and_says_where_nothing_does(client: httpx2.
     assert nothing.json()["error"]["code"] == "nothing-running"
 
 
-@pytest.mark.parametrize("path", ["/v1/station/switch", "/v1/station/cancel"])
+@pytest.mark.parametrize("path", ["/v1/station/switch", "/v1/station/rollback", "/v1/station/cancel"])
 @pytest.mark.parametrize(
     "kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
 )
@@ -121,6 +149,7 @@ async def test_posts_must_say_that_they_bring_json(
         ("POST", "/v1/models", "GET, HEAD"),
         ("DELETE", "/v1/station", "GET, HEAD"),
         ("GET", "/v1/station/switch", "POST"),
+        ("GET", "/v1/station/rollback", "POST"),
         ("GET", "/v1/station/cancel", "POST"),
         ("POST", "/v1/station/events", "GET"),
         ("HEAD", "/v1/station/events", "GET"),

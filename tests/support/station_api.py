@@ -13,6 +13,7 @@ import anyio.lowlevel
 from moondream_station.core.bus import Bus, Subscription
 from moondream_station.core.errors import (
     NothingToCancel,
+    NothingToRollBack,
     StationError,
     UnknownModel,
     UsageError,
@@ -137,6 +138,12 @@ class FakeStation:
             activation="20261123T100000Z-ab12cd",
         )
         return "20261123T100000Z-ab12cd", False
+
+    def request_rollback(self, model: str) -> tuple[str, bool]:
+        """Begin, or join, an activation of `selftest`, which has had another environment."""
+        if model == "unused":
+            raise NothingToRollBack(f"{model} is not the active model")
+        return self.request_switch(model, None, upgrade=False, python=None)
 
     def request_cancel(self) -> str:
         """End the activation that runs."""

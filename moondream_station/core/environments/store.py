@@ -180,9 +180,17 @@ def committed_environments(home: Home) -> Iterator[Committed]:
     yield from sorted(found, key=lambda committed: committed.record.created_at, reverse=True)
 
 
-async def find_reusable(home: Home, request_key: str) -> Committed | None:
-    """The newest committed environment that was made for the same and is whole; None where there is none."""
-    for committed in await anyio.to_thread.run_sync(lambda: list(committed_environments(home))):
+async def find_reusable(home: Home, request_key: str, *, present: str | None = None) -> Committed | None:
+    """A committed environment that was made for the same and is whole; None where there is none.
+
+    Args:
+        home: The home.
+        request_key: What it must have been made for.
+        present: The name of the one that the model has, which is taken before newer ones: it may have been
+            gone back to.
+    """
+    found = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
+    for committed in sorted(found, key=lambda committed: committed.place.name != present):
         if committed.record.request_key == request_key and await is_whole(committed):
             return committed
     return None

@@ -1,0 +1,134 @@
+"""`rollback`: back to the environment that a model had before."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from moondream_station.cli.housekeeping import waiting
+from moondream_station.cli.logs import configure_logging
+from moondream_station.cli.output import print_error, print_progress, print_text
+from moondream_station.cli.plain import PlainLines
+from moondream_station.cli.presenting import CANCELLED, DONE
+from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.cli.switch import activate_here
+from moondream_station.core.environments.active import read_active
+from moondream_station.core.environments.place import place_of
+from moondream_station.core.environments.store import load_commit
+from moondream_station.core.environments.together import accompanied
+from moondream_station.core.events import (
+    ActivationFailed,
+    ActivationSucceeded,
+    BackendActivationRequested,
+    Event,
+)
+from moondream_station.core.home import Home, home_from
+from moondream_station.core.locks import read_station
+from moondream_station.core.rollback import exchange, previous_environment
+from moondream_station.core.settings import Settings, load_settings
+from moondream_station.core.station import open_manifest
+
+
+def run_rollback(model: str, *, as_json: bool) -> int:
+    """Go back to the environment that a model had before; returns the exit code.
+
+    Raises:
+        UnknownModel: The manifest has no such model.
+        NothingToRollBack: It had no environment before.
+        StationError: That one can't be used any more, or the home can't be changed.
+    """
+    home = home_from(os.environ)
+    settings = load_settings(home, os.environ)
+    configure_logging(settings.log)
+    presenter = RollbackPresenter(as_json=as_json)
+    code = anyio.run(_roll_back, home, settings, model, presenter)
+    if code == DONE:
+        _print_result(home, model, as_json=as_json)
+    return code
+
+
+@dataclass
+class RollbackPresenter:
+    """The activation's lines on stderr, for people; what came of it is printed when it is over.
+
+    Args:
+        as_json: Whether a program reads: then a failure alone is told.
+    """
+
+    as_json: bool
+    _lines: PlainLines = field(default_factory=PlainLines)
+
+    def show(self, event: Event) -> None:
+        """Print the fact's lines; how it ends is the command's result, or its error."""
+        if isinstance(event.fact, ActivationFailed):
+            print_error(event.fact.error, as_json=self.as_json)
+        elif isinstance(event.fact, BackendActivationRequested):
+            self._say(f"Going back to the environment that {event.fact.model} had before")
+        elif not isinstance(event.fact, ActivationSucceeded):
+            for line in self._lines.lines(event):
+                self._say(line)
+
+    def cancelling(self) -> None:
+        """Say so."""
+        self._say("Cancelling")
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def _say(self, line: str) -> None:
+        if not self.as_json:
+            print_progress(line)
+
+
+async def _roll_back(home: Home, settings: Settings, model: str, presenter: RollbackPresenter) -> int:
+    """The active model gets another worker, which is an activation; of any other model nothing runs."""
+    (await open_manifest(home, settings, os.environ)).model(model)
+    previous_environment(home, model)
+    if read_active(home).model != model:
+        code = await _exchange(home, settings, model)
+        if code is not None:
+            return code
+    record = read_station(home)
+    if record is None:
+        return await activate_here(home, settings, lambda station: station.request_rollback(model), presenter)
+    from moondream_station.cli.forwarding import follow_there  # noqa: PLC0415  only where a station serves
+
+    return await follow_there(home, record, lambda client: client.rollback(model), presenter)
+
+
+async def _exchange(home: Home, settings: Settings, model: str) -> int | None:
+    """Exchange the environments of a model that is not active; None where it has become that meanwhile."""
+    manifest = await open_manifest(home, settings, os.environ)
+    code: int | None = CANCELLED
+    scope = anyio.CancelScope()
+
+    async def work() -> None:
+        nonlocal code
+        with scope:
+            is_done = await exchange(home, manifest, model, environ=os.environ, on_wait=waiting)
+            code = DONE if is_done else None
+
+    await accompanied(work, partial(cancel_on_signal, lambda _: scope.cancel()))
+    return code
+
+
+def _print_result(home: Home, model: str, *, as_json: bool) -> None:
+    stored = read_active(home).models[model]
+    commit = load_commit(place_of(home, stored.environment))
+    build, torch = (commit.build, commit.torch) if commit else (None, None)
+    with_torch = f" ({build} build, torch {torch})" if build else ""
+    text = (
+        f"{model} is back in the environment {stored.environment}{with_torch};"
+        f" `moondream-station rollback {model}` returns to {stored.previous}."
+    )
+    data = {
+        "model": model,
+        "environment": stored.environment,
+        "previous": stored.previous,
+        "build": build,
+        "torch": torch,
+    }
+    print_text(text, data, as_json=as_json)
