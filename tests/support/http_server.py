@@ -95,6 +95,7 @@ class Served:
 async def serving(
     station: FakeStation,
     *,
+    port: int = 0,
     bound: str | None = None,
     allowed: tuple[str, ...] = (),
     comment_seconds: float = 15.0,
@@ -103,11 +104,12 @@ async def serving(
 
     Args:
         station: Whom to serve.
+        port: Where; any free port by default.
         bound: The address that the rules take for the bound one; the real one where it is None.
         allowed: Further names to answer for.
         comment_seconds: How often an event stream shows a sign of life.
     """
-    served = Served(station, listen("127.0.0.1", 0, explicit=True))
+    served = Served(station, listen("127.0.0.1", port, explicit=True))
     hosts = served.listeners.hosts if bound is None else (bound,)
     app = create_app(
         station,

@@ -70,6 +70,7 @@ class FakeStation:
         self.backend: dict[str, Function] = {}
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
         self.left: list[str] = []
+        self.listed: Mapping[str, Any] = MODELS
         self.wishes: list[tuple[str, str | None, bool, Path | None]] = []
         self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         self.followers = 0
@@ -86,8 +87,8 @@ class FakeStation:
         return status(self.state)
 
     def models(self) -> Mapping[str, Any]:
-        """One model."""
-        return MODELS
+        """One model, or what a test lists."""
+        return self.listed
 
     def stats(self) -> Mapping[str, Any]:
         """How many calls there were, in 0.1's keys."""
