@@ -125,9 +125,13 @@ def _verification(fact: VerificationCompleted) -> str:
     if report.torch is None and fact.ok:
         return "Verified: the worker answers"
     if fact.ok:
-        seconds = duration_text(report.seconds or 0)
-        return f"Verified: torch {report.torch} computes on {report.device_name or report.device} ({seconds})"
-    wrong = "; ".join(
+        where = f"{report.device_name or report.device} ({duration_text(report.seconds or 0)})"
+        other = f"; otherwise than thought: {_differences(fact)}" if fact.mismatches else ""
+        return f"Verified: torch {report.torch} computes on {where}{other}"
+    return f"Verification failed: {_differences(fact)}"
+
+
+def _differences(fact: VerificationCompleted) -> str:
+    return "; ".join(
         f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}" for mismatch in fact.mismatches
     )
-    return f"Verification failed: {wrong}"

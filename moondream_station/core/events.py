@@ -190,7 +190,12 @@ class WorkerStopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationCompleted:
-    """Torch computed, or did not; `mismatches` is where its report is not the plan."""
+    """Torch computed, or did not; `mismatches` is where its report is not the plan.
+
+    Where it computes as planned, `ok` is true, and `mismatches` holds what the build was chosen for and
+    torch contradicts (`arch_list`, `cuda_version`, `driver`): a wrong row in the catalog, or a wrong reading
+    of the machine.
+    """
 
     ok: bool
     report: VerificationReport

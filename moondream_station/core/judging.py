@@ -57,7 +57,7 @@ def verification_failure(verification: Verification) -> VerificationFailed:
     said = verification.detail or ""
     wrong = "; ".join(
         f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}"
-        for mismatch in verification.mismatches
+        for mismatch in verification.failures
     )
     message = f"Torch does not work as planned: {wrong}." + (f" It said: {said}" if said else "")
     for pattern, remedy in _OF_THE_SYSTEM:

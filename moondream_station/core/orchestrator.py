@@ -16,6 +16,8 @@ import structlog
 from moondream_station.core.activation import Activation, error_from_system
 from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.backends.verification import Verification, WorkerPlan
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.conclusions import Conclusions, conclusions
 from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.active import read_active, write_active
 from moondream_station.core.environments.store import CommitRecord, commit, sweep
@@ -183,7 +185,9 @@ class Orchestrator:
         while True:
             try:
                 prepared.check_gpu(installed.build)
-                return await self._start(activation, _spec(prepared, installed), installed)
+                return await self._start(
+                    activation, _spec(prepared, installed, self._tools.catalog), installed
+                )
             except VerificationFailed as error:
                 failure = error
             following = None
@@ -265,11 +269,13 @@ class Orchestrator:
             self._active.restore()
 
 
-def _spec(prepared: Prepared, installed: Installed) -> WorkerSpec:
+def _spec(prepared: Prepared, installed: Installed, catalog: Catalog) -> WorkerSpec:
+    build, torch = installed.build, installed.torch
+    thought = conclusions(build, torch, prepared.capabilities, catalog) if build and torch else Conclusions()
     return WorkerSpec(
         model=prepared.model_id,
         code=prepared.code,
         args=prepared.model.args,
         place=installed.place,
-        plan=WorkerPlan(build=installed.build, torch=installed.torch),
+        plan=WorkerPlan(build=build, torch=torch, conclusions=thought),
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from moondream_station.core.codec import to_json
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import load_commit
 from moondream_station.core.events import (
@@ -231,3 +233,25 @@ async def test_a_mac_is_given_pypis_wheel_as_the_mps_build(premises: Premises) -
     assert course.only(ActivationFailed).error.code == "verification-failed"
     found = {mismatch.field: mismatch.found for mismatch in course.only(VerificationCompleted).mismatches}
     assert found["build"] == "cu128"
+
+
+async def test_what_contradicts_the_catalog_is_kept_in_the_journal(premises: Premises) -> None:
+    """Torch computes, so the model is active; both sides stand where a wrong row can be found."""
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours")
+    verified = course.only(VerificationCompleted)
+    assert verified.ok
+    (difference,) = verified.mismatches
+    assert difference.field == "arch_list"
+    assert difference.found == "sm_75, sm_80, sm_86, sm_90"
+    journal = (premises.home.activations / f"{course.activation}.jsonl").read_text(encoding="utf-8")
+    events = map(json.loads, journal.splitlines())
+    kept = next(event for event in events if event.get("event") == "VerificationCompleted")
+    assert kept["mismatches"] == [to_json(difference)]
+
+
+async def test_the_processor_contradicts_nothing(premises: Premises) -> None:
+    """The catalog says nothing about it that torch would tell."""
+    async with premises.station(CPU) as station:
+        course = await switched(station, "colours")
+    assert course.only(VerificationCompleted).mismatches == ()

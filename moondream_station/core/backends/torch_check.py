@@ -70,6 +70,24 @@ def device_of(build: str) -> str:
     return build if build in {"xpu", "mps"} else "cpu"
 
 
+def cuda_of_driver() -> str | None:
+    """The highest CUDA of the driver that torch found ("12.4"), None where it does not tell.
+
+    The driver's own number (cuDriverGetVersion), for which torch has no public name; AMD's runtime
+    counts otherwise.
+    """
+    import torch  # noqa: PLC0415
+
+    ask = getattr(getattr(torch, "_C", None), "_cuda_getDriverVersion", None)
+    if ask is None or torch.version.cuda is None:
+        return None
+    try:
+        number = int(ask())
+    except Exception:  # noqa: BLE001  it is a remark at most, and torch computes
+        return None
+    return f"{number // 1000}.{number % 1000 // 10}" if number > 0 else None
+
+
 def _describe(report: dict[str, Any], planned_build: str) -> None:
     import torch  # noqa: PLC0415  the environment may have none, and it takes a second
 

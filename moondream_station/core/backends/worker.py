@@ -71,7 +71,9 @@ class Worker:
             report = report_from(value["report"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._link.fail(f"broke its protocol: {error}") from error
-        return Verification(report=report, mismatches=compare(plan, report), detail=value.get("detail"))
+        driver_cuda = value.get("driver_cuda")
+        mismatches = compare(plan, report, driver_cuda=driver_cuda if isinstance(driver_cuda, str) else None)
+        return Verification(report=report, mismatches=mismatches, detail=value.get("detail"))
 
     async def init(
         self,

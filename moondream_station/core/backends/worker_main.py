@@ -188,7 +188,8 @@ class Worker:
             case "verify":
                 build = request["build"]
                 report, detail = torch_check.check_torch(build) if build else ({}, None)
-                return {"report": report, "detail": detail}
+                driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
+                return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
             case "init":
                 self._backend.load(request)
                 return {}

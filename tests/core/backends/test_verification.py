@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.backends.torch_check import build_of, device_of
-from moondream_station.core.backends.verification import WorkerPlan, compare, report_from
+from moondream_station.core.backends.verification import Verification, WorkerPlan, compare, report_from
+from moondream_station.core.builds.conclusions import Conclusions
 from moondream_station.core.environments.report import Mismatch, VerificationReport
+from moondream_station.core.judging import checked, verification_failure
 
 REPORT = VerificationReport(
     torch="2.14.1+cu126",
@@ -48,6 +50,68 @@ def test_what_was_planned_has_no_mismatch() -> None:
 def test_each_difference_names_both_sides(report: VerificationReport, mismatch: Mismatch) -> None:
     """One wrong field is one mismatch."""
     assert compare(PLAN, report) == (mismatch,)
+
+
+THOUGHT = Conclusions(arch_list=("sm_80", "sm_86"), toolkit="12.6", driver_cuda="12.4")
+
+
+@pytest.mark.parametrize(
+    ("report", "driver_cuda", "mismatch"),
+    [
+        (
+            replace(REPORT, arch_list=("sm_80", "sm_90a", "compute_90")),
+            "12.4",
+            Mismatch(field="arch_list", planned="sm_80, sm_86", found="sm_80, sm_90a, compute_90"),
+        ),
+        (
+            replace(REPORT, cuda_version="12.8"),
+            "12.4",
+            Mismatch(field="cuda_version", planned="12.6", found="12.8"),
+        ),
+        (REPORT, "12.2", Mismatch(field="driver", planned="CUDA 12.4", found="CUDA 12.2")),
+    ],
+)
+def test_what_contradicts_the_catalog_is_kept_and_fails_nothing(
+    report: VerificationReport, driver_cuda: str, mismatch: Mismatch
+) -> None:
+    """Torch computes; the row, or the reading of the machine, is what is wrong."""
+    plan = replace(PLAN, conclusions=THOUGHT)
+    found = compare(plan, report, driver_cuda=driver_cuda)
+    assert found == (mismatch,)
+    verification = Verification(report=report, mismatches=found, detail=None)
+    assert verification.is_ok
+    assert checked(verification) is verification
+
+
+@pytest.mark.parametrize(
+    ("report", "driver_cuda"),
+    [
+        (REPORT, "12.4"),
+        (REPORT, None),
+        (replace(REPORT, arch_list=("sm_86", "sm_80", "compute_90")), None),
+        (replace(REPORT, arch_list=(), cuda_version=None), None),
+    ],
+)
+def test_what_torch_does_not_tell_contradicts_nothing(
+    report: VerificationReport, driver_cuda: str | None
+) -> None:
+    """Nor do another order, or PTX."""
+    assert compare(replace(PLAN, conclusions=THOUGHT), report, driver_cuda=driver_cuda) == ()
+
+
+def test_a_failure_names_the_catalogs_row_only_where_the_planned_device_was_used() -> None:
+    """A kernel that is missing is what a wrong list leads to; on the processor no list is told."""
+    plan = replace(PLAN, conclusions=THOUGHT)
+    without_kernel = replace(REPORT, compute_ok=False, arch_list=("sm_90",))
+    assert [item.field for item in compare(plan, without_kernel)] == ["compute_ok", "arch_list"]
+    on_processor = replace(REPORT, device="cpu", arch_list=())
+    assert [item.field for item in compare(plan, on_processor)] == ["device"]
+    failure = verification_failure(
+        Verification(
+            report=without_kernel, mismatches=compare(plan, without_kernel), detail="no kernel image"
+        )
+    )
+    assert "arch_list" not in failure.message
 
 
 @pytest.mark.parametrize(
