@@ -13,6 +13,7 @@ import httpx2
 from moondream_station.core.activation import Activation
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.choice import Selection
+from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.choosing import Choosing
@@ -27,9 +28,10 @@ from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.place import Place
 from moondream_station.core.environments.pylock import read_stored_pylock
 from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.space import no_space_hint
 from moondream_station.core.environments.store import Committed, find_reusable
 from moondream_station.core.environments.transfer import patience_of
-from moondream_station.core.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
+from moondream_station.core.errors import IndexUnreachable, NoBuild, NoSpace, ResolutionConflict, StationError
 from moondream_station.core.events import (
     BuildSelected,
     DownloadProgressed,
@@ -41,6 +43,7 @@ from moondream_station.core.events import (
 from moondream_station.core.home import Home
 from moondream_station.core.installed import Installed
 from moondream_station.core.preparing import Preparation, Prepared
+from moondream_station.core.pruning import freeable_bytes
 from moondream_station.core.storage import remove_tree
 
 _LOCK_TRIES = 3
@@ -287,6 +290,16 @@ class Installation:
         self._activation.publish(fact)
 
     async def _build(self, lock: Lock, choosing: Choosing) -> Installed:
+        try:
+            return await self._download_and_build(lock, choosing)
+        except NoSpace as error:
+            full = error
+        freeable = await anyio.to_thread.run_sync(freeable_bytes, self._tools.home, lock)
+        raise NoSpace(full.message, hint=no_space_hint(freeable), log=full.log) from full
+
+    async def _download_and_build(self, lock: Lock, choosing: Choosing) -> Installed:
+        current = choosing.current if lock.torch is not None else None
+        build = parse_build(current.build) if current else None
         config, client = await self._connect()
         self._activation.enter(Stage.DOWNLOAD)
         wheels = await fetch(
@@ -295,6 +308,7 @@ class Installation:
             client=client,
             publish=self._activation.publish,
             patience=patience_of(config),
+            unpacked_factor=self._tools.catalog.unpacked_factor(build.kind if build else None),
         )
         self._activation.enter(Stage.BUILD)
         started = anyio.current_time()
@@ -315,7 +329,6 @@ class Installation:
                 seconds=round(anyio.current_time() - started, 3),
             )
         )
-        current = choosing.current if lock.torch is not None else None
         return Installed(
             place=place,
             build=current.build if current else None,
@@ -336,10 +349,19 @@ class Installation:
 
 
 def no_build(selection: Selection, collected: CollectedOffers) -> StationError:
-    """Why there is no build: because the machine can run none, or because no index could be asked."""
-    failed = [report for report in collected.tried if report.outcome == "failed"]
-    if not failed or collected.offers:
+    """Why there is no build: because the machine can run none, or because no index could be asked.
+
+    Where some places answered and another one did not, that one may have what is missing: it is named too.
+    """
+    failed = [report.sentence for report in collected.tried if report.outcome == "failed"]
+    if not failed:
         return NoBuild(selection.reason, hint="`moondream-station plan` shows every build and its reason.")
+    if collected.offers:
+        return NoBuild(
+            f"{selection.reason} Not everything could be asked: {' '.join(failed)}",
+            hint="What could not be asked may have one: check the network, the proxy and that address, then"
+            " run the command again. `moondream-station plan` shows every build and its reason.",
+        )
     tried = " ".join(report.sentence for report in collected.tried)
     return IndexUnreachable(
         f"No PyTorch build can be had. Tried {tried}",

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind
-from moondream_station.core.environments.space import UNPACKED_FACTOR, in_words
+from moondream_station.core.environments.space import in_words
 from moondream_station.doctor.check import Check
 from moondream_station.doctor.patient import Patient, in_thread
 from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, warning
@@ -44,8 +45,9 @@ async def _space(patient: Patient) -> Verdict:
             return warning(f"Only {in_words(free)} are free for the home.", remedy=_REMEDY)
         return ok(f"{in_words(free)} are free for the home.")
     planned = await patient.planned.get()
-    wheels = _WHEEL_BYTES[planned.kind or Kind.CPU]
-    needed = int(wheels * (1 + UNPACKED_FACTOR))
+    kind = planned.kind or Kind.CPU
+    wheels = _WHEEL_BYTES[kind]
+    needed = int(wheels * (1 + load_catalog().unpacked_factor(kind)))
     words = f"{in_words(free)} are free for the home; {planned.build_name} needs about {in_words(needed)}."
     if free < needed:
         return problem(f"Only {words}", fatal=free < wheels, remedy=_REMEDY)

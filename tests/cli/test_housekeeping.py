@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from support.commands import run, run_json, serving, switch
+from moondream_station.core.environments.active import read_active, write_active
+from support.commands import events_of, run, run_json, serving, started, switch
+from support.index_traffic import Fault
 from support.stations import Premises
 
 
@@ -41,6 +44,62 @@ def test_a_forgotten_model_can_be_pruned(installed: Premises) -> None:
     assert list(installed.home.downloads.iterdir()) == []
     assert run(installed, "remove", "colours").returncode == 1
     assert switch(installed, "colours")[-1]["event"] == "ActivationSucceeded"
+
+
+def test_what_was_left_half_done_is_named_and_goes(installed: Premises) -> None:
+    """An environment without a commit, a part of a download, and code that was being taken in."""
+    home = installed.home
+    (home.environments / "0123abcd-4567" / "venv").mkdir(parents=True)
+    (home.downloads / "0123-torch.whl.partial").write_bytes(bytes(1000))
+    (home.backends / "colours" / ".new-0123").mkdir()
+    planned = run_json(installed, "prune", "--dry-run")
+    named = {(one["kind"], one["path"]) for one in planned["removed"]}
+    assert named >= {
+        ("environment", "environments/0123abcd-4567"),
+        ("download", "downloads/0123-torch.whl.partial"),
+        ("backend", "backends/colours/.new-0123"),
+    }
+    assert run_json(installed, "prune")["removed"] == planned["removed"]
+    assert not any((home.root / path).exists() for _, path in named)
+    assert switch(installed, "colours")[-1]["event"] == "ActivationSucceeded"
+
+
+def test_code_that_was_being_replaced_is_not_pruned(installed: Premises) -> None:
+    """Killed between the two renames of a replacement, the old code is still the one that is used."""
+    (code,) = (installed.home.backends / "colours").iterdir()
+    code.rename(code.with_name(f".old-{code.name}"))
+    assert "backend" not in {one["kind"] for one in run_json(installed, "prune", "--dry-run")["removed"]}
+    run_json(installed, "prune")
+    assert code.is_dir()
+    with serving(installed) as station:
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+
+
+def test_prune_knows_a_home_by_any_name(installed: Premises, tmp_path: Path) -> None:
+    """A worker's environment stays for as long as it runs, also where the home is reached through a link."""
+    (link := tmp_path / "link").symlink_to(installed.home.root)
+    with serving(installed) as station:
+        station.post("/v1/caption", {})
+        active = read_active(installed.home)
+        write_active(installed.home, active.without("colours"))  # as if another model had been switched to
+        done = run(installed, "prune", "--json", MOONDREAM_STATION_HOME=str(link))
+        assert "environment" not in {one["kind"] for one in json.loads(done.stdout)["removed"]}
+        assert station.post("/v1/caption", {})["caption"] == "a small caption"
+        write_active(installed.home, active)
+
+
+def test_prune_waits_for_who_changes_the_home(installed: Premises) -> None:
+    """The downloads of a running switch are not pruned under it: it says for whom it waits."""
+    installed.index.add_torch("2.9.9", "cpu", filler_bytes=3_000_000)
+    installed.index.faults.append(Fault(match="/whl/cpu/torch-2.9.9*.whl", bytes_per_second=1_500_000))
+    with started(installed, "switch", "colours", "--upgrade", "--json") as switching:
+        for event in events_of(switching):
+            if event["event"] == "DownloadProgressed":
+                break
+        pruned = run(installed, "prune")
+        assert switching.wait(timeout=60) == 0
+    assert f"Waiting for pid {switching.pid} (switch colours)" in pruned.stderr
+    assert "torch-2.9.9" not in pruned.stdout
 
 
 def test_what_a_station_serves_is_neither_removed_nor_pruned(installed: Premises) -> None:

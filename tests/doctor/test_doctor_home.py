@@ -348,11 +348,11 @@ async def test_a_station_that_does_not_answer_is_an_error(home: Home) -> None:
 
 
 async def test_too_little_disk_is_told_before_anything_is_fetched(home: Home) -> None:
-    """An accelerator's build needs ten times what the processor's does."""
+    """An accelerator's build needs seven times what the processor's does."""
     small = finding_of(await examined(home), "disk.space").summary
     large = finding_of(await examined(home, m.nvidia_linux()), "disk.space").summary
     assert "cpu needs about 1.2 GB" in small
-    assert "cu126 needs about 13.0 GB" in large
+    assert "cu126 needs about 8.3 GB" in large
     await install(home)
     assert "needs about" not in finding_of(await examined(home), "disk.space").summary
     assert read_active(home).model == "selftest"

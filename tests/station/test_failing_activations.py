@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 import anyio
 import pytest
 
+from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.cancelling import ask_to_cancel
 from moondream_station.core.environments.active import read_active
 from moondream_station.core.events import (
@@ -26,10 +28,12 @@ from moondream_station.core.events import (
     VerificationCompleted,
 )
 from moondream_station.core.journal import read_activation
+from moondream_station.core.machine import RecordedMachine
+from moondream_station.core.planning import Question, plan_here
 from support.index_traffic import Fault
 from support.machines import cpu_only, nvidia_linux
 from support.stations import HERE, Premises, course_of, failed, switched
-from support.wheels import TorchBehaviour, behaviour_of
+from support.wheels import TorchBehaviour, behaviour_of, module_wheel
 
 pytestmark = pytest.mark.anyio
 
@@ -175,6 +179,45 @@ async def test_nothing_to_be_had_says_what_was_tried(premises: Premises) -> None
     assert error.code == "index-unreachable"
     assert premises.index.torch_url in error.message
     assert "503" in error.message
+
+
+async def test_a_place_that_did_not_answer_is_named_where_the_others_have_no_build(
+    premises: Premises,
+) -> None:
+    """What is missing may be there: the error names it, in `plan` too, with the reason for the rest."""
+    premises.variables["MOONDREAM_STATION_TORCH_INDEX"] = "http://127.0.0.1:9/whl"
+    async with premises.station(CPU) as station:
+        error = (await failed(station, "colours")).only(ActivationFailed).error
+        plan = await plan_here(
+            Question(
+                requirements=parse_requirement_args(["torch>=2.8"]), strategy="auto", python=HERE.python
+            ),
+            RecordedMachine(CPU),
+            home=premises.home,
+            settings=station.settings,
+            environ=premises.environ,
+        )
+    assert error.code == "no-build"
+    for told in (error.message, plan.reason):
+        assert "Not everything could be asked: http://127.0.0.1:9/whl: the connection is refused." in told
+    assert "check the network" in (error.hint or "")
+
+
+async def test_a_full_disk_says_what_pruning_would_free(premises: Premises) -> None:
+    """Before a byte is fetched; what an earlier switch left unused is counted, what this one needs is not."""
+    async with premises.station(CPU) as station:
+        await switched(station, "colours")
+        (premises.home.cache / "unused").write_bytes(bytes(5_000_000))
+        premises.index.clear_requests()
+        vast = premises.index.add_simple(module_wheel("vast", "1.0"))
+        premises.index.claimed_bytes[vast.filename] = 1 << 50
+        premises.add_model("large", requirements="torch>=2.8\nvast\n")
+    async with premises.station(CPU) as station:
+        failure = (await failed(station, "large")).only(ActivationFailed)
+    assert (failure.stage, failure.error.code) == (Stage.DOWNLOAD, "no-space")
+    assert re.search(r"`moondream-station prune` would free [5-9] MB", failure.error.hint or "")
+    gets = [request.path for request in premises.index.requests if request.method == "GET"]
+    assert [path for path in gets if path.endswith(vast.filename)] == []
 
 
 async def test_a_backend_that_can_not_start_leaves_the_old_model_active(premises: Premises) -> None:

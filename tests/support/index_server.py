@@ -208,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(request, HTTPStatus.NOT_MODIFIED, {"ETag": resource.etag})
             return
         size = len(resource.content)
-        part = None if fault.ignore_range or not resource.ranges else self._part(resource)
+        part = None if fault.ignore_range or not resource.ranges else self._part(resource, fault)
         if part is not None and part.start >= size:
             headers = {"Content-Range": f"bytes */{size}"}
             self._refuse(request, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers)
@@ -230,11 +230,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self._send_body(request, _spoilt(resource.content, fault), part, fault)
 
-    def _part(self, resource: Resource) -> range | None:
+    def _part(self, resource: Resource, fault: Fault) -> range | None:
         header = self.headers.get("Range", "")
         if not header.startswith("bytes=") or "," in header:
             return None
-        if self.headers.get("If-Range") not in {None, resource.etag}:
+        if self.headers.get("If-Range") not in {None, resource.etag} and not fault.ignore_if_range:
             return None
         first, _, last = header.removeprefix("bytes=").partition("-")
         size = len(resource.content)

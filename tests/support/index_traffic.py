@@ -23,6 +23,7 @@ class Fault:
         corrupt_byte: Flip the byte of the file at this position.
         size_delta: Claim a length that is wrong by so many bytes.
         ignore_range: Answer 200 with the whole file to a request for a part.
+        ignore_if_range: Send the part that is asked for although the file is another one by now.
         bytes_per_second: Send no faster than this.
         redirect: Answer 302 to this location.
     """
@@ -38,6 +39,7 @@ class Fault:
     corrupt_byte: int | None = None
     size_delta: int = 0
     ignore_range: bool = False
+    ignore_if_range: bool = False
     bytes_per_second: int | None = None
     redirect: str | None = None
 

@@ -89,6 +89,8 @@ class TorchIndex:
         self._builds: dict[str, dict[str, list[Wheel]]] = {}
         self._simple: dict[str, list[Wheel]] = {}
         self._replaced: dict[str, bytes] = {}
+        self.claimed_bytes: dict[str, int] = {}
+        """Sizes that the ordinary index's listings give instead of the true ones, by file name."""
         authorization = None
         if credentials is not None:
             authorization = "Basic " + base64.b64encode(":".join(credentials).encode()).decode()
@@ -236,10 +238,16 @@ class TorchIndex:
             case ["files", name]:
                 return self._file([wheel for wheels in self._simple.values() for wheel in wheels], name)
             case [project] if project in self._simple:
-                links = [_link("/simple/files/", wheel) for wheel in self._simple[project]]
+                links = [
+                    {**_link("/simple/files/", wheel), "size": self._claimed(wheel)}
+                    for wheel in self._simple[project]
+                ]
                 return self._listing(project, links, json_wanted=json_wanted)
             case _:
                 return None
+
+    def _claimed(self, wheel: Wheel) -> int:
+        return self.claimed_bytes.get(wheel.filename, len(wheel.data))
 
     def _file(self, wheels: Sequence[Wheel], name: str, *, metadata: bool = True) -> Resource | None:
         for wheel in wheels:

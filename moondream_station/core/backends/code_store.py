@@ -115,6 +115,15 @@ def sweep(home: Home) -> None:
                 _settle(folder, parent / folder.name.removeprefix(_REPLACED))
 
 
+def version_in(folder: Path) -> str:
+    """The version whose code a folder below a backend's is; its own name for what was never finished.
+
+    That of a replacement which was interrupted between its two renames is still the one.
+    """
+    version = folder.name.removeprefix(_REPLACED)
+    return folder.name if folder.with_name(version).exists() else version
+
+
 def digest_of(folder: Path) -> str:
     """sha256 over the names and contents of a backend's files; compiled files and the record don't count."""
     total = hashlib.sha256()

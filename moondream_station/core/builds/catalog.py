@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -102,6 +102,10 @@ class _ArchitectureRange:
         return tuple(abs(a - b) for a, b in zip(nearest.release[:3], torch.release[:3], strict=False))
 
 
+UNPACKED_FACTOR: Final = 4.0
+"""What wheels are taken to unpack to, as a multiple of their size, where nobody measured."""
+
+
 class Catalog:
     """The catalog, read once.
 
@@ -117,6 +121,9 @@ class Catalog:
         self._architectures = _architectures(data["architectures"])
         self._drivers = {row["cuda_major"]: _driver_bound(row) for row in data["drivers"]}
         self._branches = {int(branch): cuda for branch, cuda in data["driver_branches"]["cuda"].items()}
+        self._unpacked: dict[str, float] = {
+            kind: factor for kind, factor in data["unpacked"].items() if kind != "source"
+        }
         self._gfx = {row["build"]: frozenset(row["gfx"]) for row in data["rocm"]}
         self._source_builds = {row["build"]: row["reason"] for row in data["source_builds"]}
         self._intel = {
@@ -205,6 +212,14 @@ class Catalog:
     def driver_bound(self, build: Build) -> DriverBound | None:
         """What a CUDA build asks of the driver; None for a CUDA major that is not known."""
         return self._drivers.get(build.version[0]) if build.kind is Kind.CUDA else None
+
+    def unpacked_factor(self, kind: Kind | None) -> float:
+        """What the wheels of an environment unpack to, as a multiple of their size.
+
+        Args:
+            kind: The kind of its build, None without torch.
+        """
+        return self._unpacked.get(kind or "", UNPACKED_FACTOR)
 
     def cuda_of_branch(self, driver_major: int) -> str | None:
         """The highest CUDA of a driver branch ("12.2"), None for one older than the table."""

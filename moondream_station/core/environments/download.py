@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from moondream_station.core.builds.catalog import UNPACKED_FACTOR
 from moondream_station.core.environments.finished import find_finished, note_finished
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.lock import Lock, LockedFile
-from moondream_station.core.environments.space import UNPACKED_FACTOR, Need, check_space, writing_to
+from moondream_station.core.environments.space import Need, check_space, writing_to
 from moondream_station.core.environments.together import together
 from moondream_station.core.environments.transfer import Patience, RemoteFile, Transfer
 from moondream_station.core.events import DownloadProgressed
@@ -103,10 +104,12 @@ async def fetch_unhashed(
     """
     ledger = Ledger(publish, anyio.current_time)
     part = _partial_of(home, file)
-    ledger.open([(file.filename, file.size_bytes, await anyio.to_thread.run_sync(_size_of, part))])
-    ledger.report(file.filename)
     transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience or Patience())
     with writing_to(home.downloads):
+        received = await anyio.to_thread.run_sync(_size_of, part)
+        check_space([Need(home.downloads, max(0, (file.size_bytes or 0) - received))])
+        ledger.open([(file.filename, file.size_bytes, received)])
+        ledger.report(file.filename)
         path, sha256 = await transfer.run(home.downloads)
         await anyio.to_thread.run_sync(note_finished, path)
     return path, sha256

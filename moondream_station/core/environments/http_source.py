@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 
 import anyio
@@ -61,6 +62,9 @@ async def _read_answer(
         start, total = _content_range(response)
         if start != part.size:
             raise AttemptFailed("the server sent another part than it was asked for")
+        if _is_another(validator, part.validator):
+            raise FileChanged  # it does not heed `If-Range`
+        validator = _completed(validator, part.validator)
     elif response.status_code == HTTPStatus.OK:
         total = _content_length(response)
         known_bytes = part.size
@@ -89,7 +93,14 @@ def _is_another(now: Validator, before: Validator | None) -> bool:
     """
     if before is None or before.url_sha256 != now.url_sha256 or before.if_range is None:
         return False
-    return before.if_range != now.if_range
+    return now.if_range is not None and before.if_range != now.if_range
+
+
+def _completed(now: Validator, before: Validator | None) -> Validator:
+    """The validators after a part was sent, with which a server need not repeat what it said before."""
+    if before is None or before.url_sha256 != now.url_sha256:
+        return now
+    return replace(now, etag=now.etag or before.etag, last_modified=now.last_modified or before.last_modified)
 
 
 def _validator_of(response: httpx2.Response, url_sha256: str) -> Validator:

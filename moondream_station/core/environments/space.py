@@ -13,9 +13,6 @@ from zipfile import BadZipFile, ZipFile
 
 from moondream_station.core.errors import EnvironmentBroken, HomeUnusable, NoSpace
 
-UNPACKED_FACTOR = 4.0
-"""What a wheel unpacks to, as a multiple of itself, where nobody measured: 3.7 for torch 2.13.0+cpu."""
-
 _RESERVE_BYTES = 64 << 20
 _BLOCK_BYTES = 4096
 _UNIT = 1000.0
@@ -45,9 +42,28 @@ def check_space(needs: Iterable[Need]) -> None:
         if needed and needed + _RESERVE_BYTES > free:
             raise NoSpace(
                 f"{in_words(needed)} are needed on the file system of {folder}; {in_words(free)} are free.",
-                hint="Free some space (`moondream-station prune` removes what nothing refers to), "
-                "or set MOONDREAM_STATION_HOME to a folder on a larger disk.",
+                hint=no_space_hint(None),
             )
+
+
+def no_space_hint(freeable_bytes: int | None) -> str:
+    """What a user can do about a full disk.
+
+    Args:
+        freeable_bytes: What `prune` would free, None where nobody has looked.
+    """
+    if freeable_bytes is None:
+        prune = "Free some space (`moondream-station prune` removes what nothing refers to)"
+    elif freeable_bytes:
+        prune = (
+            f"`moondream-station prune` would free {in_words(freeable_bytes)}; or free some space elsewhere"
+        )
+    else:
+        prune = "Free some space elsewhere (`moondream-station prune` would free nothing)"
+    return (
+        f"{prune}, or set MOONDREAM_STATION_HOME to a folder on a larger disk. Then run the command again:"
+        " downloads go on from what is here."
+    )
 
 
 @contextmanager
@@ -67,11 +83,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
     """Why a folder can't be written to."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NoSpace(
-            f"The file system of {folder} is full.",
-            hint="Free some space (`moondream-station prune` removes what nothing refers to), "
-            "then run the command again: downloads go on from what is here.",
-        )
+        return NoSpace(f"The file system of {folder} is full.", hint=no_space_hint(None))
     return HomeUnusable(
         f"{error.filename or folder} can't be used: {error.strerror or error}.",
         hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",

@@ -24,7 +24,7 @@ from moondream_station.core.environments.space import writing_to
 from moondream_station.core.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.events import Degraded
 from moondream_station.core.home import Home
-from moondream_station.core.storage import read_json, remove_tree, sync_tree, write_atomically
+from moondream_station.core.storage import read_json, remove_tree, sync_folder, sync_tree, write_atomically
 
 Format = Literal["moondream-station/environment/1"]
 
@@ -117,6 +117,7 @@ async def commit(place: Place, record: CommitRecord) -> None:
             await anyio.to_thread.run_sync(_write_json, place.path / "verification.json", record.verification)
         # Left running where it is cancelled: a slow disk must not hold a cancellation up.
         await anyio.to_thread.run_sync(sync_tree, place.path, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(sync_folder, place.path.parent)
         await anyio.to_thread.run_sync(_write_json, place.commit, record)
 
 

@@ -286,6 +286,24 @@ async def test_a_file_that_changed_on_the_server_starts_over(index: TorchIndex, 
     assert not list(home.downloads.iterdir())
 
 
+async def test_a_part_of_another_file_is_not_taken(index: TorchIndex, home: Home) -> None:
+    """A server that sends the rest of a file although it is another one by now is not believed."""
+    right = BIG.data
+    index.replace(BIG.filename, hashlib.shake_256(b"other").digest(len(right)))
+    index.faults.append(Fault(match="*big*", times=1, close_after_bytes=2_000_000))
+    index.faults.append(Fault(match="*big*", skip=1, times=1, status=404))
+    lock = served_lock(index, BIG)
+    with pytest.raises(DownloadFailed):
+        await fetched(lock, home, index)
+    index.replace(BIG.filename, right)
+    index.faults.append(Fault(match="*big*", ignore_if_range=True))
+    index.clear_requests()
+    found, facts = await fetched(lock, home, index)
+    assert found[BIG.filename].read_bytes() == right
+    assert [request.status for request in index.requests if request.method == "GET"] == [206, 200]
+    assert facts[-1].transferred_bytes == len(right)
+
+
 async def test_a_corrupt_file_is_fetched_once_more(index: TorchIndex, home: Home) -> None:
     """A byte that flipped on the way costs one more fetch, and the right file comes out."""
     index.faults.append(Fault(match="*big*", times=1, corrupt_byte=1_500_000))
