@@ -24,13 +24,18 @@ def cuda_of_driver(capabilities: Capabilities, catalog: Catalog) -> str | None:
     return catalog.cuda_of_branch(int(match[0])) if match else None
 
 
+def has_mps(capabilities: Capabilities) -> bool:
+    """Whether it is Apple silicon, under a Python that is made for it."""
+    return capabilities.system == "Darwin" and capabilities.machine == "arm64" and not capabilities.in_rosetta
+
+
 def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
     """The build that the guide recommends.
 
     `mps` on Apple silicon under an arm64 Python, the table's build for an NVIDIA GPU whose driver supports
     CUDA 11.8 or later, `cpu` for everything else.
     """
-    if capabilities.system == "Darwin" and capabilities.machine == "arm64" and not capabilities.in_rosetta:
+    if has_mps(capabilities):
         return "mps"
     if nvidia_in_use(capabilities).absence is not None:
         return "cpu"

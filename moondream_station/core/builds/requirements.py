@@ -239,7 +239,7 @@ def _dropped_option(line: str, origin: str, number: int) -> str:
 def _unsafe(origin: str, number: int, line: str, why: str) -> RequirementsUnsafe:
     return RequirementsUnsafe(
         f"{origin}, line {number}: {_shown(line)!r} is not accepted: {_shown(why)}",
-        hint="A backend's requirements may hold names, extras, versions, markers and sha256 hashes only.",
+        hint="Requirements may hold names, extras, versions, markers and sha256 hashes only.",
     )
 
 

@@ -64,7 +64,7 @@ async def build_environment(
         ProgramMissing: uv is missing or too old.
     """
     uv = await find_uv(environ)
-    async with _blaming_wheels(lock, wheels):
+    async with blaming_wheels(lock, wheels):
         await anyio.to_thread.run_sync(_check_space, home, tuple(wheels.values()))
         async with _new_place(home, lock) as place:
             await _make(uv, place, lock, wheels, interpreter, progress)
@@ -122,16 +122,23 @@ async def _fill(uv: Uv, place: Place, scratch: Path) -> None:
     uv's cache lives as long as this: the environment's files are hard links into it, so that a later damage
     to either would go over to the next environment made from it.
     """
-    options = ("-q", "--offline", "--no-index", "--no-build", "--require-hashes", "--link-mode", "hardlink")
-    where = ("-p", str(place.python), "--cache-dir", str(scratch / "cache"))
-    pylock = str(scratch / "pylock.toml")
-    completed = await uv.run("pip", "sync", *options, "--preview-features", "pylock", *where, pylock)
+    completed = await uv.run(
+        "pip", "sync", *offline_options(place.python, scratch), str(scratch / "pylock.toml")
+    )
     if completed.returncode != 0:
         raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
 
 
+def offline_options(python: Path, scratch: Path) -> tuple[str, ...]:
+    """What `uv pip` is told to fill an interpreter from wheels on disk alone, with a cache in a folder."""
+    return (
+        *("-q", "--offline", "--no-index", "--no-build", "--require-hashes", "--link-mode", "hardlink"),
+        *("--preview-features", "pylock", "-p", str(python), "--cache-dir", str(scratch / "cache")),
+    )
+
+
 @asynccontextmanager
-async def _blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterator[None]:
+async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterator[None]:
     """Where building fails because a wheel is not what it was when it arrived, say so and remove it."""
     try:
         yield

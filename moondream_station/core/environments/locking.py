@@ -57,6 +57,7 @@ async def resolve_lock(
     client: httpx2.AsyncClient,
     environ: Mapping[str, str],
     publish: Callable[[DownloadProgressed], object] = lambda _: None,
+    bounds: Iterable[str] = (),
 ) -> Lock:
     """The exact wheels for requirements, with torch's family from the chosen offer's source alone.
 
@@ -73,6 +74,7 @@ async def resolve_lock(
         environ: The user's variables.
         publish: Takes the facts of a wheel that must be fetched before it can be locked, because its index
             tells neither its metadata nor its hash.
+        bounds: Further constraints, on any package: what is installed already, for one.
 
     Returns:
         The lock; `tool_output` is everything uv said.
@@ -88,7 +90,7 @@ async def resolve_lock(
     """
     uv = await find_uv(environ)
     constraints = await anyio.to_thread.run_sync(_read_constraints, config.constraints)
-    async with _work_folder(home) as folder:
+    async with work_folder(home) as folder:
         family = Family(
             offer,
             tags=interpreter.tags,
@@ -101,7 +103,7 @@ async def resolve_lock(
             **family.credentials(torch_index),
         }
         resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter)
-        lock = await _settle(resolver, family, requirements.canonical, constraints)
+        lock = await _settle(resolver, family, requirements.canonical, (*constraints, *bounds))
     _check_hashes(lock, requirements)
     return await with_sizes(lock, client)
 
@@ -230,7 +232,8 @@ async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -
 
 
 @asynccontextmanager
-async def _work_folder(home: Home) -> AsyncIterator[Path]:
+async def work_folder(home: Home) -> AsyncIterator[Path]:
+    """A folder in the home's cache for the time of this context; `sweep` removes one that a kill left."""
     with writing_to(home.cache):
         name = await anyio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="lock-", dir=home.cache))
         try:

@@ -50,6 +50,16 @@ def check_records(venv: Path, packages: Mapping[str, str]) -> int:
     return count
 
 
+def damage_of(dist_info: Path) -> tuple[str, ...]:
+    """What of one installed package is not as its RECORD says; empty for a whole one.
+
+    Bytecode is not looked at: pip names it in RECORD, and anybody may remove it.
+    """
+    problems: list[str] = []
+    rows = [row for row in _read_record(dist_info, problems) if not row[0].endswith(".pyc")]
+    return (*problems, *_file_problems(None, dist_info.parent, rows))
+
+
 def _dist_infos(venv: Path) -> Iterator[Path]:
     for pattern in ("lib/python*/site-packages", "lib64/python*/site-packages", "Lib/site-packages"):
         for site_packages in sorted(venv.glob(pattern)):
@@ -82,9 +92,9 @@ def _read_record(folder: Path, problems: list[str]) -> list[list[str]]:
         return []
 
 
-def _file_problems(venv: Path, site_packages: Path, rows: list[list[str]]) -> Iterator[str]:
+def _file_problems(venv: Path | None, site_packages: Path, rows: list[list[str]]) -> Iterator[str]:
     base = str(site_packages.resolve())
-    root = f"{venv}{os.sep}"
+    root = f"{venv}{os.sep}" if venv is not None else ""
     for row in rows:
         if len(row) != _COLUMNS:
             yield f"a RECORD has the row {row!r}"
