@@ -1,0 +1,211 @@
+"""Requirements into the running interpreter: chosen, locked and downloaded as ever, then put there by uv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import anyio
+import anyio.to_thread
+
+from moondream_station.core.backends.verification import WorkerPlan
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
+from moondream_station.core.builds.requirements import FAMILY, Requirements
+from moondream_station.core.builds.selection import Ranked, SelectionResult, select
+from moondream_station.core.builds.target import target_of
+from moondream_station.core.choosing import Choosing
+from moondream_station.core.environments.download import fetch
+from moondream_station.core.environments.lock import Lock
+from moondream_station.core.environments.offers_source import collect_offers
+from moondream_station.core.environments.redact import without_credentials
+from moondream_station.core.environments.transfer import patience_of
+from moondream_station.core.errors import ResolutionConflict, VerificationFailed
+from moondream_station.core.in_place.locking import lock_missing
+from moondream_station.core.in_place.packages import Package, find_packages
+from moondream_station.core.in_place.present import Present
+from moondream_station.core.in_place.putting import put
+from moondream_station.core.in_place.surroundings import Surroundings
+from moondream_station.core.in_place.verifying import verify_here
+from moondream_station.core.installing import no_build
+from moondream_station.core.judging import verification_failure
+
+_LOCK_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What an installation changed.
+
+    Args:
+        installed: Every package that was installed, version by name.
+        replaced: What was there of it before, version by name.
+        torch: The torch that is there now, None where there is none.
+        build: Its build, None where torch was not asked for.
+        reason: Why it is that build.
+        notes: Sentences about what a user should know.
+    """
+
+    installed: Mapping[str, str] = field(default_factory=dict)
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    torch: str | None = None
+    build: str | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class InPlace:
+    """Installs requirements into the running interpreter, what is missing alone.
+
+    Args:
+        surroundings: What it works with.
+        requirements: What is asked for.
+        ran: Told the last step's command, once it was run.
+    """
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        requirements: Requirements,
+        *,
+        ran: Callable[[tuple[str, ...]], object],
+    ) -> None:
+        self._on = surroundings
+        self._ran = ran
+        self._wanted = requirements.applicable(surroundings.interpreter.markers)
+        self._notes = list(requirements.warnings)
+
+    async def install(self) -> Change:
+        """Install what is missing, and let torch compute where it is asked for.
+
+        Raises:
+            StationError: No build fits, something can't be resolved, fetched or installed, or torch does not
+                work; by cause.
+        """
+        packages = await anyio.to_thread.run_sync(find_packages, self._on.python.paths)
+        offers, choosing = await self._choose()
+        for attempt in range(1, _LOCK_TRIES + 1):
+            present = self._hold(packages, choosing.current, offers)
+            try:
+                lock = await lock_missing(self._on, self._wanted, present, note=self._notes.append)
+            except ResolutionConflict as error:
+                is_last = attempt == _LOCK_TRIES or choosing.current is None
+                if is_last or choosing.reject(error.message) is None:
+                    raise
+            else:
+                return await self._change(lock, present, choosing)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _choose(self) -> tuple[tuple[Offer, ...], Choosing]:
+        """Ask every source what it has, and select.
+
+        Where none answers, the catalog says what is right here: what is installed may be that already.
+        """
+        on = self._on
+        collected = await collect_offers(
+            capabilities=on.capabilities,
+            requirements=self._wanted,
+            catalog=on.catalog,
+            python=on.interpreter.version,
+            strategy=on.strategy,
+            torch_index=on.torch_index,
+            config=on.config,
+            home=on.home,
+            client=on.client,
+        )
+        target = target_of(on.capabilities, on.interpreter.version)
+        base = without_credentials(on.torch_index)
+        offers = collected.offers or catalog_offers(on.catalog, target, index=base)
+        choosing = Choosing(self._select(offers))
+        if choosing.current is None and self._wanted.mentions_torch:
+            raise no_build(choosing.selection, collected)
+        return offers, choosing
+
+    def _select(self, offers: Iterable[Offer]) -> SelectionResult:
+        on = self._on
+        version = on.interpreter.version
+        return select(on.capabilities, self._wanted, offers, on.catalog, version, on.strategy)
+
+    def _hold(
+        self, packages: Mapping[str, Package], ranked: Ranked | None, offers: Iterable[Offer]
+    ) -> Present:
+        """Hold what is installed against a choice; a torch that may stay is preferred to a newer one."""
+        torch = packages.get("torch")
+        keeps_torch = torch is not None and self._may_keep(torch, ranked)
+        offer = ranked.offer if ranked is not None else None
+        if torch is not None and ranked is not None and keeps_torch:
+            same = (one for one in offers if one.build == ranked.build and one.full_version == torch.version)
+            offer = next(same, offer)
+        markers = self._on.interpreter.markers
+        return Present(packages, offer=offer, keeps_torch=keeps_torch, markers=markers)
+
+    def _may_keep(self, torch: Package, ranked: Ranked | None) -> bool:
+        """Whether a torch that is installed is whole, of the chosen build, and possible on this machine."""
+        if torch.damage or ranked is None:
+            return not torch.damage
+        offer = offer_of(torch, self._on.catalog)
+        if offer is None or offer.build != ranked.build:
+            return False
+        return self._select([offer]).selection.build == ranked.build
+
+    async def _change(self, lock: Lock, present: Present, choosing: Choosing) -> Change:
+        files = tuple(file for file in lock.files if not present.has(file))
+        replaced = {
+            file.name: str(present.packages[file.name].version)
+            for file in files
+            if file.name in present.packages
+        }
+        if files:
+            self._on.python.check_replaceable(name for name in replaced if name in FAMILY)
+            await self._put(replace(lock, files=files))
+            self._notes += present.unfitting({file.name: file.version for file in files})
+            self._notes += [
+                f"{name} is imported in this process: restart Python to have the new one."
+                for name in self._on.python.imported_of(replaced)
+            ]
+        is_asked_for = self._wanted.mentions_torch or lock.torch is not None
+        build = choosing.current.build if choosing.current is not None and is_asked_for else None
+        torch = await anyio.to_thread.run_sync(self._torch_now)
+        if torch is not None and build is not None:
+            await self._verify(WorkerPlan(build=build, torch=torch))
+        return Change(
+            installed={file.name: file.version for file in files},
+            replaced=replaced,
+            torch=torch,
+            build=build,
+            reason=choosing.selection.reason,
+            notes=tuple(self._notes),
+        )
+
+    async def _put(self, lock: Lock) -> None:
+        """Download, and put it there."""
+        on = self._on
+        # What it unpacks to is counted once the wheels are here, in the place where it goes.
+        wheels = await fetch(
+            lock,
+            home=on.home,
+            client=on.client,
+            publish=lambda _: None,
+            patience=patience_of(on.config),
+            unpacked_factor=0.0,
+        )
+        await put(lock, wheels, python=on.python, home=on.home, environ=on.environ, ran=self._ran)
+
+    def _torch_now(self) -> str | None:
+        torch = find_packages(self._on.python.paths).get("torch")
+        return None if torch is None else str(torch.version)
+
+    async def _verify(self, plan: WorkerPlan) -> None:
+        verification = await verify_here(self._on.python, plan, environ=self._on.environ)
+        if verification.is_ok:
+            return
+        failure = verification_failure(verification)
+        if failure.is_curable:
+            hint = "Name another build with MOONDREAM_STATION_STRATEGY, such as cpu, and run it again."
+            failure = VerificationFailed(failure.message, hint=hint)
+        raise failure
+
+
+def offer_of(torch: Package, catalog: Catalog) -> Offer | None:
+    """A torch that is installed as the wheel it came from; None where its build is not known."""
+    return offer_from_wheel(torch.wheel or "", catalog=catalog, source="default")

@@ -1,0 +1,97 @@
+"""Which packages an interpreter has, and whether they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from moondream_station.core.environments.records import damage_of
+
+_WHEEL = ".dist-info"
+_OLDER = ".egg-info"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A package that is installed, whole or not.
+
+    Args:
+        name: Its normalized name.
+        version: Its version, with the local part.
+        metadata: Its folder of metadata; a file for some of the oldest kind.
+        is_doubled: Whether metadata of another version lie beside it, as an update that was killed leaves it.
+    """
+
+    name: str
+    version: Version
+    metadata: Path
+    is_doubled: bool = False
+
+    @cached_property
+    def damage(self) -> tuple[str, ...]:
+        """What of it is not as its RECORD says; empty for a whole one.
+
+        What was installed without a wheel has no RECORD, and is taken for whole.
+        """
+        if self.is_doubled:
+            return (f"{self.name} is there in several versions",)
+        return damage_of(self.metadata) if self.metadata.suffix == _WHEEL else ()
+
+    @cached_property
+    def requires(self) -> tuple[Requirement, ...]:
+        """What it needs, with markers and extras as its metadata say."""
+        found = []
+        for text in PathDistribution(self.metadata).requires or ():
+            try:
+                found.append(Requirement(text))
+            except InvalidRequirement:
+                continue  # of old packages; pip passes over them too
+        return tuple(found)
+
+    @cached_property
+    def wheel(self) -> str | None:
+        """The name of the wheel that it was installed from, None where that is not known."""
+        told = PathDistribution(self.metadata).read_text("WHEEL") or ""
+        tags = [line.removeprefix("Tag:").strip() for line in told.splitlines() if line.startswith("Tag:")]
+        return f"{self.name.replace('-', '_')}-{self.version}-{tags[0]}.whl" if tags else None
+
+
+def find_packages(paths: Iterable[str]) -> dict[str, Package]:
+    """Every package on an interpreter's path, by normalized name; the first one of a name counts.
+
+    Args:
+        paths: Where it imports from, first wins.
+    """
+    found: dict[str, Package] = {}
+    for path in paths:
+        for package in _packages_in(Path(path)):
+            known = found.setdefault(package.name, package)
+            if known.metadata.parent == package.metadata.parent and known.metadata != package.metadata:
+                found[package.name] = replace(known, is_doubled=True)
+    return found
+
+
+def _packages_in(folder: Path) -> Iterator[Package]:
+    for suffix in (_WHEEL, _OLDER):
+        for metadata in sorted(folder.glob(f"*{suffix}")):
+            name, version = _name_and_version(metadata, suffix)
+            try:
+                yield Package(name=canonicalize_name(name), version=Version(version), metadata=metadata)
+            except InvalidVersion:
+                continue  # nothing that a requirement could be held against
+
+
+def _name_and_version(metadata: Path, suffix: str) -> tuple[str, str]:
+    """By the folder's name, which is there before its files are."""
+    name, separator, version = metadata.name.removesuffix(suffix).partition("-")
+    if suffix == _WHEEL and separator:
+        return name, version
+    told = PathDistribution(metadata).metadata
+    return told["Name"] or name, told["Version"] or version.partition("-")[0]

@@ -1,0 +1,255 @@
+"""The guide's installer: synchronous, for scripts that know nothing else of the station.
+
+It looks at the machine, chooses, locks, downloads and verifies as the station does; what it installs goes
+into the interpreter that runs it, which can't be undone. Backends never go this way: theirs are environments
+of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from anyio.from_thread import start_blocking_portal
+
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.choice import Selection
+from moondream_station.core.builds.guide import cuda_of_driver, guide_build, has_mps
+from moondream_station.core.builds.requirements import parse_requirements
+from moondream_station.core.builds.visibility import nvidia_in_use
+from moondream_station.core.capabilities.snapshot import Capabilities, Outcome
+from moondream_station.core.environments.interpreter import own_interpreter
+from moondream_station.core.environments.report import VerificationReport
+from moondream_station.core.errors import NoBuild, ResolutionConflict, StationError
+from moondream_station.core.in_place.guided import (
+    guided_selection,
+    install_guided,
+    look_at,
+    verify_installed,
+)
+from moondream_station.core.in_place.installation import Change
+from moondream_station.core.machine import LocalMachine, Machine
+
+T = TypeVar("T")
+
+_NAMED_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class TorchInstallResult:
+    """What became of an installation.
+
+    Args:
+        success: Whether everything that was asked for is there, and torch computes.
+        message: What was done, or what failed and what to do next.
+        details: More of it, a line each: what was installed and replaced, why this build, a tool's output.
+        cmd: The command of the last step as it was run; empty where it did not come to that.
+    """
+
+    success: bool
+    message: str
+    details: str = ""
+    cmd: list[str] = field(default_factory=list)
+
+
+class TorchInstaller:
+    """Detects what PyTorch this machine should have, and installs it into the interpreter that runs this.
+
+    Every method is synchronous and works inside a running event loop too: what it does runs in a thread of
+    its own. Ctrl-C ends it within two seconds.
+
+    Args:
+        environ: The user's variables; those of the process by default.
+        machine: The computer to look at; this one by default.
+    """
+
+    def __init__(self, *, environ: Mapping[str, str] | None = None, machine: Machine | None = None) -> None:
+        self._environ = os.environ if environ is None else environ
+        self._named_machine = machine
+        self._seen: Capabilities | None = None
+
+    def detect_system_capabilities(self) -> dict[str, Any]:
+        """Look at the machine.
+
+        Returns:
+            `os` and `machine`, lower-cased; `cuda_available`, whether an NVIDIA GPU can be used;
+            `cuda_version`, the highest that its driver supports, or None; `mps_available`;
+            `recommended_install` by the guide's table; `gpu_name`, or None; `detection_errors`, a sentence
+            for each question that had no answer.
+        """
+        seen = self._look()
+        nvidia = nvidia_in_use(seen)
+        named = [gpu.name for gpu in (*nvidia.gpus, *seen.gpus) if gpu.name is not None]
+        unanswered = {Outcome.FAILED, Outcome.TIMED_OUT}
+        return {
+            "os": seen.system.lower(),
+            "machine": seen.machine.lower(),
+            "cuda_available": nvidia.absence is None,
+            "cuda_version": cuda_of_driver(seen, load_catalog()),
+            "mps_available": has_mps(seen),
+            "recommended_install": guide_build(seen, load_catalog()),
+            "gpu_name": named[0] if named else None,
+            "detection_errors": [
+                f"{report.probe}: {report.detail}" for report in seen.probes if report.outcome in unanswered
+            ],
+        }
+
+    def get_torch_install_command(self, spec: str = "") -> tuple[list[str], str | None]:
+        """The command that installs torch, torchvision and torchaudio as the guide says.
+
+        It goes by what this version knows of PyTorch's index, without a network. Where the recommended build
+        has no torch that is asked for and can run here, it names the build that works;
+        `plan_torch_install` says why.
+
+        Args:
+            spec: What is asked of torch's version (">=2.7.0"); empty for any.
+
+        Returns:
+            The command as an argument list, and the index that it names, None where that is PyPI.
+
+        Raises:
+            UsageError: `spec` is none.
+            NoBuild: Nothing satisfies it on this machine; the message says what would.
+        """
+        selection = self.plan_torch_install(spec)
+        if selection.build is None:
+            raise NoBuild(selection.reason, hint="`moondream-station plan` shows every build and its reason.")
+        return list(selection.command), selection.index_url
+
+    def plan_torch_install(self, spec: str = "") -> Selection:
+        """The choice behind `get_torch_install_command`: the build, the reason, and every other's verdict.
+
+        Args:
+            spec: As there.
+
+        Raises:
+            UsageError: `spec` is none.
+        """
+        seen = self._seen or self._look()
+        machine = self._machine()
+        python = own_interpreter().version if machine.is_local else machine.facts.python
+        return guided_selection(spec, seen, python=python, environ=self._environ)
+
+    def install_torch_requirements(self, text: str) -> TorchInstallResult:
+        """Install requirements into this interpreter, torch from the build that the guide chooses.
+
+        Only what is missing is installed, and what is not whole; a torch of another build is replaced. This
+        can't be undone. Nothing is raised for what fails: the result says it.
+
+        Args:
+            text: Requirements as a requirements.txt holds them, a line each.
+        """
+        commands: list[tuple[str, ...]] = []
+        try:
+            requirements = parse_requirements(text.splitlines(), origin="the requirements")
+            change = _in_own_thread(
+                partial(
+                    install_guided,
+                    requirements,
+                    self._machine(),
+                    environ=self._environ,
+                    ran=commands.append,
+                )
+            )
+        except StationError as error:
+            return _failed(error, commands)
+        return _succeeded(change, commands)
+
+    def verify_torch_installation(self) -> dict[str, Any]:
+        """Let this interpreter's torch compute, in a process of its own.
+
+        Returns:
+            `torch_version`, None where there is none that can be imported; `build`; `cuda_available`,
+            `cuda_version` (what torch was built with), `device_count` (accelerators that torch uses, 0 on the
+            processor), `mps_available`; `device`, `device_name`, `arch_list`; `compute_ok`, `max_abs_error`
+            and `seconds` of a matrix product on the device; `error`, one line about what went wrong, or None.
+        """
+        if find_spec("torch") is None:
+            return _verified(VerificationReport(), "torch is not installed in this Python.")
+        try:
+            verification = _in_own_thread(partial(verify_installed, self._machine(), environ=self._environ))
+        except StationError as error:
+            return _verified(VerificationReport(), _sentence(error))
+        return _verified(verification.report, verification.detail)
+
+    def _look(self) -> Capabilities:
+        self._seen = _in_own_thread(partial(look_at, self._machine()))
+        return self._seen
+
+    def _machine(self) -> Machine:
+        """This computer as it is now, unless another one was named."""
+        return self._named_machine or LocalMachine(self._environ)
+
+
+def _in_own_thread(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run it in an event loop in a thread of its own, so that one that runs here already is no obstacle."""
+    with start_blocking_portal() as portal:
+        result: T = portal.call(function)
+        return result
+
+
+def _failed(error: StationError, commands: list[tuple[str, ...]]) -> TorchInstallResult:
+    details = f"{error.code}\n{error.log}" if error.log else error.code
+    return TorchInstallResult(success=False, message=_sentence(error), details=details, cmd=_last(commands))
+
+
+def _succeeded(change: Change, commands: list[tuple[str, ...]]) -> TorchInstallResult:
+    torch = f"torch {change.torch} ({change.build})" if change.torch and change.build else None
+    if not change.installed:
+        message = "Nothing had to be installed: everything is there" + (f", with {torch}." if torch else ".")
+    else:
+        message = f"Installed {_in_words(change.installed)} into this Python. This can't be undone."
+    lines = [
+        *(f"installed {name} {version}" for name, version in change.installed.items()),
+        *(f"replaced {name} {version}" for name, version in change.replaced.items()),
+        *([change.reason] if "torch" in change.installed else []),
+        *change.notes,
+    ]
+    return TorchInstallResult(success=True, message=message, details="\n".join(lines), cmd=_last(commands))
+
+
+def _last(commands: list[tuple[str, ...]]) -> list[str]:
+    return list(commands[-1]) if commands else []
+
+
+def _sentence(error: StationError) -> str:
+    """What failed, and what to do next."""
+    message = error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
+    if error.hint:
+        return f"{message} {error.hint}"
+    if isinstance(error, ResolutionConflict):
+        return f"{message} Change the requirements so that they fit each other and the PyTorch build."
+    return f"{message} The details say more."
+
+
+def _in_words(installed: Mapping[str, str]) -> str:
+    """A few packages by name, torch first, and how many more."""
+    names = sorted(installed, key=lambda name: name != "torch")
+    named = [f"{name} {installed[name]}" for name in names[:_NAMED_AT_MOST]]
+    more = len(names) - len(named)
+    if more:
+        named.append(f"{more} more {'package' if more == 1 else 'packages'}")
+    return " and ".join(([", ".join(named[:-1])] if named[1:] else []) + named[-1:])
+
+
+def _verified(report: VerificationReport, error: str | None) -> dict[str, Any]:
+    is_accelerated = report.device not in {None, "cpu"}
+    return {
+        "torch_version": report.torch,
+        "build": report.build,
+        "cuda_available": report.device == "cuda",
+        "cuda_version": report.cuda_version,
+        "device_count": report.device_count if is_accelerated else 0,
+        "mps_available": report.device == "mps",
+        "device": report.device,
+        "device_name": report.device_name,
+        "arch_list": list(report.arch_list),
+        "compute_ok": report.compute_ok,
+        "max_abs_error": report.max_abs_error,
+        "seconds": report.seconds,
+        "error": error,
+    }

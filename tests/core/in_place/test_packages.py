@@ -1,0 +1,115 @@
+"""What an interpreter has, by its metadata, and whether that is whole."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.in_place.installation import offer_of
+from moondream_station.core.in_place.packages import Package, find_packages
+from support.wheels import Wheel, module_wheel, torch_wheel
+
+
+def unpack(wheel: Wheel, folder: Path) -> None:
+    """Install a wheel by hand."""
+    zipfile.ZipFile(io.BytesIO(wheel.data)).extractall(folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of packages with a torch in it, and an ordinary package that needs others."""
+    unpack(torch_wheel("2.9.0", "cpu"), tmp_path)
+    unpack(module_wheel("My.Module", "1.0", requires=["numpy>=2", "extra; extra == 'more'"]), tmp_path)
+    return tmp_path
+
+
+def only(folder: Path, name: str) -> Package:
+    """A package of a folder."""
+    return find_packages([str(folder)])[name]
+
+
+def test_packages_are_found_by_their_normalized_names(folder: Path) -> None:
+    """With their versions and needs."""
+    found = find_packages([str(folder), str(folder / "nowhere")])
+    assert {name: str(one.version) for name, one in found.items()} == {
+        "torch": "2.9.0+cpu",
+        "my-module": "1.0",
+    }
+    assert list(map(str, found["my-module"].requires)) == ["numpy>=2", 'extra; extra == "more"']
+    assert [one.damage for one in found.values()] == [(), ()]
+
+
+def test_the_first_on_the_path_counts(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As it does for import."""
+    other = tmp_path_factory.mktemp("other")
+    unpack(torch_wheel("2.8.0", "cpu"), other)
+    found = find_packages([str(other), str(folder)])["torch"]
+    assert (str(found.version), found.damage) == ("2.8.0+cpu", ())
+
+
+def test_a_missing_file_is_damage(folder: Path) -> None:
+    """An installation that was killed looks complete to uv and to pip."""
+    (folder / "torch" / "cuda.py").unlink()
+    assert only(folder, "torch").damage == ("torch/cuda.py is missing",)
+
+
+def test_a_missing_record_is_damage(folder: Path) -> None:
+    """Nobody can tell then what belongs to the package."""
+    (folder / "torch-2.9.0+cpu.dist-info" / "RECORD").unlink()
+    assert only(folder, "torch").damage != ()
+
+
+def test_a_folder_of_metadata_without_anything_in_it_is_damage(folder: Path) -> None:
+    """It still says by its name which package it is of."""
+    for path in (folder / "torch-2.9.0+cpu.dist-info").iterdir():
+        path.unlink()
+    package = only(folder, "torch")
+    assert (str(package.version), package.requires, package.wheel) == ("2.9.0+cpu", (), None)
+    assert package.damage != ()
+
+
+def test_bytecode_that_a_record_names_is_nobody_s_business(folder: Path) -> None:
+    """What pip compiles it names there, and anybody may remove it."""
+    with (folder / "torch-2.9.0+cpu.dist-info" / "RECORD").open("a") as record:
+        record.write("torch/__pycache__/cuda.cpython-311.pyc,,\n")
+    assert only(folder, "torch").damage == ()
+
+
+def test_two_versions_side_by_side_are_damage(folder: Path) -> None:
+    """An update that was killed leaves the metadata of both."""
+    unpack(torch_wheel("2.9.1", "cpu"), folder)
+    assert only(folder, "torch").damage == ("torch is there in several versions",)
+
+
+def test_what_has_no_wheel_is_taken_for_whole(folder: Path) -> None:
+    """The oldest kinds of installation, a folder or a file, have no RECORD."""
+    (folder / "old_one-3.1-py3.11.egg-info").mkdir()
+    metadata = "Metadata-Version: 1.0\nName: old-one\nVersion: 3.1\n"
+    (folder / "old_one-3.1-py3.11.egg-info" / "PKG-INFO").write_text(metadata)
+    (folder / "older.egg-info").write_text("Metadata-Version: 1.0\nName: older\nVersion: 0.1\n")
+    for name, version in (("old-one", "3.1"), ("older", "0.1")):
+        assert (str(only(folder, name).version), only(folder, name).damage) == (version, ())
+
+
+def test_what_names_no_version_is_passed_over(folder: Path) -> None:
+    """A left-over of pip's, or a folder of somebody else's."""
+    (folder / "~orch.dist-info").mkdir()
+    (folder / "thing-one.dist-info").mkdir()
+    assert find_packages([str(folder)]).keys() == {"torch", "my-module"}
+
+
+@pytest.mark.parametrize(
+    ("version", "local", "build"),
+    [("2.9.0", "cpu", "cpu"), ("2.9.0", "cu126", "cu126"), ("2.9.0", "mine", None)],
+)
+def test_the_build_of_an_installed_torch_is_told_by_its_wheel(
+    tmp_path: Path, version: str, local: str, build: str | None
+) -> None:
+    """By the local part of its version; None where that names no build."""
+    unpack(torch_wheel(version, local), tmp_path)
+    offer = offer_of(only(tmp_path, "torch"), load_catalog())
+    assert (offer.build if offer else None) == build
