@@ -17,7 +17,6 @@ from moondream_station.core.events import (
     DownloadProgressed,
     EnvironmentBuilt,
     Event,
-    Fact,
     FallbackChosen,
     ProbeFinished,
     RequirementsLocked,
@@ -40,6 +39,7 @@ class ActivationState:
         strategy: How its build is chosen.
         stage: Where it is.
         started_at: When it was requested, aware, UTC.
+        stage_started_at: When it came to its stage, likewise; None where that was not seen.
         backend: The model's backend.
         requirements: The backend's, canonical.
         waiting: Who is waited for; None again as soon as it goes on.
@@ -66,6 +66,7 @@ class ActivationState:
     strategy: str
     stage: Stage
     started_at: datetime
+    stage_started_at: datetime | None = None
     backend: str | None = None
     requirements: tuple[str, ...] = ()
     waiting: ActivationWaiting | None = None
@@ -95,20 +96,29 @@ def requested(event: Event, fact: BackendActivationRequested) -> ActivationState
         strategy=fact.strategy,
         stage=Stage.PREPARE,
         started_at=event.at,
+        stage_started_at=event.at,
         backend=fact.backend,
         requirements=fact.requirements,
     )
 
 
-def advance(activation: ActivationState, fact: Fact) -> ActivationState:  # noqa: C901, PLR0911, PLR0912  one case a fact
+def advance(activation: ActivationState, event: Event) -> ActivationState:  # noqa: C901, PLR0911, PLR0912  one case a fact
     """The activation after one more of its facts. Its first and last fact belong to the station's fold."""
+    fact = event.fact
     if isinstance(fact, ActivationWaiting):
         return replace(activation, waiting=fact)
     if activation.waiting is not None:
         activation = replace(activation, waiting=None)
     match fact:
         case StageStarted(stage=stage):
-            return replace(activation, stage=stage, progress=None, bytes_per_second=None, eta_seconds=None)
+            return replace(
+                activation,
+                stage=stage,
+                stage_started_at=event.at,
+                progress=None,
+                bytes_per_second=None,
+                eta_seconds=None,
+            )
         case StageProgressed():
             return replace(activation, progress=fact)
         case ProbeFinished(probe=probe):
@@ -146,6 +156,7 @@ def _chosen(activation: ActivationState, fact: BuildSelected) -> ActivationState
         strategy=activation.strategy,
         stage=activation.stage,
         started_at=activation.started_at,
+        stage_started_at=activation.stage_started_at,
         backend=activation.backend,
         requirements=activation.requirements,
         probes=activation.probes,

@@ -177,7 +177,7 @@ def _running(state: StationState, event: Event) -> ActivationState | None:
 
 def _advanced(state: StationState, event: Event) -> StationState:
     running = _running(state, event)
-    return state if running is None else replace(state, activation=advance(running, event.fact))
+    return state if running is None else replace(state, activation=advance(running, event))
 
 
 def _ended(state: StationState, event: Event, outcome: Terminal) -> StationState:

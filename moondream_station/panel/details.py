@@ -114,7 +114,7 @@ def _file_line(frame: Frame, file: DownloadProgressed) -> Text:
 
 def _summary(frame: Frame, activation: ActivationState, *, here: int) -> Text:
     total = max(activation.packages or 0, len(activation.files))
-    words = [f"{here} of {total} here" if frame.is_narrow else f"{here} of {total} files here"]
+    words = [f"{here} of {total} here" if frame.is_narrow else f"{count_text(here, total, 'files')} here"]
     kept = sum(_is_kept(file) for file in activation.files)
     if kept:
         words.append(f"{kept} from before")

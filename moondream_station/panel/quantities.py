@@ -38,4 +38,6 @@ def count_text(done: int, total: int | None, unit: str) -> str:
     """How far something has come: "12,253 of 13,000 files", "1.2 GB of 3.6 GB"."""
     if unit == "bytes":
         return size_text(done) if total is None else f"{size_text(done)} of {size_text(total)}"
-    return f"{done:,} {unit}" if total is None else f"{done:,} of {total:,} {unit}"
+    if total is None:
+        return f"{done:,} {unit}"
+    return f"{done:,} of {total:,} {unit.removesuffix('s') if total == 1 else unit}"

@@ -23,6 +23,8 @@ STAGES: Final = tuple(Stage)
 _NAME_WIDTH = max(len(stage) for stage in STAGES)
 _MADE_NEEDLESS: Final = frozenset({Stage.LOCK, Stage.DOWNLOAD, Stage.BUILD})
 _BAR_WIDE, _BAR_NARROW = 20, 0
+_SLOW_SECONDS: Final = 2
+"""From then on a stage shows how long it takes."""
 
 
 def stage_lines(
@@ -67,10 +69,23 @@ def stage_line(
         words = _skipped_note(stage, activation)
     gap = " " if frame.is_narrow else "  "
     head = f"{mark} {stage:<{_NAME_WIDTH}}{gap}"
-    shown = frame.cut(words, frame.width - len(head))
+    clock = _clock(frame, activation) if is_current else ""
+    shown = frame.cut(words, frame.width - len(head) - len(clock))
     line = Text.assemble((head, style), (shown, "bold" if is_current else ""))
+    if clock:
+        line.append(" " * (frame.width - line.cell_len - len(clock)))
+        line.append(clock, "dim")
     line.rstrip()
     return line
+
+
+def _clock(frame: Frame, activation: ActivationState) -> str:
+    """How long the present stage takes already, where nothing else tells that it goes on."""
+    began = activation.stage_started_at
+    if began is None or activation.progress is not None or activation.stage is Stage.DOWNLOAD:
+        return ""
+    seconds = (frame.now - began).total_seconds()
+    return f"  {clock_text(seconds)}" if seconds >= _SLOW_SECONDS else ""
 
 
 def download_words(frame: Frame, activation: ActivationState) -> str:
@@ -129,7 +144,7 @@ def _note(frame: Frame, stage: Stage, activation: ActivationState, machine: Capa
         case Stage.BUILD:
             return activation.environment or ""
         case Stage.START:
-            return "" if activation.worker_pid is None else f"worker pid {activation.worker_pid}"
+            return "a worker" if activation.worker_pid is None else f"worker pid {activation.worker_pid}"
         case Stage.VERIFY:
             return _verification_note(activation)
         case Stage.COMMIT:
@@ -212,10 +227,13 @@ def _share_note(frame: Frame, done: int, total: int | None) -> str:
 def _verification_note(activation: ActivationState) -> str:
     verification = activation.verification
     if verification is None:
-        return ""
+        has_torch = activation.selection is None or activation.selection.build is not None
+        return "what torch computes" if has_torch else "whether the worker answers"
     report = verification.report
     if not verification.ok:
         return "torch is not what was planned"
+    if activation.stage is Stage.VERIFY:
+        return f"loading {activation.model}"
     if report.torch is None:
         return "the worker answers"
     return f"torch {report.torch} computes on {report.device_name or report.device}"

@@ -86,14 +86,12 @@ class CapabilityCache:
         self,
         *,
         on_probe: Callable[[ProbeReport], None],
-        on_slow: Callable[[str], None] | None = None,
         refresh: bool = False,
     ) -> Detected:
         """Give the capabilities.
 
         Args:
             on_probe: Called with each probe's report; not where the snapshot comes from the cache.
-            on_slow: Called with the name of a probe that takes long.
             refresh: Whether to ask the probes whatever is known.
         """
         began = time.perf_counter()
@@ -108,7 +106,7 @@ class CapabilityCache:
             if kept is not None:
                 capabilities = kept.capabilities
             else:
-                capabilities = await detect(self._machine, on_probe=on_probe, on_slow=on_slow)
+                capabilities = await detect(self._machine, on_probe=on_probe)
                 if state is not None:
                     await self._keep(capabilities, state)
         return Detected(

@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 import anyio.lowlevel
+import structlog
 
 from moondream_station.core.capabilities.conflicts import combine
 from moondream_station.core.capabilities.probes.amd import AMD
@@ -33,11 +34,18 @@ SLOW_AFTER_SECONDS: Final = 2.0
 """A probe that takes longer is named to whoever waits."""
 
 
+_log = structlog.get_logger()
+
+
+def _log_slow(probe: str) -> None:
+    _log.warning("probe.slow", probe=probe)
+
+
 async def detect(
     machine: Machine,
     *,
     on_probe: Callable[[ProbeReport], None],
-    on_slow: Callable[[str], None] | None = None,
+    on_slow: Callable[[str], None] = _log_slow,
     probes: tuple[Probe, ...] = PROBES,
     slow_after_seconds: float = SLOW_AFTER_SECONDS,
 ) -> Capabilities:
@@ -49,7 +57,8 @@ async def detect(
     Args:
         machine: The computer, or its record.
         on_probe: Called with each probe's report as it ends.
-        on_slow: Called with the name of a probe that is not through after `slow_after_seconds`.
+        on_slow: Called with the name of a probe that is not through after `slow_after_seconds`; it is logged
+            by default.
         probes: Which probes to ask; one that belongs to another system is left out.
         slow_after_seconds: When a probe is slow.
 
@@ -71,15 +80,14 @@ async def detect(
         done[probe.name] = (reading, report)
         on_probe(report)
 
-    async def name_slow_ones(name: Callable[[str], None]) -> None:
+    async def name_slow_ones() -> None:
         await anyio.sleep(slow_after_seconds)
         for probe in asked:
             if probe.name not in done:
-                name(probe.name)
+                on_slow(probe.name)
 
     async with anyio.create_task_group() as watching:
-        if on_slow is not None:
-            watching.start_soon(name_slow_ones, on_slow)
+        watching.start_soon(name_slow_ones)
         async with anyio.create_task_group() as asking:
             for probe in asked:
                 asking.start_soon(ask, probe)
