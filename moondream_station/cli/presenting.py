@@ -75,7 +75,7 @@ class PlainPresenter:
 
 
 class PanelAndResult:
-    """The live panel on the terminal that stderr is; the result on stdout.
+    """The live panel on the terminal that stderr is; the result on stdout, where that is another place.
 
     Args:
         panel: The panel.
@@ -86,9 +86,9 @@ class PanelAndResult:
         self._lines = PlainLines()
 
     def show(self, event: Event) -> None:
-        """Show the fact, and print the result below the panel."""
+        """Show the fact, and print the result where the panel does not tell it already."""
         self._panel.show(event)
-        if isinstance(event.fact, ActivationSucceeded):
+        if isinstance(event.fact, ActivationSucceeded) and not sys.stdout.isatty():
             for line in self._lines.lines(event):
                 print_result(line)
 

@@ -57,7 +57,7 @@ class _Panel:
         """Let the next picture be of this."""
         self._state = state
 
-    def picture(self, width: int, height: int) -> Sequence[Text]:
+    def picture(self, width: int, height: int | None) -> Sequence[Text]:
         """The lines of now."""
         if self._state is None:
             return []

@@ -16,7 +16,7 @@ from rich.text import Text
 from moondream_station.panel.screen import Screen
 from moondream_station.panel.terminal import Terminal
 
-Picture: TypeAlias = Callable[[int, int], Sequence[Text]]
+Picture: TypeAlias = Callable[[int, int | None], Sequence[Text]]
 """Makes the lines of now: at most so many columns wide, as far as it can at most so many lines high."""
 
 SECONDS_A_PICTURE: Final = 0.25
@@ -43,12 +43,12 @@ class LivePicture:
         self._thread.start()
 
     def close(self) -> None:
-        """Draw the last picture, and let it stand."""
+        """Draw the last picture, whole, and let it stand."""
         self._closing.set()
         self._thread.join()
-        self._draw()
+        lines = self._picture(self._terminal.size.columns - 1, None)
         with self._at_terminal():
-            self._screen.leave()
+            self._screen.leave(lines)
 
     def write_above(self, text: str) -> None:
         """Write whole lines above the picture."""

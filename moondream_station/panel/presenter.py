@@ -58,7 +58,7 @@ class PanelPresenter:
         self._resources.enter_context(above)
         self._resources.enter_context(redirect_stderr(above))
 
-    def _picture(self, width: int, height: int) -> Sequence[Text]:
+    def _picture(self, width: int, height: int | None) -> Sequence[Text]:
         return render(
             self._state,
             width=width,

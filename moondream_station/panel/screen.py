@@ -53,9 +53,16 @@ class Screen:
         again = "".join(f"{line}\n" for line in self._drawn)
         self._write(f"\r{_CLEAR_LINE}{up}{_CLEAR_BELOW}{text}{again}")
 
-    def leave(self) -> None:
-        """Let the picture stand; the next one is drawn below it."""
-        self._write(f"\r{_CLEAR_LINE}")
+    def leave(self, lines: Sequence[Text]) -> None:
+        """Draw the last picture, which may be higher than the terminal: nothing is drawn over it any more.
+
+        Args:
+            lines: The picture, each line narrower than the terminal.
+        """
+        room = self._terminal.size.lines - 1
+        self.draw(lines)
+        rest = "".join(f"{self._terminal.styled(line)}\n" for line in lines[room:])
+        self._write(f"\r{_CLEAR_LINE}{rest}")
         self._drawn = []
         self._widths = []
 

@@ -5,7 +5,6 @@ After a wanted change, run this file once with UPDATE_SNAPSHOTS=1 and look at wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -33,6 +32,7 @@ from moondream_station.core.state import StationInfo, StationState, apply
 from moondream_station.panel.rendering import render, render_station
 from support.facts import legal_activations, published
 from support.scripted_activation import ACTIVATION, BEGAN_AT, ENVIRONMENT, SCRIPTS, events, machine, whole
+from support.snapshot_files import check_snapshot
 
 _SNAPSHOTS = Path(__file__).parent / "snapshots"
 _WIDTHS = (79, 39)
@@ -47,11 +47,7 @@ def _text(lines: Sequence[Text]) -> str:
 
 
 def _check(name: str, shown: str) -> None:
-    path = _SNAPSHOTS / f"{name}.txt"
-    if os.environ.get("UPDATE_SNAPSHOTS"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(shown, encoding="utf-8")
-    assert shown == path.read_text(encoding="utf-8")
+    check_snapshot(_SNAPSHOTS / f"{name}.txt", shown)
 
 
 def _picture(happened: Sequence[Event], width: int, *, unicode: bool = True, cancelling: bool = False) -> str:

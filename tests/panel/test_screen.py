@@ -62,6 +62,16 @@ def test_a_picture_is_never_higher_than_the_terminal() -> None:
     assert _taken(stream) == "\rone\ntwo\n"
 
 
+def test_the_last_picture_stands_whole() -> None:
+    """What is higher than the terminal scrolls then, so that an error's hint is never cut off."""
+    stream = io.StringIO()
+    screen = Screen(_terminal(stream, height=3))
+    screen.draw(_lines("one", "two", "three"))
+    _taken(stream)
+    screen.leave(_lines("one", "TWO", "three", "four"))
+    assert _taken(stream) == "\r\x1b[1ATWO\n\rthree\nfour\n"
+
+
 def test_lines_above_move_the_picture_down() -> None:
     """Whole ones at once, the rest when it is whole or nothing more comes."""
     stream = io.StringIO()

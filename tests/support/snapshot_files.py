@@ -1,0 +1,14 @@
+"""Pictures in words, held against files that people looked at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def check_snapshot(path: Path, shown: str) -> None:
+    """Hold what is shown against a file; with UPDATE_SNAPSHOTS=1 in the environment it becomes the file."""
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(shown, encoding="utf-8")
+    assert shown == path.read_text(encoding="utf-8")
