@@ -8,7 +8,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -74,6 +74,11 @@ class Terminal:
         shell = psutil.Process(int(self._run("display-message", "-p", "#{pane_pid}")))
         return shell.children()[0]
 
+    def family(self) -> set[psutil.Process]:
+        """The pane's shell, and what runs in it now."""
+        shell = psutil.Process(int(self._run("display-message", "-p", "#{pane_pid}")))
+        return {shell, *shell.children(recursive=True)}
+
     def _run(self, *arguments: str) -> str:
         done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True)
         return done.stdout
@@ -113,7 +118,14 @@ def open_terminal(
         )
         size = ["-x", str(columns), "-y", str(rows)]
         subprocess.run([*tmux, "new-session", "-d", *size, "sh", str(script)], check=True)
+        terminal = Terminal(tmux, status=status)
         try:
-            yield Terminal(tmux, status=status)
+            yield terminal
         finally:
+            family = terminal.family()
             subprocess.run([*tmux, "kill-server"], check=False)
+            # The shell survives the hang-up, and so nobody passes it on to a program that still runs.
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(family, timeout=PATIENCE_SECONDS)
