@@ -25,6 +25,8 @@ def builds_worth_asking(
 ) -> tuple[Build, ...]:
     """The builds that could be chosen here, the likeliest first; `Build.folder` says where each one lies.
 
+    Of two builds that lie in one folder, one is named.
+
     A build that the machine can't run whatever wheels there are is left out; so is one that the requirement
     or the Python excludes, if PyTorch no longer makes it: no newer wheel of it will appear.
 
@@ -42,7 +44,11 @@ def builds_worth_asking(
         return (forced,) if question.target.platform is not None else ()
     shown = (build for build in map(parse_build, tags) if build is not None)
     worth = {build for build in (*question.builds, *shown) if _is_worth_asking(build, question)}
-    return tuple(sorted(worth, key=lambda build: (_FAMILY_ORDER.index(build.kind), build), reverse=True))
+    order = sorted(worth, key=lambda build: (_FAMILY_ORDER.index(build.kind), build), reverse=True)
+    folders: dict[str, Build] = {}
+    for build in order:
+        folders.setdefault(build.folder, build)
+    return tuple(folders.values())
 
 
 def _is_worth_asking(build: Build, question: Question) -> bool:

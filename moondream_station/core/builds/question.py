@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.hardware import Hardware
-from moondream_station.core.builds.naming import Build, parse_build
+from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.offers import Offer, catalog_offers
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.builds.target import Target, target_of
@@ -148,4 +148,7 @@ def _by_build(offers: Iterable[Offer], target: Target, *, with_yanked: bool) -> 
     for offer in offers:
         if offer.platform == target.platform and target.platform and (with_yanked or not offer.yanked):
             grouped.setdefault(offer.build, []).append(offer)
+    if mps := grouped.get(Kind.MPS):
+        # The same wheel computes on the processor too: the build that somebody names, or falls back to.
+        grouped[Kind.CPU] = [replace(offer, build=Kind.CPU.value) for offer in mps]
     return {build: tuple(ones) for build, ones in grouped.items()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from moondream_station.core.builds.naming import Build, Kind
+from moondream_station.core.builds.naming import Build
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.pythons import fits_python, in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
@@ -86,8 +86,6 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question)
         )
     if offers:
         return offers
-    if build.kind is Kind.CPU and target.platform == "macos_arm64":
-        return "cpu: on Apple silicon the ordinary wheel is mps, and computes on the processor too."
     platforms = question.catalog.platforms_of(build.name)
     if not platforms:
         return f"{build.name} is not known here, and no source has a wheel of it for {target.place}."

@@ -129,7 +129,7 @@ def test_a_named_build_is_taken_whatever_driver_and_gpu_say(
     [
         (linux(), "torch", "mps", "3.12.3", "macOS on Apple silicon only"),
         (macos("15.1"), "torch", "cu126", "3.12.3", "has wheels for"),
-        (macos("15.1"), "torch", "cpu", "3.12.3", "mps"),
+        (macos("13.6"), "torch>=2.12", "cpu", "3.12.3", "needs macOS 14.0"),
         (macos("15.1", machine="x86_64"), "torch", "cpu", "3.12.3", "Rosetta"),
         (linux(), "torch>=2.7.0", "cu124", "3.12.3", "no torch that satisfies torch>=2.7.0"),
         (linux(), "torch", "cu118", "3.14.0", "no wheel"),
@@ -159,3 +159,12 @@ def test_a_named_build_still_takes_a_torch_that_the_gpu_can_run() -> None:
     machine = linux(nvidia("7.0", "Tesla V100"), driver="580.65.06")
     assert chosen(plan(machine, strategy="cu128")) == ("cu128", "2.10.0")
     assert chosen(plan(machine, "torch==2.11.0", strategy="cu128")) == ("cu128", "2.11.0")
+
+
+def test_the_processor_can_be_named_on_apple_silicon() -> None:
+    """It is the ordinary wheel, which computes there too, and what `mps` falls back to."""
+    result = plan(macos("15.1"), strategy="cpu")
+    assert chosen(result) == ("cpu", "2.15.0")
+    assert "without that, mps with torch 2.15.0 would be taken" in result.selection.warnings[0]
+    assert result.selection.command == ("python", "-m", "pip", "install", "torch")
+    assert [one.build for one in plan(macos("15.1")).order] == ["mps", "cpu"]
