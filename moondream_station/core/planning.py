@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from moondream_station.core.builds.catalog import load_catalog
@@ -15,12 +15,15 @@ from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.snapshot import Capabilities, ProbeReport
 from moondream_station.core.environments.http_client import open_client
-from moondream_station.core.environments.offers_source import collect_offers
+from moondream_station.core.environments.offers_source import SourceReport, collect_offers
 from moondream_station.core.environments.packaging_config import load_packaging_config
 from moondream_station.core.home import Home
 from moondream_station.core.installing import no_build
 from moondream_station.core.machine import Machine
 from moondream_station.core.settings import Settings
+
+_HOUR_SECONDS = 3600.0
+_WORTH_TELLING_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +96,22 @@ async def plan_here(
     silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
     if selection.build is None:
         return replace(selection, reason=no_build(selection, collected).message)
-    warnings = (*selection.warnings, *(f"Not everything could be asked: {sentence}" for sentence in silent))
+    warnings = (
+        *selection.warnings,
+        *(f"Not everything could be asked: {sentence}" for sentence in silent),
+        *_age(collected.tried),
+    )
     return replace(selection, warnings=warnings)
+
+
+def _age(tried: Iterable[SourceReport]) -> Iterator[str]:
+    """How old the oldest listing is, where that is worth a word."""
+    ages = [(report.age_seconds, report.url_redacted) for report in tried if report.age_seconds]
+    if not ages or max(ages)[0] < _WORTH_TELLING_SECONDS:
+        return
+    seconds, url = max(ages)
+    age = f"{seconds / 3600:.0f} h" if seconds >= _HOUR_SECONDS else f"{seconds / 60:.0f} min"
+    yield f"{url} was listed {age} ago; it is asked anew when a day has passed."
 
 
 def _select(question: Question, capabilities: Capabilities, offers: Iterable[Offer]) -> Selection:

@@ -15,6 +15,7 @@ from moondream_station.core.machine.record import MachineRecord
 from support.commands import run, run_json
 from support.machines import GTX_1080, RTX_4090, cpu_only, nvidia_linux
 from support.snapshots import amd, linux, nvidia, plan
+from support.stations import Premises
 
 OFFICIAL = "https://download.pytorch.org/whl"
 
@@ -95,3 +96,15 @@ def test_nothing_to_install_is_an_answer_that_says_what_to_do(desk: Desk) -> Non
     assert (shown["build"], shown["torch"], shown["index_url"], shown["source"]) == (None, None, None, None)
     assert shown["command"] == []
     assert "Allow torch 2.14.1, which cu126 has." in shown["reason"]
+
+
+def test_the_age_of_a_kept_listing_is_told(premises: Premises) -> None:
+    """An index is asked once a day; a plan from its earlier answer says how old that is."""
+    assert not [one for one in run_json(premises, "plan")["warnings"] if "ago" in one]
+    for path in (premises.home.cache / "listings").iterdir():
+        listing = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**listing, "fetched_at": listing["fetched_at"] - 5 * 3600}))
+    asked = len(premises.index.requests)
+    (told,) = [one for one in run_json(premises, "plan")["warnings"] if "ago" in one]
+    assert "was listed 5 h ago" in told
+    assert len(premises.index.requests) == asked
