@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +14,10 @@ from moondream_station.core.machine.record import MachineRecord
 _GENERIC: Final = (
     # GPU and MIG identifiers, whole or as a prefix of one, as CUDA_VISIBLE_DEVICES takes them.
     (re.compile(r"\b(MIG-GPU|GPU|MIG)-[0-9a-f][0-9a-f-]{7,}(/\d+/\d+)?", re.IGNORECASE), r"\1-00000000"),
+    # On Windows a folder's name may hold spaces: up to the next backslash, else to the next space.
+    (re.compile(r"(\\Users\\{1,2})[^\\\r\n\"':;,|]{1,64}(?=\\)"), r"\1USER"),
     (re.compile(r"(/home/|/Users/|\\Users\\)[^/\\\s\"':;,]+"), r"\1USER"),
+    (re.compile(r"(?<=://)[^/@\s]+(?=@)"), "USER"),
     (re.compile(r"(?m)^((?:unique_id|hive_id) )[0-9]+$"), r"\g<1>0"),
     (re.compile(r"(\bserial(?: number)?\s*[:=]\s*)[^\s,]+", re.IGNORECASE), r"\1REDACTED"),
     # What follows the third backslash of a PNPDeviceID is one device's own; JSON doubles the backslashes.
@@ -37,16 +41,17 @@ class Identity:
 
 
 def local_identity(environ: Mapping[str, str]) -> Identity:
-    """Who uses this computer, as its environment and its platform tell.
+    """Who uses this computer, as its environment, its list of users and its platform tell.
 
     Args:
         environ: The environment.
     """
     host = platform.node()
     hosts = (host, host.partition(".")[0], environ.get("HOSTNAME", ""), environ.get("COMPUTERNAME", ""))
+    account = _account()
     return Identity(
-        homes=_given(environ, "HOME", "USERPROFILE"),
-        users=_given(environ, "USER", "LOGNAME", "USERNAME", "SUDO_USER"),
+        homes=(*_given(environ, "HOME", "USERPROFILE"), *account.homes),
+        users=(*_given(environ, "USER", "LOGNAME", "USERNAME", "SUDO_USER"), *account.users),
         hosts=tuple(dict.fromkeys(name for name in hosts if name)),
     )
 
@@ -80,6 +85,17 @@ def redact_text(text: str) -> str:
     for pattern, instead in _GENERIC:
         text = pattern.sub(instead, text)
     return text
+
+
+def _account() -> Identity:
+    """This process's user in the system's own list: a service may have no variables that name it."""
+    try:
+        import pwd  # noqa: PLC0415  not on Windows
+
+        entry = pwd.getpwuid(os.getuid())
+    except (ImportError, KeyError):
+        return Identity()
+    return Identity(homes=(entry.pw_dir,), users=(entry.pw_name,))
 
 
 def _given(environ: Mapping[str, str], *names: str) -> tuple[str, ...]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+
+import pytest
 
 from moondream_station.core.capabilities.probes import amd
 from moondream_station.core.machine import Identity, MachineRecord, local_identity, redact
@@ -67,9 +70,21 @@ def test_a_name_inside_another_word_stays() -> None:
     assert redact(record, Identity(users=("on",))).files["/a"] == "none only USER a-on"
 
 
-def test_this_computers_identity_comes_from_its_variables() -> None:
-    """Names and folders are those of the environment, and the host's name is whole and short."""
+def test_a_users_folder_of_windows_may_hold_spaces() -> None:
+    """Both names go; what stands behind the folder stays."""
+    shown = "|    0   N/A  N/A   2164    C+G   C:\\Users\\Ada King\\app.exe   N/A |"
+    record = MachineRecord(platform=LINUX, files={"/a": f"{shown}\nhttps://ada:secret@mirror.example/whl"})
+    text = redact(record, Identity()).files["/a"]
+    assert "C:\\Users\\USER\\app.exe   N/A |" in text
+    assert "https://USER@mirror.example/whl" in text
+    assert "King" not in text
+
+
+def test_this_computers_identity_comes_from_its_variables_and_its_list_of_users() -> None:
+    """Names and folders are those of the environment and the account, the host's name is whole and short."""
     identity = local_identity({"HOME": "/home/ada", "USER": "ada", "LOGNAME": "ada", "HOSTNAME": "engine"})
-    assert identity.homes == ("/home/ada",)
-    assert identity.users == ("ada",)
+    assert "/home/ada" in identity.homes
+    assert "ada" in identity.users
+    pwd = pytest.importorskip("pwd")
+    assert pwd.getpwuid(os.getuid()).pw_name in local_identity({}).users
     assert "engine" in identity.hosts
