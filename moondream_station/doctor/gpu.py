@@ -95,6 +95,9 @@ async def _build(patient: Patient) -> Verdict:
         summary = f"This machine would get {chosen}, and its GPU would not be used."
         idle = "\n".join(planned.idle_gpus)
         return warning(summary, detail=idle, remedy=_plan_remedy())
+    if planned.doubts:
+        summary = f"This machine would get {chosen}, because no GPU could be found out about."
+        return warning(summary, detail="\n".join(planned.doubts), remedy=_plan_remedy())
     left_out = _left_out(planned)
     if left_out:
         summary = f"This machine would get {chosen}, which does not serve every GPU."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from moondream_station.core.builds.advice import idle_gpu_warnings
+from moondream_station.core.builds.advice import doubts, idle_gpu_warnings
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.choice import Selection
 from moondream_station.core.builds.naming import Build, Kind, parse_build
@@ -75,6 +75,11 @@ class Planned:
         if self.build is None or self.is_forced:
             return ()
         return idle_gpu_warnings(judge(self.build, self.question), self.question)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A sentence about each kind of GPU of which could not be found out if there is one."""
+        return doubts(self.question) if self.kind is Kind.CPU and not self.is_forced else ()
 
     def with_newest_driver(self) -> Planned:
         """The choice if the NVIDIA driver were the newest that there could be."""

@@ -46,6 +46,16 @@ def other_gpu_warnings(chosen: Judgement, question: Question) -> tuple[str, ...]
     )
 
 
+def doubts(question: Question) -> tuple[str, ...]:
+    """Sentences about GPUs of which could not be found out if there are any."""
+    found = (question.hardware.of_kind(kind) for kind in _PREFERRED)
+    return tuple(
+        f"{in_use.absence[0].upper()}{in_use.absence[1:]}."
+        for in_use in found
+        if in_use.uncertain and in_use.absence
+    )
+
+
 def _is_there(kind: Kind, chosen: Kind, question: Question) -> bool:
     """Whether there is a GPU of a kind; beside another accelerator an integrated one does not count."""
     in_use = question.hardware.of_kind(kind)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from moondream_station.core.builds.advice import idle_gpu_warnings, other_gpu_warnings
+from moondream_station.core.builds.advice import doubts, idle_gpu_warnings, other_gpu_warnings
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.choice import Candidate, Selection, Verdict
 from moondream_station.core.builds.command import install_command
@@ -218,9 +218,8 @@ def _caveats(chosen: Judgement | None, question: Question) -> tuple[str, ...]:
     for kind in (Kind.CUDA, Kind.ROCM, Kind.XPU):
         if chosen is None or chosen.build.kind in {kind, Kind.CPU}:
             found += question.hardware.of_kind(kind).warnings
-        in_use = question.hardware.of_kind(kind)
-        if in_use.uncertain and in_use.absence and (chosen is None or chosen.build.kind is Kind.CPU):
-            found.append(f"{in_use.absence[0].upper()}{in_use.absence[1:]}.")
+    if chosen is None or chosen.build.kind is Kind.CPU:
+        found += doubts(question)
     if chosen is None:
         return tuple(found)
     found += (*_left_out(chosen, question), *other_gpu_warnings(chosen, question))

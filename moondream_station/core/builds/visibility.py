@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.cubin import parse_capability
 from moondream_station.core.builds.naming import Kind
-from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome
+from moondream_station.core.capabilities.snapshot import BUS_ALONE, Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 _INDEX = re.compile(r"-?[0-9]+")
@@ -30,7 +30,7 @@ class InUse:
     Args:
         gpus: Those GPUs; empty where there are none or nobody knows which.
         absence: Why there are none, as a clause without a full stop; None where there are some.
-        hidden: Those that a variable hides, where it hides every one.
+        hidden: Those that are there and can't be seen, where that holds of every one.
         driver: NVIDIA's driver version, None for other vendors.
         unknown: Whether GPUs are there whose list could not be had.
         uncertain: Whether it could not be found out if there are any.
@@ -104,6 +104,8 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     gpus = capabilities.gpus_of("amd")
     if not gpus:
         return _none_found(capabilities, "amd", "AMD GPU")
+    if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
+        return InUse(absence="the kernel offers no computing on it (no KFD): ROCm needs amdgpu", hidden=gpus)
     for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         value = capabilities.variables.get(name)
         gpus = gpus if value is None else _by_position(gpus, value)

@@ -14,7 +14,8 @@ The rules, each with its test:
 6. A lost or unreachable GPU is none; those beside it count.
 7. An x86-64 Python on Apple silicon is translated by Rosetta, whichever probe tells of the one or the other.
 8. Of two macOS versions the higher one is true: 10.16 is what old programs are told.
-9. A card of AMD's on the bus that the kernel offers no computing on (no KFD) is no GPU; a note says so.
+9. A card of AMD's that the bus alone shows (no KFD) is a GPU without a driver: ROCm's builds are refused for
+   that reason.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReadi
 from moondream_station.core.capabilities.probes.probe import Reading
 from moondream_station.core.capabilities.probes.sysctl import SysctlReading
 from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
-from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome, ProbeReport
+from moondream_station.core.capabilities.snapshot import (
+    BUS_ALONE,
+    Capabilities,
+    Gpu,
+    Outcome,
+    ProbeReport,
+)
 from moondream_station.core.machine.protocol import PlatformFacts
 
 _AMD = 0x1002
@@ -87,7 +94,7 @@ def combine(
         nvcc=toolkit,
         variables=dict(variables),
         probes=reports,
-        notes=(*nvidia.notes, *_toolkit_notes(toolkit, nvidia), *_amd_notes(read), *apple.notes),
+        notes=(*nvidia.notes, *_toolkit_notes(toolkit, nvidia), *apple.notes),
     )
 
 
@@ -108,24 +115,23 @@ def _toolkit_notes(toolkit: str | None, nvidia: Nvidia) -> tuple[str, ...]:
     return (f"A CUDA toolkit ({toolkit}) is installed without an NVIDIA driver: a toolkit alone is no GPU.",)
 
 
-def _amd_notes(readings: tuple[Reading, ...]) -> tuple[str, ...]:
-    amd, bus = _one(readings, AmdReading), _one(readings, IntelReading)
-    cards = [display for display in bus.displays if display.vendor == _AMD] if bus is not None else []
-    if not cards or amd is None or amd.gpus or amd.outcome is not Outcome.ABSENT:
-        return ()
-    return ("The kernel offers no computing (no KFD) on the AMD GPU that is there: ROCm needs amdgpu.",)
-
-
 def _other_gpus(readings: tuple[Reading, ...]) -> tuple[Gpu, ...]:
-    """AMD's and Intel's: by the kernel where it tells, else as Windows lists them."""
+    """AMD's and Intel's: by the kernel where it tells, else as Windows lists them or the bus shows them."""
     windows = _one(readings, WindowsReading)
     amd = _one(readings, AmdReading)
     intel = _one(readings, IntelReading)
     listed = windows.gpus if windows is not None else ()
     return (
-        *(amd.gpus if amd is not None and amd.gpus else _of(listed, "amd")),
+        *(amd.gpus if amd is not None and amd.gpus else _of((*listed, *_amd_on_bus(amd, intel)), "amd")),
         *(intel.gpus if intel is not None and intel.gpus else _of(listed, "intel")),
     )
+
+
+def _amd_on_bus(amd: AmdReading | None, bus: IntelReading | None) -> tuple[Gpu, ...]:
+    if amd is None or bus is None or amd.outcome is not Outcome.ABSENT:
+        return ()
+    cards = (display for display in bus.displays if display.vendor == _AMD)
+    return tuple(Gpu(vendor="amd", architecture_source=BUS_ALONE) for _ in cards)
 
 
 def _of(gpus: tuple[Gpu, ...], vendor: str) -> tuple[Gpu, ...]:

@@ -9,6 +9,9 @@ from typing import Literal
 
 Vendor = Literal["nvidia", "amd", "intel", "apple"]
 
+BUS_ALONE = "bus"
+"""The source of a GPU that nothing but the PCI bus shows."""
+
 
 class Outcome(StrEnum):
     """What became of a probe. "Could not find out" (failed, timed_out) is not "not there" (absent)."""
@@ -47,7 +50,7 @@ class Gpu:
         architecture: NVIDIA: compute capability ("8.9"). AMD: gfx name ("gfx1100"). Intel: PCI device id
             ("0x56a0"). Apple: None. None where it could not be found out.
         architecture_source: Where the architecture comes from ("nvidia-smi", "name", "kfd",
-            "rocm_agent_enumerator", "pci").
+            "rocm_agent_enumerator", "pci"); "bus" where the bus alone shows the GPU: it has no driver.
         memory_bytes: Its own memory, None where unknown or shared with the processor.
         integrated: Whether it is part of the processor, None where unknown.
     """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use
-from moondream_station.core.capabilities.snapshot import Gpu, Outcome, ProbeReport
+from moondream_station.core.capabilities.snapshot import BUS_ALONE, Gpu, Outcome, ProbeReport
 from support.snapshots import amd, intel, linux, nvidia
 
 OLD = nvidia("6.1", "GTX 1080", index=0)
@@ -141,3 +143,13 @@ def test_an_unsupported_intel_gpu_is_named() -> None:
     absence = intel_in_use(linux(intel("0x3e92", "UHD 630")), load_catalog()).absence or ""
     assert "UHD 630" in absence
     assert "Arc" in absence
+
+
+def test_an_amd_gpu_that_the_bus_alone_shows_can_not_be_used() -> None:
+    """It is there all the same; one that the kernel lists for computing beside it can."""
+    card = replace(amd(None), architecture_source=BUS_ALONE)
+    in_use = amd_in_use(linux(card, variables={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}))
+    assert in_use.gpus == ()
+    assert in_use.is_there
+    assert "amdgpu" in (in_use.absence or "")
+    assert amd_in_use(linux(card, amd("gfx1100", index=1))).absence is None

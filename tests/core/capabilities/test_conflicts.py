@@ -351,11 +351,11 @@ def test_the_kernels_other_file_is_enough() -> None:
     assert nvidia_of(capabilities_of(record)) == ([None], "550.54.14", "sys")
 
 
-def test_a_card_of_amds_without_computing_is_no_gpu() -> None:
-    """A note says what is missing; where the kernel lists it, nothing is."""
+def test_a_card_of_amds_that_the_bus_alone_shows_has_no_driver() -> None:
+    """Where the kernel lists it for computing, the bus has nothing to add."""
     card = (0x030000, 0x1002, 0x744C)
-    found = capabilities_of(pci(NETWORK, card))
-    assert found.gpus == ()
-    assert said(found, "AMD GPU", "amdgpu")
-    assert capabilities_of(merged(pci(card), kfd({"gfx_target_version": 110000}))).notes == ()
-    assert capabilities_of(pci(NETWORK)).notes == ()
+    (gpu,) = capabilities_of(pci(NETWORK, card)).gpus
+    assert (gpu.vendor, gpu.index, gpu.architecture, gpu.architecture_source) == ("amd", 0, None, "bus")
+    (listed,) = capabilities_of(merged(pci(card), kfd({"gfx_target_version": 110000}))).gpus
+    assert (listed.architecture, listed.architecture_source) == ("gfx1100", "kfd")
+    assert capabilities_of(pci(NETWORK)).gpus == ()
