@@ -20,24 +20,25 @@ from moondream_station.core.events import (
     FallbackChosen,
     ProbeFinished,
     RequirementsLocked,
+    Stage,
     StageProgressed,
     StageStarted,
     VerificationCompleted,
     WorkerStarted,
     WorkerStopped,
 )
-from moondream_station.panel.quantities import duration_text, size_text
+from moondream_station.panel.quantities import count_text, duration_text, size_text
 
 _STEP_SECONDS = 5.0
 _STEP_SHARE = 0.1
 
 
 class PlainLines:
-    """Turns facts into lines. A download says something every tenth of the way, or every five seconds."""
+    """Turns facts into lines. What takes long says something every tenth of the way or five seconds."""
 
     def __init__(self) -> None:
-        self._said_share = -1.0
-        self._said_at = 0.0
+        self._download_steps = _Steps()
+        self._loading_steps = _Steps()
         self._resumed: set[str] = set()
 
     def lines(self, event: Event) -> tuple[str, ...]:
@@ -45,6 +46,8 @@ class PlainLines:
         fact = event.fact
         if isinstance(fact, DownloadProgressed):
             return self._download(fact, event.at.timestamp())
+        if isinstance(fact, StageProgressed) and fact.stage is Stage.VERIFY and fact.total is not None:
+            return self._loading(fact, event.at.timestamp())
         line = _line(fact)
         return (line,) if line else ()
 
@@ -57,9 +60,7 @@ class PlainLines:
         total = fact.overall_total_bytes
         share = fact.overall_received_bytes / total if total else 0.0
         is_whole = total is not None and fact.overall_received_bytes >= total
-        is_due = share - self._said_share >= _STEP_SHARE or at - self._said_at >= _STEP_SECONDS
-        if is_due or (is_whole and self._said_share < 1):
-            self._said_share, self._said_at = share, at
+        if self._download_steps.is_due(share, at):
             rate = f", {size_text(fact.bytes_per_second)}/s" if fact.bytes_per_second else ""
             left = f", {duration_text(fact.eta_seconds)} left" if fact.eta_seconds else ""
             kept = fact.overall_received_bytes - fact.overall_transferred_bytes
@@ -69,6 +70,29 @@ class PlainLines:
                 f" ({share:.0%}){rate}{left}{before}"
             )
         return tuple(lines)
+
+    def _loading(self, fact: StageProgressed, at: float) -> tuple[str, ...]:
+        """What a backend says while it loads its model."""
+        share = fact.done / fact.total if fact.total else 1.0
+        if not self._loading_steps.is_due(share, at):
+            return ()
+        return (f"Model: {count_text(fact.done, fact.total, fact.unit)} ({share:.0%})",)
+
+
+class _Steps:
+    """When progress is worth a line."""
+
+    def __init__(self) -> None:
+        self._said_share = -1.0
+        self._said_at = 0.0
+
+    def is_due(self, share: float, at: float) -> bool:
+        """Whether to say it, at this share of the way and time in seconds; it is taken to be said then."""
+        is_due = share - self._said_share >= _STEP_SHARE or at - self._said_at >= _STEP_SECONDS
+        if is_due or (share >= 1 and self._said_share < 1):
+            self._said_share, self._said_at = share, at
+            return True
+        return False
 
 
 def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a fact, flat
@@ -104,6 +128,8 @@ def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a
         case VerificationCompleted():
             return _verification(fact)
         case FallbackChosen():
+            if fact.from_build == fact.to_build:
+                return f"Staying on {fact.to_build}: {fact.reason}"
             return f"Falling back from {fact.from_build} to {fact.to_build}: {fact.reason}"
         case ActivationSucceeded():
             result = f"{fact.model} is active" + (f" on the {fact.build} build" if fact.build else "")

@@ -49,6 +49,36 @@ class Choosing:
             candidates=self.selection.candidates,
         )
 
+    def settle_for(self, torch: str) -> bool:
+        """Go on with another torch of the current build, because the first one does not resolve.
+
+        Args:
+            torch: Its version, with the local part.
+
+        Returns:
+            Whether it is another one.
+        """
+        current = self.current
+        chosen = (
+            next((one for one in current.others if str(one.full_version) == torch), None) if current else None
+        )
+        if current is None or chosen is None:
+            return False
+        reason = (
+            f"torch {chosen.torch} is used, because the requirements don't go with torch {current.torch}."
+        )
+        self._left[0] = replace(current, torch=chosen.torch, offer=chosen, others=())
+        self.selection = replace(
+            self.selection,
+            torch=chosen.torch,
+            reason=reason,
+            candidates=tuple(
+                replace(one, torch=chosen.torch, reason=reason) if one.build == current.build else one
+                for one in self.selection.candidates
+            ),
+        )
+        return True
+
     def reject(self, reason: str) -> Ranked | None:
         """Reject the current candidate because it can't be installed, and go on to the next one.
 

@@ -255,6 +255,7 @@ class Installation:
         lock = await resolve_lock(
             requirements=self._prepared.requirements,
             offer=ranked.offer if ranked else None,
+            others=ranked.others if ranked else (),
             interpreter=self._prepared.interpreter,
             config=config,
             torch_index=self._tools.torch_index,
@@ -263,6 +264,7 @@ class Installation:
             environ=self._tools.environ,
             publish=self._fetched_while_locking,
         )
+        self._settle(lock)
         if not self._prepared.requirements.mentions_torch:
             self._tell_choice(lock)
         if lock.tool_output:
@@ -275,6 +277,16 @@ class Installation:
             )
         )
         return lock
+
+    def _settle(self, lock: Lock) -> None:
+        """Tell it where the lock has another torch of the build than the one that was told."""
+        choosing = self._choosing
+        assert choosing is not None  # noqa: S101  chosen before
+        if lock.torch is None or not choosing.settle_for(lock.torch):
+            return
+        if self._prepared.requirements.mentions_torch and choosing.current is not None:
+            self._announce_fallback(choosing.current.build, choosing.selection.reason)
+            self._activation.publish(choosing.fact())
 
     def _fetched_while_locking(self, fact: DownloadProgressed) -> None:
         """A wheel had to be read before it could be locked; what is downloaded is told once it is locked."""

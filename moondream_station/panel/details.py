@@ -44,11 +44,12 @@ def why_lines(frame: Frame, activation: ActivationState, *, rows: int | None = N
         rows: How many lines may be taken, None for as many as it takes.
     """
     sentences = []
-    if (fallback := activation.fallback) is not None:
+    fallback = activation.fallback
+    if fallback is not None and fallback.to_build != fallback.from_build:
         sentences.append(f"{fallback.to_build} instead of {fallback.from_build}: {fallback.reason}")
     if activation.selection is not None:
         sentences.append(activation.selection.reason)
-    style = "yellow" if activation.fallback is not None else ""
+    style = "yellow" if fallback is not None else ""
     return frame.paragraph(" ".join(sentences), style=style, rows=rows)
 
 

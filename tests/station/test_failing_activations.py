@@ -410,3 +410,35 @@ async def test_reuse_asks_nobody_and_upgrade_asks_again(premises: Premises) -> N
         third = await switched(station, "colours", upgrade=True)
         assert third.only(BuildSelected).torch == "2.9.7"
         assert not third.only(EnvironmentBuilt).reused
+
+
+async def test_an_older_torch_of_the_same_build_is_taken_before_another_build(premises: Premises) -> None:
+    """Another package bounds torch: the best build stays, with the newest torch that goes, and says so."""
+    premises.index.add_torch("2.9.5", "cu128")
+    premises.index.add_simple(module_wheel("bounded", "1.0.0", requires=["torch<2.9"]))
+    premises.add_model("bounded", requirements="torch>=2.7\nbounded\n")
+    async with premises.station(CUDA) as station:
+        course = await switched(station, "bounded")
+        assert (await switched(station, "bounded")).only(EnvironmentBuilt).reused
+    first, second = course.every(BuildSelected)
+    assert (first.build, first.torch) == ("cu128", "2.9.5")
+    assert (second.build, second.torch) == ("cu128", "2.8.0")
+    fallback = course.only(FallbackChosen)
+    assert (fallback.from_build, fallback.to_build) == ("cu128", "cu128")
+    assert "torch 2.8.0 is used" in fallback.reason
+    report = course.only(VerificationCompleted)
+    assert (report.ok, report.report.torch) == (True, "2.8.0+cu128")
+    assert course.only(ActivationSucceeded).degraded is None
+
+
+async def test_an_older_torch_that_another_package_brings_in_is_the_one_that_is_told(
+    premises: Premises,
+) -> None:
+    """No requirement names torch: the choice is told once, after the lock, as it is there."""
+    premises.index.add_torch("2.9.5", "cu128")
+    premises.index.add_simple(module_wheel("bounded", "1.0.0", requires=["torch<2.9"]))
+    premises.add_model("bounded", requirements="bounded\n")
+    async with premises.station(CUDA) as station:
+        course = await switched(station, "bounded")
+    assert (course.only(BuildSelected).build, course.only(BuildSelected).torch) == ("cu128", "2.8.0")
+    assert course.every(FallbackChosen) == []

@@ -36,14 +36,14 @@ class Ranked:
         build: The build's tag.
         torch: The version to take, without its local part.
         offer: The wheel.
-        versions: Every torch of this build and source that is possible here, newest first; a resolver that
-            can't use the first may go on in this list, and nowhere else.
+        others: A wheel of every other torch of this build and source that is possible here, best first; where
+            the requirements don't go with the first, a resolver may take one of these, and no other.
     """
 
     build: str
     torch: str
     offer: Offer
-    versions: tuple[str, ...]
+    others: tuple[Offer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +282,9 @@ def _candidates(
 
 def _ranked(judgement: Judgement) -> Ranked:
     best = judgement.best
-    versions = [offer.torch for offer in judgement.offers if _same_place(offer, best)]
-    return Ranked(judgement.build.name, best.torch, best, tuple(dict.fromkeys(versions)))
+    others = {offer.torch: offer for offer in reversed(judgement.offers) if _same_place(offer, best)}
+    others.pop(best.torch)
+    return Ranked(judgement.build.name, best.torch, best, tuple(reversed(others.values())))
 
 
 def _same_place(offer: Offer, other: Offer) -> bool:

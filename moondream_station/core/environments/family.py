@@ -42,6 +42,7 @@ class Family:
 
     Args:
         offer: The chosen torch, None where no torch may come in.
+        others: Wheels of the torches that may be taken instead, of the same build and from the same place.
         tags: What the interpreter accepts, best first.
         wheels: A folder that does not exist yet, for wheels that must be offered from disk.
         client: For the family's index.
@@ -52,12 +53,15 @@ class Family:
         self,
         offer: Offer | None,
         *,
+        others: Sequence[Offer] = (),
         tags: Sequence[Tag],
         wheels: Path,
         client: httpx2.AsyncClient,
         fetch: Fetch,
     ) -> None:
         self._offer = offer
+        self._others = tuple(others)
+        self._wanted = f"torch=={offer.full_version}" if offer is not None else ""
         self._wheels = wheels
         self._fetch = fetch
         self._url = _family_url(offer)
@@ -65,6 +69,7 @@ class Family:
         self._names: FamilyNames | None = None
         if self._url is not None:
             self._names = FamilyNames(self._url, client, tags=tags, flat=self._is_flat)
+        self._offers: dict[Version, Offer] = {}
         self._pinned: set[str] = set()
         self._on_disk: dict[str, LockedFile] = {}
 
@@ -89,7 +94,33 @@ class Family:
         """What is locked together with the requirements, whether they ask for it or not."""
         if self._offer is None:
             return ()
-        return (f"torch=={self._offer.full_version}", *sorted(self._pinned))
+        return (self._wanted, *sorted(self._pinned))
+
+    def widen(self) -> bool:
+        """Let the resolver choose among all torches that may be taken; False where there is no other one.
+
+        Nor where the index tells so little that whole wheels would have to be fetched to look at them.
+        """
+        others, self._others = self._others, ()
+        if self._offer is None or not others or "torch" in self._on_disk:
+            return False
+        self._offers = {offer.full_version: offer for offer in (self._offer, *others)}
+        self._wanted = f"torch>={min(self._offers).public},<={max(self._offers).public}"
+        return True
+
+    def settle(self, lock: Lock) -> bool:
+        """Whether the torch of a lock is one that may be taken: then it is the chosen one from here on.
+
+        A range names torches too that were not offered, or are of another build; those are excluded.
+        """
+        if lock.torch is None or not self._offers:
+            return True
+        version = Version(lock.torch)
+        if version not in self._offers:
+            self._wanted += f",!={version}"
+            return False
+        self._offer = self._offers[version]
+        return True
 
     @property
     def sources(self) -> dict[str, str]:

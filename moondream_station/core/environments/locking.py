@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.environments.sizes import with_sizes
 from moondream_station.core.environments.space import writing_to
 from moondream_station.core.environments.uv_environment import to_uv_environment
-from moondream_station.core.environments.uv_failures import lock_failure, wheel_to_fetch
+from moondream_station.core.environments.uv_failures import is_conflict, lock_failure, wheel_to_fetch
 from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
 from moondream_station.core.errors import (
     HashMismatch,
@@ -41,8 +41,8 @@ from moondream_station.core.process import CompletedProcess
 if TYPE_CHECKING:
     import httpx2
 
-_TURNS = 8
-"""Each turn adds what the one before showed to be missing: a name to the group, or a wheel from disk."""
+_TURNS = 12
+"""Each turn adds what the one before showed: a name for the group, a wheel from disk, an unfit torch."""
 _REMOVE_SECONDS = 1.0
 
 
@@ -50,6 +50,7 @@ async def resolve_lock(
     *,
     requirements: Requirements,
     offer: Offer | None,
+    others: Sequence[Offer] = (),
     interpreter: Interpreter,
     config: PackagingConfig,
     torch_index: str,
@@ -66,6 +67,8 @@ async def resolve_lock(
     Args:
         requirements: What the backend asks for.
         offer: The torch that was chosen, None where no torch may come in.
+        others: Other torches of the same build and place; the newest that resolves is taken where the chosen
+            one does not.
         interpreter: What the environment will be made from.
         config: The user's packaging set-up.
         torch_index: What stands for https://download.pytorch.org/whl; it may hold credentials.
@@ -93,6 +96,7 @@ async def resolve_lock(
     async with work_folder(home) as folder:
         family = Family(
             offer,
+            others=others,
             tags=interpreter.tags,
             wheels=folder / "wheels",
             client=client,
@@ -113,6 +117,7 @@ async def _settle(
 ) -> Lock:
     """Lock, learn what was missing, lock again."""
     wanted = tuple(dependencies)
+    conflict: str | None = None
     await family.begin()
     for _ in range(_TURNS):
         project = LockProject(
@@ -126,10 +131,17 @@ async def _settle(
         )
         failure = await resolver.run(project)
         if failure is not None:
-            if not await _learn(failure, resolver, family):
-                raise lock_failure(failure, log=resolver.log)
+            if conflict is not None and wheel_to_fetch(failure):
+                raise lock_failure(conflict, log=resolver.log)
+            if await _learn(failure, resolver, family):
+                continue
+            if not (is_conflict(failure) and family.widen()):
+                raise lock_failure(conflict or failure, log=resolver.log)
+            conflict = failure
             continue
         lock = await resolver.read()
+        if not family.settle(lock):
+            continue
         strangers = family.strangers(lock)
         if not strangers:
             return family.with_origins(lock)

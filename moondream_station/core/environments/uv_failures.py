@@ -34,6 +34,11 @@ def wheel_to_fetch(stderr: str) -> str | None:
     return match[1] if match else None
 
 
+def is_conflict(stderr: str) -> bool:
+    """Whether uv says that no versions go together, rather than that something can't be had."""
+    return "No solution found" in stderr
+
+
 def lock_failure(stderr: str, *, log: str) -> StationError:
     """Why uv could not lock.
 
@@ -50,7 +55,7 @@ def lock_failure(stderr: str, *, log: str) -> StationError:
         )
     if any(sign in text for sign in _FULL):
         return NoSpace("There is no space left for the resolver's cache.", hint="Free some space.", log=log)
-    if "No solution found" in text:
+    if is_conflict(text):
         return ResolutionConflict(_sentence(text), hint=_hint(text), log=log)
     if fetched := _FETCHED.search(text):
         return _unreachable(fetched[1], text, log)

@@ -433,4 +433,4 @@ def test_the_order_holds_every_possible_build_with_all_its_versions() -> None:
     result = plan(linux(V100, driver="580.65.06"), "torch>=2.7")
     assert [one.build for one in result.order] == ["cu126", "cu129", "cu128", "cu118", "cpu"]
     cu128 = next(one for one in result.order if one.build == "cu128")
-    assert (cu128.torch, cu128.versions) == ("2.10.0", ("2.10.0", "2.9.1", "2.9.0", "2.8.0"))
+    assert (cu128.torch, [offer.torch for offer in cu128.others]) == ("2.10.0", ["2.9.1", "2.9.0", "2.8.0"])

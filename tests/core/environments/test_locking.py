@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -57,6 +57,7 @@ async def locked(
     index: TorchIndex,
     *requirements: str,
     offer: Offer | None,
+    others: Sequence[Offer] = (),
     torch_index: str | None = None,
     **config: object,
 ) -> Lock:
@@ -66,6 +67,7 @@ async def locked(
         return await resolve_lock(
             requirements=parse_requirements(requirements, origin="requirements.txt"),
             offer=offer,
+            others=others,
             interpreter=own_interpreter(),
             config=settings,
             torch_index=torch_index or index.torch_url,
@@ -386,3 +388,65 @@ async def test_nothing_is_left_of_a_lock_but_the_cache(home: Home, index: TorchI
     with pytest.raises(ResolutionConflict):
         await locked(home, index, "nosuchthing", offer=None)
     assert [path.name for path in home.cache.iterdir()] == ["uv"]
+
+
+def older_of(index: TorchIndex, *versions: str, build: str = "cu128") -> tuple[Offer, ...]:
+    """Further torches of the build, best first."""
+    return tuple(offer_of(index, torch=version, build=build) for version in versions)
+
+
+async def test_an_older_torch_of_the_same_build_is_taken_where_the_newest_does_not_go(
+    home: Home, index: TorchIndex
+) -> None:
+    """Another package bounds torch: the newest one of the build that it accepts, from the same index."""
+    index.add_simple(module_wheel("bounded", "1.0.0", requires=["torch<2.9"]))
+    others = older_of(index, "2.8.0")
+    lock = await locked(home, index, "torch>=2.7", "bounded", offer=offer_of(index), others=others)
+    assert lock.torch == "2.8.0+cu128"
+    assert indexes_of(lock)["torch"] == "cu128"
+
+
+async def test_the_newest_torch_that_goes_is_taken(home: Home, index: TorchIndex) -> None:
+    """Where the chosen one resolves, others are not looked at, and its companions stay with it."""
+    others = older_of(index, "2.8.0")
+    lock = await locked(home, index, "torch>=2.7", "torchvision", offer=offer_of(index), others=others)
+    assert (lock.torch, lock.packages["torchvision"]) == ("2.9.0+cu128", "0.24.0+cu128")
+
+
+async def test_a_torch_that_was_not_offered_is_never_taken(home: Home, index: TorchIndex) -> None:
+    """It lies between those that were, on the same index, and would fit: it is left out all the same."""
+    index.add_torch("2.7.1", "cu128")
+    index.add_torch("2.8.1", "cu128")
+    index.add_simple(module_wheel("bounded", "1.0.0", requires=["torch<2.9"]))
+    others = older_of(index, "2.8.0", "2.7.1")
+    lock = await locked(home, index, "torch", "bounded", offer=offer_of(index), others=others)
+    assert lock.torch == "2.8.0+cu128"
+
+
+async def test_the_conflict_with_the_chosen_torch_is_told_where_no_other_goes(
+    home: Home, index: TorchIndex
+) -> None:
+    """Both sides are named: the package and what it asks for, the build and its torch."""
+    index.add_simple(module_wheel("bounded", "1.0.0", requires=["torch<2.5"]))
+    others = older_of(index, "2.8.0")
+    with pytest.raises(
+        ResolutionConflict, match=r"bounded.*torch<2\.5.*torch==2\.9\.0\+cu128|torch==2\.9\.0"
+    ):
+        await locked(home, index, "torch", "bounded", offer=offer_of(index), others=others)
+
+
+async def test_other_torches_in_find_links_must_be_of_the_build(
+    home: Home, index: TorchIndex, tmp_path: Path
+) -> None:
+    """A folder holds several builds: the range reaches only those of the chosen one."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for version, build in (("2.9.0", "cu128"), ("2.8.0", "cpu"), ("2.7.1", "cu128")):
+        torch_wheel(version, build).write_to(folder)
+    index.add_simple(module_wheel("bounded", "1.0.0", requires=["torch<2.9"]))
+    chosen, other = (
+        Offer(build="cu128", torch=version, local="cu128", source="find-links", find_links=folder.as_uri())
+        for version in ("2.9.0", "2.7.1")
+    )
+    lock = await locked(home, index, "torch", "bounded", offer=chosen, others=[other])
+    assert lock.torch == "2.7.1+cu128"
