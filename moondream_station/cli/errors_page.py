@@ -14,14 +14,13 @@ from moondream_station.core.errors import (
     StationError,
     SubscriberOverflowed,
     UsageError,
-    WeightsUnreachable,
 )
 from moondream_station.http import refusals
 from moondream_station.http.answers import status_of
 from moondream_station.http.refusals import Refusal
 
-_NEVER_SHOWN: Final = (HistoryGone, SubscriberOverflowed, WeightsUnreachable, Refusal)
-"""Two are answered by a snapshot, nothing raises the third yet, and the last is the base of others."""
+_NEVER_SHOWN: Final = (HistoryGone, SubscriberOverflowed, Refusal)
+"""Two are answered by a snapshot, and the last is the base of others."""
 
 _HEAD: Final = """\
 # Errors

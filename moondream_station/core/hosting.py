@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from moondream_station.core.backends.model_cache import disk_usage, model_cache
 from moondream_station.core.backends.provide import BackendCode
 from moondream_station.core.backends.verification import Verification, WorkerPlan
 from moondream_station.core.backends.worker import Worker, open_worker
@@ -16,6 +20,8 @@ from moondream_station.core.child_environment import child_environment
 from moondream_station.core.environments.place import Place
 from moondream_station.core.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home import Home
+
+Progress: TypeAlias = Callable[[int, int | None, str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +45,20 @@ class WorkerSpec:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class HostedWorker:
-    """A worker that a task holds open."""
+    """A worker that a task holds open.
+
+    Args:
+        spec: What it was made from.
+        worker: The worker.
+        model_cache: The folders that a backend downloads weights to.
+        reason: Why it ended, or will end.
+        released: Set when it may end.
+        ended: Set when it has.
+    """
 
     spec: WorkerSpec
     worker: Worker
+    model_cache: tuple[Path, ...]
     reason: StopReason = StopReason.SHUTDOWN
     released: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
@@ -51,9 +67,20 @@ class HostedWorker:
         """Let torch compute, and hold its report against the plan."""
         return await self.worker.verify(self.spec.plan)
 
-    async def load(self, device: str | None) -> None:
-        """Call the backend's `init_backend`; it is ready when that returned."""
-        await self.worker.init(self.spec.code, self.spec.args, device=device)
+    async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
+        """Call the backend's `init_backend`; it is ready when that returned.
+
+        Args:
+            device: What torch computes on.
+            progress: Told how far the backend says it is: done, total where known, and of what.
+        """
+        await self.worker.init(
+            self.spec.code,
+            self.spec.args,
+            device=device,
+            signs_of_life=partial(disk_usage, self.model_cache),
+            progress=progress,
+        )
 
     def release(self, reason: StopReason) -> None:
         """Let it end; `ended` is set when it has."""
@@ -105,7 +132,7 @@ class WorkerHost:
                 log_path=self._home.worker_log(spec.model),
                 threads=self._threads,
             ) as worker:
-                hosted = HostedWorker(spec=spec, worker=worker)
+                hosted = HostedWorker(spec=spec, worker=worker, model_cache=model_cache(self._environ))
                 self._bus.publish(WorkerStarted(model=spec.model, pid=worker.pid), activation=activation)
                 task_status.started(hosted)
                 async with anyio.create_task_group() as watching:

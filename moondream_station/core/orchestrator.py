@@ -205,7 +205,7 @@ class Orchestrator:
             verification = await self._verify(activation, hosted)
             if not self._active.may_overlap(spec):
                 await self._active.make_room(spec)
-            await hosted.load(verification.report.device)
+            await hosted.load(verification.report.device, progress=activation.progressed)
         except BaseException:
             with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
                 await self._give_up(hosted)

@@ -185,6 +185,7 @@ class Link:
                 | {"kind": "stream", "id": int(number), "key": str()}
                 | {"kind": "chunk", "id": int(number), "value": _}
                 | {"kind": "end", "id": int(number)}
+                | {"kind": "progress", "id": int(number), "done": int(), "total": int() | None, "unit": str()}
             ):
                 self._answer(number, frame)
             case _:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 import psutil
 
 from moondream_station.core.backends.backend_code import BackendCode
@@ -15,7 +16,14 @@ from moondream_station.core.backends.link import Hello, Link
 from moondream_station.core.backends.requests import CallStream, Frame, Request
 from moondream_station.core.backends.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.backends.worker_protocol import STREAM_WINDOW
-from moondream_station.core.errors import BackendError, WorkerFailed, WorkerTimeout
+from moondream_station.core.errors import (
+    BackendError,
+    NoSpace,
+    StationError,
+    WeightsUnreachable,
+    WorkerFailed,
+    WorkerTimeout,
+)
 from moondream_station.core.process import WorkerProcess, open_worker_process
 
 __all__ = ["CallStream", "Verification", "Worker", "WorkerPlan", "answer", "open_worker"]
@@ -25,6 +33,8 @@ _GOODBYE_SECONDS: Final = 0.5
 """How long an idle worker may take to end by itself: a cancelled activation ends within two seconds."""
 _LOOK_SECONDS: Final = 5.0
 """How often a worker that loads its model is looked at for signs of life."""
+_TOLD_BY_BACKENDS: Final[tuple[type[StationError], ...]] = (WeightsUnreachable, NoSpace)
+"""The errors whose code a backend may give as the cause of what its `init_backend` raises."""
 
 
 class Worker:
@@ -83,6 +93,7 @@ class Worker:
         device: str | None = None,
         stall_seconds: float = 600.0,
         signs_of_life: Callable[[], Hashable] | None = None,
+        progress: Callable[[int, int | None, str], object] = lambda *_: None,
     ) -> None:
         """Load the backend's module and call its `init_backend`, which may take as long as it does something.
 
@@ -93,10 +104,13 @@ class Worker:
             stall_seconds: How long nothing may be seen of it: no line of output, no processor time, no change
                 of `signs_of_life`.
             signs_of_life: Something that changes while work is done elsewhere, the size of a folder that is
-                downloaded to, say.
+                downloaded to, say. It is called in a thread.
+            progress: Told how far the backend says it is: done, total where known, and of what.
 
         Raises:
-            WorkerFailed: The backend raised, or the worker died.
+            WeightsUnreachable: The backend says that it can't get the model's weights.
+            NoSpace: The backend says that there is no room for them.
+            WorkerFailed: The backend raised anything else, or the worker died.
             WorkerTimeout: It stalled.
         """
         request = self._link.request(
@@ -111,14 +125,11 @@ class Worker:
             },
         )
         self._is_idle = False
-        frame = await self._await_life(request, stall_seconds, signs_of_life)
+        life = _Life(self.pid, lambda: self.last_lines, signs_of_life)
+        frame = await self._await_life(request, life, stall_seconds, progress)
         self._is_idle = True
         if frame["kind"] == "error":
-            raise WorkerFailed(
-                f"The backend {code.id} could not be initialised: {frame.get('type')}: {frame['message']}",
-                hint="`moondream-station logs` shows what it wrote.",
-                log="\n".join(self.last_lines),
-            )
+            raise _not_initialised(code.id, frame, log="\n".join(self.last_lines))
 
     def begin(
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
@@ -204,16 +215,25 @@ class Worker:
         return value
 
     async def _await_life(
-        self, request: Request, stall_seconds: float, signs_of_life: Callable[[], Hashable] | None
+        self,
+        request: Request,
+        life: _Life,
+        stall_seconds: float,
+        progress: Callable[[int, int | None, str], object],
     ) -> Frame:
         look_seconds = min(_LOOK_SECONDS, stall_seconds / 4)
         seen: Hashable = None
         seen_at = anyio.current_time()
         while True:
+            frame = None
             with anyio.move_on_after(look_seconds):
-                return await request.inbox.get()
-            signs = (_processor_seconds(self.pid), self.last_lines, signs_of_life and signs_of_life())
-            if signs != seen:
+                frame = await request.inbox.get()
+            if frame is not None and frame["kind"] != "progress":
+                return frame
+            if frame is not None:
+                progress(frame["done"], frame["total"], frame["unit"])
+                seen_at = anyio.current_time()
+            elif (signs := await life.signs()) != seen:
                 seen, seen_at = signs, anyio.current_time()
             elif anyio.current_time() - seen_at >= stall_seconds:
                 raise WorkerTimeout(
@@ -295,6 +315,43 @@ def _as_raised() -> Iterator[None]:
         single = group.exceptions[0]
     if single is not None:
         raise single
+
+
+class _Life:
+    """What changes while a worker does something, whether or not it answers.
+
+    Args:
+        pid: The worker's process.
+        lines: What it wrote last.
+        elsewhere: What changes outside of it; called in a thread, because it may look at many files.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        lines: Callable[[], tuple[str, ...]],
+        elsewhere: Callable[[], Hashable] | None,
+    ) -> None:
+        self._pid = pid
+        self._lines = lines
+        self._elsewhere = elsewhere
+
+    async def signs(self) -> Hashable:
+        """Something that compares equal as long as nothing happens."""
+        outside = await anyio.to_thread.run_sync(self._elsewhere) if self._elsewhere else None
+        return (_processor_seconds(self._pid), self._lines(), outside)
+
+
+def _not_initialised(backend: str, frame: Frame, *, log: str) -> StationError:
+    """Why a backend could not be initialised; it may have said by which cause."""
+    for kind in _TOLD_BY_BACKENDS:
+        if frame.get("cause") == kind.code:
+            return kind(frame["message"], hint=frame.get("hint"), log=log)
+    return WorkerFailed(
+        f"The backend {backend} could not be initialised: {frame.get('type')}: {frame['message']}",
+        hint="`moondream-station logs` shows what it wrote.",
+        log=log,
+    )
 
 
 def _processor_seconds(pid: int) -> float:

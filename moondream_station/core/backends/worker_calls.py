@@ -15,6 +15,8 @@ from typing import Any
 
 Send = Callable[[dict[str, Any]], None]
 
+_MOST_CHARACTERS = 4000
+
 
 class Cancelled(Exception):
     """The station no longer wants a call's chunks."""
@@ -128,7 +130,7 @@ class Calls:
 
 
 def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
-    """The last frame of a request that raised."""
+    """The last frame of a request that raised. An exception may say its `cause`, a code, and its `hint`."""
     match error:
         case Cancelled():
             code, text = "cancelled", "cancelled"
@@ -141,7 +143,8 @@ def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
         "id": request,
         "code": code,
         "type": type(error).__name__,
-        "message": text[:4000],
+        "message": text[:_MOST_CHARACTERS],
+        **_told_by(error),
     }
 
 
@@ -149,6 +152,17 @@ def complain(error: BaseException) -> None:
     """Write the end of a traceback to stderr, if backend code has left that usable."""
     with contextlib.suppress(Exception):
         traceback.print_exception(error, limit=-20)
+
+
+def _told_by(error: BaseException) -> dict[str, str]:
+    """What else it says about itself; a class of a backend's may have anything under these names, or fail."""
+    told = {}
+    for name in ("cause", "hint"):
+        with contextlib.suppress(Exception):
+            value = getattr(error, name, None)
+            if isinstance(value, str) and value:
+                told[name] = value[:_MOST_CHARACTERS]
+    return told
 
 
 def _text_of(error: BaseException) -> str:

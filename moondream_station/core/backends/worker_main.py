@@ -2,7 +2,7 @@
 
 Started as `ENV_PYTHON -P worker_main.py --threads N`: `-P` keeps this folder off `sys.path`, where its files
 would shadow the backend's. Nothing but the standard library is imported until the backend is loaded, and the
-two files beside this one are loaded by path.
+files beside this one are loaded by path.
 
 Requests arrive on descriptor 0. Frames leave on a duplicate of descriptor 1, which itself points at stderr
 from then on: backends print. The worker ends when its requests do, even while it computes. Verification and
@@ -43,10 +43,11 @@ def _sibling(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from moondream_station.core.backends import torch_check, worker_calls, worker_protocol
+    from moondream_station.core.backends import torch_check, worker_calls, worker_progress, worker_protocol
 else:
     worker_protocol = _sibling("worker_protocol")
     worker_calls = _sibling("worker_calls")
+    worker_progress = _sibling("worker_progress")
     torch_check = _sibling("torch_check")
 
 
@@ -112,12 +113,13 @@ class Backend:
         self._module: ModuleType | None = None
         self._functions: frozenset[str] = frozenset()
 
-    def load(self, request: dict[str, Any]) -> None:
+    def load(self, request: dict[str, Any], progress: worker_progress.Progress) -> None:
         """Import the entry module and let it initialise itself.
 
         Args:
             request: `folder`, `module`, `args` for `init_backend`, `functions` that may be called, and
                 `device`, which is passed only to an `init_backend` that names it.
+            progress: Tells the station how far it is; passed only to an `init_backend` that names it.
         """
         folder, name = Path(request["folder"]), request["module"]
         sys.path.insert(0, str(folder))
@@ -131,10 +133,9 @@ class Backend:
         spec.loader.exec_module(module)
         initialise = getattr(module, "init_backend", None)
         if initialise is not None:
-            args = dict(request["args"])
-            if _names_device(initialise):
-                args.setdefault("device", request["device"])
-            initialise(**args)
+            given = {"device": request["device"], "progress": progress}
+            named = _names_of(initialise)
+            initialise(**{name: value for name, value in given.items() if name in named} | request["args"])
         self._functions = frozenset(request["functions"])
         self._module = module
 
@@ -144,11 +145,12 @@ class Backend:
         return found if callable(found) else None
 
 
-def _names_device(function: Any) -> bool:
+def _names_of(function: Any) -> frozenset[str]:
+    """The names of a function's parameters; none where Python can't tell."""
     try:
-        return "device" in inspect.signature(function).parameters
+        return frozenset(inspect.signature(function).parameters)
     except (TypeError, ValueError):
-        return False
+        return frozenset()
 
 
 class Worker:
@@ -191,7 +193,8 @@ class Worker:
                 driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
                 return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
             case "init":
-                self._backend.load(request)
+                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                    self._backend.load(request, progress)
                 return {}
             case other:
                 raise ValueError(

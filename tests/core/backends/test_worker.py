@@ -16,8 +16,10 @@ import pytest
 from moondream_station.core.backends.worker import CallStream, Worker, WorkerPlan, open_worker
 from moondream_station.core.errors import (
     BackendError,
+    NoSpace,
     StationError,
     UnknownFunction,
+    WeightsUnreachable,
     WorkerFailed,
     WorkerTimeout,
 )
@@ -402,3 +404,76 @@ async def main():
 
 anyio.run(main)
 """
+
+
+async def test_how_far_loading_is_reaches_the_station(tmp_path: Path) -> None:
+    """`progress` goes to an `init_backend` that names it; what comes too often is left out, never the end."""
+    source = (
+        "def init_backend(progress):\n"
+        "    for number in range(1001):\n"
+        "        progress(number, 1000, 'bytes')\n"
+        "    init_backend.progress = progress\n"
+        "def later(**kwargs):\n"
+        "    init_backend.progress(1, 2)\n"
+        "    return {}\n"
+    )
+    code = write_backend(tmp_path / "backend", source)
+    told: list[tuple[int, int | None, str]] = []
+    async with started(tmp_path) as worker:
+        await worker.init(code, {}, progress=lambda *step: told.append(step))
+        assert await worker.call("later", {}) == {}
+    assert told[0] == (0, 1000, "bytes")
+    assert told[-1] == (1000, 1000, "bytes")
+    assert len(told) < 20
+
+
+async def test_progress_is_a_sign_of_life(tmp_path: Path) -> None:
+    """Who says how far it is does not stall, though it neither computes nor prints."""
+    source = (
+        "import time\n"
+        "def init_backend(progress):\n"
+        "    for number in range(4):\n"
+        "        time.sleep(0.3)\n"
+        "        progress(number)\n"
+    )
+    code = write_backend(tmp_path / "backend", source)
+    async with started(tmp_path) as worker:
+        await worker.init(code, {}, stall_seconds=0.6)
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [("weights-unreachable", WeightsUnreachable), ("no-space", NoSpace), ("usage", WorkerFailed)],
+)
+async def test_a_backend_may_say_the_cause_and_the_remedy(
+    tmp_path: Path, cause: str, kind: type[StationError]
+) -> None:
+    """Only causes that loading a model can have; anything else is its worker's failure."""
+    source = (
+        "class Gone(Exception):\n"
+        f"    cause, hint = {cause!r}, 'Plug it in.'\n"
+        "def init_backend():\n"
+        "    raise Gone('the disk with the weights is away')\n"
+    )
+    code = write_backend(tmp_path / "backend", source)
+    async with started(tmp_path) as worker:
+        with pytest.raises(kind, match="the disk with the weights is away") as caught:
+            await worker.init(code, {})
+    assert type(caught.value) is kind
+    assert (caught.value.hint == "Plug it in.") is (kind is not WorkerFailed)
+
+
+async def test_an_exception_with_odd_attributes_is_an_ordinary_failure(tmp_path: Path) -> None:
+    """What a backend's class has under those names may be anything, or raise."""
+    source = (
+        "class Odd(Exception):\n"
+        "    cause = 7\n"
+        "    @property\n"
+        "    def hint(self):\n"
+        "        raise RuntimeError\n"
+        "def init_backend():\n"
+        "    raise Odd('odd')\n"
+    )
+    with pytest.raises(WorkerFailed, match="Odd: odd"):
+        async with serving(tmp_path, source):
+            pass
