@@ -225,6 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Accept-Ranges", "bytes")
         if resource.etag is not None:
             self.send_header("ETag", resource.etag)
+        for name, value in resource.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.flush()
         if self.command == "GET":

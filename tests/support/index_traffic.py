@@ -96,3 +96,4 @@ class Resource:
     content_type: str
     etag: str | None = None
     ranges: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)

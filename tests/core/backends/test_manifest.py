@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,13 +146,14 @@ def test_whatever_is_no_manifest_says_so(content: bytes | str) -> None:
 
 
 def test_the_built_in_manifest_names_its_models() -> None:
-    """The self-test is the default and supported; the real ones say which station they need."""
+    """All are supported, the self-test is the default; a repository whose code runs is pinned."""
     manifest = read_built_in()
     assert list(manifest.models) == ["selftest", "moondream-2", "moondream-3-preview"]
     assert manifest.default_model == "selftest"
     assert manifest.unsupported_reason("selftest") is None
     for model in ("moondream-2", "moondream-3-preview"):
-        assert "needs Moondream Station" in str(manifest.unsupported_reason(model, station_version="0.2.0"))
+        assert manifest.unsupported_reason(model) is None
+        assert re.fullmatch("[0-9a-f]{40}", manifest.model(model).args["revision"])
     assert all("://" not in backend.download_url for backend in manifest.backends.values())
 
 

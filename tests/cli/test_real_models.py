@@ -1,0 +1,335 @@
+"""The backend of the real models, on a real torch: a tiny model in their form, loaded as they are."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from moondream_station.core.backends.manifest_source import read_built_in
+from moondream_station.core.environments.active import read_active
+from moondream_station.core.home import Home
+from support.commands import Served, events_of, run_json, serving, started, switch
+from support.images import png_of
+from support.index_traffic import Fault
+from support.model_hub import COMMIT, ModelHub
+from support.real_torch import small_torch
+from support.stations import processes_naming
+from support.tiny_model import write_tiny_model
+
+pytestmark = pytest.mark.torch
+
+IMAGE = "data:image/png;base64," + base64.b64encode(png_of(64, 64, (16, 16, 40, 40))).decode()
+
+
+@dataclass(frozen=True)
+class ModelPremises:
+    """A home and a model cache in a folder, and a hub on loopback; all else is as the user has it."""
+
+    folder: Path
+    hub: ModelHub
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The user's own variables, with a home of ours, and our hub instead of the public one."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+        return {
+            **kept,
+            "MOONDREAM_STATION_HOME": str(self.folder / "home"),
+            "MOONDREAM_STATION_MANIFEST": str(self.folder / "manifest.json"),
+            "HF_HOME": str(self.folder / "cache"),
+            "HF_ENDPOINT": self.hub.address,
+            # Nobody reads what a station says until it ends, and so many switches would fill that pipe.
+            "MOONDREAM_STATION_LOG": "error",
+        }
+
+    @property
+    def tiny(self) -> Path:
+        """The folder of the model `tiny`."""
+        return self.folder / "models" / "tiny"
+
+    def write_manifest(self) -> None:
+        """The built-in manifest's backends and models, and some of the test's own."""
+        built_in = read_built_in()
+        manifest = json.loads(built_in.model_dump_json())
+        for backend in manifest["backends"].values():
+            backend["download_url"] = str(Path(str(built_in.folder)) / backend["download_url"])
+        for name, args in {
+            "tiny": {"model_id": str(self.tiny)},
+            "hub-tiny": {"model_id": "me/tiny", "revision": COMMIT},
+        }.items():
+            entry = {"name": name, "description": f"The model {name}.", "backend": "transformers"}
+            manifest["models"][name] = {**entry, "args": args}
+        (self.folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="module")
+def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPremises]:
+    """A home in which `selftest` was activated."""
+    if small_torch() is None:
+        pytest.skip("pip's find-links have no torch +cpu wheel for this Python")
+    with ModelHub() as hub:
+        premises = ModelPremises(tmp_path_factory.mktemp("models"), hub)
+        write_tiny_model(premises.tiny)
+        hub.repositories["me/tiny"] = premises.tiny
+        premises.write_manifest()
+        check_succeeded(switch(premises, "selftest"))
+        yield premises
+    assert processes_naming(premises.folder) == []
+
+
+@pytest.fixture(scope="module")
+def station(premises: ModelPremises) -> Iterator[Served]:
+    """A station that serves there, with `selftest` active at first."""
+    with serving(premises) as station:
+        yield station
+
+
+def check_succeeded(events: list[dict[str, Any]]) -> None:
+    """The last event is the one that was wished for."""
+    assert events[-1]["event"] == "ActivationSucceeded", events[-1]
+
+
+def switched_while_held(premises: ModelPremises, disturb: Callable[[int], object]) -> dict[str, Any]:
+    """Switch to `tiny`, and disturb its worker (given its pid) while it loads; gives the last event."""
+    gate = premises.tiny / "hold"
+    gate.touch()
+    try:
+        with started(premises, "switch", "tiny", "--json") as process:
+            pid, last = 0, {}
+            for last in events_of(process):
+                pid = last["pid"] if last["event"] == "WorkerStarted" else pid
+                if last["event"] == "StageProgressed" and last["stage"] == "verify":
+                    disturb(pid)
+            return last
+    finally:
+        gate.unlink()
+
+
+def refused(station: Served, path: str, body: object) -> dict[str, Any]:
+    """What a path answers that refuses a body with status 500."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        station.post(path, body)
+    with caught.value as response:
+        assert response.status == 500
+        answer: dict[str, Any] = json.load(response)
+        return answer
+
+
+def loading(events: list[dict[str, Any]]) -> list[tuple[int, int]]:
+    """What was told of loading: bytes here, of how many."""
+    told = [
+        event for event in events if (event["event"], event.get("stage")) == ("StageProgressed", "verify")
+    ]
+    assert {event["unit"] for event in told} == {"bytes"}
+    return [(event["done"], event["total"]) for event in told]
+
+
+@pytest.fixture(scope="module")
+def switched(premises: ModelPremises, station: Served) -> list[dict[str, Any]]:
+    """The events of switching from `selftest` to `tiny`."""
+    assert "no language model" in station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+    events = switch(premises, "tiny")
+    check_succeeded(events)
+    return events
+
+
+def test_loading_is_told_in_bytes(premises: ModelPremises, switched: list[dict[str, Any]]) -> None:
+    """From nothing to everything that the model is loaded from, as progress of the last stage."""
+    size = sum(path.stat().st_size for path in premises.tiny.iterdir())
+    assert loading(switched)[0] == (0, size)
+    assert loading(switched)[-1] == (size, size)
+
+
+def test_it_captions(station: Served, switched: list[dict[str, Any]]) -> None:
+    """Whole and in pieces, as long as the client wants, and with its settings."""
+    whole = station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+    assert sorted(whole.split()) == ["crater", "dream", "moon", "station"]
+    text = station.post_text("/v1/caption", {"image_url": IMAGE, "stream": True})
+    sent = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+    assert "".join(part.get("chunk", "") for part in sent) == whole
+    assert sent[-1] == {"completed": True}
+    short = station.post("/v1/caption", {"image_url": IMAGE, "length": "short"})["caption"]
+    assert whole.startswith(short)
+    limited = station.post("/v1/caption", {"image_url": IMAGE, "settings": {"max_tokens": 2}})["caption"]
+    assert len(limited.split()) == 2
+
+
+def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, Any]]) -> None:
+    """With the dictionaries that the client reads; it reasons only where it is asked to."""
+    answer = station.post("/v1/query", {"image_url": IMAGE, "question": "which?"})
+    assert answer["answer"].endswith(" which?")
+    assert "reasoning" not in answer
+    assert station.post("/v1/query", {"question": "which?"})["answer"] == "no image which?"
+    thought = station.post("/v1/query", {"image_url": IMAGE, "question": "which?", "reasoning": True})
+    assert thought["reasoning"] == {"text": "thought", "grounding": []}
+    (box,) = station.post("/v1/detect", {"image_url": IMAGE, "object": "red"})["objects"]
+    assert (box["x_min"], box["y_max"]) == pytest.approx((16 / 64, 39 / 64), abs=0.01)
+    answer = station.post("/v1/point", {"image_url": IMAGE, "object": "red"})
+    assert answer["points"][0]["x"] == pytest.approx(27.5 / 64, abs=0.01)
+    assert answer["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "body", "words"),
+    [
+        ("caption", {}, "image_url is missing"),
+        ("caption", {"image_url": "https://example.org/a.png"}, "nothing is fetched"),
+        ("caption", {"image_url": "data:image/png;base64,AAAA"}, "no image that Pillow knows"),
+        ("caption", {"image_url": "AAA"}, "base64 is damaged"),
+        ("caption", {"image_url": IMAGE, "length": "epic"}, "does not support caption length"),
+        ("query", {"image_url": IMAGE}, "question is missing"),
+        ("detect", {"image_url": IMAGE}, "object is missing"),
+        (
+            "point",
+            {"image_url": IMAGE, "object": "red", "spatial_refs": [[0.1, 0.1]]},
+            "takes no spatial_refs",
+        ),
+    ],
+)
+def test_what_can_not_be_answered_says_why(
+    station: Served, switched: list[dict[str, Any]], function: str, body: dict[str, Any], words: str
+) -> None:
+    """Each with status 500 and a sentence, as every backend's exceptions."""
+    answer = refused(station, f"/v1/{function}", body)
+    assert answer["status"] == "error"
+    assert words in answer["error"]
+
+
+def test_a_worker_killed_while_it_loads_fails_the_switch_alone(
+    premises: ModelPremises, station: Served
+) -> None:
+    """It is switched back from; then, while it loads again, it is killed: what was active answers on."""
+    check_succeeded(switch(premises, "selftest"))
+    last = switched_while_held(premises, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert (last["event"], last["error"]["code"]) == ("ActivationFailed", "worker-failed")
+    assert "no language model" in station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+
+
+def test_cancelling_while_it_loads_ends_the_worker(premises: ModelPremises, station: Served) -> None:
+    """Nobody waits for a model that hangs: its process is gone, and the old model answers."""
+    pids = []
+
+    def cancel(pid: int) -> None:
+        pids.append(pid)
+        run_json(premises, "cancel")
+
+    assert switched_while_held(premises, cancel)["event"] == "ActivationCancelled"
+    assert not psutil.pid_exists(pids[0])
+    assert "no language model" in station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+
+
+def test_weights_come_from_the_hub(premises: ModelPremises, station: Served) -> None:
+    """What is fetched is told in bytes, and draws no bars into the log."""
+    events = switch(premises, "hub-tiny")
+    check_succeeded(events)
+    told = loading(events)
+    size = sum(path.stat().st_size for path in premises.tiny.iterdir())
+    assert told[-1] == (size, size)
+    assert told == sorted(told)
+    assert station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+    assert "%|" not in (premises.folder / "home" / "logs" / "hub-tiny.log").read_text()
+
+
+def test_the_real_model_without_its_weights_leaves_the_old_one_active(
+    premises: ModelPremises, station: Served
+) -> None:
+    """The hub does not know it: the sentence names the model and the hub, the hint says what to do."""
+    *_, last = switch(premises, "moondream-2")
+    assert (last["event"], last["error"]["code"]) == ("ActivationFailed", "weights-unreachable")
+    assert "vikhyatk/moondream2" in last["error"]["message"]
+    assert "model_id" in last["error"]["hint"]
+    assert run_json(premises, "status")["active"]["model"] == "hub-tiny"
+    assert station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+
+
+_LOAD = """
+import json, sys
+import backend
+
+for args in json.loads(sys.argv[1]):
+    try:
+        backend.init_backend(**args)
+        print(json.dumps(None))
+    except backend.Unreachable as error:
+        print(json.dumps([error.cause, str(error), error.hint]))
+"""
+
+
+def test_every_way_in_which_weights_can_not_be_had_has_its_sentence(premises: ModelPremises) -> None:
+    """The hub that refuses, is gone or breaks off; folders that lack something. What was fetched is kept."""
+    answers = loaded_directly(premises, hub_cases(premises.hub) | folder_cases(premises))
+    assert answers.pop("fetched before") is None
+    for name, (cause, message, hint) in answers.items():
+        assert (cause, bool(hint)) == ("weights-unreachable", True), name
+        assert name in message, message
+
+
+def hub_cases(hub: ModelHub) -> dict[str, dict[str, Any]]:
+    """Words that the sentence must have, and the arguments that lead to it."""
+    hub.repositories["me/broken"] = hub.repositories["me/tiny"]
+    hub.server.faults += [
+        Fault(match="*me/gated*", status=403, headers={"X-Error-Code": "GatedRepo"}),
+        Fault(match="*me/other*", status=404, headers={"X-Error-Code": "RevisionNotFound"}),
+        Fault(match="*me/private*", status=401, headers={"X-Error-Code": "RepoNotFound"}),
+        Fault(match="*me/down*", status=500),
+        Fault(match="*me/reset*", reset_after_bytes=0),
+        Fault(match="/me/broken/*.safetensors", status=403),
+        Fault(match="*me/tiny*", status=500),
+    ]
+    return {
+        "have accepted its terms": {"model_id": "me/gated"},
+        "no revision 7": {"model_id": "me/other", "revision": "7"},
+        "or it is private": {"model_id": "me/private"},
+        "it answered 500": {"model_id": "me/down"},
+        "me/reset can't be had": {"model_id": "me/reset"},
+        "it answered 403": {"model_id": "me/broken"},
+        "There is no model two words": {"model_id": "two words"},
+        "fetched before": {"model_id": "me/tiny", "revision": COMMIT},
+    }
+
+
+def folder_cases(premises: ModelPremises) -> dict[str, dict[str, Any]]:
+    """The same for folders, each lacking something."""
+    lacking = {}
+    for name in ("config.json", "words.py", "model.safetensors"):
+        lacking[name] = write_tiny_model(premises.folder / "lacking" / name)
+        (lacking[name] / name).unlink()
+    damaged = write_tiny_model(premises.folder / "lacking" / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    absent = premises.folder / "lacking" / "nothing"
+    return {
+        "config.json is missing": {"model_id": str(lacking["config.json"])},
+        "words.py is missing": {"model_id": str(lacking["words.py"])},
+        "it has no weights": {"model_id": str(lacking["model.safetensors"])},
+        "are damaged": {"model_id": str(damaged)},
+        "There is no folder": {"model_id": str(absent)},
+    }
+
+
+def loaded_directly(premises: ModelPremises, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the backend says to each case, in one process of the environment that the station made for it."""
+    record = read_active(Home(root=premises.folder / "home")).models["tiny"]
+    python = premises.folder / "home" / "environments" / record.environment / "venv" / "bin" / "python"
+    code = Path(str(read_built_in().folder)) / "transformers"
+    done = subprocess.run(
+        [python, "-c", _LOAD, json.dumps(list(cases.values()))],
+        env=dict(premises.environ),
+        cwd=code,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return dict(zip(cases, map(json.loads, done.stdout.splitlines()), strict=True))

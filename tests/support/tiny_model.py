@@ -1,0 +1,146 @@
+"""A model of a few weights, in the form of Moondream's: code of its own, safetensors, the same methods."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+CONFIG = {
+    "architectures": ["HfTiny"],
+    "auto_map": {"AutoConfig": "hf_tiny.HfConfig", "AutoModelForCausalLM": "hf_tiny.HfTiny"},
+    "model_type": "tiny",
+}
+
+HF_TINY = '''
+"""What transformers loads."""
+import os
+import time
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from .tiny import TinyModel
+
+
+class HfConfig(PretrainedConfig):
+    _auto_class = "AutoConfig"
+    model_type = "tiny"
+
+
+class HfTiny(PreTrainedModel):
+    _auto_class = "AutoModelForCausalLM"
+    config_class = HfConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = TinyModel()
+        gate = os.path.join(config._name_or_path, "hold")
+        while os.path.exists(gate):
+            time.sleep(0.02)
+
+    @property
+    def caption(self):
+        return self.model.caption
+
+    @property
+    def query(self):
+        return self.model.query
+
+    @property
+    def detect(self):
+        return self.model.detect
+
+    @property
+    def point(self):
+        return self.model.point
+'''
+
+TINY = '''
+"""Looks at an image's mean colour, and where it is red."""
+import numpy
+import torch
+from torch import nn
+
+from .words import WORDS
+
+
+class TinyModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(3, len(WORDS), dtype=torch.bfloat16)
+
+    def _pixels(self, image):
+        return torch.from_numpy(numpy.array(image)).to(self.project.weight)
+
+    def _words(self, image):
+        with torch.inference_mode():
+            scores = self.project(self._pixels(image).mean(dim=(0, 1)) / 255)
+        order = scores.argsort(descending=True).tolist()
+        return [f"{WORDS[number]} " for number in order]
+
+    def caption(self, image, length="normal", stream=False, settings=None):
+        if length not in ("short", "normal"):
+            raise ValueError(f"Model does not support caption length '{length}'.")
+        words = self._words(image)[: 1 if length == "short" else None]
+        words = words[: (settings or {"max_tokens": None, "variant": None})["max_tokens"]]
+        return {"caption": (word for word in words) if stream else "".join(words)}
+
+    def query(self, image=None, question=None, reasoning=True, stream=False, settings=None):
+        words = ["no image " if image is None else self._words(image)[0], question]
+        answer = {"answer": (word for word in words) if stream else "".join(words)}
+        return {"reasoning": {"text": "thought", "grounding": []}, **answer} if reasoning else answer
+
+    def _red(self, image):
+        pixels = self._pixels(image) / 255
+        rows, columns = torch.nonzero(pixels[..., 0] - pixels[..., 1] > 0.5, as_tuple=True)
+        return rows / image.height, columns / image.width
+
+    def detect(self, image, object, settings=None):
+        rows, columns = self._red(image)
+        sides = {"x_min": columns.min(), "y_min": rows.min(), "x_max": columns.max(), "y_max": rows.max()}
+        return {"objects": [{name: value.item() for name, value in sides.items()}]}
+
+    def point(self, image, object, settings=None):
+        rows, columns = self._red(image)
+        return {"points": [{"x": columns.mean().item(), "y": rows.mean().item()}]}
+'''
+
+WORDS = '"""What it can say."""\nWORDS = ("moon", "dream", "station", "crater")\n'
+
+_COUNT = 4
+
+
+def write_tiny_model(folder: Path) -> Path:
+    """Write the model; its weights are random, and the same every time."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    for name, source in (("hf_tiny.py", HF_TINY), ("tiny.py", TINY), ("words.py", WORDS)):
+        (folder / name).write_text(source)
+    (folder / "model.safetensors").write_bytes(_safetensors())
+    return folder
+
+
+def _safetensors() -> bytes:
+    """The linear layer's weights in that format: a length, a JSON header, and the numbers."""
+    draw = random.Random(20251125)  # noqa: S311  weights are no secret
+    weight = _bfloat16(draw.uniform(-1, 1) for _ in range(_COUNT * 3))
+    bias = _bfloat16(draw.uniform(-1, 1) for _ in range(_COUNT))
+    end = len(weight) + len(bias)
+    header = {
+        "__metadata__": {"format": "pt"},
+        "model.project.weight": {
+            "dtype": "BF16",
+            "shape": [_COUNT, 3],
+            "data_offsets": [0, len(weight)],
+        },
+        "model.project.bias": {"dtype": "BF16", "shape": [_COUNT], "data_offsets": [len(weight), end]},
+    }
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + weight + bias
+
+
+def _bfloat16(numbers: Iterable[float]) -> bytes:
+    """The upper halves of the numbers as float32."""
+    return b"".join(struct.pack("<f", number)[2:] for number in numbers)
