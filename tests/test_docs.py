@@ -136,7 +136,7 @@ def test_pages_are_written_and_checked(tmp_path: Path) -> None:
     for name in MADE:
         (tmp_path / name).write_text("else", encoding="utf-8")
     (tmp_path / "errors.md").unlink()
-    with pytest.raises(SystemExit, match=r"commands\.md, errors\.md, settings\.md"):
+    with pytest.raises(SystemExit, match=r"commands\.md, errors\.md, routes\.md, settings\.md"):
         main(["--check", str(tmp_path)])
 
 

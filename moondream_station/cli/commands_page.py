@@ -1,4 +1,4 @@
-"""The reference of the command line, of errors and of settings, made from the code.
+"""The reference of the command line, of errors, of HTTP routes and of settings, made from the code.
 
 `python -m moondream_station.cli.commands_page --write docs/reference` makes the pages, `--check
 docs/reference` says whether they still fit.
@@ -16,6 +16,7 @@ import typer
 
 from moondream_station.cli.app import app
 from moondream_station.cli.errors_page import errors_page
+from moondream_station.cli.routes_page import routes_page
 from moondream_station.cli.settings_page import settings_page
 
 _PROGRAM: Final = "moondream-station"
@@ -59,7 +60,7 @@ Where a station serves the same home, it does the switch and this command follow
 does it by itself, verifies with a worker, records the model as active and ends. On a terminal it shows
 a live panel, elsewhere a line a step; with `--json` one event a line ([events](events.md)), the
 terminal one last. Ctrl-C cancels; the one of a command that joined a switch already under way leaves
-that alone. `--python` is refused while a station serves.
+that alone.
 """,
     "status": "With `--json`: [status.json](schemas/status.json); with `--watch` too, one line a change.\n",
     "cancel": 'With `--json`: `{"activation": ID}`.\n',
@@ -109,6 +110,7 @@ def commands_page() -> str:
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "commands.md": commands_page,
     "errors.md": errors_page,
+    "routes.md": routes_page,
     "settings.md": settings_page,
 }
 """What makes each page, by its name below docs/reference."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from moondream_station.core import errors
 from moondream_station.core.errors import StationError
 from moondream_station.http.refusals import Refusal
+from moondream_station.http.routes import ROUTES
 
 _STATUS: Final[Mapping[str, int]] = {
     errors.UsageError.code: 400,
@@ -26,7 +27,7 @@ _STATUS: Final[Mapping[str, int]] = {
 }
 """HTTP statuses of the station's errors, by code; every other one is the station's own trouble, 500."""
 
-_STATION_PATHS: Final = frozenset({"/", "/health", "/v1/models", "/v1/stats", "/v1/station"})
+_STATION_PATHS: Final = frozenset(route.path for route in ROUTES)
 
 
 def is_station_path(path: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import anyio
 import structlog
 from starlette.datastructures import MutableHeaders
@@ -17,7 +19,8 @@ from moondream_station.http.functions import Functions
 from moondream_station.http.guard import Access, Guard
 from moondream_station.http.page import StatusPage
 from moondream_station.http.refusals import RouteUnknown
-from moondream_station.http.station_routes import Resource, StationRoutes
+from moondream_station.http.routes import ROUTES, RouteInfo
+from moondream_station.http.station_routes import Handler, Resource, StationRoutes
 
 _log = structlog.get_logger(__name__)
 
@@ -42,19 +45,26 @@ def create_app(
             raise RouteUnknown(f"Nothing is served under {scope['path']}")
         await functions(scope, receive, send)
 
+    handlers: Mapping[str, Handler] = {
+        "/": StatusPage(station).get,
+        "/health": routes.health,
+        "/v1/models": routes.models,
+        "/v1/stats": routes.stats,
+        "/v1/station": routes.status,
+        "/v1/station/switch": routes.switch,
+        "/v1/station/rollback": routes.rollback,
+        "/v1/station/cancel": routes.cancel,
+        "/v1/station/doctor": routes.doctor,
+    }
+
+    def endpoint(route: RouteInfo) -> ASGIApp:
+        if route.is_stream:
+            return events
+        handler = handlers[route.path]
+        return Resource(get=handler) if route.method == "GET" else Resource(post=handler)
+
     router = Router(
-        [
-            Route("/", Resource(get=StatusPage(station).get)),
-            Route("/health", Resource(get=routes.health)),
-            Route("/v1/models", Resource(get=routes.models)),
-            Route("/v1/stats", Resource(get=routes.stats)),
-            Route("/v1/station", Resource(get=routes.status)),
-            Route("/v1/station/events", events),
-            Route("/v1/station/switch", Resource(post=routes.switch)),
-            Route("/v1/station/rollback", Resource(post=routes.rollback)),
-            Route("/v1/station/cancel", Resource(post=routes.cancel)),
-            Route("/v1/station/doctor", Resource(get=routes.doctor)),
-        ],
+        [Route(route.path, endpoint(route)) for route in ROUTES],
         redirect_slashes=False,
         default=elsewhere,
     )
