@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.accuracy.problems import Problem, problems
+from benchmarks.accuracy.works import judge
 
 from moondream_station.core.builds.choice import Selection, Verdict
 from moondream_station.core.builds.requirements import parse_requirements
@@ -68,6 +70,15 @@ async def test_a_recorded_machine_gets_the_right_build_and_is_told_why(case: Rec
         for difference in differences(answer, await plan(case, answer.requirement))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("problem", problems(), ids=lambda it: f"{it.case.name}-{it.requirement}")
+def test_the_expected_answers_would_work_by_a_rule_of_their_own(problem: Problem) -> None:
+    """The benchmark's judge, written from the sources without the selection's code and data, agrees."""
+    answer = next(one for one in problem.case.answers if one.requirement == problem.requirement)
+    choice = (answer.build, answer.torch) if answer.build and answer.torch else None
+    judgement = judge(choice, problem.reality, problem.requirement)
+    assert judgement.works, judgement.why
 
 
 @pytest.mark.parametrize("name", THROUGH_THE_COMMAND)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -218,7 +218,6 @@ def machines(draw: st.DrawFn) -> Capabilities:
             return windows(*some, driver=driver)
 
 
-@settings(max_examples=80, deadline=None)
 @given(machine=machines(), requirement=requirements, python=st.sampled_from(PYTHONS))
 def test_the_choice_is_the_best_of_all_wheels_that_are_possible(
     machine: Capabilities, requirement: str, python: str
@@ -235,7 +234,6 @@ def test_the_choice_is_the_best_of_all_wheels_that_are_possible(
     assert found == ((best.build, str(best.torch)) if best else (None, None))
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     machine=machines(),
     requirement=requirements,
@@ -267,7 +265,6 @@ def test_a_selection_is_total_and_deterministic(
     assert [one.build for one in result.order][:1] == ([selection.build] if selection.build else [])
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     capability=st.sampled_from(CAPABILITIES),
     drivers=st.tuples(st.sampled_from(DRIVERS), st.sampled_from(DRIVERS)),
@@ -286,7 +283,6 @@ def test_a_newer_driver_never_gives_an_older_torch(
         assert Version(str(after.torch)) >= Version(str(before.torch))
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     capabilities=st.lists(st.one_of(st.none(), st.sampled_from(CAPABILITIES)), min_size=2, max_size=4),
     driver=st.sampled_from(DRIVERS),

@@ -10,7 +10,6 @@ from typing import TypeVar
 import anyio.lowlevel
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from moondream_station.core.capabilities.detect import PROBES
 from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, sysctl
@@ -25,6 +24,7 @@ from moondream_station.core.capabilities.probes.sysctl import SYSCTL, SysctlRead
 from moondream_station.core.capabilities.probes.windows_gpus import QUERY, WINDOWS_GPUS, WindowsReading
 from moondream_station.core.capabilities.snapshot import Outcome
 from moondream_station.core.machine import CommandResult, MachineRecord, RecordedMachine, Recorder
+from support.fuzzed_records import RECORDS
 from support.machines import (
     GTX_1080,
     LINUX,
@@ -448,6 +448,16 @@ async def test_windows_gives_one_object_or_an_array() -> None:
     assert reading.nvidia_driver is None
 
 
+async def test_windows_may_put_a_warning_in_front() -> None:
+    """A profile that could not be loaded, a byte order mark: the list behind it counts."""
+    listed = (
+        '{"Name": "AMD Radeon RX 7600", "PNPDeviceID": "PCI\\\\VEN_1002&DEV_7480", "DriverVersion": "32"}'
+    )
+    for before in ("", "\ufeff", "WARNING: [1] of {2} modules is not signed\r\n", "\r\n"):
+        reading = await read_as(WindowsReading, WINDOWS_GPUS, adapters(f"{before}{listed}\r\n"))
+        assert [gpu.vendor for gpu in reading.gpus] == ["amd"], before
+
+
 async def test_a_card_under_windows_own_driver_has_none_of_nvidias() -> None:
     """Windows' basic adapter has a version that is not NVIDIA's."""
     basic = {
@@ -473,66 +483,6 @@ async def test_a_card_under_windows_own_driver_has_none_of_nvidias() -> None:
 async def test_windows_without_gpus(record: MachineRecord, outcome: Outcome) -> None:
     """No adapter, a complaint in any language, and nonsense."""
     assert (await read(WINDOWS_GPUS, record)).outcome is outcome
-
-
-ANYTHING = st.text(max_size=60) | st.sampled_from(
-    [
-        "gfx906\n",
-        "simd_count 8\ngfx_target_version 99999999999999999999\n",
-        "0x030000\n",
-        "0x8086\n",
-        '{"Name": 3}',
-        "[null, {}]",
-        "release 13.0, V13.0.88",
-        "1\n",
-        "10.15.7\n",
-        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  x\n",
-    ]
-)
-ANSWERS = st.builds(
-    CommandResult,
-    argv=st.sampled_from(
-        [
-            nvidia_smi.QUERY,
-            nvidia_smi.OLD_QUERY,
-            nvidia_smi.PLAIN,
-            ("nvcc", "--version"),
-            sysctl.BRAND,
-            sysctl.ARM64,
-            sysctl.TRANSLATED,
-            sysctl.MEMORY,
-            ("sw_vers", "-productVersion"),
-            ("rocm_agent_enumerator",),
-            ("powershell", "-NoProfile", "-Command", QUERY),
-        ]
-    ),
-    returncode=st.integers(-64, 255),
-    stdout=ANYTHING,
-    stderr=ANYTHING,
-    timed_out=st.booleans(),
-)
-RECORDS = st.builds(
-    MachineRecord,
-    platform=st.just(LINUX),
-    commands=st.lists(ANSWERS, max_size=6).map(tuple),
-    files=st.dictionaries(
-        st.sampled_from(
-            [
-                nvidia_driver.PROC,
-                nvidia_driver.SYS,
-                f"{amd.NODES}/1/properties",
-                f"{intel.DEVICES}/a/class",
-                f"{intel.DEVICES}/a/vendor",
-                f"{intel.DEVICES}/a/device",
-            ]
-        ),
-        ANYTHING,
-    ),
-    directories=st.dictionaries(
-        st.sampled_from([amd.NODES, intel.DEVICES]), st.lists(st.sampled_from(["1", "a", "é"])).map(tuple)
-    ),
-    unreadable=st.dictionaries(st.sampled_from([amd.NODES, intel.DEVICES, nvidia_driver.PROC]), ANYTHING),
-)
 
 
 @given(RECORDS)

@@ -25,6 +25,7 @@ QUERY: Final = (
 )
 _ARGV: Final = ("powershell", "-NoProfile", "-Command", QUERY)
 
+_JSON_BEGINS = re.compile(r"(?m)^[\ufeff ]{0,2}(?=[\[{])")
 _PNP = re.compile(r"PCI\\VEN_([0-9A-F]{4})&DEV_([0-9A-F]{4})", re.IGNORECASE | re.ASCII)
 # Windows numbers a driver 32.0.15.6094 that NVIDIA numbers 560.94: the last five digits.
 _NVIDIA_DRIVER = re.compile(r"\d{1,3}\.\d{1,3}\.\d{0,3}(\d)\.(\d{1,4})", re.ASCII)
@@ -60,9 +61,10 @@ def _read(record: MachineRecord) -> Reading:
 
 
 def _adapters(output: str) -> list[dict[str, Any]]:
-    """One object or an array comes back."""
+    """One object or an array comes back, perhaps behind a warning of PowerShell's."""
+    start = _JSON_BEGINS.search(output)
     try:
-        data = json.loads(output.strip().removeprefix("\ufeff"))
+        data = json.loads(output[start.end() :] if start else "")
     except (ValueError, RecursionError):
         return []
     found = data if isinstance(data, list) else [data]
