@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moondream_station.core.errors import HomeUnusable, SettingsInvalid
 from moondream_station.core.home import Home
-from moondream_station.core.storage import read_json, write_atomically
+from moondream_station.core.storage import read_json
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
 
@@ -109,10 +108,3 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SettingsInvalid(f"{path} is no JSON object.", hint="Correct the file, or move it away.")
     return data
-
-
-def save_setting(home: Home, key: str, value: object) -> None:
-    """Change one setting in config.json; every other key survives, known or not."""
-    data = read_config(home.config)
-    data[key] = value
-    write_atomically(home.config, json.dumps(data, indent=2) + "\n")

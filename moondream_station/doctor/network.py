@@ -21,6 +21,11 @@ _REMEDIES = (
         "Check the connection and its DNS; without a network, set find-links or a mirror.",
     ),
     ("proxy", "Check the proxy: HTTPS_PROXY and NO_PROXY, or pip's `proxy`, name it."),
+    (
+        "has expired",
+        "Look at this computer's clock; if it is right, the server's certificate must be renewed.",
+    ),
+    ("not yet valid", "Look at this computer's clock: to it, the server's certificate is of the future."),
     ("certificate", "Name your organisation's certificates: SSL_CERT_FILE, PIP_CERT or pip's `cert`."),
     (
         "secure connection",

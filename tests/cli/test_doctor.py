@@ -13,6 +13,7 @@ from moondream_station.core.machine import MachineRecord, load_record
 from moondream_station.core.schemas import schemas
 from support import machines as m
 from support.commands import command, run, run_json, serving
+from support.fake_driver import HANGS, install_program
 from support.stations import Premises
 from support.terminal import open_terminal
 
@@ -99,10 +100,7 @@ def test_a_record_can_be_read_back(bare: Premises, tmp_path: Path) -> None:
 
 def test_a_record_is_written_although_a_probe_hangs(bare: Premises, tmp_path: Path) -> None:
     """The program that does not answer is in it, as one that timed out."""
-    program = tmp_path / "bin" / "nvcc"
-    program.parent.mkdir()
-    program.write_text("#!/bin/sh\nexec sleep 600\n")
-    program.chmod(0o755)
+    program = install_program(tmp_path / "bin", "nvcc", HANGS)
     path = tmp_path / "record.json"
     shown = run(bare, "doctor", "--offline", "--record", str(path), PATH=f"{program.parent}:/usr/bin:/bin")
     assert shown.returncode == 0
@@ -166,6 +164,21 @@ def test_settings_that_cannot_be_used_are_a_finding(bare: Premises) -> None:
     shown = run(bare, "doctor", "--offline", "--json")
     assert shown.returncode == 1
     assert statuses(json.loads(shown.stdout))["station.settings"] == "error"
+
+
+@pytest.mark.terminal
+def test_on_a_terminal_results_appear_as_they_finish(bare: Premises, tmp_path: Path) -> None:
+    """While a program hangs, what is known already is shown; the report follows when its time is up."""
+    install_program(tmp_path / "bin", "nvcc", HANGS)
+    environ = {**bare.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    with open_terminal(
+        command("doctor", "--offline"), columns=100, rows=60, environ=environ, clean=True
+    ) as terminal:
+        shown = terminal.wait_for("  ✓ The settings can be used.")
+        assert "Machine" not in shown
+        assert not any("probes" in line for line in shown)
+        assert terminal.exit_code() == 0
+        assert any("Not every probe could find out what it asks: nvcc." in line for line in terminal.screen())
 
 
 @pytest.mark.terminal

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
+import socket
 import stat
 import sys
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.commands import events_of, exit_code_after, run, run_json, serving, started, switch
+from support.commands import Served, events_of, exit_code_after, run, run_json, serving, started, switch
 from support.index_traffic import Fault
 from support.stations import Premises, processes_naming
 
@@ -132,6 +134,41 @@ def test_without_a_model_it_serves_and_says_so(premises: Premises) -> None:
         caught.value.close()
         assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
         assert station.post("/v1/caption", {})["caption"] == "a small caption"
+
+
+def test_a_config_of_0_1_counts_and_stays_as_it_is(installed: Premises) -> None:
+    """Its address, port and queue are taken; a flag goes before; nothing ever rewrites the file."""
+    port = _free_port()
+    text = json.dumps(
+        {
+            "current_model": "moondream-2",
+            "service_port": port,
+            "service_host": "127.0.0.1",
+            "models_dir": "~/.moondream-station/models",
+            "inference_workers": 1,
+            "inference_max_queue_size": 5,
+            "inference_timeout": 60.0,
+            "auto_start": True,
+            "theirs": {"kept": ["as", "it", "is"]},
+        },
+        indent=4,
+    )
+    installed.home.config.write_text(text)
+    with started(installed, "serve") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"Moondream Station is serving on http://127.0.0.1:{port}\n"
+        stats = Served(process, f"http://127.0.0.1:{port}").get("/v1/stats")
+        assert (stats["max_queue_size"], stats["default_timeout"]) == (5, 60.0)
+        assert switch(installed, "colours")[-1]["event"] == "ActivationSucceeded"
+    with serving(installed) as station:  # with --port 0
+        assert not station.address.endswith(f":{port}")
+    assert installed.home.config.read_text() == text
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def test_a_port_that_is_taken(installed: Premises, tmp_path: Path) -> None:

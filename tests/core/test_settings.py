@@ -9,7 +9,7 @@ import pytest
 
 from moondream_station.core.errors import SettingsInvalid
 from moondream_station.core.home import Home
-from moondream_station.core.settings import load_settings, save_setting
+from moondream_station.core.settings import load_settings
 
 
 @pytest.fixture
@@ -49,13 +49,6 @@ def test_a_config_of_0_1_is_read_as_it_is(home: Home) -> None:
     settings = load_settings(home, {})
     assert (settings.service_port, settings.inference_workers, settings.inference_timeout) == (2025, 2, 60.0)
     assert settings.current_model == "moondream-2"
-
-
-def test_saving_keeps_unknown_keys(home: Home) -> None:
-    """What another version wrote survives."""
-    home.config.write_text(json.dumps({"theirs": [1], "strategy": "cpu"}))
-    save_setting(home, "strategy", "guide")
-    assert json.loads(home.config.read_text()) == {"theirs": [1], "strategy": "guide"}
 
 
 @pytest.mark.parametrize(

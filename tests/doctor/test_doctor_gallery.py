@@ -9,7 +9,8 @@ import pytest
 from moondream_station.core.home import Home
 from moondream_station.core.machine import RecordedMachine, load_record
 from moondream_station.core.settings import Settings
-from moondream_station.doctor import Status, examine
+from moondream_station.doctor import Report, Status, examine, report_to_json
+from moondream_station.doctor.text import ASCII, report_text
 from support.gallery import RecordedCase, recorded_cases
 from support.patients import finding_of, ids_of, words_of
 
@@ -26,6 +27,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def _check_text(report: Report) -> None:
+    """The text tells every finding of the JSON, in its order, with its status and its remedy's commands."""
+    rest = report_text(report, ASCII)
+    for finding in report_to_json(report)["findings"]:
+        line = f"  {ASCII.of[Status(finding['status'])]} {finding['summary']}\n"
+        assert line in rest
+        rest = rest.partition(line)[2]
+        if finding["status"] in {"warning", "error"} and finding["remedy"]:
+            assert all(command in rest for command in finding["remedy"]["commands"])
+
+
 @pytest.mark.parametrize("machine", recorded_cases(), ids=lambda machine: str(machine.name))
 async def test_errors_are_where_no_model_can_work(machine: RecordedCase, tmp_path: Path) -> None:
     """Where nothing can be installed, or the driver is at fault; where a GPU lies idle, it is a warning."""
@@ -36,6 +48,7 @@ async def test_errors_are_where_no_model_can_work(machine: RecordedCase, tmp_pat
         machine=RecordedMachine(load_record(machine.record)),
     )
     expected = next(answer for answer in machine.answers if answer.requirement == "torch")
+    _check_text(report)
     errors = ids_of(report.findings, Status.ERROR)
     build = finding_of(report, "gpu.build")
     if expected.build is None:

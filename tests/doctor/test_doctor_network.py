@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,40 @@ async def test_a_certificate_that_nobody_trusts_is_told(home: Home, index: Torch
             variables={"PIP_CERT": str(pem)},
         )
         assert finding_of(report, "network.package-index").status is Status.OK
+
+
+@pytest.mark.parametrize("years", [-2, 2])
+async def test_a_certificate_of_another_time_makes_the_clock_suspect(
+    home: Home, index: TorchIndex, years: int
+) -> None:
+    """Its issuer is trusted; it was valid, or will be."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    begin = datetime.now(UTC) + timedelta(days=365 * years)
+    leaf = authority.issue_cert("127.0.0.1", not_before=begin, not_after=begin + timedelta(days=30))
+    leaf.configure_cert(context)
+    pem = home.root / "ca.pem"
+    authority.cert_pem.write_to_path(str(pem))
+    with TorchIndex(tls=context) as packages:
+        report = await examined(
+            home,
+            torch_index=index.torch_url,
+            simple=packages.simple_url,
+            variables={"PIP_CERT": str(pem)},
+        )
+    finding = finding_of(report, "network.package-index")
+    assert finding.status is Status.ERROR
+    assert "this computer's clock" in words_of(finding)
+
+
+async def test_an_index_that_takes_too_long_is_told(home: Home, index: TorchIndex) -> None:
+    """It is given up after seconds, and the remedy names what can be raised; the other one is well."""
+    index.faults.append(Fault(match="/whl/*", hang_after_bytes=0))
+    report = await examined(home, torch_index=index.torch_url, simple=index.simple_url)
+    finding = finding_of(report, "network.torch-index")
+    assert finding.status is Status.ERROR
+    assert "raise pip's `timeout`" in words_of(finding)
+    assert finding_of(report, "network.package-index").status is Status.OK
 
 
 async def test_an_index_that_is_switched_off_is_not_asked(home: Home, index: TorchIndex) -> None:
