@@ -92,7 +92,8 @@ async def _build(patient: Patient) -> Verdict:
         text = "Let the station choose: take away the setting `strategy` or MOONDREAM_STATION_STRATEGY."
         return error(summary, detail=planned.refusal, remedy=Remedy(text=text))
     if planned.idle_gpus:
-        summary = f"This machine would get {chosen}, and its GPU would not be used."
+        which = "its GPU" if planned.kind is Kind.CPU else "a better GPU"
+        summary = f"This machine would get {chosen}, and {which} would not be used."
         idle = "\n".join(planned.idle_gpus)
         return warning(summary, detail=idle, remedy=_plan_remedy())
     if planned.doubts:
