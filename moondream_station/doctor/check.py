@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DETECTION_SECONDS: Final = 20.0
 """The limit of a check that waits for the machine's probes: the slowest of them has 15 seconds."""
 
+OFFERS_SECONDS: Final = 32.0
+"""The limit of a check that waits for the indexes: after the probes they have eight seconds together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:

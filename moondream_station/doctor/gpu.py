@@ -12,7 +12,7 @@ from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
 from moondream_station.core.capabilities.snapshot import Gpu
 from moondream_station.core.environments.space import in_words
-from moondream_station.doctor.check import Check
+from moondream_station.doctor.check import OFFERS_SECONDS, Check
 from moondream_station.doctor.driver import look_at_driver
 from moondream_station.doctor.patient import Patient, in_thread
 from moondream_station.doctor.planned import Planned
@@ -79,7 +79,7 @@ def _variables(planned: Planned) -> str | None:
 
 
 async def _build(patient: Patient) -> Verdict:
-    planned, subject = await patient.planned.get(), await patient.subject.get()
+    planned, subject = await patient.planned_now(), await patient.subject.get()
     selection = planned.selection
     if selection.build is None:
         summary = "No PyTorch build can be installed here."
@@ -175,7 +175,13 @@ def _refused(pattern: str) -> str | None:
 CHECKS = (
     Check(id="gpu.devices", section=Section.GPU, title="The GPUs", look=_devices),
     Check(id="gpu.driver", section=Section.GPU, title="The NVIDIA driver", look=look_at_driver),
-    Check(id="gpu.build", section=Section.GPU, title="The build for this machine", look=_build),
+    Check(
+        id="gpu.build",
+        section=Section.GPU,
+        title="The build for this machine",
+        look=_build,
+        limit_seconds=OFFERS_SECONDS,
+    ),
     Check(id="gpu.toolkit", section=Section.GPU, title="The CUDA toolkit", look=_toolkit),
     Check(id="gpu.access", section=Section.GPU, title="The GPU's devices", look=_access, needs_home=True),
 )

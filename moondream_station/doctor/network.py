@@ -8,12 +8,9 @@ from moondream_station.core.environments.offers_source import CollectedOffers, S
 from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.errors import SettingsInvalid
-from moondream_station.doctor.check import Check
+from moondream_station.doctor.check import OFFERS_SECONDS, Check
 from moondream_station.doctor.patient import Patient
 from moondream_station.doctor.report import Remedy, Section, Verdict, ok, problem, warning
-
-_LIMIT_SECONDS = 32.0
-"""The probes come first, then the places, which have eight seconds together."""
 
 _REMEDIES = (
     (
@@ -154,7 +151,7 @@ CHECKS = (
         section=Section.NETWORK,
         title="PyTorch's index",
         look=_torch_index,
-        limit_seconds=_LIMIT_SECONDS,
+        limit_seconds=OFFERS_SECONDS,
         needs_network=True,
         needs_home=True,
     ),
@@ -163,7 +160,7 @@ CHECKS = (
         section=Section.NETWORK,
         title="The index of packages",
         look=_package_index,
-        limit_seconds=_LIMIT_SECONDS,
+        limit_seconds=OFFERS_SECONDS,
         needs_network=True,
         needs_home=True,
     ),
@@ -172,7 +169,7 @@ CHECKS = (
         section=Section.NETWORK,
         title="The find-links",
         look=_find_links,
-        limit_seconds=_LIMIT_SECONDS,
+        limit_seconds=OFFERS_SECONDS,
         needs_network=True,
         needs_home=True,
     ),

@@ -28,7 +28,7 @@ from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.home import Home
 from moondream_station.core.machine import Machine, MachineRecord, Recorder
 from moondream_station.core.settings import Settings
-from moondream_station.doctor.check import Check
+from moondream_station.doctor.check import Check, Unknowable
 from moondream_station.doctor.planned import Planned, plan_for
 from moondream_station.doctor.privacy import cleaner
 from moondream_station.doctor.report import Verdict
@@ -168,6 +168,27 @@ class Patient:
                 strategy=self.strategy,
             )
         )
+
+    async def planned_now(self) -> Planned:
+        """The choice of a build from what can be had at this moment; by the catalog where nobody tells."""
+        planned = await self.planned.get()
+        if self.is_offline:
+            return planned
+        try:
+            collected = await self.offers.get()
+        except Unknowable:  # the checks of the network say why
+            return planned
+        now = await in_thread(
+            partial(
+                plan_for,
+                planned.capabilities,
+                planned.requirements,
+                python=planned.python,
+                strategy=planned.strategy,
+                offers=collected.offers,
+            )
+        )
+        return now if now.build is not None else planned
 
     async def _collect(self) -> CollectedOffers:
         planned, config = await self.planned.get(), await self.config.get()

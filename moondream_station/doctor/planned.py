@@ -1,14 +1,15 @@
-"""Which build the machine would get, by the catalog alone, and what would change it. Pure."""
+"""Which build the machine would get, by the catalog or by what can be had, and what would change it. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from moondream_station.core.builds.advice import doubts, idle_gpu_warnings
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.choice import Selection
 from moondream_station.core.builds.naming import Build, Kind, parse_build
-from moondream_station.core.builds.offers import catalog_offers
+from moondream_station.core.builds.offers import Offer, catalog_offers
 from moondream_station.core.builds.question import OVERRIDABLE, Question
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.builds.selection import select
@@ -113,18 +114,26 @@ class Planned:
 
 
 def plan_for(
-    capabilities: Capabilities, requirements: Requirements, *, python: str, strategy: str
+    capabilities: Capabilities,
+    requirements: Requirements,
+    *,
+    python: str,
+    strategy: str,
+    offers: Iterable[Offer] | None = None,
 ) -> Planned:
-    """Choose a build with what this version knows, and no network.
+    """Choose a build, without asking anybody.
 
     Args:
         capabilities: The machine.
         requirements: What is asked for.
         python: The Python that the environment would have.
         strategy: `auto`, `guide` or a build.
+        offers: What can be had; None: what the catalog knows of.
     """
     catalog = load_catalog()
-    offers = catalog_offers(catalog, target_of(capabilities, python))
+    if offers is None:
+        offers = catalog_offers(catalog, target_of(capabilities, python))
+    offers = tuple(offers)
     return Planned(
         capabilities=capabilities,
         requirements=requirements,

@@ -17,6 +17,7 @@ from moondream_station.doctor import Report, Status, examine
 from support import machines as m
 from support.environments import made_home
 from support.patients import Here, finding_of, install, words_of
+from support.stations import HERE
 from support.torch_index import Fault, TorchIndex, torch_wheel
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +64,18 @@ async def test_indexes_that_answer_are_well(home: Home, index: TorchIndex) -> No
     for check in ("network.settings", "network.torch-index", "network.package-index", "network.find-links"):
         assert finding_of(report, check).status is Status.OK
     assert not (home.cache / "listings").exists()
+
+
+async def test_the_build_is_one_that_the_index_has(home: Home, index: TorchIndex) -> None:
+    """What this version knows of may not be there; where nobody answers, it is all there is."""
+    environ = {"HOME": str(home.root), "PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": index.simple_url}
+    for settings, torch in (
+        (Settings(torch_index=index.torch_url), "2.9.0"),
+        (Settings(torch_index=f"{index.torch_url}/nowhere"), "2.14.1"),
+    ):
+        machine = Here(m.cpu_only(HERE))
+        report = await examine(home=home, settings=settings, environ=environ, machine=machine)
+        assert finding_of(report, "gpu.build").summary == f"This machine gets cpu with torch {torch}."
 
 
 async def test_indexes_that_nobody_reaches_are_errors_while_nothing_is_installed(
