@@ -59,6 +59,8 @@ class Link:
         self._queued = anyio.Event()
         self._requests: dict[int, Request] = {}
         self._last_number = 0
+        # What is told to a worker when its owner is cancelled, goodbye, must still reach it.
+        self._writing = anyio.CancelScope(shield=True)
 
     def request(self, subject: str, frame: Frame, *, on_end: Callable[[], None] | None = None) -> Request:
         """Send a request without waiting for its answer.
@@ -130,14 +132,18 @@ class Link:
         return self.hello
 
     async def write(self) -> None:
-        """Send what is queued, until the worker is gone."""
-        await checkpoint()
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # it is gone: `watch` reports
+        """Send what is queued, until the worker is gone or `stop_writing` is called."""
+        gone = (anyio.BrokenResourceError, anyio.ClosedResourceError)  # `watch` reports it
+        with self._writing, suppress(*gone):
             while True:
                 while self._outbox:
                     await self.process.stdin.send(self._outbox.popleft())
                 self._queued = anyio.Event()
                 await self._queued.wait()
+
+    def stop_writing(self) -> None:
+        """Send nothing more; what is queued is dropped."""
+        self._writing.cancel()
 
     async def read(self) -> None:
         """Hand out what the worker sends, until it is gone."""

@@ -294,12 +294,15 @@ async def open_worker(
                 tasks.start_soon(link.read)
                 tasks.start_soon(link.write)
                 tasks.start_soon(link.watch)
-                worker = Worker(link, process, await link.greet(hello_seconds), threads=threads)
                 try:
-                    yield worker
+                    worker = Worker(link, process, await link.greet(hello_seconds), threads=threads)
+                    try:
+                        yield worker
+                    finally:
+                        with anyio.move_on_after(worker.say_goodbye(), shield=True):
+                            await process.wait()
                 finally:
-                    with anyio.move_on_after(worker.say_goodbye(), shield=True):
-                        await process.wait()
+                    link.stop_writing()
                     tasks.cancel_scope.cancel()
 
 

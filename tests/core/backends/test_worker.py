@@ -477,3 +477,13 @@ async def test_an_exception_with_odd_attributes_is_an_ordinary_failure(tmp_path:
     with pytest.raises(WorkerFailed, match="Odd: odd"):
         async with serving(tmp_path, source):
             pass
+
+
+async def test_a_worker_whose_owner_is_cancelled_may_say_goodbye(tmp_path: Path) -> None:
+    """It is told to end, and ends by itself: what its backend registered for that has run."""
+    source = f"import atexit, pathlib\natexit.register(pathlib.Path({str(tmp_path / 'bye')!r}).touch)\n"
+    with anyio.CancelScope() as scope:
+        async with serving(tmp_path, source):
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert (tmp_path / "bye").exists()
