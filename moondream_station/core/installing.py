@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import anyio
@@ -18,7 +19,8 @@ from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.choosing import Choosing
 from moondream_station.core.environments.active import read_active
-from moondream_station.core.environments.building import build_environment
+from moondream_station.core.environments.arriving import Arrivals
+from moondream_station.core.environments.building import open_building
 from moondream_station.core.environments.download import fetch
 from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.lock import Lock
@@ -27,7 +29,6 @@ from moondream_station.core.environments.offers_source import CollectedOffers, c
 from moondream_station.core.environments.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.environments.place import Place
 from moondream_station.core.environments.pylock import read_stored_pylock
-from moondream_station.core.environments.records import check_records
 from moondream_station.core.environments.space import no_space_hint
 from moondream_station.core.environments.store import Committed, find_reusable
 from moondream_station.core.environments.transfer import patience_of
@@ -311,27 +312,19 @@ class Installation:
 
     async def _download_and_build(self, lock: Lock, choosing: Choosing) -> Installed:
         current = choosing.current if lock.torch is not None else None
-        build = parse_build(current.build) if current else None
-        config, client = await self._connect()
         self._activation.enter(Stage.DOWNLOAD)
-        wheels = await fetch(
+        async with open_building(
             lock,
-            home=self._tools.home,
-            client=client,
-            publish=self._activation.publish,
-            patience=patience_of(config),
-            unpacked_factor=self._tools.catalog.unpacked_factor(build.kind if build else None),
-        )
-        self._activation.enter(Stage.BUILD)
-        started = anyio.current_time()
-        place = await build_environment(
-            lock,
-            wheels,
             home=self._tools.home,
             interpreter=self._prepared.interpreter,
             environ=self._tools.environ,
             progress=self._activation.progressed,
-        )
+        ) as building:
+            wheels = await self._fetch(lock, current, building.arrivals)
+            self._activation.enter(Stage.BUILD)
+            started = anyio.current_time()
+            file_count = await building.finish(wheels)
+        place = building.place
         self._made.append(place)
         self._activation.publish(
             EnvironmentBuilt(
@@ -349,7 +342,20 @@ class Installation:
             index_url=current.offer.index_url if current else None,
             degraded=choosing.degraded,
             lock=lock,
-            file_count=await anyio.to_thread.run_sync(check_records, place.venv, lock.packages),
+            file_count=file_count,
+        )
+
+    async def _fetch(self, lock: Lock, current: Ranked | None, arrivals: Arrivals) -> Mapping[str, Path]:
+        config, client = await self._connect()
+        build = parse_build(current.build) if current else None
+        return await fetch(
+            lock,
+            home=self._tools.home,
+            client=client,
+            publish=self._activation.publish,
+            patience=patience_of(config),
+            unpacked_factor=self._tools.catalog.unpacked_factor(build.kind if build else None),
+            arrivals=arrivals,
         )
 
     def _announce_fallback(self, from_build: str, reason: str) -> None:

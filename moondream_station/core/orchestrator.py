@@ -20,7 +20,7 @@ from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.conclusions import Conclusions, conclusions
 from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.active import read_active, write_active
-from moondream_station.core.environments.store import CommitRecord, commit, sweep
+from moondream_station.core.environments.store import CommitRecord, commit, sweep, sync_ahead
 from moondream_station.core.errors import StationError, VerificationFailed, WorkerFailed
 from moondream_station.core.events import (
     ActivationSucceeded,
@@ -202,7 +202,8 @@ class Orchestrator:
         hosted = await self._host.start(spec, activation=activation.id)
         try:
             activation.enter(Stage.VERIFY)
-            verification = await self._verify(activation, hosted)
+            async with sync_ahead(installed.place if installed.committed is None else None):
+                verification = await self._verify(activation, hosted)
             if not self._active.may_overlap(spec):
                 await self._active.make_room(spec)
             await hosted.load(verification.report.device, progress=activation.progressed)

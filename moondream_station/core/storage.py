@@ -73,7 +73,7 @@ def sync_tree(folder: Path) -> None:
         return
     for parent, _, names in os.walk(folder):
         for name in names:
-            _sync_file(Path(parent, name))
+            sync_file(Path(parent, name))
         sync_folder(Path(parent))
 
 
@@ -104,7 +104,12 @@ def _syncfs(folder: Path) -> bool:
     return True
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable; a link has none.
+
+    Raises:
+        OSError: It can't be opened or synced.
+    """
     if path.is_symlink():
         return
     # Windows flushes only what is open for writing.

@@ -1,18 +1,23 @@
-"""From wheels on disk to an environment: made at its final place, filled offline, checked file by file."""
+"""From wheels to an environment: made at its final place, filled while they arrive, checked file by file."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
+import structlog
+from anyio.abc import TaskGroup
 
-from moondream_station.core.environments.finished import discard_finished, sha256_of
+from moondream_station.core.child_process import as_raised
+from moondream_station.core.environments.arriving import Arrivals
+from moondream_station.core.environments.finished import discard_finished, settle, sha256_of
 from moondream_station.core.environments.interpreter import Interpreter
 from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.place import Place, new_place
@@ -22,78 +27,181 @@ from moondream_station.core.environments.space import Need, check_space, unpacke
 from moondream_station.core.environments.together import accompanied, together
 from moondream_station.core.environments.uv_failures import install_failure
 from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
-from moondream_station.core.errors import EnvironmentBroken, HashMismatch
+from moondream_station.core.errors import EnvironmentBroken, HashMismatch, StationError
 from moondream_station.core.home import Home
 from moondream_station.core.storage import remove_tree
 
 _REMOVE_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
 
+_CAN_RENAME_OPEN_FILES = sys.platform != "win32"
+"""A wheel gets its name while uv still reads it. On Windows it is unpacked when all have arrived."""
+_FROM_US = {
+    "UV_HTTP_RETRIES": "0",
+    "UV_HTTP_TIMEOUT": "604800",  # the station knows how long to wait for a server, and uv has to wait for it
+    "UV_CONCURRENT_DOWNLOADS": "1000",
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
+}
+
+_log = structlog.get_logger()
+
 _Progress: TypeAlias = Callable[[int, int, str], object]
 
 
-async def build_environment(
-    lock: Lock,
-    wheels: Mapping[str, Path],
-    *,
-    home: Home,
-    interpreter: Interpreter,
-    environ: Mapping[str, str],
-    progress: _Progress,
-) -> Place:
+class Building:
+    """An environment on its way. Made by `open_building`.
+
+    Args:
+        tasks: What goes on beside the fetching and filling; cancelled at the end.
+        uv: The installer.
+        place: Where it is made.
+        lock: What goes in.
+        home: Where environments live.
+        interpreter: What it is made from.
+        progress: Told how far it is, from `finish` on.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        uv: Uv,
+        place: Place,
+        lock: Lock,
+        *,
+        home: Home,
+        interpreter: Interpreter,
+        progress: _Progress,
+    ) -> None:
+        self.place = place
+        self.arrivals = Arrivals()
+        self._tasks = tasks
+        self._uv = uv
+        self._lock = lock
+        self._home = home
+        self._interpreter = interpreter
+        self._progress = progress
+        self._scratch = place.path / ".build"
+        self._tried = anyio.Event()
+        self._is_begun = False
+        self._is_filled = False
+
+    async def unpack_arriving(self) -> None:
+        """Fill the environment with what `arrivals` tells of, while it arrives.
+
+        Whatever goes wrong here is no failure yet: `finish` then begins anew, with what has arrived.
+        """
+        try:
+            await self.arrivals.known()
+            if _CAN_RENAME_OPEN_FILES and self.arrivals.covers(file.filename for file in self._lock.files):
+                self._is_begun = True
+                async with self.arrivals.served() as urls:
+                    await self._begin(urls=urls, paths=self.arrivals.finished)
+                    await _fill(self._uv, self.place, self._scratch, variables=_FROM_US)
+                self._is_filled = True
+        except (StationError, OSError) as error:
+            _log.debug("unpacking_while_fetching_failed", reason=str(error))
+        finally:
+            self._tried.set()
+
+    async def finish(self, wheels: Mapping[str, Path]) -> int:
+        """Fill the environment as far as that is still to be done, and check it file by file.
+
+        Args:
+            wheels: Where each wheel is, by file name.
+
+        Returns:
+            How many files it has.
+
+        Raises:
+            NoSpace: There is not enough space.
+            HomeUnusable: Nothing can be written there.
+            HashMismatch: A wheel on disk is not the one that the lock names; it is removed.
+            EnvironmentBroken: It could not be made, or is not whole.
+        """
+        total = len(self._lock.files)
+        self.arrivals.expect(wheels, {})
+        arrived = [path for name, path in wheels.items() if name not in self.arrivals.finished]
+        self._tasks.start_soon(_settle, arrived)
+        async with blaming_wheels(self._lock, wheels):
+            self._progress(0, total, "packages")
+            fill = partial(self._fill, wheels)
+            await accompanied(fill, by=partial(_watch, self._scratch / "cache", total, self._progress))
+            self._progress(total, total, "packages")
+            count = await self._check()
+            self._progress(count, count, "files")
+        return count
+
+    async def _fill(self, wheels: Mapping[str, Path]) -> None:
+        await self._tried.wait()
+        if self._is_filled:
+            return
+        if self._is_begun:
+            await anyio.to_thread.run_sync(_remove_all, self._scratch, self.place.venv)
+        await anyio.to_thread.run_sync(_check_space, self._home, tuple(wheels.values()))
+        await self._begin(urls={}, paths=wheels)
+        await _fill(self._uv, self.place, self._scratch)
+
+    async def _begin(self, *, urls: Mapping[str, str], paths: Mapping[str, Path]) -> None:
+        sources: dict[str, Path | str] = {**urls, **paths}
+        await anyio.to_thread.run_sync(_write_locks, self.place, self._scratch, self._lock, sources)
+        await _make_venv(self._uv, self.place, self._interpreter)
+
+    async def _check(self) -> int:
+        """Check what is installed, and remove what installed it: nothing of this waits for the other."""
+        counts: list[int] = []
+
+        async def check_files() -> None:
+            venv, packages = self.place.venv, self._lock.packages
+            counts.append(await anyio.to_thread.run_sync(check_records, venv, packages))
+
+        await together(
+            partial(_check_requirements, self._uv, self.place),
+            partial(anyio.to_thread.run_sync, shutil.rmtree, self._scratch),
+            check_files,
+        )
+        return counts[0]
+
+
+@asynccontextmanager
+async def open_building(
+    lock: Lock, *, home: Home, interpreter: Interpreter, environ: Mapping[str, str], progress: _Progress
+) -> AsyncIterator[Building]:
     """Make an environment of a lock. It counts for nothing until it is committed.
 
-    On failure and cancellation nothing of it is left.
+    What fetches the wheels in the context may tell `arrivals` of them: then they are unpacked meanwhile. The
+    context ends well once `finish` has returned; on failure and cancellation nothing of it is left.
 
     Args:
         lock: What goes in.
-        wheels: Where each wheel is, by file name.
         home: Where environments live.
         interpreter: What it is made from.
         environ: The user's variables.
         progress: Told how far it is: done, total, and of what ("packages", "files").
 
-    Returns:
-        Where it is.
-
     Raises:
-        NoSpace: There is not enough space.
         HomeUnusable: Nothing can be written there.
-        HashMismatch: A wheel on disk is not the one that the lock names; it is removed.
-        EnvironmentBroken: It could not be made, or is not whole.
+        NoSpace: Likewise, because it is full.
         ProgramMissing: uv is missing or too old.
     """
     uv = await find_uv(environ)
-    async with blaming_wheels(lock, wheels):
-        await anyio.to_thread.run_sync(_check_space, home, tuple(wheels.values()))
-        async with _new_place(home, lock) as place:
-            await _make(uv, place, lock, wheels, interpreter, progress)
-            return place
+    async with _new_place(home, lock) as place:
+        with as_raised():
+            async with anyio.create_task_group() as tasks:
+                building = Building(
+                    tasks, uv, place, lock, home=home, interpreter=interpreter, progress=progress
+                )
+                tasks.start_soon(building.unpack_arriving)
+                yield building
+                tasks.cancel_scope.cancel()
 
 
-async def _make(
-    uv: Uv,
-    place: Place,
-    lock: Lock,
-    wheels: Mapping[str, Path],
-    interpreter: Interpreter,
-    progress: _Progress,
-) -> None:
-    scratch = place.path / ".build"
-    await anyio.to_thread.run_sync(_write_locks, place, scratch, lock, wheels)
-    await _make_venv(uv, place, interpreter)
-    total = len(lock.files)
-    progress(0, total, "packages")
-    fill = partial(_fill, uv, place, scratch)
-    await accompanied(fill, by=partial(_watch, scratch / "cache", total, progress))
-    progress(total, total, "packages")
-    # Nothing of this waits for the other: what is installed is asked, what installed it removed.
-    await together(
-        partial(_check_requirements, uv, place),
-        partial(anyio.to_thread.run_sync, shutil.rmtree, scratch),
-    )
-    count = await anyio.to_thread.run_sync(check_records, place.venv, lock.packages)
-    progress(count, count, "files")
+async def _settle(wheels: Iterable[Path]) -> None:
+    """Make wheels durable while other things are done; left running where those are done first."""
+    try:
+        await anyio.to_thread.run_sync(settle, wheels, abandon_on_cancel=True)
+    except OSError as error:  # a wheel that is not noted is read again before it is used again
+        _log.debug("wheels_not_settled", reason=str(error))
 
 
 @asynccontextmanager
@@ -116,23 +224,28 @@ async def _make_venv(uv: Uv, place: Place, interpreter: Interpreter) -> None:
         raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
 
 
-async def _fill(uv: Uv, place: Place, scratch: Path) -> None:
-    """Unpack and link the wheels, offline.
+async def _fill(uv: Uv, place: Place, scratch: Path, *, variables: Mapping[str, str] | None = None) -> None:
+    """Unpack and link the wheels; offline, but where variables say how to reach those that arrive.
 
     uv's cache lives as long as this: the environment's files are hard links into it, so that a later damage
     to either would go over to the next environment made from it.
     """
-    completed = await uv.run(
-        "pip", "sync", *offline_options(place.python, scratch), str(scratch / "pylock.toml")
-    )
+    where = (place.python, scratch)
+    options = offline_options(*where) if variables is None else pylock_options(*where)
+    completed = await uv.run("pip", "sync", *options, str(scratch / "pylock.toml"), variables=variables)
     if completed.returncode != 0:
         raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
 
 
 def offline_options(python: Path, scratch: Path) -> tuple[str, ...]:
     """What `uv pip` is told to fill an interpreter from wheels on disk alone, with a cache in a folder."""
+    return ("--offline", *pylock_options(python, scratch))
+
+
+def pylock_options(python: Path, scratch: Path) -> tuple[str, ...]:
+    """What `uv pip` is told to fill an interpreter with what a lock names and nothing else."""
     return (
-        *("-q", "--offline", "--no-index", "--no-build", "--require-hashes", "--link-mode", "hardlink"),
+        *("-q", "--no-index", "--no-build", "--require-hashes", "--link-mode", "hardlink"),
         *("--preview-features", "pylock", "-p", str(python), "--cache-dir", str(scratch / "cache")),
     )
 
@@ -190,7 +303,13 @@ def _check_space(home: Home, wheels: tuple[Path, ...]) -> None:
     check_space([Need(home.environments, unpacked_bytes(wheels))])
 
 
-def _write_locks(place: Place, scratch: Path, lock: Lock, wheels: Mapping[str, Path]) -> None:
+def _remove_all(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+
+
+def _write_locks(place: Place, scratch: Path, lock: Lock, sources: Mapping[str, Path | str]) -> None:
     scratch.mkdir()
     place.pylock.write_text(write_pylock(lock), encoding="utf-8")
-    (scratch / "pylock.toml").write_text(write_pylock(lock, paths=wheels), encoding="utf-8")
+    (scratch / "pylock.toml").write_text(write_pylock(lock, sources=sources), encoding="utf-8")

@@ -11,7 +11,8 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.builds.catalog import UNPACKED_FACTOR
-from moondream_station.core.environments.finished import find_finished, note_finished
+from moondream_station.core.environments.arriving import Arrival, Arrivals
+from moondream_station.core.environments.finished import find_finished, settle
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.lock import Lock, LockedFile
 from moondream_station.core.environments.space import Need, check_space, writing_to
@@ -34,6 +35,7 @@ async def fetch(
     publish: Callable[[DownloadProgressed], object],
     patience: Patience | None = None,
     unpacked_factor: float = UNPACKED_FACTOR,
+    arrivals: Arrivals | None = None,
 ) -> Mapping[str, Path]:
     """Bring every wheel of a lock into the home's downloads.
 
@@ -46,6 +48,8 @@ async def fetch(
         publish: Takes the facts; every file has a first and a last one.
         patience: How long to wait for servers, None for the usual.
         unpacked_factor: What the wheels unpack to, as a multiple of their size, for the check of space.
+        arrivals: Told what is here and what is on its way, for whoever reads the wheels meanwhile. To make
+            them durable and to note them (`settle`) is then left to that reader, beside what comes next.
 
     Returns:
         Where each wheel is, by file name.
@@ -58,9 +62,20 @@ async def fetch(
         DownloadFailed: A file can't be had.
     """
     with writing_to(home.downloads):
-        return await _fetch(
-            lock, home, client, Ledger(publish, anyio.current_time), patience or Patience(), unpacked_factor
+        readers = arrivals or Arrivals()
+        fetched = await _fetch(
+            lock,
+            home,
+            client,
+            Ledger(publish, anyio.current_time),
+            patience or Patience(),
+            unpacked_factor,
+            readers,
         )
+        if arrivals is None:
+            arrived = [path for name, path in fetched.items() if name not in readers.finished]
+            await anyio.to_thread.run_sync(settle, arrived, abandon_on_cancel=True)
+        return fetched
 
 
 async def _fetch(
@@ -70,6 +85,7 @@ async def _fetch(
     ledger: Ledger,
     patience: Patience,
     unpacked_factor: float,
+    arrivals: Arrivals,
 ) -> Mapping[str, Path]:
     finished = {file.filename: await find_finished(home, file) for file in lock.files}
     received = {
@@ -80,10 +96,24 @@ async def _fetch(
     ledger.open((file.filename, file.size_bytes, received[file.filename]) for file in lock.files)
     for file in lock.files:
         ledger.report(file.filename)
-    missing = [file for file in lock.files if finished[file.filename] is None]
-    fetched = await _fetch_all(missing, home=home, client=client, ledger=ledger, patience=patience)
     found = {name: path for name, path in finished.items() if path is not None}
+    missing = [file for file in lock.files if file.filename not in found]
+    arrivals.expect(found, _arrivals(missing, home))
+    fetched = await _fetch_all(
+        missing, home=home, client=client, ledger=ledger, patience=patience, arrivals=arrivals
+    )
     return {**found, **fetched}
+
+
+def _arrivals(files: Iterable[LockedFile], home: Home) -> Mapping[str, Arrival]:
+    """What can be handed out while it arrives: every file whose size is known."""
+    return {
+        file.filename: Arrival(
+            file.size_bytes, _partial_of(home, _remote(file)), home.downloads / file.stored_name
+        )
+        for file in files
+        if file.size_bytes is not None
+    }
 
 
 async def fetch_unhashed(
@@ -111,7 +141,7 @@ async def fetch_unhashed(
         ledger.open([(file.filename, file.size_bytes, received)])
         ledger.report(file.filename)
         path, sha256 = await transfer.run(home.downloads)
-        await anyio.to_thread.run_sync(note_finished, path)
+        await anyio.to_thread.run_sync(settle, [path])
     return path, sha256
 
 
@@ -122,6 +152,7 @@ async def _fetch_all(
     client: httpx2.AsyncClient,
     ledger: Ledger,
     patience: Patience,
+    arrivals: Arrivals,
 ) -> dict[str, Path]:
     fetched: dict[str, Path] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
@@ -130,10 +161,14 @@ async def _fetch_all(
         remote = _remote(file)
         async with limiter:
             transfer = Transfer(
-                remote, _partial_of(home, remote), client=client, ledger=ledger, patience=patience
+                remote,
+                _partial_of(home, remote),
+                client=client,
+                ledger=ledger,
+                patience=patience,
+                arrival=arrivals.of(file.filename),
             )
             path, _ = await transfer.run(home.downloads)
-            await anyio.to_thread.run_sync(note_finished, path)
         fetched[file.filename] = path
 
     # The largest first: it decides how long all take.

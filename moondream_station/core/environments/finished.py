@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio.to_thread
 
 from moondream_station.core.environments.lock import LockedFile
 from moondream_station.core.home import Home
-from moondream_station.core.storage import read_json
+from moondream_station.core.storage import read_json, sync_file
 
 _HASH_BYTES = 32 << 20
 
@@ -45,6 +46,19 @@ def note_finished(path: Path) -> None:
     """
     # Not durable on purpose: without its note a file is read again.
     _note_of(path).write_text(json.dumps(_identity(path)), encoding="utf-8")
+
+
+def settle(paths: Iterable[Path]) -> None:
+    """Make downloads whose hash was just checked durable, and note them.
+
+    In this order: a power cut may take bytes of a file that nobody noted, and that is found by its hash.
+
+    Raises:
+        OSError: A file can't be synced, or its note not written.
+    """
+    for path in paths:
+        sync_file(path)
+        note_finished(path)
 
 
 def discard_finished(path: Path) -> None:

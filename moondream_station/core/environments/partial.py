@@ -102,14 +102,6 @@ class PartialFile:
             _note_of(self.path).write_text(json.dumps(asdict(validator)), encoding="utf-8")
             self.validator = validator
 
-    def sync(self) -> None:
-        """Make the bytes durable. May be left running: it has its own hold of the file."""
-        descriptor = os.dup(self._descriptor)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     def finish(self, final: Path) -> bool:
         """Give the file its name.
 

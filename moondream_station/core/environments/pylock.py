@@ -68,12 +68,13 @@ def read_stored_pylock(text: str) -> Lock:
     return Lock(files=files, requires_python=str(pylock.requires_python or ""))
 
 
-def write_pylock(lock: Lock, *, paths: Mapping[str, Path] | None = None) -> str:
+def write_pylock(lock: Lock, *, sources: Mapping[str, Path | str] | None = None) -> str:
     """A lock as TOML.
 
     Args:
         lock: What to write.
-        paths: By file name, the wheels on disk that stand in for the URLs; None writes the URLs.
+        sources: By file name, the wheels on disk, or other URLs, that stand in for the lock's; None writes
+            the lock's own.
     """
     lines = ['lock-version = "1.0"', 'created-by = "moondream-station"']
     if lock.requires_python:
@@ -87,11 +88,11 @@ def write_pylock(lock: Lock, *, paths: Mapping[str, Path] | None = None) -> str:
             f"name = {toml_string(file.name)}",
             f"version = {toml_string(file.version)}",
         ]
-        if file.index is not None and paths is None:
+        if file.index is not None and sources is None:
             lines.append(f"index = {toml_string(file.index)}")
-        where = f"url = {toml_string(file.url)}"
-        if paths is not None:
-            where = f"path = {toml_string(str(paths[file.filename]))}"
+        source = file.url if sources is None else sources[file.filename]
+        kind = "path" if isinstance(source, Path) else "url"
+        where = f"{kind} = {toml_string(str(source))}"
         size = f", size = {file.size_bytes}" if file.size_bytes is not None else ""
         hashes = f"{{ sha256 = {toml_string(file.sha256)} }}"
         name = toml_string(file.filename)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+import anyio
 import anyio.to_thread
 
 from moondream_station.core.builds.choice import Source
+from moondream_station.core.child_process import as_raised
 from moondream_station.core.codec import from_json, to_json
 from moondream_station.core.environments.active import read_active
 from moondream_station.core.environments.place import Place
@@ -103,6 +106,28 @@ def request_key(
     """
     parts = [backend, backend_version, code_digest, sorted(requirements), strategy, python, platform]
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
+
+
+@asynccontextmanager
+async def sync_ahead(place: Place | None) -> AsyncIterator[None]:
+    """Begin to make a place durable while something else is done, so that its commit has little left to do.
+
+    What fails here fails again in the commit, which counts. Left running where the other thing is done first.
+
+    Args:
+        place: The place; None where nothing is new.
+    """
+
+    async def sync() -> None:
+        if place is not None:
+            with suppress(OSError):
+                await anyio.to_thread.run_sync(sync_tree, place.path, abandon_on_cancel=True)
+
+    with as_raised():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sync)
+            yield
+            tasks.cancel_scope.cancel()
 
 
 async def commit(place: Place, record: CommitRecord) -> None:

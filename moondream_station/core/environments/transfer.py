@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
+from moondream_station.core.environments.arriving import Arrival
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.partial import PartialFile
@@ -90,6 +91,7 @@ class Transfer:
         client: For `http` and `https`.
         ledger: Where the bytes are entered; it knows the file already.
         patience: How long to wait.
+        arrival: Told what is on disk, for whoever reads the file while it arrives; None where nobody does.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class Transfer:
         client: httpx2.AsyncClient,
         ledger: Ledger,
         patience: Patience,
+        arrival: Arrival | None = None,
     ) -> None:
         self._file = file
         self._path = partial
         self._client = client
         self._ledger = ledger
         self._patience = patience
+        self._arrival = arrival or Arrival(0, partial, partial)
         self._fruitless = 0
         self._best = 0
         self._wrong: str | None = None
@@ -139,7 +143,6 @@ class Transfer:
                     continue
                 final = folder / f"{part.sha256[:16]}-{self._file.filename}"
                 sha256 = part.sha256
-                await anyio.to_thread.run_sync(part.sync, abandon_on_cancel=True)
                 named = await anyio.to_thread.run_sync(part.finish, final)
                 # Another process may have been quicker; what has that name has been checked for it.
                 if named or await anyio.Path(final).exists():
@@ -159,6 +162,7 @@ class Transfer:
                 while await anyio.to_thread.run_sync(part.absorb):
                     pass
                 self._best = part.size
+                self._arrival.grew(part.size)
                 yield part
             finally:
                 part.close()
@@ -178,7 +182,7 @@ class Transfer:
             async with open_source(self._file.url, part, self._client, self._file.size_bytes) as source:
                 if self._file.size_bytes is None and source.total_bytes is not None:
                     self._ledger.learn_size(self._file.filename, source.total_bytes)
-                async with _Buffer(part, scope, self._patience.stall_seconds) as buffer:
+                async with _Buffer(part, scope, self._patience.stall_seconds, self._arrival) as buffer:
                     async for piece in source.pieces:
                         answered = True
                         await buffer.add(source.new_bytes_of(piece))
@@ -203,6 +207,7 @@ class Transfer:
             raise WrongFile(f"its sha256 is {part.sha256} instead of {self._file.sha256}")
 
     async def _throw_away(self, part: PartialFile, reason: str) -> None:
+        self._arrival.spoil()
         await anyio.to_thread.run_sync(part.restart)
         self._best = 0
         if self._wrong is not None:
@@ -216,6 +221,7 @@ class Transfer:
         self._ledger.restarted(self._file.filename)
 
     async def _restart(self, part: PartialFile) -> None:
+        self._arrival.spoil()
         await anyio.to_thread.run_sync(part.restart)
         self._ledger.restarted(self._file.filename)
 
@@ -244,10 +250,13 @@ class Transfer:
 class _Buffer:
     """Gathers pieces for the disk; writes them out when they are many or old, and on every way out."""
 
-    def __init__(self, part: PartialFile, scope: anyio.CancelScope, stall_seconds: float) -> None:
+    def __init__(
+        self, part: PartialFile, scope: anyio.CancelScope, stall_seconds: float, arrival: Arrival
+    ) -> None:
         self._part = part
         self._scope = scope
         self._stall_seconds = stall_seconds
+        self._arrival = arrival
         self._pieces: list[bytes] = []
         self._flushed_at = anyio.current_time()
         self.size = 0
@@ -275,6 +284,7 @@ class _Buffer:
         pieces, self._pieces, self.size = self._pieces, [], 0
         if pieces:
             await anyio.to_thread.run_sync(self._part.write, pieces)
+            self._arrival.grew(self._part.size)
         self._flushed_at = anyio.current_time()
 
 

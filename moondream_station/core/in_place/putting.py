@@ -56,7 +56,7 @@ async def put(
     async with work_folder(home) as scratch, blaming_wheels(lock, wheels):
         await anyio.to_thread.run_sync(_check_space, scratch, python, tuple(wheels.values()))
         pylock = scratch / "pylock.toml"
-        await anyio.Path(pylock).write_text(write_pylock(lock, paths=wheels), encoding="utf-8")
+        await anyio.Path(pylock).write_text(write_pylock(lock, sources=wheels), encoding="utf-8")
         options = (*offline_options(python.executable, scratch), "--reinstall", "-r", str(pylock))
         completed = await uv.run("pip", "install", *options)
         ran(completed.argv)

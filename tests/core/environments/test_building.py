@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from moondream_station.core.environments.building import build_environment
+from moondream_station.core.environments.building import open_building
 from moondream_station.core.environments.interpreter import own_interpreter
 from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.place import Place
@@ -55,14 +55,15 @@ async def built(
 ) -> Place:
     """Build an environment of a lock."""
     told = [] if told is None else told
-    return await build_environment(
+    async with open_building(
         lock,
-        wheels,
         home=home,
         interpreter=own_interpreter(),
         environ=environ,
         progress=lambda done, total, unit: told.append((done, total, unit)),
-    )
+    ) as building:
+        await building.finish(wheels)
+    return building.place
 
 
 async def said_by(place: Place, program: str) -> str:
@@ -177,14 +178,14 @@ async def test_a_cancelled_build_leaves_nothing(home: Home, tmp_path: Path) -> N
     async with anyio.create_task_group() as tasks:
 
         async def build() -> None:
-            await build_environment(
+            async with open_building(
                 lock,
-                wheels,
                 home=home,
                 interpreter=own_interpreter(),
                 environ=os.environ,
                 progress=lambda *_: begun.set(),
-            )
+            ) as building:
+                await building.finish(wheels)
 
         tasks.start_soon(build)
         await begun.wait()

@@ -100,7 +100,7 @@ def test_a_lock_survives_being_written_and_read() -> None:
 def test_the_installed_lock_names_paths_alone() -> None:
     """The lock that uv installs from names files on disk, with sizes and hashes, and no URL."""
     lock = read(pylock(wheel("a", "1.0", "py3-none-any", extra=", size = 7")))
-    text = write_pylock(lock, paths={"a-1.0-py3-none-any.whl": Path("/dl/ä b.whl")})
+    text = write_pylock(lock, sources={"a-1.0-py3-none-any.whl": Path("/dl/ä b.whl")})
     assert 'path = "/dl/ä b.whl"' in text
     assert "https://" not in text
     assert f'size = 7, hashes = {{ sha256 = "{HASH}" }}' in text
@@ -194,5 +194,5 @@ def test_any_text_survives_as_toml(path: str, index: str) -> None:
         size_bytes=1,
     )
     lock = Lock(files=(file,), requires_python="")
-    written = tomllib.loads(write_pylock(lock, paths={file.filename: Path(path)}))
+    written = tomllib.loads(write_pylock(lock, sources={file.filename: Path(path)}))
     assert written["packages"][0]["wheels"][0]["path"] == str(Path(path))

@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,7 @@ from moondream_station.core.environments.store import (
     load_commit,
     request_key,
     sweep,
+    sync_ahead,
 )
 from moondream_station.core.errors import EnvironmentBroken, HomeUnusable
 from moondream_station.core.home import Home
@@ -313,3 +316,14 @@ def test_the_order_of_requirements_does_not_count() -> None:
 def test_a_place_s_name_leads_to_it(home: Home) -> None:
     """A place is found by its name, whether it exists or not."""
     assert place_of(home, "x").path == home.environments / "x"
+
+
+async def test_syncing_ahead_disturbs_nothing(home: Home, tmp_path: Path) -> None:
+    """What goes on meanwhile ends as it would have, well or not, also where there is nothing to sync."""
+    async with sync_ahead(None):
+        pass
+    async with sync_ahead(Place(tmp_path / "gone")):
+        await anyio.lowlevel.checkpoint()
+    with pytest.raises(EnvironmentBroken):
+        async with sync_ahead(Place(tmp_path)):
+            raise EnvironmentBroken("while something else is done")
