@@ -38,6 +38,7 @@ class IndexServer:
         self.resolve = resolve
         self.authorization = authorization
         self.faults: list[Fault] = []
+        self.link: Link | None = None
         self.closing = threading.Event()
         self._log: list[Request] = []
         self._changed = threading.Condition()
@@ -113,6 +114,26 @@ class IndexServer:
                 if fnmatchcase(path, fault.match) and fault.is_due():
                     merged.add(fault)
         return merged
+
+
+class Link:
+    """A line that all connections share: what goes through it takes its time.
+
+    Args:
+        bytes_per_second: How much it carries.
+    """
+
+    def __init__(self, bytes_per_second: float) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def pause(self, size_bytes: int) -> float:
+        """How long whoever has sent so many bytes must wait until they are through."""
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(now, self._free_at) + size_bytes / self._bytes_per_second
+            return self._free_at - now
 
 
 class _Server(ThreadingHTTPServer):
@@ -255,7 +276,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(chunk)
             self.wfile.flush()
             self._owner.note(request, sent=len(chunk))
-            if self._owner.closing.wait(pause(len(chunk))):
+            link = self._owner.link
+            if self._owner.closing.wait(max(pause(len(chunk)), link.pause(len(chunk)) if link else 0.0)):
                 self.close_connection = True
                 return
         if fault.hang_after_bytes is not None:

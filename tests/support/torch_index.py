@@ -32,7 +32,7 @@ from urllib.parse import quote
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a program: find `support`
 
-from support.index_server import IndexServer
+from support.index_server import IndexServer, Link
 from support.index_traffic import Fault, Request, Resource
 from support.wheels import TorchBehaviour, Wheel, behaviour_of, module_wheel, native_tags, torch_wheel
 
@@ -124,6 +124,10 @@ class TorchIndex:
     def faults(self) -> list[Fault]:
         """How the server misbehaves; the later ones win."""
         return self._server.faults
+
+    def limit(self, bytes_per_second: float | None) -> None:
+        """From now on all bodies together go out no faster than this; None: as fast as can be."""
+        self._server.link = Link(bytes_per_second) if bytes_per_second else None
 
     @property
     def requests(self) -> tuple[Request, ...]:
