@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 import anyio
 import anyio.to_thread
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import Listener, SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from moondream_station.core.child_process import as_raised
@@ -127,9 +127,13 @@ class Arrivals:
             port = listener.extra(SocketAttribute.local_port)  # noqa: S610  no Django here
             with as_raised():
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(listener.serve, lambda stream: _serve(stream, paths))
+                    tasks.start_soon(_accept, listener, paths)
                     yield {name: f"http://127.0.0.1:{port}/{token}/{quote(name)}" for name in self._arrivals}
                     tasks.cancel_scope.cancel()
+
+
+async def _accept(listener: Listener[SocketStream], paths: Mapping[str, Arrival]) -> None:
+    await listener.serve(lambda stream: _serve(stream, paths))
 
 
 async def _serve(stream: SocketStream, paths: Mapping[str, Arrival]) -> None:
