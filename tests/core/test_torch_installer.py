@@ -272,6 +272,24 @@ def test_where_nothing_can_be_installed_the_error_says_why(
     assert words in installer.plan_torch_install(">=2.7.0").reason
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("torch>=2.8\n-r other.txt", "the requirements, line 2: '-r other.txt' is not accepted"),
+        ("torch=>2.8", "line 1"),
+        ("torch @ https://example.org/torch.whl", "addresses are not accepted"),
+    ],
+)
+def test_bad_requirements_are_told_not_raised(tmp_path: Path, text: str, words: str) -> None:
+    """With the line, and what may stand there."""
+    result = facade(cpu_only(PLATFORM), tmp_path).install_torch_requirements(text)
+    assert (result.success, result.cmd) == (False, [])
+    assert words in result.message
+    assert result.message.endswith(
+        "Requirements may hold names, extras, versions, markers and sha256 hashes only."
+    )
+
+
 @pytest.mark.anyio
 async def test_it_works_inside_a_running_event_loop(tmp_path: Path) -> None:
     """It is synchronous there too, and the loop goes on after it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -29,11 +30,13 @@ from moondream_station.core.in_place.packages import find_packages
 from moondream_station.core.in_place.running_python import RunningPython
 from moondream_station.core.in_place.surroundings import Surroundings
 from moondream_station.core.in_place.verifying import verify_here
-from moondream_station.core.locks import activation_lock
+from moondream_station.core.locks import Holder, activation_lock
 from moondream_station.core.machine import Machine
 from moondream_station.core.settings import load_settings
 
 _GUIDE = "guide"
+
+_log = logging.getLogger(__name__)
 
 
 async def look_at(machine: Machine) -> Capabilities:
@@ -100,7 +103,7 @@ async def install_guided(
         home,
         activation=new_activation_id(),
         command=f"install into {python.prefix}",
-        on_wait=lambda _: None,
+        on_wait=_tell_wait,
     )
     async with lock:
         capabilities = await look_at(machine)
@@ -119,6 +122,12 @@ async def install_guided(
                 environ=environ,
             )
             return await InPlace(surroundings, requirements, ran=ran).install()
+
+
+def _tell_wait(holder: Holder | None) -> None:
+    """Say it where a script's own logging shows it; without any, Python writes it to stderr."""
+    who = f"{holder.command} (pid {holder.pid}, since {holder.since})" if holder else "another process"
+    _log.warning("Waiting for %s, which uses the same home.", who)
 
 
 async def verify_installed(machine: Machine, *, environ: Mapping[str, str]) -> Verification:

@@ -83,11 +83,10 @@ class InPlace:
                 work; by cause.
         """
         packages = await anyio.to_thread.run_sync(find_packages, self._on.python.paths)
-        offers, choosing = await self._choose()
+        offers, choosing = await self._choose(packages.get("torch"))
         for attempt in range(1, _LOCK_TRIES + 1):
-            present = self._hold(packages, choosing.current, offers)
             try:
-                lock = await lock_missing(self._on, self._wanted, present, note=self._notes.append)
+                lock, present = await self._lock(packages, choosing.current, offers)
             except ResolutionConflict as error:
                 is_last = attempt == _LOCK_TRIES or choosing.current is None
                 if is_last or choosing.reject(error.message) is None:
@@ -96,10 +95,11 @@ class InPlace:
                 return await self._change(lock, present, choosing)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _choose(self) -> tuple[tuple[Offer, ...], Choosing]:
+    async def _choose(self, torch: Package | None) -> tuple[tuple[Offer, ...], Choosing]:
         """Ask every source what it has, and select.
 
-        Where none answers, the catalog says what is right here: what is installed may be that already.
+        Where none answers, the catalog says what is right here: what is installed may be that already. Where
+        nothing that can be had does, what is installed may.
         """
         on = self._on
         collected = await collect_offers(
@@ -117,6 +117,9 @@ class InPlace:
         base = without_credentials(on.torch_index)
         offers = collected.offers or catalog_offers(on.catalog, target, index=base)
         choosing = Choosing(self._select(offers))
+        installed = offer_of(torch, on.catalog) if torch is not None else None
+        if choosing.current is None and installed is not None:
+            choosing = Choosing(self._select([installed]))
         if choosing.current is None and self._wanted.mentions_torch:
             raise no_build(choosing.selection, collected)
         return offers, choosing
@@ -125,6 +128,21 @@ class InPlace:
         on = self._on
         version = on.interpreter.version
         return select(on.capabilities, self._wanted, offers, on.catalog, version, on.strategy)
+
+    async def _lock(
+        self, packages: Mapping[str, Package], ranked: Ranked | None, offers: Iterable[Offer]
+    ) -> tuple[Lock, Present]:
+        """Lock around the torch that is there, if it may stay; where that can't be, around the chosen one."""
+        present = self._hold(packages, ranked, offers)
+        note = self._notes.append
+        try:
+            return await lock_missing(self._on, self._wanted, present, note=note), present
+        except ResolutionConflict:
+            if ranked is None or present.offer == ranked.offer:
+                raise
+        markers = self._on.interpreter.markers
+        present = Present(packages, offer=ranked.offer, keeps_torch=False, markers=markers)
+        return await lock_missing(self._on, self._wanted, present, note=note), present
 
     def _hold(
         self, packages: Mapping[str, Package], ranked: Ranked | None, offers: Iterable[Offer]
