@@ -93,7 +93,7 @@ async def resolve_lock(
     """
     uv = await find_uv(environ)
     constraints = await anyio.to_thread.run_sync(_read_constraints, config.constraints)
-    async with work_folder(home) as folder:
+    async with _work_folder(home) as folder:
         family = Family(
             offer,
             others=others,
@@ -244,8 +244,7 @@ async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -
 
 
 @asynccontextmanager
-async def work_folder(home: Home) -> AsyncIterator[Path]:
-    """A folder in the home's cache for the time of this context; `sweep` removes one that a kill left."""
+async def _work_folder(home: Home) -> AsyncIterator[Path]:
     with writing_to(home.cache):
         name = await anyio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="lock-", dir=home.cache))
         try:

@@ -23,6 +23,7 @@ from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.interpreter import own_interpreter
 from moondream_station.core.environments.packaging_config import load_packaging_config
 from moondream_station.core.environments.redact import without_credentials
+from moondream_station.core.environments.store import sweep
 from moondream_station.core.errors import UsageError
 from moondream_station.core.home import home_from
 from moondream_station.core.in_place.installation import Change, InPlace, offer_of
@@ -106,6 +107,7 @@ async def install_guided(
         on_wait=_tell_wait,
     )
     async with lock:
+        await sweep(home)  # a run that was killed leaves uv's cache, with all of torch in it
         capabilities = await look_at(machine)
         config = await load_packaging_config(environ)
         async with open_client(config, torch_index=torch_index) as client:

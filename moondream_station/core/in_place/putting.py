@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -11,17 +13,18 @@ import anyio.to_thread
 
 from moondream_station.core.environments.building import blaming_wheels, offline_options
 from moondream_station.core.environments.lock import Lock
-from moondream_station.core.environments.locking import work_folder
 from moondream_station.core.environments.pylock import write_pylock
-from moondream_station.core.environments.space import Need, check_space, unpacked_bytes
+from moondream_station.core.environments.space import Need, check_space, unpacked_bytes, writing_to
 from moondream_station.core.environments.uv_failures import install_failure
 from moondream_station.core.environments.uv_program import find_uv, output_of
 from moondream_station.core.errors import EnvironmentBroken
 from moondream_station.core.home import Home
 from moondream_station.core.in_place.packages import find_packages
 from moondream_station.core.in_place.running_python import RunningPython
+from moondream_station.core.storage import remove_tree
 
 _NAMED_AT_MOST = 3
+_REMOVE_SECONDS = 1.0
 
 
 async def put(
@@ -53,7 +56,7 @@ async def put(
         HomeUnusable: The home's cache can't be written.
     """
     uv = await find_uv(environ)
-    async with work_folder(home) as scratch, blaming_wheels(lock, wheels):
+    async with _scratch(home) as scratch, blaming_wheels(lock, wheels):
         await anyio.to_thread.run_sync(_check_space, scratch, python, tuple(wheels.values()))
         pylock = scratch / "pylock.toml"
         await anyio.Path(pylock).write_text(write_pylock(lock, sources=wheels), encoding="utf-8")
@@ -64,6 +67,19 @@ async def put(
             raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
         await anyio.to_thread.run_sync(_check_whole, python, lock)
     importlib.invalidate_caches()
+
+
+@asynccontextmanager
+async def _scratch(home: Home) -> AsyncIterator[Path]:
+    """A folder for uv's cache; `sweep` knows its name, and removes what a kill leaves of it."""
+    with writing_to(home.cache):
+        name = await anyio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="lock-", dir=home.cache))
+        try:
+            yield Path(name)
+        finally:
+            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+                # Left running where it takes longer: it holds all of torch.
+                await anyio.to_thread.run_sync(remove_tree, Path(name), abandon_on_cancel=True)
 
 
 def _check_space(scratch: Path, python: RunningPython, wheels: tuple[Path, ...]) -> None:

@@ -43,7 +43,8 @@ def filled(premises: Premises) -> ScratchPython:
 
 
 def test_the_second_time_nothing_is_installed(premises: Premises, filled: ScratchPython) -> None:
-    """Nothing is resolved or fetched, and no command is run."""
+    """Nothing is resolved or fetched, and no command is run; what a killed run left is gone."""
+    (premises.home.cache / "lock-left" / "cache").mkdir(parents=True)
     premises.index.clear_requests()
     answer = filled.install(ASKED)
     assert (answer["success"], answer["cmd"], answer["details"]) == (True, [], "")
