@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,17 @@ from moondream_station.cli.commands_page import PAGES as MADE
 from moondream_station.cli.commands_page import differences, main
 from moondream_station.core.errors import StationError
 from moondream_station.core.home import Home
+from support.pages import BLOCK, DOCS, PAGES, ROOT, blocks, commands_in, prose, shell_lines
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_COMMAND = re.compile(r"^(?:\S*/)?moondream-station$")
 _EDGES = ("cli", "doctor", "http", "panel")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def _prose(page: Path) -> str:
-    return _BLOCK.sub("", page.read_text(encoding="utf-8"))
-
-
-def _blocks(page: Path, *languages: str) -> list[str]:
-    found = _BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [text for language, text in found if language in languages]
-
-
 def _anchors(page: Path) -> set[str]:
     """The names by which a page's headings can be linked to, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.*)$", _prose(page), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -48,7 +34,7 @@ def _anchors(page: Path) -> set[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link names a file or folder that is there, and a heading that it has."""
     lost = []
-    for target, anchor in _LINK.findall(_prose(page)):
+    for target, anchor in _LINK.findall(prose(page)):
         if "://" in target:
             continue
         path = page.parent / target if target else page
@@ -59,32 +45,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_can_be_found() -> None:
     """The index links to each page."""
-    linked = {(DOCS / target).resolve() for target, _ in _LINK.findall(_prose(DOCS / "README.md"))}
+    linked = {(DOCS / target).resolve() for target, _ in _LINK.findall(prose(DOCS / "README.md"))}
     assert {page for page in DOCS.rglob("*.md") if page.resolve() not in linked} == {DOCS / "README.md"}
 
 
 @every_page
 def test_commands_parse(page: Path) -> None:
     """Every `moondream-station` in a shell block names a command, and options and arguments of it."""
-    for block in _blocks(page, "bash", "sh", "console"):
-        for line in block.replace("\\\n", " ").splitlines():
-            for words in _commands_in(line):
-                _parse(words)
-
-
-def _commands_in(line: str) -> list[list[str]]:
-    """The argument lists of each of our commands on a line of shell."""
-    found: list[list[str]] = []
-    ours: list[str] | None = None
-    for word in shlex.split(line, comments=True):
-        if word in {"&&", "||", ";", "|", "&"}:
-            ours = None
-        elif ours is not None:
-            ours.append(word)
-        elif _COMMAND.match(word):
-            ours = []
-            found.append(ours)
-    return found
+    for line in shell_lines(page):
+        for words in commands_in(line):
+            _parse(words)
 
 
 def _parse(words: list[str]) -> None:
@@ -106,9 +76,9 @@ def test_wrong_commands_would_be_seen(words: list[str]) -> None:
 @every_page
 def test_examples_are_well_formed(page: Path) -> None:
     """Python parses; JSON is one value after another."""
-    for block in _blocks(page, "python"):
+    for block in blocks(page, "python"):
         ast.parse(block)
-    for block in _blocks(page, "json"):
+    for block in blocks(page, "json"):
         rest = block.strip()
         while rest:
             _, end = json.JSONDecoder().raw_decode(rest)
@@ -119,7 +89,7 @@ def test_examples_are_well_formed(page: Path) -> None:
 def test_the_readmes_commands_are_one_line_each(name: str) -> None:
     """CI runs them as they stand there."""
     after = (ROOT / "README.md").read_text(encoding="utf-8").split(f"<!-- {name} -->\n", 1)[1]
-    block = _BLOCK.match(after)
+    block = BLOCK.match(after)
     assert block is not None
     assert len(block[2].splitlines()) == 1
 

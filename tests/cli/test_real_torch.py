@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.commands import Served, run, serving, switch
 from support.images import png_of
+from support.pages import DOCS, blocks, shell_lines
 from support.real_torch import small_torch
 from support.stations import processes_naming
 
@@ -25,12 +29,13 @@ class RealPremises:
     """A home in a temporary folder; everything else is as the user has it."""
 
     folder: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environ(self) -> Mapping[str, str]:
         """The user's own variables, with a home of ours."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        return {**kept, "MOONDREAM_STATION_HOME": str(self.folder / "home")}
+        return {**kept, "MOONDREAM_STATION_HOME": str(self.folder / "home"), **self.variables}
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +97,9 @@ assert len(model.point(image, "red")["points"]) == 1
 """
 
 
-def test_the_moondream_client_works_unchanged(station: Served, premises: RealPremises) -> None:
-    """The client as it is on PyPI, without its dependencies but Pillow, in an environment of its own."""
+@pytest.fixture(scope="module")
+def client(premises: RealPremises) -> Path:
+    """The Python of an environment with the client as it is on PyPI, without its dependencies but Pillow."""
     folder = premises.folder / "client"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
@@ -101,8 +107,13 @@ def test_the_moondream_client_works_unchanged(station: Served, premises: RealPre
         subprocess.run(
             [python, "-m", "pip", "install", "--quiet", *packages], check=True, capture_output=True
         )
+    return python
+
+
+def test_the_moondream_client_works_unchanged(station: Served, client: Path) -> None:
+    """It gets whole and streamed answers, as from any server of Moondream's."""
     done = subprocess.run(
-        [python, "-c", _CLIENT, station.address],
+        [client, "-c", _CLIENT, station.address],
         input=png_of(64, 64, (16, 16, 40, 40)),
         capture_output=True,
         check=False,
@@ -116,3 +127,86 @@ def test_status_tells_what_torch_said(premises: RealPremises, station: Served) -
     shown = run(premises, "status").stdout
     assert "Active: selftest (cpu build, torch " in shown
     assert station.get("/v1/station")["verification"]["compute_ok"] is True
+
+
+def test_the_tutorials_questions_are_answered(station: Served, premises: RealPremises) -> None:
+    """Each of its lines with curl gets an answer of the form that stands below it."""
+    (premises.folder / "photo.jpg").write_bytes(_PHOTO)
+    shown = [line for block in blocks(_TUTORIAL, "json") for line in block.splitlines()]
+    answers = [json.loads(answer) for answer in _curl(_TUTORIAL, station, premises.folder)]
+    assert list(map(_form, answers)) == [_form(json.loads(line)) for line in shown]
+    assert answers[0]["caption"].startswith("Self-test, no language model: a bright image, mostly white")
+
+
+def test_the_tutorials_script_works(station: Served, client: Path, premises: RealPremises) -> None:
+    """It prints the caption, what was found, and the caption once more, as it streams in."""
+    (premises.folder / "photo.jpg").write_bytes(_PHOTO)
+    (script,) = blocks(_TUTORIAL, "python")
+    done = subprocess.run(
+        [client, "-c", script.replace("http://localhost:2020", station.address)],
+        cwd=premises.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    caption, found, streamed = done.stdout.splitlines()
+    assert caption == streamed
+    assert "x_min" in found
+
+
+def test_the_pages_backend_works(premises: RealPremises, tmp_path: Path) -> None:
+    """The example of how a backend is written, copied from its page, switched to, served and asked."""
+    page = DOCS / "how-to" / "write-a-backend.md"
+    requirements, shown = blocks(page, "")
+    folder = tmp_path / "brightness"
+    folder.mkdir()
+    (folder / "backend.py").write_text(blocks(page, "python")[0])
+    (folder / "requirements.txt").write_text(requirements)
+    (tmp_path / "manifest.json").write_text(blocks(page, "json")[0])
+    (tmp_path / "photo.jpg").write_bytes(_PHOTO)
+    own = RealPremises(tmp_path, {"MOONDREAM_STATION_MANIFEST": str(tmp_path / "manifest.json")})
+    assert switch(own, "brightness")[-1]["event"] == "ActivationSucceeded"
+    with serving(own) as station:
+        whole, measured, stream = _curl(page, station, tmp_path)
+    first, second, *_ = shown.splitlines()
+    assert [_form(json.loads(answer)) for answer in (whole, measured)] == [
+        _form(json.loads(line)) for line in (first, second)
+    ]
+    assert json.loads(whole)["caption"].startswith("A bright image, at ")
+    assert stream.startswith('data: {"chunk":"A "}')
+    assert stream.rstrip().endswith(shown.splitlines()[-1])
+
+
+_TUTORIAL = DOCS / "tutorial" / "first-caption.md"
+_PHOTO = png_of(96, 64, (12, 16, 44, 44), (60, 24, 84, 48))
+
+
+def _curl(page: Path, station: Served, folder: Path) -> list[str]:
+    """What the page's lines with curl print."""
+    lines = [line for line in shell_lines(page) if line.startswith("curl ")]
+    return [
+        subprocess.run(
+            [*shlex.split(line.replace("http://127.0.0.1:2020", station.address)), "--silent"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for line in lines
+    ]
+
+
+def _form(value: Any) -> Any:
+    """What a value is made of: its keys, and the kinds of what is not an object or an array."""
+    match value:
+        case dict():
+            return {key: _form(one) for key, one in value.items()}
+        case list():
+            return [_form(one) for one in value]
+        case str():
+            return "text"
+        case _:
+            return "number"
