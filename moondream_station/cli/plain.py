@@ -27,7 +27,7 @@ from moondream_station.core.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from moondream_station.panel.quantities import count_text, duration_text, size_text
+from moondream_station.panel.quantities import count_text, duration_text, size_text, some_text
 
 _STEP_SECONDS = 5.0
 _STEP_SHARE = 0.1
@@ -116,10 +116,10 @@ def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a
             return f"Build: {fact.build} with torch {fact.torch}. {fact.reason}"
         case RequirementsLocked():
             size = size_text(fact.total_bytes)
-            return f"Locked {fact.packages} packages, {size} ({duration_text(fact.seconds)})"
+            return f"Locked {some_text(fact.packages, 'packages')}, {size} ({duration_text(fact.seconds)})"
         case EnvironmentBuilt():
             verb = "reused" if fact.reused else "built"
-            how = f"{fact.packages} packages, {duration_text(fact.seconds)}"
+            how = f"{some_text(fact.packages, 'packages')}, {duration_text(fact.seconds)}"
             return f"Environment {fact.environment} {verb} ({how})"
         case WorkerStarted():
             return f"Worker for {fact.model} started (pid {fact.pid})"

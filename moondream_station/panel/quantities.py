@@ -34,10 +34,13 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{last:02}" if hours else f"{minutes}:{last:02}"
 
 
+def some_text(count: int, unit: str) -> str:
+    """So many of something: "1 package", "12,253 files"."""
+    return f"{count:,} {unit.removesuffix('s') if count == 1 else unit}"
+
+
 def count_text(done: int, total: int | None, unit: str) -> str:
     """How far something has come: "12,253 of 13,000 files", "1.2 GB of 3.6 GB"."""
     if unit == "bytes":
         return size_text(done) if total is None else f"{size_text(done)} of {size_text(total)}"
-    if total is None:
-        return f"{done:,} {unit}"
-    return f"{done:,} of {total:,} {unit.removesuffix('s') if total == 1 else unit}"
+    return some_text(done, unit) if total is None else f"{done:,} of {some_text(total, unit)}"

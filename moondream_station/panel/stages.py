@@ -17,7 +17,7 @@ from moondream_station.core.events import (
     Terminal,
 )
 from moondream_station.panel.frame import Frame
-from moondream_station.panel.quantities import clock_text, count_text, size_text
+from moondream_station.panel.quantities import clock_text, count_text, size_text, some_text
 
 STAGES: Final = tuple(Stage)
 _NAME_WIDTH = max(len(stage) for stage in STAGES)
@@ -160,7 +160,9 @@ def _waiting_note(activation: ActivationState) -> str:
 
 def _machine_note(activation: ActivationState, machine: Capabilities | None) -> str:
     if activation.stage is Stage.DETECT:
-        return f"{len(activation.probes)} probes have answered" if activation.probes else ""
+        answered = len(activation.probes)
+        verb = "has" if answered == 1 else "have"
+        return f"{some_text(answered, 'probes')} {verb} answered" if answered else ""
     if machine is None:
         return ""
     names = [gpu.name or gpu.vendor for gpu in machine.gpus]
@@ -186,8 +188,7 @@ def _lock_note(activation: ActivationState) -> str:
     if activation.packages is None:
         return ""
     size = f", {size_text(activation.total_bytes)}" if activation.total_bytes is not None else ""
-    unit = "package" if activation.packages == 1 else "packages"
-    return f"{activation.packages} {unit}{size}"
+    return f"{some_text(activation.packages, 'packages')}{size}"
 
 
 def _download_note(frame: Frame, activation: ActivationState) -> str:
