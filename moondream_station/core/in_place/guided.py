@@ -37,12 +37,14 @@ from moondream_station.core.settings import load_settings
 
 _GUIDE = "guide"
 
+# A script's own logging shows what is said here; without any, Python writes it to stderr. Stdout is the
+# script's alone.
 _log = logging.getLogger(__name__)
 
 
 async def look_at(machine: Machine) -> Capabilities:
     """The machine as it is now; nothing is kept, nor taken from what was."""
-    return await detect(machine, on_probe=lambda _: None)
+    return await detect(machine, on_probe=lambda _: None, on_slow=_tell_slow)
 
 
 def guided_selection(
@@ -126,8 +128,11 @@ async def install_guided(
             return await InPlace(surroundings, requirements, ran=ran).install()
 
 
+def _tell_slow(probe: str) -> None:
+    _log.warning("The question %s has no answer yet.", probe)
+
+
 def _tell_wait(holder: Holder | None) -> None:
-    """Say it where a script's own logging shows it; without any, Python writes it to stderr."""
     who = f"{holder.command} (pid {holder.pid}, since {holder.since})" if holder else "another process"
     _log.warning("Waiting for %s, which uses the same home.", who)
 

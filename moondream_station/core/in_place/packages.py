@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from email.parser import HeaderParser
 from functools import cached_property
 from importlib.metadata import PathDistribution
 from pathlib import Path
@@ -47,6 +49,8 @@ class Package:
     @cached_property
     def requires(self) -> tuple[Requirement, ...]:
         """What it needs, with markers and extras as its metadata say."""
+        if not _headers_of(self.metadata):
+            return ()  # damaged, which counts by itself
         found = []
         for text in PathDistribution(self.metadata).requires or ():
             try:
@@ -93,5 +97,13 @@ def _name_and_version(metadata: Path, suffix: str) -> tuple[str, str]:
     name, separator, version = metadata.name.removesuffix(suffix).partition("-")
     if suffix == _WHEEL and separator:
         return name, version
-    told = PathDistribution(metadata).metadata
-    return told["Name"] or name, told["Version"] or version.partition("-")[0]
+    told = _headers_of(metadata)
+    return told.get("Name", name), told.get("Version", version.partition("-")[0])
+
+
+def _headers_of(metadata: Path) -> dict[str, str]:
+    """A package's metadata, the last value of each; empty where nothing can be read."""
+    for path in (metadata / "METADATA", metadata / "PKG-INFO", metadata):
+        with suppress(OSError, UnicodeDecodeError):
+            return dict(HeaderParser().parsestr(path.read_text(encoding="utf-8")).items())
+    return {}
