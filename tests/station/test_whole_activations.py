@@ -255,3 +255,27 @@ async def test_the_processor_contradicts_nothing(premises: Premises) -> None:
     async with premises.station(CPU) as station:
         course = await switched(station, "colours")
     assert course.only(VerificationCompleted).mismatches == ()
+
+
+@pytest.mark.parametrize(
+    ("machine", "build"),
+    [
+        pytest.param(CUDA_13, "cu134", id="nvidia"),
+        pytest.param(RADEON, "rocm7.3", id="amd"),
+        pytest.param(CUDA_12, "cu128", id="driver-560"),
+    ],
+)
+async def test_a_tag_that_only_the_index_knows_is_used_by_rule(
+    premises: Premises, machine: MachineRecord, build: str
+) -> None:
+    """A torch and a tag from after this version: the driver's bound is that of the CUDA major."""
+    for tag in ("cu134", "rocm7.3"):
+        premises.index.add_torch("2.16.0", tag)
+    async with premises.station(machine) as station:
+        course = await switched(station, "colours")
+    selected = course.only(BuildSelected)
+    assert selected.build == build
+    assert course.only(ActivationSucceeded).build == build
+    told = {candidate.build: candidate.reason for candidate in selected.candidates}
+    if build == "cu128":
+        assert told["cu134"] == "cu134 needs driver 580 or newer, this machine has 560.35.03."
