@@ -17,6 +17,7 @@ FORMAT: Final = "moondream-station/machine/1"
 LIMIT_BYTES: Final = 32 << 20
 """A record is read whole; this is more than all capped answers together."""
 
+_KILLED: Final = -9
 _PYTHON = re.compile(r"\d+\.\d+(\.\d+)?\S*", re.ASCII)
 _HINT: Final = "`moondream-station doctor --record FILE` writes such a file."
 
@@ -87,15 +88,15 @@ def record_from_json(data: Any) -> MachineRecord:
     record = _object(data, "the record")
     if record.get("format") != FORMAT:
         _wrong(f'"format" is not "{FORMAT}"')
-    commands = _array(record.get("commands", []), "commands")
-    directories = _object(record.get("directories", {}), "directories")
+    commands = _array(_given(record, "commands", []), "commands")
+    directories = _object(_given(record, "directories", {}), "directories")
     return MachineRecord(
         platform=_platform(_object(record.get("platform"), "platform")),
-        env=_texts(record.get("env", {}), "env"),
+        env=_texts(_given(record, "env", {}), "env"),
         commands=tuple(_command(entry, f"commands[{n}]") for n, entry in enumerate(commands)),
-        files=_texts(record.get("files", {}), "files"),
+        files=_texts(_given(record, "files", {}), "files"),
         directories={path: _names(names, f"directories[{path!r}]") for path, names in directories.items()},
-        unreadable=_texts(record.get("unreadable", {}), "unreadable"),
+        unreadable=_texts(_given(record, "unreadable", {}), "unreadable"),
     )
 
 
@@ -111,11 +112,17 @@ def _wrong_number(name: str) -> NoReturn:
     _wrong(f"{name} is no number")
 
 
+def _given(data: Mapping[str, Any], key: str, otherwise: Any) -> Any:
+    """A value; another one where it is missing, or null, as what is unknown is written."""
+    value = data.get(key)
+    return otherwise if value is None else value
+
+
 def _platform(data: Mapping[str, Any]) -> PlatformFacts:
     python = _text(data.get("python"), "platform.python")
     if _PYTHON.fullmatch(python) is None:
         _wrong('"platform.python" is no version')
-    libc = _names(data.get("libc", ["", ""]), "platform.libc")
+    libc = _names(_given(data, "libc", []), "platform.libc") or ("", "")
     if len(libc) != 2:  # noqa: PLR2004  a name and a version
         _wrong('"platform.libc" is not a name and a version')
     in_rosetta = data.get("in_rosetta")
@@ -123,10 +130,10 @@ def _platform(data: Mapping[str, Any]) -> PlatformFacts:
         _wrong('"platform.in_rosetta" is not true, false or null')
     return PlatformFacts(
         system=_text(data.get("system"), "platform.system"),
-        release=_text(data.get("release"), "platform.release"),
-        version=_text(data.get("version", ""), "platform.version"),
+        release=_text(_given(data, "release", ""), "platform.release"),
+        version=_text(_given(data, "version", ""), "platform.version"),
         machine=_text(data.get("machine"), "platform.machine"),
-        mac_ver=_text(data.get("mac_ver", ""), "platform.mac_ver"),
+        mac_ver=_text(_given(data, "mac_ver", ""), "platform.mac_ver"),
         libc=(libc[0], libc[1]),
         python=python,
         in_rosetta=in_rosetta,
@@ -138,18 +145,19 @@ def _command(data: Any, where: str) -> CommandResult:
     argv = _names(entry.get("argv"), f"{where}.argv")
     if not argv:
         _wrong(f'"{where}.argv" is empty')
-    returncode = entry.get("returncode")
-    if not isinstance(returncode, int) or isinstance(returncode, bool):
-        _wrong(f'"{where}.returncode" is no whole number')
-    timed_out = entry.get("timed_out", False)
+    timed_out = _given(entry, "timed_out", False)
     if not isinstance(timed_out, bool):
         _wrong(f'"{where}.timed_out" is not true or false')
+    # What was killed over its deadline has no exit status of its own.
+    returncode = _given(entry, "returncode", _KILLED) if timed_out else entry.get("returncode")
+    if not isinstance(returncode, int) or isinstance(returncode, bool):
+        _wrong(f'"{where}.returncode" is no whole number')
     return CommandResult(
         argv=argv,
         returncode=returncode,
-        stdout=_text(entry.get("stdout", ""), f"{where}.stdout"),
-        stderr=_text(entry.get("stderr", ""), f"{where}.stderr"),
-        seconds=_seconds(entry.get("seconds", 0.0), f"{where}.seconds"),
+        stdout=_text(_given(entry, "stdout", ""), f"{where}.stdout"),
+        stderr=_text(_given(entry, "stderr", ""), f"{where}.stderr"),
+        seconds=_seconds(_given(entry, "seconds", 0.0), f"{where}.seconds"),
         timed_out=timed_out,
     )
 

@@ -106,6 +106,20 @@ def test_what_newer_records_carry_is_ignored() -> None:
     assert record_from_json(data).platform.system == "Linux"
 
 
+def test_what_is_unknown_may_be_null() -> None:
+    """As everywhere: the libc that there is none of, the exit status and output of what was killed."""
+    data = changed("platform/libc", None)
+    data["commands"] = [
+        {"argv": ["nvidia-smi"], "returncode": None, "stdout": None, "stderr": None, "timed_out": True}
+    ]
+    data["env"] = None
+    record = record_from_json(data)
+    assert record.platform.libc == ("", "")
+    assert record_from_json(changed("platform/libc", [])).platform.libc == ("", "")
+    assert (record.commands[0].timed_out, record.commands[0].stdout) == (True, "")
+    assert record.env == {}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -121,7 +135,8 @@ def test_what_newer_records_carry_is_ignored() -> None:
         ("commands", [{"argv": "nvidia-smi", "returncode": 0}], '"commands[0].argv" is no array'),
         ("commands", [{"argv": [], "returncode": 0}], '"commands[0].argv" is empty'),
         ("commands", [{"argv": ["a"], "returncode": True}], '"commands[0].returncode" is no whole number'),
-        ("commands", [{"argv": ["a"], "returncode": 0, "stdout": None}], '"commands[0].stdout" is no text'),
+        ("commands", [{"argv": ["a"], "returncode": None}], '"commands[0].returncode" is no whole number'),
+        ("commands", [{"argv": ["a"], "returncode": 0, "stdout": 3}], '"commands[0].stdout" is no text'),
         ("commands", [{"argv": ["a"], "returncode": 0, "seconds": -1}], '"commands[0].seconds" is no time'),
         ("commands", [{"argv": ["a"], "returncode": 0, "seconds": 10**400}], "is no time"),
         ("commands", [{"argv": ["a"], "returncode": 0, "timed_out": 0}], "is not true or false"),
