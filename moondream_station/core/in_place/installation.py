@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,7 @@ import anyio.to_thread
 
 from moondream_station.core.backends.verification import WorkerPlan
 from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
 from moondream_station.core.builds.requirements import FAMILY, Requirements
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
@@ -225,5 +227,24 @@ class InPlace:
 
 
 def offer_of(torch: Package, catalog: Catalog) -> Offer | None:
-    """A torch that is installed as the wheel it came from; None where its build is not known."""
-    return offer_from_wheel(torch.wheel or "", catalog=catalog, source="default")
+    """A torch that is installed as the wheel it came from; None where its build is not known.
+
+    A version without a local part is PyPI's wheel only if torch's own file names the same CUDA: conda's and
+    home-made ones have such versions too.
+    """
+    offer = offer_from_wheel(torch.wheel or "", catalog=catalog, source="default")
+    if offer is None or offer.local is not None:
+        return offer
+    build = parse_build(offer.build)
+    toolkit = build.toolkit if build is not None and build.kind is Kind.CUDA else None
+    return offer if _cuda_of(torch) in {None, toolkit or "None"} else None
+
+
+def _cuda_of(torch: Package) -> str | None:
+    """The CUDA that an installed torch was built with, as its file writes it; None where that doesn't say."""
+    try:
+        text = (torch.metadata.parent / "torch" / "version.py").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    match = re.search(r"^cuda\b[^=\n]*=\s*(?:'([^']*)'|(None))", text, re.MULTILINE)
+    return (match[1] or match[2]) if match else None

@@ -84,17 +84,25 @@ def test_torch_that_comes_in_through_a_package_is_of_the_chosen_build(
     assert version == "2.9.1+cu126"
 
 
-def test_a_torch_that_does_not_compute_is_no_success(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        (TorchBehaviour(compute_errors={"cpu": "illegal instruction"}), "illegal instruction"),
+        (TorchBehaviour(exit_on_import=-11), "Importing torch ended its process (exit code -11)"),
+    ],
+)
+def test_a_torch_that_does_not_compute_is_no_success(
+    tmp_path: Path, behaviour: TorchBehaviour, words: str
+) -> None:
     """It is installed, and the result says that it does not work and what to do."""
     with TorchIndex() as index:
-        behaviour = TorchBehaviour(compute_errors={"cpu": "illegal instruction"})
         index.add_torch("2.9.1", "cpu", behaviour=behaviour)
         environ = Premises(folder=tmp_path, index=index).environ
         scratch = ScratchPython.make(tmp_path / "scratch", environ)
         answer = scratch.install("torch")
     assert not answer["success"]
     assert answer["cmd"] != []
-    assert "illegal instruction" in answer["message"]
+    assert words in answer["message"]
     assert "MOONDREAM_STATION_STRATEGY" in answer["message"]
 
 

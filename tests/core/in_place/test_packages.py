@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import platform
 import zipfile
 from pathlib import Path
 
@@ -111,5 +112,30 @@ def test_the_build_of_an_installed_torch_is_told_by_its_wheel(
 ) -> None:
     """By the local part of its version; None where that names no build."""
     unpack(torch_wheel(version, local), tmp_path)
+    offer = offer_of(only(tmp_path, "torch"), load_catalog())
+    assert (offer.build if offer else None) == build
+
+
+@pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="PyPI's wheel is another one there"
+)
+@pytest.mark.parametrize(
+    ("said", "build"),
+    [
+        ("cuda: Optional[str] = '12.8'", "cu128"),
+        ("cuda = '12.8'", "cu128"),
+        ("cuda: Optional[str] = None", None),
+        ("cuda = '12.6'", None),
+        ("git_version = 'abc'", "cu128"),
+        (None, "cu128"),
+    ],
+)
+def test_a_version_without_a_build_is_pypis_only_if_torch_says_the_same(
+    tmp_path: Path, said: str | None, build: str | None
+) -> None:
+    """What conda or somebody's compiler made has such versions too."""
+    unpack(torch_wheel("2.9.0", None), tmp_path)
+    if said is not None:
+        (tmp_path / "torch" / "version.py").write_text(f"__version__ = '2.9.0'\n{said}\n", encoding="utf-8")
     offer = offer_of(only(tmp_path, "torch"), load_catalog())
     assert (offer.build if offer else None) == build
