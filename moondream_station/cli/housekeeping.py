@@ -7,7 +7,7 @@ import os
 import anyio
 
 from moondream_station.cli.output import print_progress, print_text
-from moondream_station.core.environments.active import read_active, write_active
+from moondream_station.core.environments.active import ActiveRecord, read_active, write_active
 from moondream_station.core.errors import NoActiveModel, StationRunning
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.locks import Holder, activation_lock, read_station
@@ -26,16 +26,16 @@ def waiting(holder: Holder | None) -> None:
 def run_prune(*, dry_run: bool, as_json: bool) -> int:
     """Remove what nothing refers to, or say what that would be; returns the exit code."""
     home = home_from(os.environ)
-    home.create()
 
     async def work() -> list[dict[str, object]]:
+        home.create()
         found = await prune(home, dry_run=dry_run, on_wait=waiting)
         return [
             {"path": str(one.path.relative_to(home.root)), "kind": one.kind, "size_bytes": one.size_bytes}
             for one in found
         ]
 
-    removed = anyio.run(work)
+    removed = anyio.run(work) if home.root.exists() else []
     total = sum(int(str(one["size_bytes"])) for one in removed)
     verb = "Would free" if dry_run else "Freed"
     lines = [f"{one['kind']:<12} {one['path']}" for one in removed]
@@ -52,6 +52,7 @@ def run_remove(model: str, *, as_json: bool) -> int:
         StationRunning: A station serves the model now.
     """
     home = home_from(os.environ)
+    _record_with(home, model)  # before anything is made or waited for
     home.create()
     anyio.run(_forget, home, model)
     text = f"{model} is forgotten; `moondream-station prune` frees the space."
@@ -61,11 +62,7 @@ def run_remove(model: str, *, as_json: bool) -> int:
 
 async def _forget(home: Home, model: str) -> None:
     async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=waiting):
-        record = read_active(home)
-        if model not in record.models:
-            raise NoActiveModel(
-                f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
-            )
+        record = _record_with(home, model)
         station = read_station(home)
         if station is not None and record.model == model:
             raise StationRunning(
@@ -73,3 +70,12 @@ async def _forget(home: Home, model: str) -> None:
                 hint="Switch to another model first, or end that station.",
             )
         write_active(home, record.without(model))
+
+
+def _record_with(home: Home, model: str) -> ActiveRecord:
+    record = read_active(home)
+    if model not in record.models:
+        raise NoActiveModel(
+            f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
+        )
+    return record

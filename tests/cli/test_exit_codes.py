@@ -231,10 +231,13 @@ def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None
         "plan --offline",
         "doctor --offline",
         "doctor --fix",
+        "remove colours",
+        "prune",
+        "prune --dry-run",
     ],
 )
 def test_looking_makes_no_home(tmp_path: Path, call: Call, line: str) -> None:
-    """What only looks leaves nothing where nothing was."""
+    """What only looks, or finds nothing to change, leaves nothing where nothing was."""
     call(*line.split(), MOONDREAM_STATION_HOME=str(tmp_path / "home"))
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from playwright.async_api import Browser
 from moondream_station.core.bus import Bus
 from moondream_station.core.events import ActivationSucceeded, Fact
 from support.browser import Window, open_browser, open_window
+from support.commands import serving as serving_process
 from support.http_server import Served, serving
+from support.index_traffic import Fault
 from support.scripted_activation import degraded, failed, reused, whole
 from support.station_api import FakeStation
+from support.stations import open_premises
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 
@@ -153,6 +157,26 @@ async def test_switching_and_cancelling(served: Served, window: Window) -> None:
     (refusal,) = window.complaints
     assert "400" in refusal
     window.complaints.clear()
+
+
+async def test_a_real_station_is_switched_from_the_page(tmp_path: Path, window: Window) -> None:
+    """From the button through a slow download to the model that is active, as the station tells it."""
+    with open_premises(tmp_path) as premises:
+        premises.add_model("colours")
+        premises.index.add_torch("2.9.9", "cpu", filler_bytes=3_000_000)
+        premises.index.faults.append(Fault(match="/whl/cpu/torch-2.9.9*.whl", bytes_per_second=1_000_000))
+        with serving_process(premises) as station:
+            await window.open(station.address)
+            await window.wait_for("model", "No model is active")
+            await window.page.get_by_label("Strategy").fill("cpu")
+            await window.page.get_by_role("button", name="Switch to colours").click()
+            await window.wait_for_part("progress", "B/s")
+            await window.wait_for("model", "colours")
+            await window.wait_for_part("active", "computes correctly")
+            await window.wait_for_part("models", "active · installed")
+            assert (await window.text("news")).startswith("colours is active after ")
+            assert await window.text("why")
+            await window.page.goto("about:blank")
 
 
 async def test_hostile_words_stay_words(served: Served, window: Window) -> None:
