@@ -63,9 +63,13 @@ class HostedWorker:
     released: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
-    async def verify(self) -> Verification:
-        """Let torch compute, and hold its report against the plan."""
-        return await self.worker.verify(self.spec.plan)
+    async def verify(self, *, progress: Progress = lambda *_: None) -> Verification:
+        """Let torch compute, and hold its report against the plan.
+
+        Args:
+            progress: Told how far it is: done, total, and of what.
+        """
+        return await self.worker.verify(self.spec.plan, progress=progress)
 
     async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
         """Call the backend's `init_backend`; it is ready when that returned.

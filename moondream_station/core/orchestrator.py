@@ -215,7 +215,7 @@ class Orchestrator:
 
     async def _verify(self, activation: Activation, hosted: HostedWorker) -> Verification:
         try:
-            verification = await hosted.verify()
+            verification = await hosted.verify(progress=activation.progressed)
         except WorkerFailed as error:
             if hosted.spec.plan.build in {None, CPU}:
                 raise

@@ -17,6 +17,7 @@ from moondream_station.core.events import (
     EnvironmentBuilt,
     RequirementsLocked,
     Stage,
+    StageProgressed,
     StageStarted,
     VerificationCompleted,
     WorkerStarted,
@@ -72,6 +73,16 @@ async def test_every_stage_in_order(premises: Premises) -> None:
     async with premises.station(CUDA_12) as station:
         course = await switched(station, "colours")
     assert [fact.stage for fact in course.every(StageStarted)] == list(Stage)
+
+
+async def test_building_and_verifying_tell_how_far_they_are(premises: Premises) -> None:
+    """Each tells its last step as the last of all there are, of packages, files and what torch has to do."""
+    async with premises.station(CUDA_12) as station:
+        course = await switched(station, "colours")
+    last = {(fact.stage, fact.unit): (fact.done, fact.total) for fact in course.every(StageProgressed)}
+    assert {unit for stage, unit in last if stage is Stage.BUILD} == {"packages", "files"}
+    assert last[Stage.VERIFY, "steps"] == (3, 3)
+    assert all(done == total for done, total in last.values())
 
 
 async def test_guide_names_the_build_of_its_table_and_the_one_it_takes(premises: Premises) -> None:

@@ -10,6 +10,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 _BUILD = re.compile(r"cpu|cu\d+|rocm\d+(\.\d+)*|xpu")
@@ -19,11 +20,14 @@ _LARGEST = 8
 TF32, whose ten bits of mantissa hold every entry."""
 
 
-def check_torch(planned_build: str) -> tuple[dict[str, Any], str | None]:
+def check_torch(
+    planned_build: str, progress: Callable[[int, int, str], object] = lambda *_: None
+) -> tuple[dict[str, Any], str | None]:
     """Import torch, find the device that `planned_build` is for, and compute on it.
 
     Args:
         planned_build: The build that was installed ("cpu", "cu126", "rocm6.4", "xpu", "mps").
+        progress: Told which of the three is done: done, total, "steps".
 
     Returns:
         The fields of `VerificationReport`, and one line about what went wrong, None where nothing did.
@@ -32,9 +36,13 @@ def check_torch(planned_build: str) -> tuple[dict[str, Any], str | None]:
     report: dict[str, Any] = {}
     detail = None
     try:
+        progress(0, 3, "steps")
         _describe(report, planned_build)
+        progress(1, 3, "steps")
         detail = _use_device(report, planned_build)
+        progress(2, 3, "steps")
         _compute(report)
+        progress(3, 3, "steps")
     except Exception as error:  # noqa: BLE001  whatever torch raises is what is to be reported
         report["compute_ok"] = False
         detail = _in_words(error)

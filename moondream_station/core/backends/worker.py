@@ -69,14 +69,25 @@ class Worker:
         """How it failed, None while it is well."""
         return self._link.failure
 
-    async def verify(self, plan: WorkerPlan, *, timeout_seconds: float = 300.0) -> Verification:
+    async def verify(
+        self,
+        plan: WorkerPlan,
+        *,
+        timeout_seconds: float = 300.0,
+        progress: Callable[[int, int | None, str], object] = lambda *_: None,
+    ) -> Verification:
         """Let torch compute, and hold its report against the plan. Without torch only the worker answers.
+
+        Args:
+            plan: What torch should report.
+            timeout_seconds: How long each step may take.
+            progress: Told how far it is: done, total, and of what.
 
         Raises:
             WorkerTimeout: Torch took longer.
             WorkerFailed: The worker died over it.
         """
-        value = await self._ask("verify", timeout_seconds, {"build": plan.build})
+        value = await self._ask("verify", timeout_seconds, {"build": plan.build}, progress)
         try:
             report = report_from(value["report"])
         except (KeyError, TypeError, ValueError) as error:
@@ -201,11 +212,18 @@ class Worker:
         self._link.tell({"op": "shutdown"})
         return _GOODBYE_SECONDS
 
-    async def _ask(self, op: str, timeout_seconds: float, fields: Frame) -> dict[str, Any]:
+    async def _ask(
+        self,
+        op: str,
+        timeout_seconds: float,
+        fields: Frame,
+        progress: Callable[[int, int | None, str], object],
+    ) -> dict[str, Any]:
         request = self._link.request(op, {"op": op, **fields})
         self._is_idle = False
         try:
-            frame = await request.next_frame(timeout_seconds)
+            while (frame := await request.next_frame(timeout_seconds))["kind"] == "progress":
+                progress(frame["done"], frame["total"], frame["unit"])
         except BackendError as error:
             raise WorkerFailed(
                 f"The worker could not {op}: {error.message}", log="\n".join(self.last_lines)

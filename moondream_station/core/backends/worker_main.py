@@ -189,7 +189,8 @@ class Worker:
         match request.get("op"):
             case "verify":
                 build = request["build"]
-                report, detail = torch_check.check_torch(build) if build else ({}, None)
+                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                    report, detail = torch_check.check_torch(build, progress) if build else ({}, None)
                 driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
                 return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
             case "init":

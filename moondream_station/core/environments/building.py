@@ -124,7 +124,8 @@ class Building:
         arrived = [path for name, path in wheels.items() if name not in self.arrivals.finished]
         self._tasks.start_soon(_settle, arrived)
         async with blaming_wheels(self._lock, wheels):
-            self._progress(0, total, "packages")
+            unpacked = await anyio.to_thread.run_sync(_unpacked, self._scratch / "cache")
+            self._progress(min(unpacked, total), total, "packages")
             fill = partial(self._fill, wheels)
             await accompanied(fill, by=partial(_watch, self._scratch / "cache", total, self._progress))
             self._progress(total, total, "packages")
