@@ -15,6 +15,7 @@ from packaging.requirements import InvalidRequirement
 
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text, table, terminal_width
+from moondream_station.core.backends.backend_requirements import requirements_of
 from moondream_station.core.builds.choice import Candidate, Selection
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
@@ -116,7 +117,10 @@ async def _requirements(asked: Asked, home: Home, settings: Settings) -> Require
         texts += read.canonical
         warnings += read.warnings
     if asked.model is not None:
-        texts += (await _requirements_of(asked.model, home, settings)).canonical
+        asks = await _requirements_of(asked.model, home, settings)
+        # What is given by a URL says nothing about torch, and could not be a requirement on its own.
+        pairs = zip(asks.items, asks.texts, strict=True)
+        texts += [text for item, text in pairs if item.url is None]
     return replace(parse_requirement_args(texts or ["torch"]), warnings=tuple(warnings))
 
 
@@ -141,7 +145,7 @@ async def _requirements_of(model: str, home: Home, settings: Settings) -> Requir
     backend = manifest.model(model).backend
     home.create()
     code = await provide_code(home, manifest, os.environ, backend)
-    return parse_requirements(code.requirements_text.splitlines(), origin=f"requirements.txt of {backend}")
+    return requirements_of(code, manifest.backends[backend])
 
 
 def _quoted(command: Sequence[str]) -> str:

@@ -151,6 +151,12 @@ class PythonUnsuitable(StationError):
     code = "python-unsuitable"
 
 
+class BuildFailed(StationError):
+    """A package can't be built from source, which the manifest allows for it."""
+
+    code = "build-failed"
+
+
 class VerificationFailed(StationError):
     """Torch itself does not report what was planned.
 

@@ -29,9 +29,11 @@ from moondream_station.core.environments.offers_source import CollectedOffers, c
 from moondream_station.core.environments.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.environments.place import Place
 from moondream_station.core.environments.pylock import read_stored_pylock
+from moondream_station.core.environments.source_builds import with_built_wheels
 from moondream_station.core.environments.space import no_space_hint
 from moondream_station.core.environments.store import Committed, find_reusable
 from moondream_station.core.environments.transfer import patience_of
+from moondream_station.core.environments.uv_environment import to_uv_environment
 from moondream_station.core.errors import IndexUnreachable, NoBuild, NoSpace, ResolutionConflict, StationError
 from moondream_station.core.events import (
     BuildSelected,
@@ -313,6 +315,7 @@ class Installation:
     async def _download_and_build(self, lock: Lock, choosing: Choosing) -> Installed:
         current = choosing.current if lock.torch is not None else None
         self._activation.enter(Stage.DOWNLOAD)
+        lock = await self._with_built_wheels(lock)
         async with open_building(
             lock,
             home=self._tools.home,
@@ -345,7 +348,21 @@ class Installation:
             file_count=file_count,
         )
 
-    async def _fetch(self, lock: Lock, current: Ranked | None, arrivals: Arrivals) -> Mapping[str, Path]:
+    async def _with_built_wheels(self, lock: Lock) -> Lock:
+        """What is to be built from source is fetched and built before anything else: the rest is wheels."""
+        config, _ = await self._connect()
+        return await with_built_wheels(
+            lock,
+            fetch=lambda sources: self._fetch(sources, None, None),
+            home=self._tools.home,
+            interpreter=self._prepared.interpreter,
+            environ=self._tools.environ,
+            variables=to_uv_environment(config, torch_index=self._tools.torch_index),
+        )
+
+    async def _fetch(
+        self, lock: Lock, current: Ranked | None, arrivals: Arrivals | None
+    ) -> Mapping[str, Path]:
         config, client = await self._connect()
         build = parse_build(current.build) if current else None
         return await fetch(

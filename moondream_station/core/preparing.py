@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
+import structlog
 
 from moondream_station.core.activation import Activation
 from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.backend_requirements import read_requirements, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.backends.provide import locate, read_backend
-from moondream_station.core.builds.requirements import Requirements, parse_requirements
+from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache, Detected
 from moondream_station.core.capabilities.snapshot import Capabilities, ProbeReport
 from moondream_station.core.choosing import CPU
@@ -20,6 +22,8 @@ from moondream_station.core.environments.store import request_key
 from moondream_station.core.errors import StationError, UnsupportedModel
 from moondream_station.core.events import CapabilitiesDetected, Fact, ProbeFinished, Stage
 from moondream_station.core.home import Home
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +107,10 @@ class Preparation:
         request = activation.request
         model = self.check_model(request.model)
         code, detected = await self._look_around(activation, model)
-        origin = f"requirements.txt of {model.backend}"
-        requirements = parse_requirements(code.requirements_text.splitlines(), origin=origin)
+        requirements = requirements_of(code, self._manifest.backends[model.backend])
+        for warning in requirements.warnings:
+            _log.warning("requirements_line_left_out", reason=warning)
+            activation.note(warning)
         interpreter = await find_interpreter(request.python, environ=self._environ)
         capabilities = detected.capabilities
         return Prepared(
@@ -118,7 +124,7 @@ class Preparation:
                 backend=code.id,
                 backend_version=code.version,
                 code_digest=code.digest,
-                requirements=requirements.canonical,
+                requirements=(*requirements.canonical, *(f"{name} built" for name in requirements.builds)),
                 strategy=request.strategy,
                 python=interpreter.minor,
                 platform=f"{capabilities.system}-{capabilities.machine}".lower(),
@@ -207,9 +213,9 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tupl
         location = locate(model.backend, info, manifest)
         if location.path is not None and location.path.is_dir():
             text = (location.path / "requirements.txt").read_text(encoding="utf-8")
-        else:
-            code = read_backend(home, model.backend, info.version)
-            text = code.requirements_text if code else ""
-        return parse_requirements(text.splitlines(), origin="requirements.txt").canonical
+            folder = location.path
+            return read_requirements(text, info, folder=folder, backend=model.backend).canonical
+        code = read_backend(home, model.backend, info.version)
+        return requirements_of(code, info).canonical if code else ()
     except (OSError, UnicodeDecodeError, StationError):
         return ()

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import anyio.lowlevel
 
+from moondream_station.core.backends.backend_requirements import requirements_of
 from moondream_station.core.backends.code_store import read_backend
-from moondream_station.core.builds.requirements import parse_requirements
-from moondream_station.core.errors import RequirementsUnsafe
+from moondream_station.core.errors import BackendUnavailable, RequirementsUnsafe
 from moondream_station.core.events import (
     ActivationFailed,
     ActivationSucceeded,
@@ -75,10 +75,10 @@ async def _code(patient: Patient) -> Verdict:
             text="Take it anew.", commands=(f"moondream-station switch {shlex.quote(subject.model or '')}",)
         )
         return error(f"The code of the backend {record.backend} is gone, or was changed.", remedy=remedy)
-    origin = f"requirements.txt of {record.backend}"
+    manifest = await patient.manifest.get()
     try:
-        requirements = parse_requirements(code.requirements_text.splitlines(), origin=origin)
-    except RequirementsUnsafe as unsafe:
+        requirements = await in_thread(requirements_of, code, manifest.backends.get(record.backend))
+    except (RequirementsUnsafe, BackendUnavailable) as unsafe:
         remedy = Remedy(text=unsafe.hint or "Correct the line.")
         return warning(unsafe.message, remedy=remedy)
     detail = "\n".join(requirements.warnings) or None

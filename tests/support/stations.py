@@ -85,6 +85,8 @@ class Premises:
         requirements: str = "torch>=2.8\n",
         source: str = ECHO,
         code_url: str | None = None,
+        files: dict[str, str] | None = None,
+        allow: dict[str, list[str]] | None = None,
         **fields: object,
     ) -> None:
         """Put a model with a backend of its own into the manifest; calling it again changes it.
@@ -94,14 +96,17 @@ class Premises:
             requirements: Its backend's requirements.txt.
             source: Its backend's code.
             code_url: Where the manifest says that code is; the folder it is written to by default.
+            files: Further files beside its code.
+            allow: What the manifest allows its requirements.
             fields: Further fields of the model's entry.
         """
-        code = write_backend(self.folder / "backends" / model, source, requirements=requirements)
+        code = write_backend(self.folder / "backends" / model, source, requirements=requirements, files=files)
         self._manifest["backends"][model] = {
             "name": model,
             "download_url": code_url or str(code.folder),
             "entry_module": code.entry_module,
             "functions": list(code.functions),
+            "allow": allow or {},
         }
         entry = {"name": model, "description": f"The model {model}.", "backend": model, **fields}
         self._manifest["models"][model] = entry

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import json
 import platform
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,6 +119,50 @@ class Wheel:
         ]
         yield f"{self._dist_info}/METADATA", self.metadata
         yield f"{self._dist_info}/WHEEL", "\n".join(wheel).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources(Wheel):
+    """An archive of sources of which that wheel is made, by a build backend of its own that needs nothing.
+
+    Args:
+        failure: What its building says instead of working, empty where it works.
+    """
+
+    failure: str = ""
+
+    @property
+    def filename(self) -> str:
+        """The archive's file name."""
+        return f"{self._escaped_name}-{self.version}.tar.gz"
+
+    @cached_property
+    def data(self) -> bytes:
+        """The archive's bytes."""
+        wheel = Wheel(name=self.name, version=self.version, requires=self.requires, files=self.files)
+        project = '[build-system]\nrequires = []\nbuild-backend = "building"\nbackend-path = ["."]\n'
+        backend = (
+            "import shutil\n"
+            "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
+            f"    if {self.failure!r}:\n"
+            f"        raise SystemExit({self.failure!r})\n"
+            f"    shutil.copy({wheel.filename!r}, folder)\n"
+            f"    return {wheel.filename!r}\n"
+        )
+        # The form that says whether metadata may differ from build to build: so it is built to be locked.
+        info = wheel.metadata.replace(b"2.1", b"2.2").replace(b"\n\n", b"\nDynamic: Requires-Dist\n\n")
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, content in (
+                ("PKG-INFO", info),
+                ("pyproject.toml", project.encode()),
+                ("building.py", backend.encode()),
+                (wheel.filename, wheel.data),
+            ):
+                member = tarfile.TarInfo(f"{self._escaped_name}-{self.version}/{name}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return gzip.compress(buffer.getvalue(), mtime=0)
 
 
 def _record_hash(content: bytes) -> str:

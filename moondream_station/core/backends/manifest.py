@@ -1,7 +1,7 @@
 """The manifest: which models there are, and the backends that serve them.
 
-The format is Moondream Station 0.1's; `sha256` and `size` of a backend and `requires_gpu` of a model are
-additions. Keys that nobody knows are accepted, as 0.1 did. docs/reference/manifest.md describes it.
+The format is Moondream Station 0.1's; `sha256`, `size` and `allow` of a backend and `requires_gpu` of a model
+are additions. Keys that nobody knows are accepted, as 0.1 did. docs/reference/manifest.md describes it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 from pydantic import (
     AfterValidator,
@@ -51,6 +52,13 @@ def _function_name(text: str) -> str:
     return text
 
 
+def _package_name(text: str) -> str:
+    try:
+        return canonicalize_name(text, validate=True)
+    except InvalidName:
+        raise ValueError(f"{text!r} is no package's name") from None
+
+
 def _release(text: str) -> str:
     try:
         Version(text)
@@ -60,6 +68,22 @@ def _release(text: str) -> str:
 
 
 FolderName = Annotated[str, AfterValidator(_folder_name)]
+
+
+class Allowed(BaseModel):
+    """What a backend's requirements may hold beside names and versions, each by its name.
+
+    Attributes:
+        builds: Packages that may be built from source, where they have no wheel that fits.
+        urls: Packages that may be given by an `http(s):` URL.
+        files: Files beside requirements.txt that it may read with `-r`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    builds: tuple[Annotated[str, AfterValidator(_package_name)], ...] = ()
+    urls: tuple[Annotated[str, AfterValidator(_package_name)], ...] = ()
+    files: tuple[FolderName, ...] = ()
 
 
 class BackendInfo(BaseModel):
@@ -74,6 +98,7 @@ class BackendInfo(BaseModel):
         min_version: The oldest station that can run it.
         sha256: The archive's digest, 64 hex digits.
         size: The archive's size in bytes.
+        allow: What its requirements may hold beside names and versions.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -86,6 +111,7 @@ class BackendInfo(BaseModel):
     min_version: Annotated[str, AfterValidator(_release)] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     size: Annotated[int, Field(ge=0)] | None = None
+    allow: Allowed = Allowed()
 
     @property
     def served_functions(self) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from moondream_station.core.builds.allowances import NOTHING, Allowances
 from moondream_station.core.errors import RequirementsUnsafe, UsageError
 
 FAMILY: frozenset[str] = frozenset({
@@ -39,6 +40,7 @@ _PYTORCH_INDEX = re.compile(
     r"https?://(?:[^/@\s]*@)?(?:download(?:-r2)?\.pytorch\.org(?:[:/]|$)|\S*/whl/(?:nightly/|test/)?"
     r"(?:cpu|cu[0-9]{2,3}|rocm[0-9.]+|xpu)(?:[/?#]|$))"
 )
+_NESTED = re.compile(r"(?:-r|--requirement)(?:\s*=\s*|\s+)(\S+)")
 _CREDENTIALS = re.compile(r"(?<=://)\S*@")
 _QUERY = re.compile(r"\?\S*")
 _ARCHIVE = (
@@ -69,6 +71,7 @@ class Requirements:
         hashes: The sha256 hashes given with each one, lower case; mostly empty.
         origin: Where they come from, for messages.
         warnings: Sentences about what was left out.
+        builds: Packages that may be built from source where they have no wheel that fits.
     """
 
     items: tuple[Requirement, ...] = ()
@@ -76,6 +79,7 @@ class Requirements:
     hashes: tuple[tuple[str, ...], ...] = ()
     origin: str = ""
     warnings: tuple[str, ...] = ()
+    builds: frozenset[str] = frozenset()
 
     @property
     def canonical(self) -> tuple[str, ...]:
@@ -101,15 +105,16 @@ class Requirements:
             if item.marker is None or item.marker.evaluate(environment)
         ]
         items, texts, hashes = zip(*kept, strict=True) if kept else ((), (), ())
-        return Requirements(items, texts, hashes, self.origin, self.warnings)
+        return replace(self, items=items, texts=texts, hashes=hashes)
 
 
-def parse_requirements(lines: Iterable[str], *, origin: str) -> Requirements:
+def parse_requirements(lines: Iterable[str], *, origin: str, allowed: Allowances = NOTHING) -> Requirements:
     """Reads the lines of a requirements file.
 
     Args:
         lines: The lines, with or without their ends. A byte order mark is skipped.
         origin: The file's name, for messages.
+        allowed: What may be there beside names, versions, markers and hashes.
 
     Raises:
         RequirementsUnsafe: A line asks for something other than names, extras, versions, markers and sha256
@@ -118,11 +123,11 @@ def parse_requirements(lines: Iterable[str], *, origin: str) -> Requirements:
     """
     collected: dict[str, tuple[Requirement, tuple[str, ...]]] = {}
     warnings: list[str] = []
-    for number, line in _logical_lines(lines, origin):
+    for place, number, line in _all_lines(lines, origin, allowed):
         if line.startswith("-"):
-            warnings.append(_dropped_option(line, origin, number))
+            warnings.append(_dropped_option(line, place, number))
             continue
-        item, text, hashes = _parse_line(line, origin, number)
+        item, text, hashes = _parse_line(line, place, number, allowed)
         known = collected.get(text)
         collected[text] = (item, tuple(dict.fromkeys((*(known[1] if known else ()), *hashes))))
     return Requirements(
@@ -131,6 +136,7 @@ def parse_requirements(lines: Iterable[str], *, origin: str) -> Requirements:
         hashes=tuple(hashes for _, hashes in collected.values()),
         origin=origin,
         warnings=tuple(warnings),
+        builds=allowed.builds,
     )
 
 
@@ -155,6 +161,23 @@ def parse_requirement_args(args: Iterable[str]) -> Requirements:
     )
 
 
+def _all_lines(lines: Iterable[str], origin: str, allowed: Allowances) -> Iterator[tuple[str, int, str]]:
+    """The lines of a file and of those that it names and may; each with its file's name and its number."""
+    seen: set[str] = set()
+    waiting = [(origin, lines)]
+    while waiting:
+        place, content = waiting.pop(0)
+        for number, line in _logical_lines(content, place):
+            nested = _NESTED.fullmatch(line)
+            if nested is None:
+                yield place, number, line
+            elif nested[1] not in allowed.files:
+                raise _unsafe(place, number, line, "other files are not read, unless the manifest names them")
+            elif nested[1] not in seen:
+                seen.add(nested[1])
+                waiting.append((f"{nested[1]} beside {origin}", allowed.files[nested[1]].splitlines()))
+
+
 def _logical_lines(lines: Iterable[str], origin: str) -> Iterator[tuple[int, str]]:
     """Joins continued lines and takes comments out, as pip does; yields each one's first number too."""
     pending: list[str] = []
@@ -177,7 +200,9 @@ def _logical_lines(lines: Iterable[str], origin: str) -> Iterator[tuple[int, str
         yield started, joined
 
 
-def _parse_line(line: str, origin: str, number: int) -> tuple[Requirement, str, tuple[str, ...]]:
+def _parse_line(
+    line: str, origin: str, number: int, allowed: Allowances
+) -> tuple[Requirement, str, tuple[str, ...]]:
     hashes: list[str] = []
     for value in _HASH.findall(line):
         match = _SHA256.fullmatch(value)
@@ -188,22 +213,26 @@ def _parse_line(line: str, origin: str, number: int) -> tuple[Requirement, str, 
     if re.search(r"\s--?[A-Za-z]", bare):
         raise _unsafe(origin, number, line, "options other than --hash are not accepted")
     try:
-        item, text = _parse_requirement(bare)
+        item, text = _parse_requirement(bare, allowed)
     except InvalidRequirement as error:
         raise _unsafe(origin, number, line, str(error).splitlines()[0]) from error
     return item, text, tuple(hashes)
 
 
-def _parse_requirement(text: str) -> tuple[Requirement, str]:
+def _parse_requirement(text: str, allowed: Allowances = NOTHING) -> tuple[Requirement, str]:
     """A requirement, and its text in one spelling with its version clauses in the order they were written."""
     item = Requirement(text)
+    if item.url is not None and canonicalize_name(item.name) in FAMILY:
+        raise InvalidRequirement("torch and its companions come from the build that the station chooses")
     if item.url is not None:
-        raise InvalidRequirement("addresses are not accepted, only names and versions")
+        allowed.check_url(item)
     if item.name.lower().endswith(_ARCHIVE):
         raise InvalidRequirement("files are not accepted, only names and versions")
     _check_marker(item)
     extras = f"[{','.join(sorted(item.extras))}]" if item.extras else ""
     marker = f"; {item.marker}" if item.marker else ""
+    if item.url is not None:
+        return item, f"{canonicalize_name(item.name)}{extras} @ {item.url}{f' {marker}' if marker else ''}"
     return item, f"{canonicalize_name(item.name)}{extras}{_specifier(item, text)}{marker}"
 
 
@@ -229,17 +258,27 @@ def _specifier(item: Requirement, text: str) -> str:
 def _dropped_option(line: str, origin: str, number: int) -> str:
     match = _INDEX_OPTION.fullmatch(line)
     if match is None or not _PYTORCH_INDEX.match(match[1].strip("'\"")):
-        raise _unsafe(origin, number, line, "options are not accepted")
+        raise _unsafe(origin, number, line, _why_never(line))
     return (
         f"{origin}, line {number}: {_shown(line)!r} is left out, because the station chooses PyTorch's index "
         f"for this machine."
     )
 
 
+def _why_never(line: str) -> str:
+    """Why an option is not accepted, and can't be allowed either."""
+    if line.startswith(("-e", "--editable")):
+        return "an editable installation would change with its folder; an environment never changes"
+    if line.startswith(("-c", "--constraint")):
+        return "constraints are the user's to set"
+    return "options are not accepted: where packages come from is the user's to set"
+
+
 def _unsafe(origin: str, number: int, line: str, why: str) -> RequirementsUnsafe:
     return RequirementsUnsafe(
         f"{origin}, line {number}: {_shown(line)!r} is not accepted: {_shown(why)}",
-        hint="Requirements may hold names, extras, versions, markers and sha256 hashes only.",
+        hint="Requirements may hold names, extras, versions, markers and sha256 hashes. For a backend's, see"
+        " `allow` in docs/reference/manifest.md.",
     )
 
 

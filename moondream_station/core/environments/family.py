@@ -82,6 +82,11 @@ class Family:
         await self.pin(TRITON_NAMES)
 
     @property
+    def version(self) -> str | None:
+        """The chosen torch's version, with its local part."""
+        return str(self._offer.full_version) if self._offer is not None else None
+
+    @property
     def description(self) -> str:
         """The chosen torch and its place, for people."""
         if self._offer is None:

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockedFile:
-    """One wheel.
+    """One wheel, or one archive of sources that a wheel is made of before it is installed.
 
     Args:
         name: The package's normalized name ("torch").
@@ -31,6 +31,11 @@ class LockedFile:
     index: str | None
     sha256: str
     size_bytes: int | None
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether it can be installed as it is."""
+        return self.filename.endswith(".whl")
 
     @property
     def stored_name(self) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +22,16 @@ from moondream_station.core.environments.packaging_config import PackagingConfig
 from moondream_station.core.environments.pylock import read_pylock
 from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.environments.sizes import with_sizes
-from moondream_station.core.environments.space import writing_to
 from moondream_station.core.environments.uv_environment import to_uv_environment
 from moondream_station.core.environments.uv_failures import is_conflict, lock_failure, wheel_to_fetch
 from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
+from moondream_station.core.environments.work_folder import work_folder
 from moondream_station.core.errors import (
     HashMismatch,
     RequirementsUnsafe,
     ResolutionConflict,
     SettingsInvalid,
+    StationError,
 )
 from moondream_station.core.events import DownloadProgressed
 from moondream_station.core.home import Home
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 _TURNS = 12
 """Each turn adds what the one before showed: a name for the group, a wheel from disk, an unfit torch."""
-_REMOVE_SECONDS = 1.0
+_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
 async def resolve_lock(
@@ -93,7 +92,7 @@ async def resolve_lock(
     """
     uv = await find_uv(environ)
     constraints = await anyio.to_thread.run_sync(_read_constraints, config.constraints)
-    async with _work_folder(home) as folder:
+    async with work_folder(home) as folder:
         family = Family(
             offer,
             others=others,
@@ -106,7 +105,7 @@ async def resolve_lock(
             **to_uv_environment(config, torch_index=torch_index),
             **family.credentials(torch_index),
         }
-        resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter)
+        resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter, requirements.builds)
         lock = await _settle(resolver, family, requirements.canonical, (*constraints, *bounds))
     _check_hashes(lock, requirements)
     return await with_sizes(lock, client)
@@ -132,11 +131,11 @@ async def _settle(
         failure = await resolver.run(project)
         if failure is not None:
             if conflict is not None and wheel_to_fetch(failure):
-                raise lock_failure(conflict, log=resolver.log)
+                raise _failed(conflict, resolver, family)
             if await _learn(failure, resolver, family):
                 continue
             if not (is_conflict(failure) and family.widen()):
-                raise lock_failure(conflict or failure, log=resolver.log)
+                raise _failed(conflict or failure, resolver, family)
             conflict = failure
             continue
         lock = await resolver.read()
@@ -154,7 +153,7 @@ async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
     """Whether a failure shows what to do better in the next turn."""
     url = wheel_to_fetch(failure)
     if url is None:
-        return await family.pin_mentioned(failure)
+        return resolver.build_mentioned(failure) or await family.pin_mentioned(failure)
     if await family.offer_from_disk(url):
         return True
     # An ordinary package of an index that tells too little: let uv fetch such wheels itself, as pip would.
@@ -171,10 +170,17 @@ class _Resolver:
         cache: uv's cache.
         variables: The user's set-up, for uv.
         interpreter: What is locked for.
+        builds: The packages that may be built from source.
     """
 
     def __init__(
-        self, uv: Uv, folder: Path, cache: Path, variables: Mapping[str, str], interpreter: Interpreter
+        self,
+        uv: Uv,
+        folder: Path,
+        cache: Path,
+        variables: Mapping[str, str],
+        interpreter: Interpreter,
+        builds: Collection[str],
     ) -> None:
         self.interpreter = interpreter
         self.is_strict = True
@@ -183,11 +189,22 @@ class _Resolver:
         self._variables = variables
         self._common = ("-q", "-p", str(interpreter.path), "--cache-dir", str(cache))
         self._runs: list[CompletedProcess] = []
+        self._builds = frozenset(builds)
+        self._built: set[str] = set()
 
     @property
     def log(self) -> str:
         """Everything uv said so far."""
         return output_of(*self._runs)
+
+    def build_mentioned(self, failure: str) -> bool:
+        """Build from source what a failure speaks of, and may be built; whether there is any such.
+
+        Wheels are tried first: one that is there needs no compiler, and runs no foreign code.
+        """
+        mentioned = {name for name in self._builds - self._built if name in set(_NAME.findall(failure))}
+        self._built |= mentioned
+        return bool(mentioned)
 
     async def run(self, project: LockProject) -> str | None:
         """Lock and export; None when that went well, else what uv wrote to stderr.
@@ -198,7 +215,9 @@ class _Resolver:
         variables = dict(self._variables)
         if self.is_strict:
             variables["UV_REQUIRE_METADATA_RANGE_REQUESTS"] = "1"
-        failure = await self._call(variables, "lock", "--no-build")
+        # uv lets what is named here pass its --no-build.
+        built = (part for name in sorted(self._built) for part in ("--no-binary-package", name))
+        failure = await self._call(variables, "lock", "--no-build", *built)
         if failure is not None:
             return failure
         offline = ("--offline",) if self.is_strict else ()
@@ -214,7 +233,7 @@ class _Resolver:
         """
         text = await anyio.Path(self._folder / "pylock.toml").read_text(encoding="utf-8")
         markers, tags = self.interpreter.markers, self.interpreter.tags
-        return read_pylock(text, markers=markers, tags=tags, tool_output=self.log)
+        return read_pylock(text, markers=markers, tags=tags, builds=self._builds, tool_output=self.log)
 
     async def required_by(self, name: str) -> tuple[str, ...]:
         """The packages that ask for a package."""
@@ -231,6 +250,17 @@ class _Resolver:
         return None if completed.returncode == 0 else completed.stderr.decode(errors="replace")
 
 
+def _failed(failure: str, resolver: _Resolver, family: Family) -> StationError:
+    """Why it can't be locked; where that is about torch, with the build on the other side."""
+    error = lock_failure(failure, log=resolver.log)
+    if not isinstance(error, ResolutionConflict) or "torch" not in error.message:
+        return error
+    if family.version is None or family.version in error.message:
+        return error
+    message = f"{error.message} The chosen PyTorch is {family.description}."
+    return ResolutionConflict(message, hint=error.hint, log=error.log)
+
+
 async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -> ResolutionConflict:
     """A package of the family that would come from elsewhere: who asks for it, and what both sides say."""
     asking = ", ".join(await resolver.required_by(stranger.name)) or "the backend"
@@ -241,17 +271,6 @@ async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -
         hint="Another strategy may choose a build that has it, or the requirements have to change.",
         log=resolver.log,
     )
-
-
-@asynccontextmanager
-async def _work_folder(home: Home) -> AsyncIterator[Path]:
-    with writing_to(home.cache):
-        name = await anyio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="lock-", dir=home.cache))
-        try:
-            yield Path(name)
-        finally:
-            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
-                await anyio.to_thread.run_sync(shutil.rmtree, name)
 
 
 def _read_constraints(paths: Iterable[Path]) -> tuple[str, ...]:

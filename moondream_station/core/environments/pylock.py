@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from packaging.markers import Environment
-from packaging.pylock import Package, PackageWheel, Pylock, PylockSelectError, PylockValidationError
+from packaging.pylock import (
+    Package,
+    PackageArchive,
+    PackageSdist,
+    PackageWheel,
+    Pylock,
+    PylockSelectError,
+    PylockValidationError,
+)
 from packaging.tags import Tag
 
+from moondream_station.core.builds.allowances import filename_of
 from moondream_station.core.environments.lock import Lock, LockedFile
 from moondream_station.core.environments.toml_text import toml_string
 from moondream_station.core.errors import ResolutionConflict
@@ -21,13 +30,21 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEMES = ("https", "http", "file")
 
 
-def read_pylock(text: str, *, markers: Mapping[str, str], tags: Sequence[Tag], tool_output: str = "") -> Lock:
+def read_pylock(
+    text: str,
+    *,
+    markers: Mapping[str, str],
+    tags: Sequence[Tag],
+    builds: Collection[str] = (),
+    tool_output: str = "",
+) -> Lock:
     """The wheels that a lock gives one interpreter.
 
     Args:
         text: The lock, as TOML.
         markers: The interpreter's marker environment.
         tags: The wheel tags it accepts, best first.
+        builds: The packages whose sources will do where there is no wheel.
         tool_output: What the resolver said while it made the lock.
 
     Raises:
@@ -38,7 +55,8 @@ def read_pylock(text: str, *, markers: Mapping[str, str], tags: Sequence[Tag], t
         pylock = Pylock.from_dict(data)
         chosen = list(pylock.select(environment=cast("Environment", dict(markers)), tags=tags))
         files = sorted(
-            (_locked_file(package, wheel) for package, wheel in chosen), key=lambda file: file.name
+            (_locked_file(package, file, builds=builds) for package, file in chosen),
+            key=lambda file: file.name,
         )
     except PylockSelectError as error:
         machine = f"{markers['platform_system']} {markers['platform_machine']}"
@@ -100,14 +118,17 @@ def write_pylock(lock: Lock, *, sources: Mapping[str, Path | str] | None = None)
     return "\n".join([*lines, ""])
 
 
-def _locked_file(package: Package, chosen: object) -> LockedFile:
-    if not isinstance(chosen, PackageWheel):
+def _locked_file(package: Package, chosen: object, *, builds: Collection[str] = ()) -> LockedFile:
+    if not isinstance(chosen, PackageWheel | PackageSdist | PackageArchive):
         raise PylockValidationError(f"{package.name} has no wheel")
     url = chosen.url or (Path(chosen.path).absolute().as_uri() if chosen.path else "")
+    filename = filename_of(url) if isinstance(chosen, PackageArchive) else chosen.filename
+    if not filename.endswith(".whl") and package.name not in builds:
+        raise PylockValidationError(f"{package.name} has no wheel")
     return LockedFile(
         name=package.name,
-        version=str(package.version) if package.version is not None else _version_in(chosen.filename),
-        filename=_checked_filename(chosen.filename),
+        version=str(package.version) if package.version is not None else _version_in(filename),
+        filename=_checked_filename(filename),
         url=_checked_url(url, package.name),
         index=_without_credentials(package.index) if package.index is not None else None,
         sha256=_checked_sha256(chosen.hashes, package.name),

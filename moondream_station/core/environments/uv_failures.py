@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from moondream_station.core.environments.lock_project import FAMILY_GROUP, PROJECT
 from moondream_station.core.environments.redact import redact_text, redact_url
 from moondream_station.core.errors import (
+    BuildFailed,
     EnvironmentBroken,
     IndexUnreachable,
     NoSpace,
@@ -21,6 +22,7 @@ _NO_HASH = re.compile(r"Failed to download `([^`]+)` to compute missing hashes")
 _FETCHED = re.compile(
     r"(?:Failed to fetch|Failed to download|error sending request for url)[:\s]+[`(]?([^\s`)]+)"
 )
+_UNBUILT = re.compile(r"Failed to build `([^`]+)`")
 _UNAUTHORIZED = re.compile(
     r"An index URL \((\S+)\) could not be queried due to a lack of valid authentication"
 )
@@ -55,11 +57,32 @@ def lock_failure(stderr: str, *, log: str) -> StationError:
         )
     if any(sign in text for sign in _FULL):
         return NoSpace("There is no space left for the resolver's cache.", hint="Free some space.", log=log)
+    if unbuilt := _UNBUILT.search(text):
+        return build_failure(unbuilt[1], text, log=log)
     if is_conflict(text):
         return ResolutionConflict(_sentence(text), hint=_hint(text), log=log)
     if fetched := _FETCHED.search(text):
         return _unreachable(fetched[1], text, log)
     return StationError(f"uv could not lock the requirements: {_last_cause(text)}", log=log)
+
+
+def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
+    """Why a package could not be built from source.
+
+    Args:
+        package: Its name and version.
+        stderr: What uv and the package's own building said; the last line is nearest to the cause.
+        log: Everything, for the journal.
+    """
+    lines = [
+        line.strip() for line in redact_text(stderr).partition("\nhint:")[0].splitlines() if line.strip()
+    ]
+    said = lines[-1][:_SENTENCE_CHARACTERS] if lines else "nothing was said"
+    return BuildFailed(
+        f"{package} can't be built from source: {said}",
+        hint="Install what its building needs (a compiler, headers), or ask for a version that has a wheel.",
+        log=log,
+    )
 
 
 def install_failure(stderr: str, *, log: str) -> StationError:
@@ -94,6 +117,11 @@ def _sentence(text: str) -> str:
 
 def _hint(text: str) -> str | None:
     hint = text.partition("\nhint:")[2].strip().partition("\n")[0]
+    if "building from source is disabled" in hint:
+        return (
+            "There is no wheel that fits. Another version or Python (--python) may have one; a manifest may"
+            " also allow a package to be built from source, by its name in `allow.builds`."
+        )
     return hint or None
 
 

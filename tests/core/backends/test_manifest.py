@@ -157,6 +157,25 @@ def test_the_built_in_manifest_names_its_models() -> None:
     assert all("://" not in backend.download_url for backend in manifest.backends.values())
 
 
+def test_a_backend_may_be_allowed_more_by_name() -> None:
+    """Packages are known by their normalized names; nothing is allowed where nothing is said."""
+    manifest = parsed(
+        changed("backends/Moondream_Backend/allow", {"builds": ["Old_Package"], "files": ["more.txt"]})
+    )
+    allow = manifest.backends["Moondream_Backend"].allow
+    assert (allow.builds, allow.urls, allow.files) == (("old-package",), (), ("more.txt",))
+    assert parsed(OLD).backends["Moondream_Backend"].allow.builds == ()
+
+
+@pytest.mark.parametrize(
+    "allow", [{"builds": ["a b"]}, {"urls": [""]}, {"files": ["../more.txt"]}, {"files": ["a/b.txt"]}, []]
+)
+def test_what_is_allowed_must_be_names(allow: object) -> None:
+    """A package's name, or a file's without a folder."""
+    with pytest.raises(ManifestInvalid, match="allow"):
+        parsed(changed("backends/Moondream_Backend/allow", allow))
+
+
 def test_the_documented_example_is_a_manifest() -> None:
     """What docs/reference/manifest.md shows can be used."""
     text = Path(__file__).parents[3].joinpath("docs/reference/manifest.md").read_text()

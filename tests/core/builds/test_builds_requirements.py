@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import InvalidRequirement
 
+from moondream_station.core.builds.allowances import Allowances
 from moondream_station.core.builds.requirements import (
     MAX_CHARACTERS,
     MAX_LINES,
@@ -209,3 +210,63 @@ def test_an_argument_that_is_no_requirement_is_a_mistake(argument: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_requirement_args([argument])
     assert isinstance(raised.value.__cause__, InvalidRequirement)
+
+
+ALLOWED = Allowances(
+    builds=frozenset({"old"}),
+    urls=frozenset({"ours", "old", "torch"}),
+    files={"more.txt": "numpy\n-r more.txt\n-r base.txt", "base.txt": "pillow; sys_platform == 'linux'"},
+)
+
+
+def test_what_the_manifest_allows_is_read() -> None:
+    """URLs of wheels, of sources that may be built, and further files, each of which is read once."""
+    lines = [
+        "Ours[all] @ https://example.org/ours-1.0-py3-none-any.whl ; python_version > '3'",
+        f"old @ https://example.org/old-1.0.tar.gz --hash=sha256:{HASH}",
+        "-r more.txt",
+        "--requirement=more.txt",
+    ]
+    read = parse_requirements(lines, origin="requirements.txt", allowed=ALLOWED)
+    assert read.canonical == (
+        'ours[all] @ https://example.org/ours-1.0-py3-none-any.whl ; python_version > "3"',
+        "old @ https://example.org/old-1.0.tar.gz",
+        "numpy",
+        'pillow; sys_platform == "linux"',
+    )
+    assert read.hashes[1] == (HASH,)
+    assert read.builds == {"old"}
+    assert read.applicable({"sys_platform": "win32", "python_version": "3.12"}).builds == {"old"}
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("other @ https://example.org/other-1.0-py3-none-any.whl", "unless the manifest allows it by name"),
+        ("torch @ https://example.org/torch-2.7.0-py3-none-any.whl", "the build that the station chooses"),
+        ("ours @ https://example.org/ours-1.0.tar.gz", "does not allow to build it from source"),
+        ("ours @ https://example.org/ours", "must name a wheel or an archive"),
+        ("ours @ git+https://example.org/ours@v1", "only http and https"),
+        ("ours @ file:///srv/ours-1.0-py3-none-any.whl", "only http and https"),
+        ("ours @ https://me:secret@example.org/ours-1.0-py3-none-any.whl", "must not hold credentials"),
+        ("-r others.txt", "unless the manifest names them"),
+        ("-r ../more.txt", "unless the manifest names them"),
+        ("-c more.txt", "the user's to set"),
+        ("-e .", "an environment never changes"),
+        ("--pre", "the user's to set"),
+    ],
+)
+def test_what_goes_beyond_is_refused_with_the_reason(line: str, why: str) -> None:
+    """Allowing one thing allows nothing else; what can't be allowed says why."""
+    with pytest.raises(RequirementsUnsafe) as raised:
+        parse_requirements(["numpy", line], origin="requirements.txt", allowed=ALLOWED)
+    assert raised.value.message.startswith("requirements.txt, line 2: ")
+    assert why in raised.value.message
+    assert "secret" not in raised.value.message
+
+
+def test_a_further_file_is_held_to_the_same_rules() -> None:
+    """The line that is refused is named with its own file and number."""
+    allowed = Allowances(files={"more.txt": "numpy\n-e ."})
+    with pytest.raises(RequirementsUnsafe, match=r"^more\.txt beside requirements\.txt, line 2: "):
+        parse_requirements(["-r more.txt"], origin="requirements.txt", allowed=allowed)

@@ -1,0 +1,42 @@
+"""What is said of loading a model where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from moondream_station.cli.plain import PlainLines
+from moondream_station.core.events import Event, Stage, StageProgressed
+
+START = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def said(steps: Sequence[tuple[float, int, int | None]], *, stage: Stage = Stage.VERIFY) -> list[str]:
+    """The lines for progress in bytes: seconds since the start, done, total."""
+    lines = PlainLines()
+    events = (
+        Event(
+            seq=number,
+            at=START + timedelta(seconds=seconds),
+            activation="a",
+            fact=StageProgressed(stage=stage, done=done, total=total, unit="bytes"),
+        )
+        for number, (seconds, done, total) in enumerate(steps)
+    )
+    return [line for event in events for line in lines.lines(event)]
+
+
+def test_loading_says_something_every_tenth_or_five_seconds() -> None:
+    """Often enough to see that it goes on, and the end for certain."""
+    total = 3_900_000_000
+    steps = [(0.25 * number, number * total // 400, total) for number in range(401)]
+    lines = said(steps)
+    assert lines[0] == "Model: 0 bytes of 3.9 GB (0%)"
+    assert lines[-1] == "Model: 3.9 GB of 3.9 GB (100%)"
+    assert 10 <= len(lines) <= 25
+
+
+def test_progress_of_other_stages_and_without_a_whole_says_nothing() -> None:
+    """Building tells itself by its own line; without a total there is no share to speak of."""
+    assert said([(0, 1, 2), (9, 2, 2)], stage=Stage.BUILD) == []
+    assert said([(0, 100, None)]) == []
