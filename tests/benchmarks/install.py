@@ -2,9 +2,9 @@
 
     python tests/benchmarks/install.py [--scale 0.1] [--runs 3] [--link MBIT] [--interrupt] [--real]
 
-Every run begins with nothing: no cache, no environment. The participants take turns (A B C A B C …), and
-medians and ratios to uv are printed. What of this station is counted, benchmarks/installing/participants.py
-says: from its lock to the environment that was checked file by file.
+Every run begins with nothing: no cache, no environment. The participants take turns (A B C A B C …); medians
+are printed, and the median of each turn's ratio to uv. What of this station is counted,
+benchmarks/installing/participants.py says: from its lock to the environment that was checked file by file.
 
 `--link` makes the index send no faster than that many Mbit/s over all connections together. `--interrupt`
 kills every participant when 80 % of the bytes were sent, and measures the run after that. `--scale 1` is the
@@ -94,12 +94,11 @@ def _as_requirements(lock: Path, path: Path) -> Path:
 
 
 def _print(title: str, times: Mapping[str, Sequence[float]], parts: Iterable[Mapping[str, float]]) -> None:
-    medians = {name: statistics.median(found) for name, found in times.items()}
-    theirs = medians[Uv.name]
     _say(title)
-    for name, median in medians.items():
-        spread = " ".join(f"{seconds:.2f}" for seconds in times[name])
-        _say(f"{name:<16}{median:8.2f} s  {median / theirs:5.2f} of uv's   ({spread})")
+    for name, found in times.items():
+        ratio = statistics.median(ours / uvs for ours, uvs in zip(found, times[Uv.name], strict=True))
+        spread = " ".join(f"{seconds:.2f}" for seconds in found)
+        _say(f"{name:<16}{statistics.median(found):8.2f} s  {ratio:5.2f} of uv's   ({spread})")
     _say("this station's whole switch, of which only the install part is compared:")
     columns: dict[str, list[float]] = {}
     for one in parts:
