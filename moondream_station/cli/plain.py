@@ -46,7 +46,7 @@ class PlainLines:
         fact = event.fact
         if isinstance(fact, DownloadProgressed):
             return self._download(fact, event.at.timestamp())
-        if isinstance(fact, StageProgressed) and fact.stage is Stage.VERIFY and fact.total is not None:
+        if isinstance(fact, StageProgressed) and (fact.stage, fact.unit) == (Stage.VERIFY, "bytes"):
             return self._loading(fact, event.at.timestamp())
         line = _line(fact)
         return (line,) if line else ()
@@ -73,6 +73,8 @@ class PlainLines:
 
     def _loading(self, fact: StageProgressed, at: float) -> tuple[str, ...]:
         """What a backend says while it loads its model."""
+        if fact.total is None:
+            return ()
         share = fact.done / fact.total if fact.total else 1.0
         if not self._loading_steps.is_due(share, at):
             return ()

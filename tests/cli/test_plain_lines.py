@@ -11,15 +11,17 @@ from moondream_station.core.events import Event, Stage, StageProgressed
 START = datetime(2026, 11, 22, tzinfo=UTC)
 
 
-def said(steps: Sequence[tuple[float, int, int | None]], *, stage: Stage = Stage.VERIFY) -> list[str]:
-    """The lines for progress in bytes: seconds since the start, done, total."""
+def said(
+    steps: Sequence[tuple[float, int, int | None]], *, stage: Stage = Stage.VERIFY, unit: str = "bytes"
+) -> list[str]:
+    """The lines for progress: seconds since the start, done, total."""
     lines = PlainLines()
     events = (
         Event(
             seq=number,
             at=START + timedelta(seconds=seconds),
             activation="a",
-            fact=StageProgressed(stage=stage, done=done, total=total, unit="bytes"),
+            fact=StageProgressed(stage=stage, done=done, total=total, unit=unit),
         )
         for number, (seconds, done, total) in enumerate(steps)
     )
@@ -37,6 +39,7 @@ def test_loading_says_something_every_tenth_or_five_seconds() -> None:
 
 
 def test_progress_of_other_stages_and_without_a_whole_says_nothing() -> None:
-    """Building tells itself by its own line; without a total there is no share to speak of."""
+    """Building and verifying have lines of their own; without a total there is no share to speak of."""
     assert said([(0, 1, 2), (9, 2, 2)], stage=Stage.BUILD) == []
+    assert said([(0, 1, 3), (9, 3, 3)], unit="steps") == []
     assert said([(0, 100, None)]) == []
