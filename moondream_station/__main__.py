@@ -13,7 +13,9 @@ def main() -> int:
         sys.stdout.write(f"moondream-station {__version__}\n")
         return 0
     from moondream_station.cli import run  # noqa: PLC0415  what --version does without
+    from moondream_station.cli.interrupts import heed_signals  # noqa: PLC0415
 
+    heed_signals()
     return run(sys.argv[1:])
 
 

@@ -134,7 +134,6 @@ CASES = [
     Case("remove nope", FAILED, "no-active-model"),
     Case("rollback nope", FAILED, "unknown-model"),
     Case("rollback colours", FAILED, "nothing-to-roll-back"),
-    Case("rollback colours", FAILED, "nothing-to-roll-back"),
     Case("serve --port 0 --model nope", FAILED, "unknown-model"),
     Case("serve --port 0 --model shapes", FAILED, "unsupported-model"),
     Case("serve --port 0 --host no.such.host.invalid", FAILED, "address-in-use"),

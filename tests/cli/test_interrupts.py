@@ -1,0 +1,68 @@
+"""Signals that end a command: exit code 130, nothing on stdout, and nothing left of what it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.commands import command
+from support.fake_driver import install_program
+from support.stations import Premises
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def _ignore_interrupts() -> None:
+    """What a shell does to a program that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _ended_by(
+    premises: Premises,
+    arguments: list[str],
+    number: signal.Signals,
+    *,
+    prepare: Callable[[], None] | None = None,
+) -> tuple[int, str, int]:
+    """Send a signal while a probe's program hangs; gives exit code, stdout and that program's pid."""
+    pipe = premises.folder / "started"
+    os.mkfifo(pipe)
+    install_program(premises.folder / "bin", "nvcc", f"echo $$ > {pipe}; exec /bin/sleep 600")
+    environ = {**premises.environ, "PATH": f"{premises.folder / 'bin'}:/usr/bin:/bin"}
+    with subprocess.Popen(
+        command(*arguments),
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=prepare,  # noqa: PLW1509  the test has no threads
+    ) as process:
+        pid = int(Path(pipe).read_text())
+        process.send_signal(number)
+        stdout, _ = process.communicate(timeout=20)
+        return process.returncode, stdout, pid
+
+
+@pytest.mark.parametrize("number", _SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("line", ["plan --offline", "doctor --offline --json"])
+def test_a_command_is_ended(premises: Premises, line: str, number: signal.Signals) -> None:
+    """Whichever of them it is, and whatever the command does."""
+    premises.home.create()
+    code, stdout, pid = _ended_by(premises, line.split(), number)
+    assert (code, stdout) == (130, "")
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_command_in_the_background_is_ended_too(premises: Premises) -> None:
+    """There SIGINT is ignored, and SIGTERM is not."""
+    premises.home.create()
+    code, stdout, pid = _ended_by(premises, ["plan", "--offline"], signal.SIGTERM, prepare=_ignore_interrupts)
+    assert (code, stdout) == (130, "")
+    assert not psutil.pid_exists(pid)
