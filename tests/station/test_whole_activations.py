@@ -15,6 +15,7 @@ from moondream_station.core.events import (
     ActivationSucceeded,
     BuildSelected,
     EnvironmentBuilt,
+    FallbackChosen,
     RequirementsLocked,
     Stage,
     StageProgressed,
@@ -231,7 +232,7 @@ async def test_the_environment_is_named_after_its_lock(premises: Premises) -> No
 
 
 async def test_a_mac_is_given_pypis_wheel_as_the_mps_build(premises: Premises) -> None:
-    """Here uv takes that version's wheel for Linux, and verification finds that it is another build."""
+    """Here uv takes that version's wheel for Linux: another build, also when the processor is fallen back to."""
     python = native_tags()["python"]
     premises.index.add_simple(
         torch_wheel("2.9.1", None, python=python, abi=python, platform="macosx_14_0_arm64")
@@ -242,8 +243,11 @@ async def test_a_mac_is_given_pypis_wheel_as_the_mps_build(premises: Premises) -
     first, *_ = course.every(BuildSelected)
     assert (first.build, first.torch, first.source, first.index_url) == ("mps", "2.9.1", "default", None)
     assert course.only(ActivationFailed).error.code == "verification-failed"
-    found = {mismatch.field: mismatch.found for mismatch in course.only(VerificationCompleted).mismatches}
+    verified, _ = course.every(VerificationCompleted)
+    found = {mismatch.field: mismatch.found for mismatch in verified.mismatches}
     assert found["build"] == "cu128"
+    fallback = course.only(FallbackChosen)
+    assert (fallback.from_build, fallback.to_build) == ("mps", "cpu")
 
 
 async def test_what_contradicts_the_catalog_is_kept_in_the_journal(premises: Premises) -> None:
