@@ -232,7 +232,7 @@ async def test_the_environment_is_named_after_its_lock(premises: Premises) -> No
 
 
 async def test_a_mac_is_given_pypis_wheel_as_the_mps_build(premises: Premises) -> None:
-    """Here uv takes that version's wheel for Linux: another build, also when the processor is fallen back to."""
+    """Here uv takes that version's wheel for Linux: another build, also where it falls back to cpu."""
     python = native_tags()["python"]
     premises.index.add_simple(
         torch_wheel("2.9.1", None, python=python, abi=python, platform="macosx_14_0_arm64")
