@@ -40,6 +40,7 @@ class PlainLines:
         self._download_steps = _Steps()
         self._loading_steps = _Steps()
         self._resumed: set[str] = set()
+        self._received: dict[str, int] = {}
 
     def lines(self, event: Event) -> tuple[str, ...]:
         """The lines for a fact; often none."""
@@ -57,6 +58,9 @@ class PlainLines:
         if is_partial and fact.file not in self._resumed:
             self._resumed.add(fact.file)
             lines.append(f"Download: {fact.file} goes on from {size_text(fact.resumed_from)} already here")
+        if fact.received_bytes < self._received.get(fact.file, 0):
+            lines.append(f"Download: {fact.file} begins anew: what was here of it can't be used")
+        self._received[fact.file] = fact.received_bytes
         total = fact.overall_total_bytes
         share = fact.overall_received_bytes / total if total else 0.0
         is_whole = total is not None and fact.overall_received_bytes >= total

@@ -50,3 +50,10 @@ def test_a_read_only_home_is_an_error(tmp_path: Path) -> None:
     home.root.chmod(0o500)
     with pytest.raises(HomeUnusable):
         home.create()
+
+
+def test_without_home_the_system_knows_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service has no `HOME`: the user's folder is the one that the system has on record."""
+    pwd = pytest.importorskip("pwd", reason="Windows keeps users elsewhere")
+    monkeypatch.delenv("HOME", raising=False)
+    assert home_from({}).root == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".moondream-station"

@@ -31,7 +31,8 @@ from moondream_station.core.backends.manifest import BackendInfo, Manifest
 from moondream_station.core.backends.manifest_source import announced_bytes, path_of
 from moondream_station.core.environments.http_failures import explain_failure
 from moondream_station.core.environments.redact import redact_url
-from moondream_station.core.errors import BackendUnavailable, HashMismatch, NoSpace
+from moondream_station.core.environments.space import storage_failure
+from moondream_station.core.errors import BackendUnavailable, HashMismatch
 from moondream_station.core.home import Home
 
 __all__ = ["BackendCode", "provide_backend", "read_backend"]
@@ -103,6 +104,7 @@ async def provide_backend(
         ArchiveUnsafe: It holds something that must not be unpacked.
         HashMismatch: It is not the archive that the manifest names.
         NoSpace: The disk is full.
+        HomeUnusable: The home can't be written.
     """
     location = locate(backend_id, info, manifest)
     provider = _Provider(backend_id, info, location, home)
@@ -111,7 +113,7 @@ async def provide_backend(
     kept = await anyio.to_thread.run_sync(provider.kept, provider.source_of_url)
     if kept is not None:
         return kept
-    with _translated(backend_id, location), new_folder(home, backend_id) as workplace:
+    with _translated(backend_id, location, home), new_folder(home, backend_id) as workplace:
         archive = workplace / "archive"
         await _fetch(location, backend_id, info, archive, client)
         return await anyio.to_thread.run_sync(
@@ -152,7 +154,7 @@ class _Provider:
         """Take a folder or an archive on this computer."""
         path = self._location.path
         assert path is not None  # noqa: S101  the caller's other branch
-        with _translated(self._id, self._location):
+        with _translated(self._id, self._location, self._home):
             if not path.exists():
                 raise _unavailable(self._id, f"{path} does not exist")
             with new_folder(self._home, self._id) as workplace:
@@ -236,15 +238,13 @@ async def _fetch(
 
 
 @contextmanager
-def _translated(backend_id: str, location: Location) -> Iterator[None]:
+def _translated(backend_id: str, location: Location, home: Home) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise NoSpace(
-                f"The disk is full: the backend {backend_id} can't be kept in the home.",
-                hint="Make room; `moondream-station prune` removes what nothing refers to.",
-            ) from error
+        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        if is_full or (isinstance(error.filename, str | Path) and home.root in Path(error.filename).parents):
+            raise storage_failure(error, home.backends) from error
         raise _unavailable(backend_id, f"{location.shown}: {error.strerror or error}") from error
 
 

@@ -33,6 +33,8 @@ from moondream_station.core.storage import remove_tree
 
 _REMOVE_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
+_UV_FAILED = 2
+"""uv's exit code where it could not do what it was asked; 1 is its answer that something does not fit."""
 
 _CAN_RENAME_OPEN_FILES = sys.platform != "win32"
 """A wheel gets its name while uv still reads it. On Windows it is unpacked when all have arrived."""
@@ -146,7 +148,7 @@ class Building:
     async def _begin(self, *, urls: Mapping[str, str], paths: Mapping[str, Path]) -> None:
         sources: dict[str, Path | str] = {**urls, **paths}
         await anyio.to_thread.run_sync(_write_locks, self.place, self._scratch, self._lock, sources)
-        await _make_venv(self._uv, self.place, self._interpreter)
+        await _make_venv(self._uv, self.place, self._interpreter, self._home.cache / "uv")
 
     async def _check(self) -> int:
         """Check what is installed, and remove what installed it: nothing of this waits for the other."""
@@ -157,7 +159,7 @@ class Building:
             counts.append(await anyio.to_thread.run_sync(check_records, venv, packages))
 
         await together(
-            partial(_check_requirements, self._uv, self.place),
+            partial(_check_requirements, self._uv, self.place, self._home.cache / "uv"),
             partial(anyio.to_thread.run_sync, shutil.rmtree, self._scratch),
             check_files,
         )
@@ -218,8 +220,9 @@ async def _new_place(home: Home, lock: Lock) -> AsyncIterator[Place]:
             raise
 
 
-async def _make_venv(uv: Uv, place: Place, interpreter: Interpreter) -> None:
-    options = ("-q", "--no-project", "--offline", "-p", str(interpreter.path))
+async def _make_venv(uv: Uv, place: Place, interpreter: Interpreter, cache: Path) -> None:
+    """Make the virtual environment; the resolver's cache knows the interpreter already."""
+    options = ("-q", "--no-project", "--offline", "-p", str(interpreter.path), "--cache-dir", str(cache))
     completed = await uv.run("venv", *options, str(place.venv))
     if completed.returncode != 0:
         raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
@@ -272,13 +275,19 @@ async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterato
     ) from failure
 
 
-async def _check_requirements(uv: Uv, place: Place) -> None:
+async def _check_requirements(uv: Uv, place: Place, cache: Path) -> None:
     """What the wheels themselves require of each other, in case an index told something else."""
-    completed = await uv.run("pip", "check", "-p", str(place.python))
+    completed = await uv.run("pip", "check", "-p", str(place.python), "--cache-dir", str(cache))
+    log, stderr = output_of(completed), completed.stderr.decode(errors="replace")
+    if completed.returncode == _UV_FAILED:
+        raise install_failure(stderr, log=log)
     if completed.returncode != 0:
-        log = output_of(completed)
-        lines = completed.stderr.decode(errors="replace").strip().splitlines()
-        raise EnvironmentBroken(f"The installed packages don't fit each other: {lines[-1:]}", log=log)
+        lines = stderr.strip().splitlines()
+        raise EnvironmentBroken(
+            f"The installed packages don't fit each other: {' '.join(lines[-1:])}",
+            hint="The index tells other requirements than its wheels: try another mirror.",
+            log=log,
+        )
 
 
 async def _watch(cache: Path, total: int, progress: _Progress) -> None:

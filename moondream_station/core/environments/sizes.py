@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 4
 _ANSWER_SECONDS = 10.0
+_PAUSE_SECONDS = 0.5
 
 
 async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:
@@ -50,6 +51,9 @@ async def _size_of(url: str, client: httpx2.AsyncClient) -> int | None:
     with anyio.move_on_after(_ANSWER_SECONDS):
         try:
             response = await client.head(url, headers=headers, follow_redirects=True)
+            if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:  # often passes
+                await anyio.sleep(_PAUSE_SECONDS)
+                response = await client.head(url, headers=headers, follow_redirects=True)
         except httpx2.RequestError:
             return None  # a size is a comfort; fetching the file will meet the same server and say so
         text = response.headers.get("Content-Length", "")

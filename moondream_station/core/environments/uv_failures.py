@@ -10,12 +10,14 @@ from moondream_station.core.environments.redact import redact_text, redact_url
 from moondream_station.core.errors import (
     BuildFailed,
     EnvironmentBroken,
+    HomeUnusable,
     IndexUnreachable,
     NoSpace,
     ResolutionConflict,
     StationError,
 )
 
+_LOOK = "`moondream-station logs` shows everything that uv said; run the command again."
 _SENTENCE_CHARACTERS = 700
 _NO_RANGES = re.compile(r"range requests are required, but not supported for: (\S+)")
 _NO_HASH = re.compile(r"Failed to download `([^`]+)` to compute missing hashes")
@@ -27,6 +29,7 @@ _UNAUTHORIZED = re.compile(
     r"An index URL \((\S+)\) could not be queried due to a lack of valid authentication"
 )
 _CAUSE = re.compile(r"^\s*(?:error|cause):\s*(.*)$", re.MULTILINE)
+_UNWRITABLE = ("Read-only file system", "Input/output error", "Permission denied (os error")
 _FULL = ("No space left on device", "os error 28", "not enough space on the disk", "Disk quota exceeded")
 
 
@@ -57,13 +60,15 @@ def lock_failure(stderr: str, *, log: str) -> StationError:
         )
     if any(sign in text for sign in _FULL):
         return NoSpace("There is no space left for the resolver's cache.", hint="Free some space.", log=log)
+    if any(sign in text for sign in _UNWRITABLE):
+        return _unusable(text, log)
     if unbuilt := _UNBUILT.search(text):
         return build_failure(unbuilt[1], text, log=log)
     if is_conflict(text):
         return ResolutionConflict(_sentence(text), hint=_hint(text), log=log)
     if fetched := _FETCHED.search(text):
         return _unreachable(fetched[1], text, log)
-    return StationError(f"uv could not lock the requirements: {_last_cause(text)}", log=log)
+    return StationError(f"uv could not lock the requirements: {_last_cause(text)}", hint=_LOOK, log=log)
 
 
 def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
@@ -92,7 +97,17 @@ def install_failure(stderr: str, *, log: str) -> StationError:
         return NoSpace(
             "There was not enough space to build the environment.", hint="Free some space.", log=log
         )
-    return EnvironmentBroken(f"uv could not fill the environment: {_last_cause(text)}", log=log)
+    if any(sign in text for sign in _UNWRITABLE):
+        return _unusable(text, log)
+    return EnvironmentBroken(f"uv could not fill the environment: {_last_cause(text)}", hint=_LOOK, log=log)
+
+
+def _unusable(text: str, log: str) -> HomeUnusable:
+    return HomeUnusable(
+        f"uv could not read or write a file: {_last_cause(text)}",
+        hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",
+        log=log,
+    )
 
 
 def _unreachable(url: str, text: str, log: str) -> IndexUnreachable:

@@ -226,6 +226,15 @@ async def test_sizes_are_asked_for_where_a_listing_has_none(home: Home, index: T
     assert heads == [f"/whl/cu128/{chosen(index).filename}"]
 
 
+async def test_a_size_is_asked_for_twice_where_the_first_answer_is_an_error(
+    home: Home, index: TorchIndex
+) -> None:
+    """A server in passing trouble does not leave the total unknown."""
+    index.faults.append(Fault(match=f"*/{chosen(index).filename}", times=1, status=503))
+    lock = await locked(home, index, "wrapstorch", offer=offer_of(index))
+    assert lock.total_bytes is not None
+
+
 def chosen(index: TorchIndex) -> Wheel:
     """The wheel of the torch that is chosen here."""
     return next(
