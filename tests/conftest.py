@@ -14,20 +14,24 @@ settings.load_profile("station")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let CI run the core on asyncio alone where further interpreters are checked."""
     parser.addoption("--asyncio-only", action="store_true", help="run the core's tests on asyncio only")
+    parser.addoption("--faults", action="store_true", help="run every fault of tests/faults, too")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs on trio, when asked to."""
-    if not config.getoption("--asyncio-only"):
-        return
+    """Leave out what runs on trio, when asked to, and the long tests of faults unless asked for."""
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
         callspec = getattr(item, "callspec", None)
         on_trio = callspec is not None and callspec.params.get("anyio_backend") == "trio"
-        (left_out if on_trio else kept).append(item)
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+        is_long = item.get_closest_marker("faults") is not None
+        unwanted = (on_trio and config.getoption("--asyncio-only")) or (
+            is_long and not config.getoption("--faults")
+        )
+        (left_out if unwanted else kept).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 
 from moondream_station.core.bus import Bus
+from moondream_station.core.checkpoints import reached
 from moondream_station.core.errors import HomeUnusable, NoSpace, StationError
 from moondream_station.core.events import (
     ActivationCancelled,
@@ -79,6 +80,7 @@ class Activation:
         """Go on to a stage, visibly."""
         self.stage = stage
         self.publish(StageStarted(stage=stage))
+        reached(stage)
 
     def progressed(self, done: int, total: int | None, unit: str) -> None:
         """Tell how far the present stage has come."""

@@ -18,6 +18,7 @@ from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.backends.verification import Verification, WorkerPlan
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.conclusions import Conclusions, conclusions
+from moondream_station.core.checkpoints import Point, reached
 from moondream_station.core.choosing import CPU
 from moondream_station.core.environments.active import read_active, write_active
 from moondream_station.core.environments.store import CommitRecord, commit, sweep, sync_ahead
@@ -248,6 +249,7 @@ class Orchestrator:
         # From here on the model is active: no cancellation between the pointer and the fact that tells it.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(write_active, self._home, active)
+        reached(Point.NAMED)
 
     def _succeed(self, activation: Activation, ready: Ready, *, seconds: float) -> None:
         spec = ready.hosted.spec

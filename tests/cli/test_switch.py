@@ -6,13 +6,10 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.events import Stage
-from support.commands import events_of, exit_code_after, run, run_json, serving, started, switch
+from support.commands import events_of, exit_code_after, run, run_json, started, switch
 from support.index_traffic import Fault
 from support.stations import Premises, open_premises, processes_naming
 
@@ -26,33 +23,6 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
         premises.add_model("colours")
         assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
         yield premises
-
-
-@pytest.mark.parametrize("stage", list(Stage))
-def test_killed_at_any_stage_the_active_model_goes_on_working(lasting: Premises, stage: Stage) -> None:
-    """SIGKILL: nothing survives it, the model that was active answers, and the next switch succeeds."""
-    before = read_active(lasting.home)
-    with started(lasting, "switch", "colours", "--upgrade", "--json") as process:
-        for event in events_of(process):
-            if event["event"] == "StageStarted" and event["stage"] == stage:
-                os.kill(process.pid, signal.SIGKILL)
-                break
-        process.wait()
-    assert _gone(lasting.folder)
-    assert read_active(lasting.home) == before
-    with serving(lasting) as station:
-        assert station.post("/v1/caption", {})["caption"] == "a small caption"
-    assert switch(lasting, "colours")[-1]["event"] == "ActivationSucceeded"
-    lasting.check_tidy()
-
-
-def _gone(folder: Path) -> bool:
-    """Whether every process has gone; the guard takes a moment to notice a death."""
-    for _ in range(100):
-        if not processes_naming(folder):
-            return True
-        signal.sigtimedwait([], 0.05)
-    return False
 
 
 def test_an_interrupted_download_is_gone_on_from(premises: Premises) -> None:

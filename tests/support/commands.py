@@ -60,11 +60,11 @@ def switch(premises: Premises, *arguments: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def started(premises: Premises, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def started(premises: Premises, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A command that runs; at the end it is told to go, and has gone."""
     with subprocess.Popen(
         command(*arguments),
-        env=dict(premises.environ),
+        env={**premises.environ, **variables},
         cwd=premises.folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -15,6 +15,7 @@ import anyio.to_thread
 import structlog
 from anyio.abc import TaskGroup
 
+from moondream_station.core.checkpoints import Point, reached
 from moondream_station.core.child_process import as_raised
 from moondream_station.core.environments.arriving import Arrivals
 from moondream_station.core.environments.finished import discard_finished, settle, sha256_of
@@ -131,6 +132,7 @@ class Building:
             fill = partial(self._fill, wheels)
             await accompanied(fill, by=partial(_watch, self._scratch / "cache", total, self._progress))
             self._progress(total, total, "packages")
+            reached(Point.FILLED)
             count = await self._check()
             self._progress(count, count, "files")
         return count

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.builds.choice import Source
+from moondream_station.core.checkpoints import Point, reached
 from moondream_station.core.child_process import as_raised
 from moondream_station.core.codec import from_json, to_json
 from moondream_station.core.environments.active import read_active
@@ -143,7 +144,9 @@ async def commit(place: Place, record: CommitRecord) -> None:
         # Left running where it is cancelled: a slow disk must not hold a cancellation up.
         await anyio.to_thread.run_sync(sync_tree, place.path, abandon_on_cancel=True)
         await anyio.to_thread.run_sync(sync_folder, place.path.parent)
+        reached(Point.SYNCED)
         await anyio.to_thread.run_sync(_write_json, place.commit, record)
+    reached(Point.COMMITTED)
 
 
 def _write_json(path: Path, value: CommitRecord | VerificationReport) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
+from moondream_station.core.checkpoints import Point, reached
 from moondream_station.core.environments.arriving import Arrival
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.packaging_config import PackagingConfig
@@ -143,6 +144,7 @@ class Transfer:
                     continue
                 final = folder / f"{part.sha256[:16]}-{self._file.filename}"
                 sha256 = part.sha256
+                reached(Point.FETCHED)
                 named = await anyio.to_thread.run_sync(part.finish, final)
                 # Another process may have been quicker; what has that name has been checked for it.
                 if named or await anyio.Path(final).exists():

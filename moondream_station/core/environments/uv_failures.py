@@ -58,10 +58,8 @@ def lock_failure(stderr: str, *, log: str) -> StationError:
             hint="Put them into its URL, into netrc, or into uv's own variables.",
             log=log,
         )
-    if any(sign in text for sign in _FULL):
-        return NoSpace("There is no space left for the resolver's cache.", hint="Free some space.", log=log)
-    if any(sign in text for sign in _UNWRITABLE):
-        return _unusable(text, log)
+    if (failure := _of_the_disk(text, "There is no space left for the resolver's cache.", log)) is not None:
+        return failure
     if unbuilt := _UNBUILT.search(text):
         return build_failure(unbuilt[1], text, log=log)
     if is_conflict(text):
@@ -93,16 +91,19 @@ def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
 def install_failure(stderr: str, *, log: str) -> StationError:
     """Why uv could not fill an environment."""
     text = redact_text(stderr)
-    if any(sign in text for sign in _FULL):
-        return NoSpace(
-            "There was not enough space to build the environment.", hint="Free some space.", log=log
-        )
-    if any(sign in text for sign in _UNWRITABLE):
-        return _unusable(text, log)
+    if (
+        failure := _of_the_disk(text, "There was not enough space to build the environment.", log)
+    ) is not None:
+        return failure
     return EnvironmentBroken(f"uv could not fill the environment: {_last_cause(text)}", hint=_LOOK, log=log)
 
 
-def _unusable(text: str, log: str) -> HomeUnusable:
+def _of_the_disk(text: str, full: str, log: str) -> NoSpace | HomeUnusable | None:
+    """The failure, where it is the disk's; `full` says what there is no space for."""
+    if any(sign in text for sign in _FULL):
+        return NoSpace(full, hint="Free some space.", log=log)
+    if not any(sign in text for sign in _UNWRITABLE):
+        return None
     return HomeUnusable(
         f"uv could not read or write a file: {_last_cause(text)}",
         hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",

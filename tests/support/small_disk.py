@@ -1,0 +1,74 @@
+"""File systems of a test's own, small or made read-only; for root on Linux alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+_BLOCK = 1 << 16
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True)  # noqa: S607  wherever it is
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607  wherever it is
+
+
+def need_mounts(folder: Path) -> None:
+    """Skip the test where nothing can be mounted: not root, not Linux, or a container that may not."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("mounting takes root on Linux")
+    folder.mkdir(exist_ok=True)
+    try:
+        _mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nothing can be mounted here: {error}")
+    _unmount(folder)
+
+
+@contextmanager
+def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
+    """A folder on a file system of that size, while the block runs."""
+    folder.mkdir(exist_ok=True)
+    _mount("-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder))
+    try:
+        yield
+    finally:
+        _unmount(folder)
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[None]:
+    """Nothing more fits on the folder's file system, while the block runs."""
+    filler = folder / "filler"
+    descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        size = _BLOCK << 8
+        while size:
+            try:
+                os.write(descriptor, bytes(size))
+            except OSError:
+                size >>= 1
+        yield
+    finally:
+        os.close(descriptor)
+        filler.unlink()
+
+
+@contextmanager
+def read_only(*folders: Path) -> Iterator[None]:
+    """Nothing can be written below these folders, while the block runs; not even by root."""
+    with ExitStack() as stack:
+        for folder in folders:
+            _mount("--bind", str(folder), str(folder))
+            stack.callback(_unmount, folder)
+            _mount("-o", "remount,bind,ro", str(folder))
+        yield
