@@ -1,4 +1,4 @@
-"""What is said of loading a model where there is no terminal."""
+"""What is said of loading a model, and of a download, where there is no terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from moondream_station.cli.plain import PlainLines
-from moondream_station.core.events import Event, Stage, StageProgressed
+from moondream_station.core.events import DownloadProgressed, Event, Stage, StageProgressed
 
 START = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -43,3 +43,29 @@ def test_progress_of_other_stages_and_without_a_whole_says_nothing() -> None:
     assert said([(0, 1, 2), (9, 2, 2)], stage=Stage.BUILD) == []
     assert said([(0, 1, 3), (9, 3, 3)], unit="steps") == []
     assert said([(0, 100, None)]) == []
+
+
+def downloaded(received_bytes: int, *, resumed_from: int = 0) -> Event:
+    """A file of a thousand bytes, so far."""
+    fact = DownloadProgressed(
+        file="torch.whl",
+        received_bytes=received_bytes,
+        total_bytes=1000,
+        transferred_bytes=received_bytes,
+        resumed_from=resumed_from,
+        overall_received_bytes=received_bytes,
+        overall_total_bytes=1000,
+        overall_transferred_bytes=received_bytes,
+        bytes_per_second=None,
+        eta_seconds=None,
+    )
+    return Event(seq=1, at=START, activation="a", fact=fact)
+
+
+def test_a_download_that_begins_anew_says_so() -> None:
+    """Bytes that were counted and no longer do are not taken back in silence."""
+    lines = PlainLines()
+    assert any("goes on from 500" in line for line in lines.lines(downloaded(500, resumed_from=500)))
+    told = lines.lines(downloaded(0))
+    assert told == ("Download: torch.whl begins anew: what was here of it can't be used",)
+    assert not any("begins anew" in line for line in lines.lines(downloaded(900)))

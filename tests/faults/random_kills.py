@@ -76,13 +76,13 @@ class Rounds:
         premises = self._premises
         self._offer(number)
         survival = Survival.of(premises)
-        stage, victim, code = self._run_until(self._choice.uniform(0, self._seconds * 1.05))
+        stage, victim, code = self._run_until(self._choice.uniform(self._seconds * 0.1, self._seconds))
         assert gone(premises.folder), processes_naming(premises.folder)
         anyio.run(check_active_whole, premises)
         survival.check_active()
+        outcome = "new one active" if read_active(premises.home) != survival.before else "old one active"
         if number % _THOROUGH == 0:
             survival.check(fetched_again_at_most=2 * _SIZE)
-        outcome = "new one active" if read_active(premises.home) != survival.before else "old one active"
         self.tally[stage, victim, f"{outcome}, exit {code}"] += 1
 
     def _run_until(self, seconds: float | None) -> tuple[str, str, int]:
