@@ -256,13 +256,13 @@ def test_the_real_model_without_its_weights_leaves_the_old_one_active(
 
 _LOAD = """
 import json, sys
-import backend
+import backend, weights
 
 for args in json.loads(sys.argv[1]):
     try:
         backend.init_backend(**args)
         print(json.dumps(None))
-    except backend.Unreachable as error:
+    except weights.Unreachable as error:
         print(json.dumps([error.cause, str(error), error.hint]))
 """
 
