@@ -96,6 +96,7 @@ async def serve_here(
     Raises:
         StationRunning: Another station serves this home.
         AddressInUse: There is no port to serve on.
+        AddressUnusable: The address is none of this computer's.
         UnknownModel: The manifest has no such model.
         UnsupportedModel: It can't run here.
         HomeUnusable: The home can't be used.

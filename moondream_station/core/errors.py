@@ -242,6 +242,12 @@ class StationUnreachable(StationError):
     code = "station-unreachable"
 
 
+class AddressUnusable(StationError):
+    """The station can't listen on the address that it was given."""
+
+    code = "address-unusable"
+
+
 class AddressInUse(StationError):
     """No port to serve on."""
 

@@ -15,7 +15,7 @@ import uvicorn
 from anyio.abc import TaskStatus
 from starlette.types import ASGIApp
 
-from moondream_station.core.errors import AddressInUse, UsageError
+from moondream_station.core.errors import AddressInUse, AddressUnusable, UsageError
 
 PORTS_TRIED: Final = 20
 MAX_PORT: Final = 65535
@@ -65,7 +65,8 @@ def listen(host: str, port: int, *, explicit: bool) -> Listeners:
         explicit: Whether it must be this port; else the next free one is taken, of `PORTS_TRIED` in all.
 
     Raises:
-        AddressInUse: No port could be had, or the host is no address of this computer.
+        AddressInUse: No port could be had.
+        AddressUnusable: The host is no address of this computer, or the port may not be listened on.
         UsageError: There is no such port.
     """
     if not 0 <= port <= MAX_PORT:
@@ -173,7 +174,7 @@ def _addresses(host: str) -> list[str]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that can't be written in DNS
-        raise AddressInUse(
+        raise AddressUnusable(
             f"{host!r} is no address to serve on: {error}",
             hint="127.0.0.1 serves programs on this computer.",
         ) from error
@@ -200,7 +201,7 @@ def _listen_on(host: str, addresses: list[str], port: int) -> list[socket.socket
                 listener.close()
             if error.errno == errno.EADDRINUSE:
                 return []
-            raise AddressInUse(
+            raise AddressUnusable(
                 f"Can't listen on port {port} of {host}: {error.strerror or error}",
                 hint="Ports below 1024 may be reserved; the address must be one of this computer's own.",
             ) from error

@@ -136,7 +136,7 @@ CASES = [
     Case("rollback colours", FAILED, "nothing-to-roll-back"),
     Case("serve --port 0 --model nope", FAILED, "unknown-model"),
     Case("serve --port 0 --model shapes", FAILED, "unsupported-model"),
-    Case("serve --port 0 --host no.such.host.invalid", FAILED, "address-in-use"),
+    Case("serve --port 0 --host no.such.host.invalid", FAILED, "address-unusable"),
     *(Case(f"{name} --nope", USAGE, "usage") for name in _COMMANDS),
     *(Case(name, USAGE, "usage") for name in _COMMANDS if name in _NEEDS_MODEL),
 ]

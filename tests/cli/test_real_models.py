@@ -49,8 +49,6 @@ class ModelPremises:
             "MOONDREAM_STATION_MANIFEST": str(self.folder / "manifest.json"),
             "HF_HOME": str(self.folder / "cache"),
             "HF_ENDPOINT": self.hub.address,
-            # Nobody reads what a station says until it ends, and so many switches would fill that pipe.
-            "MOONDREAM_STATION_LOG": "error",
         }
 
     @property

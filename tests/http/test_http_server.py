@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from moondream_station.core.capabilities.snapshot import Outcome
-from moondream_station.core.errors import AddressInUse, UsageError
+from moondream_station.core.errors import AddressInUse, AddressUnusable, UsageError
 from moondream_station.core.events import ProbeFinished
 from moondream_station.http.app import create_app
 from moondream_station.http.guard import Access
@@ -131,7 +131,7 @@ def test_after_twenty_ports_it_is_enough() -> None:
 )
 def test_an_address_of_another_computer_is_refused(host: str, cause: str) -> None:
     """With the system's own reason."""
-    with pytest.raises(AddressInUse, match=cause):
+    with pytest.raises(AddressUnusable, match=cause):
         listen(host, 0, explicit=True)
 
 

@@ -50,7 +50,7 @@ def stopped_at(name: str, premises: Premises, *arguments: str, **variables: str)
     """Run a command up to a checkpoint, where it stands still."""
     with tempfile.TemporaryDirectory() as folder:
         wanted = {VARIABLE: f"{name}:{folder}", **variables}
-        with started(premises, *arguments, **wanted) as process:
+        with started(premises, *arguments, log=None, **wanted) as process:
             stopped = Stopped(process, Path(folder), name)
             try:
                 await_file(stopped.folder / f"{name}.arrived", process)

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryFile
+from typing import IO, Any, Protocol
 
 _END_SECONDS = 20
 
@@ -60,15 +61,24 @@ def switch(premises: Premises, *arguments: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def started(premises: Premises, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs; at the end it is told to go, and has gone."""
+def started(
+    premises: Premises, *arguments: str, log: IO[str] | None = None, **variables: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs; at the end it is told to go, and has gone.
+
+    Args:
+        premises: Where.
+        arguments: What follows the program's name.
+        log: Where its stderr goes; a pipe by default, which holds up whoever fills it.
+        variables: The user's further variables.
+    """
     with subprocess.Popen(
         command(*arguments),
         env={**premises.environ, **variables},
         cwd=premises.folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE if log is None else log,
         text=True,
     ) as process:
         try:
@@ -123,11 +133,16 @@ class Served:
 @contextmanager
 def serving(premises: Premises, *arguments: str) -> Iterator[Served]:
     """A station that serves on any free port."""
-    with started(premises, "serve", "--port", "0", *arguments) as process:
+    with (
+        TemporaryFile("w+", encoding="utf-8") as log,
+        started(premises, "serve", "--port", "0", *arguments, log=log) as process,
+    ):
         assert process.stdout is not None
         line = process.stdout.readline()
-        said = "" if line else f": {process.communicate(timeout=_END_SECONDS)[1]}"
-        assert line.startswith("Moondream Station is serving on http://127.0.0.1:"), line + said
+        if not line.startswith("Moondream Station is serving on http://127.0.0.1:"):
+            process.wait(_END_SECONDS)
+            log.seek(0)
+            raise AssertionError(f"{line}{log.read()}")
         yield Served(process, line.split()[-1])
 
 
