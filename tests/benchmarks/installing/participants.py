@@ -60,19 +60,20 @@ class Station:
     def install(self, *, until: Enough | None = None) -> float:
         """Install; see `Participant`."""
         began = time.perf_counter()
-        process = subprocess.Popen(
-            command("switch", MODEL, "--json"),
-            env=self.premises.environ,
-            cwd=self.premises.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        _wait(process, until)
-        output, _ = process.communicate()
+        said = self.premises.folder / "events.jsonl"  # a pipe that nobody reads meanwhile would fill
+        with said.open("w") as output:
+            process = subprocess.Popen(
+                command("switch", MODEL, "--json"),
+                env=self.premises.environ,
+                cwd=self.premises.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+            )
+            _wait(process, until)
+            process.wait()
         if until is not None:
             return 0.0
-        events = [json.loads(line) for line in output.splitlines()]
+        events = [json.loads(line) for line in said.read_text().splitlines()]
         if events[-1]["event"] != "ActivationSucceeded":
             raise RuntimeError(f"the switch failed: {events[-1]}")
         parts = _parts(events)
