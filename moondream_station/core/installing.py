@@ -1,106 +1,54 @@
-"""From requirements to an environment: found again, or chosen, locked, downloaded and built."""
+"""Which environment an activation gets: one that was made for the same, or a new one of the best build."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Self
+from collections.abc import Iterable
+from dataclasses import replace
 
 import anyio
-import httpx2
 
 from moondream_station.core.activation import Activation
-from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.choice import Selection
-from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.choosing import Choosing
 from moondream_station.core.environments.active import read_active
-from moondream_station.core.environments.arriving import Arrivals
-from moondream_station.core.environments.building import open_building
-from moondream_station.core.environments.download import fetch
-from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.lock import Lock
-from moondream_station.core.environments.locking import resolve_lock
 from moondream_station.core.environments.offers_source import CollectedOffers, collect_offers
-from moondream_station.core.environments.packaging_config import PackagingConfig, load_packaging_config
-from moondream_station.core.environments.place import Place
 from moondream_station.core.environments.pylock import read_stored_pylock
-from moondream_station.core.environments.source_builds import with_built_wheels
-from moondream_station.core.environments.space import no_space_hint
 from moondream_station.core.environments.store import Committed, find_reusable
-from moondream_station.core.environments.transfer import patience_of
-from moondream_station.core.environments.uv_environment import to_uv_environment
-from moondream_station.core.errors import IndexUnreachable, NoBuild, NoSpace, ResolutionConflict, StationError
+from moondream_station.core.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.events import (
     BuildSelected,
-    DownloadProgressed,
     EnvironmentBuilt,
     FallbackChosen,
     RequirementsLocked,
     Stage,
 )
-from moondream_station.core.home import Home
 from moondream_station.core.installed import Installed
-from moondream_station.core.preparing import Preparation, Prepared
-from moondream_station.core.pruning import freeable_bytes
-from moondream_station.core.storage import remove_tree
+from moondream_station.core.making import Making, Tools
+from moondream_station.core.preparing import Prepared
 
 _LOCK_TRIES = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What every installation of a station works with.
+class Installation:
+    """Chooses what one activation installs, and chooses again when torch does not compute in the first.
 
     Args:
-        home: Where everything goes.
-        environ: The user's variables.
-        torch_index: Base URL of the PyTorch index or its mirror.
-        catalog: What is known about builds.
-        preparation: Looks at the machine again, when it turns out to be another one than thought.
+        tools: What installations work with.
+        making: Makes the environments.
+        activation: For whom; it is told everything.
+        prepared: What is known before.
     """
 
-    home: Home
-    environ: Mapping[str, str]
-    torch_index: str
-    catalog: Catalog
-    preparation: Preparation
-
-
-class Installation:
-    """Makes the environment of one activation, and another one when torch does not compute in the first.
-
-    Use it as a context: at the end its connections are closed, and the environments that were not committed
-    are removed, under another name first.
-    """
-
-    def __init__(self, tools: Tools, activation: Activation, prepared: Prepared) -> None:
+    def __init__(self, tools: Tools, making: Making, activation: Activation, prepared: Prepared) -> None:
         self._tools = tools
+        self._making = making
         self._activation = activation
         self._prepared = prepared
         self._capabilities = prepared.capabilities
         self._choosing: Choosing | None = None
-        self._resources = AsyncExitStack()
-        self._made: list[Place] = []
-        self._client: httpx2.AsyncClient | None = None
-        self._config: PackagingConfig | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._resources.aclose()
-            for place in self._made:
-                await anyio.to_thread.run_sync(remove_tree, place.path)
-
-    def keep(self, installed: Installed) -> None:
-        """This environment was committed; every other one made here is removed at the end."""
-        self._made = [place for place in self._made if place != installed.place]
 
     async def install(self) -> Installed:
         """Take an environment that was made for the same, or make one.
@@ -204,7 +152,7 @@ class Installation:
 
     async def _collect(self) -> CollectedOffers:
         """Ask every source what it has, and select."""
-        config, client = await self._connect()
+        config, client = await self._making.connect()
         collected = await collect_offers(
             capabilities=self._capabilities,
             requirements=self._prepared.requirements,
@@ -219,13 +167,6 @@ class Installation:
         )
         self._choosing = Choosing(self._select(collected.offers))
         return collected
-
-    async def _connect(self) -> tuple[PackagingConfig, httpx2.AsyncClient]:
-        if self._config is None or self._client is None:
-            self._config = await load_packaging_config(self._tools.environ)
-            client = open_client(self._config, torch_index=self._tools.torch_index)
-            self._client = await self._resources.enter_async_context(client)
-        return self._config, self._client
 
     async def _install_current(self) -> Installed:
         """Install the current candidate; one that does not resolve gives way to the next, three at most."""
@@ -243,7 +184,8 @@ class Installation:
                     raise
                 self._announce_fallback(rejected.build, error.message)
             else:
-                return await self._build(lock, choosing)
+                current = choosing.current if lock.torch is not None else None
+                return await self._making.make(lock, current, degraded=choosing.degraded)
         raise AssertionError("the last attempt returns or raises")
 
     async def _lock(self, ranked: Ranked | None) -> Lock:
@@ -254,19 +196,7 @@ class Installation:
         """
         self._activation.enter(Stage.LOCK)
         started = anyio.current_time()
-        config, client = await self._connect()
-        lock = await resolve_lock(
-            requirements=self._prepared.requirements,
-            offer=ranked.offer if ranked else None,
-            others=ranked.others if ranked else (),
-            interpreter=self._prepared.interpreter,
-            config=config,
-            torch_index=self._tools.torch_index,
-            home=self._tools.home,
-            client=client,
-            environ=self._tools.environ,
-            publish=self._fetched_while_locking,
-        )
+        lock = await self._making.lock(ranked)
         self._settle(lock)
         if not self._prepared.requirements.mentions_torch:
             self._tell_choice(lock)
@@ -291,10 +221,6 @@ class Installation:
             self._announce_fallback(choosing.current.build, choosing.selection.reason)
             self._activation.publish(choosing.fact())
 
-    def _fetched_while_locking(self, fact: DownloadProgressed) -> None:
-        """A wheel had to be read before it could be locked; what is downloaded is told once it is locked."""
-        self._activation.progressed(fact.overall_received_bytes, fact.overall_total_bytes, "bytes")
-
     def _tell_choice(self, lock: Lock) -> None:
         choosing = self._choosing
         assert choosing is not None  # noqa: S101  chosen before
@@ -303,77 +229,6 @@ class Installation:
             reason = "No package of this backend needs torch."
             fact = replace(fact, build=None, torch=None, index_url=None, source=None, reason=reason)
         self._activation.publish(fact)
-
-    async def _build(self, lock: Lock, choosing: Choosing) -> Installed:
-        try:
-            return await self._download_and_build(lock, choosing)
-        except NoSpace as error:
-            full = error
-        freeable = await anyio.to_thread.run_sync(freeable_bytes, self._tools.home, lock)
-        raise NoSpace(full.message, hint=no_space_hint(freeable), log=full.log) from full
-
-    async def _download_and_build(self, lock: Lock, choosing: Choosing) -> Installed:
-        current = choosing.current if lock.torch is not None else None
-        self._activation.enter(Stage.DOWNLOAD)
-        lock = await self._with_built_wheels(lock)
-        async with open_building(
-            lock,
-            home=self._tools.home,
-            interpreter=self._prepared.interpreter,
-            environ=self._tools.environ,
-            progress=self._activation.progressed,
-        ) as building:
-            wheels = await self._fetch(lock, current, building.arrivals)
-            self._activation.enter(Stage.BUILD)
-            started = anyio.current_time()
-            file_count = await building.finish(wheels)
-        place = building.place
-        self._made.append(place)
-        self._activation.publish(
-            EnvironmentBuilt(
-                environment=place.name,
-                packages=len(lock.files),
-                reused=False,
-                seconds=round(anyio.current_time() - started, 3),
-            )
-        )
-        return Installed(
-            place=place,
-            build=current.build if current else None,
-            torch=lock.torch,
-            source=current.offer.source if current else None,
-            index_url=current.offer.index_url if current else None,
-            degraded=choosing.degraded,
-            lock=lock,
-            file_count=file_count,
-        )
-
-    async def _with_built_wheels(self, lock: Lock) -> Lock:
-        """What is to be built from source is fetched and built before anything else: the rest is wheels."""
-        config, _ = await self._connect()
-        return await with_built_wheels(
-            lock,
-            fetch=lambda sources: self._fetch(sources, None, None),
-            home=self._tools.home,
-            interpreter=self._prepared.interpreter,
-            environ=self._tools.environ,
-            variables=to_uv_environment(config, torch_index=self._tools.torch_index),
-        )
-
-    async def _fetch(
-        self, lock: Lock, current: Ranked | None, arrivals: Arrivals | None
-    ) -> Mapping[str, Path]:
-        config, client = await self._connect()
-        build = parse_build(current.build) if current else None
-        return await fetch(
-            lock,
-            home=self._tools.home,
-            client=client,
-            publish=self._activation.publish,
-            patience=patience_of(config),
-            unpacked_factor=self._tools.catalog.unpacked_factor(build.kind if build else None),
-            arrivals=arrivals,
-        )
 
     def _announce_fallback(self, from_build: str, reason: str) -> None:
         choosing = self._choosing

@@ -34,9 +34,10 @@ from moondream_station.core.events import (
 from moondream_station.core.home import Home
 from moondream_station.core.hosting import HostedWorker, WorkerHost, WorkerSpec
 from moondream_station.core.installed import Installed
-from moondream_station.core.installing import Installation, Tools
+from moondream_station.core.installing import Installation
 from moondream_station.core.judging import checked
 from moondream_station.core.locks import Holder, activation_lock
+from moondream_station.core.making import Making, Tools
 from moondream_station.core.preparing import Preparation, Prepared
 from moondream_station.core.rollback import find_previous
 
@@ -163,12 +164,13 @@ class Orchestrator:
                 await self._roll_back(activation, started=started)
                 return
             prepared = await self._preparation.prepare(activation)
-            async with Installation(self._tools, activation, prepared) as installation:
+            async with Making(self._tools, activation, prepared) as making:
+                installation = Installation(self._tools, making, activation, prepared)
                 ready = await self._make_ready(activation, prepared, installation)
                 await self._commit(
                     activation, ready, ready.installed.record(prepared, ready.verification.report)
                 )
-                installation.keep(ready.installed)
+                making.keep(ready.installed)
                 self._succeed(activation, ready, seconds=anyio.current_time() - started)
 
     async def _roll_back(self, activation: Activation, *, started: float) -> None:

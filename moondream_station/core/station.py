@@ -30,9 +30,9 @@ from moondream_station.core.errors import NothingToCancel, UnknownModel
 from moondream_station.core.events import BackendActivationRequested, CancelReason, Event
 from moondream_station.core.home import Home
 from moondream_station.core.hosting import WorkerHost
-from moondream_station.core.installing import Tools
 from moondream_station.core.journal import Journal
 from moondream_station.core.machine import LocalMachine, Machine
+from moondream_station.core.making import Tools
 from moondream_station.core.orchestrator import Orchestrator, Unserved
 from moondream_station.core.overview import stored_state
 from moondream_station.core.preparing import Preparation, known_requirements
