@@ -289,7 +289,7 @@ def test_where_nothing_can_be_installed_the_error_says_why(
     [
         ("torch>=2.8\n-r other.txt", "the requirements, line 2: '-r other.txt' is not accepted"),
         ("torch=>2.8", "line 1"),
-        ("torch @ https://example.org/torch.whl", "addresses are not accepted"),
+        ("torch @ https://example.org/torch.whl", "torch and its companions come from"),
     ],
 )
 def test_bad_requirements_are_told_not_raised(tmp_path: Path, text: str, words: str) -> None:
@@ -297,9 +297,7 @@ def test_bad_requirements_are_told_not_raised(tmp_path: Path, text: str, words: 
     result = facade(cpu_only(PLATFORM), tmp_path).install_torch_requirements(text)
     assert (result.success, result.cmd) == (False, [])
     assert words in result.message
-    assert result.message.endswith(
-        "Requirements may hold names, extras, versions, markers and sha256 hashes only."
-    )
+    assert "Requirements may hold names, extras, versions, markers and sha256 hashes." in result.message
 
 
 @pytest.mark.anyio
