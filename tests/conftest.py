@@ -7,6 +7,7 @@ from hypothesis import settings
 
 # How long one example takes says more about the machine that runs it, and what else it does, than about us.
 settings.register_profile("station", deadline=None)
+settings.register_profile("short", deadline=None, max_examples=20)  # for further interpreters
 settings.register_profile("long", deadline=None, max_examples=2_000)  # pytest --hypothesis-profile=long
 settings.load_profile("station")
 

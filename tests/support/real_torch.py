@@ -41,7 +41,7 @@ def _environment(folder: Path, version: str) -> Path:
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, env=_environ())
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", f"torch=={version}", "Pillow", "numpy"],
+        [python, "-m", "pip", "install", "--quiet", "--no-compile", f"torch=={version}", "Pillow", "numpy"],
         check=True,
         capture_output=True,
         env=_environ(),
