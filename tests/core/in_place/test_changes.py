@@ -16,6 +16,8 @@ from support.stations import Premises, processes_naming
 from support.torch_index import TorchBehaviour, TorchIndex
 
 ASKED = "torch>=2.8\nPillow\n"
+_HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""A shell lets what it starts in the background ignore SIGINT, and tests may run there."""
 
 
 def wheels_fetched(premises: Premises) -> list[str]:
@@ -113,7 +115,7 @@ def test_an_interrupted_download_is_ended_at_once_and_gone_on_with(tmp_path: Pat
         premises = Premises(folder=tmp_path, index=index)
         scratch = ScratchPython.make(tmp_path / "scratch", premises.environ)
         index.faults.append(Fault(match="*/torch-*.whl", bytes_per_second=400_000))
-        with scratch.started(INSTALL, "torch") as process:
+        with scratch.started(_HEAR_CTRL_C + INSTALL, "torch") as process:
             index.wait_for(".whl", bytes_sent=400_000)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=5)
