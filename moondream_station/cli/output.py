@@ -17,14 +17,19 @@ _NARROWEST = 20
 """Characters that a table's last column gets, however narrow the terminal is."""
 
 
+def json_line(data: Any) -> str:
+    """Data as one line of JSON."""
+    return json.dumps(data, ensure_ascii=False)
+
+
 def print_json(data: Any) -> None:
     """Print one JSON line to stdout, at once."""
-    _write(sys.stdout, json.dumps(data, ensure_ascii=False))
+    write_line(sys.stdout, json_line(data))
 
 
 def print_result(line: str) -> None:
     """Print a result for people to stdout, at once."""
-    _write(sys.stdout, line)
+    write_line(sys.stdout, line)
 
 
 def print_text(text: str, data: Any, *, as_json: bool) -> None:
@@ -47,24 +52,28 @@ def print_error(error: ErrorInfo, *, as_json: bool) -> None:
 
 def print_progress(line: str) -> None:
     """Print a line for people to stderr."""
-    _write(sys.stderr, line)
+    write_line(sys.stderr, line)
 
 
-def _write(stream: TextIO, line: str) -> None:
+def write_line(stream: TextIO, line: str) -> None:
     """Write a line at once.
 
     Raises:
-        BrokenPipeError: Whoever read it has gone. What is written from now on goes nowhere, so that the end
-            of the program, which writes what is left, raises nothing.
+        BrokenPipeError: Whoever read it has gone.
     """
     try:
         stream.write(line + "\n")
         stream.flush()
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        write_nowhere(stream.fileno())
         raise
+
+
+def write_nowhere(descriptor: int) -> None:
+    """Let all that is written from now on go nowhere, so that the end of the program, too, raises nothing."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def terminal_width() -> int | None:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from moondream_station.cli.output import print_json, print_progress, print_result
+from moondream_station.cli.outlet import Outlet
+from moondream_station.cli.output import json_line
 from moondream_station.cli.plain import PlainLines
 from moondream_station.core.codec import event_to_json
 from moondream_station.core.events import (
@@ -28,8 +29,12 @@ DONE, FAILED, CANCELLED = 0, 1, 130
 class Presenter(Protocol):
     """Shows the facts of one activation, in order."""
 
-    def show(self, event: Event) -> None:
-        """Show a fact."""
+    async def show(self, event: Event) -> None:
+        """Show a fact; whoever reads it slowly holds up this alone.
+
+        Raises:
+            BrokenPipeError: Whoever read it has gone, or takes nothing though the end was asked for.
+        """
 
     def cancelling(self) -> None:
         """Show that the end was asked for; it has come with the terminal fact."""
@@ -41,12 +46,16 @@ class Presenter(Protocol):
 class JsonPresenter:
     """One line of JSON a fact, on stdout."""
 
-    def show(self, event: Event) -> None:
+    def __init__(self) -> None:
+        self._out = Outlet(sys.stdout)
+
+    async def show(self, event: Event) -> None:
         """Print the fact."""
-        print_json(event_to_json(event))
+        await self._out.write(json_line(event_to_json(event)))
 
     def cancelling(self) -> None:
         """No fact, and so no line."""
+        self._out.hurry()
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -57,18 +66,21 @@ class PlainPresenter:
 
     def __init__(self) -> None:
         self._lines = PlainLines()
+        self._progress = Outlet(sys.stderr)
+        self._result = Outlet(sys.stdout)
 
-    def show(self, event: Event) -> None:
+    async def show(self, event: Event) -> None:
         """Print the fact's lines."""
         for line in self._lines.lines(event):
-            if isinstance(event.fact, ActivationSucceeded):
-                print_result(line)
-            else:
-                print_progress(line)
+            outlet = self._result if isinstance(event.fact, ActivationSucceeded) else self._progress
+            await outlet.write(line)
 
     def cancelling(self) -> None:
         """Say so."""
-        print_progress("Cancelling")
+        self._progress.hurry()
+        self._result.hurry()
+        with suppress(BrokenPipeError):
+            self._progress.mention("Cancelling")
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -84,16 +96,18 @@ class PanelAndResult:
     def __init__(self, panel: PanelPresenter) -> None:
         self._panel = panel
         self._lines = PlainLines()
+        self._result = Outlet(sys.stdout)
 
-    def show(self, event: Event) -> None:
+    async def show(self, event: Event) -> None:
         """Show the fact, and print the result where the panel does not tell it already."""
         self._panel.show(event)
         if isinstance(event.fact, ActivationSucceeded) and not sys.stdout.isatty():
             for line in self._lines.lines(event):
-                print_result(line)
+                await self._result.write(line)
 
     def cancelling(self) -> None:
         """Show that the end was asked for."""
+        self._result.hurry()
         self._panel.cancelling()
 
     def close(self) -> None:
@@ -133,7 +147,7 @@ async def present(
             if event.activation is None or event.activation != activation:
                 continue
             with suppress(BrokenPipeError):  # a reader that has gone is no reason to break off a switch
-                presenter.show(event)
+                await presenter.show(event)
             if event.is_terminal:
                 return exit_code(event)
     finally:

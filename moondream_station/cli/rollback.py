@@ -61,7 +61,7 @@ class RollbackPresenter:
     as_json: bool
     _lines: PlainLines = field(default_factory=PlainLines)
 
-    def show(self, event: Event) -> None:
+    async def show(self, event: Event) -> None:
         """Print the fact's lines; how it ends is the command's result, or its error."""
         if isinstance(event.fact, ActivationFailed):
             print_error(event.fact.error, as_json=self.as_json)

@@ -17,7 +17,8 @@ import anyio.lowlevel
 import anyio.to_thread
 from rich.text import Text
 
-from moondream_station.cli.output import print_text
+from moondream_station.cli.outlet import Outlet
+from moondream_station.cli.output import json_line
 from moondream_station.cli.show import status_text
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.codec import event_from_json
@@ -71,6 +72,7 @@ class _Lines:
     def __init__(self, *, as_json: bool, stop: Callable[[], None]) -> None:
         self.are_unread = False
         self._as_json = as_json
+        self._out = Outlet(sys.stdout)
         self._stop = stop
         self._changed = anyio.Event()
         self._state: StationState | None = None
@@ -89,12 +91,12 @@ class _Lines:
             shown = status(self._state) if self._state is not None else None
             if shown is not None and shown != printed:
                 printed = shown
-                self._print(shown)
+                await self._print(shown)
             await anyio.sleep(_LOOK_SECONDS)
 
-    def _print(self, shown: Mapping[str, Any]) -> None:
+    async def _print(self, shown: Mapping[str, Any]) -> None:
         try:
-            print_text(status_text(shown), shown, as_json=self._as_json)
+            await self._out.write(json_line(shown) if self._as_json else status_text(shown))
         except BrokenPipeError:
             self.are_unread = True
             self._stop()

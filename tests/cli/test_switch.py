@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from support.commands import events_of, exit_code_after, run, run_json, started, switch
+from support.commands import command, events_of, exit_code_after, run, run_json, started, switch, wait_until
 from support.index_traffic import Fault
 from support.stations import Premises, open_premises, processes_naming
 
@@ -136,3 +138,43 @@ def test_a_reader_that_has_gone_harms_nothing(lasting: Premises) -> None:
         process.wait(timeout=30)
     assert (said, process.returncode) == ("", 0)
     assert processes_naming(lasting.folder) == []
+
+
+def _with_small_pipe(premises: Premises, *arguments: str) -> subprocess.Popen[bytes]:
+    """A switch into a pipe that is full after a few facts, with nobody who reads it yet."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen(
+        command("switch", "colours", "--json", *arguments),
+        env=premises.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=write,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    process.stdout = os.fdopen(read, "rb")
+    return process
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have a size of their own here")
+def test_a_reader_that_comes_late_holds_up_nothing(premises: Premises) -> None:
+    """The switch goes on while nobody reads, and then every fact is there."""
+    with _with_small_pipe(premises) as process:
+        wait_until(premises.home.active.exists)
+        assert process.stdout is not None
+        *_, last = (json.loads(line) for line in process.stdout)
+        assert process.wait(timeout=20) == 0
+    assert last["event"] == "ActivationSucceeded"
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have a size of their own here")
+def test_a_reader_that_never_comes_does_not_hold_up_the_end(premises: Premises) -> None:
+    """A signal cancels the switch, and ends the command although nobody has read what it said."""
+    premises.index.faults.append(Fault(match="/whl/cpu/torch-*.whl", hang_after_bytes=100))
+    with _with_small_pipe(premises) as process:
+        wait_until(lambda: any(premises.home.downloads.glob("*")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 130
+    (journal,) = premises.home.activations.glob("*.jsonl")
+    assert json.loads(journal.read_text().splitlines()[-1])["event"] == "ActivationCancelled"
+    assert processes_naming(premises.folder) == []

@@ -13,6 +13,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
+
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -31,5 +33,5 @@ with Path(pipe).open(encoding="utf-8") as orders:
                 print("a line of the log", file=sys.stderr)  # noqa: T201  what it is about
             case number:
                 for _ in range(int(number)):
-                    presenter.show(replace(next(happening), at=datetime.now(UTC)))
+                    anyio.run(presenter.show, replace(next(happening), at=datetime.now(UTC)))
 presenter.close()

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,14 @@ def serving(premises: Premises, *arguments: str) -> Iterator[Served]:
             log.seek(0)
             raise AssertionError(f"{line}{log.read()}")
         yield Served(process, line.split()[-1])
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so of which no line of a command tells."""
+    deadline = time.monotonic() + _END_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, "Waited in vain"
+        time.sleep(0.05)
 
 
 def exit_code_after(process: subprocess.Popen[str], number: signal.Signals) -> int:
