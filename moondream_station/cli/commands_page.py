@@ -57,10 +57,10 @@ says what it answers, and to whom.
     "models": "With `--json`: [models.json](schemas/models.json).\n",
     "switch": """\
 Where a station serves the same home, it does the switch and this command follows it; else the command
-does it by itself, verifies with a worker, records the model as active and ends. On a terminal it shows
-a live panel, elsewhere a line a step; with `--json` one event a line ([events](events.md)), the
-terminal one last. Ctrl-C cancels; the one of a command that joined a switch already under way leaves
-that alone.
+does it by itself, verifies with a worker, records the model as active, tells a station that began to
+serve meanwhile, and ends. On a terminal it shows a live panel, elsewhere a line a step; with `--json`
+one event a line ([events](events.md)), the terminal one last. Ctrl-C cancels; the one of a command that
+joined a switch already under way leaves that alone.
 """,
     "status": "With `--json`: [status.json](schemas/status.json); with `--watch` too, one line a change.\n",
     "cancel": 'With `--json`: `{"activation": ID}`.\n',

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from moondream_station.cli.output import print_progress
 from moondream_station.cli.presenting import Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.codec import event_from_json
+from moondream_station.core.environments.active import read_active
 from moondream_station.core.errors import NothingToCancel, StationError, UnknownModel
 from moondream_station.core.events import CancelReason, Event
 from moondream_station.core.home import Home
@@ -97,6 +99,33 @@ async def follow_there(
     if refusal is not None:
         raise refusal
     return code
+
+
+async def hand_over(home: Home, record: StationRecord, wish: Wish) -> None:
+    """Let a station that began to serve while a command switched by itself serve that model now.
+
+    The environment is there, so that it takes no more than a worker's start; nobody waits for that here. A
+    station that switches already was told something later.
+
+    Args:
+        home: The home that both have.
+        record: The station.
+        wish: What was asked for, and is done.
+    """
+    active = read_active(home)
+    if active.model != wish.model:
+        return  # another command has been here
+    try:
+        async with StationClient(record.address, token=record.token) as client:
+            status = await client.status()
+            served = status["active"]["environment"] if status["active"] else None
+            if status["activation"] is not None or served == active.models[wish.model].environment:
+                return
+            await client.switch(wish.model, wish.strategy, python=wish.python)
+    except StationError as error:
+        print_progress(f"The station at {record.address} was not told: {error.message}")
+        return
+    print_progress(f"The station at {record.address} was told, and goes over to {wish.model} now.")
 
 
 async def _obey(following: _Following, scope: anyio.CancelScope) -> None:

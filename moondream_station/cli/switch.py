@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.presenting import Presenter, present, presenter_for
+from moondream_station.cli.presenting import DONE, Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.errors import NothingToCancel, UnknownModel, UsageError
@@ -47,12 +47,20 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
             raise UsageError(f"There is no file {python}.", hint="Name a Python interpreter, with its path.")
     configure_logging(settings.log)
     wish = Wish(model=model, strategy=settings.strategy, upgrade=upgrade, python=python, as_json=as_json)
-    record = read_station(home)
-    if record is None:
-        return anyio.run(_switch_here, home, settings, wish)
-    from moondream_station.cli.forwarding import switch_there  # noqa: PLC0415  only where a station serves
+    return anyio.run(_switch, home, settings, wish)
 
-    return anyio.run(switch_there, home, record, wish)
+
+async def _switch(home: Home, settings: Settings, wish: Wish) -> int:
+    if (record := read_station(home)) is not None:
+        from moondream_station.cli.forwarding import switch_there  # noqa: PLC0415  only where one serves
+
+        return await switch_there(home, record, wish)
+    code = await _switch_here(home, settings, wish)
+    if code == DONE and (record := read_station(home)) is not None:
+        from moondream_station.cli.forwarding import hand_over  # noqa: PLC0415  only where one serves
+
+        await hand_over(home, record, wish)
+    return code
 
 
 async def _switch_here(home: Home, settings: Settings, wish: Wish) -> int:
@@ -79,9 +87,9 @@ async def activate_here(
     async with open_station(home, settings, os.environ) as station, anyio.create_task_group() as tasks:
 
         def cancel(reason: CancelReason) -> None:
+            presenter.cancelling()
             with suppress(NothingToCancel):
                 station.request_cancel(reason)
-                presenter.cancelling()
 
         await tasks.start(cancel_on_signal, cancel)
         async with station.bus.subscribe() as events:

@@ -16,9 +16,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.commands import Served, events_of, exit_code_after, run, run_json, serving, started, switch
+from support.commands import (
+    Served,
+    events_of,
+    exit_code_after,
+    run,
+    run_json,
+    serving,
+    started,
+    switch,
+    wait_until,
+)
 from support.index_traffic import Fault
 from support.stations import Premises, processes_naming
+from support.wheels import Wheel
 
 
 def test_it_says_where_it_serves_and_answers_at_once(installed: Premises) -> None:
@@ -106,6 +117,24 @@ def test_another_python_is_taken_by_the_station_that_serves(installed: Premises)
         assert station.get("/v1/station")["active"]["environment"] == last["environment"]
         *_, failed = switch(installed, "colours", "--upgrade", "--python", __file__)
         assert "can't be started" in failed["error"]["message"]
+
+
+def test_a_switch_that_began_before_the_station_reaches_it(installed: Premises) -> None:
+    """The command does it by itself, as it began to; the station goes over to that model when it is there."""
+    installed.index.add_simple(Wheel(name="large", version="1.0.0", filler_bytes=3_000_000))
+    installed.index.faults.append(Fault(match="*large-1.0.0*.whl", bytes_per_second=600_000))
+    installed.add_model("shapes", requirements="torch>=2.8\nlarge\n")
+    with started(installed, "switch", "shapes", "--json") as process:
+        for event in events_of(process):
+            if event["event"] == "StageStarted" and event["stage"] == "download":
+                break
+        with serving(installed) as station:
+            assert station.get("/v1/station")["active"]["model"] == "colours"
+            *_, last = events_of(process)
+            assert (last["event"], process.wait(timeout=60)) == ("ActivationSucceeded", 0)
+            wait_until(lambda: station.get("/v1/station")["active"]["model"] == "shapes")
+            assert station.get("/v1/station")["active"]["environment"] == last["environment"]
+            assert station.post("/v1/caption", {})["caption"] == "a small caption"
 
 
 def test_who_joins_a_switch_only_detaches(installed: Premises) -> None:
