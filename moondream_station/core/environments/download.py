@@ -16,7 +16,7 @@ from moondream_station.core.environments.finished import find_finished, settle
 from moondream_station.core.environments.ledger import Ledger
 from moondream_station.core.environments.lock import Lock, LockedFile
 from moondream_station.core.environments.space import Need, check_space, writing_to
-from moondream_station.core.environments.together import together
+from moondream_station.core.environments.together import accompanied, together
 from moondream_station.core.environments.transfer import Patience, RemoteFile, Transfer
 from moondream_station.core.events import DownloadProgressed
 from moondream_station.core.home import Home
@@ -135,12 +135,19 @@ async def fetch_unhashed(
     ledger = Ledger(publish, anyio.current_time)
     part = _partial_of(home, file)
     transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience or Patience())
+    fetched: tuple[Path, str]
+
+    async def fetch_it() -> None:
+        nonlocal fetched
+        fetched = await transfer.run(home.downloads)
+
     with writing_to(home.downloads):
         received = await anyio.to_thread.run_sync(_size_of, part)
         check_space([Need(home.downloads, max(0, (file.size_bytes or 0) - received))])
         ledger.open([(file.filename, file.size_bytes, received)])
         ledger.report(file.filename)
-        path, sha256 = await transfer.run(home.downloads)
+        await accompanied(fetch_it, ledger.keep_telling)
+        path, sha256 = fetched
         await anyio.to_thread.run_sync(settle, [path])
     return path, sha256
 
@@ -173,7 +180,8 @@ async def _fetch_all(
 
     # The largest first: it decides how long all take.
     largest_first = sorted(files, key=lambda file: file.size_bytes or 0, reverse=True)
-    await together(*(partial(fetch_one, file) for file in largest_first))
+    fetching = partial(together, *(partial(fetch_one, file) for file in largest_first))
+    await accompanied(fetching, ledger.keep_telling)
     return fetched
 
 

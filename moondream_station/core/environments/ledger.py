@@ -6,10 +6,15 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import anyio
+
 from moondream_station.core.events import DownloadProgressed
 
 _REPORT_SECONDS = 0.25
 """At most four reports a second for a file."""
+
+_SILENCE_SECONDS = 1.0
+"""When nothing came for so long, that is told: the speed falls, and the remaining time grows."""
 
 
 @dataclass(slots=True)
@@ -19,6 +24,7 @@ class _Entry:
     received_bytes: int
     transferred_bytes: int = 0
     reported_at: float = -math.inf
+    is_told: bool = True
 
 
 class Rate:
@@ -56,16 +62,18 @@ class Rate:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """The rate, None until it means something."""
+        """The rate, None until it means something, and again when it is nothing."""
         if self._samples < self._SAMPLES_AT_LEAST:
             return None
-        return self._bytes / self._seconds
+        rate = self._bytes / self._seconds
+        return rate if rate >= 1 else None
 
 
 class Ledger:
     """What has become of each file of a download; makes the facts that tell of it.
 
-    Every file has a first and a last fact; between them they come at most four times a second.
+    Every file has a first and a last fact; between them they come at most four times a second, and while
+    nothing arrives, once a second for as long as the speed still falls.
 
     Args:
         publish: Takes the facts.
@@ -77,6 +85,8 @@ class Ledger:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._rate = Rate(clock)
+        self._latest: str | None = None
+        self._tells_rate = False
 
     def open(self, files: Iterable[tuple[str, int | None, int]]) -> None:
         """Enter every file before the first byte: its name, its size if known, and how much of it is here."""
@@ -87,7 +97,9 @@ class Ledger:
         """Tell how a file stands, now."""
         entry = self._entries[file]
         entry.reported_at = self._clock()
+        entry.is_told = True
         rate = self._rate.bytes_per_second
+        self._tells_rate = rate is not None
         received, total = self.received_bytes, self.total_bytes
         eta = (total - received) / rate if rate and total is not None else None
         self._publish(
@@ -114,9 +126,27 @@ class Ledger:
         entry = self._entries[file]
         entry.transferred_bytes += size_bytes
         entry.received_bytes = received_bytes
+        entry.is_told = False
+        self._latest = file
         self._rate.add(size_bytes)
         if self._clock() - entry.reported_at >= _REPORT_SECONDS:
             self.report(file)
+
+    async def keep_telling(self) -> None:
+        """Catch up again and again, until cancelled."""
+        while True:
+            await anyio.sleep(_REPORT_SECONDS)
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Tell what no further piece has brought up: the last bytes before a silence, and the silence."""
+        now = self._clock()
+        self._rate.add(0)
+        for file, entry in self._entries.items():
+            age = now - entry.reported_at
+            is_silent = self._tells_rate and file == self._latest and age >= _SILENCE_SECONDS
+            if is_silent or (not entry.is_told and age >= _REPORT_SECONDS):
+                self.report(file)
 
     def restarted(self, file: str) -> None:
         """Note that nothing of a file is here any more: what was resumed could not be used. Told at once."""

@@ -337,6 +337,7 @@ async def test_a_silent_server_is_left_after_its_time(index: TorchIndex, home: H
     assert found[BIG.filename].read_bytes() == BIG.data
     assert len(gets(index, BIG)) == 2
     assert_true_progress(facts)
+    assert 1_200_000 in [fact.received_bytes for fact in facts]
 
 
 async def test_a_server_that_never_sends_is_named_at_last(index: TorchIndex, home: Home) -> None:

@@ -65,6 +65,40 @@ def test_at_most_four_facts_a_second_come_from_one_file() -> None:
     assert len(facts) in {8, 9}
 
 
+def test_the_last_bytes_before_a_silence_are_told() -> None:
+    """Also when no further piece comes that would bring them up."""
+    clock, facts = Clock(), list[DownloadProgressed]()
+    ledger = Ledger(facts.append, clock)
+    ledger.open([("a", 1000, 0)])
+    ledger.report("a")
+    ledger.transferred("a", 10, received_bytes=10)
+    ledger.catch_up()
+    assert [fact.received_bytes for fact in facts] == [0]
+    clock.now += 0.25
+    ledger.catch_up()
+    ledger.catch_up()
+    assert [fact.received_bytes for fact in facts] == [0, 10]
+
+
+def test_a_silence_takes_the_speed_down() -> None:
+    """Once a second while it falls; when nothing is left of it, there is nothing to tell."""
+    clock, facts = Clock(), list[DownloadProgressed]()
+    ledger = Ledger(facts.append, clock)
+    ledger.open([("a", 1000, 0), ("b", 1000, 0)])
+    for received in range(100, 900, 100):
+        clock.now += 0.25
+        ledger.transferred("a", 100, received_bytes=received)
+    told = len(facts)
+    for _ in range(4 * 600):
+        clock.now += 0.25
+        ledger.catch_up()
+    *speeds, last = [fact.bytes_per_second or 0.0 for fact in facts[told - 1 :]]
+    assert {fact.file for fact in facts} == {"a"}
+    assert last == 0.0
+    assert speeds == sorted(speeds, reverse=True)
+    assert 20 < len(speeds) < 60
+
+
 def test_a_file_that_starts_over_says_so() -> None:
     """When what was resumed can't be used, the fact says that nothing is here and nothing was resumed."""
     facts: list[DownloadProgressed] = []
