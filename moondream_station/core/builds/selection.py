@@ -105,7 +105,7 @@ def select(
         reason=reason or why_none(judgements, question),
         command=install_command(chosen.best, requirements, question) if chosen else (),
         warnings=tuple(dict.fromkeys((*requirements.warnings, *named, *idle, *_caveats(chosen, question)))),
-        candidates=_candidates(order, judgements, question),
+        candidates=_candidates(order, judgements, reason or "", question),
     )
     return SelectionResult(selection, tuple(map(_ranked, order)))
 
@@ -176,7 +176,7 @@ def _guided(
 
 def _forced(
     strategy: str, judgements: tuple[Judgement, ...], possible: tuple[Judgement, ...], question: Question
-) -> tuple[tuple[Judgement, ...], str, tuple[str, ...]]:
+) -> tuple[tuple[Judgement, ...], str | None, tuple[str, ...]]:
     """The build that the strategy names, whatever driver and GPU say."""
     named = next(one for one in judgements if one.build.name == strategy)
     better = possible[0] if possible else None
@@ -190,7 +190,7 @@ def _forced(
     if stubborn.refusal and stubborn.refusal.obstacle is Obstacle.UNVERIFIED:
         stubborn = judge(named.build, question.ignoring_also(*OVERRIDABLE, Obstacle.UNVERIFIED))
     if stubborn.refusal:
-        return (), stubborn.refusal.reason, ()
+        return (), _without_it(stubborn.refusal.reason, better), ()
     reason = f"{strategy} was chosen by name, with torch {stubborn.best.torch}."
     refusal = named.refusal.reason if named.refusal else ""
     return (
@@ -198,6 +198,13 @@ def _forced(
         reason,
         (f"{strategy} was chosen by name, although this speaks against it: {refusal}",),
     )
+
+
+def _without_it(refusal: str, better: Judgement | None) -> str | None:
+    """Why the named build can't be had, and what could; None where nothing can, whatever is named."""
+    if better is None:
+        return None
+    return f"{refusal} The strategy auto takes {better.build.name} with torch {better.best.torch}."
 
 
 def _instead(named: Judgement, better: Judgement | None) -> str:
@@ -250,9 +257,12 @@ def _left_out(chosen: Judgement, question: Question) -> list[str]:
 
 
 def _candidates(
-    order: tuple[Judgement, ...], judgements: tuple[Judgement, ...], question: Question
+    order: tuple[Judgement, ...], judgements: tuple[Judgement, ...], reason: str, question: Question
 ) -> tuple[Candidate, ...]:
-    """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first."""
+    """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first.
+
+    The chosen one's reason is the choice's own: what `auto` would say of a build that was named is not true.
+    """
     chosen = order[0] if order else None
     ordered = {one.build for one in order}
     others = [one for one in judgements if one.build not in ordered]
@@ -268,7 +278,7 @@ def _candidates(
                 build=one.build.name,
                 torch=one.best.torch,
                 verdict=Verdict.CHOSEN if one is chosen else Verdict.POSSIBLE,
-                reason=why_chosen(one, question) if one is chosen else why_possible(one, chosen),
+                reason=reason if one is chosen else why_possible(one, chosen),
             )
             for one in (*order, *possible)
         ),

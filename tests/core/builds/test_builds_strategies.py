@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.choice import Verdict
 from moondream_station.core.builds.guide import cuda_of_driver, guide_build
 from moondream_station.core.capabilities.snapshot import Capabilities
 from support.snapshots import amd, chosen, intel, linux, macos, nvidia, plan, windows
@@ -146,6 +147,37 @@ def test_a_named_build_never_goes_against_platform_python_or_requirement(
     assert chosen(result) == (None, None)
     assert result.order == ()
     assert words in result.selection.reason
+
+
+@pytest.mark.parametrize(
+    ("machine", "strategy", "words"),
+    [
+        (linux(RTX_4090, driver="535.183.01"), "mps", "The strategy auto takes cu126 with torch 2.14.1."),
+        (linux(libc=("musl", "1.2.5")), "cpu", "use a distribution with glibc 2.28 or newer"),
+    ],
+)
+def test_where_a_named_build_can_not_be_had_the_reason_says_what_to_do(
+    machine: Capabilities, strategy: str, words: str
+) -> None:
+    """Another strategy where that finds a build; else what would change the machine."""
+    assert words in plan(machine, strategy=strategy).selection.reason
+
+
+@pytest.mark.parametrize(
+    ("machine", "strategy"),
+    [
+        (linux(RTX_4090, driver="535.183.01"), "cu132"),  # too old a driver
+        (linux(RTX_4090, driver="535.183.01"), "rocm7.2"),  # no such GPU
+        (linux(RTX_4090, driver="535.183.01"), "cpu"),  # and there is a GPU
+        (linux(RTX_4090, driver="550.54.14", cuda="12.4"), "guide"),
+        (linux(RTX_4090, driver="535.183.01"), "auto"),
+    ],
+)
+def test_the_chosen_builds_own_reason_is_the_choices(machine: Capabilities, strategy: str) -> None:
+    """That its GPU can run it, or that there is none, may not be true of a build that was named."""
+    selection = plan(machine, strategy=strategy).selection
+    assert selection.candidates[0].verdict is Verdict.CHOSEN
+    assert selection.candidates[0].reason == selection.reason
 
 
 def test_a_named_build_says_what_would_be_taken_instead() -> None:
