@@ -17,6 +17,7 @@ from moondream_station.core.capabilities.snapshot import BUS_ALONE, Capabilities
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 _INDEX = re.compile(r"-?[0-9]+")
+_UUID = re.compile(r"(GPU|MIG)-")
 _GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 _JETSON_CAPABILITY = "8.7"
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "apple": "Apple"}
@@ -213,7 +214,8 @@ def _visible_to_cuda(
     """What CUDA_VISIBLE_DEVICES leaves.
 
     Its integers follow CUDA's own order, fastest first, unless CUDA_DEVICE_ORDER=PCI_BUS_ID gives it
-    nvidia-smi's; the difference does not matter where all GPUs are alike. UUIDs are not recorded.
+    nvidia-smi's. UUIDs are not recorded, so which GPUs they name is not known. Neither matters where all GPUs
+    are alike.
     """
     value = variables.get("CUDA_VISIBLE_DEVICES")
     if value is None:
@@ -223,11 +225,15 @@ def _visible_to_cuda(
         return (), ()
     alike = len({gpu.architecture for gpu in gpus}) == 1 and gpus[0].architecture is not None
     ordered = variables.get("CUDA_DEVICE_ORDER", "").strip() == _BUS_ORDER
-    if all(_INDEX.fullmatch(entry) for entry in entries) and (alike or ordered):
+    by_position = all(_INDEX.fullmatch(entry) for entry in entries)
+    if by_position and (alike or ordered):
         return _by_position(gpus, value), ()
+    if alike and all(_UUID.match(entry) for entry in entries):
+        return gpus, ()
+    remedy = "set" if by_position else "name them by position, with"
     warning = (
         f"CUDA_VISIBLE_DEVICES={value!r} can't be related to the GPUs that were found, so every one of them "
-        "counts (set CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
+        f"counts ({remedy} CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
     )
     return gpus, (warning,)
 

@@ -52,6 +52,23 @@ def test_otherwise_every_gpu_counts_and_a_warning_says_so(value: str) -> None:
     assert value in in_use.warnings[0]
 
 
+def test_the_warning_says_how_to_choose_so_that_it_counts() -> None:
+    """A position needs the order alone, a UUID has to become a position first."""
+    found = {
+        value: nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+        for value in ("1", "GPU-1")
+    }
+    assert "(set CUDA_DEVICE_ORDER=PCI_BUS_ID" in found["1"].warnings[0]
+    assert "(name them by position, with CUDA_DEVICE_ORDER=PCI_BUS_ID" in found["GPU-1"].warnings[0]
+
+
+@pytest.mark.parametrize("value", ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1,MIG-2"])
+def test_a_uuid_is_nothing_to_tell_where_all_gpus_are_alike(value: str) -> None:
+    """Whichever it names has the same capability."""
+    in_use = nvidia_in_use(linux(*ALIKE, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    assert (in_use.gpus, in_use.warnings) == (ALIKE, ())
+
+
 def test_positions_beyond_the_list_hide_every_gpu() -> None:
     """As CUDA does."""
     variables = {"CUDA_VISIBLE_DEVICES": "5"}
