@@ -8,11 +8,12 @@ from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import Build, Kind
 from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
-from moondream_station.core.builds.verdicts import Judgement, judge
+from moondream_station.core.builds.verdicts import Judgement, judge, why_not_system
 from moondream_station.core.builds.visibility import describe, hiding_variable
 
 _ANY_DRIVER = "99999.0"
 _PREFERRED = (Kind.CUDA, Kind.ROCM, Kind.XPU, Kind.CPU)
+_DRIVERLESS = "it has no NVIDIA driver that works"
 _JETSON = "NVIDIA makes wheels of its own for Jetson, which the station does not install."
 
 
@@ -82,16 +83,19 @@ def _remedy(kind: Kind, question: Question) -> str:
         _unverified_wheel(kind, question),
         _older_torch(kind, question),
         _without_companions(kind, question),
+        _newer_system(kind, question),
         _other_python(kind, question),
         _hidden_gpus(kind, question),
     )
     found = [sentence for sentence in tries if sentence]
     if not found and (both := _newer_driver_and_older_torch(kind, question)):
         found.append(both)
+    if is_driverless:
+        found = [f"{_DRIVERLESS};", *found] if found else [f"{_DRIVERLESS}."]
     found = found or [_first_refusal(kind, question)]
     if question.capabilities.surroundings == "jetson":
         found.append(_JETSON)
-    return " ".join(("it has no NVIDIA driver that works;" if is_driverless else "", *found)).strip()
+    return " ".join(found)
 
 
 def _first_refusal(kind: Kind, question: Question) -> str:
@@ -166,6 +170,12 @@ def _unverified_wheel(kind: Kind, question: Question) -> str | None:
         f"{best.build.name} with torch {best.best.torch} would run on it, if there is such a wheel: nobody "
         "has verified that."
     )
+
+
+def _newer_system(kind: Kind, question: Question) -> str | None:
+    """The C library that the best build's wheel needs, where nothing else is in its way."""
+    best = _best(kind, question.ignoring_also(Obstacle.SYSTEM))
+    return why_not_system(best.build, best.best, question) if best else None
 
 
 def _other_python(kind: Kind, question: Question) -> str | None:

@@ -12,12 +12,12 @@ from moondream_station.core.builds.target import Target
 
 
 def fits_python(offer: Offer, target: Target) -> bool:
-    """Whether an offer has a wheel for a target's Python."""
+    """Whether an offer has a wheel for a target's Python; what the wheel needs of the system is not asked."""
     if not offer.is_real:
         return target.python_minor in offer.pythons
     if offer.requires_python and not _accepts(offer.requires_python, target.python_full):
         return False
-    return not target.tag_set.isdisjoint(offer.tags)
+    return any((tag.interpreter, tag.abi) in target.python_tags for tag in offer.tags)
 
 
 @lru_cache(maxsize=1024)

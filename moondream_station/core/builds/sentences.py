@@ -82,10 +82,12 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
             "usable PyTorch wheel: install an arm64 Python and run the station with it."
         )
     if target.platform is None:
-        way = " An x86-64 Python, which Windows runs there too, can use the processor's build."
+        way = "Use one of these."
+        if (target.system, target.machine.lower()) == ("Windows", "arm64"):
+            way = "An x86-64 Python, which Windows runs there too, can use the processor's build."
         return (
             f"PyTorch has no wheels for {target.place}; it has them for Linux on x86-64 and ARM64, Windows "
-            f"on x86-64, and macOS.{way if target.system == 'Windows' else ' Use one of these.'}"
+            f"on x86-64, and macOS. {way}"
         )
     if target.system == "Linux" and target.glibc is None:
         libc = " ".join(question.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
@@ -117,12 +119,21 @@ def _tells(judgement: Judgement) -> bool:
 
 def _allow(question: Question) -> str:
     """What the requirement would have to allow, as a sentence."""
-    other = question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
-    possible = [one for build in question.builds if (one := judge(build, other)).offers]
-    if not possible:
-        return ""
-    best = max(possible, key=lambda one: (one.build.kind in _GPU_KINDS, one.best.version, one.build))
-    return f" Allow torch {best.best.torch}, which {best.build.name} has."
+    relaxed = question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    if best := _best(relaxed):
+        return f" Allow torch {best.best.torch}, which {best.build.name} has."
+    if best := _best(relaxed.ignoring_also(Obstacle.PYTHON)):
+        pythons = in_words(pythons_of((best.best,)))
+        return f" Allow torch {best.best.torch}, which {best.build.name} has for Python {pythons}."
+    return ""
+
+
+def _best(question: Question) -> Judgement | None:
+    """The best possible build, a GPU's before the processor's; None where there is none."""
+    possible = [one for build in question.builds if (one := judge(build, question)).offers]
+    return max(
+        possible, key=lambda one: (one.build.kind in _GPU_KINDS, one.best.version, one.build), default=None
+    )
 
 
 def _pythons_that_would(question: Question) -> tuple[str, ...]:

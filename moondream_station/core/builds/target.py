@@ -93,16 +93,18 @@ class Target:
     @cached_property
     def tags(self) -> tuple[Tag, ...]:
         """Every wheel tag that fits, best first."""
+        return self._tags_on(list(self.platform_tags))
+
+    def _tags_on(self, platforms: list[str]) -> tuple[Tag, ...]:
         version = self.python[:2]
         abi = f"cp{version[0]}{version[1]}{'t' if self.free_threaded else ''}"
-        platforms = list(self.platform_tags)
         specific = tags.cpython_tags(version, [abi], platforms)
         return (*specific, *tags.compatible_tags(version, f"cp{version[0]}{version[1]}", platforms))
 
     @cached_property
-    def tag_set(self) -> frozenset[Tag]:
-        """The same tags, to look one up."""
-        return frozenset(self.tags)
+    def python_tags(self) -> frozenset[tuple[str, str]]:
+        """Interpreter and ABI of every tag that fits, whatever the platform."""
+        return frozenset((tag.interpreter, tag.abi) for tag in self._tags_on(["any"]))
 
     @cached_property
     def platform_tags(self) -> tuple[str, ...]:

@@ -89,7 +89,8 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question)
     platforms = question.catalog.platforms_of(build.name)
     if not platforms:
         return f"{build.name} is not known here, and no source has a wheel of it for {target.place}."
-    places = " and ".join(map(platform_name, platforms))
+    *others, last = map(platform_name, platforms)
+    places = f"{', '.join(others)} and {last}" if others else last
     return f"{build.name} has wheels for {places} only, this is {target.place}."
 
 
@@ -113,7 +114,7 @@ def _check_requirement(build: Build, offers: tuple[Offer, ...], question: Questi
 
 def _check_system(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
     fitting = tuple(offer for offer in offers if fits_system(offer, question.target))
-    return fitting or _too_old_system(build, offers, question)
+    return fitting or why_not_system(build, min(offers, key=lambda offer: offer.version), question)
 
 
 def fits_system(offer: Offer, target: Target) -> bool:
@@ -122,11 +123,11 @@ def fits_system(offer: Offer, target: Target) -> bool:
     return any(platform in target.platform_tags for platform in platforms)
 
 
-def _too_old_system(build: Build, offers: tuple[Offer, ...], question: Question) -> str:
+def why_not_system(build: Build, offer: Offer, question: Question) -> str:
+    """Why an offer's wheel is not for the target's C library or macOS, as a sentence."""
     target, libc = question.target, question.capabilities.libc
-    oldest = min(offers, key=lambda offer: offer.version)
-    wheel = f"torch {oldest.torch} on {build.name}"
-    platforms = sorted(tag.platform for tag in oldest.tags) if oldest.is_real else oldest.platform_tags
+    wheel = f"torch {offer.torch} on {build.name}"
+    platforms = sorted(tag.platform for tag in offer.tags) if offer.is_real else offer.platform_tags
     if target.system == "Darwin":
         need = _number_in(platforms[0], "macosx_")
         have = ".".join(map(str, target.macos)) if target.macos else "an unknown version"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.capabilities.snapshot import Capabilities, Outcome, ProbeReport
-from support.snapshots import amd, intel, linux, nvidia, plan, windows
+from support.snapshots import amd, intel, linux, nvidia, plan, wheel, windows
 
 RTX_4090 = nvidia("8.9", "RTX 4090")
 RTX_5090 = nvidia("12.0", "RTX 5090")
@@ -104,6 +104,24 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             "3.12.3",
             "NVIDIA makes wheels of its own for Jetson",
         ),
+        (
+            linux(nvidia(None, "NVIDIA Jetson"), machine="aarch64", surroundings="jetson"),
+            "torch",
+            "3.8.10",
+            "NVIDIA Jetson will not be used: it has no NVIDIA driver that works. NVIDIA makes wheels",
+        ),
+        (
+            linux(RTX_5090, driver="580.65.06", libc=("glibc", "2.17")),
+            "torch",
+            "3.11.7",
+            "RTX 5090 will not be used: torch 2.15.0 on cu132 needs glibc 2.28 or newer, this system has",
+        ),
+        (
+            linux(RTX_4090, driver="535.183.01", libc=("musl", "1.2.5")),
+            "torch",
+            "3.12.3",
+            "RTX 4090 will not be used: torch 2.14.1 on cu126 needs glibc, this system has musl 1.2.5",
+        ),
         (linux(driver="580.65.06"), "torch", "3.12.3", "a container started without its GPU?"),
         (
             linux(RTX_4090, driver="580.65.06", variables={"CUDA_VISIBLE_DEVICES": ""}),
@@ -140,6 +158,20 @@ def test_there_is_nothing_to_advise_where_the_best_gpu_is_used_or_none_is_there(
 ) -> None:
     """An unsupported integrated GPU is none."""
     assert plan(machine).selection.warnings == ()
+
+
+def test_a_real_wheel_for_a_newer_c_library_is_named_for_that() -> None:
+    """Not for its Python, which is the right one."""
+    offers = [
+        wheel("torch-2.14.1+cu126-cp312-cp312-manylinux_2_28_x86_64.whl"),
+        wheel("torch-2.6.0+cpu-cp312-cp312-linux_x86_64.whl"),
+    ]
+    machine = linux(RTX_4090, driver="535.183.01", libc=("glibc", "2.17"))
+    selection = plan(machine, offers=offers).selection
+    assert selection.build == "cpu"
+    assert selection.warnings[0] == (
+        "RTX 4090 will not be used: torch 2.14.1 on cu126 needs glibc 2.28 or newer, this system has 2.17."
+    )
 
 
 def test_a_better_gpu_that_is_idle_beside_intels_is_named() -> None:

@@ -248,6 +248,14 @@ def test_sentences_say_what_is_needed_and_what_was_found(build: str, sentence: s
     assert reason_for(plan(linux(GTX_1080, driver="535.183.01")), build) == sentence
 
 
+def test_several_platforms_are_listed_as_people_do() -> None:
+    """With one "and"."""
+    assert reason_for(plan(macos("15.1")), "cu126") == (
+        "cu126 has wheels for Linux on ARM64, Linux on x86-64 and Windows on x86-64 only, this is macOS on "
+        "Apple silicon."
+    )
+
+
 def test_a_requirement_that_a_build_never_met_is_named() -> None:
     """With the newest torch that the build has."""
     result = plan(linux(RTX_4090, driver="535.183.01"), "torch>=2.7.0")
@@ -267,6 +275,14 @@ def test_a_source_build_is_rejected_for_that() -> None:
         (macos("15.1", machine="x86_64"), "torch", "3.12.3", "install an arm64 Python"),
         (linux(libc=("musl", "1.2.5")), "torch", "3.12.3", "glibc"),
         (windows(machine="ARM64"), "torch", "3.12.3", "no wheels for Windows on ARM64"),
+        (windows(machine="ARM64"), "torch", "3.12.3", "An x86-64 Python, which Windows runs there too"),
+        (windows(machine="x86"), "torch", "3.12.3", "and macOS. Use one of these."),
+        (
+            macos("14.5", machine="x86_64", silicon=False),
+            "torch>=2.7",
+            "3.13.0",
+            "Allow torch 2.2.2, which cpu has for Python 3.8 to 3.12.",
+        ),
         (linux(), "torch<2.9", "3.14.0", "use Python 3.8 to 3.13"),
         (linux(), "torch", "3.16.0", "use Python"),
         (linux(), "torch>=99", "3.12.3", "torch>=99"),
