@@ -58,6 +58,8 @@ class Serving:
         self._tasks = tasks
         self._current: HostedWorker | None = None
         self._evicted: WorkerSpec | None = None
+        self._wanted: WorkerSpec | None = None
+        """What is to be served: a worker of anything else that gets ready after all comes too late."""
 
     def may_overlap(self, spec: WorkerSpec) -> bool:
         """Whether memory is known to suffice for the old and the new worker side by side."""
@@ -75,6 +77,7 @@ class Serving:
     def take_over(self, hosted: HostedWorker) -> None:
         """Serve with this worker from now on; the old one ends when its last request has."""
         old, self._current, self._evicted = self._current, hosted, None
+        self._wanted = hosted.spec
         self._serve(hosted)
         if old is not None:
             self._tasks.start_soon(self._let_go, old)
@@ -88,31 +91,33 @@ class Serving:
     async def start(self, spec: WorkerSpec) -> None:
         """Start the worker of the model that is active already; requests wait for it.
 
+        Where another one takes over while it loads, nothing comes of it, and no failure of it matters.
+
         Raises:
             WorkerFailed: It died, or its backend could not be loaded.
             WorkerTimeout: It did not start, or stalled.
             VerificationFailed: Torch no longer works as it did.
         """
+        self._wanted = spec
         self.pool.expect(spec.model)
         try:
             hosted = await self._ready(spec)
         except StationError as error:
-            if self._current is None:
-                self.pool.give_up(spec.model, error)
+            if self._wanted is not spec:
+                return
+            self.pool.give_up(spec.model, error)
             raise
-        if self._current is not None:  # another model was activated while this one loaded
-            hosted.release(StopReason.REPLACED)
-            return
-        self._current = hosted
-        self._serve(hosted)
+        if self._came_in_time(hosted):
+            self._serve(hosted)
 
     def _serve(self, hosted: HostedWorker) -> None:
         restart = partial(self._restart, hosted.spec)
         self.pool.serve(hosted.worker, model=hosted.spec.model, restart=restart)
 
     async def _restart(self, spec: WorkerSpec) -> Worker:
-        self._current = await self._ready(spec)
-        return self._current.worker
+        hosted = await self._ready(spec)
+        self._came_in_time(hosted)  # where it did not, the pool has no use for its worker either
+        return hosted.worker
 
     async def _restore(self, spec: WorkerSpec) -> None:
         try:
@@ -129,10 +134,19 @@ class Serving:
             with anyio.move_on_after(_STOP_SECONDS, shield=True):
                 await hosted.stop(StopReason.CRASHED)
             raise
-        self._bus.publish(
-            VerificationCompleted(ok=True, report=verification.report, mismatches=verification.mismatches)
-        )
+        if self._wanted is spec:  # else it says nothing of the active model
+            self._bus.publish(
+                VerificationCompleted(ok=True, report=verification.report, mismatches=verification.mismatches)
+            )
         return hosted
+
+    def _came_in_time(self, hosted: HostedWorker) -> bool:
+        """Keep a worker that is ready, or let it go where another one has taken over meanwhile."""
+        if self._wanted is not hosted.spec:
+            hosted.release(StopReason.REPLACED)
+            return False
+        self._current = hosted
+        return True
 
     async def _let_go(self, old: HostedWorker) -> None:
         await self.pool.drained(old.worker)

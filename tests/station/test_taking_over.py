@@ -1,0 +1,101 @@
+"""Workers that get ready late: whatever the order, the station serves the active model and no other."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from moondream_station.core.bus import Subscription
+from moondream_station.core.events import (
+    ActivationCancelled,
+    Fact,
+    StopReason,
+    WorkerStarted,
+    WorkerStopped,
+)
+from support.machines import cpu_only
+from support.stations import HERE, Premises, course_of, switched
+
+pytestmark = pytest.mark.anyio
+
+CPU = cpu_only(HERE)
+
+GATED = """
+import os, time
+
+def init_backend(gate, **args):
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    with open(gate) as file:
+        if file.read():
+            raise RuntimeError("no weights here")
+
+def caption(**kwargs):
+    return {"caption": "late"}
+"""
+"""Loads until a file is there, and fails where that says something."""
+
+
+async def next_fact(events: Subscription, kind: type[Fact], model: str) -> Fact:
+    """Read on to the next fact of a kind about a model."""
+    with anyio.fail_after(20):
+        async for event in events:
+            if isinstance(event.fact, kind) and getattr(event.fact, "model", None) == model:
+                return event.fact
+    raise AssertionError("the subscription ended")
+
+
+@pytest.fixture
+async def late(premises: Premises) -> Premises:
+    """Premises whose active model `late` loads until the file `late` is there, and `later` likewise."""
+    for model in ("late", "later"):
+        args = {"gate": str(premises.folder / model)}
+        premises.add_model(model, requirements="", source=GATED, args=args)
+    premises.add_model("shapes", requirements="")
+    (premises.folder / "late").touch()
+    async with premises.station(CPU) as station:
+        await switched(station, "late")
+    (premises.folder / "late").unlink()
+    return premises
+
+
+async def test_one_that_was_replaced_while_it_loaded(late: Premises) -> None:
+    """It goes when it is ready, also where the one that replaced it has made room for a third by then."""
+    async with (
+        late.station(CPU, serves=True) as station,
+        station.bus.subscribe() as events,
+        anyio.create_task_group() as tasks,
+    ):
+        serving = station.serving
+        assert serving is not None
+        tasks.start_soon(serving.start_active)
+        await next_fact(events, WorkerStarted, "late")
+        await switched(station, "shapes")
+        async with course_of(station, "later") as course:
+            await next_fact(events, WorkerStopped, "shapes")
+            (late.folder / "late").touch()
+            stopped = await next_fact(events, WorkerStopped, "late")
+            assert isinstance(stopped, WorkerStopped)
+            assert stopped.reason is StopReason.REPLACED
+            station.request_cancel()
+            await course.end(ActivationCancelled)
+        await next_fact(events, WorkerStarted, "shapes")
+        async with serving.call("caption", {}, timeout_seconds=30) as answer:
+            assert answer == {"caption": "a small caption"}
+        assert serving.stats()["model"] == "shapes"
+
+
+async def test_one_that_was_replaced_before_it_failed(late: Premises) -> None:
+    """Nobody asked for it any more: it is not activated anew in the place of what was."""
+    async with late.station(CPU, serves=True) as station, station.bus.subscribe() as events:
+        serving = station.serving
+        assert serving is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serving.start_active)
+            await next_fact(events, WorkerStarted, "late")
+            await switched(station, "shapes")
+            (late.folder / "late").write_text("broken")
+        assert not station.is_switching
+        assert serving.active_model == "shapes"
+        async with serving.call("caption", {}, timeout_seconds=30) as answer:
+            assert answer == {"caption": "a small caption"}
