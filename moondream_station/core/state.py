@@ -106,6 +106,8 @@ def apply(state: StationState, event: Event) -> StationState:
     fact = event.fact
     state = replace(state, seq=max(state.seq, event.seq))
     match fact:
+        case BackendActivationRequested(backend=None) if state.activation is not None:
+            pass  # a model that nobody knows: it fails at once, and what runs goes on
         case BackendActivationRequested():
             state = replace(state, activation=requested(event, fact))
         case ActivationSucceeded():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
 
@@ -344,6 +345,23 @@ def test_facts_of_another_activation_leave_the_running_one(fact: Fact) -> None:
     after = apply(state, other)
     if not isinstance(fact, BackendActivationRequested):
         assert after.activation == state.activation
+
+
+def test_a_model_that_nobody_knows_takes_no_place() -> None:
+    """Such a request fails at once: what runs is shown as before, and goes on; alone it is what ended last."""
+    unknown = BackendActivationRequested(model="nope", backend=None, requirements=(), strategy="auto")
+    refused = ActivationFailed(
+        model="nope", stage=Stage.PREPARE, error=ErrorInfo(code="unknown-model", message="nope")
+    )
+    running = fold(StationState(), [REQUESTED])
+    after = fold(running, [unknown, refused], activation="20270101T000000Z-000000")
+    assert after == replace(running, seq=after.seq)
+    advanced = fold(after, [StageStarted(stage=Stage.LOCK)])
+    assert advanced.activation is not None
+    assert advanced.activation.stage is Stage.LOCK
+    alone = fold(StationState(), [unknown, refused])
+    assert alone.last is not None
+    assert alone.last.outcome == refused
 
 
 def test_status_shows_the_station_with_its_seq() -> None:
