@@ -348,7 +348,7 @@ def test_facts_of_another_activation_leave_the_running_one(fact: Fact) -> None:
 
 
 def test_a_model_that_nobody_knows_takes_no_place() -> None:
-    """Such a request fails at once: what runs is shown as before, and goes on; alone it is what ended last."""
+    """Its request fails at once: what runs is shown as before, and goes on; alone it is what ended last."""
     unknown = BackendActivationRequested(model="nope", backend=None, requirements=(), strategy="auto")
     refused = ActivationFailed(
         model="nope", stage=Stage.PREPARE, error=ErrorInfo(code="unknown-model", message="nope")
