@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
-from packaging.requirements import InvalidRequirement
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text, table, terminal_width
@@ -19,6 +20,7 @@ from moondream_station.core.backends.backend_requirements import requirements_of
 from moondream_station.core.builds.choice import Candidate, Selection
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
+    FAMILY,
     Requirements,
     parse_requirement_args,
     parse_requirements,
@@ -67,7 +69,7 @@ def plan_text(selection: Selection, *, width: int | None = None) -> str:
         lines.append(f"No build: {selection.reason}")
     else:
         lines += [f"{selection.build} with torch {selection.torch}: {selection.reason}"]
-        lines += ["", f"  {_quoted(selection.command)}"]
+        lines += ["", *(f"  {_quoted(command)}" for command in _commands(selection))]
     lines += [f"warning: {warning}" for warning in selection.warnings]
     rows = [
         {
@@ -81,6 +83,19 @@ def plan_text(selection: Selection, *, width: int | None = None) -> str:
     if rows:
         lines += ["", table(rows, ("build", "torch", "verdict", "reason"), width=width)]
     return "\n".join(lines)
+
+
+def _commands(selection: Selection) -> list[Sequence[str]]:
+    """The command, and one for what it leaves to the user's own index."""
+    commands: list[Sequence[str]] = [selection.command]
+    others = [
+        text
+        for text in selection.requirement
+        if text not in selection.command and canonicalize_name(Requirement(text).name) not in FAMILY
+    ]
+    if selection.source == "index" and others:
+        commands.append(("python", "-m", "pip", "install", *others))
+    return commands
 
 
 def _beside_its_name(candidate: Candidate) -> str:

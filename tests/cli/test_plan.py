@@ -56,6 +56,18 @@ def test_the_table_fits_a_terminal() -> None:
     assert len(one_line.splitlines()) == len(selection.candidates) + 1
 
 
+def test_the_commands_together_install_all_that_was_asked_for() -> None:
+    """One from PyTorch's index, and one for the packages that it does not serve."""
+    machine = linux(nvidia("8.9", "RTX 4090"), driver="535.183.01")
+    both = plan_text(plan(machine, "transformers<5", "torch>=2.7.0", "pillow").selection)
+    assert both.split("\n\n")[1].splitlines() == [
+        f"  python -m pip install 'torch>=2.7.0' --index-url {OFFICIAL}/cu126",
+        "  python -m pip install 'transformers<5' pillow",
+    ]
+    one = plan_text(plan(machine, "torch").selection)
+    assert one.split("\n\n")[1] == f"  python -m pip install torch --index-url {OFFICIAL}/cu126"
+
+
 def test_a_left_out_option_of_a_requirements_file_is_a_warning(desk: Desk) -> None:
     """The station chooses the index; that the file names another one is told."""
     file = desk.folder / "requirements.txt"

@@ -46,7 +46,8 @@ class Selection:
         index_url: The index that it comes from, None unless `source` is "index".
         source: Where the wheel comes from.
         reason: One sentence that a user understands; where nothing was chosen, what to do.
-        command: The pip command that would install it, as an argument list; empty where nothing was chosen.
+        command: The pip command that would install it, as an argument list; from an index of PyTorch's it
+            names only what that serves. Empty where nothing was chosen.
         warnings: Sentences about what could be better.
         candidates: Every build considered, in the order of preference.
     """

@@ -17,16 +17,20 @@ _UNPINNED_COMPANION = "torchaudio"  # 2.11.0 names no torch, so pip would pair i
 def install_command(offer: Offer, requirements: Requirements, question: Question) -> tuple[str, ...]:
     """The command as an argument list.
 
-    The requirements as they were written, from the chosen index. Where pip by itself would take another
-    torch than the chosen one, the chosen version is pinned; a wheel from find-links always is.
+    The requirements as they were written, from the chosen index; of an index of PyTorch's those that it
+    serves, because it has no other packages, or stale ones. Where pip by itself would take another torch than
+    the chosen one, the chosen version is pinned; a wheel from find-links always is.
     """
+    is_of_pytorch = offer.source == "index" and offer.build != "mps"
+    if is_of_pytorch:
+        requirements = requirements.of_family()
     texts = requirements.canonical or ("torch",)
     if offer.source == "find-links":
         place = offer.find_links or (offer.url or "").rpartition("/")[0]
         return (*_PIP, *_pinned(requirements, offer, question), "--find-links", place)
     if _would_differ(offer, question):
         texts = _pinned(requirements, offer, question)
-    if offer.source == "index" and offer.index_url and offer.build != "mps":
+    if is_of_pytorch and offer.index_url:
         return (*_PIP, *texts, "--index-url", offer.index_url)
     return (*_PIP, *texts)
 

@@ -8,7 +8,7 @@ are only superfluous here, because the station chooses the build, and are left o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
@@ -87,22 +87,24 @@ class Requirements:
         return self.texts
 
     @property
-    def torch_family(self) -> tuple[Requirement, ...]:
-        """Those that PyTorch's index serves."""
-        return tuple(item for item in self.items if canonicalize_name(item.name) in FAMILY)
-
-    @property
     def mentions_torch(self) -> bool:
         """Whether any of them is of PyTorch's family, whatever its marker."""
-        return bool(self.torch_family)
+        return bool(self.of_family().items)
 
     def applicable(self, markers: Mapping[str, str]) -> Requirements:
         """Those whose marker holds in an environment (`Target.markers`)."""
         environment = {**markers, "extra": ""}
+        return self._where(lambda item: item.marker is None or item.marker.evaluate(environment))
+
+    def of_family(self) -> Requirements:
+        """Those that PyTorch's index serves."""
+        return self._where(lambda item: canonicalize_name(item.name) in FAMILY)
+
+    def _where(self, is_kept: Callable[[Requirement], bool]) -> Requirements:
         kept = [
             (item, text, hashes)
             for item, text, hashes in zip(self.items, self.texts, self.hashes, strict=True)
-            if item.marker is None or item.marker.evaluate(environment)
+            if is_kept(item)
         ]
         items, texts, hashes = zip(*kept, strict=True) if kept else ((), (), ())
         return replace(self, items=items, texts=texts, hashes=hashes)

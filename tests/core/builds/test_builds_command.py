@@ -18,6 +18,14 @@ def test_the_index_of_the_build_is_named_with_the_requirements_as_they_were() ->
     assert selection.requirement == ("torch>=2.7.0",)
 
 
+def test_pytorchs_index_is_asked_only_for_what_it_serves() -> None:
+    """Of other packages it has stale copies, or none, and then pip installs nothing at all."""
+    command = plan(linux(), "transformers<5", "torch>=2.7", "Pillow", "torchvision").selection.command
+    assert command[4:] == ("torch>=2.7", "torchvision", "--index-url", "https://download.pytorch.org/whl/cpu")
+    assert plan(linux(), "accelerate").selection.command[4:6] == ("torch", "--index-url")
+    assert plan(windows(), "accelerate").selection.command == (*PIP, "accelerate")
+
+
 def test_bounds_stay_in_the_order_they_were_written() -> None:
     """A person must recognise them."""
     command = plan(linux(), "torch>=2.4,<2.6", "torchvision").selection.command
@@ -39,7 +47,7 @@ def test_the_version_is_pinned_where_pip_would_take_a_newer_one() -> None:
         machine, "torch[opt-einsum]>=2.8", "torchaudio", "pillow", strategy="cu128"
     ).selection.command
     assert command == (
-        *PIP, "torch[opt-einsum]==2.10.0", "torchaudio==2.10.0", "pillow",
+        *PIP, "torch[opt-einsum]==2.10.0", "torchaudio==2.10.0",
         "--index-url", "https://download.pytorch.org/whl/cu128",
     )  # fmt: skip
 
