@@ -51,6 +51,8 @@ def station(
         print_text(f"moondream-station {__version__}", {"version": __version__}, as_json=as_json)
         raise typer.Exit(DONE)
     if context.invoked_subcommand is not None:
+        if as_json:  # it stands before the command, and is meant for it
+            context.default_map = {context.invoked_subcommand: {"as_json": True}}
         return DONE
     if not sys.stdin.isatty():
         raise UsageError(

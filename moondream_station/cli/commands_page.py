@@ -26,7 +26,7 @@ _HEAD: Final = """\
 Made from the code by `python -m moondream_station.cli.commands_page --write docs/reference`; don't edit.
 
 The program is `moondream-station`, also `python -m moondream_station`. Results go to stdout, logs and
-progress to stderr. Every command takes `--help` and `--json`.
+progress to stderr. Every command takes `--help` and `--json`, the latter also before its name.
 
 ## Exit codes
 

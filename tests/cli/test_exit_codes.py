@@ -161,6 +161,17 @@ def test_with_json_one_line_says_it(call: Call, lasting: Premises, case: Case) -
 
 
 @pytest.mark.parametrize(
+    "line", ["models", "status", "logs", "cancel", "prune --dry-run", "plan --offline", "switch nope"]
+)
+def test_json_may_stand_before_the_command(call: Call, line: str) -> None:
+    """Results and errors are then JSON too, as they are with `--json` behind it."""
+    before, behind = call("--json", *line.split()), call(*line.split(), "--json")
+    assert before.code == behind.code
+    shown = [json.loads(one) for one in before.stdout.splitlines()]
+    assert [list(one) for one in shown] == [list(json.loads(one)) for one in behind.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
     "case", [case for case in CASES if case.code], ids=lambda case: case.line or "(nothing)"
 )
 def test_for_people_an_error_is_on_stderr(call: Call, case: Case) -> None:
