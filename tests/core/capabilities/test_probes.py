@@ -413,6 +413,9 @@ async def test_a_bus_that_does_not_tell_is_not_known() -> None:
     """A device without its files may be anything."""
     silent = MachineRecord(platform=LINUX, directories={intel.DEVICES: ("0000:01:00.0",)})
     refused = MachineRecord(platform=LINUX, unreadable={intel.DEVICES: "permission denied"})
+    vendor = f"{intel.DEVICES}/0000:01:00.0/vendor"
+    half = replace(silent, unreadable={vendor: "permission denied"})
+    assert (await read(INTEL, half)).outcome is Outcome.FAILED
     assert not (await read_as(IntelReading, INTEL, silent)).bus_is_known
     assert (await read(INTEL, silent)).outcome is Outcome.ABSENT
     assert (await read(INTEL, refused)).outcome is Outcome.FAILED

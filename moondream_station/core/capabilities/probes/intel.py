@@ -63,8 +63,9 @@ def _read(record: MachineRecord) -> Reading:
     seen = ", ".join(f"{display.vendor:04x}:{display.device:04x}" for display in displays)
     outcome = Outcome.FOUND if gpus else Outcome.ABSENT
     detail = f"display devices on the PCI bus: {seen}" if seen else "no display device on the PCI bus"
-    if DEVICES in record.unreadable:
-        outcome, detail = Outcome.FAILED, f"{DEVICES} can't be read: {record.unreadable[DEVICES]}"
+    refused = [path for path in record.unreadable if path.startswith(DEVICES)]
+    if refused and not gpus:
+        outcome, detail = Outcome.FAILED, f"{refused[0]} can't be read: {record.unreadable[refused[0]]}"
     return IntelReading(
         outcome=outcome,
         detail=one_line(detail),
