@@ -41,7 +41,11 @@ async def _manifest(patient: Patient) -> Verdict:
         )
         return error("The manifest can't be used.", detail=unknown.reason, remedy=Remedy(text=text))
     if manifest.warning is not None:
-        return warning("An older copy of the manifest is used.", detail=manifest.warning)
+        text = (
+            "Check the network, and the address in MOONDREAM_STATION_MANIFEST or `manifest` in config.json."
+        )
+        summary = "An older copy of the manifest is used."
+        return warning(summary, detail=manifest.warning, remedy=Remedy(text=text))
     return ok(f"The manifest names {len(manifest.models)} models.")
 
 

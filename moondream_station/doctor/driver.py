@@ -153,6 +153,9 @@ def _too_old(_: Looked, planned: Planned) -> Verdict | None:
 def _get(planned: Planned, needed: str | None = None) -> Remedy:
     lowest = needed or planned.lowest_driver()
     newest = f"NVIDIA's newest driver for this GPU{f', {lowest} at least' if lowest else ''}"
+    if planned.capabilities.surroundings == "jetson":
+        which = f" whose driver is {lowest} or newer" if lowest else ""
+        return Remedy(text=f"On a Jetson the driver comes with JetPack: install one{which}.")
     if planned.capabilities.surroundings == "wsl2":
         return Remedy(text=f"Install {newest}, in Windows: WSL2 uses that one ({_DRIVERS}).")
     if planned.capabilities.system == "Linux":

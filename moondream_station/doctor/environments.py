@@ -64,17 +64,22 @@ async def _others(patient: Patient) -> Verdict:
     subject = await patient.subject.get()
     active = await in_thread(read_active, patient.home)
     others = {model: record for model, record in active.models.items() if model != subject.model}
-    broken: list[str] = []
+    broken: dict[str, str] = {}
     for model, record in others.items():
         committed = await in_thread(committed_of, patient.home, record)
         why = f"The environment {record.environment} is gone." if committed is None else await _why(committed)
         if why is not None:
-            broken.append(f"{model}: {why}")
+            broken[model] = why
     if broken:
         summary = (
             "A model that is not active has a broken environment; it is made anew when it is switched to."
         )
-        return warning(summary, detail="\n".join(broken))
+        remedy = Remedy(
+            text="Leave it so, or forget it.",
+            commands=tuple(f"moondream-station remove {shlex.quote(model)}" for model in broken),
+        )
+        detail = "\n".join(f"{model}: {why}" for model, why in broken.items())
+        return warning(summary, detail=detail, remedy=remedy)
     if not others:
         return ok("No other model has an environment.")
     return ok(f"The environments of the other models are whole ({', '.join(others)}).")

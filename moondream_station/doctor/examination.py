@@ -109,7 +109,8 @@ async def _verdict(check: Check, patient: Patient) -> Verdict:
         verdict = _failed(check, failure)
     await anyio.lowlevel.checkpoint()
     late = f"{check.title} could not be checked: no answer within {check.limit_seconds:g} s."
-    return verdict or warning(late)
+    again = "What it looks at is slow, or hangs. Run the doctor again when the computer has less to do."
+    return verdict or warning(late, remedy=Remedy(text=again))
 
 
 def _failed(check: Check, failure: Exception) -> Verdict:
@@ -120,7 +121,9 @@ def _failed(check: Check, failure: Exception) -> Verdict:
             remedy = Remedy(text=hint) if hint else None
             return warning(f"{check.title} could not be checked: {message}", remedy=remedy)
         case _:
-            return warning(f"{check.title} could not be checked: {explain(failure)}")
+            report = "Report it, with what MOONDREAM_STATION_LOG=debug lets the doctor print."
+            summary = f"{check.title} could not be checked: {explain(failure)}"
+            return warning(summary, remedy=Remedy(text=report))
 
 
 def with_finding(report: Report, finding: Finding) -> Report:

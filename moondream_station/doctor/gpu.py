@@ -97,7 +97,9 @@ async def _build(patient: Patient) -> Verdict:
         idle = "\n".join(planned.idle_gpus)
         return warning(summary, detail=idle, remedy=_plan_remedy())
     if planned.doubts:
-        summary = f"This machine would get {chosen}, because no GPU could be found out about."
+        summary = (
+            f"This machine would get {chosen}, because it could not be found out whether there is a GPU."
+        )
         return warning(summary, detail="\n".join(planned.doubts), remedy=_plan_remedy())
     left_out = _left_out(planned)
     if left_out:

@@ -16,10 +16,11 @@ _SURROUNDINGS = {"wsl2": "WSL2", "jetson": "NVIDIA Jetson"}
 async def _platform(patient: Patient) -> Verdict:
     planned = await patient.planned.get()
     target, capabilities = planned.question.target, planned.capabilities
-    summary = f"{target.place} ({', '.join(_facts(capabilities))})"
+    facts = ", ".join(_facts(capabilities))
+    summary = f"{target.place} ({facts})" if facts else target.place
     if target.platform is None or (target.system == "Linux" and target.glibc is None):
         remedy = Remedy(text="Run the station on a platform that PyTorch has wheels for.")
-        return error(f"PyTorch does not run here: {summary}", detail=planned.selection.reason, remedy=remedy)
+        return error(f"PyTorch does not run here: {summary}.", detail=planned.selection.reason, remedy=remedy)
     return ok(f"{summary}.")
 
 
@@ -28,7 +29,8 @@ def _facts(capabilities: Capabilities) -> list[str]:
     if capabilities.macos_version:
         facts.append(f"macOS {capabilities.macos_version}")
     else:
-        facts += [f"release {capabilities.release}", " ".join(capabilities.libc).strip()]
+        release = f"release {capabilities.release}" if capabilities.release else None
+        facts += [release, " ".join(capabilities.libc).strip()]
     return [fact for fact in facts if fact]
 
 
@@ -44,7 +46,8 @@ async def _probes(patient: Patient) -> Verdict:
     unanswered = [probe.probe for probe in probes if probe.outcome in _UNKNOWN]
     if unanswered:
         text = (
-            "The choice of a build rests on the other probes. Run the program that does not answer by hand."
+            "The choice of a build rests on the other probes. Run a program that does not answer by hand; "
+            "what can't be read needs a permission."
         )
         summary = f"Not every probe could find out what it asks: {', '.join(unanswered)}."
         return warning(summary, detail=detail, remedy=Remedy(text=text))

@@ -34,7 +34,12 @@ async def _version(patient: Patient) -> Verdict:
             summary = f"PyTorch has no wheel for Python {planned.question.target.python_minor} here."
             return error(summary, detail=planned.selection.reason, remedy=Remedy(text=text))
     if planned.question.target.python[:2] < OLDEST_PYTHON:
-        return warning(f"Python {python} is older than the station needs, which is {_oldest()}.")
+        others = await in_thread(planned.other_pythons)
+        newer = in_words(others) if others else f"{_oldest()} or newer"
+        return warning(
+            f"Python {python} is older than the station needs, which is {_oldest()}.",
+            remedy=Remedy(text=f"Install Python {newer}, and install the station with it."),
+        )
     return ok(f"Python {python}.")
 
 
