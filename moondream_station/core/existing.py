@@ -39,9 +39,12 @@ async def existing_worker(home: Home, manifest: Manifest, model: str, environmen
     place = place_of(home, environment)
     commit = load_commit(place)
     if commit is None:
-        raise EnvironmentBroken(f"The environment {place.name} of {model} is gone.")
+        raise EnvironmentBroken(f"The environment {place.name} of {model} is gone.", hint=_another(model))
     committed = Committed(place=place, record=commit)
-    await check_whole(committed)
+    try:
+        await check_whole(committed)
+    except EnvironmentBroken as broken:
+        raise EnvironmentBroken(broken.message, hint=_another(model), log=broken.log) from broken
     code = read_backend(home, commit.backend, commit.backend_version)
     if code is None:
         raise BackendUnavailable(
@@ -56,3 +59,7 @@ async def existing_worker(home: Home, manifest: Manifest, model: str, environmen
         plan=WorkerPlan(build=commit.build, torch=commit.torch),
     )
     return Existing(committed=committed, spec=spec)
+
+
+def _another(model: str) -> str:
+    return f"`moondream-station switch {model} --upgrade` makes another one."

@@ -134,7 +134,12 @@ class Orchestrator:
             activation.fail(error_from_system(error))
         except Exception as error:  # noqa: BLE001  an activation ends once, also by a fault of ours
             _log.exception("activation broke", activation=activation.id)
-            activation.fail(StationError(f"The station made a mistake: {type(error).__name__}: {error}"))
+            activation.fail(
+                StationError(
+                    f"The station made a mistake: {type(error).__name__}: {error}",
+                    hint="Run it again with MOONDREAM_STATION_LOG=debug, and report what it prints.",
+                )
+            )
         finally:
             if activation.outcome is None:
                 activation.end_cancelled()

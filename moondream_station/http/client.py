@@ -286,4 +286,7 @@ def _object(address: str, content: object) -> Message:
 
 
 def _no_station(address: str) -> StationUnreachable:
-    return StationUnreachable(f"What answers at {address} is no Moondream Station")
+    return StationUnreachable(
+        f"What answers at {address} is no Moondream Station",
+        hint="'moondream-station doctor --fix' forgets a station that has gone; 'serve' starts another.",
+    )

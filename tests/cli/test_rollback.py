@@ -102,7 +102,9 @@ def test_what_is_not_whole_is_not_gone_back_to(renewed: Premises, active: str) -
         switch(renewed, active)
     damaged(renewed, str(old))
     assert run(renewed, "rollback", "colours").returncode == 1
-    assert run_json(renewed, "rollback", "colours")["error"]["code"] == "environment-broken"
+    error = run_json(renewed, "rollback", "colours")["error"]
+    assert error["code"] == "environment-broken"
+    assert "`moondream-station switch colours --upgrade`" in error["hint"]
     assert names(renewed) == (new, old)
     assert switch(renewed, "colours")[-1]["environment"] == new
 

@@ -182,7 +182,10 @@ def _requirements(folder: Path, backend_id: str) -> str:
     if not path.is_file():
         return ""
     if path.stat().st_size > _MAX_REQUIREMENTS_BYTES:
-        raise BackendUnavailable(f"requirements.txt of the backend {backend_id} is larger than 1 MiB.")
+        raise BackendUnavailable(
+            f"requirements.txt of the backend {backend_id} is larger than 1 MiB.",
+            hint="It holds a line a package: look whether it is the right file.",
+        )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -85,7 +85,10 @@ def path_of(url: str) -> Path:
     """
     parts = urlsplit(url)
     if parts.netloc not in {"", "localhost"}:
-        raise ManifestInvalid(f"{url} names a file on {parts.netloc}, not on this computer.")
+        raise ManifestInvalid(
+            f"{url} names a file on {parts.netloc}, not on this computer.",
+            hint="A file on this computer is file:///PATH, with three slashes, or a plain path.",
+        )
     return Path(url2pathname(parts.path))
 
 

@@ -124,5 +124,8 @@ def _files_on(response: httpx2.Response) -> tuple[str, ...]:
     try:
         page = parse_listing(response.content, content_type=content_type, url=url)
     except ListingInvalid as error:
-        raise IndexUnreachable(f"{redact_url(url)} is no list of files: {error}") from error
+        raise IndexUnreachable(
+            f"{redact_url(url)} is no list of files: {error}",
+            hint="Check the index's address: it may lead to a page for people, or to a proxy's.",
+        ) from error
     return tuple(file.filename for file in page)

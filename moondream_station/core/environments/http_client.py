@@ -57,7 +57,8 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
             return Transport(verify=context, proxy=route.proxy, limits=limits)
         except (ValueError, httpx2.InvalidURL) as error:
             raise SettingsInvalid(
-                f"The proxy {redact_url(route.proxy or '')} can't be used: {error}"
+                f"The proxy {redact_url(route.proxy or '')} can't be used: {error}",
+                hint="Give it as http://HOST:PORT, in pip's `proxy`, HTTPS_PROXY or HTTP_PROXY.",
             ) from error
 
     routes = _routes(config)
@@ -150,6 +151,7 @@ def _tls_context(config: PackagingConfig, *, check: bool = True) -> ssl.SSLConte
             context.load_cert_chain(config.client_cert)
         except OSError as error:
             raise SettingsInvalid(
-                f"The client certificate {config.client_cert} can't be read: {error}"
+                f"The client certificate {config.client_cert} can't be read: {error}",
+                hint="pip's `client-cert` names it: one PEM file with the certificate and its key.",
             ) from error
     return context

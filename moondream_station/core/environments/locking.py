@@ -285,7 +285,10 @@ def _read_constraints(paths: Iterable[Path]) -> tuple[str, ...]:
                 error.message, hint="A constraint file may hold names, versions, markers and hashes here."
             ) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(f"The constraint file {path} can't be read: {error}") from error
+            raise SettingsInvalid(
+                f"The constraint file {path} can't be read: {error}",
+                hint="pip's `constraint` names it: PIP_CONSTRAINT, or what `pip config list` shows.",
+            ) from error
         pairs = zip(constraints.items, constraints.texts, strict=True)
         lines += [text for item, text in pairs if canonicalize_name(item.name) not in FAMILY]
     return tuple(lines)

@@ -157,7 +157,9 @@ def _joined(lists: Iterable[Iterable[str]]) -> Iterator[str]:
 def _flag(pip: Mapping[str, str], option: str) -> bool:
     value = pip.get(option, "no").strip().lower()
     if value not in _TRUE | _FALSE:
-        raise SettingsInvalid(f"pip's {option} is {value!r}, which is neither yes nor no.")
+        raise SettingsInvalid(
+            f"pip's {option} is {value!r}, which is neither yes nor no.", hint=_where_set(f"pip's {option}")
+        )
     return value in _TRUE
 
 
@@ -170,7 +172,13 @@ def _number(environ: Mapping[str, str], variable: str, pip: Mapping[str, str], o
     try:
         return max(0.0, float(value))
     except ValueError as error:
-        raise SettingsInvalid(f"{name} is {value!r}, which is no number.") from error
+        raise SettingsInvalid(f"{name} is {value!r}, which is no number.", hint=_where_set(name)) from error
+
+
+def _where_set(name: str) -> str:
+    if not name.startswith("pip's "):
+        return "Correct or unset the variable."
+    return "Correct or remove it: it is a variable PIP_…, or stands in a file that `pip config debug` shows."
 
 
 def _count(number: float | None) -> int | None:

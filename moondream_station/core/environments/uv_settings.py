@@ -105,7 +105,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsInvalid(f"uv's configuration file {path} can't be read: {error}") from error
+        raise SettingsInvalid(
+            f"uv's configuration file {path} can't be read: {error}", hint="Correct or remove it."
+        ) from error
 
 
 def _from_table(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> UvSettings:

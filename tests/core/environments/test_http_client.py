@@ -170,8 +170,9 @@ def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             "proxy gopher://proxy.example",
         ),
     ):
-        with pytest.raises(SettingsInvalid, match=words):
+        with pytest.raises(SettingsInvalid, match=words) as refused:
             open_client(config)
+        assert refused.value.hint
 
 
 @pytest.mark.skipif(

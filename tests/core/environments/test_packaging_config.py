@@ -331,8 +331,9 @@ async def test_values_that_mean_nothing_are_refused(
     user: _User, variables: dict[str, str], words: str
 ) -> None:
     """Pip and uv refuse them too; going on would ask other servers than the user wanted."""
-    with pytest.raises(SettingsInvalid, match=words):
+    with pytest.raises(SettingsInvalid, match=words) as refused:
         await user.load(**variables)
+    assert "Correct or" in (refused.value.hint or "")
 
 
 async def test_broken_files_are_refused_by_name(user: _User) -> None:
