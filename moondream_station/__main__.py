@@ -5,18 +5,27 @@ from __future__ import annotations
 import sys
 
 from moondream_station import __version__
+from moondream_station.standard_streams import make_ready, write_line
 
 
 def main() -> int:
     """Run the command line; `--version` alone loads nothing else, so that it answers at once."""
+    make_ready()
     if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"moondream-station {__version__}\n")
-        return 0
+        return _print_version()
     from moondream_station.cli import run  # noqa: PLC0415  what --version does without
     from moondream_station.cli.interrupts import heed_signals  # noqa: PLC0415
 
     heed_signals()
     return run(sys.argv[1:])
+
+
+def _print_version() -> int:
+    try:
+        write_line(sys.stdout, f"moondream-station {__version__}")
+    except OSError:
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

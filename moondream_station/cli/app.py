@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from moondream_station import __version__
 from moondream_station.cli.output import print_error, print_text
-from moondream_station.core.errors import ErrorInfo, StationError, UsageError
+from moondream_station.core.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
 from moondream_station.core.one_error import one_error
 
 DONE = 0
@@ -248,20 +249,27 @@ def run(arguments: Sequence[str]) -> int:
                 args=list(arguments), prog_name="moondream-station", standalone_mode=False
             )
     except StationError as error:
-        print_error(error.info, as_json=as_json)
+        is_stdout_lost = isinstance(error, OutputUnwritable)
+        _tell(error.info, as_json=as_json and not is_stdout_lost)
         return USAGE if isinstance(error, UsageError) else FAILED
     except typer.TyperException as error:
         hint = f"Run `moondream-station {_command_of(arguments)}--help`."
-        print_error(ErrorInfo(code="usage", message=error.format_message(), hint=hint), as_json=as_json)
+        _tell(ErrorInfo(code="usage", message=error.format_message(), hint=hint), as_json=as_json)
         return USAGE
     except KeyboardInterrupt:
         return CANCELLED
     except BrokenPipeError:
         return FAILED  # whoever read the result has gone
     except Exception as error:  # noqa: BLE001  the boundary: a fault of ours is shown as one
-        print_error(_internal(error), as_json=as_json)
+        _tell(_internal(error), as_json=as_json)
         return FAILED
     return code if isinstance(code, int) else DONE
+
+
+def _tell(error: ErrorInfo, *, as_json: bool) -> None:
+    """Print an error; where that can't be done, the exit code alone tells it."""
+    with suppress(BrokenPipeError, OutputUnwritable):
+        print_error(error, as_json=as_json)
 
 
 def _command_of(arguments: Sequence[str]) -> str:

@@ -10,7 +10,8 @@ from typing import Final, TextIO
 
 import anyio
 
-from moondream_station.cli.output import write_line, write_nowhere
+from moondream_station.cli.output import write_line
+from moondream_station.standard_streams import write_nowhere
 
 _ALWAYS_FITS: Final = 512 if sys.platform == "win32" else select.PIPE_BUF
 """Bytes that a pipe which can be written to takes without delay."""
@@ -38,6 +39,7 @@ class Outlet:
 
         Raises:
             BrokenPipeError: Whoever read it has gone, or takes nothing though the command is to end.
+            OutputUnwritable: It can't be written for another reason.
         """
         if self._pipe is None:
             write_line(self._stream, line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -11,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from moondream_station.core.errors import ErrorInfo
+from moondream_station import standard_streams
+from moondream_station.core.errors import ErrorInfo, OutputUnwritable
 
 _NARROWEST = 20
 """Characters that a table's last column gets, however narrow the terminal is."""
 
 
 def json_line(data: Any) -> str:
-    """Data as one line of JSON."""
-    return json.dumps(data, ensure_ascii=False)
+    """Data as one line of JSON: in ASCII, which is UTF-8 whatever encoding the stream has."""
+    return json.dumps(data)
 
 
 def print_json(data: Any) -> None:
@@ -60,20 +60,17 @@ def write_line(stream: TextIO, line: str) -> None:
 
     Raises:
         BrokenPipeError: Whoever read it has gone.
+        OutputUnwritable: It can't be written for another reason.
     """
     try:
-        stream.write(line + "\n")
-        stream.flush()
+        standard_streams.write_line(stream, line)
     except BrokenPipeError:
-        write_nowhere(stream.fileno())
         raise
-
-
-def write_nowhere(descriptor: int) -> None:
-    """Let all that is written from now on go nowhere, so that the end of the program, too, raises nothing."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+    except OSError as error:
+        raise OutputUnwritable(
+            f"What the command says can't be written: {error.strerror or error}.",
+            hint="Look at what its output is redirected to.",
+        ) from error
 
 
 def terminal_width() -> int | None:

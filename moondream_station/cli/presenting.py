@@ -12,6 +12,7 @@ from moondream_station.cli.outlet import Outlet
 from moondream_station.cli.output import json_line
 from moondream_station.cli.plain import PlainLines
 from moondream_station.core.codec import event_to_json
+from moondream_station.core.errors import OutputUnwritable
 from moondream_station.core.events import (
     ActivationCancelled,
     ActivationFailed,
@@ -34,6 +35,7 @@ class Presenter(Protocol):
 
         Raises:
             BrokenPipeError: Whoever read it has gone, or takes nothing though the end was asked for.
+            OutputUnwritable: It can't be written for another reason.
         """
 
     def cancelling(self) -> None:
@@ -79,7 +81,7 @@ class PlainPresenter:
         """Say so."""
         self._progress.hurry()
         self._result.hurry()
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError, OutputUnwritable):
             self._progress.mention("Cancelling")
 
     def close(self) -> None:
@@ -146,7 +148,8 @@ async def present(
                 activation = event.activation
             if event.activation is None or event.activation != activation:
                 continue
-            with suppress(BrokenPipeError):  # a reader that has gone is no reason to break off a switch
+            # A reader that has gone, or a full disk, is no reason to break off a switch.
+            with suppress(BrokenPipeError, OutputUnwritable):
                 await presenter.show(event)
             if event.is_terminal:
                 return exit_code(event)

@@ -260,6 +260,12 @@ class SettingsInvalid(StationError):
     code = "settings-invalid"
 
 
+class OutputUnwritable(StationError):
+    """What a command is to say can't be written, to a full disk, say."""
+
+    code = "output-unwritable"
+
+
 class ProgramMissing(StationError):
     """A program the station itself needs is not installed."""
 
