@@ -161,7 +161,7 @@ def test_with_json_one_line_says_it(call: Call, lasting: Premises, case: Case) -
 
 
 @pytest.mark.parametrize(
-    "line", ["models", "status", "logs", "cancel", "prune --dry-run", "plan --offline", "switch nope"]
+    "line", ["models", "status", "logs", "cancel", "prune --dry-run", "plan --offline", "switch shapes"]
 )
 def test_json_may_stand_before_the_command(call: Call, line: str) -> None:
     """Results and errors are then JSON too, as they are with `--json` behind it."""
