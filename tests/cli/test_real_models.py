@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import urllib.error
@@ -228,11 +229,19 @@ def test_cancelling_while_it_loads_ends_the_worker(premises: ModelPremises, stat
     assert "no language model" in station.post("/v1/caption", {"image_url": IMAGE})["caption"]
 
 
-def test_weights_come_from_the_hub(premises: ModelPremises, station: Served) -> None:
-    """What is fetched is told in bytes, and draws no bars into the log."""
+@pytest.fixture(scope="module")
+def fetched(premises: ModelPremises, station: Served) -> list[dict[str, Any]]:
+    """The events of switching to `hub-tiny`."""
     events = switch(premises, "hub-tiny")
     check_succeeded(events)
-    told = loading(events)
+    return events
+
+
+def test_weights_come_from_the_hub(
+    premises: ModelPremises, station: Served, fetched: list[dict[str, Any]]
+) -> None:
+    """What is fetched is told in bytes, and draws no bars into the log."""
+    told = loading(fetched)
     size = sum(path.stat().st_size for path in premises.tiny.iterdir())
     assert told[-1] == (size, size)
     assert told == sorted(told)
@@ -241,7 +250,7 @@ def test_weights_come_from_the_hub(premises: ModelPremises, station: Served) -> 
 
 
 def test_the_real_model_without_its_weights_leaves_the_old_one_active(
-    premises: ModelPremises, station: Served
+    premises: ModelPremises, station: Served, fetched: list[dict[str, Any]]
 ) -> None:
     """The hub does not know it: the sentence names the model and the hub, the hint says what to do."""
     *_, last = switch(premises, "moondream-2")
@@ -265,13 +274,29 @@ for args in json.loads(sys.argv[1]):
 """
 
 
-def test_every_way_in_which_weights_can_not_be_had_has_its_sentence(premises: ModelPremises) -> None:
+def test_every_way_in_which_weights_can_not_be_had_has_its_sentence(
+    premises: ModelPremises, switched: list[dict[str, Any]], fetched: list[dict[str, Any]]
+) -> None:
     """The hub that refuses, is gone or breaks off; folders that lack something. What was fetched is kept."""
     answers = loaded_directly(premises, hub_cases(premises.hub) | folder_cases(premises))
     assert answers.pop("fetched before") is None
     for name, (cause, message, hint) in answers.items():
         assert (cause, bool(hint)) == ("weights-unreachable", True), name
         assert name in message, message
+
+
+def test_weights_that_do_not_fit_are_not_begun(
+    premises: ModelPremises, switched: list[dict[str, Any]]
+) -> None:
+    """The hub says how large they are; nothing of them is fetched."""
+    premises.hub.repositories["me/huge"] = premises.tiny
+    premises.hub.huge.add("me/huge")
+    premises.hub.server.clear_requests()
+    (answer,) = loaded_directly(premises, {"huge": {"model_id": "me/huge"}}).values()
+    cause, message, hint = answer
+    assert (cause, "HF_HOME" in hint) == ("no-space", True)
+    assert re.match(r"me/huge needs \d000000\.0 GB more on the file system of /.+ GB are free\.", message)
+    assert not [request for request in premises.hub.server.requests if "/resolve/" in request.path]
 
 
 def hub_cases(hub: ModelHub) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from transformers.dynamic_module_utils import get_cached_module_file, get_relati
 Progress = Callable[[int, int | None, str], object]
 
 LOOK_SECONDS = 0.5
+GB = 10**9
+RESERVE_BYTES = 64 << 20
+"""What is left free on the disk that the weights go to."""
 WANTED = (".json", ".py", ".safetensors")
 """What a model is loaded from; a repository may hold the same weights in other forms too."""
 
@@ -100,10 +104,25 @@ def _fetch(model_id: str, revision: str | None, progress: Progress) -> Path:
     wanted.sort(key=lambda file: file.size or 0)
     blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model_id, repo_type="model"), "blobs")
     names = {(file.lfs.sha256 if file.lfs else file.blob_id): file.size or 0 for file in wanted}
+    _check_space(model_id, sum(names.values()) - _here(blobs, names))
     with _watched(lambda: progress(_here(blobs, names), sum(names.values()), "bytes")):
         for file in wanted:
             hf_hub_download(model_id, file.rfilename, revision=revision or info.sha)
     return Path(snapshot_download(model_id, revision=revision or info.sha, local_files_only=True))
+
+
+def _check_space(model_id: str, missing_bytes: int) -> None:
+    """Tell before the first byte what would otherwise be told after the last one that fits."""
+    cache = Path(constants.HF_HUB_CACHE)
+    existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if missing_bytes and missing_bytes + RESERVE_BYTES > free:
+        raise Unreachable(
+            f"{model_id} needs {missing_bytes / GB:.1f} GB more on the file system of {existing};"
+            f" {free / GB:.1f} GB are free.",
+            "Make room there, or set HF_HOME to a folder on a larger disk.",
+            cause="no-space",
+        )
 
 
 @contextmanager
