@@ -46,7 +46,8 @@ async def _manifest(patient: Patient) -> Verdict:
         )
         summary = "An older copy of the manifest is used."
         return warning(summary, detail=manifest.warning, remedy=Remedy(text=text))
-    return ok(f"The manifest names {len(manifest.models)} models.")
+    count = len(manifest.models)
+    return ok(f"The manifest names {count} {'model' if count == 1 else 'models'}.")
 
 
 async def _model(patient: Patient) -> Verdict:

@@ -35,9 +35,9 @@ _REMEDIES = (
     ("no way to it", "This computer has no network, or none that leads there."),
     ("no such page", "Check the address: the index, or its mirror, has no page for torch."),
 )
-_OTHERWISE = (
-    "Check the address and the connection; MOONDREAM_STATION_TORCH_INDEX and pip's settings name them."
-)
+_OTHERWISE = "Check the address and the connection."
+_TORCH_INDEX = "PyTorch's index"
+_MIRROR = "MOONDREAM_STATION_TORCH_INDEX, or `torch_index` in config.json, names a mirror of it."
 
 
 async def _settings(patient: Patient) -> Verdict:
@@ -56,7 +56,7 @@ async def _settings(patient: Patient) -> Verdict:
         summary = "Something in pip's or uv's settings is left out."
         remedy = Remedy(text="Correct or remove it.", commands=("python -m pip config list",))
         return warning(summary, detail="\n".join(config.notes), remedy=remedy)
-    places = 1 if len(config.index_urls) == 1 else len(config.index_urls)
+    places = len(config.index_urls)
     return ok(f"Packages come from {places} {'index' if places == 1 else 'indexes'}.", detail=detail)
 
 
@@ -80,7 +80,7 @@ async def _torch_index(patient: Patient) -> Verdict:
         return ok("PyTorch's index is not asked: `no-index` is set.")
     elsewhere = any(offer.source != "index" for offer in collected.offers)
     fatal = not subject.is_installed and not elsewhere and (subject.wants_torch or not subject.requirements)
-    return _verdict("PyTorch's index", reports, fatal=fatal)
+    return _verdict(_TORCH_INDEX, reports, fatal=fatal)
 
 
 async def _package_index(patient: Patient) -> Verdict:
@@ -121,20 +121,23 @@ def _verdict(what: str, reports: tuple[SourceReport, ...] | list[SourceReport], 
         return ok(f"{what} answers, and has torch.", detail=detail)
     if has_answered:
         summary = f"{what} does not answer everything."
-        return warning(summary, detail=detail, remedy=_remedy(failed[0].detail))
+        return warning(summary, detail=detail, remedy=_remedy(what, failed[0].detail))
     if failed:
         summary = f"{what} can't be reached: {failed[0].detail}."
-        return problem(summary, fatal=fatal, detail=detail, remedy=_remedy(failed[0].detail))
+        return problem(summary, fatal=fatal, detail=detail, remedy=_remedy(what, failed[0].detail))
     why = reports[0].detail if reports else "no place is named"
-    return problem(f"{what} has no torch: {why}.", fatal=fatal, detail=detail, remedy=_remedy(why))
+    return problem(f"{what} has no torch: {why}.", fatal=fatal, detail=detail, remedy=_remedy(what, why))
 
 
 def _lines(reports: tuple[SourceReport, ...] | list[SourceReport]) -> str | None:
     return "\n".join(report.sentence for report in reports) or None
 
 
-def _remedy(detail: str) -> Remedy:
+def _remedy(what: str, detail: str) -> Remedy:
+    """What to do; PyTorch's index is named by the station's own settings, which pip does not show."""
     text = next((text for word, text in _REMEDIES if word in detail), _OTHERWISE)
+    if what == _TORCH_INDEX:
+        return Remedy(text=f"{text} {_MIRROR}")
     return Remedy(text=text, commands=("python -m pip config list",))
 
 

@@ -95,6 +95,19 @@ async def test_indexes_that_nobody_reaches_are_errors_while_nothing_is_installed
     assert finding_of(report, "network.package-index").status is Status.WARNING
 
 
+async def test_the_remedy_says_where_the_address_stands(home: Home, closed_port: int) -> None:
+    """The mirror of PyTorch's index is the station's own setting, the other index is pip's."""
+    address = f"http://127.0.0.1:{closed_port}"
+    report = await examined(home, torch_index=f"{address}/whl", simple=f"{address}/simple")
+    ours, pips = (finding_of(report, f"network.{one}-index").remedy for one in ("torch", "package"))
+    assert ours is not None
+    assert pips is not None
+    assert "MOONDREAM_STATION_TORCH_INDEX" in ours.text
+    assert ours.commands == ()
+    assert "MOONDREAM_STATION_TORCH_INDEX" not in pips.text
+    assert pips.commands == ("python -m pip config list",)
+
+
 async def test_torch_from_elsewhere_makes_its_index_dispensable(
     home: Home, index: TorchIndex, closed_port: int
 ) -> None:
