@@ -101,13 +101,18 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
 
 
 def amd_in_use(capabilities: Capabilities) -> InUse:
-    """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION tells."""
+    """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION tells.
+
+    HIP reads CUDA_VISIBLE_DEVICES where HIP_VISIBLE_DEVICES is not set (ROCm's documentation 7.1, "HIP
+    environment variables"), and so does torch (2.13.0, torch/cuda/__init__.py, `_parse_visible_devices`).
+    """
     gpus = capabilities.gpus_of("amd")
     if not gpus:
         return _none_found(capabilities, "amd", "AMD GPU")
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
         return InUse(absence="the kernel offers no computing on it (no KFD): ROCm needs amdgpu", hidden=gpus)
-    for name in ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+    hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in capabilities.variables else "CUDA_VISIBLE_DEVICES"
+    for name in ("ROCR_VISIBLE_DEVICES", hip):
         value = capabilities.variables.get(name)
         gpus = gpus if value is None else _by_position(gpus, value)
         if not gpus:
@@ -239,13 +244,18 @@ def _visible_to_cuda(
 
 
 def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
-    """The GPUs that a list of positions names; as for CUDA, it ends at the first that names none."""
+    """The GPUs that a list of positions names; as for CUDA, it ends at the first that names none.
+
+    One that is named twice leaves none at all (torch 2.13.0, torch/cuda/__init__.py).
+    """
     by_index = {gpu.index if gpu.index is not None else place: gpu for place, gpu in enumerate(gpus)}
     chosen: dict[int, Gpu] = {}
     for entry in (text.strip() for text in value.split(",")):
         if not _INDEX.fullmatch(entry):
             return gpus if entry else tuple(chosen.values())
         position = int(entry)
+        if position in chosen:
+            return ()
         if position not in by_index:
             break
         chosen[position] = by_index[position]

@@ -130,12 +130,20 @@ def test_an_integrated_amd_gpu_beside_a_discrete_one_does_not_decide() -> None:
     assert amd_in_use(linux(on_processor)).gpus == (on_processor,)
 
 
-@pytest.mark.parametrize("name", ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"])
+@pytest.mark.parametrize("name", ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"])
 def test_amds_variables_choose_by_position(name: str) -> None:
     """ROCm's order is the kernel's."""
     cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
     assert amd_in_use(linux(*cards, variables={name: "1"})).gpus == cards[1:]
     assert name in (amd_in_use(linux(*cards, variables={name: ""})).absence or "")
+    assert name in (amd_in_use(linux(*cards, variables={name: "0,0"})).absence or "")
+
+
+def test_hips_own_variable_goes_before_cudas() -> None:
+    """CUDA_VISIBLE_DEVICES hides AMD's GPUs only where HIP_VISIBLE_DEVICES is not set."""
+    cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
+    variables = {"HIP_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": "-1"}
+    assert amd_in_use(linux(*cards, variables=variables)).gpus == cards[1:]
 
 
 @pytest.mark.parametrize(
