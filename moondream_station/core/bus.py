@@ -32,9 +32,9 @@ _log = structlog.get_logger()
 
 
 def new_activation_id(at: datetime | None = None) -> str:
-    """An id for an activation that begins now: `20261123T100000Z-ab12cd`. Ids sort by time, to the second."""
+    """An id for an activation that begins now: `20261123T100000123456Z-ab12cd`. Ids sort by time."""
     moment = datetime.now(UTC) if at is None else at.astimezone(UTC)
-    return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    return f"{moment:%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(3)}"
 
 
 class Subscription:

@@ -440,6 +440,6 @@ def test_every_fact_is_logged_once(bus: Bus) -> None:
 def test_ids_of_activations_sort_by_time() -> None:
     """They are file names that everyone can read."""
     first = new_activation_id(datetime(2026, 11, 23, 10, tzinfo=UTC))
-    assert re.fullmatch(r"20261123T100000Z-[0-9a-f]{6}", first)
-    assert first < new_activation_id(datetime(2026, 11, 23, 10, 0, 1, tzinfo=UTC))
+    assert re.fullmatch(r"20261123T100000000000Z-[0-9a-f]{6}", first)
+    assert first < new_activation_id(datetime(2026, 11, 23, 10, 0, 0, 1, tzinfo=UTC))
     assert new_activation_id() != new_activation_id()
