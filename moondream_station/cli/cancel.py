@@ -10,6 +10,7 @@ from moondream_station.cli.output import print_text
 from moondream_station.core.cancelling import ask_to_cancel
 from moondream_station.core.errors import NothingToCancel, StationError
 from moondream_station.core.home import Home, home_from
+from moondream_station.core.journal import read_activation
 from moondream_station.core.locks import Holder, StationRecord, activation_holder, read_station
 
 _PATIENCE_SECONDS = 10.0
@@ -32,12 +33,23 @@ async def _cancel(home: Home) -> str:
         except NothingToCancel:
             if activation_holder(home) is None:
                 raise
+    return await _cancel_elsewhere(home, _activating(home))
+
+
+def _activating(home: Home) -> Holder:
+    """The process whose activation holds the home.
+
+    Raises:
+        NothingToCancel: None does; what else is done to a home (`prune`, say) has no journal, and heeds no
+            request to end.
+    """
     holder = activation_holder(home)
-    if holder is None:
-        raise NothingToCancel(
-            "No activation is running.", hint="`moondream-station status` shows what is active."
-        )
-    return await _cancel_elsewhere(home, holder)
+    if holder is not None and read_activation(home, holder.activation):
+        return holder
+    meanwhile = f"; pid {holder.pid} ({holder.command}) is at work" if holder else ""
+    raise NothingToCancel(
+        f"No activation is running{meanwhile}.", hint="`moondream-station status` shows what is active."
+    )
 
 
 async def _cancel_there(record: StationRecord) -> str:
