@@ -115,7 +115,9 @@ async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
     is_elsewhere = asked.machine_file is not None
     python = asked.python or (machine.facts.python if is_elsewhere else own_interpreter().version)
     question = Question(
-        requirements=await _requirements(asked, home, settings), strategy=settings.strategy, python=python
+        requirements=await _requirements(asked, home, settings, system=machine.facts.system),
+        strategy=settings.strategy,
+        python=python,
     )
     if is_elsewhere or asked.offline:
         return await plan_from_catalog(question, machine, torch_index=settings.torch_index)
@@ -123,7 +125,7 @@ async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
     return await plan_here(question, machine, home=home, settings=settings, environ=os.environ)
 
 
-async def _requirements(asked: Asked, home: Home, settings: Settings) -> Requirements:
+async def _requirements(asked: Asked, home: Home, settings: Settings, *, system: str) -> Requirements:
     """All that was named, together; torch where nothing was."""
     texts = list(parse_requirement_args(asked.requirements).canonical)
     warnings: list[str] = []
@@ -132,7 +134,7 @@ async def _requirements(asked: Asked, home: Home, settings: Settings) -> Require
         texts += read.canonical
         warnings += read.warnings
     if asked.model is not None:
-        asks = await _requirements_of(asked.model, home, settings)
+        asks = await _requirements_of(asked.model, home, settings, system=system)
         # What is given by a URL says nothing about torch, and could not be a requirement on its own.
         pairs = zip(asks.items, asks.texts, strict=True)
         texts += [text for item, text in pairs if item.url is None]
@@ -153,11 +155,12 @@ def _read(path: Path) -> Requirements:
         raise
 
 
-async def _requirements_of(model: str, home: Home, settings: Settings) -> Requirements:
-    from moondream_station.core.station import open_manifest, provide_code  # noqa: PLC0415  with --model alone
+async def _requirements_of(model: str, home: Home, settings: Settings, *, system: str) -> Requirements:
+    from moondream_station.core.preparing import check_model  # noqa: PLC0415  with --model alone
+    from moondream_station.core.station import open_manifest, provide_code  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
-    backend = manifest.model(model).backend
+    backend = check_model(manifest, model, system=system).backend
     home.create()
     code = await provide_code(home, manifest, os.environ, backend)
     return requirements_of(code, manifest.backends[backend])

@@ -183,15 +183,20 @@ class Preparation:
         return code, detected
 
 
-def check_model(manifest: Manifest, model_id: str) -> ModelInfo:
+def check_model(manifest: Manifest, model_id: str, *, system: str | None = None) -> ModelInfo:
     """A model's entry, where it can be switched to.
+
+    Args:
+        manifest: The models and their backends.
+        model_id: The model.
+        system: `platform.system()` of the machine that it is to run on; this computer's by default.
 
     Raises:
         UnknownModel: The manifest has no such model.
-        UnsupportedModel: It can't run on this system, or needs a newer station.
+        UnsupportedModel: It can't run on that system, or needs a newer station.
     """
     model = manifest.model(model_id)
-    reason = manifest.unsupported_reason(model_id)
+    reason = manifest.unsupported_reason(model_id, system=system)
     if reason is not None:
         raise UnsupportedModel(
             f"{model_id} is not supported here: {reason}.",

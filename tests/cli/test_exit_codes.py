@@ -29,10 +29,11 @@ _NEEDS_MODEL = {"switch", "remove", "rollback"}
 
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
-    """Premises with the active model `colours` and the unsupported `shapes`; nothing here changes them."""
+    """Premises with the active model `colours`, and `shapes` and `hollow`, which no station can run."""
     with open_premises(tmp_path_factory.mktemp("lasting")) as premises:
         premises.add_model("colours")
         premises.add_model("shapes", supported_os=["plan9"])
+        premises.add_model("hollow", backend="gone")
         assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
         (premises.folder / "requirements.txt").write_text("torch>=2.8\n")
         (premises.folder / "wrong.txt").write_text("torch>>2\n")
@@ -128,6 +129,8 @@ CASES = [
     Case("switch colours --strategy fastest", USAGE, "usage"),
     Case("switch colours --python nowhere/python", USAGE, "usage"),
     Case("plan --model nope", FAILED, "unknown-model"),
+    Case("plan --model shapes", FAILED, "unsupported-model"),
+    Case("plan --model hollow", FAILED, "unsupported-model"),
     Case("plan -r options.txt", FAILED, "requirements-unsafe"),
     Case("cancel", FAILED, "nothing-running"),
     Case("logs nope", FAILED, "no-active-model"),

@@ -13,7 +13,7 @@ import pytest
 from moondream_station.cli.plan import plan_text
 from moondream_station.core.machine.record import MachineRecord
 from support.commands import run, run_json
-from support.machines import GTX_1080, RTX_4090, cpu_only, nvidia_linux
+from support.machines import GTX_1080, RTX_4090, cpu_only, mac, nvidia_linux
 from support.snapshots import amd, linux, nvidia, plan
 from support.stations import Premises
 
@@ -120,3 +120,15 @@ def test_the_age_of_a_kept_listing_is_told(premises: Premises) -> None:
     (told,) = [one for one in run_json(premises, "plan")["warnings"] if "ago" in one]
     assert "was listed 5 h ago" in told
     assert len(premises.index.requests) == asked
+
+
+def test_a_model_is_supported_on_the_machine_that_is_planned_for(premises: Premises) -> None:
+    """Not on the one that plans: what runs on a Mac alone is planned for its record, and refused here."""
+    premises.add_model("apples", supported_os=["darwin"])
+    path = premises.folder / "machine.json"
+    path.write_text(json.dumps(mac().to_json()))
+    planned = run_json(premises, "plan", "--model", "apples", "--machine", str(path))
+    assert planned["build"] == "mps"
+    path.write_text(json.dumps(cpu_only().to_json()))
+    refused = run_json(premises, "plan", "--model", "apples", "--machine", str(path))
+    assert refused["error"]["code"] == "unsupported-model"
