@@ -113,7 +113,7 @@ async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
     if asked.python is not None:
         machine = with_python(machine, asked.python)
     is_elsewhere = asked.machine_file is not None
-    python = asked.python or (machine.facts.python if is_elsewhere else own_interpreter().version)
+    python = asked.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
     question = Question(
         requirements=await _requirements(asked, home, settings, system=machine.facts.system),
         strategy=settings.strategy,

@@ -140,7 +140,7 @@ class Installation:
             self._prepared.requirements,
             tuple(offers),
             self._tools.catalog,
-            self._prepared.interpreter.version,
+            self._prepared.interpreter.name,
             self._activation.request.strategy,
         )
 
@@ -157,7 +157,7 @@ class Installation:
             capabilities=self._capabilities,
             requirements=self._prepared.requirements,
             catalog=self._tools.catalog,
-            python=self._prepared.interpreter.version,
+            python=self._prepared.interpreter.name,
             strategy=self._activation.request.strategy,
             torch_index=self._tools.torch_index,
             config=config,

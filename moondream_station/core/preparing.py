@@ -126,7 +126,7 @@ class Preparation:
                 code_digest=code.digest,
                 requirements=(*requirements.canonical, *(f"{name} built" for name in requirements.builds)),
                 strategy=request.strategy,
-                python=interpreter.minor,
+                python=f"{interpreter.minor}{interpreter.threading}",
                 platform=f"{capabilities.system}-{capabilities.machine}".lower(),
             ),
         )

@@ -131,7 +131,7 @@ class TorchInstaller:
         """
         seen = self._seen or self._look()
         machine = self._machine()
-        python = own_interpreter().version if machine.is_local else machine.facts.python
+        python = own_interpreter().name if machine.is_local else machine.facts.python
         return guided_selection(spec, seen, python=python, environ=self._environ)
 
     def install_torch_requirements(self, text: str) -> TorchInstallResult:

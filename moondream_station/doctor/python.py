@@ -26,14 +26,15 @@ async def _version(patient: Patient) -> Verdict:
             # The message names the interpreter's place, which may be private; the cleaner takes it out.
             return error(unsuitable.message, remedy=Remedy(text=unsuitable.hint or "Install CPython."))
     planned = await patient.planned.get()
-    python = planned.question.target.python_full
-    if planned.selection.build is None and not planned.question.target.rosetta:
+    target = planned.question.target
+    python = f"{target.python_full}{', free-threaded' if target.free_threaded else ''}"
+    if planned.selection.build is None and not target.rosetta:
         others = await in_thread(planned.other_pythons)
         if others:
             text = f"Install Python {in_words(others)}, and install the station with it."
-            summary = f"PyTorch has no wheel for Python {planned.question.target.python_minor} here."
+            summary = f"PyTorch has no wheel for Python {target.python_minor} here."
             return error(summary, detail=planned.selection.reason, remedy=Remedy(text=text))
-    if planned.question.target.python[:2] < OLDEST_PYTHON:
+    if target.python[:2] < OLDEST_PYTHON:
         others = await in_thread(planned.other_pythons)
         newer = in_words(others) if others else f"{_oldest()} or newer"
         return warning(

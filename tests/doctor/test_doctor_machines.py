@@ -74,6 +74,10 @@ WELL = {
     "Apple silicon": case(m.mac(), gpu_build="mps", machine_platform="macOS 15.1"),
     "Intel Mac": case(m.intel_mac(), gpu_build="2.2.2"),
     "Radeon": case(m.kfd({"gfx_target_version": 110000}), gpu_build="rocm"),
+    "a free-threaded Python": case(
+        replace(m.cpu_only(), platform=replace(m.LINUX, python="3.14.2t")),
+        python_version="Python 3.14.2, free-threaded.",
+    ),
     "a CUDA toolkit of torch's version": case(
         m.with_toolkit(m.nvidia_linux(), "12.6"), gpu_toolkit="of the CUDA that torch carries"
     ),

@@ -60,6 +60,17 @@ class Interpreter:
         """Major and minor version ("3.11")."""
         return ".".join(self.version.split(".")[:2])
 
+    @property
+    def threading(self) -> str:
+        """What tells it from the ordinary Python of its version: "t" for a free-threaded one, or nothing."""
+        abi = f"cp{self.minor.replace('.', '')}t"
+        return "t" if any(tag.abi == abi for tag in self.tags) else ""
+
+    @property
+    def name(self) -> str:
+        """Its version as a build is chosen by it ("3.11.7", "3.14.2t")."""
+        return f"{self.version}{self.threading}"
+
 
 def own_interpreter() -> Interpreter:
     """The station's own base interpreter; no process is started for it.

@@ -102,7 +102,7 @@ def request_key(
         code_digest: Digest of its code.
         requirements: Its requirements, canonical.
         strategy: `auto`, `guide` or a build.
-        python: Major and minor version ("3.11").
+        python: Major and minor version ("3.11", "3.14t").
         platform: System and machine ("linux-x86_64").
     """
     parts = [backend, backend_version, code_digest, sorted(requirements), strategy, python, platform]

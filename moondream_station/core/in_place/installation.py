@@ -108,14 +108,14 @@ class InPlace:
             capabilities=on.capabilities,
             requirements=self._wanted,
             catalog=on.catalog,
-            python=on.interpreter.version,
+            python=on.interpreter.name,
             strategy=on.strategy,
             torch_index=on.torch_index,
             config=on.config,
             home=on.home,
             client=on.client,
         )
-        target = target_of(on.capabilities, on.interpreter.version)
+        target = target_of(on.capabilities, on.interpreter.name)
         base = without_credentials(on.torch_index)
         offers = collected.offers or catalog_offers(on.catalog, target, index=base)
         choosing = Choosing(self._select(offers))
@@ -128,7 +128,7 @@ class InPlace:
 
     def _select(self, offers: Iterable[Offer]) -> SelectionResult:
         on = self._on
-        version = on.interpreter.version
+        version = on.interpreter.name
         return select(on.capabilities, self._wanted, offers, on.catalog, version, on.strategy)
 
     async def _lock(

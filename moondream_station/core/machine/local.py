@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sysconfig
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ class LocalMachine:
 
     def __init__(self, environ: Mapping[str, str], *, python: str | None = None) -> None:
         self._environ = environ
-        self.facts = _platform_facts(python or platform.python_version())
+        self.facts = _platform_facts(python or _own_python())
         self.variables = {name: environ[name] for name in RECORDED_VARIABLES if name in environ}
 
     def resolve(self, program: str) -> Path | None:
@@ -115,6 +116,11 @@ def _read_text(path: str) -> str:
 def _list_names(path: str) -> tuple[str, ...]:
     with os.scandir(path) as entries:
         return tuple(sorted(entry.name for entry in entries))
+
+
+def _own_python() -> str:
+    """The version of the running Python, with the "t" of a free-threaded one, which it does not tell."""
+    return platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else "")
 
 
 def _platform_facts(python: str) -> PlatformFacts:

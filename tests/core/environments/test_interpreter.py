@@ -51,6 +51,14 @@ async def test_a_named_interpreter_describes_itself() -> None:
     assert found == own_interpreter()
 
 
+@pytest.mark.parametrize(("abi", "name"), [("cp314", "3.14.2"), ("cp314t", "3.14.2t")])
+async def test_a_free_threaded_python_has_a_name_of_its_own(tmp_path: Path, abi: str, name: str) -> None:
+    """Its version and markers are the ordinary one's; the wheels that it takes are not."""
+    told = answer(version="3.14.2", minor=[3, 14], tags=[f"cp314-{abi}-linux_x86_64", "py3-none-any"])
+    found = await find_interpreter(script(tmp_path / "python", f"echo '{told}'"), environ=os.environ)
+    assert (found.name, found.version, found.minor) == (name, "3.14.2", "3.14")
+
+
 async def test_a_virtual_environment_stands_for_its_base(tmp_path: Path) -> None:
     """Naming a virtual environment's Python means the Python it was made from."""
     venv.create(tmp_path / "venv", with_pip=False)

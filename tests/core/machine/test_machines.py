@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -114,8 +115,17 @@ def test_this_computer_tells_its_platform(environ: Mapping[str, str]) -> None:
     """The facts are Python's own, and the Python may be another."""
     facts = LocalMachine(environ).facts
     assert (facts.system, facts.machine) == (platform.system(), platform.machine())
-    assert facts.python == platform.python_version()
+    threading = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    assert facts.python == f"{platform.python_version()}{threading}"
     assert LocalMachine(environ, python="3.13.1").facts.python == "3.13.1"
+
+
+def test_a_free_threaded_python_is_called_so(
+    environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version alone does not tell, and it needs wheels of its own."""
+    monkeypatch.setitem(sysconfig.get_config_vars(), "Py_GIL_DISABLED", 1)
+    assert LocalMachine(environ).facts.python == f"{platform.python_version()}t"
 
 
 async def test_a_program_in_the_current_folder_is_never_run(
