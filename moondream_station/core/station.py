@@ -17,7 +17,12 @@ from anyio.abc import TaskGroup
 from moondream_station.core.activation import Activation, ActivationRequest
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.manifest import Manifest
-from moondream_station.core.backends.manifest_source import load_manifest, read_built_in
+from moondream_station.core.backends.manifest_source import (
+    is_on_network,
+    load_local_manifest,
+    load_manifest,
+    read_built_in,
+)
 from moondream_station.core.backends.pool import InferencePool
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import load_catalog
@@ -271,9 +276,11 @@ async def open_station(
 
 
 async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, str]) -> Manifest:
-    """The manifest that the settings name; the network is used only where they name a URL."""
+    """The manifest that the settings name; the network, and what is set up for it, only where it is there."""
     if settings.manifest is None:
         return read_built_in()
+    if not is_on_network(settings.manifest):
+        return await load_local_manifest(settings.manifest)
     async with open_client(await load_packaging_config(environ)) as client:
         return await load_manifest(settings.manifest, home=home, client=client)
 

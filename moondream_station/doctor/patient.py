@@ -14,7 +14,12 @@ import httpx2
 from anyio.abc import TaskGroup
 
 from moondream_station.core.backends.manifest import Manifest
-from moondream_station.core.backends.manifest_source import load_manifest, read_built_in
+from moondream_station.core.backends.manifest_source import (
+    is_on_network,
+    load_local_manifest,
+    load_manifest,
+    read_built_in,
+)
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.requirements import parse_requirement_args
@@ -144,6 +149,8 @@ class Patient:
         source = self.settings.manifest
         if source is None:
             return await in_thread(read_built_in)
+        if not is_on_network(source):
+            return await load_local_manifest(source)
         if self.is_offline:
             # Nobody is reached, so that the last good copy answers for one from the network.
             async with httpx2.AsyncClient(transport=httpx2.MockTransport(_reach_nobody)) as client:

@@ -218,6 +218,24 @@ def test_a_switch_ends_with_its_terminal_event(call: Call, arguments: tuple[str,
     assert (last["event"], last["stage"], last["error"]["code"]) == ("ActivationFailed", "prepare", code)
 
 
+def test_a_broken_set_up_of_pip_is_told_where_it_matters(call: Call, lasting: Premises) -> None:
+    """A manifest on this disk is read without it; a switch ends with its terminal event, as ever."""
+    broken = lasting.folder / "pip.conf"
+    broken.write_text("no section\n")
+    assert call("models", "--json", PIP_CONFIG_FILE=str(broken)).code == DONE
+    switched = call("switch", "colours", "--json")
+    last = json.loads(switched.stdout.splitlines()[-1])
+    assert (switched.code, last["event"], last["error"]["code"]) == (
+        FAILED,
+        "ActivationFailed",
+        "settings-invalid",
+    )
+    findings = json.loads(call("doctor", "--json").stdout)["findings"]
+    status = {finding["id"]: finding["status"] for finding in findings}
+    assert status["backends.manifest"] == "ok"
+    assert status["network.settings"] in {"warning", "error"}
+
+
 @pytest.mark.parametrize(
     "line", ["models", "status", "plan", "switch colours", "serve --port 0", "prune", "rollback colours"]
 )

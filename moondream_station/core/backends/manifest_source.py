@@ -42,11 +42,28 @@ async def load_manifest(source: str | Path | None, *, home: Home, client: httpx2
         ManifestInvalid: There is none, or it is none. Where the network fails or gives no manifest, the last
             good copy is used instead, with a warning, if there is one.
     """
+    if source is not None and is_on_network(source):
+        return await _fetch(str(source), home, client)
+    return await load_local_manifest(source)
+
+
+def is_on_network(source: str | Path) -> bool:
+    """Whether a manifest must be fetched from another place than this computer's disk."""
+    return str(source).startswith(("http://", "https://"))
+
+
+async def load_local_manifest(source: str | Path | None) -> Manifest:
+    """Read a manifest that lies on this computer's disk, where no set-up of the network matters.
+
+    Args:
+        source: A path, or a `file:` URL; None is the built-in one.
+
+    Raises:
+        ManifestInvalid: There is none, or it is none.
+    """
     if source is None:
         return await read_manifest(_BUILT_IN, origin="the built-in manifest")
     text = str(source)
-    if text.startswith(("http://", "https://")):
-        return await _fetch(text, home, client)
     if text.startswith("file:"):
         return await read_manifest(path_of(text))
     return await read_manifest(Path(text).expanduser())  # noqa: ASYNC240  text alone
