@@ -18,7 +18,7 @@ from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.builds.naming import check_strategy
-from moondream_station.core.errors import NothingToCancel
+from moondream_station.core.errors import NothingToCancel, OutputUnwritable
 from moondream_station.core.events import CancelReason
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.locks import announce_station, serve_lock
@@ -58,20 +58,36 @@ def run_serve(*, host: str | None, port: int | None, wanted: Wanted, as_json: bo
 
     def announce(address: str) -> None:
         text = f"Moondream Station is serving on {address}"
-        print_text(text, {"address": address, "pid": os.getpid()}, as_json=as_json)
+        try:
+            print_text(text, {"address": address, "pid": os.getpid()}, as_json=as_json)
+        except BrokenPipeError as error:
+            raise OutputUnwritable(
+                "Nobody reads where the station serves: stdout is a pipe without a reader.",
+                hint="Look at what its output is redirected to.",
+            ) from error
 
     anyio.run(_serve, home, settings, wanted, announce)
     return 0
 
 
 async def _serve(home: Home, settings: Settings, wanted: Wanted, announce: Callable[[str], None]) -> None:
+    """Serve until a signal comes; one that comes before it serves ends the beginning."""
     stopping = anyio.Event()
-    async with (
-        serve_here(home, settings, wanted, stopping=stopping, announce=announce),
-        anyio.create_task_group() as tasks,
-    ):
-        await tasks.start(cancel_on_signal, lambda _: stopping.set())
-        await stopping.wait()
+    opening = anyio.CancelScope()
+    is_open = False
+
+    def stop(_: CancelReason) -> None:
+        stopping.set()
+        if not is_open:
+            opening.cancel()
+
+    # Whoever reads the address may send a signal in the next moment: they are caught before it is told.
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(cancel_on_signal, stop)
+        with opening:
+            async with serve_here(home, settings, wanted, stopping=stopping, announce=announce):
+                is_open = True
+                await stopping.wait()
         tasks.cancel_scope.cancel()
 
 

@@ -59,6 +59,27 @@ def test_an_open_event_stream_does_not_hold_up_the_end(installed: Premises) -> N
         listener.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_can_be_ended_as_soon_as_it_says_where_it_serves(
+    installed: Premises, number: signal.Signals
+) -> None:
+    """Whoever waits for the address may end the station in the next moment: that is exit code 0 too."""
+    with serving(installed) as station:
+        assert exit_code_after(station.process, number) == 0
+    assert not installed.home.station.exists()
+
+
+def test_it_can_be_ended_before_it_serves(installed: Premises) -> None:
+    """While a manifest does not come, say; exit code 0, and nothing was announced."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        manifest = f"http://127.0.0.1:{silent.getsockname()[1]}/manifest.json"
+        with started(installed, "serve", "--port", "0", MOONDREAM_STATION_MANIFEST=manifest) as process:
+            connection, _ = silent.accept()
+            assert exit_code_after(process, signal.SIGTERM) == 0
+            connection.close()
+    assert not installed.home.station.exists()
+
+
 def test_a_second_station_is_refused(installed: Premises) -> None:
     """It says where the first one serves, and ends with 1."""
     with serving(installed) as station:
