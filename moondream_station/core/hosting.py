@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 from moondream_station.core.backends.model_cache import disk_usage, model_cache
@@ -70,6 +71,25 @@ class HostedWorker:
             progress: Told how far it is: done, total, and of what.
         """
         return await self.worker.verify(self.spec.plan, progress=progress)
+
+    async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool:
+        """Let the backend bring what it will load, where it can do that by itself.
+
+        Args:
+            device: What torch computes on.
+            progress: As for `load`.
+
+        Returns:
+            Whether memory is known to suffice for it beside all that runs now.
+        """
+        need = await self.worker.fetch(
+            self.spec.code,
+            self.spec.args,
+            device=device,
+            signs_of_life=partial(disk_usage, self.model_cache),
+            progress=progress,
+        )
+        return need is not None and await anyio.to_thread.run_sync(need.is_met)
 
     async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
         """Call the backend's `init_backend`; it is ready when that returned.

@@ -212,9 +212,11 @@ class Orchestrator:
             activation.enter(Stage.VERIFY)
             async with sync_ahead(installed.place if installed.committed is None else None):
                 verification = await self._verify(activation, hosted)
-            if not self._active.may_overlap(spec):
+            device = verification.report.device
+            has_room = await hosted.fetch(device, progress=activation.progressed)
+            if not (has_room or self._active.may_overlap(spec)):
                 await self._active.make_room(spec)
-            await hosted.load(verification.report.device, progress=activation.progressed)
+            await hosted.load(device, progress=activation.progressed)
         except BaseException:
             with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
                 await self._give_up(hosted)

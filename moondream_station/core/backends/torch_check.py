@@ -71,6 +71,19 @@ def build_of(version: str, cuda: str | None, hip: str | None, planned: str) -> s
     return "cpu"
 
 
+def free_memory(device: str | None) -> int | None:
+    """How many bytes of a device's own memory are free, None where it has none of its own or does not tell.
+
+    Args:
+        device: The kind of torch device that is computed on.
+    """
+    module = getattr(sys.modules.get("torch"), device, None) if device in {"cuda", "xpu"} else None
+    try:
+        return int(module.mem_get_info()[0]) if module is not None else None
+    except Exception:  # noqa: BLE001  torch.xpu has it from 2.6 on, and not every driver tells
+        return None
+
+
 def device_of(build: str) -> str:
     """The kind of torch device that a build computes on."""
     if build.startswith(("cu", "rocm")):

@@ -13,6 +13,7 @@ import psutil
 
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.link import Hello, Link
+from moondream_station.core.backends.memory import MemoryNeed
 from moondream_station.core.backends.requests import CallStream, Frame, Request
 from moondream_station.core.backends.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.backends.worker_protocol import STREAM_WINDOW
@@ -96,6 +97,38 @@ class Worker:
         mismatches = compare(plan, report, driver_cuda=driver_cuda if isinstance(driver_cuda, str) else None)
         return Verification(report=report, mismatches=mismatches, detail=value.get("detail"))
 
+    async def fetch(
+        self,
+        code: BackendCode,
+        args: Mapping[str, Any],
+        *,
+        device: str | None = None,
+        stall_seconds: float = 600.0,
+        signs_of_life: Callable[[], Hashable] | None = None,
+        progress: Callable[[int, int | None, str], object] = lambda *_: None,
+    ) -> MemoryNeed | None:
+        """Let the backend bring what it will load, where it can do that by itself (`fetch_backend`).
+
+        Args:
+            code: The backend's code.
+            args: Keyword arguments of `init_backend`; it gets those that it names.
+            device: As for `init`.
+            stall_seconds: As for `init`.
+            signs_of_life: As for `init`.
+            progress: As for `init`.
+
+        Returns:
+            What memory the model needs, None where the backend does not say.
+
+        Raises:
+            StationError: As for `init`.
+        """
+        value = await self._let_load("fetch", code, args, device, stall_seconds, signs_of_life, progress)
+        needed, free = value.get("needed_bytes"), value.get("free_bytes")
+        if not isinstance(needed, int):
+            return None
+        return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free if isinstance(free, int) else None)
+
     async def init(
         self,
         code: BackendCode,
@@ -124,23 +157,7 @@ class Worker:
             WorkerFailed: The backend raised anything else, or the worker died.
             WorkerTimeout: It stalled.
         """
-        request = self._link.request(
-            f"init_backend of {code.id}",
-            {
-                "op": "init",
-                "folder": str(code.folder),
-                "module": code.entry_module,
-                "functions": list(code.functions),
-                "args": dict(args),
-                "device": device,
-            },
-        )
-        self._is_idle = False
-        life = _Life(self.pid, lambda: self.last_lines, signs_of_life)
-        frame = await self._await_life(request, life, stall_seconds, progress)
-        self._is_idle = True
-        if frame["kind"] == "error":
-            raise _not_initialised(code.id, frame, log="\n".join(self.last_lines))
+        await self._let_load("init", code, args, device, stall_seconds, signs_of_life, progress)
 
     def begin(
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
@@ -229,6 +246,36 @@ class Worker:
                 f"The worker could not {op}: {error.message}", log="\n".join(self.last_lines)
             ) from error
         self._is_idle = True
+        value: dict[str, Any] = frame.get("value", {})
+        return value
+
+    async def _let_load(
+        self,
+        op: str,
+        code: BackendCode,
+        args: Mapping[str, Any],
+        device: str | None,
+        stall_seconds: float,
+        signs_of_life: Callable[[], Hashable] | None,
+        progress: Callable[[int, int | None, str], object],
+    ) -> dict[str, Any]:
+        request = self._link.request(
+            f"{op}_backend of {code.id}",
+            {
+                "op": op,
+                "folder": str(code.folder),
+                "module": code.entry_module,
+                "functions": list(code.functions),
+                "args": dict(args),
+                "device": device,
+            },
+        )
+        self._is_idle = False
+        life = _Life(self.pid, lambda: self.last_lines, signs_of_life)
+        frame = await self._await_life(request, life, stall_seconds, progress)
+        self._is_idle = True
+        if frame["kind"] == "error":
+            raise _not_initialised(code.id, frame, log="\n".join(self.last_lines))
         value: dict[str, Any] = frame.get("value", {})
         return value
 

@@ -5,13 +5,15 @@ would shadow the backend's. Nothing but the standard library is imported until t
 files beside this one are loaded by path.
 
 Requests arrive on descriptor 0. Frames leave on a duplicate of descriptor 1, which itself points at stderr
-from then on: backends print. The worker ends when its requests do, even while it computes. Verification and
-`init_backend` run in the main thread (only there may a backend install signal handlers), calls in threads.
+from then on: backends print. The worker ends when its requests do, even while it computes. Verification,
+`fetch_backend` and `init_backend` run in the main thread (only there may a backend install signal handlers),
+calls in threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import atexit
 import contextlib
 import faulthandler
@@ -113,6 +115,26 @@ class Backend:
         self._module: ModuleType | None = None
         self._functions: frozenset[str] = frozenset()
 
+    def fetch(self, request: dict[str, Any], progress: worker_progress.Progress) -> int | None:
+        """Let the backend bring what it will load, while others may still need the memory.
+
+        A module without `fetch_backend` is not even imported: it may load its model as soon as it is.
+
+        Args:
+            request: As for `load`; of `args`, `device` and `progress` it gets those that it names.
+            progress: Tells the station how far it is.
+
+        Returns:
+            How many bytes of memory the model takes, None where the backend does not say.
+        """
+        if not _defines(_path_of(request), "fetch_backend"):
+            return None
+        fetch = self._import(request).fetch_backend
+        named = _names_of(fetch)
+        given = {"device": request["device"], "progress": progress} | request["args"]
+        needed = fetch(**{name: value for name, value in given.items() if name in named})
+        return needed if type(needed) is int and needed >= 0 else None
+
     def load(self, request: dict[str, Any], progress: worker_progress.Progress) -> None:
         """Import the entry module and let it initialise itself.
 
@@ -121,9 +143,19 @@ class Backend:
                 `device`, which is passed only to an `init_backend` that names it.
             progress: Tells the station how far it is; passed only to an `init_backend` that names it.
         """
-        folder, name = Path(request["folder"]), request["module"]
-        sys.path.insert(0, str(folder))
-        path = folder / f"{name}.py"
+        module = self._import(request)
+        initialise = getattr(module, "init_backend", None)
+        if initialise is not None:
+            given = {"device": request["device"], "progress": progress}
+            named = _names_of(initialise)
+            initialise(**{name: value for name, value in given.items() if name in named} | request["args"])
+        self._functions = frozenset(request["functions"])
+
+    def _import(self, request: dict[str, Any]) -> ModuleType:
+        if self._module is not None:
+            return self._module
+        name, path = request["module"], _path_of(request)
+        sys.path.insert(0, str(path.parent))
         sys.argv = [str(path)]
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -131,18 +163,26 @@ class Backend:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-        initialise = getattr(module, "init_backend", None)
-        if initialise is not None:
-            given = {"device": request["device"], "progress": progress}
-            named = _names_of(initialise)
-            initialise(**{name: value for name, value in given.items() if name in named} | request["args"])
-        self._functions = frozenset(request["functions"])
         self._module = module
+        return module
 
     def function(self, name: str) -> Any:
         """A function of the manifest's list, None where the backend has none of that name."""
         found = getattr(self._module, name, None) if name in self._functions else None
         return found if callable(found) else None
+
+
+def _path_of(request: dict[str, Any]) -> Path:
+    return Path(request["folder"], f"{request['module']}.py")
+
+
+def _defines(path: Path, function: str) -> bool:
+    """Whether a module defines a function, as far as its text tells."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False  # importing it says what is wrong
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body)
 
 
 def _names_of(function: Any) -> frozenset[str]:
@@ -175,7 +215,7 @@ class Worker:
         leave()
 
     def work(self) -> None:
-        """Answer `verify` and `init` until `shutdown` comes."""
+        """Answer `verify`, `fetch` and `init` until `shutdown` comes."""
         while (request := self._main.get()).get("op") != "shutdown":
             try:
                 value = self._answer(request)
@@ -193,6 +233,11 @@ class Worker:
                     report, detail = torch_check.check_torch(build, progress) if build else ({}, None)
                 driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
                 return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
+            case "fetch":
+                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                    needed = self._backend.fetch(request, progress)
+                free = None if needed is None else torch_check.free_memory(request["device"])
+                return {"needed_bytes": needed, "free_bytes": free}
             case "init":
                 with worker_progress.Progress(self._channel.send, request["id"]) as progress:
                     self._backend.load(request, progress)

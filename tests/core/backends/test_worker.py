@@ -13,6 +13,7 @@ import anyio
 import psutil
 import pytest
 
+from moondream_station.core.backends.memory import MemoryNeed
 from moondream_station.core.backends.worker import CallStream, Worker, WorkerPlan, open_worker
 from moondream_station.core.errors import (
     BackendError,
@@ -477,6 +478,77 @@ async def test_an_exception_with_odd_attributes_is_an_ordinary_failure(tmp_path:
     with pytest.raises(WorkerFailed, match="Odd: odd"):
         async with serving(tmp_path, source):
             pass
+
+
+FETCHING = """
+brought = []
+
+def fetch_backend(model_id, progress):
+    progress(0, 5)
+    brought.append(model_id)
+    progress(5, 5)
+    return 7
+
+def init_backend(**args):
+    brought.append(args)
+
+def whole(**kwargs):
+    return {"brought": brought}
+"""
+
+
+async def test_a_backend_may_fetch_before_it_loads(tmp_path: Path) -> None:
+    """It gets of the arguments those that it names, says what memory it needs, and is imported once."""
+    code = write_backend(tmp_path / "backend", FETCHING)
+    told: list[tuple[int, int | None, str]] = []
+    async with started(tmp_path) as worker:
+        args = {"model_id": "m", "dtype": "x"}
+        need = await worker.fetch(code, args, device="cpu", progress=lambda *step: told.append(step))
+        assert need == MemoryNeed(needed_bytes=7, free_on_device_bytes=None)
+        await worker.init(code, args, device="cpu")
+        assert await worker.call("whole", {}) == {"brought": ["m", args]}
+    assert told == [(0, 5, "bytes"), (5, 5, "bytes")]
+
+
+@pytest.mark.parametrize("answer", ["None", "'much'", "-1", "True", "1.5"])
+async def test_what_is_no_number_of_bytes_is_no_need(tmp_path: Path, answer: str) -> None:
+    """Then nothing is known of the memory."""
+    code = write_backend(tmp_path / "backend", f"def fetch_backend():\n    return {answer}\n")
+    async with started(tmp_path) as worker:
+        assert await worker.fetch(code, {}) is None
+
+
+@pytest.mark.parametrize("rest", ["", "def broken(:\n"])
+async def test_a_backend_that_fetches_nothing_is_not_imported_for_it(tmp_path: Path, rest: str) -> None:
+    """It may load its model as soon as it is; what is wrong with it shows when it is loaded."""
+    marker = tmp_path / "imported"
+    code = write_backend(tmp_path / "backend", f"open({str(marker)!r}, 'w')\n{rest}")
+    async with started(tmp_path) as worker:
+        assert await worker.fetch(code, {}) is None
+        assert not marker.exists()
+
+
+async def test_what_can_not_be_fetched_has_its_cause(tmp_path: Path) -> None:
+    """As where `init_backend` raises."""
+    source = (
+        "class Gone(Exception):\n"
+        "    cause = 'weights-unreachable'\n"
+        "def fetch_backend():\n"
+        "    raise Gone('nobody answers')\n"
+    )
+    code = write_backend(tmp_path / "backend", source)
+    async with started(tmp_path) as worker:
+        with pytest.raises(WeightsUnreachable, match="nobody answers"):
+            await worker.fetch(code, {})
+
+
+async def test_fetching_without_a_sign_of_life_is_given_up(tmp_path: Path) -> None:
+    """The clock is the one of loading."""
+    source = "import time\ndef fetch_backend():\n    time.sleep(3600)\n"
+    code = write_backend(tmp_path / "backend", source)
+    async with started(tmp_path) as worker:
+        with pytest.raises(WorkerTimeout, match="fetch_backend"):
+            await worker.fetch(code, {}, stall_seconds=0.4)
 
 
 async def test_a_worker_whose_owner_is_cancelled_may_say_goodbye(tmp_path: Path) -> None:

@@ -38,6 +38,31 @@ MAX_PIXELS = 50_000_000
 _lock = threading.Lock()
 """Moondream's models keep the state of a generation inside the model: one at a time."""
 _loaded: dict[str, Any] = {}
+_found: dict[tuple[str, str | None], tuple[str, int]] = {}
+"""What `fetch_backend` brought: what to load, and its size in bytes, by model and revision."""
+
+_STORED_ITEM_BYTES = 2
+"""Moondream's weights are stored as bfloat16."""
+
+
+def fetch_backend(
+    model_id: str, revision: str | None = None, dtype: str | None = None, progress: Progress = lambda *_: None
+) -> int:
+    """Get the weights, while the model before goes on answering.
+
+    Args:
+        model_id: As for `init_backend`.
+        revision: As for `init_backend`.
+        dtype: As for `init_backend`.
+        progress: As for `init_backend`.
+
+    Returns:
+        How many bytes of memory the model takes.
+    """
+    with explained(model_id, revision):
+        _, size_bytes = _found[model_id, revision] = find(model_id, revision, progress)
+    widening = getattr(torch, dtype).itemsize / _STORED_ITEM_BYTES if dtype is not None else 1
+    return int(size_bytes * max(1, widening))
 
 
 def init_backend(
@@ -48,7 +73,7 @@ def init_backend(
     compile: bool = False,  # noqa: A002, FBT001, FBT002  the manifest's word
     progress: Progress = lambda *_: None,
 ) -> None:
-    """Get the weights and load them.
+    """Load the weights; get them first where `fetch_backend` has not.
 
     Args:
         model_id: A repository on the hub ("vikhyatk/moondream2"), or a folder.
@@ -60,7 +85,7 @@ def init_backend(
         progress: Told how many bytes are here, of how many.
     """
     with explained(model_id, revision):
-        source, size_bytes = find(model_id, revision, progress)
+        source, size_bytes = _found.get((model_id, revision)) or find(model_id, revision, progress)
         options: dict[str, Any] = {} if dtype is None else {"dtype": getattr(torch, dtype)}
         model = AutoModelForCausalLM.from_pretrained(
             source,
