@@ -14,7 +14,7 @@ from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.codec import event_from_json
 from moondream_station.core.environments.active import read_active
 from moondream_station.core.errors import NothingToCancel, StationError, UnknownModel
-from moondream_station.core.events import CancelReason, Event
+from moondream_station.core.events import BackendActivationRequested, CancelReason, Event
 from moondream_station.core.home import Home
 from moondream_station.core.journal import read_activation
 from moondream_station.core.locks import StationRecord
@@ -53,14 +53,15 @@ async def switch_there(home: Home, record: StationRecord, wish: Wish) -> int:
         try:
             return await client.switch(wish.model, wish.strategy, upgrade=wish.upgrade, python=wish.python)
         except UnknownModel:
-            return None  # published, and so presented: the first activation that is requested
+            return None  # published, and so presented
 
-    return await follow_there(home, record, ask, presenter_for(as_json=wish.as_json))
+    return await follow_there(home, record, wish.model, ask, presenter_for(as_json=wish.as_json))
 
 
 async def follow_there(
     home: Home,
     record: StationRecord,
+    model: str,
     ask: Callable[[StationClient], Awaitable[Accepted | None]],
     presenter: Presenter,
 ) -> int:
@@ -69,6 +70,7 @@ async def follow_there(
     Args:
         home: The home that both have.
         record: The station.
+        model: The model that it is about.
         ask: Asks for it; None where it was refused, which the station told as an activation of its own.
         presenter: Shows it.
 
@@ -94,7 +96,11 @@ async def follow_there(
             scope = anyio.CancelScope()
             tasks.start_soon(_obey, following, scope)
             with scope:
-                code = await present(_events(home, messages, activation), presenter, activation=activation)
+                if activation is None:
+                    events = _refused(_published(messages), model)
+                else:
+                    events = _from_the_beginning(home, _published(messages), activation)
+                code = await present(events, presenter, activation=activation)
         tasks.cancel_scope.cancel()
     if refusal is not None:
         raise refusal
@@ -140,18 +146,27 @@ async def _obey(following: _Following, scope: anyio.CancelScope) -> None:
         return  # it has just ended, and its last fact is on the way
 
 
-async def _events(
-    home: Home, messages: AsyncIterator[dict[str, Any]], activation: str | None
-) -> AsyncIterator[Event]:
-    """The activation's events from its beginning: what came before we listened stands in its journal."""
-    seen = 0
-    if activation is not None:
-        for event in await anyio.to_thread.run_sync(read_activation, home, activation):
-            seen = event.seq
-            yield event
+async def _published(messages: AsyncIterator[dict[str, Any]]) -> AsyncIterator[Event]:
     async for message in messages:
-        if message.get("event") == "Snapshot":
-            continue
-        event = event_from_json(message)
+        if message.get("event") != "Snapshot":
+            yield event_from_json(message)
+
+
+async def _from_the_beginning(
+    home: Home, events: AsyncIterator[Event], activation: str
+) -> AsyncIterator[Event]:
+    """An activation's events, also those from before we listened, which stand in its journal."""
+    seen = 0
+    for event in await anyio.to_thread.run_sync(read_activation, home, activation):
+        seen = event.seq
+        yield event
+    async for event in events:
         if event.seq > seen:
+            yield event
+
+
+async def _refused(events: AsyncIterator[Event], model: str) -> AsyncIterator[Event]:
+    """The events from the request on that was refused; another one may have come before it."""
+    async for event in events:
+        if not isinstance(event.fact, BackendActivationRequested) or event.fact.model == model:
             yield event

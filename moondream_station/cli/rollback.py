@@ -96,7 +96,7 @@ async def _roll_back(home: Home, settings: Settings, model: str, presenter: Roll
         return await activate_here(home, settings, lambda station: station.request_rollback(model), presenter)
     from moondream_station.cli.forwarding import follow_there  # noqa: PLC0415  only where a station serves
 
-    return await follow_there(home, record, lambda client: client.rollback(model), presenter)
+    return await follow_there(home, record, model, lambda client: client.rollback(model), presenter)
 
 
 async def _exchange(home: Home, settings: Settings, model: str) -> int | None:

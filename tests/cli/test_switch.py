@@ -8,10 +8,26 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pytest
 
-from support.commands import command, events_of, exit_code_after, run, run_json, started, switch, wait_until
+from moondream_station.cli.forwarding import follow_there
+from moondream_station.core.errors import UnknownModel
+from moondream_station.core.events import ActivationFailed, BackendActivationRequested, Event
+from moondream_station.core.locks import read_station
+from moondream_station.http.client import StationClient
+from support.commands import (
+    command,
+    events_of,
+    exit_code_after,
+    run,
+    run_json,
+    serving,
+    started,
+    switch,
+    wait_until,
+)
 from support.index_traffic import Fault
 from support.stations import Premises, open_premises, processes_naming
 
@@ -178,3 +194,42 @@ def test_a_reader_that_never_comes_does_not_hold_up_the_end(premises: Premises) 
     (journal,) = premises.home.activations.glob("*.jsonl")
     assert json.loads(journal.read_text().splitlines()[-1])["event"] == "ActivationCancelled"
     assert processes_naming(premises.folder) == []
+
+
+@dataclass
+class _Shown:
+    """A presenter that keeps what it is to show."""
+
+    events: list[Event] = field(default_factory=list)
+
+    async def show(self, event: Event) -> None:
+        """Keep the fact."""
+        self.events.append(event)
+
+    def cancelling(self) -> None:
+        """Nobody cancels here."""
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # as the command line runs it
+async def test_a_refused_switch_is_told_from_another_one_before_it(installed: Premises) -> None:
+    """Somebody else's switch that the station takes on in between is not taken for the command's own."""
+    installed.add_model("shapes")
+    shown = _Shown()
+
+    async def ask(client: StationClient) -> None:
+        await client.switch("shapes")
+        with pytest.raises(UnknownModel):
+            await client.switch("nope")
+
+    with serving(installed):
+        record = read_station(installed.home)
+        assert record is not None
+        assert await follow_there(installed.home, record, "nope", ask, shown) == 1
+    requested, ended = shown.events
+    assert isinstance(requested.fact, BackendActivationRequested)
+    assert isinstance(ended.fact, ActivationFailed)
+    assert (requested.fact.model, ended.fact.error.code) == ("nope", "unknown-model")
