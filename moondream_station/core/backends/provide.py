@@ -226,7 +226,9 @@ async def _fetch(
                 received += len(chunk)
                 if received > most:
                     raise _unavailable(backend_id, f"{location.shown} has more than {most} bytes")
-                await file.write(chunk)
+                # Cancelled in here, the client's generators would be left standing; while they wait they end.
+                with anyio.CancelScope(shield=True):
+                    await file.write(chunk)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise _unavailable(
             backend_id, f"{location.shown} can't be fetched: {explain_failure(error)}"
