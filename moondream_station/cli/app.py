@@ -139,8 +139,9 @@ def plan(
         typer.Argument(metavar="[REQUIREMENT]...", help="What to plan for; torch if nothing."),
     ] = None,
     *,
-    requirement_file: Annotated[
-        Path | None, typer.Option("-r", "--requirement", metavar="FILE", help="A requirements file.")
+    requirement_files: Annotated[
+        list[Path] | None,
+        typer.Option("-r", "--requirement", metavar="FILE", help="A requirements file; may be repeated."),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Take the model's requirements.")] = None,
     machine: MachineFile = None,
@@ -156,7 +157,7 @@ def plan(
 
     asked = Asked(
         requirements=requirements or [],
-        requirement_file=requirement_file,
+        requirement_files=requirement_files or [],
         model=model,
         machine_file=machine,
         python=python,

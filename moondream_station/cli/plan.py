@@ -39,7 +39,7 @@ class Asked:
     """The options of `plan` that say what is planned for."""
 
     requirements: Sequence[str]
-    requirement_file: Path | None
+    requirement_files: Sequence[Path]
     model: str | None
     machine_file: Path | None
     python: str | None
@@ -129,8 +129,8 @@ async def _requirements(asked: Asked, home: Home, settings: Settings, *, system:
     """All that was named, together; torch where nothing was."""
     texts = list(parse_requirement_args(asked.requirements).canonical)
     warnings: list[str] = []
-    if asked.requirement_file is not None:
-        read = _read(asked.requirement_file)
+    for file in asked.requirement_files:
+        read = _read(file)
         texts += read.canonical
         warnings += read.warnings
     if asked.model is not None:

@@ -77,6 +77,15 @@ def test_a_left_out_option_of_a_requirements_file_is_a_warning(desk: Desk) -> No
     assert any("--extra-index-url" in warning for warning in shown["warnings"])
 
 
+def test_several_requirements_files_are_taken_together(desk: Desk) -> None:
+    """As pip takes them: none is dropped for a later one."""
+    for name, text in (("a.txt", "torch>=2.7.0\n"), ("b.txt", "numpy\n")):
+        (desk.folder / name).write_text(text)
+    files = ("-r", str(desk.folder / "a.txt"), "-r", str(desk.folder / "b.txt"))
+    shown = run_json(desk, "plan", *files, "--machine", str(recorded(desk, cpu_only())))
+    assert shown["requirement"] == ["torch>=2.7.0", "numpy"]
+
+
 @pytest.mark.parametrize(
     ("python", "torch"), [("3.9", "2.8.0"), ("3.10", "2.14.1"), ("3.13t", "2.12.0"), ("3.14.0rc1", "2.15.0")]
 )
