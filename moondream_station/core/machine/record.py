@@ -89,12 +89,12 @@ def record_from_json(data: Any) -> MachineRecord:
     if record.get("format") != FORMAT:
         _wrong(f'"format" is not "{FORMAT}"')
     commands = _array(_given(record, "commands", []), "commands")
-    directories = _object(_given(record, "directories", {}), "directories")
+    directories = _known(record, "directories")
     return MachineRecord(
         platform=_platform(_object(record.get("platform"), "platform")),
-        env=_texts(_given(record, "env", {}), "env"),
+        env=_texts(_known(record, "env"), "env"),
         commands=tuple(_command(entry, f"commands[{n}]") for n, entry in enumerate(commands)),
-        files=_texts(_given(record, "files", {}), "files"),
+        files=_texts(_known(record, "files"), "files"),
         directories={path: _names(names, f"directories[{path!r}]") for path, names in directories.items()},
         unreadable=_texts(_given(record, "unreadable", {}), "unreadable"),
     )
@@ -116,6 +116,12 @@ def _given(data: Mapping[str, Any], key: str, otherwise: Any) -> Any:
     """A value; another one where it is missing, or null, as what is unknown is written."""
     value = data.get(key)
     return otherwise if value is None else value
+
+
+def _known(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The entries of an object; one that is null is as one that is missing: not set, or not there."""
+    entries = _object(_given(data, key, {}), key)
+    return {name: value for name, value in entries.items() if value is not None}
 
 
 def _platform(data: Mapping[str, Any]) -> PlatformFacts:

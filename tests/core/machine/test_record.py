@@ -113,7 +113,11 @@ def test_what_is_unknown_may_be_null() -> None:
         {"argv": ["nvidia-smi"], "returncode": None, "stdout": None, "stderr": None, "timed_out": True}
     ]
     data["env"] = None
+    data["files"] = {"/proc/driver/nvidia/version": None}
+    data["directories"] = {"/sys/class/kfd/kfd/topology/nodes": None}
     record = record_from_json(data)
+    assert (record.files, record.directories) == ({}, {})
+    assert record_from_json(changed("env", {"CUDA_VISIBLE_DEVICES": None})).env == {}
     assert record.platform.libc == ("", "")
     assert record_from_json(changed("platform/libc", [])).platform.libc == ("", "")
     assert (record.commands[0].timed_out, record.commands[0].stdout) == (True, "")
