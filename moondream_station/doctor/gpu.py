@@ -85,7 +85,7 @@ async def _build(patient: Patient) -> Verdict:
         summary = "No PyTorch build can be installed here."
         # Without a requirement known here, nobody can say that the model can't do without torch.
         fatal = subject.wants_torch or not patient.is_here
-        return problem(summary, fatal=fatal, detail=selection.reason, remedy=_plan_remedy())
+        return problem(summary, fatal=fatal, detail=selection.reason, remedy=_plan_remedy(patient))
     chosen = f"{selection.build} with torch {selection.torch}"
     if planned.refusal is not None:
         summary = f"{selection.build} is set by name, and can't work here."
@@ -95,12 +95,12 @@ async def _build(patient: Patient) -> Verdict:
         which = "its GPU" if planned.kind is Kind.CPU else "a better GPU"
         summary = f"This machine would get {chosen}, and {which} would not be used."
         idle = "\n".join(planned.idle_gpus)
-        return warning(summary, detail=idle, remedy=_plan_remedy())
+        return warning(summary, detail=idle, remedy=_plan_remedy(patient))
     if planned.doubts:
         summary = (
             f"This machine would get {chosen}, because it could not be found out whether there is a GPU."
         )
-        return warning(summary, detail="\n".join(planned.doubts), remedy=_plan_remedy())
+        return warning(summary, detail="\n".join(planned.doubts), remedy=_plan_remedy(patient))
     left_out = _left_out(planned)
     if left_out:
         summary = f"This machine would get {chosen}, which does not serve every GPU."
@@ -110,11 +110,11 @@ async def _build(patient: Patient) -> Verdict:
     return ok(f"This machine gets {chosen}.", detail=detail)
 
 
-def _plan_remedy() -> Remedy:
-    return Remedy(
-        text="See what is said of every build, and what would change it.",
-        commands=("moondream-station plan",),
-    )
+def _plan_remedy(patient: Patient) -> Remedy:
+    text = "See what is said of every build, and what would change it."
+    if patient.is_here:
+        return Remedy(text=text, commands=("moondream-station plan",))
+    return Remedy(text=f"{text} Of this record `moondream-station plan --machine FILE` says it.")
 
 
 def _left_out(planned: Planned) -> str | None:

@@ -88,7 +88,7 @@ WORSE = {
         m.nvidia_linux(driver="390.157", cuda="9.1", is_old=True),
         warnings="gpu.driver gpu.build",
         gpu_driver="450.80.02 at least",
-        gpu_build="plan",
+        gpu_build="`moondream-station plan --machine FILE`",
     ),
     "a GPU without a driver": case(
         CARD_ON_BUS, warnings="gpu.driver gpu.build", gpu_driver="no NVIDIA driver"
