@@ -17,6 +17,7 @@ from moondream_station.core.capabilities.snapshot import Capabilities, ProbeRepo
 from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.offers_source import SourceReport, collect_offers
 from moondream_station.core.environments.packaging_config import load_packaging_config
+from moondream_station.core.environments.redact import without_credentials
 from moondream_station.core.home import Home
 from moondream_station.core.installing import no_build
 from moondream_station.core.machine import Machine
@@ -53,11 +54,12 @@ async def plan_from_catalog(
     Args:
         question: What is planned.
         machine: The machine it is planned for.
-        torch_index: What stands in for the official index's base URL.
+        torch_index: What stands in for the official index's base URL; shown without what is secret in it.
     """
     capabilities = await detect(machine, on_probe=_ignore)
     target = target_of(capabilities, question.python)
-    offers = catalog_offers(load_catalog(), target, index=torch_index)
+    index = None if torch_index is None else without_credentials(torch_index)
+    offers = catalog_offers(load_catalog(), target, index=index)
     return _select(question, capabilities, offers)
 
 

@@ -106,6 +106,9 @@ def test_a_mirror_stands_in_for_the_index_without_being_asked(desk: Desk) -> Non
     assert mirrored["index_url"] == "https://mirror.example/whl/cu126"
     official = json.loads(run(desk, *arguments, MOONDREAM_STATION_TORCH_INDEX=OFFICIAL).stdout)
     assert official["index_url"] == f"{OFFICIAL}/cu126"
+    secret = run(desk, *arguments, MOONDREAM_STATION_TORCH_INDEX="https://me:secret@mirror.example/whl")
+    assert json.loads(secret.stdout)["command"] == mirrored["command"]
+    assert "secret" not in secret.stdout
 
 
 def test_nothing_to_install_is_an_answer_that_says_what_to_do(desk: Desk) -> None:
