@@ -118,8 +118,13 @@ def _tells(judgement: Judgement) -> bool:
 
 
 def _allow(question: Question) -> str:
-    """What the requirement would have to allow, as a sentence."""
+    """What the requirement would have to allow, as a sentence; the companions are given up last."""
     relaxed = question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    if best := _best(question.ignoring_also(Obstacle.REQUIREMENT)):
+        return f" Allow torch {best.best.torch}, which {best.build.name} has."
+    if best := _best(question.ignoring_also(Obstacle.COMPANION)):
+        companions = " and ".join(question.wanted.companions)
+        return f" Without {companions}, {best.build.name} with torch {best.best.torch} is possible."
     if best := _best(relaxed):
         return f" Allow torch {best.best.torch}, which {best.build.name} has."
     if best := _best(relaxed.ignoring_also(Obstacle.PYTHON)):

@@ -305,6 +305,24 @@ def test_where_nothing_fits_the_reason_says_what_would(
     assert selection.command == ()
 
 
+@pytest.mark.parametrize(
+    ("requirements", "words"),
+    [
+        # torchaudio 2.11.0, the last one, goes with torch up to 2.14.1
+        (("torch==2.15.0", "torchaudio"), "Allow torch 2.14.1, which cu130 has."),
+        (("torch==2.15.0", "torchaudio>=99"), "Without torchaudio, cu132 with torch 2.15.0 is possible."),
+        (("torch>=99", "torchaudio>=99"), "Allow torch 2.15.0, which cu132 has."),
+    ],
+)
+def test_where_a_companion_is_in_the_way_the_reason_says_so(
+    requirements: tuple[str, ...], words: str
+) -> None:
+    """It never says to allow the torch that is asked for."""
+    selection = plan(linux(RTX_4090, driver="595.71.05"), *requirements).selection
+    assert selection.build is None
+    assert words in selection.reason
+
+
 def test_companions_that_are_asked_for_are_part_of_the_choice() -> None:
     """The stable cu132 folder has no torchaudio, and torch 2.15 has none that fits."""
     machine = linux(RTX_4090, driver="580.65.06")
