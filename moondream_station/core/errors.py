@@ -255,7 +255,7 @@ class AddressInUse(StationError):
 
 
 class SettingsInvalid(StationError):
-    """config.json or a variable holds a value that can't be used."""
+    """config.json, a variable, or pip's or uv's set-up holds a value that can't be used."""
 
     code = "settings-invalid"
 
