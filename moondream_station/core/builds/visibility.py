@@ -22,6 +22,7 @@ _GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 _JETSON_CAPABILITY = "8.7"
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "apple": "Apple"}
 _BUS_ORDER = "PCI_BUS_ID"
+_ON_WINDOWS = "windows_gpus"  # NVIDIA's and Intel's GPUs; there is no build for AMD's there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,7 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     """
     gpus = capabilities.gpus_of("amd")
     if not gpus:
-        return _none_found(capabilities, "amd", "AMD GPU")
+        return _none_found(capabilities, "AMD GPU", "amd")
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
         return InUse(absence="the kernel offers no computing on it (no KFD): ROCm needs amdgpu", hidden=gpus)
     hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in capabilities.variables else "CUDA_VISIBLE_DEVICES"
@@ -133,7 +134,7 @@ def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     """The Intel GPUs in use: those that torch.xpu supports, discrete before integrated."""
     gpus = capabilities.gpus_of("intel")
     if not gpus:
-        return _none_found(capabilities, "intel", "Intel GPU")
+        return _none_found(capabilities, "Intel GPU", "intel", _ON_WINDOWS)
     supported = tuple(gpu for gpu in gpus if gpu.architecture and catalog.intel_family(gpu.architecture))
     if not supported:
         names = ", ".join(dict.fromkeys(f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for gpu in gpus))
@@ -159,25 +160,23 @@ def _without_driver(capabilities: Capabilities, gpus: tuple[Gpu, ...]) -> InUse:
     toolkit = f"; nvcc {capabilities.nvcc} alone is no GPU and chooses no build" if capabilities.nvcc else ""
     if gpus:
         return InUse(gpus=gpus, absence=f"{describe(gpus[0])} has no NVIDIA driver that works{toolkit}")
-    for probe in ("nvidia_smi", "nvidia_driver"):
-        if (detail := _unanswered(capabilities, probe)) is not None:
-            doubt = f"whether there is an NVIDIA driver could not be found out ({detail}){toolkit}"
-            return InUse(absence=doubt, uncertain=True)
+    if (detail := _unanswered(capabilities, "nvidia_smi", "nvidia_driver", _ON_WINDOWS)) is not None:
+        doubt = f"whether there is an NVIDIA driver could not be found out ({detail}){toolkit}"
+        return InUse(absence=doubt, uncertain=True)
     return InUse(absence=f"no NVIDIA driver was found{toolkit}")
 
 
-def _none_found(capabilities: Capabilities, probe: str, what: str) -> InUse:
-    if (detail := _unanswered(capabilities, probe)) is not None:
+def _none_found(capabilities: Capabilities, what: str, *probes: str) -> InUse:
+    if (detail := _unanswered(capabilities, *probes)) is not None:
         return InUse(absence=f"whether there is an {what} could not be found out ({detail})", uncertain=True)
     return InUse(absence=f"no {what} was found")
 
 
-def _unanswered(capabilities: Capabilities, probe: str) -> str | None:
-    """What a probe saw that could not find out what it is for; None for one that could."""
-    report = next((one for one in capabilities.probes if one.probe == probe), None)
-    if report is None or report.outcome not in {Outcome.FAILED, Outcome.TIMED_OUT}:
-        return None
-    return report.detail
+def _unanswered(capabilities: Capabilities, *probes: str) -> str | None:
+    """What the first of these probes saw that could not find out what it is for; None where all could."""
+    reports = {report.probe: report for report in capabilities.probes}
+    asked = (reports[probe] for probe in probes if probe in reports)
+    return next((one.detail for one in asked if one.outcome in {Outcome.FAILED, Outcome.TIMED_OUT}), None)
 
 
 def _without_list(capabilities: Capabilities, driver: str) -> InUse:

@@ -211,6 +211,17 @@ def test_what_could_not_be_found_out_is_not_called_absent() -> None:
     )
 
 
+def test_nor_on_windows_which_lists_its_gpus_itself() -> None:
+    """NVIDIA's and Intel's, without a tool of theirs."""
+    failed = ProbeReport(probe="windows_gpus", outcome=Outcome.TIMED_OUT, seconds=15.0, detail="no answer")
+    selection = plan(replace(windows(), probes=(failed,))).selection
+    assert selection.reason.startswith("Whether there is a GPU could not be found out")
+    assert selection.warnings == (
+        "Whether there is an NVIDIA driver could not be found out (no answer).",
+        "Whether there is an Intel GPU could not be found out (no answer).",
+    )
+
+
 def test_what_detection_noted_is_a_warning_of_the_plan() -> None:
     """A driver that is out of step has a remedy that no choice of a build replaces."""
     note = "The NVIDIA driver and its library are out of step: restart the computer."
