@@ -12,7 +12,7 @@ from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
 from moondream_station.core.capabilities.snapshot import Outcome
 from moondream_station.doctor.patient import Looked, Patient
 from moondream_station.doctor.planned import Planned
-from moondream_station.doctor.report import Remedy, Verdict, ok, problem, warning
+from moondream_station.doctor.report import Remedy, Verdict, ok, problem, skipped, warning
 
 _DRIVERS = "https://www.nvidia.com/drivers"
 
@@ -96,6 +96,8 @@ async def look_at_driver(patient: Patient) -> Verdict:
         if verdict is not None:
             return verdict
     driver = planned.capabilities.nvidia_driver
+    if driver is None and planned.question.hardware.of_kind(Kind.CUDA).uncertain:
+        return skipped("Whether there is an NVIDIA driver could not be found out.")
     if driver is None:
         return ok("There is no NVIDIA GPU, and no NVIDIA driver is needed.")
     cuda = planned.capabilities.nvidia_cuda

@@ -16,7 +16,7 @@ from moondream_station.doctor.check import OFFERS_SECONDS, Check
 from moondream_station.doctor.driver import look_at_driver
 from moondream_station.doctor.patient import Patient, in_thread
 from moondream_station.doctor.planned import Planned
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, warning
+from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, skipped, warning
 
 _LOST = {Trouble.LOST, Trouble.UNREACHABLE}
 _GPU_KINDS = {Kind.CUDA: "nvidia", Kind.ROCM: "amd", Kind.XPU: "intel"}
@@ -37,6 +37,8 @@ async def _devices(patient: Patient) -> Verdict:
         remedy = _remedy_of(absence, capabilities.system)
         return warning(f"{absence[0].upper()}{absence[1:]}.", detail=detail, remedy=remedy)
     if not capabilities.gpus:
+        if any(planned.question.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
+            return skipped("Whether there is a GPU could not be found out.")
         return ok("There is no GPU that PyTorch supports; models compute on the processor.")
     return ok(f"{', '.join(map(_gpu_line, capabilities.gpus))}.", detail=_variables(planned))
 

@@ -267,6 +267,19 @@ async def test_the_report_is_of_its_public_shape(name: str, tmp_path: Path) -> N
     jsonschema.Draft202012Validator(schemas()["doctor"]).validate(report_to_json(report))
 
 
+async def test_what_could_not_be_found_out_is_not_called_absent(tmp_path: Path) -> None:
+    """Neither that there is no GPU, nor that no driver is needed."""
+    refused = {
+        "/proc/driver/nvidia/version": "permission denied",
+        "/sys/bus/pci/devices": "permission denied",
+    }
+    report = await examined(case(replace(m.cpu_only(), unreadable=refused)), tmp_path)
+    for check in ("gpu.devices", "gpu.driver"):
+        finding = finding_of(report, check)
+        assert finding.status is Status.SKIPPED
+        assert "could not be found out" in finding.summary
+
+
 async def test_a_machine_elsewhere_is_not_asked_about_this_computer(tmp_path: Path) -> None:
     """Disk, network, environments and station are skipped; the home is not touched."""
     report = await examined(WELL["RTX 4090"], tmp_path)
