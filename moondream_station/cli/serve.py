@@ -137,18 +137,22 @@ async def serve_here(
         access = Access.of(bound=listeners.hosts, allowed=wanted.allowed_hosts, token=record.token)
         served.expect_active()
         announce(info.address)
+        closing = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            app = create_app(served, access=access, stopping=stopping)
-            await tasks.start(partial(answer_requests, app, listeners, stopping=stopping))
+            app = create_app(served, access=access, stopping=closing)
+            await tasks.start(partial(answer_requests, app, listeners, stopping=closing))
+            tasks.start_soon(_pass_on, closing, stopping)
             if wanted.model is not None and wanted.model != served.active_model:
                 station.request_switch(wanted.model)
             tasks.start_soon(served.start_active)
             try:
                 yield station
             finally:
-                stopping.set()
+                # In this order, so that whoever follows the activation is told how it ended.
                 with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
                     await _end_activation(station)
+                station.bus.close()
+                closing.set()
                 tasks.cancel_scope.cancel()
 
 
@@ -156,6 +160,12 @@ async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:
     from moondream_station.doctor import examine, report_to_json  # noqa: PLC0415  only when somebody asks
 
     return report_to_json(await examine(home=home, settings=settings, environ=os.environ))
+
+
+async def _pass_on(closing: anyio.Event, stopping: anyio.Event) -> None:
+    """End the station where its server has ended."""
+    await closing.wait()
+    stopping.set()
 
 
 async def _end_activation(station: Station) -> None:

@@ -19,13 +19,20 @@ class End(Enum):
     STATION_STOPPING = auto()
 
 
-async def attend(work: Callable[[], Awaitable[None]], *, receive: Receive, stopping: anyio.Event) -> End:
+async def attend(
+    work: Callable[[], Awaitable[None]],
+    *,
+    receive: Receive,
+    stopping: anyio.Event,
+    patience_seconds: float = 0.0,
+) -> End:
     """Do something for a client as long as it is there and the station is not about to end.
 
     Args:
         work: What to do. It is cancelled when the client leaves or the station stops.
         receive: The request's ASGI channel, its body already read: it tells only that the client left.
         stopping: Set when the station is about to end.
+        patience_seconds: How long the work may go on to its own end after that.
 
     Returns:
         Why the work ended.
@@ -47,6 +54,8 @@ async def attend(work: Callable[[], Awaitable[None]], *, receive: Receive, stopp
         nonlocal end
         await stopping.wait()
         end = End.STATION_STOPPING
+        with anyio.move_on_after(patience_seconds):
+            await anyio.sleep_forever()
         attending.cancel_scope.cancel()
 
     async with anyio.create_task_group() as attending:

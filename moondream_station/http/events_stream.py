@@ -21,7 +21,7 @@ COMMENT_SECONDS: Final = 15.0
 """How often a stream shows a sign of life, so that neither proxies nor clients take it for dead."""
 
 FAREWELL_SECONDS: Final = 0.2
-"""How long a client that does not read may delay the end of its stream."""
+"""How long the rest of what was published may take, and then a client that does not read."""
 
 EVENT_STREAM_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -70,7 +70,8 @@ class EventStream:
             raise MethodRefused("Events are followed by GET", headers={"Allow": "GET"})
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         follow = partial(self._follow_alive, last_event_id(Headers(scope=scope)), send)
-        await attend(follow, receive=receive, stopping=self._stopping)
+        # What was published before the station began to end is still told.
+        await attend(follow, receive=receive, stopping=self._stopping, patience_seconds=FAREWELL_SECONDS)
         with anyio.move_on_after(FAREWELL_SECONDS):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

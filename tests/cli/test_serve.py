@@ -69,6 +69,22 @@ def test_it_can_be_ended_as_soon_as_it_says_where_it_serves(
     assert not installed.home.station.exists()
 
 
+def test_who_follows_a_switch_is_told_that_the_station_ended_it(installed: Premises) -> None:
+    """The terminal fact is the command's last line, and its exit code that of what was cancelled."""
+    installed.add_model("shapes", requirements="torch>=2.8\nnumpy\n")
+    installed.index.faults.append(Fault(match="/files/*", hang_after_bytes=10))
+    installed.index.faults.append(Fault(match="*numpy*.whl", hang_after_bytes=10))
+    with serving(installed) as station, started(installed, "switch", "shapes", "--json") as process:
+        events = events_of(process)
+        for event in events:
+            if event["event"] == "StageStarted" and event["stage"] == "download":
+                break
+        assert exit_code_after(station.process, signal.SIGTERM) == 0
+        *_, last = events
+        assert (last["event"], last["reason"]) == ("ActivationCancelled", "shutdown")
+        assert process.wait(timeout=20) == 130
+
+
 def test_it_can_be_ended_before_it_serves(installed: Premises) -> None:
     """While a manifest does not come, say; exit code 0, and nothing was announced."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
