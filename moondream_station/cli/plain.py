@@ -114,7 +114,7 @@ def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a
             return f"Probe {fact.probe}: {fact.outcome}, {fact.detail} ({fact.seconds:.2f} s)"
         case CapabilitiesDetected():
             source = "known" if fact.from_cache else "looked at"
-            gpus = ", ".join(gpu.name or gpu.vendor for gpu in fact.capabilities.gpus) or "no GPU"
+            gpus = ", ".join(gpu.name or gpu.vendor for gpu in fact.capabilities.gpus) or "no GPU found"
             return f"Machine {source} in {fact.seconds:.2f} s: {fact.capabilities.system}, {gpus}"
         case BuildSelected():
             if fact.build is None:

@@ -167,7 +167,7 @@ def _machine_note(activation: ActivationState, machine: Capabilities | None) -> 
         return ""
     names = [gpu.name or gpu.vendor for gpu in machine.gpus]
     counted = [(names.count(name), name) for name in dict.fromkeys(names)]
-    gpus = ", ".join(f"{count} x {name}" if count > 1 else name for count, name in counted) or "no GPU"
+    gpus = ", ".join(f"{count} x {name}" if count > 1 else name for count, name in counted) or "no GPU found"
     driver = f", driver {machine.nvidia_driver}" if machine.nvidia_driver else ""
     silent = [probe.probe for probe in activation.probes if probe.outcome in _SILENT]
     unanswered = f"; no answer from {', '.join(silent)}" if silent else ""

@@ -1,4 +1,4 @@
-"""What is said of loading a model, and of a download, where there is no terminal."""
+"""What is said of the machine, of loading a model, and of a download, where there is no terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from moondream_station.cli.plain import PlainLines
-from moondream_station.core.events import DownloadProgressed, Event, Stage, StageProgressed
+from moondream_station.core.events import (
+    CapabilitiesDetected,
+    DownloadProgressed,
+    Event,
+    Stage,
+    StageProgressed,
+)
+from support.snapshots import linux
 
 START = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -26,6 +33,13 @@ def said(
         for number, (seconds, done, total) in enumerate(steps)
     )
     return [line for event in events for line in lines.lines(event)]
+
+
+def test_that_no_gpu_was_found_does_not_mean_that_none_is_there() -> None:
+    """A probe may have failed; its own line says so."""
+    fact = CapabilitiesDetected(capabilities=linux(), from_cache=False, seconds=0.1)
+    line = "Machine looked at in 0.10 s: Linux, no GPU found"
+    assert PlainLines().lines(Event(seq=1, at=START, activation="a", fact=fact)) == (line,)
 
 
 def test_loading_says_something_every_tenth_or_five_seconds() -> None:
