@@ -247,7 +247,7 @@ def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
 
     One that is named twice leaves none at all (torch 2.13.0, torch/cuda/__init__.py).
     """
-    by_index = {gpu.index if gpu.index is not None else place: gpu for place, gpu in enumerate(gpus)}
+    by_place = dict(enumerate(gpus))
     chosen: dict[int, Gpu] = {}
     for entry in (text.strip() for text in value.split(",")):
         if not _INDEX.fullmatch(entry):
@@ -255,7 +255,7 @@ def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
         position = int(entry)
         if position in chosen:
             return ()
-        if position not in by_index:
+        if position not in by_place:
             break
-        chosen[position] = by_index[position]
+        chosen[position] = by_place[position]
     return tuple(chosen.values())

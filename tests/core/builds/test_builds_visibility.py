@@ -139,6 +139,13 @@ def test_amds_variables_choose_by_position(name: str) -> None:
     assert name in (amd_in_use(linux(*cards, variables={name: "0,0"})).absence or "")
 
 
+def test_hip_numbers_what_the_runtime_below_it_shows() -> None:
+    """ROCR_VISIBLE_DEVICES is applied first, and what it leaves is counted from 0 again."""
+    cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
+    variables = {"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}
+    assert amd_in_use(linux(*cards, variables=variables)).gpus == cards[1:]
+
+
 def test_hips_own_variable_goes_before_cudas() -> None:
     """CUDA_VISIBLE_DEVICES hides AMD's GPUs only where HIP_VISIBLE_DEVICES is not set."""
     cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
