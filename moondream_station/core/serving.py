@@ -271,15 +271,21 @@ class ServingStation:
         active = read_active(self._station.home)
         if active.model is None or active.model not in self._station.manifest.models:
             return
+        environment = active.models[active.model].environment
         try:
-            environment = active.models[active.model].environment
             existing = await existing_worker(
                 self._station.home, self._station.manifest, active.model, environment
             )
-            await self._serving.start(existing.spec)
+            if self._is_active(active.model, environment):
+                await self._serving.start(existing.spec)
         except StationError as error:
             _log.warning(
                 "active_model_not_started", model=active.model, code=error.code, reason=error.message
             )
-            if not self._station.is_switching:
+            if self._is_active(active.model, environment) and not self._station.is_switching:
                 self._station.request_switch(active.model)
+
+    def _is_active(self, model: str, environment: str) -> bool:
+        """Whether it still is: a switch may have ended while something else was waited for."""
+        active = read_active(self._station.home)
+        return active.model == model and active.models[model].environment == environment

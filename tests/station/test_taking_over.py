@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import anyio
+import anyio.to_thread
 import pytest
 
 from moondream_station.core.bus import Subscription
+from moondream_station.core.environments.active import read_active
+from moondream_station.core.environments.place import place_of
 from moondream_station.core.events import (
     ActivationCancelled,
     Fact,
@@ -99,3 +105,25 @@ async def test_one_that_was_replaced_before_it_failed(late: Premises) -> None:
         assert serving.active_model == "shapes"
         async with serving.call("caption", {}, timeout_seconds=30) as answer:
             assert answer == {"caption": "a small caption"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe holds up the look at the environment")
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_one_that_was_replaced_before_it_began(late: Premises, *, is_whole: bool) -> None:
+    """While its environment was looked at, another one took over: that one serves, whatever was found."""
+    lock = place_of(late.home, read_active(late.home).models["late"].environment).pylock
+    content = lock.read_text()
+    lock.unlink()
+    os.mkfifo(lock)  # whoever reads it waits for who writes it
+    async with late.station(CPU, serves=True) as station:
+        serving = station.serving
+        assert serving is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serving.start_active)
+            await switched(station, "shapes")
+            (late.folder / "late").touch()
+            await anyio.to_thread.run_sync(lock.write_text, content if is_whole else "broken")
+        assert not station.is_switching
+        async with serving.call("caption", {}, timeout_seconds=30) as answer:
+            assert answer == {"caption": "a small caption"}
+        assert serving.stats()["model"] == serving.active_model == "shapes"
