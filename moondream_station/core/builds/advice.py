@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
-from moondream_station.core.builds.naming import Build, Kind
+from moondream_station.core.builds.naming import Build, Kind, listed
 from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
 from moondream_station.core.builds.verdicts import Judgement, judge, why_not_system
@@ -67,7 +67,7 @@ def _is_there(kind: Kind, chosen: Kind, question: Question) -> bool:
 
 def _names(kind: Kind, question: Question) -> str:
     in_use = question.hardware.of_kind(kind)
-    names = " and ".join(dict.fromkeys(describe(gpu) for gpu in in_use.gpus or in_use.hidden))
+    names = listed(describe(gpu) for gpu in in_use.gpus or in_use.hidden)
     return names or "The GPU"
 
 
@@ -203,7 +203,7 @@ def _hidden_gpus(kind: Kind, question: Question) -> str | None:
     if len(gpus) == 1 or not some:
         return None
     torch, build, served = max(some, key=lambda found: found[:2])
-    names = " and ".join(dict.fromkeys(describe(gpus[place]) for place in sorted(served)))
+    names = listed(describe(gpus[place]) for place in sorted(served))
     variable = hiding_variable(kind)
     return f"{build.name} with torch {torch} would run on {names} alone, once {variable} hides the others."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -60,6 +61,12 @@ def parse_build(name: str) -> Build | None:
     if match := _ROCM.fullmatch(name):
         return Build(tuple(map(int, match[1].split("."))), Kind.ROCM, name)
     return None
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a sentence, each once: "A, B and C"; empty where there are none."""
+    *others, last = dict.fromkeys(names) or ("",)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def check_strategy(text: str) -> str:

@@ -15,7 +15,7 @@ from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.choice import Candidate, Selection, Verdict
 from moondream_station.core.builds.command import install_command
 from moondream_station.core.builds.guide import guide_build, guide_order
-from moondream_station.core.builds.naming import Build, Kind, parse_build
+from moondream_station.core.builds.naming import Build, Kind, listed, parse_build
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.question import OVERRIDABLE, Obstacle, Question
 from moondream_station.core.builds.requirements import Requirements
@@ -247,13 +247,14 @@ def _left_out(chosen: Judgement, question: Question) -> list[str]:
     if served is None:
         return []
     gpus = hardware.of_kind(chosen.build.kind).gpus
-    names = " and ".join(
+    left = [
         f"{describe(gpu)} ({gpu.architecture or 'unknown'})"
         for place, gpu in enumerate(gpus)
         if place not in served
-    )
-    variable = hiding_variable(chosen.build.kind)
-    return [f"{names} is left out: no build that is possible here serves all GPUs. Hide it with {variable}."]
+    ]
+    are, them = ("are", "them") if left[1:] else ("is", "it")
+    hide = f"Hide {them} with {hiding_variable(chosen.build.kind)}."
+    return [f"{listed(left)} {are} left out: no build that is possible here serves all GPUs. {hide}"]
 
 
 def _candidates(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moondream_station.core.builds.naming import Kind
+from moondream_station.core.builds.naming import Kind, listed
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
@@ -34,7 +34,7 @@ def why_chosen(chosen: Judgement, question: Question) -> str:
 def _on(chosen: Judgement, question: Question) -> str:
     """The GPUs that a build serves, with the driver, for a sentence."""
     gpus = question.hardware.required_gpus(chosen.build.kind)
-    names = " and ".join(dict.fromkeys(_with_architecture(gpu) for gpu in gpus)) or "this machine's GPU"
+    names = listed(map(_with_architecture, gpus)) or "this machine's GPU"
     driver = question.hardware.of_kind(chosen.build.kind).driver
     return f"{names} with driver {driver}" if driver else names
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from moondream_station.core.builds.naming import Build
+from moondream_station.core.builds.naming import Build, listed
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.pythons import fits_python, in_words, pythons_of
 from moondream_station.core.builds.question import Obstacle, Question
@@ -89,8 +89,7 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question)
     platforms = question.catalog.platforms_of(build.name)
     if not platforms:
         return f"{build.name} is not known here, and no source has a wheel of it for {target.place}."
-    *others, last = map(platform_name, platforms)
-    places = f"{', '.join(others)} and {last}" if others else last
+    places = listed(map(platform_name, platforms))
     return f"{build.name} has wheels for {places} only, this is {target.place}."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_station.core.builds.naming import Kind, check_strategy, parse_build
+from moondream_station.core.builds.naming import Kind, check_strategy, listed, parse_build
 from moondream_station.core.errors import UsageError
 
 
@@ -49,6 +49,15 @@ def test_apple_silicons_build_lies_in_the_processors_folder() -> None:
     build = parse_build("mps")
     assert build is not None
     assert build.folder == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [((), ""), (("A",), "A"), (("A", "B", "A"), "A and B"), (("A", "B", "C"), "A, B and C")],
+)
+def test_names_are_listed_as_people_do(names: tuple[str, ...], words: str) -> None:
+    """Each once, with one "and"."""
+    assert listed(names) == words
 
 
 @pytest.mark.parametrize("strategy", ["auto", "guide", "cpu", "cu126", "rocm7.2", "xpu", "mps"])

@@ -378,6 +378,20 @@ def test_cards_that_no_build_serves_together_are_named() -> None:
     assert warning.startswith("GTX 1080 (6.1) is left out")
 
 
+def test_several_cards_that_are_left_out_are_named_together() -> None:
+    """In one sentence."""
+    machine = linux(
+        nvidia("3.7", "Tesla K80"),
+        nvidia("6.1", "GTX 1080", index=1),
+        nvidia("12.0", "RTX 5090", index=2),
+        driver="580.65.06",
+    )
+    assert plan(machine).selection.warnings[0] == (
+        "Tesla K80 (3.7) and GTX 1080 (6.1) are left out: no build that is possible here serves all GPUs. "
+        "Hide them with CUDA_VISIBLE_DEVICES."
+    )
+
+
 def test_a_build_that_serves_all_but_the_first_card_is_not_taken() -> None:
     """A backend computes on the first one, and would fail there."""
     machine = linux(GTX_1080, nvidia("12.0", "RTX 5090", index=1), driver="580.65.06")
