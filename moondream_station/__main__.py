@@ -13,11 +13,16 @@ def main() -> int:
     make_ready()
     if sys.argv[1:] == ["--version"]:
         return _print_version()
-    from moondream_station.cli import run  # noqa: PLC0415  what --version does without
-    from moondream_station.cli.interrupts import heed_signals  # noqa: PLC0415
+    try:
+        from moondream_station.cli import run  # noqa: PLC0415  what --version does without
+        from moondream_station.cli.interrupts import conclude, heed_signals  # noqa: PLC0415
 
-    heed_signals()
-    return run(sys.argv[1:])
+        heed_signals()
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # so early that `run` could not take it
+        return 130
+    conclude(code)
+    return code
 
 
 def _print_version() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 from types import FrameType
 
@@ -17,6 +19,27 @@ def heed_signals() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
+
+
+def conclude(code: int) -> None:
+    """The command is done, and its exit code is known: no signal changes that any more.
+
+    The interpreter takes a moment to end. It waits for threads first, which a signal cuts short; then it puts
+    the signals' own actions back, with which one would still kill it.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        os._exit(code)
+
+    def ignore() -> None:
+        for number in caught:
+            signal.signal(number, signal.SIG_IGN)
+
+    numbers = (getattr(signal, name, None) for name in ("SIGINT", *_NAMES))
+    caught = [number for number in numbers if number and signal.getsignal(number) is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, leave)
+    atexit.register(ignore)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -84,16 +84,17 @@ async def activate_here(
     """
     from moondream_station.core.station import open_station  # noqa: PLC0415  a station that serves has its own
 
-    async with open_station(home, settings, os.environ) as station, anyio.create_task_group() as tasks:
+    async with anyio.create_task_group() as tasks:
+        async with open_station(home, settings, os.environ) as station:
 
-        def cancel(reason: CancelReason) -> None:
-            presenter.cancelling()
-            with suppress(NothingToCancel):
-                station.request_cancel(reason)
+            def cancel(reason: CancelReason) -> None:
+                presenter.cancelling()
+                with suppress(NothingToCancel):
+                    station.request_cancel(reason)
 
-        await tasks.start(cancel_on_signal, cancel)
-        async with station.bus.subscribe() as events:
-            request(station)
-            code = await present(events, presenter)
-        tasks.cancel_scope.cancel()
+            await tasks.start(cancel_on_signal, cancel)
+            async with station.bus.subscribe() as events:
+                request(station)
+                code = await present(events, presenter)
+        tasks.cancel_scope.cancel()  # no signal counts while the station closes: how it ended is told
     return code
