@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.cubin import parse_capability
@@ -16,8 +17,10 @@ from moondream_station.core.builds.naming import Kind
 from moondream_station.core.capabilities.snapshot import BUS_ALONE, Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
-_INDEX = re.compile(r"-?[0-9]+")
+_INDEX = re.compile(r"[0-9]+")
 _UUID = re.compile(r"(GPU|MIG)-")
+_ENTRY = re.compile(r"[0-9]+\Z|(GPU|MIG)-")
+"""What CUDA_VISIBLE_DEVICES may name a GPU by."""
 _GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 _JETSON_CAPABILITY = "8.7"
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "apple": "Apple"}
@@ -182,7 +185,7 @@ def _unanswered(capabilities: Capabilities, *probes: str) -> str | None:
 def _without_list(capabilities: Capabilities, driver: str) -> InUse:
     """A driver, and no GPU listed: none there, or nobody knows which."""
     value = capabilities.variables.get("CUDA_VISIBLE_DEVICES")
-    if value is not None and value.strip() in {"", "-1"}:
+    if value is not None and not _entries(value):
         return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
     if capabilities.surroundings == "jetson":
         return InUse(gpus=(_as_jetson(Gpu(vendor="nvidia", name="the Jetson's GPU")),), driver=driver)
@@ -219,13 +222,14 @@ def _visible_to_cuda(
 
     Its integers follow CUDA's own order, fastest first, unless CUDA_DEVICE_ORDER=PCI_BUS_ID gives it
     nvidia-smi's. UUIDs are not recorded, so which GPUs they name is not known. Neither matters where all GPUs
-    are alike.
+    are alike. The list ends at the first entry that is neither (torch 2.13.0, torch/cuda/__init__.py,
+    `_parse_visible_devices`); "NoDevFiles", which SLURM sets for jobs without GPUs, is none therefore.
     """
     value = variables.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return gpus, ()
-    entries = [entry.strip() for entry in value.split(",")]
-    if entries == [""] or entries[0] == "-1":
+    entries = _entries(value)
+    if not entries:
         return (), ()
     alike = len({gpu.architecture for gpu in gpus}) == 1 and gpus[0].architecture is not None
     ordered = variables.get("CUDA_DEVICE_ORDER", "").strip() == _BUS_ORDER
@@ -242,16 +246,21 @@ def _visible_to_cuda(
     return gpus, (warning,)
 
 
+def _entries(value: str) -> list[str]:
+    """What a list names GPUs by, up to the first entry that names none."""
+    return list(takewhile(_ENTRY.match, (entry.strip() for entry in value.split(","))))
+
+
 def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
-    """The GPUs that a list of positions names; as for CUDA, it ends at the first that names none.
+    """The GPUs that a list of positions names, up to the first that is none; with UUIDs, every one.
 
     One that is named twice leaves none at all (torch 2.13.0, torch/cuda/__init__.py).
     """
     by_place = dict(enumerate(gpus))
     chosen: dict[int, Gpu] = {}
-    for entry in (text.strip() for text in value.split(",")):
-        if not _INDEX.fullmatch(entry):
-            return gpus if entry else tuple(chosen.values())
+    for entry in _entries(value):
+        if _UUID.match(entry):
+            return gpus
         position = int(entry)
         if position in chosen:
             return ()

@@ -16,8 +16,8 @@ NEW = nvidia("8.9", "RTX 4090", index=1)
 ALIKE = (nvidia("8.9", "RTX 4090", index=0), nvidia("8.9", "RTX 4090", index=1))
 
 
-@pytest.mark.parametrize("value", ["", " ", "-1", "-1,0"])
-def test_an_empty_list_or_minus_one_is_no_gpu(value: str) -> None:
+@pytest.mark.parametrize("value", ["", " ", "-1", "-1,0", "NoDevFiles", "all", "none,0"])
+def test_a_list_that_begins_with_no_gpu_is_none(value: str) -> None:
     """CUDA ends the list at the first entry that names none."""
     in_use = nvidia_in_use(linux(OLD, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
     assert in_use.gpus == ()
@@ -33,7 +33,14 @@ def test_positions_count_where_all_gpus_are_alike() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("0", (OLD,)), ("1", (NEW,)), ("1,0", (NEW, OLD)), ("1,7,0", (NEW,)), ("0,-1,1", (OLD,))],
+    [
+        ("0", (OLD,)),
+        ("1", (NEW,)),
+        ("1,0", (NEW, OLD)),
+        ("1,7,0", (NEW,)),
+        ("0,-1,1", (OLD,)),
+        ("1,x,0", (NEW,)),
+    ],
 )
 def test_positions_count_in_nvidia_smis_order(value: str, expected: tuple[Gpu, ...]) -> None:
     """CUDA_DEVICE_ORDER=PCI_BUS_ID makes them the same."""
@@ -41,9 +48,7 @@ def test_positions_count_in_nvidia_smis_order(value: str, expected: tuple[Gpu, .
     assert nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables)).gpus == expected
 
 
-@pytest.mark.parametrize(
-    "value", ["0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1", "0,GPU-1", "all"]
-)
+@pytest.mark.parametrize("value", ["0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1", "0,GPU-1"])
 def test_otherwise_every_gpu_counts_and_a_warning_says_so(value: str) -> None:
     """CUDA's own order is another than nvidia-smi's, and UUIDs are not recorded."""
     in_use = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
