@@ -13,6 +13,7 @@ from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.choosing import Choosing
 from moondream_station.core.environments.active import read_active
+from moondream_station.core.environments.constraints import within_constraints
 from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.offers_source import CollectedOffers, collect_offers
 from moondream_station.core.environments.pylock import read_stored_pylock
@@ -48,6 +49,7 @@ class Installation:
         self._activation = activation
         self._prepared = prepared
         self._capabilities = prepared.capabilities
+        self._bounded = prepared.requirements
         self._choosing: Choosing | None = None
 
     async def install(self) -> Installed:
@@ -137,7 +139,7 @@ class Installation:
     def _select(self, offers: Iterable[Offer]) -> SelectionResult:
         return select(
             self._capabilities,
-            self._prepared.requirements,
+            self._bounded,
             tuple(offers),
             self._tools.catalog,
             self._prepared.interpreter.name,
@@ -153,9 +155,10 @@ class Installation:
     async def _collect(self) -> CollectedOffers:
         """Ask every source what it has, and select."""
         config, client = await self._making.connect()
+        self._bounded = await within_constraints(self._prepared.requirements, config)
         collected = await collect_offers(
             capabilities=self._capabilities,
-            requirements=self._prepared.requirements,
+            requirements=self._bounded,
             catalog=self._tools.catalog,
             python=self._prepared.interpreter.name,
             strategy=self._activation.request.strategy,

@@ -14,6 +14,7 @@ from moondream_station.core.builds.target import target_of
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.snapshot import Capabilities, ProbeReport
+from moondream_station.core.environments.constraints import within_constraints
 from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.offers_source import SourceReport, collect_offers
 from moondream_station.core.environments.packaging_config import load_packaging_config
@@ -82,6 +83,7 @@ async def plan_here(
     """
     detected = await CapabilityCache(home, machine).get(on_probe=_ignore)
     config = await load_packaging_config(environ)
+    question = replace(question, requirements=await within_constraints(question.requirements, config))
     async with open_client(config, torch_index=settings.torch_index) as client:
         collected = await collect_offers(
             capabilities=detected.capabilities,

@@ -22,14 +22,16 @@ from moondream_station.core.backends.manifest_source import (
 )
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import parse_build
-from moondream_station.core.builds.requirements import parse_requirement_args
+from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER, NvidiaDriverReading
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.capabilities.snapshot import Capabilities
+from moondream_station.core.environments.constraints import within_constraints
 from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.offers_source import CollectedOffers, collect_offers
 from moondream_station.core.environments.packaging_config import PackagingConfig, load_packaging_config
+from moondream_station.core.errors import StationError
 from moondream_station.core.home import Home
 from moondream_station.core.machine import Machine, MachineRecord, Recorder
 from moondream_station.core.settings import Settings
@@ -166,15 +168,25 @@ class Patient:
 
     async def _plan(self) -> Planned:
         subject, looked = await self.subject.get(), await self.looked.get()
+        requirements = parse_requirement_args(subject.requirements or ("torch",))
         return await in_thread(
             partial(
                 plan_for,
                 looked.capabilities,
-                parse_requirement_args(subject.requirements or ("torch",)),
+                await self._within_constraints(requirements),
                 python=self.machine.facts.python,
                 strategy=self.strategy,
             )
         )
+
+    async def _within_constraints(self, requirements: Requirements) -> Requirements:
+        """With the user's bounds; where those can't be read, without: a switch says why."""
+        if not self.is_here:
+            return requirements
+        try:
+            return await within_constraints(requirements, await self.config.get())
+        except (Unknowable, StationError):
+            return requirements
 
     async def planned_now(self) -> Planned:
         """The choice of a build from what can be had at this moment; by the catalog where nobody tells."""

@@ -144,3 +144,20 @@ def test_a_model_is_supported_on_the_machine_that_is_planned_for(premises: Premi
     path.write_text(json.dumps(cpu_only().to_json()))
     refused = run_json(premises, "plan", "--model", "apples", "--machine", str(path))
     assert refused["error"]["code"] == "unsupported-model"
+
+
+def test_a_constraint_of_the_user_bounds_the_plan(premises: Premises) -> None:
+    """It is told with the choice, and is no requirement; what pip is given has it from there itself."""
+    constraints = premises.folder / "constraints.txt"
+    constraints.write_text("torch<2.9.1\n")
+    premises.variables["PIP_CONSTRAINT"] = str(constraints)
+    planned = run_json(premises, "plan", "torch>=2.8")
+    assert (planned["torch"], planned["requirement"]) == ("2.9.0", ["torch>=2.8"])
+    assert "torch>=2.8 and the constraint torch<2.9.1" in planned["reason"]
+    assert [word for word in planned["command"] if word.startswith("torch")] == ["torch>=2.8"]
+    constraints.write_text("torch<2\n")
+    refused = run(premises, "plan", "torch>=2.8")
+    assert refused.returncode == 1
+    assert "Nothing satisfies torch>=2.8 and the constraint torch<2" in refused.stdout
+    constraints.unlink()
+    assert run_json(premises, "plan")["error"]["code"] == "settings-invalid"

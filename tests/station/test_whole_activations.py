@@ -183,6 +183,22 @@ async def test_torch_of_the_ordinary_index_will_do(premises: Premises) -> None:
     assert (selected.source, selected.index_url) == ("default", None)
 
 
+@pytest.mark.parametrize("requirements", ["torch>=2.8\n", "wrapstorch\n"])
+async def test_the_users_constraints_bound_the_choice(premises: Premises, requirements: str) -> None:
+    """As pip would have it, also where torch comes in only through another package; none left is told."""
+    constraints = premises.folder / "constraints.txt"
+    premises.variables["PIP_CONSTRAINT"] = str(constraints)
+    premises.add_model("bounded", requirements=requirements)
+    constraints.write_text("torch<2.9.1\ntorchvision<0.1\n")
+    async with premises.station(CPU) as station:
+        selected = (await switched(station, "bounded")).only(BuildSelected)
+        assert (selected.build, selected.torch) == ("cpu", "2.9.0")
+        assert "the constraint torch<2.9.1" in selected.reason
+        constraints.write_text("torch<2.9.1\ntorch>=2.9.1\n")
+        error = (await failed(station, "bounded", upgrade=True)).only(ActivationFailed).error
+        assert "torch" in error.message
+
+
 async def test_find_links_alone_will_do(premises: Premises) -> None:
     """Where PyTorch's index can't be reached, a folder of wheels that pip knows has torch."""
     folder = premises.folder / "wheels"

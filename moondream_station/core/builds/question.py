@@ -46,8 +46,8 @@ class Wanted:
 
     Args:
         torch: The versions of torch that are allowed; all of them where torch is not named directly.
-        text: The requirement on torch's version as it was written ("torch>=2.7.0"), empty where there is
-            none.
+        text: The requirement on torch's version as it was written ("torch>=2.7.0"), and the constraint on
+            it, as one phrase; empty where there is neither.
         companions: The versions allowed of each companion that is asked for.
     """
 
@@ -67,7 +67,7 @@ class Wanted:
 
 
 def wanted_of(requirements: Requirements, target: Target) -> Wanted:
-    """What requirements ask of torch and its companions on a target."""
+    """What requirements ask of torch and its companions on a target, within the user's constraints."""
     applicable = requirements.applicable(target.markers)
     specifiers: dict[str, SpecifierSet] = {}
     texts: list[str] = []
@@ -76,6 +76,14 @@ def wanted_of(requirements: Requirements, target: Target) -> Wanted:
         if name == "torch" and item.specifier:
             texts.append(text.split(";")[0].strip())
         if name == "torch" or name in COMPANIONS:
+            specifiers[name] = specifiers.get(name, SpecifierSet()) & item.specifier
+    for item in requirements.bounds:
+        name = canonicalize_name(item.name)
+        if item.marker is not None and not item.marker.evaluate({**target.markers, "extra": ""}):
+            continue
+        if name == "torch" and item.specifier:
+            texts.append(f"the constraint torch{item.specifier}")
+        if name == "torch" or name in specifiers:
             specifiers[name] = specifiers.get(name, SpecifierSet()) & item.specifier
     torch = specifiers.pop("torch", SpecifierSet())
     return Wanted(torch, " and ".join(texts), specifiers)

@@ -72,6 +72,7 @@ class Requirements:
         origin: Where they come from, for messages.
         warnings: Sentences about what was left out.
         builds: Packages that may be built from source where they have no wheel that fits.
+        bounds: Bounds on torch's family that ask for nothing by themselves: the user's constraints.
     """
 
     items: tuple[Requirement, ...] = ()
@@ -80,6 +81,7 @@ class Requirements:
     origin: str = ""
     warnings: tuple[str, ...] = ()
     builds: frozenset[str] = frozenset()
+    bounds: tuple[Requirement, ...] = ()
 
     @property
     def canonical(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import anyio.to_thread
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.requirements import FAMILY, Requirements, parse_requirements
+from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.environments.constraints import ordinary_constraints
 from moondream_station.core.environments.download import fetch_unhashed
 from moondream_station.core.environments.family import Family
 from moondream_station.core.environments.interpreter import Interpreter
@@ -28,9 +29,7 @@ from moondream_station.core.environments.uv_program import Uv, find_uv, output_o
 from moondream_station.core.environments.work_folder import work_folder
 from moondream_station.core.errors import (
     HashMismatch,
-    RequirementsUnsafe,
     ResolutionConflict,
-    SettingsInvalid,
     StationError,
 )
 from moondream_station.core.events import DownloadProgressed
@@ -91,7 +90,7 @@ async def resolve_lock(
         HomeUnusable: The cache can't be written.
     """
     uv = await find_uv(environ)
-    constraints = await anyio.to_thread.run_sync(_read_constraints, config.constraints)
+    constraints = await ordinary_constraints(config)
     async with work_folder(home) as folder:
         family = Family(
             offer,
@@ -271,27 +270,6 @@ async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -
         hint="Another strategy may choose a build that has it, or the requirements have to change.",
         log=resolver.log,
     )
-
-
-def _read_constraints(paths: Iterable[Path]) -> tuple[str, ...]:
-    """The user's constraints, without those on torch's family: the chosen build is not theirs to move."""
-    lines: list[str] = []
-    for path in paths:
-        try:
-            with path.open(encoding="utf-8") as file:
-                constraints = parse_requirements(file, origin=str(path))
-        except RequirementsUnsafe as error:
-            raise SettingsInvalid(
-                error.message, hint="A constraint file may hold names, versions, markers and hashes here."
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(
-                f"The constraint file {path} can't be read: {error}",
-                hint="pip's `constraint` names it: PIP_CONSTRAINT, or what `pip config list` shows.",
-            ) from error
-        pairs = zip(constraints.items, constraints.texts, strict=True)
-        lines += [text for item, text in pairs if canonicalize_name(item.name) not in FAMILY]
-    return tuple(lines)
 
 
 def _check_hashes(lock: Lock, requirements: Requirements) -> None:

@@ -17,6 +17,7 @@ from moondream_station.core.builds.requirements import FAMILY, Requirements
 from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.builds.target import target_of
 from moondream_station.core.choosing import Choosing
+from moondream_station.core.environments.constraints import within_constraints
 from moondream_station.core.environments.download import fetch
 from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.offers_source import collect_offers
@@ -104,6 +105,7 @@ class InPlace:
         nothing that can be had does, what is installed may.
         """
         on = self._on
+        self._wanted = await within_constraints(self._wanted, on.config)
         collected = await collect_offers(
             capabilities=on.capabilities,
             requirements=self._wanted,
