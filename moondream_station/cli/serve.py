@@ -18,10 +18,10 @@ from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text
 from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.builds.naming import check_strategy
-from moondream_station.core.errors import NothingToCancel, OutputUnwritable
+from moondream_station.core.errors import NothingToCancel, OutputUnwritable, StationRunning
 from moondream_station.core.events import CancelReason
 from moondream_station.core.home import Home, home_from
-from moondream_station.core.locks import announce_station, serve_lock
+from moondream_station.core.locks import announce_station, read_station, serve_lock
 from moondream_station.core.preparing import check_model
 from moondream_station.core.settings import Settings, load_settings
 from moondream_station.core.state import StationInfo
@@ -32,6 +32,9 @@ from moondream_station.http.server import listen
 from moondream_station.http.server import serve as answer_requests
 
 _FAREWELL_SECONDS = 2.0
+_ANNOUNCE_SECONDS = 3.0
+"""How long a station that begins may take to say where it serves."""
+_LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +123,7 @@ async def serve_here(
     """
     home.create()
     async with AsyncExitStack() as stack:
-        stack.enter_context(serve_lock(home))
+        await _take_lock(home, stack)
         listeners = listen(settings.service_host, settings.service_port, explicit=wanted.port_is_explicit)
         stack.callback(listeners.close)
         info = StationInfo(
@@ -154,6 +157,21 @@ async def serve_here(
                 station.bus.close()
                 closing.set()
                 tasks.cancel_scope.cancel()
+
+
+async def _take_lock(home: Home, stack: AsyncExitStack) -> None:
+    """Take the right to serve. Another station that has it may not have said yet where it serves."""
+    with anyio.move_on_after(_ANNOUNCE_SECONDS):
+        while True:
+            try:
+                stack.enter_context(serve_lock(home))
+            except StationRunning:
+                if read_station(home) is not None:
+                    raise
+            else:
+                return
+            await anyio.sleep(_LOOK_SECONDS)
+    stack.enter_context(serve_lock(home))
 
 
 async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from moondream_station.core.locks import announce_station, serve_lock
 from support.commands import (
     Served,
     events_of,
@@ -103,6 +104,17 @@ def test_a_second_station_is_refused(installed: Premises) -> None:
         assert second.returncode == 1
         assert f"at {station.address} (pid {station.process.pid}, since" in second.stderr
         assert run_json(installed, "serve", "--port", "0")["error"]["code"] == "station-running"
+
+
+def test_a_second_station_waits_to_be_told_where_the_first_one_serves(premises: Premises) -> None:
+    """Two that begin at once: the one that comes too late names the other, which has only just begun."""
+    premises.home.create()
+    with serve_lock(premises.home), started(premises, "serve", "--port", "0") as process:
+        assert process.stderr is not None
+        time.sleep(0.7)  # it sees the lock, and nobody who says that it has it
+        announce_station(premises.home, address="http://127.0.0.1:9", instance="x", version="0")
+        assert f"already serving at http://127.0.0.1:9 (pid {os.getpid()}, since" in process.stderr.read()
+        assert process.wait(timeout=20) == 1
 
 
 def test_a_killed_station_leaves_nothing(installed: Premises) -> None:
