@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 import anyio
+import anyio.to_thread
 
 from moondream_station.cli.output import print_text
-from moondream_station.core.cancelling import ask_to_cancel
+from moondream_station.core.cancelling import ask_to_cancel, withdraw
 from moondream_station.core.errors import NothingToCancel, StationError
+from moondream_station.core.events import ActivationCancelled, ActivationSucceeded, Fact
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.journal import read_activation
 from moondream_station.core.locks import Holder, StationRecord, activation_holder, read_station
@@ -26,14 +28,36 @@ def run_cancel(*, as_json: bool) -> int:
 
 
 async def _cancel(home: Home) -> str:
+    """Ask it to end, and see that it was cancelled; gives its id."""
+    activation, holder = await _ask(home)
+    with anyio.move_on_after(_PATIENCE_SECONDS):
+        last = await _last_of(home, activation, holder)
+        if last is None or isinstance(last, ActivationCancelled):
+            return activation
+        await anyio.to_thread.run_sync(withdraw, home, activation)
+        how = "it succeeded" if isinstance(last, ActivationSucceeded) else "it failed"
+        raise NothingToCancel(
+            f"The activation {activation} ended before it could be cancelled: {how}.",
+            hint="`moondream-station status` shows what is active.",
+        )
+    raise StationError(
+        f"The activation {activation} was asked to end, and has not after {_PATIENCE_SECONDS:g} s.",
+        hint="`moondream-station status` names the process that runs it; that can be ended by its id.",
+    )
+
+
+async def _ask(home: Home) -> tuple[str, Holder | None]:
+    """Ask what runs to end; gives its id, and the other process that runs it, None where the station does."""
     record = read_station(home)
     if record is not None:
         try:
-            return await _cancel_there(record)
+            return await _ask_station(record), None
         except NothingToCancel:
             if activation_holder(home) is None:
                 raise
-    return await _cancel_elsewhere(home, _activating(home))
+    holder = _activating(home)
+    ask_to_cancel(home, holder.activation)
+    return holder.activation, holder
 
 
 def _activating(home: Home) -> Holder:
@@ -52,22 +76,20 @@ def _activating(home: Home) -> Holder:
     )
 
 
-async def _cancel_there(record: StationRecord) -> str:
+async def _ask_station(record: StationRecord) -> str:
     from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
 
     async with StationClient(record.address, token=record.token) as client:
         return await client.cancel()
 
 
-async def _cancel_elsewhere(home: Home, holder: Holder) -> str:
-    """Ask another process, and see that it lets go of the home."""
-    ask_to_cancel(home, holder.activation)
-    with anyio.move_on_after(_PATIENCE_SECONDS):
-        while activation_holder(home) == holder:  # noqa: ASYNC110  another process lets go of it
-            await anyio.sleep(_POLL_SECONDS)
-        return holder.activation
-    raise StationError(
-        f"The activation {holder.activation} (pid {holder.pid}) was asked to end, and has not after"
-        f" {_PATIENCE_SECONDS:g} s.",
-        hint="Look whether that process still works; it can be ended by its id.",
-    )
+async def _last_of(home: Home, activation: str, holder: Holder | None) -> Fact | None:
+    """How an activation ended, as soon as it has; None where its process died and told nothing."""
+    while True:
+        is_over = holder is not None and activation_holder(home) != holder
+        events = await anyio.to_thread.run_sync(read_activation, home, activation)
+        if events and events[-1].is_terminal:
+            return events[-1].fact
+        if is_over:
+            return None
+        await anyio.sleep(_POLL_SECONDS)

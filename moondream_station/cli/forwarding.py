@@ -11,9 +11,10 @@ import anyio
 from moondream_station.cli.output import print_progress
 from moondream_station.cli.presenting import Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.core.cancelling import ask_to_cancel, withdraw
 from moondream_station.core.codec import event_from_json
 from moondream_station.core.environments.active import read_active
-from moondream_station.core.errors import NothingToCancel, StationError, UnknownModel
+from moondream_station.core.errors import StationError, UnknownModel
 from moondream_station.core.events import BackendActivationRequested, CancelReason, Event
 from moondream_station.core.home import Home
 from moondream_station.core.journal import read_activation
@@ -30,9 +31,11 @@ CANCELLED = 130
 class _Following:
     """What Ctrl-C means: an activation that this command began is cancelled, one that it joined goes on."""
 
-    client: StationClient
+    home: Home
     presenter: Presenter
+    activation: str | None = None
     joined: bool = False
+    has_asked: bool = False
     interrupted: anyio.Event = field(default_factory=anyio.Event)
 
     def on_signal(self, _: CancelReason) -> None:
@@ -84,7 +87,7 @@ async def follow_there(
         client.follow() as messages,
         anyio.create_task_group() as tasks,
     ):
-        following = _Following(client, presenter)
+        following = _Following(home, presenter)
         await tasks.start(cancel_on_signal, following.on_signal)
         try:
             accepted = await ask(client)
@@ -92,7 +95,7 @@ async def follow_there(
             refusal = error  # told below, where it is not one of a group
         else:
             following.joined = accepted is not None and accepted.joined
-            activation = None if accepted is None else accepted.activation
+            activation = following.activation = None if accepted is None else accepted.activation
             scope = anyio.CancelScope()
             tasks.start_soon(_obey, following, scope)
             with scope:
@@ -102,6 +105,8 @@ async def follow_there(
                     events = _from_the_beginning(home, _published(messages), activation)
                 code = await present(events, presenter, activation=activation)
         tasks.cancel_scope.cancel()
+    if following.has_asked and following.activation is not None:
+        await anyio.to_thread.run_sync(withdraw, home, following.activation)
     if refusal is not None:
         raise refusal
     return code
@@ -136,14 +141,13 @@ async def hand_over(home: Home, record: StationRecord, wish: Wish) -> None:
 
 async def _obey(following: _Following, scope: anyio.CancelScope) -> None:
     await following.interrupted.wait()
-    if following.joined:
+    if following.joined or following.activation is None:
         scope.cancel()
         return
     following.presenter.cancelling()
-    try:
-        await following.client.cancel()
-    except NothingToCancel:
-        return  # it has just ended, and its last fact is on the way
+    following.has_asked = True
+    # That one alone, and not what may have taken its place in the station meanwhile.
+    await anyio.to_thread.run_sync(ask_to_cancel, following.home, following.activation)
 
 
 async def _published(messages: AsyncIterator[dict[str, Any]]) -> AsyncIterator[Event]:

@@ -21,6 +21,11 @@ def ask_to_cancel(home: Home, activation: str) -> None:
     cancel_request(home, activation).touch()
 
 
+def withdraw(home: Home, activation: str) -> None:
+    """Take back what was asked of an activation that had ended by itself."""
+    cancel_request(home, activation).unlink(missing_ok=True)
+
+
 async def wait_for_cancel_request(home: Home, activation: str) -> None:
     """Return when somebody asked the activation to end; the request is taken away."""
     path = anyio.Path(cancel_request(home, activation))

@@ -5,12 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import anyio.to_thread
-import pytest
-
-from moondream_station.core.bus import new_activation_id
 from moondream_station.core.environments.active import read_active, write_active
-from moondream_station.core.locks import activation_lock
 from support.commands import events_of, run, run_json, serving, started, switch
 from support.index_traffic import Fault
 from support.stations import Premises
@@ -25,22 +20,6 @@ def test_logs_show_the_last_activation_and_the_worker(installed: Premises) -> No
     failed = run(installed, "logs", "nope", "--json")
     assert failed.returncode == 1
     assert json.loads(failed.stdout)["error"]["code"] == "no-active-model"
-
-
-@pytest.mark.anyio
-async def test_what_is_no_activation_is_not_cancelled(premises: Premises) -> None:
-    """While `prune` works on the home there is nothing that `cancel` could end, and it says so at once."""
-    premises.home.create()
-    lock = activation_lock(
-        premises.home, activation=new_activation_id(), command="prune", on_wait=lambda _: None
-    )
-    async with lock:
-        done = await anyio.to_thread.run_sync(run, premises, "cancel", "--json")
-    assert done.returncode == 1
-    error = json.loads(done.stdout)["error"]
-    assert error["code"] == "nothing-running"
-    assert "(prune)" in error["message"]
-    assert list(premises.home.activations.iterdir()) == []
 
 
 def test_prune_keeps_what_is_in_use(installed: Premises) -> None:

@@ -93,19 +93,6 @@ def test_two_at_once_wait_for_each_other(premises: Premises) -> None:
     assert second[-1]["event"] == "ActivationSucceeded"
 
 
-def test_cancel_ends_the_switch_of_another_process(premises: Premises) -> None:
-    """`cancel` names the activation and succeeds; the other command ends with 130."""
-    premises.index.faults.append(Fault(match="/whl/cpu/torch-*.whl", hang_after_bytes=100))
-    with started(premises, "switch", "colours", "--json") as process:
-        for event in events_of(process):
-            if event["event"] == "StageStarted" and event["stage"] == "download":
-                break
-        assert run_json(premises, "cancel") == {"activation": event["activation"]}
-        process.communicate(timeout=20)
-        assert process.returncode == 130
-    assert run_json(premises, "cancel")["error"]["code"] == "nothing-running"
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_cancel_too(premises: Premises, number: signal.Signals) -> None:
     """A closed terminal and a polite kill mean 130, and leave nothing."""
