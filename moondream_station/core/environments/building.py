@@ -21,9 +21,10 @@ from moondream_station.core.environments.arriving import Arrivals
 from moondream_station.core.environments.finished import discard_finished, settle, sha256_of
 from moondream_station.core.environments.interpreter import Interpreter
 from moondream_station.core.environments.lock import Lock
+from moondream_station.core.environments.packages import find_packages, unmet_needs
 from moondream_station.core.environments.place import Place, new_place
 from moondream_station.core.environments.pylock import write_pylock
-from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.records import check_records, site_packages_of
 from moondream_station.core.environments.space import Need, check_space, unpacked_bytes, writing_to
 from moondream_station.core.environments.together import accompanied, together
 from moondream_station.core.environments.uv_failures import install_failure
@@ -34,8 +35,7 @@ from moondream_station.core.storage import remove_tree
 
 _REMOVE_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
-_UV_FAILED = 2
-"""uv's exit code where it could not do what it was asked; 1 is its answer that something does not fit."""
+_NAMED_AT_MOST = 3
 
 _CAN_RENAME_OPEN_FILES = sys.platform != "win32"
 """A wheel gets its name while uv still reads it. On Windows it is unpacked when all have arrived."""
@@ -159,12 +159,9 @@ class Building:
         async def check_files() -> None:
             venv, packages = self.place.venv, self._lock.packages
             counts.append(await anyio.to_thread.run_sync(check_records, venv, packages))
+            await anyio.to_thread.run_sync(_check_needs, venv, self._interpreter.markers)
 
-        await together(
-            partial(_check_requirements, self._uv, self.place, self._home.cache / "uv"),
-            partial(anyio.to_thread.run_sync, shutil.rmtree, self._scratch),
-            check_files,
-        )
+        await together(partial(anyio.to_thread.run_sync, shutil.rmtree, self._scratch), check_files)
         return counts[0]
 
 
@@ -277,18 +274,13 @@ async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterato
     ) from failure
 
 
-async def _check_requirements(uv: Uv, place: Place, cache: Path) -> None:
-    """What the wheels themselves require of each other, in case an index told something else."""
-    completed = await uv.run("pip", "check", "-p", str(place.python), "--cache-dir", str(cache))
-    log, stderr = output_of(completed), completed.stderr.decode(errors="replace")
-    if completed.returncode == _UV_FAILED:
-        raise install_failure(stderr, log=log)
-    if completed.returncode != 0:
-        lines = stderr.strip().splitlines()
+def _check_needs(venv: Path, markers: Mapping[str, str]) -> None:
+    """What the wheels themselves need of each other, in case an index told something else."""
+    unmet = list(unmet_needs(find_packages(map(str, site_packages_of(venv))), markers=markers))
+    if unmet:
         raise EnvironmentBroken(
-            f"The installed packages don't fit each other: {' '.join(lines[-1:])}",
+            f"The installed packages don't fit each other: {'; '.join(unmet[:_NAMED_AT_MOST])}.",
             hint="The index tells other requirements than its wheels: try another mirror.",
-            log=log,
         )
 
 

@@ -62,11 +62,17 @@ def damage_of(dist_info: Path) -> tuple[str, ...]:
     return (*problems, *_file_problems(None, dist_info.parent, rows))
 
 
-def _dist_infos(venv: Path) -> Iterator[Path]:
+def site_packages_of(venv: Path) -> Iterator[Path]:
+    """The folders of a virtual environment that packages are in."""
     for pattern in ("lib/python*/site-packages", "lib64/python*/site-packages", "Lib/site-packages"):
         for site_packages in sorted(venv.glob(pattern)):
             if not any(part.is_symlink() for part in (site_packages, *site_packages.parents[:2])):
-                yield from sorted(site_packages.glob("*.dist-info"))
+                yield site_packages
+
+
+def _dist_infos(venv: Path) -> Iterator[Path]:
+    for site_packages in site_packages_of(venv):
+        yield from sorted(site_packages.glob("*.dist-info"))
 
 
 def _package_problems(folders: list[Path], packages: Mapping[str, str]) -> Iterator[str]:

@@ -21,13 +21,13 @@ from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.snapshot import Capabilities
 from moondream_station.core.environments.http_client import open_client
 from moondream_station.core.environments.interpreter import own_interpreter
+from moondream_station.core.environments.packages import find_packages
 from moondream_station.core.environments.packaging_config import load_packaging_config
 from moondream_station.core.environments.redact import without_credentials
 from moondream_station.core.environments.store import sweep
 from moondream_station.core.errors import UsageError
 from moondream_station.core.home import home_from
 from moondream_station.core.in_place.installation import Change, InPlace, offer_of
-from moondream_station.core.in_place.packages import find_packages
 from moondream_station.core.in_place.running_python import RunningPython
 from moondream_station.core.in_place.surroundings import Surroundings
 from moondream_station.core.in_place.verifying import verify_here

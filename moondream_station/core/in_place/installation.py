@@ -21,11 +21,11 @@ from moondream_station.core.environments.constraints import within_constraints
 from moondream_station.core.environments.download import fetch
 from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.offers_source import collect_offers
+from moondream_station.core.environments.packages import Package, find_packages
 from moondream_station.core.environments.redact import without_credentials
 from moondream_station.core.environments.transfer import patience_of
 from moondream_station.core.errors import ResolutionConflict, VerificationFailed
 from moondream_station.core.in_place.locking import lock_missing
-from moondream_station.core.in_place.packages import Package, find_packages
 from moondream_station.core.in_place.present import Present
 from moondream_station.core.in_place.putting import put
 from moondream_station.core.in_place.surroundings import Surroundings

@@ -14,7 +14,7 @@ from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.question import COMPANIONS
 from moondream_station.core.builds.requirements import FAMILY, Requirements, parse_requirement_args
 from moondream_station.core.environments.lock import Lock, LockedFile
-from moondream_station.core.in_place.packages import Package
+from moondream_station.core.environments.packages import Package
 from moondream_station.core.in_place.satisfied import Satisfied
 
 
@@ -39,6 +39,7 @@ class Present:
         self.packages = packages
         self.offer = offer
         self._keeps_torch = keeps_torch
+        self._markers = markers
         self._satisfied = Satisfied(packages, markers=markers, may_stay=self._may_stay)
 
     def missing(self, requirements: Requirements) -> Requirements:
@@ -78,7 +79,7 @@ class Present:
         for package in self.packages.values():
             if package.name in installed:
                 continue
-            for item in self._satisfied.needed(package):
+            for item in package.needs(self._markers):
                 version = installed.get(canonicalize_name(item.name))
                 if version is not None and not item.specifier.contains(version, prereleases=True):
                     found.append(

@@ -13,13 +13,13 @@ import anyio.to_thread
 
 from moondream_station.core.environments.building import blaming_wheels, offline_options
 from moondream_station.core.environments.lock import Lock
+from moondream_station.core.environments.packages import find_packages
 from moondream_station.core.environments.pylock import write_pylock
 from moondream_station.core.environments.space import Need, check_space, unpacked_bytes, writing_to
 from moondream_station.core.environments.uv_failures import install_failure
 from moondream_station.core.environments.uv_program import find_uv, output_of
 from moondream_station.core.errors import EnvironmentBroken
 from moondream_station.core.home import Home
-from moondream_station.core.in_place.packages import find_packages
 from moondream_station.core.in_place.running_python import RunningPython
 from moondream_station.core.storage import remove_tree
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from moondream_station.core.in_place.packages import Package
+from moondream_station.core.environments.packages import Package
 
 
 class Satisfied:
@@ -47,14 +47,5 @@ class Satisfied:
         return (
             self._may_stay(package)
             and not package.damage
-            and all(self._holds(needed, seen) for needed in self.needed(package, item.extras))
+            and all(self._holds(needed, seen) for needed in package.needs(self._markers, item.extras))
         )
-
-    def needed(self, package: Package, extras: Iterable[str] = ()) -> list[Requirement]:
-        """What a package asks for here, with these extras."""
-        environments = [{**self._markers, "extra": extra} for extra in ("", *extras)]
-        return [
-            needed
-            for needed in package.requires
-            if needed.marker is None or any(map(needed.marker.evaluate, environments))
-        ]

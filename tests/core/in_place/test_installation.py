@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from moondream_station.core.environments.interpreter import own_interpreter
-from moondream_station.core.in_place.packages import find_packages
+from moondream_station.core.environments.packages import find_packages
 from support.real_torch import small_torch
 from support.scratch_python import INSTALL, ROOT, VERIFY, ScratchPython
 from support.stations import Premises

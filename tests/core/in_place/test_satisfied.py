@@ -11,7 +11,7 @@ import pytest
 from packaging.markers import default_environment
 
 from moondream_station.core.builds.requirements import parse_requirement_args
-from moondream_station.core.in_place.packages import find_packages
+from moondream_station.core.environments.packages import find_packages
 from moondream_station.core.in_place.satisfied import Satisfied
 from support.wheels import module_wheel
 

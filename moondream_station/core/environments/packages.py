@@ -1,8 +1,8 @@
-"""Which packages an interpreter has, and whether they are whole."""
+"""Which packages an interpreter has, whether they are whole, and whether they fit each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.parser import HeaderParser
@@ -11,6 +11,7 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -60,6 +61,23 @@ class Package:
         return tuple(found)
 
     @cached_property
+    def python(self) -> SpecifierSet:
+        """The versions of Python that it is for."""
+        try:
+            return SpecifierSet(_headers_of(self.metadata).get("Requires-Python", ""))
+        except InvalidSpecifier:
+            return SpecifierSet()  # pip passes over it too
+
+    def needs(self, markers: Mapping[str, str], extras: Iterable[str] = ()) -> list[Requirement]:
+        """What it needs in an environment with these markers, and with these extras of its own."""
+        environments = [{**markers, "extra": extra} for extra in ("", *extras)]
+        return [
+            needed
+            for needed in self.requires
+            if needed.marker is None or any(map(needed.marker.evaluate, environments))
+        ]
+
+    @cached_property
     def wheel(self) -> str | None:
         """The name of the wheel that it was installed from, None where that is not known."""
         told = PathDistribution(self.metadata).read_text("WHEEL") or ""
@@ -80,6 +98,25 @@ def find_packages(paths: Iterable[str]) -> dict[str, Package]:
             if known.metadata.parent == package.metadata.parent and known.metadata != package.metadata:
                 found[package.name] = replace(known, is_doubled=True)
     return found
+
+
+def unmet_needs(packages: Mapping[str, Package], *, markers: Mapping[str, str]) -> Iterator[str]:
+    """A clause for each need of a package that is not met by the others, as `pip check` looks for them.
+
+    Args:
+        packages: All that are installed, by normalized name.
+        markers: The interpreter's marker environment.
+    """
+    for package in packages.values():
+        who = f"{package.name} {package.version}"
+        if not package.python.contains(markers["python_full_version"], prereleases=True):
+            yield f"{who} is for Python {package.python}"
+        for need in package.needs(markers):
+            found = packages.get(canonicalize_name(need.name))
+            if found is None:
+                yield f"{who} needs {need.name}{need.specifier}, which is missing"
+            elif not need.specifier.contains(found.version, prereleases=True):
+                yield f"{who} needs {need.name}{need.specifier}, which {found.version} is not"
 
 
 def _packages_in(folder: Path) -> Iterator[Package]:

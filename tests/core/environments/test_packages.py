@@ -8,11 +8,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
 
 from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.environments.packages import Package, find_packages, unmet_needs
 from moondream_station.core.in_place.installation import offer_of
-from moondream_station.core.in_place.packages import Package, find_packages
 from support.wheels import Wheel, module_wheel, torch_wheel
+
+HERE = {name: str(value) for name, value in default_environment().items()}
 
 
 def unpack(wheel: Wheel, folder: Path) -> None:
@@ -139,3 +142,29 @@ def test_a_version_without_a_build_is_pypis_only_if_torch_says_the_same(
         (tmp_path / "torch" / "version.py").write_text(f"__version__ = '2.9.0'\n{said}\n", encoding="utf-8")
     offer = offer_of(only(tmp_path, "torch"), load_catalog())
     assert (offer.build if offer else None) == build
+
+
+def test_packages_that_meet_each_others_needs_have_none_unmet(tmp_path: Path) -> None:
+    """Needs that do not apply here, or belong to an extra, are none."""
+    for name, version, requires in (
+        ("top", "1.0", ["Middle>=2", "absent; python_version < '3'", "absent; extra == 'more'"]),
+        ("middle", "2.5", ["top"]),
+    ):
+        unpack(module_wheel(name, version, requires=requires), tmp_path)
+    assert list(unmet_needs(find_packages([str(tmp_path)]), markers=HERE)) == []
+
+
+def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
+    """With who needs it."""
+    unpack(module_wheel("top", "1.0", requires=["middle>=3", "absent"]), tmp_path)
+    unpack(module_wheel("middle", "2.5+local"), tmp_path)
+    assert list(unmet_needs(find_packages([str(tmp_path)]), markers=HERE)) == [
+        "top 1.0 needs middle>=3, which 2.5+local is not",
+        "top 1.0 needs absent, which is missing",
+    ]
+
+
+def test_a_package_for_another_python_is_named(tmp_path: Path) -> None:
+    """As its metadata say, whatever its index said."""
+    unpack(Wheel(name="old", version="1.0", requires_python="<3.8"), tmp_path)
+    assert list(unmet_needs(find_packages([str(tmp_path)]), markers=HERE)) == ["old 1.0 is for Python <3.8"]
