@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from moondream_station.core.torch_installer import TorchInstaller
+from moondream_station.standard_streams import write_line
 
 REQUIREMENT = ">=2.7.0"
 RULE = "=" * 50
@@ -80,5 +83,6 @@ def test_the_guides_sample_is_printed_to_the_letter(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for line in report(TorchInstaller()):
-        print(line, flush=True)  # noqa: T201  what the program is for
+    with suppress(BrokenPipeError):  # whoever read it has seen enough
+        for line in report(TorchInstaller()):
+            write_line(sys.stdout, line)
