@@ -112,11 +112,11 @@ class PartialFile:
         self.close()
         try:
             there = self.path.stat()
-        except FileNotFoundError:
+            if (there.st_ino, there.st_size) != (mine.st_ino, self.size):
+                return False
+            self.path.replace(final)
+        except FileNotFoundError:  # another process gave it its name, before or since the look at it
             return False
-        if (there.st_ino, there.st_size) != (mine.st_ino, self.size):
-            return False
-        self.path.replace(final)
         _note_of(self.path).unlink(missing_ok=True)
         return True
 
