@@ -33,22 +33,22 @@ from support.stations import Premises, processes_naming
 from support.wheels import Wheel
 
 
-def test_it_says_where_it_serves_and_answers_at_once(installed: Premises) -> None:
+def test_it_says_where_it_serves_and_answers_at_once(lasting: Premises) -> None:
     """The record is private; a request that comes while the worker loads is answered when it has."""
-    with serving(installed) as station:
+    with serving(lasting) as station:
         assert station.post("/v1/caption", {})["caption"] == "a small caption"
-        assert stat.S_IMODE(installed.home.station.stat().st_mode) == 0o600
+        assert stat.S_IMODE(lasting.home.station.stat().st_mode) == 0o600
         assert station.get("/health") == {"status": "ok", "server": "moondream-station"}
-        shown = run_json(installed, "status")
+        shown = run_json(lasting, "status")
         assert shown["station"]["address"] == station.address
         assert (shown["active"]["model"], shown["active"]["worker"]) == ("colours", "ready")
         assert exit_code_after(station.process, signal.SIGTERM) == 0
-    assert not installed.home.station.exists()
+    assert not lasting.home.station.exists()
 
 
-def test_an_open_event_stream_does_not_hold_up_the_end(installed: Premises) -> None:
+def test_an_open_event_stream_does_not_hold_up_the_end(lasting: Premises) -> None:
     """SIGINT ends a station within seconds, with exit code 0, whoever listens."""
-    with serving(installed) as station:
+    with serving(lasting) as station:
         address = station.address.removeprefix("http://")
         listener = http.client.HTTPConnection(address, timeout=30)
         listener.request("GET", "/v1/station/events")
@@ -86,24 +86,24 @@ def test_who_follows_a_switch_is_told_that_the_station_ended_it(installed: Premi
         assert process.wait(timeout=20) == 130
 
 
-def test_it_can_be_ended_before_it_serves(installed: Premises) -> None:
+def test_it_can_be_ended_before_it_serves(lasting: Premises) -> None:
     """While a manifest does not come, say; exit code 0, and nothing was announced."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         manifest = f"http://127.0.0.1:{silent.getsockname()[1]}/manifest.json"
-        with started(installed, "serve", "--port", "0", MOONDREAM_STATION_MANIFEST=manifest) as process:
+        with started(lasting, "serve", "--port", "0", MOONDREAM_STATION_MANIFEST=manifest) as process:
             connection, _ = silent.accept()
             assert exit_code_after(process, signal.SIGTERM) == 0
             connection.close()
-    assert not installed.home.station.exists()
+    assert not lasting.home.station.exists()
 
 
-def test_a_second_station_is_refused(installed: Premises) -> None:
+def test_a_second_station_is_refused(lasting: Premises) -> None:
     """It says where the first one serves, and ends with 1."""
-    with serving(installed) as station:
-        second = run(installed, "serve", "--port", "0")
+    with serving(lasting) as station:
+        second = run(lasting, "serve", "--port", "0")
         assert second.returncode == 1
         assert f"at {station.address} (pid {station.process.pid}, since" in second.stderr
-        assert run_json(installed, "serve", "--port", "0")["error"]["code"] == "station-running"
+        assert run_json(lasting, "serve", "--port", "0")["error"]["code"] == "station-running"
 
 
 def test_a_second_station_waits_to_be_told_where_the_first_one_serves(premises: Premises) -> None:
@@ -117,24 +117,24 @@ def test_a_second_station_waits_to_be_told_where_the_first_one_serves(premises: 
         assert process.wait(timeout=20) == 1
 
 
-def test_a_killed_station_leaves_nothing(installed: Premises) -> None:
+def test_a_killed_station_leaves_nothing(lasting: Premises) -> None:
     """SIGKILL takes the worker along, and the next station serves."""
-    with serving(installed) as station:
+    with serving(lasting) as station:
         station.post("/v1/caption", {})
         os.kill(station.process.pid, signal.SIGKILL)
         station.process.wait()
     for _ in range(100):
-        if not processes_naming(installed.folder):
+        if not processes_naming(lasting.folder):
             break
         signal.sigtimedwait([], 0.05)
-    assert processes_naming(installed.folder) == []
-    with serving(installed) as station:
+    assert processes_naming(lasting.folder) == []
+    with serving(lasting) as station:
         assert station.post("/v1/caption", {})["caption"] == "a small caption"
 
 
-def test_a_crashed_worker_is_replaced(installed: Premises) -> None:
+def test_a_crashed_worker_is_replaced(lasting: Premises) -> None:
     """Whoever asks next waits for the new one."""
-    with serving(installed) as station:
+    with serving(lasting) as station:
         pid = station.post("/v1/pid", {})["pid"]
         worker = psutil.Process(pid)
         worker.kill()
@@ -249,11 +249,11 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_a_port_that_is_taken(installed: Premises, tmp_path: Path) -> None:
+def test_a_port_that_is_taken(lasting: Premises, tmp_path: Path) -> None:
     """An explicit one is an error; nobody else's station is touched."""
-    with serving(installed) as station:
+    with serving(lasting) as station:
         port = station.address.rpartition(":")[2]
         elsewhere = {"MOONDREAM_STATION_HOME": str(tmp_path / "another")}
-        refused = run(installed, "serve", "--port", port, **elsewhere)
+        refused = run(lasting, "serve", "--port", port, **elsewhere)
         assert refused.returncode == 1
         assert f"port {port}" in refused.stderr

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -29,18 +28,9 @@ from support.commands import (
     wait_until,
 )
 from support.index_traffic import Fault
-from support.stations import Premises, open_premises, processes_naming
+from support.stations import Premises, processes_naming
 
 _WHEEL_BYTES = 3_000_000
-
-
-@pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
-    """Premises with an active model, for tests that leave them as they were."""
-    with open_premises(tmp_path_factory.mktemp("lasting")) as premises:
-        premises.add_model("colours")
-        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
-        yield premises
 
 
 def test_an_interrupted_download_is_gone_on_from(premises: Premises) -> None:
