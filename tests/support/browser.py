@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from tempfile import TemporaryDirectory
 
 from playwright.async_api import Browser, Page, async_playwright
 
@@ -63,14 +65,18 @@ class Window:
 
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
-    """The browser, for as long as the block runs."""
+    """The browser, for as long as the block runs; what it keeps lies in a folder that goes with it."""
     program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
     assert program is not None, "Chromium is not installed; leave these tests out with -m 'not browser'"
-    async with (
-        async_playwright() as playwright,
-        await playwright.chromium.launch(executable_path=program, args=_ARGUMENTS) as browser,
-    ):
-        yield browser
+    with TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as home:
+        folders = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"), home)
+        async with (
+            async_playwright() as playwright,
+            await playwright.chromium.launch(
+                executable_path=program, args=_ARGUMENTS, env={**os.environ, **folders}
+            ) as browser,
+        ):
+            yield browser
 
 
 @asynccontextmanager
