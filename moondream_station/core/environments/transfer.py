@@ -285,7 +285,9 @@ class _Buffer:
     async def _flush(self) -> None:
         pieces, self._pieces, self.size = self._pieces, [], 0
         if pieces:
-            await anyio.to_thread.run_sync(self._part.write, pieces)
+            # Cancelled in here, the pieces would be lost, and the client's generators left standing.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._part.write, pieces)
             self._arrival.grew(self._part.size)
         self._flushed_at = anyio.current_time()
 

@@ -174,6 +174,27 @@ async def test_what_was_fetched_outlives_a_cancellation(index: TorchIndex, home:
     assert facts[-1].transferred_bytes == len(BIG.data) - kept
 
 
+async def test_what_was_about_to_be_written_outlives_a_cancellation(index: TorchIndex, home: Home) -> None:
+    """Also one that comes when they are on their way to the disk, and have not begun to go there."""
+    received = 1_300_000
+
+    async def body() -> AsyncIterator[bytes]:
+        yield BIG.data[: received // 2]
+        scope.cancel()
+        yield BIG.data[received // 2 : received]
+        await anyio.sleep_forever()
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"Content-Length": str(len(BIG.data))}, content=body())
+
+    with anyio.CancelScope() as scope:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+            await fetch(served_lock(index, BIG), home=home, client=client, publish=lambda _: None)
+    (part,) = home.downloads.glob("*.partial")
+    assert part.stat().st_size > received - (1 << 18)
+    assert part.read_bytes() == BIG.data[: part.stat().st_size]
+
+
 DOWNLOADER = """
 import sys
 from pathlib import Path
