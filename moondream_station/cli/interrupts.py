@@ -39,7 +39,8 @@ def leave_on_signals(code: int) -> None:
 def run_loop(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
     """Run an event loop, which a signal cancels.
 
-    A command that waits for signals itself gets them first; so does the prompt, whose commands have threads.
+    A command that waits for signals itself gets them first; so does the prompt, whose commands have a thread of
+    their own.
 
     Raises:
         KeyboardInterrupt: One came, and the loop has ended in order.
