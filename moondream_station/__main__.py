@@ -13,12 +13,14 @@ def main() -> int:
     make_ready()
     if sys.argv[1:] == ["--version"]:
         return _print_version()
-    from moondream_station.cli.interrupts import conclude, leave_on_signals  # noqa: PLC0415  for the others
+    try:
+        from moondream_station.cli import run  # noqa: PLC0415  what --version does without
+        from moondream_station.cli.interrupts import conclude, heed_signals  # noqa: PLC0415
 
-    leave_on_signals(130)
-    from moondream_station.cli import run  # noqa: PLC0415  what --version does without
-
-    code = run(sys.argv[1:])
+        heed_signals()
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # so early that `run` could not take it
+        return 130
     conclude(code)
     return code
 

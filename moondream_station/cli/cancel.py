@@ -7,7 +7,6 @@ import os
 import anyio
 import anyio.to_thread
 
-from moondream_station.cli.interrupts import run_loop
 from moondream_station.cli.output import print_text
 from moondream_station.core.cancelling import ask_to_cancel, withdraw
 from moondream_station.core.errors import NothingToCancel, StationError
@@ -23,7 +22,7 @@ _POLL_SECONDS = 0.1
 def run_cancel(*, as_json: bool) -> int:
     """Cancel what runs; returns the exit code."""
     home = home_from(os.environ)
-    activation = run_loop(_cancel, home)
+    activation = anyio.run(_cancel, home)
     print_text(f"Cancelled {activation}.", {"activation": activation}, as_json=as_json)
     return 0
 

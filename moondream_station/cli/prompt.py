@@ -21,7 +21,6 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
-from moondream_station.cli.interrupts import run_loop
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_error, print_result
 from moondream_station.cli.plain import PlainLines
@@ -57,7 +56,7 @@ _SECONDS_A_PICTURE: Final = 0.25
 
 def run_prompt() -> int:
     """Serve, and take commands until `quit`, Ctrl-D or a signal; returns the exit code."""
-    return run_loop(_run)
+    return anyio.run(_run)
 
 
 async def _run() -> int:

@@ -9,7 +9,6 @@ from functools import partial
 import anyio
 
 from moondream_station.cli.housekeeping import waiting
-from moondream_station.cli.interrupts import run_loop
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_error, print_progress, print_text
 from moondream_station.cli.plain import PlainLines
@@ -45,7 +44,7 @@ def run_rollback(model: str, *, as_json: bool) -> int:
     settings = load_settings(home, os.environ)
     configure_logging(settings.log)
     presenter = RollbackPresenter(as_json=as_json)
-    code = run_loop(_roll_back, home, settings, model, presenter)
+    code = anyio.run(_roll_back, home, settings, model, presenter)
     if code == DONE:
         _print_result(home, model, as_json=as_json)
     return code

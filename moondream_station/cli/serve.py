@@ -14,7 +14,6 @@ from typing import Any
 import anyio
 
 from moondream_station import __version__
-from moondream_station.cli.interrupts import run_loop
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text
 from moondream_station.cli.signals import cancel_on_signal
@@ -70,7 +69,7 @@ def run_serve(*, host: str | None, port: int | None, wanted: Wanted, as_json: bo
                 hint="Look at what its output is redirected to.",
             ) from error
 
-    run_loop(_serve, home, settings, wanted, announce)
+    anyio.run(_serve, home, settings, wanted, announce)
     return 0
 
 

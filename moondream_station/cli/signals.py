@@ -31,12 +31,7 @@ async def cancel_on_signal(
         # No loop can wait for signals there: Ctrl-C raises KeyboardInterrupt in the main thread.
         task_status.started()
         await anyio.sleep_forever()
-    before = {number: signal.getsignal(number) for number in _REASONS}
-    try:
-        with anyio.open_signal_receiver(*_REASONS) as signals:
-            task_status.started()
-            async for number in signals:
-                cancel(_REASONS[signal.Signals(number)])
-    finally:  # the loop puts the system's own action there, which would kill what is about to end in order
-        for number, action in before.items():
-            signal.signal(number, action)
+    with anyio.open_signal_receiver(*_REASONS) as signals:
+        task_status.started()
+        async for number in signals:
+            cancel(_REASONS[signal.Signals(number)])

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from moondream_station.cli.interrupts import run_loop
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.presenting import DONE, Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal
@@ -48,7 +47,7 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
             raise UsageError(f"There is no file {python}.", hint="Name a Python interpreter, with its path.")
     configure_logging(settings.log)
     wish = Wish(model=model, strategy=settings.strategy, upgrade=upgrade, python=python, as_json=as_json)
-    return run_loop(_switch, home, settings, wish)
+    return anyio.run(_switch, home, settings, wish)
 
 
 async def _switch(home: Home, settings: Settings, wish: Wish) -> int:
