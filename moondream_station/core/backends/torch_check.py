@@ -80,7 +80,7 @@ def free_memory(device: str | None) -> int | None:
     module = getattr(sys.modules.get("torch"), device, None) if device in {"cuda", "xpu"} else None
     try:
         return int(module.mem_get_info()[0]) if module is not None else None
-    except Exception:  # noqa: BLE001  torch.xpu has it from 2.6 on, and not every driver tells
+    except (AttributeError, RuntimeError):  # torch.xpu has it from 2.6 on, and not every driver tells
         return None
 
 
