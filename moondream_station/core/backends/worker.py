@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import anyio
-import anyio.to_thread
-import psutil
 
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.link import Hello, Link
+from moondream_station.core.backends.loading import LoadOptions, last_frame, not_loaded
 from moondream_station.core.backends.memory import MemoryNeed
 from moondream_station.core.backends.requests import CallStream, Frame, Request
 from moondream_station.core.backends.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.backends.worker_protocol import STREAM_WINDOW
-from moondream_station.core.errors import (
-    BackendError,
-    NoSpace,
-    StationError,
-    WeightsUnreachable,
-    WorkerFailed,
-    WorkerTimeout,
-)
+from moondream_station.core.errors import BackendError, WorkerFailed
 from moondream_station.core.process import WorkerProcess, open_worker_process
 
 __all__ = ["CallStream", "Verification", "Worker", "WorkerPlan", "answer", "open_worker"]
@@ -32,10 +24,6 @@ __all__ = ["CallStream", "Verification", "Worker", "WorkerPlan", "answer", "open
 _WORKER_MAIN: Final = Path(__file__).with_name("worker_main.py")
 _GOODBYE_SECONDS: Final = 0.5
 """How long an idle worker may take to end by itself: a cancelled activation ends within two seconds."""
-_LOOK_SECONDS: Final = 5.0
-"""How often a worker that loads its model is looked at for signs of life."""
-_TOLD_BY_BACKENDS: Final[tuple[type[StationError], ...]] = (WeightsUnreachable, NoSpace)
-"""The errors whose code a backend may give as the cause of what its `init_backend` raises."""
 
 
 class Worker:
@@ -98,24 +86,14 @@ class Worker:
         return Verification(report=report, mismatches=mismatches, detail=value.get("detail"))
 
     async def fetch(
-        self,
-        code: BackendCode,
-        args: Mapping[str, Any],
-        *,
-        device: str | None = None,
-        stall_seconds: float = 600.0,
-        signs_of_life: Callable[[], Hashable] | None = None,
-        progress: Callable[[int, int | None, str], object] = lambda *_: None,
+        self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]
     ) -> MemoryNeed | None:
         """Let the backend bring what it will load, where it can do that by itself (`fetch_backend`).
 
         Args:
             code: The backend's code.
             args: Keyword arguments of `init_backend`; it gets those that it names.
-            device: As for `init`.
-            stall_seconds: As for `init`.
-            signs_of_life: As for `init`.
-            progress: As for `init`.
+            options: How it is done, and watched.
 
         Returns:
             What memory the model needs, None where the backend does not say.
@@ -123,33 +101,19 @@ class Worker:
         Raises:
             StationError: As for `init`.
         """
-        value = await self._let_load("fetch", code, args, device, stall_seconds, signs_of_life, progress)
+        value = await self._let_load("fetch", code, args, options)
         needed, free = value.get("needed_bytes"), value.get("free_bytes")
         if not isinstance(needed, int):
             return None
         return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free if isinstance(free, int) else None)
 
-    async def init(
-        self,
-        code: BackendCode,
-        args: Mapping[str, Any],
-        *,
-        device: str | None = None,
-        stall_seconds: float = 600.0,
-        signs_of_life: Callable[[], Hashable] | None = None,
-        progress: Callable[[int, int | None, str], object] = lambda *_: None,
-    ) -> None:
+    async def init(self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]) -> None:
         """Load the backend's module and call its `init_backend`, which may take as long as it does something.
 
         Args:
             code: The backend's code.
             args: Keyword arguments of `init_backend`.
-            device: What verification computed on; passed on where `init_backend` names it as a parameter.
-            stall_seconds: How long nothing may be seen of it: no line of output, no processor time, no change
-                of `signs_of_life`.
-            signs_of_life: Something that changes while work is done elsewhere, the size of a folder that is
-                downloaded to, say. It is called in a thread.
-            progress: Told how far the backend says it is: done, total where known, and of what.
+            options: How it is done, and watched.
 
         Raises:
             WeightsUnreachable: The backend says that it can't get the model's weights.
@@ -157,7 +121,7 @@ class Worker:
             WorkerFailed: The backend raised anything else, or the worker died.
             WorkerTimeout: It stalled.
         """
-        await self._let_load("init", code, args, device, stall_seconds, signs_of_life, progress)
+        await self._let_load("init", code, args, options)
 
     def begin(
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
@@ -250,14 +214,7 @@ class Worker:
         return value
 
     async def _let_load(
-        self,
-        op: str,
-        code: BackendCode,
-        args: Mapping[str, Any],
-        device: str | None,
-        stall_seconds: float,
-        signs_of_life: Callable[[], Hashable] | None,
-        progress: Callable[[int, int | None, str], object],
+        self, op: str, code: BackendCode, args: Mapping[str, Any], options: LoadOptions
     ) -> dict[str, Any]:
         request = self._link.request(
             f"{op}_backend of {code.id}",
@@ -267,46 +224,16 @@ class Worker:
                 "module": code.entry_module,
                 "functions": list(code.functions),
                 "args": dict(args),
-                "device": device,
+                "device": options.get("device"),
             },
         )
         self._is_idle = False
-        life = _Life(self.pid, lambda: self.last_lines, signs_of_life)
-        frame = await self._await_life(request, life, stall_seconds, progress)
+        frame = await last_frame(request, options, pid=self.pid, lines=lambda: self.last_lines)
         self._is_idle = True
         if frame["kind"] == "error":
-            raise _not_initialised(code.id, frame, log="\n".join(self.last_lines))
+            raise not_loaded(code.id, frame, log="\n".join(self.last_lines))
         value: dict[str, Any] = frame.get("value", {})
         return value
-
-    async def _await_life(
-        self,
-        request: Request,
-        life: _Life,
-        stall_seconds: float,
-        progress: Callable[[int, int | None, str], object],
-    ) -> Frame:
-        look_seconds = min(_LOOK_SECONDS, stall_seconds / 4)
-        seen: Hashable = None
-        seen_at = anyio.current_time()
-        while True:
-            frame = None
-            with anyio.move_on_after(look_seconds):
-                frame = await request.inbox.get()
-            if frame is not None and frame["kind"] != "progress":
-                return frame
-            if frame is not None:
-                progress(frame["done"], frame["total"], frame["unit"])
-                seen_at = anyio.current_time()
-            elif (signs := await life.signs()) != seen:
-                seen, seen_at = signs, anyio.current_time()
-            elif anyio.current_time() - seen_at >= stall_seconds:
-                raise WorkerTimeout(
-                    f"`{request.subject}` gave no sign of life for {stall_seconds:g} s: no output, no"
-                    " processor time, nothing downloaded.",
-                    hint="`moondream-station logs` shows what it wrote last.",
-                    log="\n".join(self.last_lines),
-                )
 
 
 async def answer(
@@ -383,53 +310,3 @@ def _as_raised() -> Iterator[None]:
         single = group.exceptions[0]
     if single is not None:
         raise single
-
-
-class _Life:
-    """What changes while a worker does something, whether or not it answers.
-
-    Args:
-        pid: The worker's process.
-        lines: What it wrote last.
-        elsewhere: What changes outside of it; called in a thread, because it may look at many files.
-    """
-
-    def __init__(
-        self,
-        pid: int,
-        lines: Callable[[], tuple[str, ...]],
-        elsewhere: Callable[[], Hashable] | None,
-    ) -> None:
-        self._pid = pid
-        self._lines = lines
-        self._elsewhere = elsewhere
-
-    async def signs(self) -> Hashable:
-        """Something that compares equal as long as nothing happens."""
-        outside = await anyio.to_thread.run_sync(self._elsewhere) if self._elsewhere else None
-        return (_processor_seconds(self._pid), self._lines(), outside)
-
-
-def _not_initialised(backend: str, frame: Frame, *, log: str) -> StationError:
-    """Why a backend could not be initialised; it may have said by which cause."""
-    for kind in _TOLD_BY_BACKENDS:
-        if frame.get("cause") == kind.code:
-            return kind(frame["message"], hint=frame.get("hint"), log=log)
-    return WorkerFailed(
-        f"The backend {backend} could not be initialised: {frame.get('type')}: {frame['message']}",
-        hint="`moondream-station logs` shows what it wrote.",
-        log=log,
-    )
-
-
-def _processor_seconds(pid: int) -> float:
-    """Processor time of a process and its children so far; 0 once it is gone."""
-    total = 0.0
-    try:
-        leader = psutil.Process(pid)
-        for process in (leader, *leader.children(recursive=True)):
-            times = process.cpu_times()
-            total += times.user + times.system
-    except psutil.Error:
-        return total  # gone meanwhile, which the link reports
-    return total
