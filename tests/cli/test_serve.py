@@ -13,10 +13,14 @@ import time
 import urllib.error
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
 
+from moondream_station.cli.serve import Wanted, serve_here
+from moondream_station.core.errors import StationRunning
 from moondream_station.core.locks import announce_station, serve_lock
+from moondream_station.core.settings import load_settings
 from support.commands import (
     Served,
     events_of,
@@ -106,15 +110,29 @@ def test_a_second_station_is_refused(lasting: Premises) -> None:
         assert run_json(lasting, "serve", "--port", "0")["error"]["code"] == "station-running"
 
 
-def test_a_second_station_waits_to_be_told_where_the_first_one_serves(premises: Premises) -> None:
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_second_station_waits_to_be_told_where_the_first_one_serves(premises: Premises) -> None:
     """Two that begin at once: the one that comes too late names the other, which has only just begun."""
     premises.home.create()
-    with serve_lock(premises.home), started(premises, "serve", "--port", "0") as process:
-        assert process.stderr is not None
-        time.sleep(0.7)  # it sees the lock, and nobody who says that it has it
-        announce_station(premises.home, address="http://127.0.0.1:9", instance="x", version="0")
-        assert f"already serving at http://127.0.0.1:9 (pid {os.getpid()}, since" in process.stderr.read()
-        assert process.wait(timeout=20) == 1
+    settings = load_settings(premises.home, premises.environ)
+    refusals: list[str] = []
+
+    async def serve() -> None:
+        opening = serve_here(premises.home, settings, Wanted(), stopping=anyio.Event(), announce=lambda _: None)
+        try:
+            async with opening:
+                pytest.fail("two stations serve one home")
+        except StationRunning as refusal:
+            refusals.append(refusal.message)
+
+    with serve_lock(premises.home):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            await anyio.wait_all_tasks_blocked()
+            assert refusals == []
+            announce_station(premises.home, address="http://127.0.0.1:9", instance="x", version="0")
+    assert f"already serving at http://127.0.0.1:9 (pid {os.getpid()}, since" in refusals[0]
 
 
 def test_a_killed_station_leaves_nothing(lasting: Premises) -> None:
