@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
+
+from support.commands import switch
+from support.stations import Premises, open_premises
 
 # How long one example takes says more about the machine that runs it, and what else it does, than about us.
 settings.register_profile("station", deadline=None)
@@ -39,3 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Every event loop the core supports; edges that know only asyncio override this fixture."""
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    """A home with the active model `colours`, one for all tests of a file: they leave it whole."""
+    with open_premises(tmp_path_factory.mktemp("lasting")) as premises:
+        premises.add_model("colours")
+        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+        yield premises

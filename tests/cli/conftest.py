@@ -24,12 +24,3 @@ def installed(premises: Premises) -> Premises:
     """The same, with `colours` active."""
     assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
     return premises
-
-
-@pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
-    """The same once for all tests of a file that leave it as they found it."""
-    with open_premises(tmp_path_factory.mktemp("lasting")) as premises:
-        premises.add_model("colours")
-        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
-        yield premises
