@@ -119,9 +119,11 @@ async def test_a_second_station_waits_to_be_told_where_the_first_one_serves(prem
     refusals: list[str] = []
 
     async def serve() -> None:
-        opening = serve_here(premises.home, settings, Wanted(), stopping=anyio.Event(), announce=lambda _: None)
+        stopping = anyio.Event()
         try:
-            async with opening:
+            async with serve_here(
+                premises.home, settings, Wanted(), stopping=stopping, announce=lambda _: None
+            ):
                 pytest.fail("two stations serve one home")
         except StationRunning as refusal:
             refusals.append(refusal.message)
