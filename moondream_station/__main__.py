@@ -5,22 +5,19 @@ from __future__ import annotations
 import sys
 
 from moondream_station import __version__
+from moondream_station.interrupts import conclude, heed_signals
 from moondream_station.standard_streams import make_ready, write_line
 
 
 def main() -> int:
     """Run the command line; `--version` alone loads nothing else, so that it answers at once."""
+    heed_signals()
     make_ready()
     if sys.argv[1:] == ["--version"]:
         return _print_version()
-    try:
-        from moondream_station.cli import run  # noqa: PLC0415  what --version does without
-        from moondream_station.cli.interrupts import conclude, heed_signals  # noqa: PLC0415
+    from moondream_station.cli import run  # noqa: PLC0415  what --version does without
 
-        heed_signals()
-        code = run(sys.argv[1:])
-    except KeyboardInterrupt:  # so early that `run` could not take it
-        return 130
+    code = run(sys.argv[1:])
     conclude(code)
     return code
 

@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.cli.output import print_text
+from moondream_station.cli.signals import run_loop
 from moondream_station.core.cancelling import ask_to_cancel, withdraw
 from moondream_station.core.errors import NothingToCancel, StationError
 from moondream_station.core.events import ActivationCancelled, ActivationSucceeded, Fact
@@ -22,7 +23,7 @@ _POLL_SECONDS = 0.1
 def run_cancel(*, as_json: bool) -> int:
     """Cancel what runs; returns the exit code."""
     home = home_from(os.environ)
-    activation = anyio.run(_cancel, home)
+    activation = run_loop(_cancel, home)
     print_text(f"Cancelled {activation}.", {"activation": activation}, as_json=as_json)
     return 0
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_progress, print_text
+from moondream_station.cli.signals import run_loop
 from moondream_station.core.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.machine import (
@@ -81,7 +82,7 @@ def run_doctor(
     settings = _settings(home)
     configure_logging(settings.log)
     wanted = _Wanted(offline=offline, record=record, fix=fix)
-    report = anyio.run(_doctor, home, settings, machine, wanted)
+    report = run_loop(_doctor, home, settings, machine, wanted)
     symbols = _symbols()
     print_text(report_text(report, symbols), report_to_json(report), as_json=as_json)
     return 0 if report.is_ok else 1

@@ -20,11 +20,10 @@ from moondream_station.core.home import Home
 from moondream_station.core.journal import read_activation
 from moondream_station.core.locks import StationRecord
 from moondream_station.http.client import Accepted, StationClient
+from moondream_station.interrupts import CANCELLED, ignore_signals
 
 if TYPE_CHECKING:
     from moondream_station.cli.switch import Wish
-
-CANCELLED = 130
 
 
 @dataclass
@@ -88,22 +87,23 @@ async def follow_there(
         anyio.create_task_group() as tasks,
     ):
         following = _Following(home, presenter)
-        await tasks.start(cancel_on_signal, following.on_signal)
-        try:
-            accepted = await ask(client)
-        except StationError as error:
-            refusal = error  # told below, where it is not one of a group
-        else:
-            following.joined = accepted is not None and accepted.joined
-            activation = following.activation = None if accepted is None else accepted.activation
-            scope = anyio.CancelScope()
-            tasks.start_soon(_obey, following, scope)
-            with scope:
-                if activation is None:
-                    events = _refused(_published(messages), model)
-                else:
-                    events = _from_the_beginning(home, _published(messages), activation)
-                code = await present(events, presenter, activation=activation)
+        with cancel_on_signal(following.on_signal):
+            try:
+                accepted = await ask(client)
+            except StationError as error:
+                refusal = error  # told below, where it is not one of a group
+            else:
+                following.joined = accepted is not None and accepted.joined
+                activation = following.activation = None if accepted is None else accepted.activation
+                scope = anyio.CancelScope()
+                tasks.start_soon(_obey, following, scope)
+                with scope:
+                    if activation is None:
+                        events = _refused(_published(messages), model)
+                    else:
+                        events = _from_the_beginning(home, _published(messages), activation)
+                    code = await present(events, presenter, activation=activation)
+                ignore_signals()  # how it ended is told
         tasks.cancel_scope.cancel()
     if following.has_asked and following.activation is not None:
         await anyio.to_thread.run_sync(withdraw, home, following.activation)
@@ -126,17 +126,18 @@ async def hand_over(home: Home, record: StationRecord, wish: Wish) -> None:
     active = read_active(home)
     if active.model != wish.model:
         return  # another command has been here
-    try:
-        async with StationClient(record.address, token=record.token) as client:
-            status = await client.status()
-            served = status["active"]["environment"] if status["active"] else None
-            if status["activation"] is not None or served == active.models[wish.model].environment:
-                return
-            await client.switch(wish.model, wish.strategy, python=wish.python)
-    except StationError as error:
-        print_progress(f"The station at {record.address} was not told: {error.message}")
-        return
-    print_progress(f"The station at {record.address} was told, and goes over to {wish.model} now.")
+    with anyio.CancelScope() as scope, cancel_on_signal(lambda _: scope.cancel()):
+        try:
+            async with StationClient(record.address, token=record.token) as client:
+                status = await client.status()
+                served = status["active"]["environment"] if status["active"] else None
+                if status["activation"] is not None or served == active.models[wish.model].environment:
+                    return
+                await client.switch(wish.model, wish.strategy, python=wish.python)
+        except StationError as error:
+            print_progress(f"The station at {record.address} was not told: {error.message}")
+            return
+        print_progress(f"The station at {record.address} was told, and goes over to {wish.model} now.")
 
 
 async def _obey(following: _Following, scope: anyio.CancelScope) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-import anyio
-
 from moondream_station.cli.output import print_progress, print_text
+from moondream_station.cli.signals import run_loop
 from moondream_station.core.environments.active import ActiveRecord, read_active, write_active
 from moondream_station.core.errors import NoActiveModel, StationRunning
 from moondream_station.core.home import Home, home_from
@@ -35,7 +34,7 @@ def run_prune(*, dry_run: bool, as_json: bool) -> int:
             for one in found
         ]
 
-    removed = anyio.run(work) if home.root.exists() else []
+    removed = run_loop(work) if home.root.exists() else []
     total = sum(int(str(one["size_bytes"])) for one in removed)
     verb = "Would free" if dry_run else "Freed"
     lines = [f"{one['kind']:<12} {one['path']}" for one in removed]
@@ -54,7 +53,7 @@ def run_remove(model: str, *, as_json: bool) -> int:
     home = home_from(os.environ)
     _record_with(home, model)  # before anything is made or waited for
     home.create()
-    anyio.run(_forget, home, model)
+    run_loop(_forget, home, model)
     text = f"{model} is forgotten; `moondream-station prune` frees the space."
     print_text(text, {"model": model}, as_json=as_json)
     return 0

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import anyio
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text, table, terminal_width
+from moondream_station.cli.signals import run_loop
 from moondream_station.core.backends.backend_requirements import requirements_of
 from moondream_station.core.builds.choice import Candidate, Selection
 from moondream_station.core.builds.naming import check_strategy
@@ -52,7 +52,7 @@ def run_plan(asked: Asked, *, strategy: str | None, as_json: bool) -> int:
     settings = load_settings(home, os.environ, strategy=strategy)
     check_strategy(settings.strategy)
     configure_logging(settings.log)
-    selection = anyio.run(_plan, asked, home, settings)
+    selection = run_loop(_plan, asked, home, settings)
     print_text(plan_text(selection, width=terminal_width()), to_json(selection), as_json=as_json)
     return 0 if selection.build is not None else 1
 

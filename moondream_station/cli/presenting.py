@@ -20,11 +20,12 @@ from moondream_station.core.events import (
     BackendActivationRequested,
     Event,
 )
+from moondream_station.interrupts import CANCELLED
 
 if TYPE_CHECKING:
     from moondream_station.panel.presenter import PanelPresenter
 
-DONE, FAILED, CANCELLED = 0, 1, 130
+DONE, FAILED = 0, 1
 
 
 class Presenter(Protocol):

@@ -26,7 +26,7 @@ from moondream_station.cli.output import print_error, print_result
 from moondream_station.cli.plain import PlainLines
 from moondream_station.cli.serve import Wanted, serve_here
 from moondream_station.cli.show import models_text, status_text
-from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.cli.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.environments.active import read_active
 from moondream_station.core.environments.together import accompanied
@@ -37,6 +37,7 @@ from moondream_station.core.models import models_shape
 from moondream_station.core.settings import load_settings
 from moondream_station.core.state import status
 from moondream_station.core.station import Station
+from moondream_station.interrupts import ignore_signals
 from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
 
@@ -56,7 +57,7 @@ _SECONDS_A_PICTURE: Final = 0.25
 
 def run_prompt() -> int:
     """Serve, and take commands until `quit`, Ctrl-D or a signal; returns the exit code."""
-    return anyio.run(_run)
+    return run_loop(_run)
 
 
 async def _run() -> int:
@@ -74,8 +75,9 @@ async def _run() -> int:
             else:
                 stopping.set()
 
-        taking = partial(accompanied, prompt.take_commands, prompt.tell)
-        await accompanied(partial(_until, stopping, taking), partial(cancel_on_signal, obey))
+        with cancel_on_signal(obey):
+            await _until(stopping, partial(accompanied, prompt.take_commands, prompt.tell))
+        ignore_signals()  # it ends already
     return 0
 
 

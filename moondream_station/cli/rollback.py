@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from functools import partial
-
-import anyio
 
 from moondream_station.cli.housekeeping import waiting
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_error, print_progress, print_text
 from moondream_station.cli.plain import PlainLines
-from moondream_station.cli.presenting import CANCELLED, DONE
-from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.cli.presenting import DONE
+from moondream_station.cli.signals import run_loop
 from moondream_station.cli.switch import activate_here
 from moondream_station.core.environments.active import read_active
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import load_commit
-from moondream_station.core.environments.together import accompanied
 from moondream_station.core.events import (
     ActivationFailed,
     ActivationSucceeded,
@@ -44,7 +40,7 @@ def run_rollback(model: str, *, as_json: bool) -> int:
     settings = load_settings(home, os.environ)
     configure_logging(settings.log)
     presenter = RollbackPresenter(as_json=as_json)
-    code = anyio.run(_roll_back, home, settings, model, presenter)
+    code = run_loop(_roll_back, home, settings, model, presenter)
     if code == DONE:
         _print_result(home, model, as_json=as_json)
     return code
@@ -102,17 +98,8 @@ async def _roll_back(home: Home, settings: Settings, model: str, presenter: Roll
 async def _exchange(home: Home, settings: Settings, model: str) -> int | None:
     """Exchange the environments of a model that is not active; None where it has become that meanwhile."""
     manifest = await open_manifest(home, settings, os.environ)
-    code: int | None = CANCELLED
-    scope = anyio.CancelScope()
-
-    async def work() -> None:
-        nonlocal code
-        with scope:
-            is_done = await exchange(home, manifest, model, environ=os.environ, on_wait=waiting)
-            code = DONE if is_done else None
-
-    await accompanied(work, partial(cancel_on_signal, lambda _: scope.cancel()))
-    return code
+    is_done = await exchange(home, manifest, model, environ=os.environ, on_wait=waiting)
+    return DONE if is_done else None
 
 
 def _print_result(home: Home, model: str, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ import anyio
 from moondream_station import __version__
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text
-from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.cli.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.errors import NothingToCancel, OutputUnwritable, StationRunning
 from moondream_station.core.events import CancelReason
@@ -30,6 +30,7 @@ from moondream_station.http.app import create_app
 from moondream_station.http.guard import Access
 from moondream_station.http.server import listen
 from moondream_station.http.server import serve as answer_requests
+from moondream_station.interrupts import ignore_signals
 
 _FAREWELL_SECONDS = 2.0
 _ANNOUNCE_SECONDS = 3.0
@@ -69,7 +70,7 @@ def run_serve(*, host: str | None, port: int | None, wanted: Wanted, as_json: bo
                 hint="Look at what its output is redirected to.",
             ) from error
 
-    anyio.run(_serve, home, settings, wanted, announce)
+    run_loop(_serve, home, settings, wanted, announce)
     return 0
 
 
@@ -85,13 +86,12 @@ async def _serve(home: Home, settings: Settings, wanted: Wanted, announce: Calla
             opening.cancel()
 
     # Whoever reads the address may send a signal in the next moment: they are caught before it is told.
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(cancel_on_signal, stop)
+    with cancel_on_signal(stop):
         with opening:
             async with serve_here(home, settings, wanted, stopping=stopping, announce=announce):
                 is_open = True
                 await stopping.wait()
-        tasks.cancel_scope.cancel()
+        ignore_signals()
 
 
 @asynccontextmanager

@@ -6,10 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import anyio
-
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_text, table
+from moondream_station.cli.signals import run_loop
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.locks import StationRecord, read_station
 from moondream_station.core.settings import Settings, load_settings
@@ -22,7 +21,7 @@ def run_status(*, watch: bool, as_json: bool) -> int:
     if watch:
         from moondream_station.cli.watching import watch_status  # noqa: PLC0415  only then
 
-        return anyio.run(watch_status, home, as_json)
+        return run_loop(watch_status, home, as_json)
     record = read_station(home)
     if record is None:
         from moondream_station.core.overview import present_state  # noqa: PLC0415  only where nothing serves
@@ -30,7 +29,7 @@ def run_status(*, watch: bool, as_json: bool) -> int:
 
         shown: Mapping[str, Any] = status(present_state(home))
     else:
-        shown = anyio.run(_ask_status, record)
+        shown = run_loop(_ask_status, record)
     print_text(status_text(shown), shown, as_json=as_json)
     return 0
 
@@ -41,7 +40,7 @@ def run_models(*, as_json: bool) -> int:
     settings = load_settings(home, os.environ)
     configure_logging(settings.log)
     record = read_station(home)
-    shown = anyio.run(_ask_models, record) if record else anyio.run(_models_here, home, settings)
+    shown = run_loop(_ask_models, record) if record else run_loop(_models_here, home, settings)
     print_text(models_text(shown), shown, as_json=as_json)
     return 0
 

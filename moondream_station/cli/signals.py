@@ -1,37 +1,68 @@
-"""Ctrl-C and its relatives, as reasons to cancel."""
+"""Signals in event loops: reasons to cancel."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
-import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, TypeVarTuple
 
 import anyio
-from anyio.abc import TaskStatus
 
 from moondream_station.core.events import CancelReason
+from moondream_station.interrupts import CANCELLED, received
 
-_REASONS = {signal.SIGINT: CancelReason.USER, signal.SIGTERM: CancelReason.SHUTDOWN}
-if sys.platform != "win32":
-    _REASONS[signal.SIGHUP] = CancelReason.SHUTDOWN
+Args = TypeVarTuple("Args")
+T = TypeVar("T")
 
 
-async def cancel_on_signal(
-    cancel: Callable[[CancelReason], object],
-    *,
-    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """Call `cancel` for every SIGINT, SIGTERM and SIGHUP, until this task is cancelled itself.
+def run_loop(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
+    """Run an event loop until the function has ended. A signal cancels it, a second one ends the process.
+
+    In another thread than the main one no signal reaches it: those of the prompt's commands are the prompt's.
+
+    Raises:
+        KeyboardInterrupt: A signal came, and all has ended in order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return anyio.run(function, *args)
+    results: list[T] = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        is_cancelled = False
+
+        def cancel(_number: int) -> None:
+            nonlocal is_cancelled
+            if is_cancelled:
+                os._exit(CANCELLED)
+            is_cancelled = True
+            loop.call_soon_threadsafe(scope.cancel)
+
+        with anyio.CancelScope() as scope, received(cancel):
+            results.append(await function(*args))
+
+    anyio.run(work)
+    if not results:
+        raise KeyboardInterrupt
+    return results[0]
+
+
+@contextmanager
+def cancel_on_signal(cancel: Callable[[CancelReason], object]) -> Iterator[None]:
+    """Call `cancel` for every SIGINT, SIGTERM and SIGHUP that comes while the block runs.
 
     Args:
-        cancel: Takes the reason; called again for each further signal.
-        task_status: Told when signals are caught from here on.
+        cancel: Takes the reason; called in the event loop, and again for each further signal.
     """
-    if sys.platform == "win32":
-        # No loop can wait for signals there: Ctrl-C raises KeyboardInterrupt in the main thread.
-        task_status.started()
-        await anyio.sleep_forever()
-    with anyio.open_signal_receiver(*_REASONS) as signals:
-        task_status.started()
-        async for number in signals:
-            cancel(_REASONS[signal.Signals(number)])
+    loop = asyncio.get_running_loop()
+
+    def receive(number: int) -> None:
+        reason = CancelReason.USER if number == signal.SIGINT else CancelReason.SHUTDOWN
+        loop.call_soon_threadsafe(cancel, reason)
+
+    with received(receive):
+        yield

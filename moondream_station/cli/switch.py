@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
-
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.presenting import DONE, Presenter, present, presenter_for
-from moondream_station.cli.signals import cancel_on_signal
+from moondream_station.cli.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.errors import NothingToCancel, UnknownModel, UsageError
 from moondream_station.core.events import CancelReason
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.locks import read_station
 from moondream_station.core.settings import Settings, load_settings
+from moondream_station.interrupts import ignore_signals
 
 if TYPE_CHECKING:
     from moondream_station.core.station import Station
@@ -47,7 +46,7 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
             raise UsageError(f"There is no file {python}.", hint="Name a Python interpreter, with its path.")
     configure_logging(settings.log)
     wish = Wish(model=model, strategy=settings.strategy, upgrade=upgrade, python=python, as_json=as_json)
-    return anyio.run(_switch, home, settings, wish)
+    return run_loop(_switch, home, settings, wish)
 
 
 async def _switch(home: Home, settings: Settings, wish: Wish) -> int:
@@ -84,17 +83,16 @@ async def activate_here(
     """
     from moondream_station.core.station import open_station  # noqa: PLC0415  a station that serves has its own
 
-    async with anyio.create_task_group() as tasks:
-        async with open_station(home, settings, os.environ) as station:
+    async with open_station(home, settings, os.environ) as station:
 
-            def cancel(reason: CancelReason) -> None:
-                presenter.cancelling()
-                with suppress(NothingToCancel):
-                    station.request_cancel(reason)
+        def cancel(reason: CancelReason) -> None:
+            presenter.cancelling()
+            with suppress(NothingToCancel):
+                station.request_cancel(reason)
 
-            await tasks.start(cancel_on_signal, cancel)
+        with cancel_on_signal(cancel):
             async with station.bus.subscribe() as events:
                 request(station)
                 code = await present(events, presenter)
-        tasks.cancel_scope.cancel()  # no signal counts while the station closes: how it ended is told
+                ignore_signals()  # how it ended is told
     return code

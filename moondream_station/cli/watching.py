@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,12 +24,14 @@ from moondream_station.cli.signals import cancel_on_signal
 from moondream_station.core.codec import event_from_json
 from moondream_station.core.environments.together import accompanied
 from moondream_station.core.errors import StationUnreachable
+from moondream_station.core.events import CancelReason
 from moondream_station.core.home import Home
 from moondream_station.core.journal import read_activation
 from moondream_station.core.locks import StationRecord, activation_holder, read_station
 from moondream_station.core.overview import present_state
 from moondream_station.core.state import StationState, apply, state_from_status, status
 from moondream_station.http.client import StationClient
+from moondream_station.interrupts import ignore_signals
 from moondream_station.panel.live import LivePicture
 from moondream_station.panel.rendering import render_station
 from moondream_station.panel.terminal import Terminal
@@ -102,7 +104,7 @@ class _Lines:
             self._stop()
 
 
-async def watch_status(home: Home, as_json: bool) -> int:  # noqa: FBT001  called through `anyio.run`
+async def watch_status(home: Home, as_json: bool) -> int:  # noqa: FBT001  called through `run_loop`
     """Show the status until a signal comes, across starts and ends of stations; gives the exit code, 0.
 
     Args:
@@ -115,24 +117,28 @@ async def watch_status(home: Home, as_json: bool) -> int:  # noqa: FBT001  calle
         BrokenPipeError: Whoever read the lines has gone.
     """
     terminal = Terminal(sys.stdout)
-    watching = anyio.CancelScope()
-    signals = partial(cancel_on_signal, lambda _: watching.cancel())
     if not as_json and terminal.can_draw:
-        with _drawn(terminal) as panel:
-            await accompanied(partial(_within, watching, partial(_follow, home, panel)), signals)
+        with _drawn(terminal) as panel, _until_signal():
+            await _follow(home, panel)
         return 0
-    lines = _Lines(as_json=as_json, stop=watching.cancel)
-    following = partial(accompanied, partial(_follow, home, lines), lines.print_changes)
-    await accompanied(partial(_within, watching, following), signals)
+    with _until_signal() as watching:
+        lines = _Lines(as_json=as_json, stop=watching.cancel)
+        await accompanied(partial(_follow, home, lines), lines.print_changes)
     if lines.are_unread:
         raise BrokenPipeError
     return 0
 
 
-async def _within(scope: anyio.CancelScope, job: Callable[[], Awaitable[None]]) -> None:
-    """Do something until it ends or the scope is cancelled."""
-    with scope:
-        await job()
+@contextmanager
+def _until_signal() -> Iterator[anyio.CancelScope]:
+    """Cancel what the block waits for when a signal comes, which is how watching ends."""
+
+    def stop(_: CancelReason) -> None:
+        ignore_signals()
+        scope.cancel()
+
+    with anyio.CancelScope() as scope, cancel_on_signal(stop):
+        yield scope
 
 
 @contextmanager
@@ -172,8 +178,11 @@ async def _follow_station(home: Home, record: StationRecord, view: View) -> None
                 serving.cancel()
                 return
 
-    messages = partial(_show_messages, home, record, view)
-    await accompanied(partial(_within, serving, messages), leave_with_it)
+    async def show() -> None:
+        with serving:
+            await _show_messages(home, record, view)
+
+    await accompanied(show, leave_with_it)
 
 
 async def _show_messages(home: Home, record: StationRecord, view: View) -> None:

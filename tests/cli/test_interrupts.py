@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,37 @@ from support.fake_driver import install_program
 from support.stations import Premises
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+_IN_AN_IMPORT = """
+import signal, sys
+from moondream_station.__main__ import main
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            try:
+                signal.raise_signal({number})
+            except BaseException:
+                pass  # what a destructor raises is swallowed, too
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["moondream-station", "models"]
+sys.exit(main())
+"""
+
+_THAT_DOES_NOT_END = """
+import anyio
+from moondream_station.cli.signals import run_loop
+from moondream_station.interrupts import heed_signals
+
+async def work():
+    with anyio.CancelScope(shield=True):
+        print("begun", flush=True)
+        await anyio.sleep(600)
+
+heed_signals()
+run_loop(work)
+"""
 
 
 def _ignore_interrupts() -> None:
@@ -67,6 +99,34 @@ def test_a_command_in_the_background_is_ended_too(premises: Premises) -> None:
     code, stdout, pid = _ended_by(premises, ["plan", "--offline"], signal.SIGTERM, prepare=_ignore_interrupts)
     assert (code, stdout) == (130, "")
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize("number", _SIGNALS, ids=lambda number: number.name)
+def test_none_is_lost_while_modules_are_imported(premises: Premises, number: signal.Signals) -> None:
+    """Where an exception would be swallowed."""
+    premises.home.create()
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_AN_IMPORT.format(number=int(number))],
+        env=premises.environ,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_the_second_one_waits_for_nothing(premises: Premises) -> None:
+    """Whatever it is that does not let itself be cancelled."""
+    premises.home.create()
+    with subprocess.Popen(
+        [sys.executable, "-c", _THAT_DOES_NOT_END], env=premises.environ, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)  # two of a kind that come at once are one
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
 
 
 @pytest.mark.parametrize("number", _SIGNALS, ids=lambda number: number.name)
