@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -165,7 +166,7 @@ def main() -> int:
             try:
                 rounds.one(number)
             except (AssertionError, StationError) as error:
-                failure = f"round {number}: {error}\n"
+                failure = f"round {number}: {''.join(traceback.format_exception(error))}"
                 break
         sys.stdout.write(_table(rounds.tally, seed))
     if failure is not None:
