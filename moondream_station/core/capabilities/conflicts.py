@@ -139,6 +139,13 @@ def _of(gpus: tuple[Gpu, ...], vendor: str) -> tuple[Gpu, ...]:
     return tuple(replace(gpu, index=n) for n, gpu in enumerate(chosen))
 
 
+_TRANSLATED = "This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python."
+_PERHAPS_TRANSLATED = (
+    "Whether this is an Intel Mac, or an x86-64 Python that Rosetta translates on Apple silicon, could not "
+    "be found out; on Apple silicon, an arm64 Python has the GPU."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Apple:
     macos_version: str | None = None
@@ -160,7 +167,6 @@ def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReadi
     name = brand if brand is not None and brand.startswith("Apple") else "Apple silicon"
     gpu = Gpu(vendor="apple", index=0, name=name, integrated=True)
     told = (facts.mac_ver, macos.version if macos is not None else None)
-    note = "This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python."
     return _Apple(
         macos_version=max((version for version in told if version), key=_numbers, default=None),
         silicon=silicon,
@@ -168,7 +174,7 @@ def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReadi
         brand=brand,
         memory_bytes=sysctl.memory_bytes if sysctl is not None else None,
         gpus=(gpu,) if silicon else (),
-        notes=(note,) if in_rosetta else (),
+        notes=() if in_rosetta is False else (_TRANSLATED if in_rosetta else _PERHAPS_TRANSLATED,),
     )
 
 

@@ -310,13 +310,15 @@ def test_rosetta_is_seen_whoever_tells(record: MachineRecord) -> None:
 def test_an_intel_mac_has_no_gpu_for_torch() -> None:
     """Its sysctl does not even know the questions."""
     found = capabilities_of(intel_mac())
-    assert (found.apple_silicon, found.in_rosetta, found.gpus) == (False, False, ())
+    assert (found.apple_silicon, found.in_rosetta, found.gpus, found.notes) == (False, False, (), ())
     assert found.macos_version == "10.15.7"
 
 
 def test_a_silent_mac_is_not_judged() -> None:
-    """Where nobody tells of Rosetta, it is unknown."""
-    assert capabilities_of(cpu_only(replace(MACOS, machine="x86_64"))).in_rosetta is None
+    """Where nobody tells of Rosetta, it is unknown, which is said with what would follow."""
+    found = capabilities_of(cpu_only(replace(MACOS, machine="x86_64")))
+    assert found.in_rosetta is None
+    assert said(found, "could not be found out", "arm64 Python")
 
 
 def test_the_higher_version_of_macos_is_true() -> None:
