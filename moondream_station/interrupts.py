@@ -16,9 +16,9 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
-CANCELLED: Final = 130
+from moondream_station.exit_codes import CANCELLED
 
 _Receiver: TypeAlias = Callable[[int], object]
 

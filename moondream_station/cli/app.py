@@ -16,11 +16,7 @@ from moondream_station import __version__
 from moondream_station.cli.output import print_error, print_text
 from moondream_station.core.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
 from moondream_station.core.one_error import one_error
-from moondream_station.interrupts import CANCELLED
-
-DONE = 0
-FAILED = 1
-USAGE = 2
+from moondream_station.exit_codes import CANCELLED, DONE, FAILED, USAGE
 
 app = typer.Typer(
     add_completion=False,

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
-from moondream_station.cli.app import FAILED, USAGE
 from moondream_station.core import errors
 from moondream_station.core.errors import (
     HistoryGone,
@@ -15,6 +14,7 @@ from moondream_station.core.errors import (
     SubscriberOverflowed,
     UsageError,
 )
+from moondream_station.exit_codes import FAILED, USAGE
 from moondream_station.http import refusals
 from moondream_station.http.answers import status_of
 from moondream_station.http.refusals import Refusal

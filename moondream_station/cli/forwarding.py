@@ -19,8 +19,9 @@ from moondream_station.core.events import BackendActivationRequested, CancelReas
 from moondream_station.core.home import Home
 from moondream_station.core.journal import read_activation
 from moondream_station.core.locks import StationRecord
+from moondream_station.exit_codes import CANCELLED
 from moondream_station.http.client import Accepted, StationClient
-from moondream_station.interrupts import CANCELLED, ignore_signals
+from moondream_station.interrupts import ignore_signals
 
 if TYPE_CHECKING:
     from moondream_station.cli.switch import Wish

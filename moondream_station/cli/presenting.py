@@ -20,12 +20,10 @@ from moondream_station.core.events import (
     BackendActivationRequested,
     Event,
 )
-from moondream_station.interrupts import CANCELLED
+from moondream_station.exit_codes import CANCELLED, DONE, FAILED
 
 if TYPE_CHECKING:
     from moondream_station.panel.presenter import PanelPresenter
-
-DONE, FAILED = 0, 1
 
 
 class Presenter(Protocol):

@@ -9,7 +9,6 @@ from moondream_station.cli.housekeeping import waiting
 from moondream_station.cli.logs import configure_logging
 from moondream_station.cli.output import print_error, print_progress, print_text
 from moondream_station.cli.plain import PlainLines
-from moondream_station.cli.presenting import DONE
 from moondream_station.cli.signals import run_loop
 from moondream_station.cli.switch import activate_here
 from moondream_station.core.environments.active import read_active
@@ -26,6 +25,7 @@ from moondream_station.core.locks import read_station
 from moondream_station.core.rollback import exchange, previous_environment
 from moondream_station.core.settings import Settings, load_settings
 from moondream_station.core.station import open_manifest
+from moondream_station.exit_codes import DONE
 
 
 def run_rollback(model: str, *, as_json: bool) -> int:

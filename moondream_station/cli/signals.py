@@ -13,7 +13,8 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 
 from moondream_station.core.events import CancelReason
-from moondream_station.interrupts import CANCELLED, received
+from moondream_station.exit_codes import CANCELLED
+from moondream_station.interrupts import received
 
 Args = TypeVarTuple("Args")
 T = TypeVar("T")

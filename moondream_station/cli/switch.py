@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.presenting import DONE, Presenter, present, presenter_for
+from moondream_station.cli.presenting import Presenter, present, presenter_for
 from moondream_station.cli.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.errors import NothingToCancel, UnknownModel, UsageError
@@ -18,6 +18,7 @@ from moondream_station.core.events import CancelReason
 from moondream_station.core.home import Home, home_from
 from moondream_station.core.locks import read_station
 from moondream_station.core.settings import Settings, load_settings
+from moondream_station.exit_codes import DONE
 from moondream_station.interrupts import ignore_signals
 
 if TYPE_CHECKING:
