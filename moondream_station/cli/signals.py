@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +45,7 @@ def run_loop(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
             is_cancelled = True
             loop.call_soon_threadsafe(scope.cancel)
 
-        with anyio.CancelScope() as scope, received(cancel):
+        with anyio.CancelScope() as scope, received(cancel), _waking(loop):
             results.append(await function(*args))
 
     anyio.run(work)
@@ -67,3 +69,26 @@ def cancel_on_signal(cancel: Callable[[CancelReason], object]) -> Iterator[None]
 
     with received(receive):
         yield
+
+
+@contextmanager
+def _waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a signal end the loop's wait.
+
+    Its handler runs in the main thread alone, which waits on where the signal came in the instant before, or
+    where another thread got it.
+    """
+    if sys.platform == "win32":
+        yield  # asyncio does it there
+        return
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        loop.add_reader(receiver, receiver.recv, 4096)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(receiver)

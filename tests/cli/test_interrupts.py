@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from support.commands import command, events_of, exit_code_after, started
+from support.commands import command, events_of, exit_code_after, started, wait_until
 from support.fake_driver import install_program
 from support.stations import Premises
 
@@ -36,7 +37,7 @@ sys.argv = ["moondream-station", "models"]
 sys.exit(main())
 """
 
-_THAT_DOES_NOT_END = """
+_UNDER_A_SHIELD = """
 import anyio
 from moondream_station.cli.signals import run_loop
 from moondream_station.interrupts import heed_signals
@@ -44,11 +45,43 @@ from moondream_station.interrupts import heed_signals
 async def work():
     with anyio.CancelScope(shield=True):
         print("begun", flush=True)
-        await anyio.sleep(600)
+        await anyio.sleep_forever()
 
 heed_signals()
 run_loop(work)
 """
+
+_BESIDE_A_THREAD = """
+import signal, sys, threading
+import anyio
+from moondream_station.cli.signals import run_loop
+from moondream_station.interrupts import heed_signals
+
+async def work():
+    print("begun", flush=True)
+    await anyio.sleep_forever()
+
+heed_signals()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # in this thread: the other one gets it
+try:
+    run_loop(work)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@contextmanager
+def _begun(program: str, environ: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that has said that it has begun, and waits."""
+    with subprocess.Popen([sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begun\n"
+            wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING)
+            yield process
+        finally:
+            process.kill()
 
 
 def _ignore_interrupts() -> None:
@@ -118,13 +151,16 @@ def test_none_is_lost_while_modules_are_imported(premises: Premises, number: sig
 def test_the_second_one_waits_for_nothing(premises: Premises) -> None:
     """Whatever it is that does not let itself be cancelled."""
     premises.home.create()
-    with subprocess.Popen(
-        [sys.executable, "-c", _THAT_DOES_NOT_END], env=premises.environ, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"begun\n"
+    with _begun(_UNDER_A_SHIELD, premises.environ) as process:
         process.send_signal(signal.SIGINT)
-        time.sleep(0.2)  # two of a kind that come at once are one
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 130
+
+
+def test_one_that_another_thread_gets_wakes_the_loop(premises: Premises) -> None:
+    """So does one that comes in the instant before the loop waits."""
+    premises.home.create()
+    with _begun(_BESIDE_A_THREAD, premises.environ) as process:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
 
