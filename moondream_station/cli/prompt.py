@@ -77,7 +77,7 @@ async def _run() -> int:
 
         with cancel_on_signal(obey):
             await _until(stopping, partial(accompanied, prompt.take_commands, prompt.tell))
-        ignore_signals()  # it ends already
+        ignore_signals()  # the station is ending
     return 0
 
 

@@ -91,7 +91,7 @@ async def _serve(home: Home, settings: Settings, wanted: Wanted, announce: Calla
             async with serve_here(home, settings, wanted, stopping=stopping, announce=announce):
                 is_open = True
                 await stopping.wait()
-        ignore_signals()
+        ignore_signals()  # it has ended
 
 
 @asynccontextmanager

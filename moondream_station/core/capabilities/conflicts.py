@@ -44,6 +44,14 @@ from moondream_station.core.capabilities.snapshot import (
 from moondream_station.core.machine.protocol import PlatformFacts
 
 _AMD = 0x1002
+_ON_ROSETTA: Mapping[bool | None, tuple[str, ...]] = {
+    False: (),
+    True: ("This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python.",),
+    None: (
+        "Whether this is an Intel Mac, or an x86-64 Python that Rosetta translates on Apple silicon, could not "
+        "be found out; on Apple silicon, an arm64 Python has the GPU.",
+    ),
+}
 
 R = TypeVar("R", bound=Reading)
 Surroundings = Literal["wsl2", "jetson"]
@@ -139,13 +147,6 @@ def _of(gpus: tuple[Gpu, ...], vendor: str) -> tuple[Gpu, ...]:
     return tuple(replace(gpu, index=n) for n, gpu in enumerate(chosen))
 
 
-_TRANSLATED = "This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python."
-_PERHAPS_TRANSLATED = (
-    "Whether this is an Intel Mac, or an x86-64 Python that Rosetta translates on Apple silicon, could not "
-    "be found out; on Apple silicon, an arm64 Python has the GPU."
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Apple:
     macos_version: str | None = None
@@ -174,7 +175,7 @@ def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReadi
         brand=brand,
         memory_bytes=sysctl.memory_bytes if sysctl is not None else None,
         gpus=(gpu,) if silicon else (),
-        notes=() if in_rosetta is False else (_TRANSLATED if in_rosetta else _PERHAPS_TRANSLATED,),
+        notes=_ON_ROSETTA[in_rosetta],
     )
 
 
