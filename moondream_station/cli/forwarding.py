@@ -127,18 +127,25 @@ async def hand_over(home: Home, record: StationRecord, wish: Wish) -> None:
     active = read_active(home)
     if active.model != wish.model:
         return  # another command has been here
+    said = "was not told: a signal came."
     with anyio.CancelScope() as scope, cancel_on_signal(lambda _: scope.cancel()):
-        try:
-            async with StationClient(record.address, token=record.token) as client:
-                status = await client.status()
-                served = status["active"]["environment"] if status["active"] else None
-                if status["activation"] is not None or served == active.models[wish.model].environment:
-                    return
-                await client.switch(wish.model, wish.strategy, python=wish.python)
-        except StationError as error:
-            print_progress(f"The station at {record.address} was not told: {error.message}")
-            return
-        print_progress(f"The station at {record.address} was told, and goes over to {wish.model} now.")
+        said = await _tell(record, wish, environment=active.models[wish.model].environment)
+    if said:
+        print_progress(f"The station at {record.address} {said}")
+
+
+async def _tell(record: StationRecord, wish: Wish, *, environment: str) -> str:
+    """Tell a station to serve a model from its environment; gives what to say of it, "" for nothing."""
+    try:
+        async with StationClient(record.address, token=record.token) as client:
+            status = await client.status()
+            served = status["active"]["environment"] if status["active"] else None
+            if status["activation"] is not None or served == environment:
+                return ""
+            await client.switch(wish.model, wish.strategy, python=wish.python)
+    except StationError as error:
+        return f"was not told: {error.message}"
+    return f"was told, and goes over to {wish.model} now."
 
 
 async def _obey(following: _Following, scope: anyio.CancelScope) -> None:

@@ -206,6 +206,25 @@ def test_a_switch_that_began_before_the_station_reaches_it(installed: Premises) 
             assert station.post("/v1/caption", {})["caption"] == "a small caption"
 
 
+def test_a_station_that_does_not_answer_is_not_waited_for_after_a_signal(installed: Premises) -> None:
+    """The switch is done, and ends with 0; what the station was not told is said."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        serve_lock(installed.home),
+        started(installed, "switch", "colours", "--json") as process,
+    ):
+        assert next(events_of(process))["event"] == "BackendActivationRequested"
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        announce_station(installed.home, address=address, instance="x", version="0")
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 0
+        assert process.stderr is not None
+        assert f"The station at {address} was not told: a signal came." in process.stderr.read()
+
+
 def test_who_joins_a_switch_only_detaches(installed: Premises) -> None:
     """Ctrl-C of the second command leaves the switch to the first; Ctrl-C of the first cancels it."""
     installed.add_model("shapes", requirements="torch>=2.8\nnumpy\n")

@@ -44,12 +44,11 @@ from moondream_station.core.capabilities.snapshot import (
 from moondream_station.core.machine.protocol import PlatformFacts
 
 _AMD = 0x1002
-_ON_ROSETTA: Mapping[bool | None, tuple[str, ...]] = {
-    False: (),
-    True: ("This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python.",),
+_ROSETTA: Mapping[bool | None, str] = {
+    True: "This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python.",
     None: (
-        "Whether this is an Intel Mac, or an x86-64 Python that Rosetta translates on Apple silicon, could not "
-        "be found out; on Apple silicon, an arm64 Python has the GPU.",
+        "Whether this is an Intel Mac, or an x86-64 Python that Rosetta translates on Apple silicon, could "
+        "not be found out; on Apple silicon, an arm64 Python has the GPU."
     ),
 }
 
@@ -175,7 +174,7 @@ def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReadi
         brand=brand,
         memory_bytes=sysctl.memory_bytes if sysctl is not None else None,
         gpus=(gpu,) if silicon else (),
-        notes=_ON_ROSETTA[in_rosetta],
+        notes=() if in_rosetta is False else (_ROSETTA[in_rosetta],),
     )
 
 
