@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -65,10 +66,19 @@ def full(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(*folders: Path) -> Iterator[None]:
-    """Nothing can be written below these folders, while the block runs; not even by root."""
+    """No file can be opened for writing below these folders, while the block runs; not even by root.
+
+    Nobody may be writing by way of a mount that is made read-only. So that is done aside, where nobody comes;
+    a mount that is bound from it is read-only from its first instant.
+    """
     with ExitStack() as stack:
         for folder in folders:
-            _mount("--bind", str(folder), str(folder))
-            stack.callback(_unmount, folder)
-            _mount("-o", "remount,bind,ro", str(folder))
+            with TemporaryDirectory() as aside:
+                _mount("--bind", str(folder), aside)
+                try:
+                    _mount("-o", "remount,bind,ro", aside)
+                    _mount("--bind", aside, str(folder))
+                    stack.callback(_unmount, folder)
+                finally:
+                    _unmount(Path(aside))
         yield
