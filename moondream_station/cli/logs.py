@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
-import structlog
-
 from moondream_station.core.errors import SettingsInvalid
+from moondream_station.core.log import set_up_logging
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -28,17 +27,25 @@ def configure_logging(level: str | None, *, default: str = "warning") -> None:
             f"MOONDREAM_STATION_LOG is {level!r}, which is no log level.",
             hint=f"Use one of {', '.join(_LEVELS)}.",
         )
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    set_up_logging(getattr(logging, name.upper()), _configure_structlog)
+
+
+def _configure_structlog() -> None:
+    import structlog  # noqa: PLC0415  the reason stands in core/log.py
+
+    renderers: list[structlog.typing.Processor] = (
+        # Not rich's traceback, which is the default: it prints the values of variables, secrets too.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if sys.stderr.isatty()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
+            *renderers,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, name.upper())),
         # What stderr is when something is logged: while a panel is there, lines go above it.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,

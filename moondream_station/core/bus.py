@@ -7,6 +7,7 @@ the subscriptions are called in its thread alone (or, while nobody subscribes, w
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,19 +17,19 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import anyio.lowlevel
-import structlog
 
 from moondream_station.core.codec import event_to_json
 from moondream_station.core.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.events import Event, Fact
 from moondream_station.core.history import ACTIVATIONS_REMEMBERED, History
 from moondream_station.core.journal import Journal
+from moondream_station.core.log import Log, is_logged
 from moondream_station.core.state import StationState, apply
 
 __all__ = ["Bus", "HistoryGone", "SubscriberOverflowed", "Subscription", "new_activation_id"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_log = structlog.get_logger()
+_log = Log()
 
 
 def new_activation_id(at: datetime | None = None) -> str:
@@ -209,7 +210,8 @@ class Bus:
 
 
 def _log_fact(event: Event) -> None:
-    fields = event_to_json(event)
-    del fields["event"], fields["at"]
-    log = _log.info if event.merge_key is None else _log.debug
-    log(event.name, **fields)
+    level, log = (logging.INFO, _log.info) if event.merge_key is None else (logging.DEBUG, _log.debug)
+    if is_logged(level):
+        fields = event_to_json(event)
+        del fields["event"], fields["at"]
+        log(event.name, **fields)

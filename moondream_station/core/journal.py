@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
 from moondream_station.core.codec import event_from_json, event_to_json
 from moondream_station.core.events import Event
 from moondream_station.core.home import Home
+from moondream_station.core.log import Log
 
 ACTIVATIONS_KEPT: Final = 50
 STATION_LOG_BYTES: Final = 1 << 20
 _PROGRESS_SECONDS = 1.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
-_log = structlog.get_logger()
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

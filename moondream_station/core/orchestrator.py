@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
-import structlog
 
 from moondream_station.core.activation import Activation, error_from_system
 from moondream_station.core.backends.code_store import sweep as sweep_code
@@ -37,11 +36,12 @@ from moondream_station.core.installed import Installed
 from moondream_station.core.installing import Installation
 from moondream_station.core.judging import checked
 from moondream_station.core.locks import Holder, activation_lock
+from moondream_station.core.log import Log
 from moondream_station.core.making import Making, Tools
 from moondream_station.core.preparing import Preparation, Prepared
 from moondream_station.core.rollback import find_previous
 
-_log = structlog.get_logger()
+_log = Log()
 _CLEANUP_SECONDS = 5.0
 
 

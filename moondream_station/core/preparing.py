@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
-import structlog
 
 from moondream_station.core.activation import Activation
 from moondream_station.core.backends.backend_code import BackendCode
@@ -22,8 +21,9 @@ from moondream_station.core.environments.store import request_key
 from moondream_station.core.errors import StationError, UnsupportedModel
 from moondream_station.core.events import CapabilitiesDetected, Fact, ProbeFinished, Stage
 from moondream_station.core.home import Home
+from moondream_station.core.log import Log
 
-_log = structlog.get_logger(__name__)
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

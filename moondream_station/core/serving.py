@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from moondream_station.core.backends.pool import InferencePool
@@ -25,6 +24,7 @@ from moondream_station.core.events import StopReason, VerificationCompleted
 from moondream_station.core.existing import existing_worker
 from moondream_station.core.hosting import HostedWorker, WorkerHost, WorkerSpec
 from moondream_station.core.judging import checked
+from moondream_station.core.log import Log
 from moondream_station.core.models import models_shape
 from moondream_station.core.rollback import check_rollback
 from moondream_station.core.state import StationState, status
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Examine: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 """Looks at the machine and the station, and gives the doctor's shape; who serves brings it."""
 
-_log = structlog.get_logger(__name__)
+_log = Log()
 _STOP_SECONDS = 5.0
 _SMALL = "selftest"
 """The backend whose workers are known to be small enough to run beside any other."""

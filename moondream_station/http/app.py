@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import anyio
-import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.errors import StationError
+from moondream_station.core.log import Log
 from moondream_station.http.answers import error_response, is_station_path
 from moondream_station.http.api import StationApi
 from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
@@ -22,7 +22,7 @@ from moondream_station.http.refusals import RouteUnknown
 from moondream_station.http.routes import ROUTES, RouteInfo
 from moondream_station.http.station_routes import Handler, Resource, StationRoutes
 
-_log = structlog.get_logger(__name__)
+_log = Log()
 
 
 def create_app(

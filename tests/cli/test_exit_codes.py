@@ -7,6 +7,7 @@ with that code is seen in the other files here.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 import structlog
 
 from moondream_station.cli.app import app, run
+from moondream_station.core.log import set_up_logging
 from support.commands import switch
 from support.stations import Premises, open_premises
 
@@ -73,6 +75,7 @@ def call(
         return Ended(code, *capsys.readouterr())
 
     yield called
+    set_up_logging(logging.NOTSET, lambda: None)
     structlog.reset_defaults()
 
 

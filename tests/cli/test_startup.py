@@ -30,6 +30,12 @@ def test_the_version_loads_next_to_nothing() -> None:
     assert loaded & {*_HEAVY, "typer", "rich"} == set()
 
 
+@pytest.mark.parametrize("module", ["show", "switch", "plan", "housekeeping"])
+def test_a_command_that_logs_nothing_does_not_load_what_logs(module: str) -> None:
+    """Nor what draws on terminals; both are loaded when they are needed."""
+    assert _loaded(f"import moondream_station.cli.{module}") & {"structlog", "rich"} == set()
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--version", "--json"]])
 def test_the_version_is_printed(arguments: list[str]) -> None:
     """Alone, and with other options."""

@@ -6,8 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import structlog
 
+from moondream_station.core.log import set_up_logging
 from support.http_server import Served, serving
 from support.station_api import FakeStation
 
@@ -21,9 +21,9 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def quiet_log() -> Iterator[None]:
     """Facts by the hundred are not logged in full."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    set_up_logging(logging.CRITICAL, lambda: None)
     yield
-    structlog.reset_defaults()
+    set_up_logging(logging.NOTSET, lambda: None)
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from urllib.request import url2pathname
 
 import anyio
 import httpx2
-import structlog
 
 from moondream_station.core.backends.manifest import Manifest, parse_manifest, with_warning
 from moondream_station.core.environments.http_failures import explain_failure
 from moondream_station.core.environments.redact import redact_url
 from moondream_station.core.errors import ManifestInvalid
 from moondream_station.core.home import Home
+from moondream_station.core.log import Log
 from moondream_station.core.storage import write_atomically
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -27,7 +27,7 @@ _HINT = (
     "MOONDREAM_STATION_MANIFEST or `manifest` in config.json names it; without both the built-in one is used."
 )
 
-_log = structlog.get_logger(__name__)
+_log = Log()
 
 
 async def load_manifest(source: str | Path | None, *, home: Home, client: httpx2.AsyncClient) -> Manifest:

@@ -12,13 +12,13 @@ from typing import Any, Final, TypeVar, TypeVarTuple
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import structlog
 
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.fingerprint import fingerprint
 from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.errors import StationError
 from moondream_station.core.home import Home
+from moondream_station.core.log import Log
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.storage import read_json, write_atomically
@@ -35,7 +35,7 @@ _UNKNOWN: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
-log = structlog.get_logger()
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ def _load(home: Home) -> _Kept | None:
             return None
         return _kept_from(data)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        log.debug("cached_capabilities_ignored", path=str(home.capabilities), reason=str(error))
+        _log.debug("cached_capabilities_ignored", path=str(home.capabilities), reason=str(error))
         return None
 
 
@@ -180,14 +180,14 @@ def _store(home: Home, kept: _Kept) -> None:
     try:
         write_atomically(home.capabilities, json.dumps(data, indent=1))
     except (OSError, StationError) as error:
-        log.debug("capabilities_not_kept", path=str(home.capabilities), reason=str(error))
+        _log.debug("capabilities_not_kept", path=str(home.capabilities), reason=str(error))
 
 
 def _forget(home: Home) -> None:
     try:
         home.capabilities.unlink(missing_ok=True)
     except OSError as error:
-        log.debug("cached_capabilities_not_removed", path=str(home.capabilities), reason=str(error))
+        _log.debug("cached_capabilities_not_removed", path=str(home.capabilities), reason=str(error))
 
 
 def _digest(capabilities: Any) -> str:

@@ -9,7 +9,6 @@ from typing import Final
 
 import anyio
 import anyio.lowlevel
-import structlog
 
 from moondream_station.core.capabilities.conflicts import combine
 from moondream_station.core.capabilities.probes.amd import AMD
@@ -24,6 +23,7 @@ from moondream_station.core.capabilities.probes.sysctl import SYSCTL
 from moondream_station.core.capabilities.probes.windows_gpus import WINDOWS_GPUS
 from moondream_station.core.capabilities.snapshot import Capabilities, Outcome, ProbeReport
 from moondream_station.core.errors import StationError
+from moondream_station.core.log import Log
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.recorder import Recorder
 
@@ -34,7 +34,7 @@ SLOW_AFTER_SECONDS: Final = 2.0
 """A probe that takes longer is named to whoever waits."""
 
 
-_log = structlog.get_logger()
+_log = Log()
 
 
 def _log_slow(probe: str) -> None:

@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
-import structlog
 from anyio.abc import TaskGroup
 
 from moondream_station.core.checkpoints import Point, reached
@@ -31,6 +30,7 @@ from moondream_station.core.environments.uv_failures import install_failure
 from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
 from moondream_station.core.errors import EnvironmentBroken, HashMismatch, StationError
 from moondream_station.core.home import Home
+from moondream_station.core.log import Log
 from moondream_station.core.storage import remove_tree
 
 _REMOVE_SECONDS = 2.0
@@ -47,7 +47,7 @@ _FROM_US = {
     "no_proxy": "127.0.0.1",
 }
 
-_log = structlog.get_logger()
+_log = Log()
 
 _Progress: TypeAlias = Callable[[int, int, str], object]
 
