@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from support.commands import switch
-from support.stations import Premises, open_premises
+from support.stations import Premises, activate, open_premises
 
 # How long one example takes says more about the machine that runs it, and what else it does, than about us.
 settings.register_profile("station", deadline=None)
@@ -51,5 +50,5 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
     """A home with the active model `colours`, one for all tests of a file: they leave it whole."""
     with open_premises(tmp_path_factory.mktemp("lasting")) as premises:
         premises.add_model("colours")
-        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+        activate(premises, "colours")
         yield premises

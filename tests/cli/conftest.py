@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import switch
-from support.stations import Premises, open_premises
+from support.stations import Premises, activate, open_premises
 
 
 @pytest.fixture
@@ -22,5 +21,5 @@ def premises(tmp_path: Path) -> Iterator[Premises]:
 @pytest.fixture
 def installed(premises: Premises) -> Premises:
     """The same, with `colours` active."""
-    assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+    activate(premises, "colours")
     return premises

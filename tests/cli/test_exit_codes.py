@@ -18,8 +18,7 @@ import structlog
 
 from moondream_station.cli.app import app, run
 from moondream_station.core.log import set_up_logging
-from support.commands import switch
-from support.stations import Premises, open_premises
+from support.stations import Premises, activate, open_premises
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -36,7 +35,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
         premises.add_model("colours")
         premises.add_model("shapes", supported_os=["plan9"])
         premises.add_model("hollow", backend="gone")
-        assert switch(premises, "colours")[-1]["event"] == "ActivationSucceeded"
+        activate(premises, "colours")
         (premises.folder / "requirements.txt").write_text("torch>=2.8\n")
         (premises.folder / "wrong.txt").write_text("torch>>2\n")
         (premises.folder / "options.txt").write_text("-e .\n")

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from moondream_station.core.environments.active import read_active, write_active
-from support.commands import events_of, run, run_json, serving, started, switch
+from support.commands import events_of, run, run_json, serving, started
 from support.index_traffic import Fault
-from support.stations import Premises
+from support.stations import Premises, activate
 
 
 def test_logs_show_the_last_activation_and_the_worker(installed: Premises) -> None:
@@ -24,14 +24,14 @@ def test_logs_show_the_last_activation_and_the_worker(installed: Premises) -> No
 
 def test_prune_keeps_what_is_in_use(installed: Premises) -> None:
     """What `active.json` names stays with its downloads; what was there before it goes, once forgotten."""
-    assert switch(installed, "colours", "--upgrade")[-1]["event"] == "ActivationSucceeded"
+    activate(installed, "colours", upgrade=True)
     environments = installed.environments()
     assert len(environments) == 2  # the one before is kept for a return
     planned = run_json(installed, "prune", "--dry-run")
     assert installed.environments() == environments
     assert "environment" not in {one["kind"] for one in planned["removed"]}
     assert run_json(installed, "prune")["removed"] == planned["removed"]
-    assert switch(installed, "colours")[-1]["event"] == "ActivationSucceeded"
+    activate(installed, "colours")
 
 
 def test_a_forgotten_model_can_be_pruned(installed: Premises) -> None:
@@ -43,7 +43,7 @@ def test_a_forgotten_model_can_be_pruned(installed: Premises) -> None:
     assert installed.environments() == set()
     assert list(installed.home.downloads.iterdir()) == []
     assert run(installed, "remove", "colours").returncode == 1
-    assert switch(installed, "colours")[-1]["event"] == "ActivationSucceeded"
+    activate(installed, "colours")
 
 
 def test_what_was_left_half_done_is_named_and_goes(installed: Premises) -> None:
@@ -61,7 +61,7 @@ def test_what_was_left_half_done_is_named_and_goes(installed: Premises) -> None:
     }
     assert run_json(installed, "prune")["removed"] == planned["removed"]
     assert not any((home.root / path).exists() for _, path in named)
-    assert switch(installed, "colours")[-1]["event"] == "ActivationSucceeded"
+    activate(installed, "colours")
 
 
 def test_code_that_was_being_replaced_is_not_pruned(installed: Premises) -> None:

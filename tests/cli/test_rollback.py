@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moondream_station.core.environments.active import read_active
-from support.commands import run, run_json, serving, switch
-from support.stations import Premises
+from support.commands import run, run_json, serving
+from support.stations import Premises, activate
 
 _WHERE = """
 import sys
@@ -23,8 +23,8 @@ def caption(**kwargs):
 def renewed(premises: Premises) -> Premises:
     """A home whose active model `colours` has an environment, and had another one."""
     premises.add_model("colours", source=_WHERE)
-    for options in ((), ("--upgrade",)):
-        assert switch(premises, "colours", *options)[-1]["event"] == "ActivationSucceeded"
+    activate(premises, "colours")
+    activate(premises, "colours", upgrade=True)
     return premises
 
 
@@ -56,7 +56,7 @@ def test_the_next_switch_stays_with_it(renewed: Premises) -> None:
     """What was gone back to is the model's environment, though a newer one was made for the same."""
     _, old = names(renewed)
     run_json(renewed, "rollback", "colours")
-    assert switch(renewed, "colours")[-1]["environment"] == old
+    assert activate(renewed, "colours").environment == old
 
 
 def test_a_station_that_serves_goes_on_from_it(renewed: Premises) -> None:
@@ -77,14 +77,14 @@ def test_a_model_that_is_not_active_stays_so(renewed: Premises) -> None:
     """Its environments are exchanged once torch has computed, also where a station serves another model."""
     new, old = names(renewed)
     renewed.add_model("shapes")
-    assert switch(renewed, "shapes")[-1]["event"] == "ActivationSucceeded"
+    activate(renewed, "shapes")
     with serving(renewed) as station:
         assert run_json(renewed, "rollback", "colours")["environment"] == old
         assert station.get("/v1/station")["active"]["model"] == "shapes"
         assert station.post("/v1/caption", {})["caption"] == "a small caption"
     assert read_active(renewed.home).model == "shapes"
     assert names(renewed) == (old, new)
-    assert switch(renewed, "colours")[-1]["environment"] == old
+    assert activate(renewed, "colours").environment == old
 
 
 def damaged(premises: Premises, environment: str) -> None:
@@ -99,14 +99,14 @@ def test_what_is_not_whole_is_not_gone_back_to(renewed: Premises, active: str) -
     new, old = names(renewed)
     if active != "colours":
         renewed.add_model(active)
-        switch(renewed, active)
+        activate(renewed, active)
     damaged(renewed, str(old))
     assert run(renewed, "rollback", "colours").returncode == 1
     error = run_json(renewed, "rollback", "colours")["error"]
     assert error["code"] == "environment-broken"
     assert "`moondream-station switch colours --upgrade`" in error["hint"]
     assert names(renewed) == (new, old)
-    assert switch(renewed, "colours")[-1]["environment"] == new
+    assert activate(renewed, "colours").environment == new
 
 
 def test_where_torch_no_longer_computes_everything_stays(renewed: Premises) -> None:

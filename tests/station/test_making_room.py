@@ -15,9 +15,8 @@ from moondream_station.core.events import (
     StopReason,
     WorkerStopped,
 )
-from moondream_station.core.station import Station
 from support.machines import cpu_only
-from support.stations import HERE, Premises, course_of, failed, switched
+from support.stations import HERE, Premises, caption, course_of, failed, switched
 
 pytestmark = pytest.mark.anyio
 
@@ -43,14 +42,6 @@ def caption(**kwargs):
     return {"caption": "fetched"}
 """
 PETABYTE = 10**15
-
-
-async def caption(station: Station) -> str:
-    """What the station answers."""
-    assert station.serving is not None
-    async with station.serving.call("caption", {}, timeout_seconds=30) as answer:
-        assert isinstance(answer, dict)
-        return str(answer["caption"])
 
 
 async def first_stopped(events: Subscription) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import psutil
 
 from moondream_station.core.bus import Subscription
@@ -114,12 +115,12 @@ class Premises:
 
     @asynccontextmanager
     async def station(
-        self, machine: MachineRecord, *, serves: bool = False, **settings: object
+        self, machine: MachineRecord | None = None, *, serves: bool = False, **settings: object
     ) -> AsyncIterator[Station]:
         """Open a station here.
 
         Args:
-            machine: The computer it sees.
+            machine: The computer it sees; this one by default.
             serves: Whether it holds the active model's worker, as `serve` does; HTTP is not part of it.
             settings: The user's settings, as flags give them.
         """
@@ -129,7 +130,7 @@ class Premises:
             load_settings(self.home, self.environ, **settings),
             self.environ,
             station=info if serves else None,
-            machine=RecordedMachine(machine),
+            machine=None if machine is None else RecordedMachine(machine),
         ) as station:
             yield station
 
@@ -227,6 +228,25 @@ async def failed(station: Station, model: str, strategy: str | None = None, **op
     async with course_of(station, model, strategy, **options) as course:
         await course.end(ActivationFailed)
         return course
+
+
+def activate(premises: Premises, model: str, *, upgrade: bool = False) -> ActivationSucceeded:
+    """Switch in this process, for what a test begins with or ends with: no command has to start for it."""
+
+    async def switch_here() -> ActivationSucceeded:
+        async with premises.station() as station:
+            course = await switched(station, model, upgrade=upgrade)
+            return course.only(ActivationSucceeded)
+
+    return anyio.run(switch_here)
+
+
+async def caption(station: Station) -> str:
+    """What the active model says of nothing."""
+    assert station.serving is not None
+    async with station.serving.call("caption", {}, timeout_seconds=30) as answer:
+        assert isinstance(answer, dict)
+        return str(answer["caption"])
 
 
 @contextmanager

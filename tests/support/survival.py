@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import anyio
 import psutil
 
 from moondream_station.core.environments.active import ActiveRecord, read_active
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.pylock import read_stored_pylock
-from support.commands import run_json, serving, switch
+from moondream_station.core.pruning import prune
 from support.index_traffic import Request
-from support.stations import Premises, processes_naming
+from support.stations import Premises, caption, processes_naming, switched
 
 _GONE_LOOKS = 200
 
@@ -53,15 +55,21 @@ class Survival:
         premises = self.premises
         assert gone(premises.folder), processes_naming(premises.folder)
         self.check_active()
-        with serving(premises) as station:
-            assert station.post("/v1/caption", {})["caption"] == "a small caption"
         premises.index.faults.clear()
         premises.index.clear_requests()
-        assert switch(premises, "colours", "--upgrade")[-1]["event"] == "ActivationSucceeded"
+        anyio.run(self._check_works)
         if fetched_again_at_most is not None:
             assert wheel_bytes(premises.index.requests) <= fetched_again_at_most
         premises.check_tidy()
         check_pruned(premises)
+
+    async def _check_works(self) -> None:
+        """The next station serves what is active, and the next switch succeeds."""
+        async with self.premises.station(serves=True) as station:
+            assert station.serving is not None
+            await station.serving.start_active()
+            assert await caption(station) == "a small caption"
+            await switched(station, "colours", upgrade=True)
 
     def check_active(self) -> None:
         """The pointer is as it was, or at an environment that is committed; never anything between."""
@@ -78,8 +86,8 @@ def wheel_bytes(requests: tuple[Request, ...]) -> int:
 
 def check_pruned(premises: Premises) -> None:
     """After `prune` nothing is there that nothing refers to."""
-    run_json(premises, "prune")
     home = premises.home
+    anyio.run(partial(prune, home, dry_run=False, on_wait=lambda _: None))
     named = read_active(home).environments
     assert {path.name for path in home.environments.iterdir()} == named
     locks = [read_stored_pylock(place_of(home, name).pylock.read_text(encoding="utf-8")) for name in named]
