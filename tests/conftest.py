@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -22,8 +23,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="run every fault of tests/faults, too")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let xdist hand out files in the order in which they are collected: its own puts the longest last."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs on trio, when asked to, and the long tests of faults unless asked for."""
+    """Leave out what runs on trio, when asked to, and the long tests of faults unless asked for.
+
+    Files of few tests come first: theirs start processes and take seconds, the hundreds of others none.
+    """
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
@@ -36,7 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (left_out if unwanted else kept).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = kept
+    tests = Counter(item.path for item in kept)
+    items[:] = sorted(kept, key=lambda item: tests[item.path])
 
 
 @pytest.fixture(params=["asyncio", "trio"])
