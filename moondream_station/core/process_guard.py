@@ -1,9 +1,10 @@
 """Stand between the station and one program: when the station goes, the program and all it started go too.
 
 Started as a script by `process.run`, never imported by it: `python -S -E -P process_guard.py TOKEN PROGRAM
-ARGUMENT…`, with the standard library alone and little of that, because every program pays for this start
-(about 20 ms). stdin is a pipe whose other end only the station holds; its end of file means that the station
-is gone, however it died, or wants the program ended. stdout and stderr are the program's own.
+ARGUMENT…`, with the standard library alone and little of that, because every program pays for this start:
+subprocess and contextlib alone would add a third to it. stdin is a pipe whose other end only the station
+holds; its end of file means that the station is gone, however it died, or wants the program ended. stdout and
+stderr are the program's own.
 
 The program runs in a process group of its own inside the guard's session, with /dev/null as stdin. When it
 ends, when stdin ends, or when the guard gets SIGTERM, SIGINT or SIGHUP, whatever is left of the program is
@@ -22,11 +23,9 @@ What "whatever is left" reaches:
 - Windows: process_guard_windows.py.
 """
 
-import contextlib
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 
@@ -48,6 +47,10 @@ _CHECK_SECONDS = 0.02  # outside Linux nobody tells when a grandchild has ended
 _NOT_STARTED = 127
 _STDIN = 0
 _STDERR = 2
+
+_HEEDED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+"""What a program would go on ignoring."""
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -104,24 +107,34 @@ class ProgramGroup:
                 return
 
     def _send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.leader, number)
+        _try_to(os.killpg, self.leader, number)
         for pid in _descendants_outside(self.leader):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
+            _try_to(os.kill, pid, number)
+
+
+def _try_to(kill: "Callable[[int, int], None]", target: int, number: int) -> None:
+    try:  # noqa: SIM105  contextlib costs too much here
+        kill(target, number)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def _descendants_outside(group: int) -> list[int]:
     """The guard's descendants that have left the group; none where there is no Linux /proc."""
     families: dict[int, tuple[int, int]] = {}
-    with contextlib.suppress(OSError):
-        for entry in os.listdir("/proc"):  # noqa: PTH208  pathlib costs too much here
-            if entry.isdigit():
-                with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123  likewise
-                    stat = file.read()
-                    # proc_pid_stat(5): the name in brackets may hold anything; state, parent, group follow
-                    _, parent, members = stat[stat.rindex(b")") + 1 :].split(maxsplit=3)[:3]
-                    families[int(entry)] = int(parent), int(members)
+    try:
+        entries = os.listdir("/proc")  # noqa: PTH208  pathlib costs too much here
+    except OSError:
+        entries = []
+    for entry in filter(str.isdigit, entries):
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123  likewise
+                stat = file.read()
+        except OSError:
+            continue
+        # proc_pid_stat(5): the name in brackets may hold anything; state, parent, group follow
+        _, parent, members = stat[stat.rindex(b")") + 1 :].split(maxsplit=3)[:3]
+        families[int(entry)] = int(parent), int(members)
     known: set[int] = set()
     found = {os.getpid()}
     while found:
@@ -142,29 +155,43 @@ def _signals_to_pipe() -> int:
     os.set_blocking(receive, False)
     os.set_blocking(send, False)
     signal.set_wakeup_fd(send, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _HEEDED:
         signal.signal(number, lambda _number, _frame: None)
     return receive
 
 
-def _start(argv: list[str], token: str) -> "subprocess.Popen[bytes]":
-    """Start the program as the leader of its own group."""
+def _start(argv: list[str], token: str) -> int:
+    """Start the program as the leader of its own group; returns its process id."""
     guard = os.getpid()
+    hear, tell = os.pipe()  # closed by a start that succeeds
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)  # the guard's handlers are not for the program
+    leader = os.fork()
+    if leader == 0:
+        _become(argv, guard, tell)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
+    os.close(tell)
+    if why := os.read(hear, 64):
+        os.write(_STDERR, f"{token} {os.strerror(int(why))}\n".encode())
+        os._exit(_NOT_STARTED)
+    os.close(hear)
+    return leader
 
-    def die_with_guard() -> None:
+
+def _become(argv: list[str], guard: int, tell: int) -> "NoReturn":
+    """Turn this process, which was forked for it, into the program; an error's number goes to `tell`."""
+    try:
+        os.setpgid(0, 0)
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:  # it went before the kernel was told
             os._exit(_NOT_STARTED)
-
-    try:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-            preexec_fn=die_with_guard,  # noqa: PLW1509  safe: the guard has one thread
-        )
+        os.dup2(os.open(os.devnull, os.O_RDWR), _STDIN)  # the guard's other descriptors are not inherited
+        for number in (*_HEEDED, *_IGNORED_BY_PYTHON):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
+        os.execvp(argv[0], argv)  # noqa: S606  the guard is there for nothing else
     except OSError as error:
-        os.write(_STDERR, f"{token} {error.strerror}\n".encode())
+        os.write(tell, str(error.errno).encode())
+    finally:
         os._exit(_NOT_STARTED)
 
 
@@ -212,8 +239,7 @@ def main(argv: list[str]) -> "NoReturn":
     token, *command = argv
     signals = _signals_to_pipe()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    process = _start(command, token)  # kept to the end: its finalizer would reap the program
-    group = ProgramGroup(process.pid)
+    group = ProgramGroup(_start(command, token))
     _wait_for_end(group, signals)
     changes = select.poll()
     changes.register(signals, select.POLLIN)

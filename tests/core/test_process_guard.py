@@ -73,6 +73,16 @@ def test_the_programs_streams_are_its_own() -> None:
         assert guard.stderr.read() == b"err\n"
 
 
+@linux_only
+def test_the_program_inherits_nothing_else() -> None:
+    """No descriptor but the three, no signal that is blocked or ignored."""
+    with guarded("/bin/sh", "-c", "grep -E '^Sig(Blk|Ign)' /proc/$$/status; ls /proc/$$/fd") as guard:
+        assert guard.stdout is not None
+        _, blocked, _, ignored, *descriptors = guard.stdout.read().split()
+    assert (int(blocked, 16), int(ignored, 16)) == (0, 0)
+    assert descriptors == [b"0", b"1", b"2"]
+
+
 def test_a_program_that_cannot_be_started_is_told_by_the_token(tmp_path: Path) -> None:
     """The caller can tell a failed start from a program's own 127."""
     with guarded(str(tmp_path / "absent")) as guard:
@@ -152,5 +162,6 @@ def test_the_guard_imports_little() -> None:
         assert guard.stderr is not None
         lines = guard.stderr.read().decode().splitlines()
     imported = {line.rpartition("|")[2].strip() for line in lines}
-    assert "subprocess" in imported
-    assert not {"asyncio", "inspect", "json", "logging", "pathlib", "typing"} & imported
+    assert "select" in imported
+    costly = {"asyncio", "contextlib", "inspect", "json", "logging", "pathlib", "subprocess", "typing"}
+    assert not costly & imported
