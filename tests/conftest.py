@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from support.commands import in_process
 from support.stations import Premises, activate, open_premises
 
 # How long one example takes says more about the machine that runs it, and what else it does, than about us.
@@ -20,11 +21,15 @@ settings.load_profile("station")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let CI run the core on asyncio alone where further interpreters are checked."""
     parser.addoption("--asyncio-only", action="store_true", help="run the core's tests on asyncio only")
+    parser.addoption(
+        "--in-process", action="store_true", help="start no process for commands where none is needed"
+    )
     parser.addoption("--faults", action="store_true", help="run every fault of tests/faults, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let xdist hand out files in the order in which they are collected: its own puts the longest last."""
+    in_process.wanted = config.getoption("--in-process")
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False
 
