@@ -82,7 +82,8 @@ def test_the_program_inherits_nothing_else() -> None:
     with guarded("grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status") as guard:
         assert guard.stdout is not None
         _, blocked, _, ignored = guard.stdout.read().split()
-        assert (int(blocked, 16), int(ignored, 16)) == (0, 0)
+        above = 1 << 31  # the C library's own signals, which it may ignore
+        assert (int(blocked, 16), int(ignored, 16) % above) == (0, 0)
 
 
 def test_a_program_that_cannot_be_started_is_told_by_the_token(tmp_path: Path) -> None:
