@@ -10,6 +10,7 @@ the end; the first thing that does not hold ends it with exit code 1.
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from moondream_station.core.environments.store import Committed, check_whole, lo
 from moondream_station.core.errors import StationError
 from moondream_station.core.events import ActivationSucceeded, StageStarted
 from moondream_station.core.journal import activations, read_activation
+from moondream_station.core.log import set_up_logging
 from support.commands import command, switch
 from support.index_traffic import Fault
 from support.stations import Premises, open_premises, processes_naming
@@ -147,6 +149,7 @@ def stage_since(premises: Premises, before: set[str]) -> str:
 
 def main() -> int:
     """Run the rounds, and print their tally; returns the exit code."""
+    set_up_logging(logging.WARNING, lambda: None)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
