@@ -2,9 +2,9 @@
 
 Each round a switch to a newer torch begins, and after a random time the station, or one of the processes that
 it has started, is killed (or interrupted, or terminated). Then no process may be left, what `active.json`
-names must be whole, and every tenth round the whole of `support/survival.py` is gone through: the model
-answers, the next switch succeeds and fetches little, `prune` leaves nothing. A tally by stage is printed at
-the end; the first thing that does not hold ends it with exit code 1.
+names must be whole. In every tenth round and in the last one the whole of `support/survival.py` is gone
+through: the model answers, the next switch succeeds and fetches little, `prune` leaves nothing. A tally by
+stage is printed at the end; the first thing that does not hold ends it with exit code 1.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Rounds:
         wheel = self._premises.index.add_torch(f"2.10.{number}", "cpu", filler_bytes=_SIZE)
         self._premises.index.faults.append(Fault(match=f"*/{wheel.filename}", bytes_per_second=_SIZE * 5))
 
-    def one(self, number: int) -> None:
+    def one(self, number: int, *, is_last: bool) -> None:
         """Kill something at a random instant, and look at what is left.
 
         Raises:
@@ -84,7 +84,7 @@ class Rounds:
         anyio.run(check_active_whole, premises)
         survival.check_active()
         outcome = "new one active" if read_active(premises.home) != survival.before else "old one active"
-        if number % _THOROUGH == 0:
+        if number % _THOROUGH == 0 or is_last:
             survival.check(fetched_again_at_most=2 * _SIZE)
         self.tally[stage, victim, f"{outcome}, exit {code}"] += 1
 
@@ -167,7 +167,7 @@ def main() -> int:
         failure = None
         for number in range(1, arguments.kills + 1):
             try:
-                rounds.one(number)
+                rounds.one(number, is_last=number == arguments.kills)
             except (AssertionError, StationError) as error:
                 failure = f"round {number}: {''.join(traceback.format_exception(error))}"
                 break
