@@ -165,16 +165,23 @@ def _start(argv: list[str], token: str) -> int:
     guard = os.getpid()
     hear, tell = os.pipe()  # closed by a start that succeeds
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)  # the guard's handlers are not for the program
-    leader = os.fork()
+    try:
+        leader = os.fork()
+    except OSError as error:  # no further process is allowed
+        _not_started(token, error.strerror)
     if leader == 0:
         _become(argv, guard, tell)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
     os.close(tell)
     if why := os.read(hear, 64):
-        os.write(_STDERR, f"{token} {os.strerror(int(why))}\n".encode())
-        os._exit(_NOT_STARTED)
+        _not_started(token, os.strerror(int(why)))
     os.close(hear)
     return leader
+
+
+def _not_started(token: str, why: str | None) -> "NoReturn":
+    os.write(_STDERR, f"{token} {why}\n".encode())
+    os._exit(_NOT_STARTED)
 
 
 def _become(argv: list[str], guard: int, tell: int) -> "NoReturn":

@@ -94,6 +94,20 @@ def test_a_program_that_cannot_be_started_is_told_by_the_token(tmp_path: Path) -
         assert guard.wait() == 127
 
 
+def test_where_no_further_process_is_allowed_the_token_tells_too() -> None:
+    """A limit on processes is a failed start as well, not a fault of the guard's."""
+    limited = f"""
+import errno, os, runpy, sys
+def fork():
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+os.fork = fork
+sys.argv = ["guard", "token", "/bin/true"]
+runpy.run_path({str(GUARD)!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (127, b"token Resource temporarily unavailable\n")
+
+
 def test_the_end_of_stdin_ends_the_family(marker: str) -> None:
     """When the station is gone, so are the program and its children, wherever they have got to."""
     with guarded(*tree(marker, *FAMILY, "ready", "wait")) as guard:
