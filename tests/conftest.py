@@ -28,9 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let xdist hand out files in the order in which they are collected: its own puts the longest last."""
+    """Pass on how commands are run, and let xdist hand out files in the order of their collection."""
     in_process.wanted = config.getoption("--in-process")
-    if hasattr(config.option, "loadscopereorder"):
+    if hasattr(config.option, "loadscopereorder"):  # its own order puts the longest last
         config.option.loadscopereorder = False
 
 

@@ -7,17 +7,16 @@ with that code is seen in the other files here.
 from __future__ import annotations
 
 import json
-import logging
-import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
-import structlog
 
-from moondream_station.cli.app import app, run
-from moondream_station.core.log import set_up_logging
+from moondream_station.cli.app import app
+from support.commands import call_here
 from support.stations import Premises, activate, open_premises
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -43,39 +42,13 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
         yield premises
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended: its exit code, and what it printed where."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-Call = Callable[..., Ended]
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def call(
-    lasting: Premises, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Call]:
+def call(lasting: Premises) -> Call:
     """Call the command line with the variables of the premises, and others, in their folder."""
-    for name in tuple(os.environ):
-        monkeypatch.delenv(name)
-    for name, value in lasting.environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(lasting.folder)
-
-    def called(*arguments: str, **variables: str) -> Ended:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        capsys.readouterr()
-        code = run(arguments)
-        return Ended(code, *capsys.readouterr())
-
-    yield called
-    set_up_logging(logging.NOTSET, lambda: None)
-    structlog.reset_defaults()
+    return partial(call_here, lasting)
 
 
 @dataclass(frozen=True)
@@ -152,7 +125,7 @@ def test_with_json_one_line_says_it(call: Call, lasting: Premises, case: Case) -
     """The exit code is the contract's; the result or error is the one line on stdout; nothing happened."""
     journals = set(lasting.home.activations.iterdir())
     done = call(*case.line.split(), "--json")
-    assert done.code == case.exit, done
+    assert done.returncode == case.exit, done
     assert set(lasting.home.activations.iterdir()) == journals
     (line,) = done.stdout.splitlines()
     shown = json.loads(line)
@@ -171,7 +144,7 @@ def test_with_json_one_line_says_it(call: Call, lasting: Premises, case: Case) -
 def test_json_may_stand_before_the_command(call: Call, line: str) -> None:
     """Results and errors are then JSON too, as they are with `--json` behind it."""
     before, behind = call("--json", *line.split()), call(*line.split(), "--json")
-    assert before.code == behind.code
+    assert before.returncode == behind.returncode
     shown = [json.loads(one) for one in before.stdout.splitlines()]
     assert [list(one) for one in shown] == [list(json.loads(one)) for one in behind.stdout.splitlines()]
 
@@ -182,7 +155,7 @@ def test_json_may_stand_before_the_command(call: Call, line: str) -> None:
 def test_for_people_an_error_is_on_stderr(call: Call, case: Case) -> None:
     """Stdout stays empty; the error is told with its hint, without a traceback."""
     done = call(*case.line.split())
-    assert (done.code, done.stdout) == (case.exit, ""), done
+    assert (done.returncode, done.stdout) == (case.exit, ""), done
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert told[0].startswith("error: ")
     assert told[1].startswith("  hint: ")
@@ -193,7 +166,7 @@ def test_for_people_an_error_is_on_stderr(call: Call, case: Case) -> None:
 def test_help_and_json_everywhere(call: Call, name: str) -> None:
     """Every command explains itself, and takes `--json`."""
     done = call(name, "--help")
-    assert (done.code, done.stderr) == (DONE, "")
+    assert (done.returncode, done.stderr) == (DONE, "")
     assert f"Usage: moondream-station {name}" in done.stdout
     assert "--json" in done.stdout
 
@@ -201,10 +174,10 @@ def test_help_and_json_everywhere(call: Call, name: str) -> None:
 def test_an_error_found_is_exit_1(call: Call, lasting: Premises) -> None:
     """`doctor` with an error and `plan` without a build print their whole result."""
     plan = call("plan", "torch>=99", "--json")
-    assert (plan.code, json.loads(plan.stdout)["build"]) == (FAILED, None)
+    assert (plan.returncode, json.loads(plan.stdout)["build"]) == (FAILED, None)
     broken = str(lasting.folder / "nowhere.json")
     report = call("doctor", "--offline", "--json", MOONDREAM_STATION_MANIFEST=broken)
-    assert (report.code, json.loads(report.stdout)["ok"]) == (FAILED, False)
+    assert (report.returncode, json.loads(report.stdout)["ok"]) == (FAILED, False)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +187,7 @@ def test_an_error_found_is_exit_1(call: Call, lasting: Premises) -> None:
 def test_a_switch_ends_with_its_terminal_event(call: Call, arguments: tuple[str, ...], code: str) -> None:
     """Its last line on stdout says why, not an error object; the attempt was published."""
     done = call("switch", *arguments, "--json")
-    assert done.code == FAILED
+    assert done.returncode == FAILED
     requested, *_, last = map(json.loads, done.stdout.splitlines())
     assert requested["event"] == "BackendActivationRequested"
     assert (last["event"], last["stage"], last["error"]["code"]) == ("ActivationFailed", "prepare", code)
@@ -224,15 +197,15 @@ def test_a_broken_set_up_of_pip_is_told_where_it_matters(call: Call, lasting: Pr
     """A manifest on this disk is read without it; a switch ends with its terminal event, as ever."""
     broken = lasting.folder / "pip.conf"
     broken.write_text("no section\n")
-    assert call("models", "--json", PIP_CONFIG_FILE=str(broken)).code == DONE
-    switched = call("switch", "colours", "--json")
+    assert call("models", "--json", PIP_CONFIG_FILE=str(broken)).returncode == DONE
+    switched = call("switch", "colours", "--json", PIP_CONFIG_FILE=str(broken))
     last = json.loads(switched.stdout.splitlines()[-1])
-    assert (switched.code, last["event"], last["error"]["code"]) == (
+    assert (switched.returncode, last["event"], last["error"]["code"]) == (
         FAILED,
         "ActivationFailed",
         "settings-invalid",
     )
-    findings = json.loads(call("doctor", "--json").stdout)["findings"]
+    findings = json.loads(call("doctor", "--json", PIP_CONFIG_FILE=str(broken)).stdout)["findings"]
     status = {finding["id"]: finding["status"] for finding in findings}
     assert status["backends.manifest"] == "ok"
     assert status["network.settings"] in {"warning", "error"}
@@ -246,7 +219,7 @@ def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None
     place = tmp_path / "file"
     place.write_text("mine")
     done = call(*line.split(), "--json", MOONDREAM_STATION_HOME=str(place))
-    assert done.code == FAILED
+    assert done.returncode == FAILED
     assert json.loads(done.stdout)["error"]["code"] == "home-unusable"
     assert place.read_text() == "mine"
 

@@ -48,14 +48,13 @@ def command(*arguments: str) -> list[str]:
 def run(premises: Premises, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, and give its exit code and what it printed.
 
-    With `--in-process` it is called in this process, where nothing forbids that: a tenth of the time.
+    With `--in-process` it is called in this process, where nothing forbids that.
     """
-    environ = {**premises.environ, **variables}
     if in_process.wanted and _may_call():
-        return _call(arguments, environ, premises.folder)
+        return call_here(premises, *arguments, **variables)
     return subprocess.run(
         command(*arguments),
-        env=environ,
+        env={**premises.environ, **variables},
         cwd=premises.folder,
         capture_output=True,
         text=True,
@@ -88,9 +87,8 @@ def _may_call() -> bool:
     return False
 
 
-def _call(
-    arguments: tuple[str, ...], environ: Mapping[str, str], folder: Path
-) -> subprocess.CompletedProcess[str]:
+def call_here(premises: Premises, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Call a command in this process, as if it had one of its own: a tenth of the time."""
     with (
         Path(os.devnull).open(encoding="utf-8") as nothing,
         TemporaryFile("w+", encoding="utf-8") as out,
@@ -99,10 +97,10 @@ def _call(
     ):
         for name, stream in (("stdin", nothing), ("stdout", out), ("stderr", err)):
             patched.setattr(sys, name, stream)
-        patched.chdir(folder)
+        patched.chdir(premises.folder)
         for name in tuple(os.environ):
             patched.delenv(name)
-        for name, value in environ.items():
+        for name, value in {**premises.environ, **variables}.items():
             patched.setenv(name, value)
         try:
             code = call_command(arguments)
