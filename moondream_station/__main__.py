@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import sys
 
-from moondream_station import __version__
-from moondream_station.interrupts import conclude, heed_signals
-from moondream_station.standard_streams import make_ready, write_line
+from moondream_station.console.interrupts import conclude, heed_signals
+from moondream_station.console.standard_streams import make_ready, write_line
+from moondream_station.core.facts.version import VERSION
 
 _UNCOLLECTED = 50_000
 """New objects before the collector looks for garbage. With the interpreter's own 700 to 2,000 a command that
@@ -21,7 +21,7 @@ def main() -> int:
     make_ready()
     if sys.argv[1:] == ["--version"]:
         return _print_version()
-    from moondream_station.cli import run  # noqa: PLC0415  what --version does without
+    from moondream_station.cli.app import run  # noqa: PLC0415  what --version does without
 
     code = run(sys.argv[1:])
     conclude(code)
@@ -30,7 +30,7 @@ def main() -> int:
 
 def _print_version() -> int:
     try:
-        write_line(sys.stdout, f"moondream-station {__version__}")
+        write_line(sys.stdout, f"moondream-station {VERSION}")
     except OSError:
         return 1
     return 0

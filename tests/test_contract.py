@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
-from moondream_station.core.codec import event_from_json
+from moondream_station.core.facts.codec import event_from_json
 from support.commands import Served, run, run_json, serving, switch
 from support.facts import order_broken
 from support.machines import RTX_4090, nvidia_linux

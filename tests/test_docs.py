@@ -12,11 +12,11 @@ import pytest
 import typer
 
 from moondream_station.cli.app import app
-from moondream_station.cli.commands_page import PAGES as MADE
-from moondream_station.cli.commands_page import differences, main
-from moondream_station.core.errors import StationError
-from moondream_station.core.home import Home
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.home.layout import Home
 from support.pages import BLOCK, DOCS, PAGES, ROOT, blocks, commands_in, prose, shell_lines
+from tools.reference.commands_page import PAGES as MADE
+from tools.reference.commands_page import differences, main
 
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 _EDGES = ("cli", "doctor", "http", "panel")
@@ -95,7 +95,7 @@ def test_the_readmes_commands_are_one_line_each(name: str) -> None:
 
 
 def test_what_is_made_from_the_code_is_current() -> None:
-    """`python -m moondream_station.cli.commands_page --write docs/reference` would change nothing."""
+    """`python -m tools.reference.commands_page --write docs/reference` would change nothing."""
     assert differences(DOCS / "reference") == []
 
 

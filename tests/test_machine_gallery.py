@@ -13,10 +13,11 @@ import pytest
 from benchmarks.accuracy.problems import Problem, problems
 from benchmarks.accuracy.works import judge
 
-from moondream_station.core.builds.choice import Selection, Verdict
+from moondream_station.core.activation.plan import Question, plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
-from moondream_station.core.machine import RecordedMachine, load_record
-from moondream_station.core.planning import Question, plan_from_catalog
+from moondream_station.core.facts.selection import Selection, Verdict
+from moondream_station.core.machine.record import load_record
+from moondream_station.core.machine.recorded import RecordedMachine
 from support.gallery import FOLDER, Answer, RecordedCase, recorded_cases
 
 CASES = recorded_cases()

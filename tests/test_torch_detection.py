@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from moondream_station.console.standard_streams import write_line
 from moondream_station.core.torch_installer import TorchInstaller
-from moondream_station.standard_streams import write_line
 
 REQUIREMENT = ">=2.7.0"
 RULE = "=" * 50
@@ -74,7 +74,7 @@ def _status(installer: TorchInstaller) -> list[str]:
 
 def test_the_guides_sample_is_printed_to_the_letter(tmp_path: Path) -> None:
     """On a machine such as the guide's."""
-    from moondream_station.core.machine import RecordedMachine  # noqa: PLC0415  the program needs neither
+    from moondream_station.core.machine.recorded import RecordedMachine  # noqa: PLC0415  the program needs neither
     from support.machines import RTX_4090, windows  # noqa: PLC0415
 
     machine = RecordedMachine(windows(RTX_4090, driver="522.06", cuda="11.8"))

@@ -1,5 +1,1 @@
-"""The command line: the only place that prints."""
-
-from moondream_station.cli.app import run
-
-__all__ = ["run"]
+"""What each command does."""

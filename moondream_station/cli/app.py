@@ -12,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-from moondream_station import __version__
-from moondream_station.cli.output import print_error, print_text
-from moondream_station.core.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
-from moondream_station.core.one_error import one_error
-from moondream_station.exit_codes import CANCELLED, DONE, FAILED, USAGE
+from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED, USAGE
+from moondream_station.console.output import print_error, print_text
+from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
+from moondream_station.core.facts.version import VERSION
+from moondream_station.core.home.one_error import one_error
 
 app = typer.Typer(
     add_completion=False,
@@ -45,7 +45,7 @@ def station(
 ) -> int:
     """Serve vision-language models on your own computer. Without a command: the interactive prompt."""
     if version:
-        print_text(f"moondream-station {__version__}", {"version": __version__}, as_json=as_json)
+        print_text(f"moondream-station {VERSION}", {"version": VERSION}, as_json=as_json)
         raise typer.Exit(DONE)
     if context.invoked_subcommand is not None:
         if as_json:  # it stands before the command, and is meant for it
@@ -84,7 +84,7 @@ def serve(
 @app.command()
 def models(*, as_json: Json = False) -> int:
     """List the manifest's models."""
-    from moondream_station.cli.show import run_models  # noqa: PLC0415
+    from moondream_station.cli.status import run_models  # noqa: PLC0415
 
     return run_models(as_json=as_json)
 
@@ -115,7 +115,7 @@ def status(
     as_json: Json = False,
 ) -> int:
     """Show the active model and what runs."""
-    from moondream_station.cli.show import run_status  # noqa: PLC0415
+    from moondream_station.cli.status import run_status  # noqa: PLC0415
 
     return run_status(watch=watch, as_json=as_json)
 
@@ -171,7 +171,7 @@ def logs(
     as_json: Json = False,
 ) -> int:
     """Print the last activation's journal and the worker's last lines."""
-    from moondream_station.cli.journal import run_logs  # noqa: PLC0415
+    from moondream_station.cli.logs import run_logs  # noqa: PLC0415
 
     return run_logs(model, as_json=as_json)
 

@@ -7,14 +7,14 @@ import os
 import anyio
 import anyio.to_thread
 
-from moondream_station.cli.output import print_text
-from moondream_station.cli.signals import run_loop
-from moondream_station.core.cancelling import ask_to_cancel, withdraw
-from moondream_station.core.errors import NothingToCancel, StationError
-from moondream_station.core.events import ActivationCancelled, ActivationSucceeded, Fact
-from moondream_station.core.home import Home, home_from
-from moondream_station.core.journal import read_activation
-from moondream_station.core.locks import Holder, StationRecord, activation_holder, read_station
+from moondream_station.console.output import print_text
+from moondream_station.console.signals import run_loop
+from moondream_station.core.activation.cancelling import ask_to_cancel, withdraw
+from moondream_station.core.bus.journal import read_activation
+from moondream_station.core.facts.errors import NothingToCancel, StationError
+from moondream_station.core.facts.events import ActivationCancelled, ActivationSucceeded, Fact
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.locks import Holder, StationRecord, activation_holder, read_station
 
 _PATIENCE_SECONDS = 10.0
 _POLL_SECONDS = 0.1

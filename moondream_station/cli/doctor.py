@@ -17,24 +17,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.output import print_progress, print_text
-from moondream_station.cli.signals import run_loop
-from moondream_station.core.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
-from moondream_station.core.home import Home, home_from
-from moondream_station.core.machine import (
-    LocalMachine,
-    Machine,
-    RecordedMachine,
-    Recorder,
-    load_record,
-    local_identity,
-    redact,
-)
-from moondream_station.core.settings import Settings, load_settings
-from moondream_station.doctor import examine
-from moondream_station.doctor.examination import with_finding
-from moondream_station.doctor.leftovers import repair
+from moondream_station.console.logging import configure_logging
+from moondream_station.console.output import print_progress, print_text
+from moondream_station.console.signals import run_loop
+from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.record import load_record
+from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.recorder import Recorder
+from moondream_station.core.machine.redaction import local_identity, redact
+from moondream_station.doctor.checks.leftovers import repair
+from moondream_station.doctor.examination import examine, with_finding
 from moondream_station.doctor.privacy import cleaner
 from moondream_station.doctor.report import Finding, Remedy, Report, Section, ok, report_to_json, warning
 from moondream_station.doctor.text import Symbols, finding_line, report_text, symbols_for

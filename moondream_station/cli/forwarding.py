@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from moondream_station.cli.output import print_progress
-from moondream_station.cli.presenting import Presenter, present, presenter_for
-from moondream_station.cli.signals import cancel_on_signal
-from moondream_station.core.cancelling import ask_to_cancel, withdraw
-from moondream_station.core.codec import event_from_json
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.errors import StationError, UnknownModel
-from moondream_station.core.events import BackendActivationRequested, CancelReason, Event
-from moondream_station.core.home import Home
-from moondream_station.core.journal import read_activation
-from moondream_station.core.locks import StationRecord
-from moondream_station.exit_codes import CANCELLED
+from moondream_station.console.exit_codes import CANCELLED
+from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.output import print_progress
+from moondream_station.console.presenting import Presenter, present, presenter_for
+from moondream_station.console.signals import cancel_on_signal
+from moondream_station.core.activation.cancelling import ask_to_cancel, withdraw
+from moondream_station.core.bus.journal import read_activation
+from moondream_station.core.facts.codec import event_from_json
+from moondream_station.core.facts.errors import StationError, UnknownModel
+from moondream_station.core.facts.events import BackendActivationRequested, CancelReason, Event
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import StationRecord
 from moondream_station.http.client import Accepted, StationClient
-from moondream_station.interrupts import ignore_signals
 
 if TYPE_CHECKING:
     from moondream_station.cli.switch import Wish

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from moondream_station.cli.output import print_progress, print_text
-from moondream_station.cli.signals import run_loop
-from moondream_station.core.environments.active import ActiveRecord, read_active, write_active
-from moondream_station.core.errors import NoActiveModel, StationRunning
-from moondream_station.core.home import Home, home_from
-from moondream_station.core.locks import Holder, activation_lock, read_station
-from moondream_station.core.pruning import prune
+from moondream_station.console.output import print_progress, print_text
+from moondream_station.console.signals import run_loop
+from moondream_station.core.activation.prune import prune
+from moondream_station.core.facts.errors import NoActiveModel, StationRunning
+from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.locks import Holder, activation_lock, read_station
 from moondream_station.panel.quantities import size_text
 
 

@@ -1,52 +1,89 @@
-"""Logging, configured here at the edge: to stderr, for people on a terminal, as JSON elsewhere."""
+"""`logs`: what the last activation did, with its tools' output, and what the worker wrote last."""
 
 from __future__ import annotations
 
-import logging
-import sys
+import json
+import os
+from typing import Any
 
-from moondream_station.core.errors import SettingsInvalid
-from moondream_station.core.log import set_up_logging
+from moondream_station.console.output import print_text
+from moondream_station.console.plain import PlainLines
+from moondream_station.core.bus.journal import activations, read_activation
+from moondream_station.core.facts.codec import event_to_json
+from moondream_station.core.facts.errors import NoActiveModel
+from moondream_station.core.facts.events import BackendActivationRequested, Event
+from moondream_station.core.home.layout import Home, home_from
 
-_LEVELS = ("debug", "info", "warning", "error", "critical")
+_WORKER_LINES = 50
 
 
-def configure_logging(level: str | None, *, default: str = "warning") -> None:
-    """Send structlog to stderr.
+def run_logs(model: str | None, *, as_json: bool) -> int:
+    """Print the last activation's journal and the worker's last lines; returns the exit code.
 
     Args:
-        level: The user's log level, None where not set.
-        default: The level otherwise.
+        model: Whose; None for the model that was asked for last.
+        as_json: Whether to print one JSON object.
 
     Raises:
-        SettingsInvalid: There is no such level.
+        NoActiveModel: Nothing was ever asked for, or not for this model.
     """
-    name = (level or default).lower()
-    if name not in _LEVELS:
-        raise SettingsInvalid(
-            f"MOONDREAM_STATION_LOG is {level!r}, which is no log level.",
-            hint=f"Use one of {', '.join(_LEVELS)}.",
+    home = home_from(os.environ)
+    found = _latest(home, model)
+    if found is None:
+        raise NoActiveModel(
+            f"There is no activation of {model} on record." if model else "There is no activation on record.",
+            hint="`moondream-station switch MODEL` activates a model.",
         )
-    set_up_logging(getattr(logging, name.upper()), _configure_structlog)
+    activation, events, name = found
+    notes = _notes(home, activation)
+    worker = _last_lines(home, name)
+    shown = {
+        "activation": activation,
+        "model": name,
+        "events": [event_to_json(event) for event in events],
+        "notes": notes,
+        "worker": worker,
+    }
+    print_text(_text(activation, events, notes, worker), shown, as_json=as_json)
+    return 0
 
 
-def _configure_structlog() -> None:
-    import structlog  # noqa: PLC0415  the reason stands in core/log.py
+def _latest(home: Home, model: str | None) -> tuple[str, list[Event], str] | None:
+    for activation in reversed(activations(home)):
+        events = read_activation(home, activation)
+        first = events[0].fact if events else None
+        if isinstance(first, BackendActivationRequested) and model in {None, first.model}:
+            return activation, events, first.model
+    return None
 
-    renderers: list[structlog.typing.Processor] = (
-        # Not rich's traceback, which is the default: it prints the values of variables, secrets too.
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if sys.stderr.isatty()
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *renderers,
-        ],
-        # What stderr is when something is logged: while a panel is there, lines go above it.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
+
+def _notes(home: Home, activation: str) -> list[str]:
+    """The tools' output that stands between the facts."""
+    notes = []
+    for line in (home.activations / f"{activation}.jsonl").read_text(errors="replace").splitlines():
+        try:
+            data: Any = json.loads(line)
+        except ValueError:
+            continue  # the last line of a station that was killed
+        if isinstance(data, dict) and "text" in data and "event" not in data:
+            notes.append(str(data["text"]))
+    return notes
+
+
+def _last_lines(home: Home, model: str) -> list[str]:
+    try:
+        text = home.worker_log(model).read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    return text.splitlines()[-_WORKER_LINES:]
+
+
+def _text(activation: str, events: list[Event], notes: list[str], worker: list[str]) -> str:
+    plain = PlainLines()
+    lines = [f"Activation {activation}"]
+    for event in events:
+        lines += [f"{event.at:%H:%M:%S}  {line}" for line in plain.lines(event)]
+    for note in notes:
+        lines += ["", "What the tool said:", *(f"  {line}" for line in note.splitlines())]
+    lines += ["", "The worker's last lines:" if worker else "The worker wrote nothing.", *worker]
+    return "\n".join(lines)

@@ -13,11 +13,11 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.output import print_text, table, terminal_width
-from moondream_station.cli.signals import run_loop
+from moondream_station.console.logging import configure_logging
+from moondream_station.console.output import print_text, table, terminal_width
+from moondream_station.console.signals import run_loop
+from moondream_station.core.activation.plan import Question, plan_from_catalog, plan_here
 from moondream_station.core.backends.backend_requirements import requirements_of
-from moondream_station.core.builds.choice import Candidate, Selection
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     FAMILY,
@@ -25,13 +25,16 @@ from moondream_station.core.builds.requirements import (
     parse_requirement_args,
     parse_requirements,
 )
-from moondream_station.core.codec import to_json
-from moondream_station.core.environments.interpreter import own_interpreter
-from moondream_station.core.errors import RequirementsUnsafe, UsageError
-from moondream_station.core.home import Home, home_from
-from moondream_station.core.machine import LocalMachine, Machine, RecordedMachine, load_record, with_python
-from moondream_station.core.planning import Question, plan_from_catalog, plan_here
-from moondream_station.core.settings import Settings, load_settings
+from moondream_station.core.facts.codec import to_json
+from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
+from moondream_station.core.facts.selection import Candidate, Selection
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.record import load_record
+from moondream_station.core.machine.recorded import RecordedMachine, with_python
+from moondream_station.core.resolve.interpreter import own_interpreter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +159,7 @@ def _read(path: Path) -> Requirements:
 
 
 async def _requirements_of(model: str, home: Home, settings: Settings, *, system: str) -> Requirements:
-    from moondream_station.core.preparing import check_model  # noqa: PLC0415  with --model alone
+    from moondream_station.core.activation.prepare import check_model  # noqa: PLC0415  with --model alone
     from moondream_station.core.station import open_manifest, provide_code  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)

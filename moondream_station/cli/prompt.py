@@ -21,23 +21,23 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
-from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.output import print_error, print_result
-from moondream_station.cli.plain import PlainLines
 from moondream_station.cli.serve import Wanted, serve_here
-from moondream_station.cli.show import models_text, status_text
-from moondream_station.cli.signals import cancel_on_signal, run_loop
+from moondream_station.cli.status import models_text, status_text
+from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.logging import configure_logging
+from moondream_station.console.output import print_error, print_result
+from moondream_station.console.plain import PlainLines
+from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.environments.together import accompanied
-from moondream_station.core.errors import NothingToCancel, StationError, UnknownModel, UsageError
-from moondream_station.core.events import CancelReason, DownloadProgressed, Fact, ProbeFinished
-from moondream_station.core.home import home_from
-from moondream_station.core.models import models_shape
-from moondream_station.core.settings import load_settings
-from moondream_station.core.state import status
+from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel, UsageError
+from moondream_station.core.facts.events import CancelReason, DownloadProgressed, Fact, ProbeFinished
+from moondream_station.core.facts.state import status
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import home_from
+from moondream_station.core.home.settings import load_settings
+from moondream_station.core.home.together import accompanied
 from moondream_station.core.station import Station
-from moondream_station.interrupts import ignore_signals
+from moondream_station.core.views.models import models_shape
 from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
 

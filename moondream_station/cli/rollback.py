@@ -6,26 +6,26 @@ import os
 from dataclasses import dataclass, field
 
 from moondream_station.cli.housekeeping import waiting
-from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.output import print_error, print_progress, print_text
-from moondream_station.cli.plain import PlainLines
-from moondream_station.cli.signals import run_loop
 from moondream_station.cli.switch import activate_here
-from moondream_station.core.environments.active import read_active
+from moondream_station.console.exit_codes import DONE
+from moondream_station.console.logging import configure_logging
+from moondream_station.console.output import print_error, print_progress, print_text
+from moondream_station.console.plain import PlainLines
+from moondream_station.console.signals import run_loop
+from moondream_station.core.activation.rollback import exchange, previous_environment
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import load_commit
-from moondream_station.core.events import (
+from moondream_station.core.facts.events import (
     ActivationFailed,
     ActivationSucceeded,
     BackendActivationRequested,
     Event,
 )
-from moondream_station.core.home import Home, home_from
-from moondream_station.core.locks import read_station
-from moondream_station.core.rollback import exchange, previous_environment
-from moondream_station.core.settings import Settings, load_settings
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.locks import read_station
+from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.station import open_manifest
-from moondream_station.exit_codes import DONE
 
 
 def run_rollback(model: str, *, as_json: bool) -> int:

@@ -13,24 +13,24 @@ from typing import Any
 
 import anyio
 
-from moondream_station import __version__
-from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.output import print_text
-from moondream_station.cli.signals import cancel_on_signal, run_loop
+from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.logging import configure_logging
+from moondream_station.console.output import print_text
+from moondream_station.console.signals import cancel_on_signal, run_loop
+from moondream_station.core.activation.prepare import check_model
 from moondream_station.core.builds.naming import check_strategy
-from moondream_station.core.errors import NothingToCancel, OutputUnwritable, StationRunning
-from moondream_station.core.events import CancelReason
-from moondream_station.core.home import Home, home_from
-from moondream_station.core.locks import announce_station, read_station, serve_lock
-from moondream_station.core.preparing import check_model
-from moondream_station.core.settings import Settings, load_settings
-from moondream_station.core.state import StationInfo
+from moondream_station.core.facts.errors import NothingToCancel, OutputUnwritable, StationRunning
+from moondream_station.core.facts.events import CancelReason
+from moondream_station.core.facts.state import StationInfo
+from moondream_station.core.facts.version import VERSION
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.locks import announce_station, read_station, serve_lock
+from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.station import Station, open_station
 from moondream_station.http.app import create_app
 from moondream_station.http.guard import Access
 from moondream_station.http.server import listen
 from moondream_station.http.server import serve as answer_requests
-from moondream_station.interrupts import ignore_signals
 
 _FAREWELL_SECONDS = 2.0
 _ANNOUNCE_SECONDS = 3.0
@@ -127,7 +127,7 @@ async def serve_here(
         listeners = listen(settings.service_host, settings.service_port, explicit=wanted.port_is_explicit)
         stack.callback(listeners.close)
         info = StationInfo(
-            instance=secrets.token_hex(8), pid=os.getpid(), address=listeners.url, version=__version__
+            instance=secrets.token_hex(8), pid=os.getpid(), address=listeners.url, version=VERSION
         )
         examine = partial(_examine, home, settings)
         opening = open_station(home, settings, os.environ, station=info, examine=examine)
@@ -175,7 +175,8 @@ async def _take_lock(home: Home, stack: AsyncExitStack) -> None:
 
 
 async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:
-    from moondream_station.doctor import examine, report_to_json  # noqa: PLC0415  only when somebody asks
+    from moondream_station.doctor.examination import examine  # noqa: PLC0415  only when somebody asks
+    from moondream_station.doctor.report import report_to_json  # noqa: PLC0415  only when somebody asks
 
     return report_to_json(await examine(home=home, settings=settings, environ=os.environ))
 

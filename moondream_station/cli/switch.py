@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moondream_station.cli.logs import configure_logging
-from moondream_station.cli.presenting import Presenter, present, presenter_for
-from moondream_station.cli.signals import cancel_on_signal, run_loop
+from moondream_station.console.exit_codes import DONE
+from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.logging import configure_logging
+from moondream_station.console.presenting import Presenter, present, presenter_for
+from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
-from moondream_station.core.errors import NothingToCancel, UnknownModel, UsageError
-from moondream_station.core.events import CancelReason
-from moondream_station.core.home import Home, home_from
-from moondream_station.core.locks import read_station
-from moondream_station.core.settings import Settings, load_settings
-from moondream_station.exit_codes import DONE
-from moondream_station.interrupts import ignore_signals
+from moondream_station.core.facts.errors import NothingToCancel, UnknownModel, UsageError
+from moondream_station.core.facts.events import CancelReason
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.locks import read_station
+from moondream_station.core.home.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from moondream_station.core.station import Station

@@ -1,1 +1,1 @@
-"""The station without its edges: facts, effects and the orchestrator that joins them."""
+"""The station without its edges: what an activation decides and does, floor by floor."""

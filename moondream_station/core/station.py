@@ -14,36 +14,37 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from moondream_station.core.activation import Activation, ActivationRequest
+from moondream_station.core.activation.activation import Activation, ActivationRequest
+from moondream_station.core.activation.cancelling import wait_for_cancel_request
+from moondream_station.core.activation.orchestrator import Orchestrator, Unserved
+from moondream_station.core.activation.prepare import Preparation, known_requirements
+from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.manifest import Manifest
-from moondream_station.core.backends.manifest_source import (
+from moondream_station.core.backends.manifest_loader import (
     is_on_network,
     load_local_manifest,
     load_manifest,
     read_built_in,
 )
-from moondream_station.core.backends.pool import InferencePool
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.bus import Bus, new_activation_id
-from moondream_station.core.cancelling import wait_for_cancel_request
+from moondream_station.core.bus.bus import Bus, new_activation_id
+from moondream_station.core.bus.journal import Journal
 from moondream_station.core.capabilities.cache import CapabilityCache
-from moondream_station.core.environments.http_client import open_client
-from moondream_station.core.environments.packaging_config import load_packaging_config
-from moondream_station.core.errors import NothingToCancel, UnknownModel
-from moondream_station.core.events import BackendActivationRequested, CancelReason, Event
-from moondream_station.core.home import Home
-from moondream_station.core.hosting import WorkerHost
-from moondream_station.core.journal import Journal
-from moondream_station.core.machine import LocalMachine, Machine
-from moondream_station.core.making import Tools
-from moondream_station.core.orchestrator import Orchestrator, Unserved
-from moondream_station.core.overview import stored_state
-from moondream_station.core.preparing import Preparation, known_requirements
-from moondream_station.core.serving import Examine, Serving, ServingStation, without_doctor
-from moondream_station.core.settings import Settings
-from moondream_station.core.state import StationInfo
+from moondream_station.core.facts.errors import NothingToCancel, UnknownModel
+from moondream_station.core.facts.events import BackendActivationRequested, CancelReason, Event
+from moondream_station.core.facts.state import StationInfo
+from moondream_station.core.fetch.http_client import open_client
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.packaging.packaging_config import load_packaging_config
+from moondream_station.core.serving.active_worker import Examine, Serving, ServingStation, without_doctor
+from moondream_station.core.serving.queue import InferencePool
+from moondream_station.core.serving.worker_host import WorkerHost
+from moondream_station.core.views.overview import stored_state
 
 
 class Station:

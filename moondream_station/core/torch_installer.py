@@ -17,14 +17,12 @@ from typing import Any, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.choice import Selection
-from moondream_station.core.builds.guide import cuda_of_driver, guide_build, has_mps
 from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.builds.visibility import nvidia_in_use
-from moondream_station.core.capabilities.snapshot import Capabilities, Outcome
-from moondream_station.core.environments.interpreter import own_interpreter
-from moondream_station.core.environments.report import VerificationReport
-from moondream_station.core.errors import NoBuild, ResolutionConflict, StationError
+from moondream_station.core.facts.capabilities import Capabilities, Outcome
+from moondream_station.core.facts.errors import NoBuild, ResolutionConflict, StationError
+from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.selection import Selection
 from moondream_station.core.in_place.guided import (
     guided_selection,
     install_guided,
@@ -32,7 +30,10 @@ from moondream_station.core.in_place.guided import (
     verify_installed,
 )
 from moondream_station.core.in_place.installation import Change
-from moondream_station.core.machine import LocalMachine, Machine
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.resolve.interpreter import own_interpreter
+from moondream_station.core.selection.guide import cuda_of_driver, guide_build, has_mps
 
 T = TypeVar("T")
 

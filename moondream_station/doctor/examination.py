@@ -10,13 +10,14 @@ from typing import TypeAlias
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.errors import StationError
-from moondream_station.core.home import Home
-from moondream_station.core.machine import LocalMachine, Machine
-from moondream_station.core.settings import Settings
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import Machine
 from moondream_station.doctor.check import Check, Unknowable
+from moondream_station.doctor.checks.registry import CHECKS
 from moondream_station.doctor.patient import Patient
-from moondream_station.doctor.registry import CHECKS
 from moondream_station.doctor.report import Finding, Remedy, Report, Verdict, skipped, warning
 from moondream_station.doctor.shared import explain
 

@@ -14,7 +14,7 @@ import httpx2
 from anyio.abc import TaskGroup
 
 from moondream_station.core.backends.manifest import Manifest
-from moondream_station.core.backends.manifest_source import (
+from moondream_station.core.backends.manifest_loader import (
     is_on_network,
     load_local_manifest,
     load_manifest,
@@ -26,15 +26,17 @@ from moondream_station.core.builds.requirements import Requirements, parse_requi
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER, NvidiaDriverReading
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
-from moondream_station.core.capabilities.snapshot import Capabilities
-from moondream_station.core.environments.constraints import within_constraints
-from moondream_station.core.environments.http_client import open_client
-from moondream_station.core.environments.offers_source import CollectedOffers, collect_offers
-from moondream_station.core.environments.packaging_config import PackagingConfig, load_packaging_config
-from moondream_station.core.errors import StationError
-from moondream_station.core.home import Home
-from moondream_station.core.machine import Machine, MachineRecord, Recorder
-from moondream_station.core.settings import Settings
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.fetch.http_client import open_client
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
+from moondream_station.core.index.offers import CollectedOffers, collect_offers
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.record import MachineRecord
+from moondream_station.core.machine.recorder import Recorder
+from moondream_station.core.packaging.constraints import within_constraints
+from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.doctor.check import Check, Unknowable
 from moondream_station.doctor.planned import Planned, plan_for
 from moondream_station.doctor.privacy import cleaner

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from moondream_station.core.builds.advice import doubts, idle_gpu_warnings
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.choice import Selection
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.offers import Offer, catalog_offers
-from moondream_station.core.builds.question import OVERRIDABLE, Question
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.builds.selection import select
 from moondream_station.core.builds.target import target_of
-from moondream_station.core.builds.verdicts import judge
-from moondream_station.core.capabilities.snapshot import Capabilities
-from moondream_station.core.environments.interpreter import OLDEST_PYTHON
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.selection import Selection
+from moondream_station.core.resolve.interpreter import OLDEST_PYTHON
+from moondream_station.core.selection.advice import doubts, idle_gpu_warnings
+from moondream_station.core.selection.request import OVERRIDABLE, Question
+from moondream_station.core.selection.select import select
+from moondream_station.core.selection.verdicts import judge
 
 _ANY_DRIVER = "99999.0"
 

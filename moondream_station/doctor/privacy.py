@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Final
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.environments.packaging_config import PYPI_URL
-from moondream_station.core.environments.redact import redact_text
-from moondream_station.core.home import Home
-from moondream_station.core.machine import MachineRecord, PlatformFacts, local_identity, redact
+from moondream_station.core.facts.redact import redact_text
+from moondream_station.core.home.layout import Home
+from moondream_station.core.machine.protocol import PlatformFacts
+from moondream_station.core.machine.record import MachineRecord
+from moondream_station.core.machine.redaction import local_identity, redact
+from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.doctor.report import Verdict
 
 Clean = Callable[[Verdict], Verdict]

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.errors import StationError
+from moondream_station.core.facts.errors import StationError
 from moondream_station.doctor.check import Unknowable
 
 T = TypeVar("T")

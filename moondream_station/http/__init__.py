@@ -1,1 +1,1 @@
-"""The station over HTTP: routes, server-sent events, the status page, and a client of them."""
+"""What the station answers over HTTP."""

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 from starlette.responses import Response
 
-from moondream_station.core import errors
-from moondream_station.core.errors import StationError
+from moondream_station.core.facts import errors
+from moondream_station.core.facts.errors import StationError
 from moondream_station.http.refusals import Refusal
 from moondream_station.http.routes import ROUTES
 

@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from moondream_station.core.events import Event
-from moondream_station.core.state import StationState
+from moondream_station.core.facts.events import Event
+from moondream_station.core.facts.state import StationState
 
 Answer: TypeAlias = Mapping[str, Any] | AsyncIterator[Any]
 """What a function gives: its whole answer, or the chunks of a streamed one as they arise."""

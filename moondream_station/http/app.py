@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moondream_station.core.errors import StationError
-from moondream_station.core.log import Log
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.home.log import Log
 from moondream_station.http.answers import error_response, is_station_path
 from moondream_station.http.api import StationApi
 from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream

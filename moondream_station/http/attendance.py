@@ -8,7 +8,7 @@ from enum import Enum, auto
 import anyio
 from starlette.types import Receive
 
-from moondream_station.core.errors import StationError
+from moondream_station.core.facts.errors import StationError
 
 
 class End(Enum):

@@ -12,8 +12,8 @@ from typing import Any, Final, Self, TypeAlias
 import anyio
 import httpx2
 
-from moondream_station.core import errors
-from moondream_station.core.errors import StationError, StationUnreachable
+from moondream_station.core.facts import errors
+from moondream_station.core.facts.errors import StationError, StationUnreachable
 from moondream_station.http import refusals
 
 Message: TypeAlias = dict[str, Any]

@@ -9,9 +9,9 @@ import anyio
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from moondream_station.core.codec import event_to_json
-from moondream_station.core.errors import HistoryGone, SubscriberOverflowed
-from moondream_station.core.state import StationState, status
+from moondream_station.core.facts.codec import event_to_json
+from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
+from moondream_station.core.facts.state import StationState, status
 from moondream_station.http.answers import to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.attendance import attend

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from moondream_station.core.errors import BackendError, StationError, UnknownFunction
+from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction
 from moondream_station.http.answers import error_response, function_error, json_response, to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import Call, read_call

@@ -12,8 +12,8 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from moondream_station.core.events import ActivationSucceeded
-from moondream_station.core.state import StationState
+from moondream_station.core.facts.events import ActivationSucceeded
+from moondream_station.core.facts.state import StationState
 from moondream_station.http.api import StationApi
 
 NOT_KNOWN: Final = "it was chosen before this station started; 'moondream-station logs' tells how."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from moondream_station.core.errors import StationError
+from moondream_station.core.facts.errors import StationError
 
 
 class Refusal(StationError):

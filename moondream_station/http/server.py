@@ -15,7 +15,7 @@ import uvicorn
 from anyio.abc import TaskStatus
 from starlette.types import ASGIApp
 
-from moondream_station.core.errors import AddressInUse, AddressUnusable, UsageError
+from moondream_station.core.facts.errors import AddressInUse, AddressUnusable, UsageError
 
 PORTS_TRIED: Final = 20
 MAX_PORT: Final = 65535

@@ -1,1 +1,1 @@
-"""The status panel of the terminal, drawn from the station's state alone."""
+"""What the terminal's panel shows of the station's state."""

@@ -10,9 +10,9 @@ from typing import Final
 
 from rich.text import Text
 
-from moondream_station.core.activation_state import ActivationState
-from moondream_station.core.capabilities.snapshot import Outcome
-from moondream_station.core.events import ActivationWaiting, DownloadProgressed, ProbeFinished, Stage
+from moondream_station.core.facts.activation_state import ActivationState
+from moondream_station.core.facts.capabilities import Outcome
+from moondream_station.core.facts.events import ActivationWaiting, DownloadProgressed, ProbeFinished, Stage
 from moondream_station.panel.frame import Frame
 from moondream_station.panel.quantities import count_text, duration_text, size_text
 from moondream_station.panel.stages import download_words

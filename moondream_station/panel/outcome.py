@@ -6,8 +6,8 @@ from typing import assert_never
 
 from rich.text import Text
 
-from moondream_station.core.activation_state import ActivationState
-from moondream_station.core.events import (
+from moondream_station.core.facts.activation_state import ActivationState
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
     ActivationSucceeded,

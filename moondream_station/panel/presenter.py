@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
-from moondream_station.core.events import Event
-from moondream_station.core.state import StationState, apply
+from moondream_station.core.facts.events import Event
+from moondream_station.core.facts.state import StationState, apply
 from moondream_station.panel.live import LinesAbove, LivePicture
 from moondream_station.panel.rendering import render
 from moondream_station.panel.terminal import Terminal

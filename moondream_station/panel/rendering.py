@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
-from moondream_station.core.activation_state import ActivationState
-from moondream_station.core.active_model import Active, WorkerState
-from moondream_station.core.capabilities.snapshot import Capabilities
-from moondream_station.core.events import ActivationCancelled, ActivationFailed, Terminal
-from moondream_station.core.state import StationState
+from moondream_station.core.facts.activation_state import ActivationState
+from moondream_station.core.facts.active_model import Active, WorkerState
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.events import ActivationCancelled, ActivationFailed, Terminal
+from moondream_station.core.facts.state import StationState
 from moondream_station.panel.details import detail_lines
 from moondream_station.panel.frame import ASCII, UNICODE, Frame
 from moondream_station.panel.outcome import outcome_lines, title_of, title_style

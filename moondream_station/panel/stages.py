@@ -6,9 +6,9 @@ from typing import Final
 
 from rich.text import Text
 
-from moondream_station.core.activation_state import ActivationState
-from moondream_station.core.capabilities.snapshot import Capabilities, Outcome
-from moondream_station.core.events import (
+from moondream_station.core.facts.activation_state import ActivationState
+from moondream_station.core.facts.capabilities import Capabilities, Outcome
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
     ActivationSucceeded,

@@ -28,10 +28,10 @@ if not __package__:
 
 from benchmarks.installing.wheels import serve_torch_like
 
-from moondream_station.cli.logs import configure_logging
-from moondream_station.core.bus import Bus, Subscription
-from moondream_station.core.events import DownloadProgressed, Fact, Stage, StageStarted
-from moondream_station.core.state import StationState
+from moondream_station.console.logging import configure_logging
+from moondream_station.core.bus.bus import Bus, Subscription
+from moondream_station.core.facts.events import DownloadProgressed, Fact, Stage, StageStarted
+from moondream_station.core.facts.state import StationState
 from support.machines import cpu_only
 from support.stations import HERE, Premises, switched
 from support.torch_index import TorchIndex

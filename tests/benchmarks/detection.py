@@ -27,9 +27,9 @@ if not __package__:
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import PROBES, detect
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
-from moondream_station.core.capabilities.snapshot import Capabilities, Outcome, ProbeReport
-from moondream_station.core.home import Home
-from moondream_station.core.machine import LocalMachine
+from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
+from moondream_station.core.home.layout import Home
+from moondream_station.core.machine.local import LocalMachine
 from support.machines import RTX_4090, proc_version, rows, table
 
 _DRIVER = "550.54.14"

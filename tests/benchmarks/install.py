@@ -28,7 +28,7 @@ if not __package__:
 from benchmarks.installing.participants import MODEL, Participant, Pip, Station, Uv, newest_pip
 from benchmarks.installing.wheels import serve_real_torch, serve_torch_like
 
-from moondream_station.core.environments.pylock import read_stored_pylock
+from moondream_station.core.resolve.pylock import read_stored_pylock
 from support.stations import Premises
 from support.torch_index import TorchIndex
 

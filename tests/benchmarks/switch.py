@@ -31,13 +31,13 @@ if not __package__:
 
 from benchmarks.installing.wheels import serve_real_torch
 
-from moondream_station.core.backends.provide import read_backend
-from moondream_station.core.backends.verification import WorkerPlan
-from moondream_station.core.backends.worker import open_worker
-from moondream_station.core.environments.active import read_active
+from moondream_station.core.backends.code_store import read_backend
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import load_commit
-from moondream_station.core.process import child_environment
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.worker.verification import WorkerPlan
+from moondream_station.core.worker.worker import open_worker
 from support.commands import Served, serving, switch
 from support.stations import Premises
 from support.torch_index import TorchIndex

@@ -9,13 +9,13 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from moondream_station.core.bus import Bus, new_activation_id
-from moondream_station.core.cancelling import cancel_request
-from moondream_station.core.events import ActivationSucceeded, Fact, Stage, StageStarted
-from moondream_station.core.home import Home
-from moondream_station.core.journal import Journal
-from moondream_station.core.locks import activation_lock
-from moondream_station.core.state import StationState
+from moondream_station.core.activation.cancelling import cancel_request
+from moondream_station.core.bus.bus import Bus, new_activation_id
+from moondream_station.core.bus.journal import Journal
+from moondream_station.core.facts.events import ActivationSucceeded, Fact, Stage, StageStarted
+from moondream_station.core.facts.state import StationState
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import activation_lock
 from support.commands import events_of, run, run_json, started
 from support.index_traffic import Fault
 from support.stations import Premises

@@ -9,13 +9,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from moondream_station.core.machine import MachineRecord, load_record
-from moondream_station.core.schemas import schemas
+from moondream_station.core.machine.record import MachineRecord, load_record
 from support import machines as m
 from support.commands import command, run, run_json, serving
 from support.fake_driver import HANGS, install_program
 from support.stations import Premises
 from support.terminal import open_terminal
+from tools.reference.schemas import schemas
 
 
 @pytest.fixture

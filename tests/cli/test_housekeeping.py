@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from moondream_station.core.environments.active import read_active, write_active
+from moondream_station.core.home.active_file import read_active, write_active
 from support.commands import events_of, run, run_json, serving, started
 from support.index_traffic import Fault
 from support.stations import Premises, activate

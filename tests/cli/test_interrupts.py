@@ -39,8 +39,8 @@ sys.exit(main())
 
 _UNDER_A_SHIELD = """
 import anyio
-from moondream_station.cli.signals import run_loop
-from moondream_station.interrupts import heed_signals
+from moondream_station.console.signals import run_loop
+from moondream_station.console.interrupts import heed_signals
 
 async def work():
     with anyio.CancelScope(shield=True):
@@ -54,8 +54,8 @@ run_loop(work)
 _BESIDE_A_THREAD = """
 import signal, sys, threading
 import anyio
-from moondream_station.cli.signals import run_loop
-from moondream_station.interrupts import heed_signals
+from moondream_station.console.signals import run_loop
+from moondream_station.console.interrupts import heed_signals
 
 async def work():
     print("begun", flush=True)

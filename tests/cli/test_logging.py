@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from moondream_station.cli.logs import configure_logging
-from moondream_station.core.errors import SettingsInvalid
-from moondream_station.core.log import Log, is_logged, set_up_logging
+from moondream_station.console.logging import configure_logging
+from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.home.log import Log, is_logged, set_up_logging
 
 
 @pytest.fixture(autouse=True)

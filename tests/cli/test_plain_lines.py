@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from moondream_station.cli.plain import PlainLines
-from moondream_station.core.events import (
+from moondream_station.console.plain import PlainLines
+from moondream_station.core.facts.events import (
     CapabilitiesDetected,
     DownloadProgressed,
     Event,

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from moondream_station.core.backends.manifest_source import read_built_in
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.home import Home
+from moondream_station.core.backends.manifest_loader import read_built_in
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
 from support.commands import Served, events_of, run_json, serving, started, switch
 from support.images import png_of
 from support.index_traffic import Fault

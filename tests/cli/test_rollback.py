@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_station.core.environments.active import read_active
+from moondream_station.core.home.active_file import read_active
 from support.commands import run, run_json, serving
 from support.stations import Premises, activate
 

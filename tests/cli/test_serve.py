@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from moondream_station.cli.serve import Wanted, serve_here
-from moondream_station.core.errors import StationRunning
-from moondream_station.core.locks import announce_station, serve_lock
-from moondream_station.core.settings import load_settings
+from moondream_station.core.facts.errors import StationRunning
+from moondream_station.core.home.locks import announce_station, serve_lock
+from moondream_station.core.home.settings import load_settings
 from support.commands import (
     Served,
     events_of,

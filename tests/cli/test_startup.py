@@ -20,7 +20,7 @@ def _loaded(statement: str) -> set[str]:
 
 def test_the_command_line_loads_neither_torch_nor_the_server() -> None:
     """Nor anything else that help can do without."""
-    assert _loaded("import moondream_station.cli") & set(_HEAVY) == set()
+    assert _loaded("import moondream_station.cli.app") & set(_HEAVY) == set()
 
 
 def test_the_version_loads_next_to_nothing() -> None:
@@ -30,7 +30,7 @@ def test_the_version_loads_next_to_nothing() -> None:
     assert loaded & {*_HEAVY, "typer", "rich"} == set()
 
 
-@pytest.mark.parametrize("module", ["show", "switch", "plan", "housekeeping"])
+@pytest.mark.parametrize("module", ["status", "switch", "plan", "housekeeping"])
 def test_a_command_that_logs_nothing_does_not_load_what_logs(module: str) -> None:
     """Nor what draws on terminals; both are loaded when they are needed."""
     assert _loaded(f"import moondream_station.cli.{module}") & {"structlog", "rich"} == set()

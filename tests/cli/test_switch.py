@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from moondream_station.cli.forwarding import follow_there
-from moondream_station.core.errors import UnknownModel
-from moondream_station.core.events import ActivationFailed, BackendActivationRequested, Event
-from moondream_station.core.locks import read_station
+from moondream_station.core.facts.errors import UnknownModel
+from moondream_station.core.facts.events import ActivationFailed, BackendActivationRequested, Event
+from moondream_station.core.home.locks import read_station
 from moondream_station.http.client import StationClient
 from support.commands import (
     command,

@@ -17,12 +17,12 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from moondream_station.core.bus import Bus
-from moondream_station.core.events import Event
-from moondream_station.core.home import Home
-from moondream_station.core.journal import Journal
-from moondream_station.core.locks import activation_lock, announce_station, serve_lock
-from moondream_station.core.state import StationState
+from moondream_station.core.bus.bus import Bus
+from moondream_station.core.bus.journal import Journal
+from moondream_station.core.facts.events import Event
+from moondream_station.core.facts.state import StationState
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import activation_lock, announce_station, serve_lock
 from moondream_station.http.app import create_app
 from moondream_station.http.guard import Access
 from moondream_station.http.server import listen, serve

@@ -7,16 +7,15 @@ from pathlib import Path
 import anyio
 import pytest
 
-from moondream_station.core.errors import DownloadFailed
-from moondream_station.core.home import Home
+from moondream_station.core.facts.errors import DownloadFailed
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.protocol import CommandResult
-from moondream_station.core.settings import Settings
-from moondream_station.doctor import Finding, Status, examine, report_to_json
 from moondream_station.doctor.check import Check, Unknowable
-from moondream_station.doctor.examination import examine_patient
+from moondream_station.doctor.checks.registry import CHECKS
+from moondream_station.doctor.examination import examine, examine_patient
 from moondream_station.doctor.patient import Patient
-from moondream_station.doctor.registry import CHECKS
-from moondream_station.doctor.report import Section, Verdict, error, ok
+from moondream_station.doctor.report import Finding, Section, Status, Verdict, error, ok, report_to_json
 from support.machines import cpu_only
 from support.patients import ALONE, Here, finding_of, ids_of
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.environments.report import VerificationReport
-from moondream_station.core.errors import ErrorInfo
-from moondream_station.core.events import (
+from moondream_station.core.bus.journal import Journal
+from moondream_station.core.facts.errors import ErrorInfo
+from moondream_station.core.facts.events import (
     ActivationFailed,
     ActivationSucceeded,
     BackendActivationRequested,
@@ -26,13 +25,16 @@ from moondream_station.core.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from moondream_station.core.home import Home
-from moondream_station.core.journal import Journal
-from moondream_station.core.locks import activation_lock, announce_station
-from moondream_station.core.machine import Machine, MachineRecord
-from moondream_station.core.settings import Settings
-from moondream_station.doctor import Report, Status, examine
-from moondream_station.doctor.leftovers import leftovers, repair
+from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import activation_lock, announce_station
+from moondream_station.core.home.settings import Settings
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.record import MachineRecord
+from moondream_station.doctor.checks.leftovers import leftovers, repair
+from moondream_station.doctor.examination import examine
+from moondream_station.doctor.report import Report, Status
 from support import machines as m
 from support.environments import made_home
 from support.patients import ALONE, Here, finding_of, ids_of, install, site_packages_of, words_of

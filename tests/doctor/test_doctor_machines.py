@@ -9,14 +9,15 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from moondream_station.core.home import Home
-from moondream_station.core.machine import MachineRecord, RecordedMachine
-from moondream_station.core.schemas import schemas
-from moondream_station.core.settings import Settings
-from moondream_station.doctor import Report, Status, examine, report_to_json
-from moondream_station.doctor.report import Section
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
+from moondream_station.core.machine.record import MachineRecord
+from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.doctor.examination import examine
+from moondream_station.doctor.report import Report, Section, Status, report_to_json
 from support import machines as m
 from support.patients import finding_of, ids_of, words_of
+from tools.reference.schemas import schemas
 
 pytestmark = pytest.mark.anyio
 

@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import trustme
 
-from moondream_station.core.home import Home
-from moondream_station.core.settings import Settings
-from moondream_station.doctor import Report, Status, examine
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
+from moondream_station.doctor.examination import examine
+from moondream_station.doctor.report import Report, Status
 from support import machines as m
 from support.environments import made_home
+from support.index_traffic import Fault
 from support.patients import Here, finding_of, install, words_of
 from support.stations import HERE
-from support.torch_index import Fault, TorchIndex, torch_wheel
+from support.torch_index import TorchIndex
+from support.wheels import torch_wheel
 
 pytestmark = pytest.mark.anyio
 

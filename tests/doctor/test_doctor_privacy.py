@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.home import Home
-from moondream_station.core.settings import Settings
-from moondream_station.doctor import Remedy, examine, report_to_json
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
+from moondream_station.doctor.examination import examine
 from moondream_station.doctor.privacy import cleaner
-from moondream_station.doctor.report import Verdict, ok, warning
+from moondream_station.doctor.report import Remedy, Verdict, ok, report_to_json, warning
 from moondream_station.doctor.text import ASCII, report_text
 from support import machines as m
 from support.environments import made_home

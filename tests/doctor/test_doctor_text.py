@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from moondream_station.doctor import Finding, Remedy, Report, Status, report_to_json
-from moondream_station.doctor.registry import CHECKS
-from moondream_station.doctor.report import Section
+from moondream_station.doctor.checks.registry import CHECKS
+from moondream_station.doctor.report import Finding, Remedy, Report, Section, Status, report_to_json
 from moondream_station.doctor.text import ASCII, UNICODE, report_text, symbols_for
 
 

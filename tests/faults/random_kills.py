@@ -26,13 +26,13 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from moondream_station.core.environments.active import read_active
+from moondream_station.core.bus.journal import activations, read_activation
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import Committed, check_whole, load_commit
-from moondream_station.core.errors import StationError
-from moondream_station.core.events import ActivationSucceeded, StageStarted
-from moondream_station.core.journal import activations, read_activation
-from moondream_station.core.log import set_up_logging
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.facts.events import ActivationSucceeded, StageStarted
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.log import set_up_logging
 from support.commands import command, switch
 from support.index_traffic import Fault
 from support.stations import Premises, open_premises, processes_naming

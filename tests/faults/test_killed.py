@@ -9,9 +9,9 @@ import signal
 
 import pytest
 
-from moondream_station.core.checkpoints import Point
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.events import Stage
+from moondream_station.core.facts.events import Stage
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.checkpoints import Point
 from support.checkpoints import CHECKPOINTS, stopped_at
 from support.commands import started
 from support.index_traffic import Fault

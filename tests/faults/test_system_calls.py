@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from moondream_station.core.environments.active import read_active
+from moondream_station.core.home.active_file import read_active
 from support.stations import Premises
 from support.survival import Survival
 from support.traced import traced

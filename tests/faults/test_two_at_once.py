@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from moondream_station.core.events import Stage
+from moondream_station.core.facts.events import Stage
 from support.checkpoints import stopped_at
 from support.commands import events_of, started
 from support.stations import Premises

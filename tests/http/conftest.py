@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from moondream_station.core.log import set_up_logging
+from moondream_station.core.home.log import set_up_logging
 from support.http_server import Served, serving
 from support.station_api import FakeStation
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from moondream_station.core.capabilities.snapshot import Outcome
-from moondream_station.core.codec import event_to_json
-from moondream_station.core.events import ProbeFinished, Stage, StageStarted
-from moondream_station.core.state import status
+from moondream_station.core.facts.capabilities import Outcome
+from moondream_station.core.facts.codec import event_to_json
+from moondream_station.core.facts.events import ProbeFinished, Stage, StageStarted
+from moondream_station.core.facts.state import status
 from moondream_station.http.events_stream import last_event_id
 from support.http_server import Line, Served, serving
 from support.station_api import FakeStation

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.errors import (
+from moondream_station.core.facts.errors import (
     BackendError,
     NoActiveModel,
     StationError,

@@ -10,9 +10,9 @@ from dataclasses import replace
 import httpx2
 import pytest
 
-from moondream_station.core.codec import FACTS
-from moondream_station.core.errors import ErrorInfo
-from moondream_station.core.events import (
+from moondream_station.core.facts.codec import FACTS
+from moondream_station.core.facts.errors import ErrorInfo
+from moondream_station.core.facts.events import (
     ActivationFailed,
     ActivationSucceeded,
     BackendActivationRequested,
@@ -20,7 +20,7 @@ from moondream_station.core.events import (
     Fact,
     Stage,
 )
-from moondream_station.core.state import StationState
+from moondream_station.core.facts.state import StationState
 from moondream_station.http.page import NOT_KNOWN, content_policy, load_page, why
 from support.http_server import Served
 from support.station_api import FakeStation

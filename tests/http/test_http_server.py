@@ -13,9 +13,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from moondream_station.core.capabilities.snapshot import Outcome
-from moondream_station.core.errors import AddressInUse, AddressUnusable, UsageError
-from moondream_station.core.events import ProbeFinished
+from moondream_station.core.facts.capabilities import Outcome
+from moondream_station.core.facts.errors import AddressInUse, AddressUnusable, UsageError
+from moondream_station.core.facts.events import ProbeFinished
 from moondream_station.http.app import create_app
 from moondream_station.http.guard import Access
 from moondream_station.http.server import PORTS_TRIED, Listeners, listen, serve

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import httpx2
 import pytest
 
-from moondream_station.core.errors import StationError
+from moondream_station.core.facts.errors import StationError
 from support.http_server import TOKEN, Served, serving
 from support.station_api import MODELS, FakeStation
 

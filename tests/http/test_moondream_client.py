@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from moondream_station.core.errors import WorkerBusy
+from moondream_station.core.facts.errors import WorkerBusy
 from moondream_station.http.api import Answer
 from support.http_server import Served
 from support.station_api import chunks, gives, raises

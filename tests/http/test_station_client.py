@@ -12,9 +12,14 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 
-from moondream_station.core.codec import event_to_json
-from moondream_station.core.errors import NothingToCancel, StationError, StationUnreachable, UnknownModel
-from moondream_station.core.events import Stage, StageStarted
+from moondream_station.core.facts.codec import event_to_json
+from moondream_station.core.facts.errors import (
+    NothingToCancel,
+    StationError,
+    StationUnreachable,
+    UnknownModel,
+)
+from moondream_station.core.facts.events import Stage, StageStarted
 from moondream_station.http.client import StationClient
 from moondream_station.http.refusals import TokenRequired
 from support.http_server import TOKEN, Served, serving

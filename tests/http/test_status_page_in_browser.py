@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
-from moondream_station.core.bus import Bus
-from moondream_station.core.events import ActivationSucceeded, Fact
+from moondream_station.core.bus.bus import Bus
+from moondream_station.core.facts.events import ActivationSucceeded, Fact
 from support.browser import Window, open_browser, open_window
 from support.commands import serving as serving_process
 from support.http_server import Served, serving

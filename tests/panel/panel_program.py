@@ -18,7 +18,7 @@ import anyio
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from moondream_station.cli.presenting import presenter_for  # noqa: E402  the paths come first
+from moondream_station.console.presenting import presenter_for  # noqa: E402  the paths come first
 from support.scripted_activation import SCRIPTS, events  # noqa: E402
 
 script, pipe = sys.argv[1:]

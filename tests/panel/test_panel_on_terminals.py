@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.state import StationState, apply
+from moondream_station.core.facts.state import StationState, apply
 from moondream_station.panel.rendering import render
 from support.scripted_activation import SCRIPTS, events, whole
 from support.terminal import Terminal, open_terminal

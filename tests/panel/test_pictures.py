@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from moondream_station.core.state import StationState, apply
+from moondream_station.core.facts.state import StationState, apply
 from moondream_station.panel.rendering import render
 from support.scripted_activation import SCRIPTS, events
 

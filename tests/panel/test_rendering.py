@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from moondream_station.core.active_model import Active, WorkerState
-from moondream_station.core.errors import ErrorInfo
-from moondream_station.core.events import (
+from moondream_station.core.facts.active_model import Active, WorkerState
+from moondream_station.core.facts.errors import ErrorInfo
+from moondream_station.core.facts.events import (
     ActivationFailed,
     BackendActivationRequested,
     Degraded,
@@ -28,7 +28,7 @@ from moondream_station.core.events import (
     StageProgressed,
     StageStarted,
 )
-from moondream_station.core.state import StationInfo, StationState, apply
+from moondream_station.core.facts.state import StationInfo, StationState, apply
 from moondream_station.panel.rendering import render, render_station
 from support.facts import legal_activations, published
 from support.scripted_activation import ACTIVATION, BEGAN_AT, ENVIRONMENT, SCRIPTS, events, machine, whole

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.errors import IndexUnreachable
+from moondream_station.core.facts.errors import IndexUnreachable
 from support.commands import command, run_json, switch
 from support.fake_driver import install_driver
 from support.index_traffic import Fault

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.events import (
+from moondream_station.core.facts.events import (
     ActivationFailed,
     ActivationSucceeded,
     EnvironmentBuilt,
     RequirementsLocked,
 )
+from moondream_station.core.home.active_file import read_active
 from support.machines import cpu_only
 from support.stations import HERE, Premises, failed, switched
 from support.wheels import Sources, module_wheel

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import anyio
 import pytest
 
+from moondream_station.core.activation.cancelling import ask_to_cancel
+from moondream_station.core.activation.plan import Question, plan_here
 from moondream_station.core.builds.requirements import parse_requirement_args
-from moondream_station.core.cancelling import ask_to_cancel
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.events import (
+from moondream_station.core.bus.journal import read_activation
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
     ActivationSucceeded,
@@ -27,9 +28,8 @@ from moondream_station.core.events import (
     StageStarted,
     VerificationCompleted,
 )
-from moondream_station.core.journal import read_activation
-from moondream_station.core.machine import RecordedMachine
-from moondream_station.core.planning import Question, plan_here
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.machine.recorded import RecordedMachine
 from support.index_traffic import Fault
 from support.machines import cpu_only, nvidia_linux
 from support.stations import HERE, Premises, course_of, failed, switched

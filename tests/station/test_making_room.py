@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from moondream_station.core.bus import Subscription
-from moondream_station.core.events import (
+from moondream_station.core.bus.bus import Subscription
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
     ActivationSucceeded,

@@ -7,10 +7,9 @@ from typing import TypeVar
 
 import pytest
 
-from moondream_station.core.bus import Subscription
-from moondream_station.core.environments.active import read_active
+from moondream_station.core.bus.bus import Subscription
 from moondream_station.core.environments.place import place_of
-from moondream_station.core.events import (
+from moondream_station.core.facts.events import (
     ActivationSucceeded,
     ActivationWaiting,
     BuildSelected,
@@ -19,6 +18,7 @@ from moondream_station.core.events import (
     FallbackChosen,
     RequirementsLocked,
 )
+from moondream_station.core.home.active_file import read_active
 from support.machines import cpu_only, nvidia_linux
 from support.stations import HERE, Course, Premises, switched
 from support.wheels import TorchBehaviour

@@ -9,16 +9,16 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from moondream_station.core.bus import Subscription
-from moondream_station.core.environments.active import read_active
+from moondream_station.core.bus.bus import Subscription
 from moondream_station.core.environments.place import place_of
-from moondream_station.core.events import (
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     Fact,
     StopReason,
     WorkerStarted,
     WorkerStopped,
 )
+from moondream_station.core.home.active_file import read_active
 from support.machines import cpu_only
 from support.stations import HERE, Premises, course_of, switched
 

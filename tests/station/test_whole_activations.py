@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from moondream_station.core.codec import to_json
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import load_commit
-from moondream_station.core.events import (
+from moondream_station.core.facts.active_model import WorkerState
+from moondream_station.core.facts.codec import to_json
+from moondream_station.core.facts.events import (
     ActivationFailed,
     ActivationSucceeded,
     BuildSelected,
@@ -24,10 +25,9 @@ from moondream_station.core.events import (
     WorkerStarted,
 )
 from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.state import WorkerState
 from support.machines import MACOS, cpu_only, kfd, mac, merged, nvidia_linux, pci, with_toolkit
 from support.stations import HERE, Premises, failed, switched
-from support.torch_index import native_tags, torch_wheel
+from support.wheels import native_tags, torch_wheel
 
 pytestmark = pytest.mark.anyio
 

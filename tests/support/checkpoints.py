@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from moondream_station.core.checkpoints import VARIABLE, Point
-from moondream_station.core.events import Stage
+from moondream_station.core.facts.events import Stage
+from moondream_station.core.home.checkpoints import VARIABLE, Point
 from support.commands import Premises, started
 
 CHECKPOINTS = (*Stage, *Point)

@@ -22,8 +22,8 @@ import anyio
 import pytest
 import structlog
 
-from moondream_station.cli import run as call_command
-from moondream_station.core.log import set_up_logging
+from moondream_station.cli.app import run as call_command
+from moondream_station.core.home.log import set_up_logging
 
 _END_SECONDS = 20
 

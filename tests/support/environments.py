@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from moondream_station.core.environments.lock import Lock, LockedFile
-from moondream_station.core.environments.packaging_config import PackagingConfig
-from moondream_station.core.environments.transfer import Patience
-from moondream_station.core.home import Home
+from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.fetch.transfer import Patience
+from moondream_station.core.home.layout import Home
+from moondream_station.core.packaging.packaging_config import PackagingConfig
 from support.torch_index import TorchIndex
 from support.wheels import Wheel
 

@@ -12,9 +12,9 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, ge
 
 from hypothesis import strategies as st
 
-from moondream_station.core.capabilities.snapshot import Capabilities
-from moondream_station.core.codec import FACTS
-from moondream_station.core.events import (
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.codec import FACTS
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
     ActivationSucceeded,

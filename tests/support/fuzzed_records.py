@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, sysctl
 from moondream_station.core.capabilities.probes.windows_gpus import QUERY
-from moondream_station.core.machine import CommandResult, MachineRecord
+from moondream_station.core.machine.protocol import CommandResult
+from moondream_station.core.machine.record import MachineRecord
 from support.machines import LINUX, MACOS, WINDOWS
 
 _JETSON = replace(LINUX, machine="aarch64", release="6.8.12-tegra")

@@ -9,7 +9,7 @@ import anyio
 
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, windows_gpus
-from moondream_station.core.capabilities.snapshot import Capabilities
+from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorded import RecordedMachine

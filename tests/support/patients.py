@@ -9,16 +9,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moondream_station.core.environments.active import read_active, write_active
 from moondream_station.core.environments.place import new_place
-from moondream_station.core.environments.pylock import write_pylock
 from moondream_station.core.environments.records import check_records
-from moondream_station.core.environments.report import VerificationReport
 from moondream_station.core.environments.store import CommitRecord, Committed, commit
-from moondream_station.core.home import Home
+from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.home.active_file import read_active, write_active
+from moondream_station.core.home.layout import Home
 from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.doctor.report import Finding, Report, Status
 from support.environments import lock_of, locked_file
 from support.wheels import torch_wheel

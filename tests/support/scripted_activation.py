@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from moondream_station.core.builds.choice import Candidate, Verdict
-from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome
-from moondream_station.core.environments.report import Mismatch, VerificationReport
-from moondream_station.core.errors import ErrorInfo
-from moondream_station.core.events import (
+from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome
+from moondream_station.core.facts.errors import ErrorInfo
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
     ActivationSucceeded,
@@ -32,6 +30,8 @@ from moondream_station.core.events import (
     VerificationCompleted,
     WorkerStarted,
 )
+from moondream_station.core.facts.report import Mismatch, VerificationReport
+from moondream_station.core.facts.selection import Candidate, Verdict
 
 BEGAN_AT = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)
 ACTIVATION = "20261123T100000Z-ab12cd"

@@ -8,9 +8,9 @@ from typing import Literal
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
 from moondream_station.core.builds.requirements import parse_requirement_args
-from moondream_station.core.builds.selection import SelectionResult, select
 from moondream_station.core.builds.target import target_of
-from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome, ProbeReport
+from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
+from moondream_station.core.selection.select import SelectionResult, select
 
 SMI_FOUND = ProbeReport(probe="nvidia_smi", outcome=Outcome.FOUND, seconds=0.1, detail="listed")
 

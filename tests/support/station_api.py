@@ -10,21 +10,22 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.bus import Bus, Subscription
-from moondream_station.core.errors import (
+from moondream_station.core.bus.bus import Bus, Subscription
+from moondream_station.core.facts.active_model import Active, WorkerState
+from moondream_station.core.facts.errors import (
     NothingToCancel,
     NothingToRollBack,
     StationError,
     UnknownModel,
     UsageError,
 )
-from moondream_station.core.events import (
+from moondream_station.core.facts.events import (
     ActivationCancelled,
     BackendActivationRequested,
     CancelReason,
     Stage,
 )
-from moondream_station.core.state import Active, StationInfo, StationState, WorkerState, status
+from moondream_station.core.facts.state import StationInfo, StationState, status
 from moondream_station.http.api import Answer
 
 Function = Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]

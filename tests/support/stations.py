@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import anyio
 import psutil
 
-from moondream_station.core.bus import Subscription
-from moondream_station.core.environments.active import read_active
-from moondream_station.core.events import ActivationFailed, ActivationSucceeded, Event, Fact
-from moondream_station.core.home import Home
+from moondream_station.core.bus.bus import Subscription
+from moondream_station.core.facts.events import ActivationFailed, ActivationSucceeded, Event, Fact
+from moondream_station.core.facts.state import StationInfo
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import load_settings
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorded import RecordedMachine
-from moondream_station.core.settings import load_settings
-from moondream_station.core.state import StationInfo
 from moondream_station.core.station import Station, open_station
 from support.backends import ECHO, write_backend
 from support.facts import order_broken

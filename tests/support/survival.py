@@ -10,10 +10,10 @@ from pathlib import Path
 import anyio
 import psutil
 
-from moondream_station.core.environments.active import ActiveRecord, read_active
+from moondream_station.core.activation.prune import prune
 from moondream_station.core.environments.place import place_of
-from moondream_station.core.environments.pylock import read_stored_pylock
-from moondream_station.core.pruning import prune
+from moondream_station.core.home.active_file import ActiveRecord, read_active
+from moondream_station.core.resolve.pylock import read_stored_pylock
 from support.index_traffic import Request
 from support.stations import Premises, caption, processes_naming, switched
 

@@ -18,7 +18,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from support.torch_index import Fault, TorchBehaviour, TorchIndex, Wheel, torch_wheel
+from support.index_traffic import Fault
+from support.torch_index import TorchIndex
+from support.wheels import TorchBehaviour, Wheel, torch_wheel
 
 _JSON = {"Accept": "application/vnd.pypi.simple.v1+json"}
 

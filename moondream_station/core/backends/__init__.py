@@ -1,1 +1,1 @@
-"""Backends: the manifest that names them, their code, and the workers that run it."""
+"""Which models and backends there are, and how their code gets into the home."""

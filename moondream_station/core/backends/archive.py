@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from moondream_station.core.errors import ArchiveUnsafe
+from moondream_station.core.facts.errors import ArchiveUnsafe
 
 _CHUNK_BYTES: Final = 1 << 20
 _LONGEST_PART_BYTES: Final = 255

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from moondream_station.core.backends.archive import DEFAULT_LIMITS, Limits, Unpacking
-from moondream_station.core.errors import BackendUnavailable
+from moondream_station.core.facts.errors import BackendUnavailable
 
 _CHUNK_BYTES: Final = 1 << 20
 _HEADER_BYTES: Final = 4 << 20

@@ -8,7 +8,7 @@ from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.manifest import BackendInfo
 from moondream_station.core.builds.allowances import NOTHING, Allowances
 from moondream_station.core.builds.requirements import Requirements, parse_requirements
-from moondream_station.core.errors import BackendUnavailable
+from moondream_station.core.facts.errors import BackendUnavailable
 
 
 def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:

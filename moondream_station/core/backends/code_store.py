@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.errors import BackendUnavailable
-from moondream_station.core.home import Home
-from moondream_station.core.storage import read_json, remove_tree, sync_folder, sync_tree
+from moondream_station.core.facts.errors import BackendUnavailable
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.storage import read_json, remove_tree, sync_folder, sync_tree
 
 FORMAT: Final = "moondream-station/backend/1"
 RECORD: Final = ".moondream-station.json"

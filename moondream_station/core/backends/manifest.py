@@ -24,8 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from moondream_station import __version__
-from moondream_station.core.errors import ManifestInvalid, UnknownModel
+from moondream_station.core.facts.errors import ManifestInvalid, UnknownModel
+from moondream_station.core.facts.version import VERSION
 
 _SHOWN_ERRORS = 3
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -240,7 +240,7 @@ class Manifest(BaseModel):
             ) from None
 
     def unsupported_reason(
-        self, model_id: str, *, system: str | None = None, station_version: str = __version__
+        self, model_id: str, *, system: str | None = None, station_version: str = VERSION
     ) -> str | None:
         """Why a model can't be used here, None where it can.
 

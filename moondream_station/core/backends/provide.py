@@ -28,14 +28,12 @@ from moondream_station.core.backends.code_store import (
     read_record,
 )
 from moondream_station.core.backends.manifest import BackendInfo, Manifest
-from moondream_station.core.backends.manifest_source import announced_bytes, path_of
-from moondream_station.core.environments.http_failures import explain_failure
-from moondream_station.core.environments.redact import redact_url
-from moondream_station.core.environments.space import storage_failure
-from moondream_station.core.errors import BackendUnavailable, HashMismatch
-from moondream_station.core.home import Home
-
-__all__ = ["BackendCode", "provide_backend", "read_backend"]
+from moondream_station.core.backends.manifest_loader import announced_bytes, path_of
+from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch
+from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.fetch.http_failures import explain_failure
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.space import storage_failure
 
 MAX_ARCHIVE_BYTES: Final = 256 << 20
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}

@@ -1,1 +1,1 @@
-"""Which PyTorch build a machine gets, and why."""
+"""What is known about PyTorch builds, their wheels, and the hardware that runs them."""

@@ -19,7 +19,7 @@ from moondream_station.core.builds.visibility import (
     intel_in_use,
     nvidia_in_use,
 )
-from moondream_station.core.capabilities.snapshot import Capabilities, Gpu
+from moondream_station.core.facts.capabilities import Capabilities, Gpu
 
 _BLACKWELL_MAJOR = 10
 _NOTHING = InUse()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from moondream_station.core.errors import UsageError
+from moondream_station.core.facts.errors import UsageError
 
 _CUDA = re.compile(r"cu(9|[12][0-9])([0-9])")
 _ROCM = re.compile(r"rocm([0-9]{1,2}(?:\.[0-9]{1,3}){1,2})")

@@ -11,9 +11,9 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
 from moondream_station.core.builds.catalog import Catalog, Row
-from moondream_station.core.builds.choice import Source
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.target import Platform, Target
+from moondream_station.core.facts.selection import Source
 
 _MACHINES: tuple[tuple[str, Platform], ...] = (
     ("_x86_64", "linux_x86_64"),

@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.allowances import NOTHING, Allowances
-from moondream_station.core.errors import RequirementsUnsafe, UsageError
+from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 
 FAMILY: frozenset[str] = frozenset({
     "fbgemm-gpu", "fbgemm-gpu-genai", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "torch",

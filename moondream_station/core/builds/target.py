@@ -15,7 +15,7 @@ from typing import Literal, cast
 from packaging import tags
 from packaging.tags import Tag
 
-from moondream_station.core.capabilities.snapshot import Capabilities
+from moondream_station.core.facts.capabilities import Capabilities
 
 Platform = Literal["linux_x86_64", "linux_aarch64", "windows_amd64", "macos_arm64", "macos_x86_64"]
 

@@ -14,7 +14,7 @@ from itertools import takewhile
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.cubin import parse_capability
 from moondream_station.core.builds.naming import Kind
-from moondream_station.core.capabilities.snapshot import BUS_ALONE, Capabilities, Gpu, Outcome
+from moondream_station.core.facts.capabilities import BUS_ALONE, Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 _INDEX = re.compile(r"[0-9]+")

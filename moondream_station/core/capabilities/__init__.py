@@ -1,1 +1,1 @@
-"""What this machine can do: the snapshot, its detection and its cache."""
+"""What this machine can do."""

@@ -15,13 +15,13 @@ import anyio.to_thread
 
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.fingerprint import fingerprint
-from moondream_station.core.capabilities.snapshot import Capabilities, Gpu, Outcome, ProbeReport
-from moondream_station.core.errors import StationError
-from moondream_station.core.home import Home
-from moondream_station.core.log import Log
+from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.log import Log
+from moondream_station.core.home.storage import read_json, write_atomically
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.core.storage import read_json, write_atomically
 
 VALID_SECONDS: Final = 300.0
 """A GPU can be plugged in, or fall off its bus, without anything in the fingerprint telling so."""

@@ -34,7 +34,7 @@ from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReadi
 from moondream_station.core.capabilities.probes.probe import Reading
 from moondream_station.core.capabilities.probes.sysctl import SysctlReading
 from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
-from moondream_station.core.capabilities.snapshot import (
+from moondream_station.core.facts.capabilities import (
     BUS_ALONE,
     Capabilities,
     Gpu,

@@ -21,9 +21,9 @@ from moondream_station.core.capabilities.probes.platform import PLATFORM
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, one_line
 from moondream_station.core.capabilities.probes.sysctl import SYSCTL
 from moondream_station.core.capabilities.probes.windows_gpus import WINDOWS_GPUS
-from moondream_station.core.capabilities.snapshot import Capabilities, Outcome, ProbeReport
-from moondream_station.core.errors import StationError
-from moondream_station.core.log import Log
+from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.home.log import Log
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.recorder import Recorder
 

@@ -10,9 +10,9 @@ from typing import Final
 
 import psutil
 
-from moondream_station import __version__
 from moondream_station.core.capabilities.detect import PROBES
 from moondream_station.core.capabilities.probes import nvidia_driver
+from moondream_station.core.facts.version import VERSION
 from moondream_station.core.machine.local import LocalMachine
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -32,7 +32,7 @@ def fingerprint(machine: LocalMachine) -> str:
     probes = (probe for probe in PROBES if probe.system in {None, machine.facts.system})
     programs = sorted({program for probe in probes for program in probe.programs})
     state = [
-        __version__,
+        VERSION,
         _boot(),
         [_text_of(path) for path in _DRIVER_FILES],
         astuple(machine.facts),

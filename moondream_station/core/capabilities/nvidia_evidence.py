@@ -11,7 +11,7 @@ from moondream_station.core.capabilities.probes.nvidia_driver import NvidiaDrive
 from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReading
 from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
 from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
-from moondream_station.core.capabilities.snapshot import Gpu, Outcome
+from moondream_station.core.facts.capabilities import Gpu, Outcome
 
 _NVIDIA: Final = 0x10DE
 _UNKNOWN: Final = Gpu(vendor="nvidia")

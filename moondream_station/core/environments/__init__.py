@@ -1,1 +1,1 @@
-"""Environments: locked, downloaded, built, verified, committed."""
+"""When an environment is whole, and which environments there are."""

@@ -14,24 +14,24 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from moondream_station.core.checkpoints import Point, reached
-from moondream_station.core.child_process import as_raised
-from moondream_station.core.environments.arriving import Arrivals
-from moondream_station.core.environments.finished import discard_finished, settle, sha256_of
-from moondream_station.core.environments.interpreter import Interpreter
-from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.packages import find_packages, unmet_needs
 from moondream_station.core.environments.place import Place, new_place
-from moondream_station.core.environments.pylock import write_pylock
 from moondream_station.core.environments.records import check_records, site_packages_of
-from moondream_station.core.environments.space import Need, check_space, unpacked_bytes, writing_to
-from moondream_station.core.environments.together import accompanied, together
-from moondream_station.core.environments.uv_failures import install_failure
-from moondream_station.core.environments.uv_program import Uv, find_uv, output_of
-from moondream_station.core.errors import EnvironmentBroken, HashMismatch, StationError
-from moondream_station.core.home import Home
-from moondream_station.core.log import Log
-from moondream_station.core.storage import remove_tree
+from moondream_station.core.facts.errors import EnvironmentBroken, HashMismatch, StationError
+from moondream_station.core.fetch.lock import Lock
+from moondream_station.core.fetch.wheel_server import Arrivals
+from moondream_station.core.fetch.wheel_store import discard_finished, settle, sha256_of
+from moondream_station.core.home.checkpoints import Point, reached
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.log import Log
+from moondream_station.core.home.space import Need, check_space, unpacked_bytes, writing_to
+from moondream_station.core.home.storage import remove_tree
+from moondream_station.core.home.together import accompanied, together
+from moondream_station.core.processes.child_process import as_raised
+from moondream_station.core.resolve.interpreter import Interpreter
+from moondream_station.core.resolve.pylock import write_pylock
+from moondream_station.core.resolve.uv_failures import install_failure
+from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
 
 _REMOVE_SECONDS = 2.0
 _LOOK_SECONDS = 0.25

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from moondream_station.core.home import Home
+from moondream_station.core.home.layout import Home
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from moondream_station.core.errors import EnvironmentBroken
+from moondream_station.core.facts.errors import EnvironmentBroken
 
 _NAMED_AT_MOST = 3
 _COLUMNS = 3

@@ -15,20 +15,26 @@ from typing import Literal
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.builds.choice import Source
-from moondream_station.core.checkpoints import Point, reached
-from moondream_station.core.child_process import as_raised
-from moondream_station.core.codec import from_json, to_json
-from moondream_station.core.environments.active import read_active
 from moondream_station.core.environments.place import Place
-from moondream_station.core.environments.pylock import read_stored_pylock
 from moondream_station.core.environments.records import check_records
-from moondream_station.core.environments.report import VerificationReport
-from moondream_station.core.environments.space import writing_to
-from moondream_station.core.errors import EnvironmentBroken, ResolutionConflict
-from moondream_station.core.events import Degraded
-from moondream_station.core.home import Home
-from moondream_station.core.storage import read_json, remove_tree, sync_folder, sync_tree, write_atomically
+from moondream_station.core.facts.codec import from_json, to_json
+from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
+from moondream_station.core.facts.events import Degraded
+from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.selection import Source
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.checkpoints import Point, reached
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.space import writing_to
+from moondream_station.core.home.storage import (
+    read_json,
+    remove_tree,
+    sync_folder,
+    sync_tree,
+    write_atomically,
+)
+from moondream_station.core.processes.child_process import as_raised
+from moondream_station.core.resolve.pylock import read_stored_pylock
 
 Format = Literal["moondream-station/environment/1"]
 

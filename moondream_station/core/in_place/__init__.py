@@ -1,1 +1,1 @@
-"""Installing into the interpreter that runs: for the facade alone, never for a backend."""
+"""How PyTorch is installed into the interpreter that runs, for the facade alone."""

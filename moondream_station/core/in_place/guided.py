@@ -6,34 +6,34 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from moondream_station.core.backends.verification import Verification, WorkerPlan
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.choice import Selection
-from moondream_station.core.builds.guide import guide_build
 from moondream_station.core.builds.naming import check_strategy, parse_build
 from moondream_station.core.builds.offers import catalog_offers
-from moondream_station.core.builds.question import COMPANIONS
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
-from moondream_station.core.builds.selection import select
 from moondream_station.core.builds.target import target_of
-from moondream_station.core.bus import new_activation_id
+from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.capabilities.snapshot import Capabilities
-from moondream_station.core.environments.http_client import open_client
-from moondream_station.core.environments.interpreter import own_interpreter
 from moondream_station.core.environments.packages import find_packages
-from moondream_station.core.environments.packaging_config import load_packaging_config
-from moondream_station.core.environments.redact import without_credentials
 from moondream_station.core.environments.store import sweep
-from moondream_station.core.errors import UsageError
-from moondream_station.core.home import home_from
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.errors import UsageError
+from moondream_station.core.facts.redact import without_credentials
+from moondream_station.core.facts.selection import Selection
+from moondream_station.core.fetch.http_client import open_client
+from moondream_station.core.home.layout import home_from
+from moondream_station.core.home.locks import Holder, activation_lock
+from moondream_station.core.home.settings import load_settings
 from moondream_station.core.in_place.installation import Change, InPlace, offer_of
 from moondream_station.core.in_place.running_python import RunningPython
 from moondream_station.core.in_place.surroundings import Surroundings
 from moondream_station.core.in_place.verifying import verify_here
-from moondream_station.core.locks import Holder, activation_lock
-from moondream_station.core.machine import Machine
-from moondream_station.core.settings import load_settings
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.packaging.packaging_config import load_packaging_config
+from moondream_station.core.resolve.interpreter import own_interpreter
+from moondream_station.core.selection.guide import guide_build
+from moondream_station.core.selection.request import COMPANIONS
+from moondream_station.core.selection.select import select
+from moondream_station.core.worker.verification import Verification, WorkerPlan
 
 _GUIDE = "guide"
 

@@ -9,29 +9,29 @@ from dataclasses import dataclass, field, replace
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.backends.verification import WorkerPlan
+from moondream_station.core.activation.candidates import Choosing
+from moondream_station.core.activation.install import no_build
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
 from moondream_station.core.builds.requirements import FAMILY, Requirements
-from moondream_station.core.builds.selection import Ranked, SelectionResult, select
 from moondream_station.core.builds.target import target_of
-from moondream_station.core.choosing import Choosing
-from moondream_station.core.environments.constraints import within_constraints
-from moondream_station.core.environments.download import fetch
-from moondream_station.core.environments.lock import Lock
-from moondream_station.core.environments.offers_source import collect_offers
 from moondream_station.core.environments.packages import Package, find_packages
-from moondream_station.core.environments.redact import without_credentials
-from moondream_station.core.environments.transfer import patience_of
-from moondream_station.core.errors import ResolutionConflict, VerificationFailed
+from moondream_station.core.facts.errors import ResolutionConflict, VerificationFailed
+from moondream_station.core.facts.redact import without_credentials
+from moondream_station.core.fetch.download import fetch
+from moondream_station.core.fetch.lock import Lock
+from moondream_station.core.fetch.transfer import patience_of
 from moondream_station.core.in_place.locking import lock_missing
 from moondream_station.core.in_place.present import Present
 from moondream_station.core.in_place.putting import put
 from moondream_station.core.in_place.surroundings import Surroundings
 from moondream_station.core.in_place.verifying import verify_here
-from moondream_station.core.installing import no_build
-from moondream_station.core.judging import verification_failure
+from moondream_station.core.index.offers import collect_offers
+from moondream_station.core.packaging.constraints import within_constraints
+from moondream_station.core.selection.select import Ranked, SelectionResult, select
+from moondream_station.core.worker.judging import verification_failure
+from moondream_station.core.worker.verification import WorkerPlan
 
 _LOCK_TRIES = 3
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.environments.lock import Lock
-from moondream_station.core.environments.locking import resolve_lock
-from moondream_station.core.errors import ResolutionConflict
+from moondream_station.core.facts.errors import ResolutionConflict
+from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.in_place.present import Present, as_bound, together_with
 from moondream_station.core.in_place.surroundings import Surroundings
+from moondream_station.core.resolve.resolve import resolve_lock
 
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*")
 

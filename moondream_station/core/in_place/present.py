@@ -11,11 +11,11 @@ from packaging.version import Version
 
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.question import COMPANIONS
 from moondream_station.core.builds.requirements import FAMILY, Requirements, parse_requirement_args
-from moondream_station.core.environments.lock import Lock, LockedFile
 from moondream_station.core.environments.packages import Package
+from moondream_station.core.fetch.lock import Lock, LockedFile
 from moondream_station.core.in_place.satisfied import Satisfied
+from moondream_station.core.selection.request import COMPANIONS
 
 
 class Present:

@@ -12,16 +12,16 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.environments.building import blaming_wheels, offline_options
-from moondream_station.core.environments.lock import Lock
 from moondream_station.core.environments.packages import find_packages
-from moondream_station.core.environments.pylock import write_pylock
-from moondream_station.core.environments.space import Need, check_space, unpacked_bytes, writing_to
-from moondream_station.core.environments.uv_failures import install_failure
-from moondream_station.core.environments.uv_program import find_uv, output_of
-from moondream_station.core.errors import EnvironmentBroken
-from moondream_station.core.home import Home
+from moondream_station.core.facts.errors import EnvironmentBroken
+from moondream_station.core.fetch.lock import Lock
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.space import Need, check_space, unpacked_bytes, writing_to
+from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.in_place.running_python import RunningPython
-from moondream_station.core.storage import remove_tree
+from moondream_station.core.resolve.pylock import write_pylock
+from moondream_station.core.resolve.uv_failures import install_failure
+from moondream_station.core.resolve.uv_program import find_uv, output_of
 
 _NAMED_AT_MOST = 3
 _REMOVE_SECONDS = 1.0

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from moondream_station.core.errors import PythonUnsuitable
+from moondream_station.core.facts.errors import PythonUnsuitable
 
 _MARKER = "EXTERNALLY-MANAGED"
 _REMEDY = (

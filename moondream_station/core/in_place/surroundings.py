@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.capabilities.snapshot import Capabilities
-from moondream_station.core.environments.interpreter import Interpreter
-from moondream_station.core.environments.packaging_config import PackagingConfig
-from moondream_station.core.home import Home
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.home.layout import Home
 from moondream_station.core.in_place.running_python import RunningPython
+from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.resolve.interpreter import Interpreter
 
 if TYPE_CHECKING:
     import httpx2

@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 
-from moondream_station.core.backends import torch_check
-from moondream_station.core.backends.verification import Verification, WorkerPlan, compare, report_from
-from moondream_station.core.environments.report import VerificationReport
+from moondream_station.core.facts.report import VerificationReport
 from moondream_station.core.in_place.running_python import RunningPython
-from moondream_station.core.process import CompletedProcess, child_environment, run
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.run import CompletedProcess, run
+from moondream_station.core.worker import torch_check
+from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 
 _SECONDS = 300.0
 

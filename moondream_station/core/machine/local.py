@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import anyio.lowlevel
 import anyio.to_thread
 
-from moondream_station.core.errors import ProgramMissing
+from moondream_station.core.facts.errors import ProgramMissing
 from moondream_station.core.machine.protocol import (
     OUTPUT_LIMIT_BYTES,
     RECORDED_VARIABLES,
@@ -22,7 +22,9 @@ from moondream_station.core.machine.protocol import (
     PlatformFacts,
     Unreadable,
 )
-from moondream_station.core.process import child_environment, resolve_program, run
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.programs import resolve_program
+from moondream_station.core.processes.run import run
 
 T = TypeVar("T")
 

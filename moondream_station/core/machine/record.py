@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from moondream_station.core.errors import UsageError
+from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
 
 FORMAT: Final = "moondream-station/machine/1"

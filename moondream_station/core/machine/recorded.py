@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio.lowlevel
 
-from moondream_station.core.errors import UsageError
+from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts, Unreadable
 from moondream_station.core.machine.record import MachineRecord
 

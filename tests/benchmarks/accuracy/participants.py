@@ -13,9 +13,10 @@ import anyio
 from benchmarks.accuracy.problems import Choice, Problem
 from benchmarks.accuracy.works import newest
 
+from moondream_station.core.activation.plan import Question, plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
-from moondream_station.core.machine import RecordedMachine, load_record
-from moondream_station.core.planning import Question, plan_from_catalog
+from moondream_station.core.machine.record import load_record
+from moondream_station.core.machine.recorded import RecordedMachine
 
 _HERE = Path(__file__).parent
 

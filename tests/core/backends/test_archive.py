@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from moondream_station.core.backends.archive import DEFAULT_LIMITS, Limits, Unpacking, copy_folder
 from moondream_station.core.backends.archive_formats import unpack_archive
-from moondream_station.core.errors import ArchiveUnsafe, BackendUnavailable
+from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable
 
 FILES = {"backend/backend.py": b"x = 1\n", "backend/lib/part.py": b"", "backend/requirements.txt": b"torch\n"}
 

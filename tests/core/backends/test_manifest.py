@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moondream_station.core.backends.manifest import Manifest, parse_manifest
-from moondream_station.core.backends.manifest_source import load_manifest, read_built_in
-from moondream_station.core.errors import ManifestInvalid, UnknownModel
-from moondream_station.core.home import Home
+from moondream_station.core.backends.manifest_loader import load_manifest, read_built_in
+from moondream_station.core.facts.errors import ManifestInvalid, UnknownModel
+from moondream_station.core.home.layout import Home
 from support.index_server import IndexServer
 from support.index_traffic import Fault, Resource
 

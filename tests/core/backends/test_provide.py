@@ -15,12 +15,12 @@ import httpx2
 import pytest
 
 from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.backends.code_store import RECORD, sweep
+from moondream_station.core.backends.code_store import RECORD, read_backend, sweep
 from moondream_station.core.backends.manifest import BackendInfo, Manifest, parse_manifest
-from moondream_station.core.backends.manifest_source import read_built_in
-from moondream_station.core.backends.provide import locate, provide_backend, read_backend
-from moondream_station.core.errors import ArchiveUnsafe, BackendUnavailable, HashMismatch
-from moondream_station.core.home import Home
+from moondream_station.core.backends.manifest_loader import read_built_in
+from moondream_station.core.backends.provide import locate, provide_backend
+from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable, HashMismatch
+from moondream_station.core.home.layout import Home
 from support.index_server import IndexServer
 from support.index_traffic import Fault, Resource
 

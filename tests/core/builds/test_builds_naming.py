@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moondream_station.core.builds.naming import Kind, check_strategy, listed, parse_build
-from moondream_station.core.errors import UsageError
+from moondream_station.core.facts.errors import UsageError
 
 
 @pytest.mark.parametrize(

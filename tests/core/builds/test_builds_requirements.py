@@ -15,7 +15,7 @@ from moondream_station.core.builds.requirements import (
     parse_requirements,
 )
 from moondream_station.core.builds.target import target_of
-from moondream_station.core.errors import RequirementsUnsafe, UsageError
+from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from support.snapshots import linux, windows
 
 HASH = "a" * 64

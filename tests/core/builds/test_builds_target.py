@@ -9,7 +9,7 @@ import pytest
 from packaging import tags
 
 from moondream_station.core.builds.target import target_of
-from moondream_station.core.capabilities.snapshot import Capabilities
+from moondream_station.core.facts.capabilities import Capabilities
 from support.snapshots import linux, macos, windows
 
 

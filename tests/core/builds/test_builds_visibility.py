@@ -8,7 +8,7 @@ import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use
-from moondream_station.core.capabilities.snapshot import BUS_ALONE, Gpu, Outcome, ProbeReport
+from moondream_station.core.facts.capabilities import BUS_ALONE, Gpu, Outcome, ProbeReport
 from support.snapshots import amd, intel, linux, nvidia
 
 OLD = nvidia("6.1", "GTX 1080", index=0)

@@ -18,8 +18,10 @@ from moondream_station.core.capabilities.cache import (
     read_cached,
 )
 from moondream_station.core.capabilities.fingerprint import fingerprint
-from moondream_station.core.home import Home
-from moondream_station.core.machine import LocalMachine, Machine, RecordedMachine
+from moondream_station.core.home.layout import Home
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.recorded import RecordedMachine
 from support.machines import cpu_only, nvidia_linux, with_toolkit
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.capabilities.probes import nvidia_driver, nvidia_smi
-from moondream_station.core.capabilities.snapshot import Capabilities
-from moondream_station.core.machine import CommandResult, MachineRecord
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.machine.protocol import CommandResult
+from moondream_station.core.machine.record import MachineRecord
 from support.machines import (
     GTX_1080,
     LINUX,

@@ -14,18 +14,13 @@ from moondream_station.core.capabilities.detect import PROBES, detect
 from moondream_station.core.capabilities.probes.nvcc import NVCC
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
-from moondream_station.core.capabilities.snapshot import Capabilities, Outcome, ProbeReport
-from moondream_station.core.errors import ProgramMissing
-from moondream_station.core.machine import (
-    CommandResult,
-    LocalMachine,
-    Machine,
-    MachineRecord,
-    PlatformFacts,
-    RecordedMachine,
-    Recorder,
-    record_from_json,
-)
+from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
+from moondream_station.core.facts.errors import ProgramMissing
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts
+from moondream_station.core.machine.record import MachineRecord, record_from_json
+from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.recorder import Recorder
 from support.machines import (
     LINUX,
     MACOS,

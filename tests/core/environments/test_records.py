@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moondream_station.core.environments.records import check_records
-from moondream_station.core.errors import EnvironmentBroken
+from moondream_station.core.facts.errors import EnvironmentBroken
 from support.wheels import module_wheel, torch_wheel
 
 PACKAGES = {"torch": "2.9.0+cpu", "my-module": "1.0"}

@@ -16,11 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.environments.active import ActiveRecord, read_active, write_active
 from moondream_station.core.environments.place import Place, new_place, place_of
-from moondream_station.core.environments.pylock import write_pylock
 from moondream_station.core.environments.records import check_records
-from moondream_station.core.environments.report import VerificationReport
 from moondream_station.core.environments.store import (
     CommitRecord,
     Committed,
@@ -32,8 +29,11 @@ from moondream_station.core.environments.store import (
     sweep,
     sync_ahead,
 )
-from moondream_station.core.errors import EnvironmentBroken, HomeUnusable
-from moondream_station.core.home import Home
+from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable
+from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
+from moondream_station.core.home.layout import Home
+from moondream_station.core.resolve.pylock import write_pylock
 from support.environments import lock_of, locked_file, made_home
 from support.wheels import torch_wheel
 

@@ -11,7 +11,8 @@ import pytest
 from support.fake_driver import install_driver
 from support.scratch_python import ScratchPython
 from support.stations import Premises, processes_naming
-from support.torch_index import TorchIndex, module_wheel
+from support.torch_index import TorchIndex
+from support.wheels import module_wheel
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import pytest
 from support.index_traffic import Fault
 from support.scratch_python import INSTALL, ROOT, ScratchPython
 from support.stations import Premises, processes_naming
-from support.torch_index import TorchBehaviour, TorchIndex
+from support.torch_index import TorchIndex
+from support.wheels import TorchBehaviour
 
 ASKED = "torch>=2.8\nPillow\n"
 _HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"

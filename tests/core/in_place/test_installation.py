@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from moondream_station.core.environments.interpreter import own_interpreter
 from moondream_station.core.environments.packages import find_packages
+from moondream_station.core.resolve.interpreter import own_interpreter
 from support.real_torch import small_torch
 from support.scratch_python import INSTALL, ROOT, VERIFY, ScratchPython
 from support.stations import Premises

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.errors import PythonUnsuitable
+from moondream_station.core.facts.errors import PythonUnsuitable
 from moondream_station.core.in_place.running_python import RunningPython
 
 MARKER = "[externally-managed]\nError=Use apt install python3-xyz.\n 100% of it.\n"

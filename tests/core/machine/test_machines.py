@@ -12,19 +12,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from moondream_station.core.errors import UsageError
-from moondream_station.core.machine import (
-    CommandResult,
-    LocalMachine,
-    Machine,
-    MachineRecord,
-    RecordedMachine,
-    Recorder,
-    Unreadable,
-    record_from_json,
-    with_python,
-)
-from moondream_station.core.machine.protocol import OUTPUT_LIMIT_BYTES
+from moondream_station.core.facts.errors import UsageError
+from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.protocol import OUTPUT_LIMIT_BYTES, CommandResult, Machine, Unreadable
+from moondream_station.core.machine.record import MachineRecord, record_from_json
+from moondream_station.core.machine.recorded import RecordedMachine, with_python
+from moondream_station.core.machine.recorder import Recorder
 from support.machines import LINUX, answer, cpu_only
 
 pytestmark = pytest.mark.anyio

@@ -1,1 +1,1 @@
-"""One small file a vendor: what it asks, and what the answers mean."""
+"""What each vendor's tools and files are asked, and what their answers mean."""

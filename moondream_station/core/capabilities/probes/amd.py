@@ -16,7 +16,7 @@ from moondream_station.core.capabilities.probes.probe import (
     ask_folder,
     one_line,
 )
-from moondream_station.core.capabilities.snapshot import Gpu, Outcome
+from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 

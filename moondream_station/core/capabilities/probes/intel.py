@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, ask_file, ask_folder, one_line
-from moondream_station.core.capabilities.snapshot import Gpu, Outcome
+from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, answer_to, not_answered
-from moondream_station.core.capabilities.snapshot import Outcome
+from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 

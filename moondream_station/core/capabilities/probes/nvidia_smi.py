@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 
-from moondream_station.core.capabilities.nvidia_names import capability_of
+from moondream_station.core.capabilities.probes.nvidia_names import capability_of
 from moondream_station.core.capabilities.probes.nvidia_smi_output import (
     SmiGpu,
     SmiHeader,
@@ -26,7 +26,7 @@ from moondream_station.core.capabilities.probes.probe import (
     not_answered,
     one_line,
 )
-from moondream_station.core.capabilities.snapshot import Gpu, Outcome
+from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import CommandResult, Machine
 from moondream_station.core.machine.record import MachineRecord
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio.lowlevel
 
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, one_line
-from moondream_station.core.capabilities.snapshot import Outcome
+from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.capabilities.snapshot import Outcome
+from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.protocol import CommandResult, Machine, Unreadable
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.redaction import redact_text

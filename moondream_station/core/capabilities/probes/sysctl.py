@@ -14,7 +14,7 @@ from moondream_station.core.capabilities.probes.probe import (
     not_answered,
     one_line,
 )
-from moondream_station.core.capabilities.snapshot import Outcome
+from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 

@@ -1,0 +1,266 @@
+# ruff: noqa: INP001  a backend's folder is no package
+"""Serves Moondream's models with Hugging Face transformers.
+
+The code of such a model is part of its repository and runs here (`trust_remote_code`), so the manifest pins
+the revision. What it offers is what Moondream publishes: `caption`, `query`, `detect` and `point`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import inspect
+import io
+import os
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+# Bars are lines without an end, and the station shows the progress itself. Both are read at import.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+if TYPE_CHECKING:
+    from moondream_station.bundled.transformers.weights import Progress, explained, find
+else:  # a backend's folder is on the worker's path
+    from weights import Progress, explained, find
+
+transformers_logging.disable_progress_bar()
+
+MAX_ENCODED_BYTES = 44 << 20
+MAX_PIXELS = 50_000_000
+
+_lock = threading.Lock()
+"""Moondream's models keep the state of a generation inside the model: one at a time."""
+_loaded: dict[str, Any] = {}
+_found: dict[tuple[str, str | None], tuple[str, int]] = {}
+"""What `fetch_backend` brought: what to load, and its size in bytes, by model and revision."""
+
+_STORED_ITEM_BYTES = 2
+"""Moondream's weights are stored as bfloat16."""
+
+
+def fetch_backend(
+    model_id: str, revision: str | None = None, dtype: str | None = None, progress: Progress = lambda *_: None
+) -> int:
+    """Get the weights, while the model before goes on answering.
+
+    Args:
+        model_id: As for `init_backend`.
+        revision: As for `init_backend`.
+        dtype: As for `init_backend`.
+        progress: As for `init_backend`.
+
+    Returns:
+        How many bytes of memory the model takes.
+    """
+    with explained(model_id, revision):
+        _, size_bytes = _found[model_id, revision] = find(model_id, revision, progress)
+    widening = getattr(torch, dtype).itemsize / _STORED_ITEM_BYTES if dtype is not None else 1
+    return int(size_bytes * max(1, widening))
+
+
+def init_backend(
+    model_id: str,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    compile: bool = False,  # noqa: A002, FBT001, FBT002  the manifest's word
+    progress: Progress = lambda *_: None,
+) -> None:
+    """Load the weights; get them first where `fetch_backend` has not.
+
+    Args:
+        model_id: A repository on the hub ("vikhyatk/moondream2"), or a folder.
+        revision: A commit, tag or branch of the repository; a folder has none.
+        device: What torch computes on.
+        dtype: The weights' type by torch's name. By default the one that the model's own code builds:
+            Moondream's prepares its images in that one too (bfloat16), and fails with weights of another.
+        compile: Whether the model compiles itself for a GPU, which takes minutes and makes it faster.
+        progress: Told how many bytes are here, of how many.
+    """
+    with explained(model_id, revision):
+        source, size_bytes = _found.get((model_id, revision)) or find(model_id, revision, progress)
+        options: dict[str, Any] = {} if dtype is None else {"dtype": getattr(torch, dtype)}
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            trust_remote_code=True,
+            local_files_only=True,
+            device_map={"": device},
+            **options,
+        )
+    model = model.to(device).eval()
+    if compile and device == "cuda":
+        model.compile()
+    _loaded["model"] = model
+    progress(size_bytes, size_bytes, "bytes")
+
+
+def caption(
+    image_url: Any = None, length: Any = "normal", stream: Any = None, settings: Any = None, **_: Any
+) -> dict[str, Any]:
+    """Describe an image.
+
+    Args:
+        image_url: A `data:` URL, or base64.
+        length: What the model knows: "short", "normal", "long".
+        stream: Whether `caption` is to be an iterator.
+        settings: `temperature`, `top_p`, `max_tokens`.
+
+    Raises:
+        ValueError: The image can't be used, or the model does not know the length.
+    """
+    return _text("caption", "caption", stream, _image(image_url), length=length, settings=settings)
+
+
+def query(
+    question: Any = None,
+    image_url: Any = None,
+    stream: Any = None,
+    reasoning: Any = False,  # noqa: FBT002  as the client has it
+    settings: Any = None,
+    spatial_refs: Any = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """Answer a question, about an image or without one.
+
+    Args:
+        question: The question.
+        image_url: A `data:` URL, or base64; None for a question without an image.
+        stream: Whether `answer` is to be an iterator.
+        reasoning: Whether the model thinks first; the answer tells how, under `reasoning`.
+        settings: As for `caption`.
+        spatial_refs: Points and boxes that the question is about.
+
+    Raises:
+        ValueError: There is no question, or the image can't be used.
+    """
+    image = None if image_url is None else _image(image_url)
+    options = {"question": _word(question, "question"), "reasoning": _is_true(reasoning)}
+    return _text("query", "answer", stream, image, **options, settings=settings, spatial_refs=spatial_refs)
+
+
+def detect(
+    image_url: Any = None,
+    object: Any = None,  # noqa: A002  the client's word
+    settings: Any = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Boxes around things.
+
+    Args:
+        image_url: A `data:` URL, or base64.
+        object: What to look for; `obj` is understood too, as Moondream Station 0.1 did.
+        settings: `max_objects`.
+        others: Nothing else is used.
+
+    Raises:
+        ValueError: Nothing is named, or the image can't be used.
+    """
+    wanted = _word(object or others.get("obj"), "object")
+    return {"objects": _ask("detect", _image(image_url), object=wanted, settings=settings)["objects"]}
+
+
+def point(
+    image_url: Any = None,
+    object: Any = None,  # noqa: A002  the client's word
+    settings: Any = None,
+    spatial_refs: Any = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Points on things, and how many there are.
+
+    Args:
+        image_url: A `data:` URL, or base64.
+        object: What to look for; or `obj`.
+        settings: `max_objects`.
+        spatial_refs: Points and boxes that it is about.
+        others: Nothing else is used.
+
+    Raises:
+        ValueError: Nothing is named, or the image can't be used.
+    """
+    wanted = _word(object or others.get("obj"), "object")
+    options = {"object": wanted, "settings": settings, "spatial_refs": spatial_refs}
+    points = _ask("point", _image(image_url), **options)["points"]
+    return {"points": points, "count": len(points)}
+
+
+def _text(function: str, key: str, stream: Any, image: Any, **options: Any) -> dict[str, Any]:
+    """The answer of a function that gives text; whole, or piece by piece under the same key."""
+    if not stream:
+        return _ask(function, image, **options)
+
+    def pieces() -> Iterator[str]:
+        with _lock:
+            yield from _call(function, image, stream=True, **options)[key]
+
+    return {key: pieces()}
+
+
+def _ask(function: str, image: Any, **options: Any) -> dict[str, Any]:
+    with _lock:
+        return _call(function, image, **options)
+
+
+def _call(function: str, image: Any, **options: Any) -> dict[str, Any]:
+    """Call the model with what is given and what it knows: revisions differ in what they take."""
+    method = getattr(_loaded["model"], function)
+    known = inspect.signature(method).parameters
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    if "reasoning" in options and "reasoning" in known:
+        given["reasoning"] = options["reasoning"]  # on by default in Moondream 3, off in the client
+    if isinstance(given.get("settings"), dict):
+        # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.
+        given["settings"] = {**given["settings"], "variant": None}
+    if strange := sorted(given.keys() - known.keys()):
+        raise ValueError(f"this model takes no {', '.join(strange)} for {function}: leave it out")
+    answer: dict[str, Any] = method(image, **given)
+    return answer
+
+
+def _image(image_url: Any) -> Image.Image:
+    """The image, upright, in RGB."""
+    try:
+        image = Image.open(io.BytesIO(_decoded(image_url)))
+        _check_pixels(image)
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError("image_url can't be used: it is no image that Pillow knows") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image_url can't be used: {error}") from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are taken")
+
+
+def _decoded(image_url: Any) -> bytes:
+    text = _word(image_url, "image_url").strip()
+    if text.startswith(("http:", "https:", "file:")):
+        raise ValueError("nothing is fetched; send the image itself, as a data: URL or base64")
+    if len(text) > MAX_ENCODED_BYTES:
+        raise ValueError(f"it has {len(text)} characters, at most {MAX_ENCODED_BYTES} are taken")
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the base64 is damaged: {error}") from error
+
+
+def _word(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is missing: give one as text")
+    return value
+
+
+def _is_true(value: Any) -> bool:
+    """Whether a form or JSON says yes."""
+    return value is True or (isinstance(value, str) and value.strip().lower() in {"true", "1", "yes"})

@@ -1,0 +1,105 @@
+"""`status` and `models`: what is, from the serving station or from the home's files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from moondream_station.console.logging import configure_logging
+from moondream_station.console.output import print_text, table
+from moondream_station.console.signals import run_loop
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.locks import StationRecord, read_station
+from moondream_station.core.home.settings import Settings, load_settings
+
+
+def run_status(*, watch: bool, as_json: bool) -> int:
+    """Show the active model and what runs; returns the exit code."""
+    home = home_from(os.environ)
+    configure_logging(load_settings(home, os.environ).log)
+    if watch:
+        from moondream_station.cli.watch import watch_status  # noqa: PLC0415  only then
+
+        return run_loop(watch_status, home, as_json)
+    record = read_station(home)
+    if record is None:
+        from moondream_station.core.facts.state import status  # noqa: PLC0415
+        from moondream_station.core.views.overview import present_state  # noqa: PLC0415  only where nothing serves
+
+        shown: Mapping[str, Any] = status(present_state(home))
+    else:
+        shown = run_loop(_ask_status, record)
+    print_text(status_text(shown), shown, as_json=as_json)
+    return 0
+
+
+def run_models(*, as_json: bool) -> int:
+    """List the manifest's models; returns the exit code."""
+    home = home_from(os.environ)
+    settings = load_settings(home, os.environ)
+    configure_logging(settings.log)
+    record = read_station(home)
+    shown = run_loop(_ask_models, record) if record else run_loop(_models_here, home, settings)
+    print_text(models_text(shown), shown, as_json=as_json)
+    return 0
+
+
+def models_text(shown: Mapping[str, Any]) -> str:
+    """The models shape for people."""
+    rows = [
+        {
+            "model": f"{model['id']}{' *' if model['active'] else ''}",
+            "installed": "yes" if model["installed"] else "no",
+            "supported": "yes" if model["supported"] else f"no: {model['reason']}",
+            "description": model["description"],
+        }
+        for model in shown["models"]
+    ]
+    return table(rows, ("model", "installed", "supported", "description"))
+
+
+def status_text(shown: Mapping[str, Any]) -> str:
+    """The status shape for people."""
+    lines = []
+    if station := shown["station"]:
+        lines.append(f"Station: serving on {station['address']} (pid {station['pid']})")
+    else:
+        lines.append("Station: not serving")
+    if active := shown["active"]:
+        build = f"{active['build']} build, torch {active['torch']}" if active["build"] else "no torch"
+        lines.append(f"Active: {active['model']} ({build}), worker {active['worker']}")
+        lines.append(f"Environment: {active['environment']}")
+        if degraded := active["degraded"]:
+            lines.append(f"Degraded: wanted {degraded['wanted']}: {degraded['reason']}")
+    else:
+        lines.append("Active: no model; `moondream-station switch MODEL` activates one")
+    if (verification := shown["verification"]) and verification["torch"]:
+        device = verification["device_name"] or verification["device"]
+        lines.append(f"Verified: torch {verification['torch']} computes on {device}")
+    if activation := shown["activation"]:
+        where = f"at {activation['stage']}, since {activation['started_at']}"
+        lines.append(f"Running: switch to {activation['model']}, {where}")
+    return "\n".join(lines)
+
+
+async def _ask_status(record: StationRecord) -> Mapping[str, Any]:
+    from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
+
+    async with StationClient(record.address, token=record.token) as client:
+        return await client.status()
+
+
+async def _ask_models(record: StationRecord) -> Mapping[str, Any]:
+    from moondream_station.http.client import StationClient  # noqa: PLC0415
+
+    async with StationClient(record.address, token=record.token) as client:
+        return await client.models()
+
+
+async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
+    from moondream_station.core.home.active_file import read_active  # noqa: PLC0415
+    from moondream_station.core.station import open_manifest  # noqa: PLC0415
+    from moondream_station.core.views.models import models_shape  # noqa: PLC0415
+
+    return models_shape(await open_manifest(home, settings, os.environ), read_active(home))

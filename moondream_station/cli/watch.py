@@ -1,0 +1,257 @@
+"""`status --watch`: what is, for as long as somebody looks; of the serving station or of the home's files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+from rich.text import Text
+
+from moondream_station.cli.status import status_text
+from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.outlet import Outlet
+from moondream_station.console.output import json_line
+from moondream_station.console.signals import cancel_on_signal
+from moondream_station.core.bus.journal import read_activation
+from moondream_station.core.facts.codec import event_from_json
+from moondream_station.core.facts.errors import StationUnreachable
+from moondream_station.core.facts.events import CancelReason
+from moondream_station.core.facts.state import StationState, apply, state_from_status, status
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import StationRecord, activation_holder, read_station
+from moondream_station.core.home.together import accompanied
+from moondream_station.core.views.overview import present_state
+from moondream_station.http.client import StationClient
+from moondream_station.panel.live import LivePicture
+from moondream_station.panel.rendering import render_station
+from moondream_station.panel.terminal import Terminal
+
+_LOOK_SECONDS: Final = 0.25
+"""How often files are looked at, and how often at most something is shown."""
+
+_SHOWN_PROGRESS: Final = ("stage", "overall_received_bytes", "overall_total_bytes")
+
+
+class View(Protocol):
+    """Where the state is shown."""
+
+    def show(self, state: StationState) -> None:
+        """Show it from now on."""
+
+
+class _Panel:
+    """The state on a terminal, drawn over and over."""
+
+    def __init__(self, *, unicode: bool) -> None:
+        self._unicode = unicode
+        self._state: StationState | None = None
+
+    def show(self, state: StationState) -> None:
+        """Let the next picture be of this."""
+        self._state = state
+
+    def picture(self, width: int, height: int | None) -> Sequence[Text]:
+        """The lines of now."""
+        if self._state is None:
+            return []
+        now = datetime.now(UTC)
+        return render_station(self._state, width=width, height=height, unicode=self._unicode, now=now)
+
+
+class _Lines:
+    """The status shape, a line or a paragraph whenever it changed, a few times a second at most."""
+
+    def __init__(self, *, as_json: bool, stop: Callable[[], None]) -> None:
+        self.are_unread = False
+        self._as_json = as_json
+        self._out = Outlet(sys.stdout)
+        self._stop = stop
+        self._changed = anyio.Event()
+        self._state: StationState | None = None
+
+    def show(self, state: StationState) -> None:
+        """Let this be printed, unless another one comes first."""
+        self._state = state
+        self._changed.set()
+
+    async def print_changes(self) -> None:
+        """Print until cancelled, or until nobody reads it any more."""
+        printed: Mapping[str, Any] | None = None
+        while True:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            shown = status(self._state) if self._state is not None else None
+            if shown is not None and shown != printed:
+                printed = shown
+                await self._print(shown)
+            await anyio.sleep(_LOOK_SECONDS)
+
+    async def _print(self, shown: Mapping[str, Any]) -> None:
+        try:
+            await self._out.write(json_line(shown) if self._as_json else status_text(shown))
+        except BrokenPipeError:
+            self.are_unread = True
+            self._stop()
+
+
+async def watch_status(home: Home, as_json: bool) -> int:  # noqa: FBT001  called through `run_loop`
+    """Show the status until a signal comes, across starts and ends of stations; gives the exit code, 0.
+
+    Args:
+        home: The home.
+        as_json: Whether to print a line of JSON whenever the status changed.
+
+    Raises:
+        HomeUnusable: The home can't be read.
+        StationUnreachable: A station serves it, and does not answer.
+        BrokenPipeError: Whoever read the lines has gone.
+    """
+    terminal = Terminal(sys.stdout)
+    if not as_json and terminal.can_draw:
+        with _drawn(terminal) as panel, _until_signal():
+            await _follow(home, panel)
+        return 0
+    with _until_signal() as watching:
+        lines = _Lines(as_json=as_json, stop=watching.cancel)
+        await accompanied(partial(_follow, home, lines), lines.print_changes)
+    if lines.are_unread:
+        raise BrokenPipeError
+    return 0
+
+
+@contextmanager
+def _until_signal() -> Iterator[anyio.CancelScope]:
+    """Cancel what the block waits for when a signal comes, which is how watching ends."""
+
+    def stop(_: CancelReason) -> None:
+        ignore_signals()
+        scope.cancel()
+
+    with anyio.CancelScope() as scope, cancel_on_signal(stop):
+        yield scope
+
+
+@contextmanager
+def _drawn(terminal: Terminal) -> Iterator[_Panel]:
+    panel = _Panel(unicode=terminal.shows_unicode(os.environ))
+    live = LivePicture(terminal, panel.picture)
+    live.start()
+    try:
+        yield panel
+    finally:
+        live.close()
+
+
+async def _follow(home: Home, view: View) -> None:
+    """Show what is, until cancelled."""
+    while True:
+        await anyio.lowlevel.checkpoint()
+        record = read_station(home)
+        if record is None:
+            await _follow_files(home, view)
+            continue
+        try:
+            await _follow_station(home, record, view)
+        except StationUnreachable:
+            if read_station(home) == record:
+                raise
+
+
+async def _follow_station(home: Home, record: StationRecord, view: View) -> None:
+    """Show what a station publishes, until it serves no longer."""
+    serving = anyio.CancelScope()
+
+    async def leave_with_it() -> None:
+        while True:
+            await anyio.sleep(_LOOK_SECONDS)
+            if read_station(home) != record:
+                serving.cancel()
+                return
+
+    async def show() -> None:
+        with serving:
+            await _show_messages(home, record, view)
+
+    await accompanied(show, leave_with_it)
+
+
+async def _show_messages(home: Home, record: StationRecord, view: View) -> None:
+    state = StationState()
+    async with StationClient(record.address, token=record.token) as client, client.follow() as messages:
+        async for message in messages:
+            if message.get("event") == "Snapshot":
+                state = state_from_status(message["seq"], message["state"])
+                state = await anyio.to_thread.run_sync(_with_beginning, home, state)
+            else:
+                state = apply(state, event_from_json(message))
+            view.show(state)
+
+
+def _with_beginning(home: Home, state: StationState) -> StationState:
+    """The state with all that is known of its running activation: a snapshot tells little of it."""
+    if state.activation is None:
+        return state
+    told = replace(state, activation=None)
+    for event in read_activation(home, state.activation.id):
+        if event.seq <= state.seq:
+            told = apply(told, event)
+    if told.activation is None:
+        return state
+    # The journal holds progress back for a moment, so that the snapshot knows a little more of that.
+    shown = {name: getattr(state.activation, name) for name in _SHOWN_PROGRESS}
+    return replace(state, activation=replace(told.activation, **shown))
+
+
+async def _follow_files(home: Home, view: View) -> None:
+    """Show what the home's files say, until a station serves it."""
+    seen: object = None
+    watched: str | None = None
+    while True:
+        marks = await anyio.to_thread.run_sync(_marks, home, watched)
+        if marks != seen:
+            seen = marks
+            state = await anyio.to_thread.run_sync(_state_of, home, watched)
+            watched = state.activation.id if state.activation is not None else watched
+            view.show(state)
+        await anyio.sleep(_LOOK_SECONDS)
+        if read_station(home) is not None:
+            return
+
+
+def _state_of(home: Home, watched: str | None) -> StationState:
+    """What the files say, and how the activation ended that was watched."""
+    state = present_state(home)
+    if state.activation is not None or watched is None:
+        return state
+    told = state
+    for event in read_activation(home, watched):
+        told = apply(told, event)
+    return replace(state, last=told.last)
+
+
+def _marks(home: Home, watched: str | None) -> object:
+    """What differs as soon as the files say something else."""
+    holder = activation_holder(home)
+    activation = holder.activation if holder is not None else watched
+    paths = [home.active, home.capabilities]
+    if activation is not None:
+        paths.append(home.activations / f"{activation}.jsonl")
+    return holder, tuple(_mark(path) for path in paths)
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

@@ -1,0 +1,1 @@
+"""How a command prints, logs, is interrupted and ends."""

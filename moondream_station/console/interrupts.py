@@ -1,0 +1,82 @@
+"""SIGINT, SIGTERM and SIGHUP end a command: what it started is ended too, and the exit code is 130.
+
+One handler takes them from the first moment to the last, and hands each to whoever receives it then. Nothing
+is raised, because an exception that comes in the middle of an import is changed, swallowed or mistaken by
+whatever it meets there; and the signals' own actions are not put back in between, as event loops do at their
+end.
+
+Loads next to nothing, so that it is there before anything else is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeAlias
+
+from moondream_station.console.exit_codes import CANCELLED
+
+_Receiver: TypeAlias = Callable[[int], object]
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_receivers: list[_Receiver] = []
+
+
+def heed_signals() -> None:
+    """From here on a signal goes to the last receiver; where there is none, it ends the process at once.
+
+    One that the user lets be ignored stays so: `nohup` does it to SIGHUP, and shells to SIGINT of what they
+    start in the background.
+    """
+    for number in _heeded():
+        signal.signal(number, _hand_over)
+
+
+@contextmanager
+def received(receiver: _Receiver) -> Iterator[None]:
+    """Hand signals to a receiver while the block runs, before all others.
+
+    Args:
+        receiver: Takes the signal's number, between any two steps of the main thread; must not raise.
+    """
+    _receivers.append(receiver)
+    try:
+        yield
+    finally:
+        _receivers.remove(receiver)
+
+
+def ignore_signals() -> None:
+    """How the command ends is decided, and what it still does is soon done: no signal changes it."""
+    _receivers.append(lambda _: None)
+
+
+def conclude(code: int) -> None:
+    """The command is done: a signal can only bring its end forward.
+
+    The interpreter takes a moment to end. It waits for threads first, which a signal cuts short; then it puts
+    the signals' own actions back, with which one would still kill it.
+    """
+
+    def ignore() -> None:
+        for number in _heeded():
+            signal.signal(number, signal.SIG_IGN)
+
+    _receivers[:] = [lambda _: os._exit(code)]
+    atexit.register(ignore)
+
+
+def _heeded() -> list[int]:
+    numbers = (getattr(signal, name, None) for name in _NAMES)  # Windows has no SIGHUP
+    return [number for number in numbers if number and signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _hand_over(number: int, _frame: FrameType | None) -> None:
+    if _receivers:
+        _receivers[-1](number)
+    else:
+        os._exit(CANCELLED)

@@ -1,0 +1,169 @@
+"""Facts as plain lines, for where there is no terminal: one a fact, and progress now and then."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from moondream_station.core.facts.capabilities import Outcome
+from moondream_station.core.facts.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
+    ActivationWaiting,
+    BackendActivationRequested,
+    BuildSelected,
+    CapabilitiesDetected,
+    DownloadProgressed,
+    EnvironmentBuilt,
+    Event,
+    Fact,
+    FallbackChosen,
+    ProbeFinished,
+    RequirementsLocked,
+    Stage,
+    StageProgressed,
+    StageStarted,
+    VerificationCompleted,
+    WorkerStarted,
+    WorkerStopped,
+)
+from moondream_station.panel.quantities import count_text, duration_text, size_text, some_text
+
+_STEP_SECONDS = 5.0
+_STEP_SHARE = 0.1
+
+
+class PlainLines:
+    """Turns facts into lines. What takes long says something every tenth of the way or five seconds."""
+
+    def __init__(self) -> None:
+        self._download_steps = _Steps()
+        self._loading_steps = _Steps()
+        self._resumed: set[str] = set()
+        self._received: dict[str, int] = {}
+
+    def lines(self, event: Event) -> tuple[str, ...]:
+        """The lines for a fact; often none."""
+        fact = event.fact
+        if isinstance(fact, DownloadProgressed):
+            return self._download(fact, event.at.timestamp())
+        if isinstance(fact, StageProgressed) and (fact.stage, fact.unit) == (Stage.VERIFY, "bytes"):
+            return self._loading(fact, event.at.timestamp())
+        line = _line(fact)
+        return (line,) if line else ()
+
+    def _download(self, fact: DownloadProgressed, at: float) -> tuple[str, ...]:
+        lines = []
+        is_partial = 0 < fact.resumed_from < (fact.total_bytes or fact.resumed_from + 1)
+        if is_partial and fact.file not in self._resumed:
+            self._resumed.add(fact.file)
+            lines.append(f"Download: {fact.file} goes on from {size_text(fact.resumed_from)} already here")
+        if fact.received_bytes < self._received.get(fact.file, 0):
+            lines.append(f"Download: {fact.file} begins anew: what was here of it can't be used")
+        self._received[fact.file] = fact.received_bytes
+        total = fact.overall_total_bytes
+        share = fact.overall_received_bytes / total if total else 0.0
+        is_whole = total is not None and fact.overall_received_bytes >= total
+        if self._download_steps.is_due(share, at):
+            rate = f", {size_text(fact.bytes_per_second)}/s" if fact.bytes_per_second else ""
+            left = f", {duration_text(fact.eta_seconds)} left" if fact.eta_seconds else ""
+            kept = fact.overall_received_bytes - fact.overall_transferred_bytes
+            before = f", {size_text(kept)} of it here before" if kept and is_whole else ""
+            lines.append(
+                f"Download: {size_text(fact.overall_received_bytes)} of {size_text(total)}"
+                f" ({share:.0%}){rate}{left}{before}"
+            )
+        return tuple(lines)
+
+    def _loading(self, fact: StageProgressed, at: float) -> tuple[str, ...]:
+        """What a backend says while it loads its model."""
+        if fact.total is None:
+            return ()
+        share = fact.done / fact.total if fact.total else 1.0
+        if not self._loading_steps.is_due(share, at):
+            return ()
+        return (f"Model: {count_text(fact.done, fact.total, fact.unit)} ({share:.0%})",)
+
+
+class _Steps:
+    """When progress is worth a line."""
+
+    def __init__(self) -> None:
+        self._said_share = -1.0
+        self._said_at = 0.0
+
+    def is_due(self, share: float, at: float) -> bool:
+        """Whether to say it, at this share of the way and time in seconds; it is taken to be said then."""
+        is_due = share - self._said_share >= _STEP_SHARE or at - self._said_at >= _STEP_SECONDS
+        if is_due or (share >= 1 and self._said_share < 1):
+            self._said_share, self._said_at = share, at
+            return True
+        return False
+
+
+def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a fact, flat
+    match fact:
+        case BackendActivationRequested():
+            return f"Switching to {fact.model} (strategy {fact.strategy})"
+        case ActivationWaiting():
+            who = f"pid {fact.holder_pid} ({fact.holder_command})" if fact.holder_pid else "another process"
+            return f"Waiting for {who}" + (f", at work since {fact.since}" if fact.since else "")
+        case ProbeFinished():
+            if fact.outcome is Outcome.ABSENT:
+                return None
+            return f"Probe {fact.probe}: {fact.outcome}, {fact.detail} ({fact.seconds:.2f} s)"
+        case CapabilitiesDetected():
+            source = "known" if fact.from_cache else "looked at"
+            gpus = ", ".join(gpu.name or gpu.vendor for gpu in fact.capabilities.gpus) or "no GPU found"
+            return f"Machine {source} in {fact.seconds:.2f} s: {fact.capabilities.system}, {gpus}"
+        case BuildSelected():
+            if fact.build is None:
+                return f"Build: none needed. {fact.reason}"
+            return f"Build: {fact.build} with torch {fact.torch}. {fact.reason}"
+        case RequirementsLocked():
+            size = size_text(fact.total_bytes)
+            return f"Locked {some_text(fact.packages, 'packages')}, {size} ({duration_text(fact.seconds)})"
+        case EnvironmentBuilt():
+            verb = "reused" if fact.reused else "built"
+            how = f"{some_text(fact.packages, 'packages')}, {duration_text(fact.seconds)}"
+            return f"Environment {fact.environment} {verb} ({how})"
+        case WorkerStarted():
+            return f"Worker for {fact.model} started (pid {fact.pid})"
+        case WorkerStopped():
+            return f"Worker of {fact.model} ended (pid {fact.pid}, {fact.reason})"
+        case VerificationCompleted():
+            return _verification(fact)
+        case FallbackChosen():
+            if fact.from_build == fact.to_build:
+                return f"Staying on {fact.to_build}: {fact.reason}"
+            return f"Falling back from {fact.from_build} to {fact.to_build}: {fact.reason}"
+        case ActivationSucceeded():
+            result = f"{fact.model} is active" + (f" on the {fact.build} build" if fact.build else "")
+            degraded = f"; wanted {fact.degraded.wanted}: {fact.degraded.reason}" if fact.degraded else ""
+            return f"{result} ({duration_text(fact.seconds)}){degraded}"
+        case ActivationFailed():
+            hint = f"\n  hint: {fact.error.hint}" if fact.error.hint else ""
+            return f"error: {fact.error.message} [{fact.error.code}, while in {fact.stage}]{hint}"
+        case ActivationCancelled():
+            return f"Cancelled while in {fact.stage} ({fact.reason}); what was downloaded is kept"
+        case StageStarted() | StageProgressed() | DownloadProgressed():
+            return None
+        case _:
+            assert_never(fact)
+
+
+def _verification(fact: VerificationCompleted) -> str:
+    report = fact.report
+    if report.torch is None and fact.ok:
+        return "Verified: the worker answers"
+    if fact.ok:
+        where = f"{report.device_name or report.device} ({duration_text(report.seconds or 0)})"
+        other = f"; otherwise than thought: {_differences(fact)}" if fact.mismatches else ""
+        return f"Verified: torch {report.torch} computes on {where}{other}"
+    return f"Verification failed: {_differences(fact)}"
+
+
+def _differences(fact: VerificationCompleted) -> str:
+    return "; ".join(
+        f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}" for mismatch in fact.mismatches
+    )

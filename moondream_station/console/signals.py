@@ -1,0 +1,94 @@
+"""Signals in event loops: reasons to cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, TypeVarTuple
+
+import anyio
+
+from moondream_station.console.exit_codes import CANCELLED
+from moondream_station.console.interrupts import received
+from moondream_station.core.facts.events import CancelReason
+
+Args = TypeVarTuple("Args")
+T = TypeVar("T")
+
+
+def run_loop(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
+    """Run an event loop until the function has ended. A signal cancels it, a second one ends the process.
+
+    In another thread than the main one no signal reaches it: those of the prompt's commands are the prompt's.
+
+    Raises:
+        KeyboardInterrupt: A signal came, and all has ended in order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return anyio.run(function, *args)
+    results: list[T] = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        is_cancelled = False
+
+        def cancel(_number: int) -> None:
+            nonlocal is_cancelled
+            if is_cancelled:
+                os._exit(CANCELLED)
+            is_cancelled = True
+            loop.call_soon_threadsafe(scope.cancel)
+
+        with anyio.CancelScope() as scope, received(cancel), _waking(loop):
+            results.append(await function(*args))
+
+    anyio.run(work)
+    if not results:
+        raise KeyboardInterrupt
+    return results[0]
+
+
+@contextmanager
+def cancel_on_signal(cancel: Callable[[CancelReason], object]) -> Iterator[None]:
+    """Call `cancel` for every SIGINT, SIGTERM and SIGHUP that comes while the block runs.
+
+    Args:
+        cancel: Takes the reason; called in the event loop, and again for each further signal.
+    """
+    loop = asyncio.get_running_loop()
+
+    def receive(number: int) -> None:
+        reason = CancelReason.USER if number == signal.SIGINT else CancelReason.SHUTDOWN
+        loop.call_soon_threadsafe(cancel, reason)
+
+    with received(receive):
+        yield
+
+
+@contextmanager
+def _waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a signal end the loop's wait.
+
+    Its handler runs in the main thread alone, which waits on where the signal came in the instant before, or
+    where another thread got it.
+    """
+    if sys.platform == "win32":
+        yield  # asyncio does it there
+        return
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        loop.add_reader(receiver, receiver.recv, 4096)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(receiver)

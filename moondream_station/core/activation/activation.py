@@ -1,0 +1,135 @@
+"""One attempt to make a model the active one: what was asked, where it is, how it ends."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+
+from moondream_station.core.bus.bus import Bus
+from moondream_station.core.bus.journal import Journal
+from moondream_station.core.facts.errors import HomeUnusable, NoSpace, StationError
+from moondream_station.core.facts.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    CancelReason,
+    Event,
+    Fact,
+    Stage,
+    StageProgressed,
+    StageStarted,
+)
+from moondream_station.core.home.checkpoints import reached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationRequest:
+    """What was asked for.
+
+    Args:
+        id: The activation's id.
+        model: The model's id in the manifest, known or not.
+        strategy: `auto`, `guide` or a build's name.
+        upgrade: Whether to resolve anew although an environment exists.
+        python: The interpreter to make the environment from, None for the station's own.
+        rollback: Whether to go back to the environment that the model had before, instead of making one.
+    """
+
+    id: str
+    model: str
+    strategy: str
+    upgrade: bool = False
+    python: Path | None = None
+    rollback: bool = False
+
+
+class Activation:
+    """A running activation. Its facts carry its id; exactly one of them, the last, is terminal."""
+
+    def __init__(self, request: ActivationRequest, *, bus: Bus, journal: Journal) -> None:
+        self.request = request
+        self.stage = Stage.PREPARE
+        self.scope = anyio.CancelScope()
+        self.cancel_reason = CancelReason.SHUTDOWN
+        self.ended = anyio.Event()
+        self.outcome: Event | None = None
+        self._bus = bus
+        self._journal = journal
+
+    @property
+    def id(self) -> str:
+        """The activation's id."""
+        return self.request.id
+
+    def is_for(self, request: ActivationRequest) -> bool:
+        """Whether it does what the request asks for; one that is being cancelled does not."""
+        asked, asks = self.request, replace(request, id=self.id)
+        return asked == asks and not self.scope.cancel_called
+
+    def publish(self, fact: Fact) -> Event:
+        """Publish a fact of this activation."""
+        return self._bus.publish(fact, activation=self.id)
+
+    def publish_outside(self, fact: Fact) -> Event:
+        """Publish a fact that belongs to the station alone, though this activation brought it about."""
+        return self._bus.publish(fact)
+
+    def enter(self, stage: Stage) -> None:
+        """Go on to a stage, visibly."""
+        self.stage = stage
+        self.publish(StageStarted(stage=stage))
+        reached(stage)
+
+    def progressed(self, done: int, total: int | None, unit: str) -> None:
+        """Tell how far the present stage has come."""
+        self.publish(StageProgressed(stage=self.stage, done=done, total=total, unit=unit))
+
+    def cancel(self, reason: CancelReason) -> None:
+        """Ask it to end. The first reason counts; one that has told its outcome is left alone."""
+        if self.outcome is not None or self.scope.cancel_called:
+            return
+        self.cancel_reason = reason
+        self.scope.cancel()
+
+    def note(self, output: str) -> None:
+        """Keep a tool's whole output in the journal."""
+        self._journal.note(self.id, output)
+
+    def end(self, fact: Fact) -> None:
+        """Publish the terminal fact. `ended` is set by whoever runs it, when the home is free again."""
+        self.outcome = self.publish(fact)
+
+    def fail(self, error: StationError) -> None:
+        """End as failed. The tool's whole output, where there is one, goes to the journal."""
+        if error.log:
+            self.note(error.log)
+        self.end(ActivationFailed(model=self.request.model, stage=self.stage, error=error.info))
+
+    def end_cancelled(self) -> None:
+        """End as cancelled."""
+        self.end(ActivationCancelled(model=self.request.model, stage=self.stage, reason=self.cancel_reason))
+
+
+def error_from_system(error: OSError) -> StationError:
+    """Tell what an operating system's error means to a user.
+
+    Only for errors that no seam nearer to their cause has translated: a full disk or a home that can't be
+    written to can strike at every write.
+    """
+    where = f" on {error.filename}" if error.filename else ""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoSpace(
+            f"The disk is full{where}.",
+            hint="Make room and run the same command again: what was downloaded is kept.",
+        )
+    if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        return HomeUnusable(
+            f"The home can't be written to{where}: {error.strerror}.",
+            hint="Make it writable, or set MOONDREAM_STATION_HOME to a folder that you may write to.",
+        )
+    return HomeUnusable(
+        f"The system refused{where}: {error.strerror or error}.",
+        hint="Check the disk that holds the home, and run the same command again.",
+    )

@@ -1,0 +1,144 @@
+"""Removing what nothing refers to: environments, downloads, code and caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+
+import anyio
+import psutil
+
+from moondream_station.core.backends.code_store import sweep as sweep_code
+from moondream_station.core.backends.code_store import version_in
+from moondream_station.core.bus.bus import new_activation_id
+from moondream_station.core.environments.store import Committed, committed_environments, sweep
+from moondream_station.core.facts.errors import ResolutionConflict
+from moondream_station.core.fetch.lock import Lock
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import Holder, activation_lock
+from moondream_station.core.home.storage import remove_tree
+from moondream_station.core.resolve.pylock import read_stored_pylock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreferenced:
+    """Something that can go.
+
+    Args:
+        path: Where it is.
+        size_bytes: What removing it frees at least; files that have other names too are not counted.
+        kind: "environment", "download", "backend" or "cache".
+    """
+
+    path: Path
+    size_bytes: int
+    kind: str
+
+
+async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None], None]) -> list[Unreferenced]:
+    """Remove what nothing refers to, or say what that would be; what was left half done belongs to it.
+
+    An environment stays while `active.json` names it or a process runs in it; a download stays while the lock
+    of an environment that stays names it; a partial one is kept by nothing.
+
+    Args:
+        home: The home; it exists.
+        dry_run: Whether to remove nothing.
+        on_wait: Called where another process changes the home, which is waited for.
+
+    Returns:
+        What was, or would be, removed.
+
+    Raises:
+        HomeUnusable: `active.json` can't be read, so that nobody knows what is in use.
+    """
+    async with activation_lock(home, activation=new_activation_id(), command="prune", on_wait=on_wait):
+        found = await anyio.to_thread.run_sync(_find, home)
+        if not dry_run:
+            await sweep(home)
+            await anyio.to_thread.run_sync(sweep_code, home)
+            await anyio.to_thread.run_sync(_remove, found)
+    return found
+
+
+def freeable_bytes(home: Home, lock: Lock) -> int:
+    """What `prune` would free, but for the downloads of a lock, which are needed again.
+
+    Only for the holder of `activation.lock`.
+    """
+    needed = {file.stored_name for file in lock.files}
+    return sum(one.size_bytes for one in _find(home) if _wheel_name(one.path, partial=True) not in needed)
+
+
+def _find(home: Home) -> list[Unreferenced]:
+    named = read_active(home).environments | _running_in(home.environments)
+    kept: list[Committed] = []
+    found: list[Unreferenced] = []
+    committed = {one.place.name: one for one in committed_environments(home)}
+    for path in sorted(home.environments.iterdir()):
+        if path.name not in named:
+            found.append(_unreferenced(path, "environment"))
+        elif path.name in committed:
+            kept.append(committed[path.name])
+    wheels = {name for one in kept for name in _wheels_of(one)}
+    downloads = [path for path in sorted(home.downloads.iterdir()) if _wheel_name(path) not in wheels]
+    found += [_unreferenced(path, "download") for path in downloads]
+    found += [_unreferenced(path, "cache") for path in sorted(home.cache.iterdir())]
+    used = {(one.record.backend, one.record.backend_version) for one in kept}
+    code = [
+        path for path in sorted(home.backends.glob("*/*")) if (path.parent.name, version_in(path)) not in used
+    ]
+    return [*found, *(_unreferenced(path, "backend") for path in code)]
+
+
+def _wheel_name(path: Path, *, partial: bool = False) -> str:
+    """A wheel's note lies beside it, under its name and `.json`; a part of it is a `.partial`."""
+    name = path.name.removesuffix(".json")
+    return name.removesuffix(".partial") if partial else name
+
+
+def _wheels_of(committed: Committed) -> Iterator[str]:
+    try:
+        lock = read_stored_pylock(committed.place.pylock.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ResolutionConflict):
+        return  # an environment without a readable lock keeps itself, not its downloads
+    yield from (file.stored_name for file in lock.files)
+
+
+def _running_in(environments: Path) -> set[str]:
+    """Names of the environments whose Python some process runs, of this station or another."""
+    names = set()
+    folder = environments.resolve()
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if not command or environments.name not in Path(command[0]).parts:
+            continue
+        program = Path(command[0]).parent.resolve()  # a station may know the home by another name
+        if program.is_relative_to(folder):
+            names.add(program.relative_to(folder).parts[0])
+    return names
+
+
+def _unreferenced(path: Path, kind: str) -> Unreferenced:
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return Unreferenced(path=path, size_bytes=sum(map(_own_bytes, files)), kind=kind)
+
+
+def _own_bytes(path: Path) -> int:
+    """What a file that has no other name takes; a cache's may be gone by now."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
+
+
+def _remove(found: list[Unreferenced]) -> None:
+    for one in found:
+        if one.path.is_dir() and not one.path.is_symlink():
+            remove_tree(one.path)
+        else:
+            one.path.unlink(missing_ok=True)

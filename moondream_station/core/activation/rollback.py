@@ -1,0 +1,133 @@
+"""Going back to the environment that a model had before: whole and working, before it is named again.
+
+Of the active model that is an activation like any other, with the environment given instead of made: its
+worker is loaded, and whoever serves goes on with it. Of any other model only the names are exchanged, once
+torch has computed in the environment again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from moondream_station.core.activation.activation import Activation
+from moondream_station.core.backends.manifest import Manifest
+from moondream_station.core.bus.bus import new_activation_id
+from moondream_station.core.environments.store import CommitRecord
+from moondream_station.core.facts.errors import NothingToRollBack
+from moondream_station.core.facts.events import BuildSelected, EnvironmentBuilt, Stage
+from moondream_station.core.home.active_file import read_active, write_active
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import Holder, activation_lock
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.serving.existing import Existing, existing_worker
+from moondream_station.core.worker.judging import checked
+from moondream_station.core.worker.worker import open_worker
+
+
+def previous_environment(home: Home, model: str) -> str:
+    """The name of the environment that a model had before the one it has.
+
+    Raises:
+        NothingToRollBack: There is none.
+        HomeUnusable: `active.json` can't be read.
+    """
+    record = read_active(home).models.get(model)
+    if record is None:
+        raise NothingToRollBack(
+            f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
+        )
+    if record.previous is None:
+        raise NothingToRollBack(
+            f"{model} had no environment before the one it has ({record.environment}).",
+            hint=f"`moondream-station switch {model} --upgrade` makes another one, and keeps this one.",
+        )
+    return record.previous
+
+
+def check_rollback(home: Home, model: str) -> None:
+    """Make sure that the model is the active one, and had another environment before.
+
+    Raises:
+        NothingToRollBack: It is not, or it had none.
+    """
+    previous_environment(home, model)
+    if read_active(home).model != model:
+        raise NothingToRollBack(
+            f"{model} is not the active model.",
+            hint=f"`moondream-station rollback {model}` exchanges the environments of such a model, too.",
+        )
+
+
+async def find_previous(activation: Activation, *, home: Home, manifest: Manifest) -> Existing:
+    """The environment that the activation goes back to; told as an installation tells of what it reuses.
+
+    Only for the holder of `activation.lock`.
+
+    Raises:
+        NothingToRollBack: There is none any more.
+        StationError: It can't be used any more; by cause.
+    """
+    model = activation.request.model
+    activation.enter(Stage.SELECT)
+    check_rollback(home, model)
+    existing = await existing_worker(home, manifest, model, previous_environment(home, model))
+    place, record = existing.committed.place, existing.committed.record
+    activation.publish(_choice(record))
+    activation.publish(
+        EnvironmentBuilt(environment=place.name, packages=len(record.packages), reused=True, seconds=0.0)
+    )
+    return existing
+
+
+async def exchange(
+    home: Home,
+    manifest: Manifest,
+    model: str,
+    *,
+    environ: Mapping[str, str],
+    on_wait: Callable[[Holder | None], None],
+) -> bool:
+    """Go back to the former environment of a model that is not active; torch computes in it before.
+
+    Args:
+        home: The home.
+        manifest: The models and their backends.
+        model: The model's id.
+        environ: The user's variables.
+        on_wait: Called where another process changes the home, which is waited for.
+
+    Returns:
+        Whether it was done: nothing is for the active model.
+
+    Raises:
+        NothingToRollBack: It had no other environment.
+        StationError: That one can't be used any more; by cause.
+    """
+    command = f"rollback {model}"
+    async with activation_lock(home, activation=new_activation_id(), command=command, on_wait=on_wait):
+        record = read_active(home)
+        existing = await existing_worker(home, manifest, model, previous_environment(home, model))
+        if record.model == model:
+            return False
+        spec = existing.spec
+        async with open_worker(
+            spec.place.python,
+            env=child_environment(environ),
+            cwd=spec.code.folder,
+            log_path=home.worker_log(model),
+            threads=1,
+        ) as worker:
+            checked(await worker.verify(spec.plan))
+        write_active(home, record.rolled_back(model, request_key=existing.committed.record.request_key))
+    return True
+
+
+def _choice(record: CommitRecord) -> BuildSelected:
+    return BuildSelected(
+        build=record.build,
+        torch=record.torch.partition("+")[0] if record.torch else None,
+        index_url=record.index_url,
+        source=record.source,
+        reason="The environment that the model had before is taken again.",
+        candidates=(),
+    )

@@ -1,0 +1,168 @@
+"""Where a manifest comes from: the package, a file, or the network with the last good copy behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import anyio
+import httpx2
+
+from moondream_station.core.backends.manifest import Manifest, parse_manifest, with_warning
+from moondream_station.core.facts.errors import ManifestInvalid
+from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.fetch.http_failures import explain_failure
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.log import Log
+from moondream_station.core.home.storage import write_atomically
+
+MAX_MANIFEST_BYTES: Final = 1 << 20
+_FETCH_SECONDS: Final = 15.0
+_BUILT_IN: Final = Path(__file__).parents[2] / "bundled" / "manifest.json"
+_HINT = (
+    "MOONDREAM_STATION_MANIFEST or `manifest` in config.json names it; without both the built-in one is used."
+)
+
+_log = Log()
+
+
+async def load_manifest(source: str | Path | None, *, home: Home, client: httpx2.AsyncClient) -> Manifest:
+    """Read the manifest.
+
+    Args:
+        source: A path, a `file:` or `http(s):` URL; None is the built-in one.
+        home: Keeps the last good copy of one from the network.
+        client: Fetches; only asked where `source` is a URL.
+
+    Raises:
+        ManifestInvalid: There is none, or it is none. Where the network fails or gives no manifest, the last
+            good copy is used instead, with a warning, if there is one.
+    """
+    if source is not None and is_on_network(source):
+        return await _fetch(str(source), home, client)
+    return await load_local_manifest(source)
+
+
+def is_on_network(source: str | Path) -> bool:
+    """Whether a manifest must be fetched from another place than this computer's disk."""
+    return str(source).startswith(("http://", "https://"))
+
+
+async def load_local_manifest(source: str | Path | None) -> Manifest:
+    """Read a manifest that lies on this computer's disk, where no set-up of the network matters.
+
+    Args:
+        source: A path, or a `file:` URL; None is the built-in one.
+
+    Raises:
+        ManifestInvalid: There is none, or it is none.
+    """
+    if source is None:
+        return await read_manifest(_BUILT_IN, origin="the built-in manifest")
+    text = str(source)
+    if text.startswith("file:"):
+        return await read_manifest(path_of(text))
+    return await read_manifest(Path(text).expanduser())  # noqa: ASYNC240  text alone
+
+
+def read_built_in() -> Manifest:
+    """The built-in manifest, without an event loop."""
+    return parse_manifest(_BUILT_IN.read_bytes(), origin="the built-in manifest", folder=_BUILT_IN.parent)
+
+
+async def read_manifest(path: Path, *, origin: str | None = None) -> Manifest:
+    """Read a manifest from a file.
+
+    Raises:
+        ManifestInvalid: It can't be read, or is none.
+    """
+    origin = origin or str(path)
+    try:
+        async with await anyio.open_file(path, "rb") as file:
+            content = await file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise ManifestInvalid(
+            f"The manifest {origin} can't be read: {error.strerror or error}.", hint=_HINT
+        ) from error
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise _too_large(origin)
+    folder = path.absolute().parent  # noqa: ASYNC240  text alone
+    return parse_manifest(content.removeprefix(b"\xef\xbb\xbf"), origin=origin, folder=folder)
+
+
+def path_of(url: str) -> Path:
+    """The path that a `file:` URL names.
+
+    Raises:
+        ManifestInvalid: It names another computer.
+    """
+    parts = urlsplit(url)
+    if parts.netloc not in {"", "localhost"}:
+        raise ManifestInvalid(
+            f"{url} names a file on {parts.netloc}, not on this computer.",
+            hint="A file on this computer is file:///PATH, with three slashes, or a plain path.",
+        )
+    return Path(url2pathname(parts.path))
+
+
+def announced_bytes(response: httpx2.Response) -> int:
+    """The size of a body as the server announces it, 0 where it does not."""
+    announced = response.headers.get("Content-Length", "")
+    return int(announced) if re.fullmatch(r"\d{1,18}", announced) else 0
+
+
+async def _fetch(url: str, home: Home, client: httpx2.AsyncClient) -> Manifest:
+    origin = redact_url(url)
+    copy = home.cache / "manifests" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
+    try:
+        content = await _get(url, origin, client)
+        manifest = parse_manifest(content, origin=origin, url=url)
+    except ManifestInvalid as error:
+        return await _last_good(copy, origin, url, error)
+    await anyio.to_thread.run_sync(_keep, copy, content)
+    return manifest
+
+
+async def _get(url: str, origin: str, client: httpx2.AsyncClient) -> bytes:
+    content = bytearray()
+    try:
+        with anyio.fail_after(_FETCH_SECONDS):
+            async with client.stream("GET", url, follow_redirects=True) as response:
+                if response.status_code != httpx2.codes.OK:
+                    raise ManifestInvalid(f"{origin} answers {response.status_code}.", hint=_HINT)
+                if announced_bytes(response) > MAX_MANIFEST_BYTES:
+                    raise _too_large(origin)
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_MANIFEST_BYTES:
+                        raise _too_large(origin)
+    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
+        raise ManifestInvalid(
+            f"The manifest {origin} can't be fetched: {explain_failure(error)}.", hint=_HINT
+        ) from error
+    return bytes(content)
+
+
+async def _last_good(copy: Path, origin: str, url: str, error: ManifestInvalid) -> Manifest:
+    try:
+        content = await anyio.Path(copy).read_bytes()
+    except OSError:
+        raise error from None
+    manifest = parse_manifest(content, origin=origin, url=url)
+    return with_warning(manifest, f"The last good copy of the manifest is used: {error.message}")
+
+
+def _keep(copy: Path, content: bytes) -> None:
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy, content)
+    except OSError as error:  # a full disk must not keep a good manifest from being used
+        _log.warning("manifest_not_kept", path=str(copy), reason=error.strerror)
+
+
+def _too_large(origin: str) -> ManifestInvalid:
+    return ManifestInvalid(f"The manifest {origin} is larger than {MAX_MANIFEST_BYTES} bytes.", hint=_HINT)

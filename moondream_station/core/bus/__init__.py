@@ -1,0 +1,1 @@
+"""How facts reach their subscribers and the disk."""

@@ -1,0 +1,215 @@
+"""Publishing facts and following them.
+
+Publishing is synchronous and never waits: each subscriber has a bounded buffer of its own, in which progress
+of one key is merged and nothing else is. Everything here belongs to one event loop: `publish`, `close` and
+the subscriptions are called in its thread alone (or, while nobody subscribes, where no loop runs).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import anyio.lowlevel
+
+from moondream_station.core.bus.history import ACTIVATIONS_REMEMBERED, History
+from moondream_station.core.bus.journal import Journal
+from moondream_station.core.facts.codec import event_to_json
+from moondream_station.core.facts.errors import SubscriberOverflowed
+from moondream_station.core.facts.events import Event, Fact
+from moondream_station.core.facts.state import StationState, apply
+from moondream_station.core.home.log import Log, is_logged
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_log = Log()
+
+
+def new_activation_id(at: datetime | None = None) -> str:
+    """An id for an activation that begins now: `20261123T100000123456Z-ab12cd`. Ids sort by time."""
+    moment = datetime.now(UTC) if at is None else at.astimezone(UTC)
+    return f"{moment:%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(3)}"
+
+
+class Subscription:
+    """An async iterator of events, for one reader. It ends when the bus or the subscription is closed.
+
+    Args:
+        state: The state at the moment of subscribing; what is replayed is part of it already.
+        after: The event that the reader has seen last.
+        replay: What it missed since then.
+        buffer: How many events may wait for it.
+    """
+
+    def __init__(self, *, state: StationState, after: int, replay: Sequence[Event], buffer: int) -> None:
+        self.state = state
+        self.last_seq = after
+        self._replay = deque(replay)
+        self._buffer: dict[object, Event] = {}
+        self._limit = buffer
+        self._news: anyio.Event | None = None
+        self._guard = anyio.ResourceGuard("iterating over")
+        self._is_closed = False
+        self._is_overflowed = False
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event.
+
+        Raises:
+            StopAsyncIteration: The subscription was closed and everything before that has been read.
+            SubscriberOverflowed: More events waited than the buffer holds; `last_seq` is where to resume.
+            anyio.BusyResourceError: Another task is reading.
+        """
+        with self._guard:
+            # Nothing is taken before this, and nothing is awaited after: a cancelled reader loses no event.
+            await anyio.lowlevel.checkpoint()
+            while True:
+                if self._is_overflowed:
+                    raise SubscriberOverflowed(last_seq=self.last_seq)
+                event = self._taken()
+                if event is not None:
+                    self.last_seq = event.seq
+                    return event
+                if self._is_closed:
+                    raise StopAsyncIteration
+                self._news = anyio.Event()
+                await self._news.wait()
+
+    def offer(self, event: Event) -> None:
+        """Take an event for the reader; never blocks. Called by the bus."""
+        if self._is_closed or self._is_overflowed:
+            return
+        key = event.merge_key or object()
+        # Put at the end, so that the order by seq stays as it is.
+        self._buffer.pop(key, None)
+        if len(self._buffer) < self._limit:
+            self._buffer[key] = event
+        else:
+            self._is_overflowed = True
+            self._buffer.clear()
+            self._replay.clear()
+        self._wake()
+
+    def close(self) -> None:
+        """End the iteration once what waits has been read."""
+        self._is_closed = True
+        self._wake()
+
+    def _taken(self) -> Event | None:
+        if self._replay:
+            return self._replay.popleft()
+        if self._buffer:
+            return self._buffer.pop(next(iter(self._buffer)))
+        return None
+
+    def _wake(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+
+class Bus:
+    """Where every fact is published, once, and where everyone who wants to know subscribes.
+
+    Args:
+        state: What is known before the first fact (the station, the active model).
+        journal: Where facts are written and where earlier ones are read; None keeps them in memory alone.
+        clock: Gives the aware time of each event.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: StationState,
+        journal: Journal | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._subscriptions: set[Subscription] = set()
+        self._is_closed = False
+        past = None if journal is None else journal.past(activations=ACTIVATIONS_REMEMBERED + 1)
+        events = () if past is None else past.events
+        seq = max([state.seq, *(event.seq for event in events)])
+        self._state = replace(state, seq=seq)
+        self._history = History(
+            events,
+            complete_after=state.seq if past is None else past.complete_after,
+            seq=seq,
+            begins_at=self._next_seq(clock()),
+        )
+
+    @property
+    def state(self) -> StationState:
+        """The fold of the first state and everything published."""
+        return self._state
+
+    def publish(self, fact: Fact, *, activation: str | None = None) -> Event:
+        """Let everybody know, without waiting for anybody.
+
+        Args:
+            fact: What happened.
+            activation: The activation that it belongs to, None outside any.
+
+        Returns:
+            The fact in its envelope. It is part of the state, of the history and of the journal.
+        """
+        at = self._clock()
+        event = Event(seq=self._next_seq(at), at=at, activation=activation, fact=fact)
+        if self._journal is not None:
+            self._journal.record(event)
+        self._state = apply(self._state, event)
+        self._history.add(event)
+        for subscription in self._subscriptions:
+            subscription.offer(event)
+        _log_fact(event)
+        return event
+
+    @asynccontextmanager
+    async def subscribe(self, *, after: int | None = None, buffer: int = 1024) -> AsyncIterator[Subscription]:
+        """Follow what is published, from the moment the context is entered.
+
+        Args:
+            after: The event that the reader has seen last: what followed it is replayed first, of progress
+                the last one a key. None: only what is published from now on.
+            buffer: How many events may wait for the reader, at least 1; one more closes this subscription.
+
+        Raises:
+            HistoryGone: What followed `after` is no longer known in full.
+        """
+        replay = [] if after is None else self._history.after(after)
+        seen = self._state.seq if after is None else after
+        subscription = Subscription(state=self._state, after=seen, replay=replay, buffer=buffer)
+        if self._is_closed:
+            subscription.close()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
+            subscription.close()
+
+    def close(self) -> None:
+        """End every subscription, also later ones. Facts may still be published, and are written."""
+        self._is_closed = True
+        for subscription in self._subscriptions:
+            subscription.close()
+
+    def _next_seq(self, at: datetime) -> int:
+        # Microseconds since the epoch grow across restarts and processes without a file of their own.
+        return max(self._state.seq + 1, (at - _EPOCH) // timedelta(microseconds=1))
+
+
+def _log_fact(event: Event) -> None:
+    level, log = (logging.INFO, _log.info) if event.merge_key is None else (logging.DEBUG, _log.debug)
+    if is_logged(level):
+        fields = event_to_json(event)
+        del fields["event"], fields["at"]
+        log(event.name, **fields)

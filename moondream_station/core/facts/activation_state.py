@@ -1,0 +1,183 @@
+"""How far one activation has come: a frozen picture, and the pure step from one fact to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import assert_never
+
+from moondream_station.core.facts.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
+    ActivationWaiting,
+    BackendActivationRequested,
+    BuildSelected,
+    CapabilitiesDetected,
+    DownloadProgressed,
+    EnvironmentBuilt,
+    Event,
+    FallbackChosen,
+    ProbeFinished,
+    RequirementsLocked,
+    Stage,
+    StageProgressed,
+    StageStarted,
+    VerificationCompleted,
+    WorkerStarted,
+    WorkerStopped,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationState:
+    """One activation, as far as it has come; what it has not come to yet is None or empty.
+
+    Args:
+        id: The activation's id.
+        model: The model asked for.
+        strategy: How its build is chosen.
+        stage: Where it is.
+        started_at: When it was requested, aware, UTC.
+        stage_started_at: When it came to its stage, likewise; None where that was not seen.
+        backend: The model's backend.
+        requirements: The backend's, canonical.
+        waiting: Who is waited for; None again as soon as it goes on.
+        probes: The probes that have answered, in that order.
+        selection: The build chosen; with it everything below begins anew, when a fallback chooses another.
+        packages: How many packages are locked.
+        total_bytes: Their wheels' size together, None also where a server would not say.
+        files: The last progress of each file, in the order in which they began.
+        overall_received_bytes: Bytes here, over all files, with what was resumed or cached.
+        overall_total_bytes: Size of all files together.
+        overall_transferred_bytes: Bytes that came over the line in this activation.
+        bytes_per_second: Smoothed, while files arrive.
+        eta_seconds: Seconds until all files are here, while they arrive.
+        progress: The last progress of the present stage, where it has one of its own.
+        environment: The environment's name.
+        environment_reused: Whether it existed before.
+        worker_pid: The new worker's process id.
+        verification: What torch said in it.
+        fallback: The last change to another build, kept when that is chosen.
+    """
+
+    id: str
+    model: str
+    strategy: str
+    stage: Stage
+    started_at: datetime
+    stage_started_at: datetime | None = None
+    backend: str | None = None
+    requirements: tuple[str, ...] = ()
+    waiting: ActivationWaiting | None = None
+    probes: tuple[ProbeFinished, ...] = ()
+    selection: BuildSelected | None = None
+    packages: int | None = None
+    total_bytes: int | None = None
+    files: tuple[DownloadProgressed, ...] = ()
+    overall_received_bytes: int | None = None
+    overall_total_bytes: int | None = None
+    overall_transferred_bytes: int | None = None
+    bytes_per_second: float | None = None
+    eta_seconds: float | None = None
+    progress: StageProgressed | None = None
+    environment: str | None = None
+    environment_reused: bool | None = None
+    worker_pid: int | None = None
+    verification: VerificationCompleted | None = None
+    fallback: FallbackChosen | None = None
+
+
+def requested(event: Event, fact: BackendActivationRequested) -> ActivationState:
+    """The activation that a request begins."""
+    return ActivationState(
+        id=event.activation or "",
+        model=fact.model,
+        strategy=fact.strategy,
+        stage=Stage.PREPARE,
+        started_at=event.at,
+        stage_started_at=event.at,
+        backend=fact.backend,
+        requirements=fact.requirements,
+    )
+
+
+def advance(activation: ActivationState, event: Event) -> ActivationState:  # noqa: C901, PLR0911, PLR0912  one case a fact
+    """The activation after one more of its facts. Its first and last fact belong to the station's fold."""
+    fact = event.fact
+    if isinstance(fact, ActivationWaiting):
+        return replace(activation, waiting=fact)
+    if activation.waiting is not None:
+        activation = replace(activation, waiting=None)
+    match fact:
+        case StageStarted(stage=stage):
+            return replace(
+                activation,
+                stage=stage,
+                stage_started_at=event.at,
+                progress=None,
+                bytes_per_second=None,
+                eta_seconds=None,
+            )
+        case StageProgressed():
+            return replace(activation, progress=fact)
+        case ProbeFinished(probe=probe):
+            others = tuple(known for known in activation.probes if known.probe != probe)
+            return replace(activation, probes=(*others, fact))
+        case BuildSelected():
+            return _chosen(activation, fact)
+        case RequirementsLocked(packages=packages, total_bytes=total):
+            return replace(activation, packages=packages, total_bytes=total, overall_total_bytes=total)
+        case DownloadProgressed():
+            return _downloaded(activation, fact)
+        case EnvironmentBuilt(environment=environment, reused=reused):
+            return replace(activation, environment=environment, environment_reused=reused)
+        case WorkerStarted(pid=pid):
+            return replace(activation, worker_pid=pid)
+        case WorkerStopped(pid=pid):
+            return replace(activation, worker_pid=None) if pid == activation.worker_pid else activation
+        case VerificationCompleted():
+            return replace(activation, verification=fact)
+        case FallbackChosen():
+            return replace(activation, fallback=fact)
+        case CapabilitiesDetected() | BackendActivationRequested():
+            return activation
+        case ActivationSucceeded() | ActivationFailed() | ActivationCancelled():
+            return activation
+        case _:
+            assert_never(fact)
+
+
+def _chosen(activation: ActivationState, fact: BuildSelected) -> ActivationState:
+    """A build was chosen: what came of another one is no longer true of this one."""
+    return ActivationState(
+        id=activation.id,
+        model=activation.model,
+        strategy=activation.strategy,
+        stage=activation.stage,
+        started_at=activation.started_at,
+        stage_started_at=activation.stage_started_at,
+        backend=activation.backend,
+        requirements=activation.requirements,
+        probes=activation.probes,
+        selection=fact,
+        fallback=activation.fallback,
+    )
+
+
+def _downloaded(activation: ActivationState, fact: DownloadProgressed) -> ActivationState:
+    known = any(file.file == fact.file for file in activation.files)
+    files = (
+        tuple(fact if file.file == fact.file else file for file in activation.files)
+        if known
+        else (*activation.files, fact)
+    )
+    return replace(
+        activation,
+        files=files,
+        overall_received_bytes=fact.overall_received_bytes,
+        overall_total_bytes=fact.overall_total_bytes,
+        overall_transferred_bytes=fact.overall_transferred_bytes,
+        bytes_per_second=fact.bytes_per_second,
+        eta_seconds=fact.eta_seconds,
+    )

@@ -1,0 +1,305 @@
+"""Every fact the station publishes, and the envelope that carries it.
+
+A fact is frozen and named in the past tense. Facts know nothing of sequence numbers or clocks: the bus wraps
+each in an `Event` when it is published. docs/reference/events.md is made from this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from moondream_station.core.facts.capabilities import Capabilities, Outcome
+from moondream_station.core.facts.errors import ErrorInfo
+from moondream_station.core.facts.report import Mismatch, VerificationReport
+from moondream_station.core.facts.selection import Candidate, Source
+
+
+class Stage(StrEnum):
+    """Where an activation is, in order."""
+
+    PREPARE = "prepare"
+    DETECT = "detect"
+    SELECT = "select"
+    LOCK = "lock"
+    DOWNLOAD = "download"
+    BUILD = "build"
+    START = "start"
+    VERIFY = "verify"
+    COMMIT = "commit"
+
+
+class CancelReason(StrEnum):
+    """Why an activation was cancelled."""
+
+    USER = "user"
+    SUPERSEDED = "superseded"
+    SHUTDOWN = "shutdown"
+
+
+class StopReason(StrEnum):
+    """Why a worker ended."""
+
+    REPLACED = "replaced"
+    MEMORY = "memory"
+    CRASHED = "crashed"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degraded:
+    """A model that works, but not on the build it was meant to have."""
+
+    wanted: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendActivationRequested:
+    """An activation began. `requirements` are canonical and empty while the backend's are not read yet."""
+
+    model: str
+    backend: str | None
+    requirements: tuple[str, ...]
+    strategy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationWaiting:
+    """Another process holds the home; this activation goes on when it is done."""
+
+    holder_pid: int | None
+    holder_command: str | None
+    since: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStarted:
+    """The activation entered a stage."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageProgressed:
+    """Progress inside a stage; `total` is None where nobody knows it. `unit` is plural ("files", "bytes")."""
+
+    stage: Stage
+    done: int
+    total: int | None
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeFinished:
+    """A probe answered, or did not."""
+
+    probe: str
+    outcome: Outcome
+    seconds: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapabilitiesDetected:
+    """The machine is known; `seconds` for all probes together, next to nothing from the cache."""
+
+    capabilities: Capabilities
+    from_cache: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSelected:
+    """A PyTorch build was chosen; `build` is None for a backend without torch."""
+
+    build: str | None
+    torch: str | None
+    index_url: str | None
+    source: Source | None
+    reason: str
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequirementsLocked:
+    """The exact wheels are known. `total_bytes` is None where a server would not say."""
+
+    packages: int
+    total_bytes: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadProgressed:
+    """Bytes of one file, and of all together.
+
+    Args:
+        file: The file's name.
+        received_bytes: How much of it is here, with what was resumed or cached.
+        total_bytes: Its size, None where the server would not say.
+        transferred_bytes: How much of it came over the line in this activation.
+        resumed_from: How much of it was here already when this activation began.
+        overall_received_bytes: The same as `received_bytes`, over all files.
+        overall_total_bytes: Size of all files, None while one is unknown.
+        overall_transferred_bytes: The same as `transferred_bytes`, over all files.
+        bytes_per_second: Smoothed, over all files; None until it means something.
+        eta_seconds: Seconds until all files are here; None until it means something.
+    """
+
+    file: str
+    received_bytes: int
+    total_bytes: int | None
+    transferred_bytes: int
+    resumed_from: int
+    overall_received_bytes: int
+    overall_total_bytes: int | None
+    overall_transferred_bytes: int
+    bytes_per_second: float | None
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentBuilt:
+    """An environment is filled and whole by its records, or an existing one was taken (`reused`)."""
+
+    environment: str
+    packages: int
+    reused: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStarted:
+    """A backend's worker process began."""
+
+    model: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStopped:
+    """A backend's worker process ended."""
+
+    model: str
+    pid: int
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationCompleted:
+    """Torch computed, or did not; `mismatches` is where its report is not the plan.
+
+    Where it computes as planned, `ok` is true, and `mismatches` holds what the build was chosen for and
+    torch contradicts (`arch_list`, `cuda_version`, `driver`): a wrong row in the catalog, or a wrong reading
+    of the machine.
+    """
+
+    ok: bool
+    report: VerificationReport
+    mismatches: tuple[Mismatch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackChosen:
+    """The verified build is not what was planned; another one is tried. A `BuildSelected` follows."""
+
+    from_build: str
+    to_build: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationSucceeded:
+    """The model is active."""
+
+    model: str
+    backend: str
+    build: str | None
+    environment: str
+    degraded: Degraded | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationFailed:
+    """The model is not active; what was active before still is."""
+
+    model: str
+    stage: Stage
+    error: ErrorInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationCancelled:
+    """Somebody ended the activation; what was active before still is."""
+
+    model: str
+    stage: Stage
+    reason: CancelReason
+
+
+Terminal: TypeAlias = ActivationSucceeded | ActivationFailed | ActivationCancelled
+Progress: TypeAlias = DownloadProgressed | StageProgressed
+Fact: TypeAlias = (
+    BackendActivationRequested
+    | ActivationWaiting
+    | StageStarted
+    | StageProgressed
+    | ProbeFinished
+    | CapabilitiesDetected
+    | BuildSelected
+    | RequirementsLocked
+    | DownloadProgressed
+    | EnvironmentBuilt
+    | WorkerStarted
+    | WorkerStopped
+    | VerificationCompleted
+    | FallbackChosen
+    | ActivationSucceeded
+    | ActivationFailed
+    | ActivationCancelled
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A published fact.
+
+    Args:
+        seq: Grows within a home, also across restarts and processes; gaps are legal.
+        at: When it was published, aware, UTC.
+        activation: The activation it belongs to, None outside any.
+        fact: What happened.
+    """
+
+    seq: int
+    at: datetime
+    activation: str | None
+    fact: Fact
+
+    @property
+    def name(self) -> str:
+        """The fact's name, as JSON's `event` gives it."""
+        return type(self.fact).__name__
+
+    @property
+    def merge_key(self) -> tuple[str, str, str] | None:
+        """Facts of one key may be merged, the later replacing the earlier; None: never merged."""
+        match self.fact:
+            case DownloadProgressed(file=file):
+                return (self.activation or "", "DownloadProgressed", file)
+            case StageProgressed(stage=stage, unit=unit):
+                return (self.activation or "", "StageProgressed", f"{stage}/{unit}")
+            case _:
+                return None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether this is the one fact that ends its activation."""
+        return isinstance(self.fact, ActivationSucceeded | ActivationFailed | ActivationCancelled)
+
+
+TimeFormat: Literal["%Y-%m-%dT%H:%M:%S.%fZ"] = "%Y-%m-%dT%H:%M:%S.%fZ"

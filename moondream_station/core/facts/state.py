@@ -1,0 +1,228 @@
+"""What the facts add up to: one frozen picture that the panel, `status`, HTTP and the status page all show.
+
+`apply` is a pure fold, total over every legal fact, also where a history begins in the middle: a fact of an
+activation whose beginning was not seen changes what it can (machine, active model), nothing else. Until an
+activation has succeeded, its worker and verification are part of it alone; the active model's stay as
+they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+
+from moondream_station.core.facts.activation_state import ActivationState, advance, requested
+from moondream_station.core.facts.active_model import Active, WorkerState, with_worker
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.codec import from_json, to_json
+from moondream_station.core.facts.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
+    ActivationWaiting,
+    BackendActivationRequested,
+    BuildSelected,
+    CapabilitiesDetected,
+    DownloadProgressed,
+    EnvironmentBuilt,
+    Event,
+    FallbackChosen,
+    ProbeFinished,
+    RequirementsLocked,
+    StageProgressed,
+    StageStarted,
+    Terminal,
+    VerificationCompleted,
+    WorkerStarted,
+    WorkerStopped,
+)
+from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.status import ActivationShown, ActiveShown, StationShown, Status
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationInfo:
+    """The station that serves; the composition root knows it before anything is published."""
+
+    instance: str
+    pid: int
+    address: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedActivation:
+    """An activation that ended, and how."""
+
+    activation: ActivationState
+    outcome: Terminal
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationState:
+    """Everything there is to show.
+
+    Args:
+        seq: The last fact's that is part of it; 0 before the first.
+        station: The station that serves, None where a command works by itself.
+        active: The active model.
+        verification: What torch said in the active model's environment.
+        activation: The activation that runs.
+        capabilities: The machine.
+        last: The activation that ended last.
+    """
+
+    seq: int = 0
+    station: StationInfo | None = None
+    active: Active | None = None
+    verification: VerificationReport | None = None
+    activation: ActivationState | None = None
+    capabilities: Capabilities | None = None
+    last: FinishedActivation | None = None
+
+
+def apply(state: StationState, event: Event) -> StationState:
+    """The state after one more fact; never raises on a legal one."""
+    fact = event.fact
+    state = replace(state, seq=max(state.seq, event.seq))
+    match fact:
+        case BackendActivationRequested(backend=None) if state.activation is not None:
+            pass  # a model that nobody knows: it fails at once, and what runs goes on
+        case BackendActivationRequested():
+            state = replace(state, activation=requested(event, fact))
+        case ActivationSucceeded():
+            state = _ended(_succeeded(state, event, fact), event, fact)
+        case ActivationFailed() | ActivationCancelled():
+            state = _ended(state, event, fact)
+        case CapabilitiesDetected(capabilities=capabilities):
+            state = _advanced(replace(state, capabilities=capabilities), event)
+        case WorkerStarted() | WorkerStopped() | VerificationCompleted():
+            state = _after_worker(state, event, fact)
+        case ActivationWaiting() | StageStarted() | StageProgressed() | ProbeFinished() | BuildSelected():
+            state = _advanced(state, event)
+        case RequirementsLocked() | DownloadProgressed() | EnvironmentBuilt() | FallbackChosen():
+            state = _advanced(state, event)
+        case _:
+            assert_never(fact)
+    return state
+
+
+def status(state: StationState) -> dict[str, Any]:
+    """The state as `status --json`, `GET /v1/station` and a snapshot show it."""
+    shown = Status(
+        station=_as(StationShown, state.station, seq=state.seq),
+        active=_as(ActiveShown, state.active),
+        verification=state.verification,
+        activation=_as(ActivationShown, state.activation),
+        capabilities=state.capabilities,
+    )
+    data: dict[str, Any] = to_json(shown)
+    return data
+
+
+def state_from_status(seq: int, data: Mapping[str, Any]) -> StationState:
+    """The state that a snapshot shows, for one who goes on folding what follows it.
+
+    Args:
+        seq: The snapshot's.
+        data: What `status` gave; what that does not show is missing here too.
+
+    Raises:
+        ValueError: It is no such thing.
+    """
+    shown = from_json(Status, data)
+    return StationState(
+        seq=seq,
+        station=_as(StationInfo, shown.station),
+        active=_as(Active, shown.active),
+        verification=shown.verification,
+        activation=_as(ActivationState, shown.activation),
+        capabilities=shown.capabilities,
+    )
+
+
+def _as(kind: type[T], source: DataclassInstance | None, **more: Any) -> T | None:
+    """The fields that two pictures of one thing share, as the other picture."""
+    if source is None:
+        return None
+    wanted = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # only asked for dataclasses
+    shared = {field.name for field in fields(source)} & wanted
+    return kind(**{name: getattr(source, name) for name in shared}, **more)
+
+
+def _running(state: StationState, event: Event) -> ActivationState | None:
+    """The running activation, if the event is one of its own."""
+    if state.activation is None or event.activation != state.activation.id:
+        return None
+    return state.activation
+
+
+def _advanced(state: StationState, event: Event) -> StationState:
+    running = _running(state, event)
+    return state if running is None else replace(state, activation=advance(running, event))
+
+
+def _ended(state: StationState, event: Event, outcome: Terminal) -> StationState:
+    running = _running(state, event)
+    if running is None:
+        return state
+    last = FinishedActivation(activation=running, outcome=outcome, finished_at=event.at)
+    return replace(state, activation=None, last=last)
+
+
+def _succeeded(state: StationState, event: Event, fact: ActivationSucceeded) -> StationState:
+    before, running = state.active, _running(state, event)
+    kept = before
+    if before is not None and (before.model, before.environment) != (fact.model, fact.environment):
+        kept = None
+    verification = state.verification if kept is not None else None
+    pid = kept.worker_pid if kept is not None else None  # the same model again: its worker may still run
+    torch = kept.torch if kept is not None else None
+    if running is not None:
+        pid = running.worker_pid if running.worker_pid is not None else pid
+        verification = running.verification.report if running.verification is not None else verification
+        torch = running.selection.torch if running.selection is not None else torch
+    if torch is None and verification is not None and verification.torch is not None:
+        torch = verification.torch.partition("+")[0]
+    active = Active(
+        model=fact.model,
+        backend=fact.backend,
+        build=fact.build,
+        torch=torch,
+        environment=fact.environment,
+        worker=WorkerState.READY,
+        worker_pid=pid,
+        degraded=fact.degraded,
+    )
+    return replace(state, active=active, verification=verification)
+
+
+def _after_worker(
+    state: StationState, event: Event, fact: WorkerStarted | WorkerStopped | VerificationCompleted
+) -> StationState:
+    if event.activation is not None and not _is_of_the_old_worker(state, event):
+        return _advanced(state, event)
+    if state.active is None:
+        return state
+    verification = fact.report if isinstance(fact, VerificationCompleted) else state.verification
+    return replace(state, active=with_worker(state.active, fact), verification=verification)
+
+
+def _is_of_the_old_worker(state: StationState, event: Event) -> bool:
+    """Whether a fact inside an activation tells of the active model's worker, making way or back again."""
+    running = _running(state, event)
+    match event.fact:
+        case WorkerStarted(model=model):
+            return running is not None and model != running.model
+        case WorkerStopped(pid=pid):
+            return running is None or pid != running.worker_pid
+        case _:
+            return False

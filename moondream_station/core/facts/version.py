@@ -1,0 +1,3 @@
+"""The version of this package; hatch reads it here."""
+
+VERSION = "0.2.0"

@@ -1,0 +1,1 @@
+"""How files come over the network and when one counts as downloaded."""

@@ -1,0 +1,157 @@
+"""The one way the station fetches over HTTP: the user's proxies, certificates, credentials and time limits.
+
+The HTTP library is imported when a client is opened, so that commands that fetch nothing start at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.facts.version import VERSION
+from moondream_station.core.fetch.http_credentials import Authorizer
+from moondream_station.core.packaging.packaging_config import PackagingConfig
+
+if TYPE_CHECKING:
+    import httpx2
+
+USER_AGENT = f"moondream-station/{VERSION}"
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+"""uv's own limits; the user's setting goes before them. They bound silence, not a whole transfer."""
+
+_MAX_CONNECTIONS = 32
+
+
+def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> httpx2.AsyncClient:
+    """A client that reaches servers as the user's set-up says, to be used as an async context manager.
+
+    Redirects are followed; what authenticates to one host is never sent to another.
+
+    Args:
+        config: The user's set-up.
+        torch_index: What stands for https://download.pytorch.org/whl; the name and password in it go with
+            every request to it.
+
+    Raises:
+        SettingsInvalid: A certificate or a proxy can't be used.
+    """
+    import httpx2  # noqa: PLC0415  see the module's docstring
+
+    from moondream_station.core.fetch.http_transport import Transport  # noqa: PLC0415  as above
+
+    trusting = _tls_context(config)
+    careless = _tls_context(config, check=False) if config.trusted_hosts else trusting
+    limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
+
+    def transport(route: _Route) -> Transport:
+        context = trusting if route.check_certificate else careless
+        try:
+            return Transport(verify=context, proxy=route.proxy, limits=limits)
+        except (ValueError, httpx2.InvalidURL) as error:
+            raise SettingsInvalid(
+                f"The proxy {redact_url(route.proxy or '')} can't be used: {error}",
+                hint="Give it as http://HOST:PORT, in pip's `proxy`, HTTPS_PROXY or HTTP_PROXY.",
+            ) from error
+
+    routes = _routes(config)
+    _check_proxies(config)
+    authorize = Authorizer(config, *([torch_index] if torch_index is not None else []))
+    return httpx2.AsyncClient(
+        auth=authorize,
+        headers={"User-Agent": USER_AGENT},
+        follow_redirects=True,
+        timeout=httpx2.Timeout(
+            config.timeout_seconds or READ_SECONDS,
+            connect=config.connect_timeout_seconds or CONNECT_SECONDS,
+            pool=None,
+        ),
+        transport=transport(routes.pop("all://")),
+        mounts={pattern: transport(route) for pattern, route in routes.items()},
+        trust_env=False,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Route:
+    proxy: str | None = None
+    check_certificate: bool = True
+
+
+def _routes(config: PackagingConfig) -> dict[str, _Route]:
+    """How each URL is reached, by the library's own patterns; the most specific one counts."""
+    everywhere = {"*"} & set(config.no_proxy)
+    proxies: Mapping[str, str] = {} if everywhere else config.proxies
+    routes = {"all://": _Route()}
+    routes |= {f"{scheme}://": _Route(proxy=url) for scheme, url in proxies.items()}
+    if proxies:
+        routes |= {_pattern(host): _Route() for host in config.no_proxy}
+    for host in config.trusted_hosts:
+        is_direct = any(_is_below(host.partition(":")[0], name) for name in config.no_proxy)
+        proxy = None if is_direct else proxies.get("https")
+        routes[f"https://{host}"] = _Route(proxy=proxy, check_certificate=False)
+    return routes
+
+
+def _pattern(no_proxy_host: str) -> str:
+    """A host of NO_PROXY means its subdomains too, an address means itself."""
+    host = no_proxy_host.partition("://")[2] or no_proxy_host
+    is_address = host.replace(".", "").replace(":", "").isdigit() or host.lower() == "localhost"
+    if ":" in host and not host.startswith("[") and host.count(":") > 1:
+        return f"all://[{host}]"
+    return f"all://{host}" if is_address or host.startswith("[") else f"all://*{host}"
+
+
+def _is_below(host: str, name: str) -> bool:
+    bare = name.lstrip(".").lower()
+    return host.lower() == bare or host.lower().endswith(f".{bare}")
+
+
+def _check_proxies(config: PackagingConfig) -> None:
+    for url in config.proxies.values():
+        if urlsplit(url).scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+            raise SettingsInvalid(
+                f"The proxy {redact_url(url)} speaks SOCKS, for which a package is missing.",
+                hint="Install `socksio` beside Moondream Station, or name an HTTP proxy.",
+            )
+
+
+def _tls_context(config: PackagingConfig, *, check: bool = True) -> ssl.SSLContext:
+    """What servers have to prove: to the user's own certificates, else to those of the system."""
+    import truststore  # noqa: PLC0415  only where something is fetched
+
+    try:
+        if not check:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif config.cert is None:
+            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        else:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            place = str(config.cert)
+            if config.cert.is_dir():
+                context.load_verify_locations(capath=place)
+            else:
+                context.load_verify_locations(cafile=place)
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingsInvalid(
+            f"The certificates at {config.cert} can't be read: {error}",
+            hint="PIP_CERT, pip's `cert`, SSL_CERT_FILE or REQUESTS_CA_BUNDLE names them.",
+        ) from error
+    if config.client_cert is not None:
+        try:
+            context.load_cert_chain(config.client_cert)
+        except OSError as error:
+            raise SettingsInvalid(
+                f"The client certificate {config.client_cert} can't be read: {error}",
+                hint="pip's `client-cert` names it: one PEM file with the certificate and its key.",
+            ) from error
+    return context

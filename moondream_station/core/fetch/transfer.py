@@ -1,0 +1,298 @@
+"""Fetching one file: resumed from what is here, hashed while it is written, checked before it counts."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+
+from moondream_station.core.facts.errors import DownloadFailed, HashMismatch, IndexUnreachable
+from moondream_station.core.fetch.ledger import Ledger
+from moondream_station.core.fetch.partial import PartialFile
+from moondream_station.core.fetch.sources import AttemptFailed, FileChanged, WrongFile, open_source
+from moondream_station.core.fetch.wheel_server import Arrival
+from moondream_station.core.home.checkpoints import Point, reached
+from moondream_station.core.home.space import in_words, storage_failure
+from moondream_station.core.packaging.packaging_config import PackagingConfig
+
+if TYPE_CHECKING:
+    import httpx2
+
+_FLUSH_BYTES = 1 << 20
+_FLUSH_SECONDS = 1.0
+_CLOSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a server may take; there is no limit for a whole file.
+
+    Args:
+        first_byte_seconds: From a request to the first byte of its answer.
+        stall_seconds: Between two pieces of an answer.
+        attempts: How many attempts in a row may bring nothing.
+        pause_seconds: Before the second attempt; doubled before each further one.
+        longest_pause_seconds: No pause is longer, also where a server asks for it.
+    """
+
+    first_byte_seconds: float = 30.0
+    stall_seconds: float = 60.0
+    attempts: int = 5
+    pause_seconds: float = 0.5
+    longest_pause_seconds: float = 30.0
+
+
+def patience_of(config: PackagingConfig) -> Patience:
+    """As patient as the user's packaging set-up says, the usual where it says nothing."""
+    usual = Patience()
+    seconds, retries = config.timeout_seconds, config.retries
+    return Patience(
+        first_byte_seconds=usual.first_byte_seconds if seconds is None else seconds,
+        stall_seconds=usual.stall_seconds if seconds is None else seconds,
+        attempts=usual.attempts if retries is None else retries + 1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """A file to fetch.
+
+    Args:
+        filename: Its name, for people and facts.
+        url: `https://`, `http://` or `file://`.
+        sha256: What it must be, None where nobody said.
+        size_bytes: Likewise.
+    """
+
+    filename: str
+    url: str
+    sha256: str | None
+    size_bytes: int | None
+
+    @property
+    def key(self) -> str:
+        """Tells files apart in a folder: by content where that is known, else by where it is."""
+        return (self.sha256 or hashlib.sha256(self.url.encode()).hexdigest())[:16]
+
+
+class Transfer:
+    """One file on its way into a folder.
+
+    Args:
+        file: What to fetch.
+        partial: Where the unfinished file is kept, also for the next process.
+        client: For `http` and `https`.
+        ledger: Where the bytes are entered; it knows the file already.
+        patience: How long to wait.
+        arrival: Told what is on disk, for whoever reads the file while it arrives; None where nobody does.
+    """
+
+    def __init__(
+        self,
+        file: RemoteFile,
+        partial: Path,
+        *,
+        client: httpx2.AsyncClient,
+        ledger: Ledger,
+        patience: Patience,
+        arrival: Arrival | None = None,
+    ) -> None:
+        self._file = file
+        self._path = partial
+        self._client = client
+        self._ledger = ledger
+        self._patience = patience
+        self._arrival = arrival or Arrival(0, partial, partial)
+        self._fruitless = 0
+        self._best = 0
+        self._wrong: str | None = None
+
+    async def run(self, folder: Path) -> tuple[Path, str]:
+        """Fetch the file; `folder/KEY-FILENAME` names it once it is whole and what it should be.
+
+        Returns:
+            Where it is, and its sha256.
+
+        Raises:
+            HashMismatch: It is not what it should be, also after it was fetched once more.
+            IndexUnreachable: Nobody answered.
+            DownloadFailed: It can't be had.
+                NoSpace: The file system is full; what is here stays.
+            HomeUnusable: The file can't be written.
+        """
+        async with self._open() as part:
+            while True:
+                try:
+                    await self._attempt(part)
+                    self._check(part)
+                except WrongFile as error:
+                    await self._throw_away(part, str(error))
+                    continue
+                except FileChanged:
+                    await self._restart(part)
+                    continue
+                except AttemptFailed as error:
+                    await self._pause(part, error)
+                    continue
+                final = folder / f"{part.sha256[:16]}-{self._file.filename}"
+                sha256 = part.sha256
+                reached(Point.FETCHED)
+                named = await anyio.to_thread.run_sync(part.finish, final)
+                # Another process may have been quicker; what has that name has been checked for it.
+                if named or await anyio.Path(final).exists():
+                    self._ledger.report(self._file.filename)
+                    return final, sha256
+                raise DownloadFailed(
+                    f"{self._file.filename} was removed by another process while it was fetched.",
+                    hint="Run the command again.",
+                )
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[PartialFile]:
+        try:
+            part = await anyio.to_thread.run_sync(PartialFile, self._path)
+            try:
+                await anyio.to_thread.run_sync(part.load_validator)
+                while await anyio.to_thread.run_sync(part.absorb):
+                    pass
+                self._best = part.size
+                self._arrival.grew(part.size)
+                yield part
+            finally:
+                part.close()
+        except OSError as error:
+            raise storage_failure(error, self._path.parent) from error
+
+    async def _attempt(self, part: PartialFile) -> None:
+        """Fetch what is missing.
+
+        The scope's deadline is the clock for the first byte, then for a stall; while our own disk is written
+        to, no clock runs.
+        """
+        if self._file.size_bytes is not None and part.size >= self._file.size_bytes:
+            return  # whole already, or longer than it may be: the check tells which
+        answered = False
+        with anyio.CancelScope(deadline=anyio.current_time() + self._patience.first_byte_seconds) as scope:
+            async with open_source(self._file.url, part, self._client, self._file.size_bytes) as source:
+                if self._file.size_bytes is None and source.total_bytes is not None:
+                    self._ledger.learn_size(self._file.filename, source.total_bytes)
+                async with _Buffer(part, scope, self._patience.stall_seconds, self._arrival) as buffer:
+                    async for piece in source.pieces:
+                        answered = True
+                        await buffer.add(source.new_bytes_of(piece))
+                        received = part.size + buffer.size
+                        self._check_length(received)
+                        self._ledger.transferred(self._file.filename, len(piece), received_bytes=received)
+                if source.total_bytes is not None and part.size < source.total_bytes:
+                    raise AttemptFailed("the server ended the answer before its end")
+        if scope.cancelled_caught:
+            seconds = self._patience.stall_seconds if answered else self._patience.first_byte_seconds
+            raise AttemptFailed(f"the server sent nothing for {seconds:g} seconds")
+
+    def _check_length(self, received: int) -> None:
+        """A server that tells no length could send for ever."""
+        if self._file.size_bytes is not None and received > self._file.size_bytes:
+            raise WrongFile(f"it is longer than {self._file.size_bytes} bytes")
+
+    def _check(self, part: PartialFile) -> None:
+        if self._file.size_bytes is not None and part.size != self._file.size_bytes:
+            raise WrongFile(f"it has {part.size} bytes instead of {self._file.size_bytes}")
+        if self._file.sha256 is not None and part.sha256 != self._file.sha256:
+            raise WrongFile(f"its sha256 is {part.sha256} instead of {self._file.sha256}")
+
+    async def _throw_away(self, part: PartialFile, reason: str) -> None:
+        self._arrival.spoil()
+        await anyio.to_thread.run_sync(part.restart)
+        self._best = 0
+        if self._wrong is not None:
+            part.discard()
+            raise HashMismatch(
+                f"{self._file.filename} from {_place(self._file.url)} is not the file that the lock names: "
+                f"{reason}, also after it was fetched once more.",
+                hint="The index, or something on the way, alters files: try another mirror or --upgrade.",
+            )
+        self._wrong = reason
+        self._ledger.restarted(self._file.filename)
+
+    async def _restart(self, part: PartialFile) -> None:
+        self._arrival.spoil()
+        await anyio.to_thread.run_sync(part.restart)
+        self._ledger.restarted(self._file.filename)
+
+    async def _pause(self, part: PartialFile, error: AttemptFailed) -> None:
+        if part.size > self._best:
+            self._best = part.size
+            self._fruitless = 0
+        self._fruitless += 1
+        if error.is_final or self._fruitless >= self._patience.attempts:
+            raise self._last_word(part, error) from error
+        pause = self._patience.pause_seconds * 2 ** (self._fruitless - 1)
+        await anyio.sleep(min(max(pause, error.retry_after_seconds), self._patience.longest_pause_seconds))
+
+    def _last_word(self, part: PartialFile, error: AttemptFailed) -> DownloadFailed | IndexUnreachable:
+        tries = "" if error.is_final else f" ({self._fruitless} attempts)"
+        message = f"{self._file.filename} can't be fetched from {_place(self._file.url)}: {error}{tries}."
+        if part.size:
+            kept = in_words(part.size)
+            hint = f"{kept} of it are here: run the command again, it goes on from them."
+        else:
+            hint = error.hint or "Check the network, the proxy and the index's address; then try again."
+        kind = IndexUnreachable if error.is_unreachable else DownloadFailed
+        return kind(message, hint=hint)
+
+
+class _Buffer:
+    """Gathers pieces for the disk; writes them out when they are many or old, and on every way out."""
+
+    def __init__(
+        self, part: PartialFile, scope: anyio.CancelScope, stall_seconds: float, arrival: Arrival
+    ) -> None:
+        self._part = part
+        self._scope = scope
+        self._stall_seconds = stall_seconds
+        self._arrival = arrival
+        self._pieces: list[bytes] = []
+        self._flushed_at = anyio.current_time()
+        self.size = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._scope.deadline = math.inf
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await self._flush()
+
+    async def add(self, piece: bytes) -> None:
+        if piece:
+            self._pieces.append(piece)
+            self.size += len(piece)
+        now = anyio.current_time()
+        if self.size >= _FLUSH_BYTES or (self.size and now - self._flushed_at >= _FLUSH_SECONDS):
+            self._scope.deadline = math.inf
+            await self._flush()
+            now = anyio.current_time()
+        self._scope.deadline = now + self._stall_seconds
+
+    async def _flush(self) -> None:
+        pieces, self._pieces, self.size = self._pieces, [], 0
+        if pieces:
+            # Cancelled in here, the pieces would be lost, and the client's generators left standing.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._part.write, pieces)
+            self._arrival.grew(self._part.size)
+        self._flushed_at = anyio.current_time()
+
+
+def _place(url: str) -> str:
+    """Where a file is, without anything private."""
+    parts = urlsplit(url)
+    return parts.hostname or str(Path(parts.path).parent)

@@ -1,0 +1,104 @@
+"""Wheels that are here whole, and known again without reading them while nobody touched them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import anyio.to_thread
+
+from moondream_station.core.fetch.lock import LockedFile
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.storage import read_json, sync_file
+
+_HASH_BYTES = 32 << 20
+
+
+async def find_finished(home: Home, file: LockedFile) -> Path | None:
+    """A finished download, None where there is none.
+
+    A file that is the same (by inode, size and time) as when its hash was last checked is not read again. One
+    that turns out to be another is removed.
+
+    Raises:
+        OSError: It can't be read or removed.
+    """
+    path = home.downloads / file.stored_name
+    if await anyio.to_thread.run_sync(_is_as_noted, path):
+        return path
+    sha256 = await sha256_of(path)
+    if sha256 is None:
+        return None
+    if sha256 != file.sha256:
+        await anyio.to_thread.run_sync(discard_finished, path)
+        return None
+    await anyio.to_thread.run_sync(note_finished, path)
+    return path
+
+
+def note_finished(path: Path) -> None:
+    """Note that a file's hash was checked, just now.
+
+    Raises:
+        OSError: The note can't be written.
+    """
+    # Not durable on purpose: without its note a file is read again.
+    _note_of(path).write_text(json.dumps(_identity(path)), encoding="utf-8")
+
+
+def settle(paths: Iterable[Path]) -> None:
+    """Make downloads whose hash was just checked durable, and note them.
+
+    In this order: a power cut may take bytes of a file that nobody noted, and that is found by its hash.
+
+    Raises:
+        OSError: A file can't be synced, or its note not written.
+    """
+    for path in paths:
+        sync_file(path)
+        note_finished(path)
+
+
+def discard_finished(path: Path) -> None:
+    """Remove a finished download and its note."""
+    path.unlink(missing_ok=True)
+    _note_of(path).unlink(missing_ok=True)
+
+
+def _is_as_noted(path: Path) -> bool:
+    try:
+        return bool(read_json(_note_of(path)) == _identity(path))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _identity(path: Path) -> dict[str, int]:
+    found = path.stat()
+    return {"inode": found.st_ino, "size_bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+
+
+async def sha256_of(path: Path) -> str | None:
+    """A file's hash in hexadecimal digits, None where there is no such file."""
+    digest = hashlib.sha256()
+
+    def absorb(offset: int) -> int:
+        with path.open("rb") as file:
+            file.seek(offset)
+            piece = file.read(_HASH_BYTES)
+        digest.update(piece)
+        return len(piece)
+
+    offset = 0
+    try:
+        # Piece by piece, so that a cancellation need not wait for the whole file.
+        while size := await anyio.to_thread.run_sync(absorb, offset):
+            offset += size
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

@@ -1,0 +1,112 @@
+"""Which model is active, and the environment of each model: `active.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from moondream_station.core.facts.codec import from_json, to_json
+from moondream_station.core.facts.errors import HomeUnusable
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.space import writing_to
+from moondream_station.core.home.storage import read_json, write_atomically
+
+Format = Literal["moondream-station/active/1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """A model's environments.
+
+    Args:
+        environment: The name of the one it has.
+        previous: The name of the one it had before, for `rollback`; None where it had none.
+        request_key: What `environment` was made for.
+    """
+
+    environment: str
+    previous: str | None
+    request_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveRecord:
+    """Which model is active, and each model's environment.
+
+    Args:
+        format: What this file is.
+        model: The active model, None where none is.
+        models: Every model that has an environment.
+    """
+
+    format: Format = "moondream-station/active/1"
+    model: str | None = None
+    models: Mapping[str, ModelRecord] = field(default_factory=dict)
+
+    @property
+    def environments(self) -> frozenset[str]:
+        """The names of all environments that a model has or had before."""
+        names = {name for record in self.models.values() for name in (record.environment, record.previous)}
+        return frozenset(name for name in names if name is not None)
+
+    def with_active(self, model: str, *, environment: str, request_key: str) -> ActiveRecord:
+        """The record once the model is active in that environment; the one it had before becomes previous."""
+        before = self.models.get(model)
+        previous = None
+        if before is not None:
+            same = before.environment == environment
+            previous = before.previous if same else before.environment
+        record = ModelRecord(environment=environment, previous=previous, request_key=request_key)
+        return replace(self, model=model, models={**self.models, model: record})
+
+    def rolled_back(self, model: str, *, request_key: str) -> ActiveRecord:
+        """The record with the model's two environments exchanged.
+
+        Args:
+            model: A model that has a previous environment.
+            request_key: What that one was made for, as its commit says.
+
+        Raises:
+            KeyError: The model has no environment, or none before it.
+        """
+        before = self.models[model]
+        if before.previous is None:
+            raise KeyError(model)
+        record = ModelRecord(
+            environment=before.previous, previous=before.environment, request_key=request_key
+        )
+        return replace(self, models={**self.models, model: record})
+
+    def without(self, model: str) -> ActiveRecord:
+        """The record without the model; nothing is active if it was."""
+        models = {name: record for name, record in self.models.items() if name != model}
+        return replace(self, model=None if self.model == model else self.model, models=models)
+
+
+def read_active(home: Home) -> ActiveRecord:
+    """What is active; an empty record where nothing ever was.
+
+    Raises:
+        HomeUnusable: `active.json` can't be read, or is of a format that this station does not know.
+    """
+    try:
+        data = read_json(home.active)
+        return ActiveRecord() if data is None else from_json(ActiveRecord, data)
+    except (OSError, ValueError) as error:
+        raise HomeUnusable(
+            f"{home.active} can't be used: {error}",
+            hint="Update the station, if a newer one wrote it; or move the file away and switch again.",
+        ) from error
+
+
+def write_active(home: Home, record: ActiveRecord) -> None:
+    """Replace `active.json` atomically and durably; what it names must be committed before.
+
+    Raises:
+        NoSpace: There is no room for it; what it said before still holds.
+        HomeUnusable: It can't be written, likewise.
+    """
+    with writing_to(home.root):
+        write_atomically(home.active, f"{json.dumps(to_json(record), indent=2)}\n")

@@ -1,0 +1,231 @@
+"""Who may change a home, and who serves it. A lock that can't be had is an error; it never fails open.
+
+The lock itself is the operating system's: it is free the moment its holder dies, however it dies. Beside it
+lies a record of who holds it, for people; a record is believed only while that very process lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+from filelock import FileLock, Timeout
+
+from moondream_station.core.facts.errors import HomeLocked, HomeUnusable, StationRunning
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.storage import read_json, write_atomically
+
+_POLL_SECONDS = 0.1
+# A process's creation time is computed from the boot time, which moves when the clock is set: two readings of
+# one process can differ. Another process with the same id is never created that soon after the first.
+_SAME_PROCESS_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds the activation lock.
+
+    Args:
+        pid: The holder's process id.
+        process_created_at: When that process began, seconds since the epoch; tells it from a later one.
+        command: What it does, for people ("switch selftest").
+        activation: Its activation's id.
+        since: When it took the lock, UTC, as in events.
+    """
+
+    pid: int
+    process_created_at: float
+    command: str
+    activation: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationRecord:
+    """What `station.json` says of the serving station; readable by its user alone.
+
+    Args:
+        pid: The station's process id.
+        process_created_at: When that process began, seconds since the epoch.
+        address: Its base URL ("http://127.0.0.1:2020").
+        token: What other addresses than loopback must show.
+        instance: This run's own name.
+        since: When it began to serve, UTC, as in events.
+        version: The station's version.
+    """
+
+    pid: int
+    process_created_at: float
+    address: str
+    token: str
+    instance: str
+    since: str
+    version: str
+
+
+def now_text() -> str:
+    """Now, as events write it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def process_created_at(pid: int) -> float | None:
+    """When a process began, seconds since the epoch; None where there is none."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def is_alive(pid: int, created_at: float) -> bool:
+    """Whether that very process lives, not a later one of the same id."""
+    found = process_created_at(pid)
+    return found is not None and abs(found - created_at) < _SAME_PROCESS_SECONDS
+
+
+@asynccontextmanager
+async def activation_lock(
+    home: Home, *, activation: str, command: str, on_wait: Callable[[Holder | None], None]
+) -> AsyncIterator[None]:
+    """Hold the right to change the home; wait for it, visibly and cancellably.
+
+    Args:
+        home: The home; it exists.
+        activation: The id of the activation that wants it.
+        command: What that is, for people.
+        on_wait: Called once for each holder that is waited for; with None where the holder is not known.
+
+    Raises:
+        HomeLocked: The home's file system can't lock.
+    """
+    lock = _file_lock(home.activation_lock)
+    waited_for: Holder | str | None = "nobody"
+    while not _acquired(lock, home):
+        holder = activation_holder(home)
+        if holder != waited_for:
+            waited_for = holder
+            on_wait(holder)
+        await anyio.sleep(_POLL_SECONDS)
+    try:
+        record = Holder(
+            pid=os.getpid(),
+            process_created_at=process_created_at(os.getpid()) or 0.0,
+            command=command,
+            activation=activation,
+            since=now_text(),
+        )
+        write_atomically(home.activation_holder, json.dumps(asdict(record)))
+        try:
+            yield
+        finally:
+            home.activation_holder.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def activation_holder(home: Home) -> Holder | None:
+    """Who holds the activation lock, None where nobody that lives does."""
+    data = _record(home.activation_holder)
+    if data is None:
+        return None
+    try:
+        holder = Holder(**data)
+    except TypeError:
+        return None
+    return holder if is_alive(holder.pid, holder.process_created_at) else None
+
+
+@contextmanager
+def serve_lock(home: Home) -> Iterator[None]:
+    """Hold the right to serve this home, and take down `station.json` at the end.
+
+    Raises:
+        StationRunning: Another station serves it.
+        HomeLocked: The home's file system can't lock.
+    """
+    lock = _file_lock(home.serve_lock)
+    if not _acquired(lock, home):
+        record = read_station(home)
+        where = f" at {record.address} (pid {record.pid}, since {record.since})" if record else ""
+        raise StationRunning(
+            f"A station is already serving{where}.",
+            hint="Use that one, or end it first; another home can be set with MOONDREAM_STATION_HOME.",
+        )
+    try:
+        home.station.unlink(missing_ok=True)  # a killed station's record
+        yield
+    finally:
+        home.station.unlink(missing_ok=True)
+        lock.release()
+
+
+def announce_station(home: Home, *, address: str, instance: str, version: str) -> StationRecord:
+    """Write `station.json`; the serve lock is held."""
+    record = StationRecord(
+        pid=os.getpid(),
+        process_created_at=process_created_at(os.getpid()) or 0.0,
+        address=address,
+        token=secrets.token_urlsafe(32),
+        instance=instance,
+        since=now_text(),
+        version=version,
+    )
+    write_atomically(home.station, json.dumps(asdict(record)), mode=0o600)
+    return record
+
+
+def read_station(home: Home) -> StationRecord | None:
+    """The station that serves this home, None where none that lives does."""
+    data = _record(home.station)
+    if data is None:
+        return None
+    try:
+        record = StationRecord(**data)
+    except TypeError:
+        return None
+    return record if is_alive(record.pid, record.process_created_at) else None
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        data = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _file_lock(path: Path) -> FileLock:
+    return FileLock(path, fallback_to_soft=False, thread_local=False)
+
+
+def _acquired(lock: FileLock, home: Home) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT}:
+            raise HomeUnusable(
+                f"The lock {lock.lock_file} can't be written: {error.strerror or error}.",
+                hint="Set MOONDREAM_STATION_HOME to a folder that you may write to.",
+            ) from error
+        raise _cannot_lock(home, error) from error
+    except NotImplementedError as error:
+        raise _cannot_lock(home, error) from error
+    return True
+
+
+def _cannot_lock(home: Home, error: Exception) -> HomeLocked:
+    return HomeLocked(
+        f"The file system of {home.root} can't lock files ({error}): two stations could harm each other.",
+        hint="Set MOONDREAM_STATION_HOME to a folder on a local disk.",
+    )

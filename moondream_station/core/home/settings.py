@@ -1,0 +1,110 @@
+"""What the user has set: flag before variable before config.json before default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.storage import read_json
+
+TORCH_INDEX = "https://download.pytorch.org/whl"
+
+VARIABLES = {
+    "MOONDREAM_STATION_MANIFEST": "manifest",
+    "MOONDREAM_STATION_TORCH_INDEX": "torch_index",
+    "MOONDREAM_STATION_STRATEGY": "strategy",
+    "MOONDREAM_STATION_LOG": "log",
+}
+"""The setting that each variable stands for."""
+
+
+class Settings(BaseModel):
+    """All settings, each with its default. Keys of Moondream Station 0.1 keep their names.
+
+    Keys that are not known here, also those of other versions, are neither used nor touched.
+
+    Args:
+        manifest: Path or URL of the manifest; None is the built-in one.
+        torch_index: Base URL of the PyTorch index or its mirror; `/TAG/torch/` is appended.
+        strategy: `auto`, `guide` or a build's name.
+        log: Log level; None is `error` at the prompt, `info` where `serve` has no terminal, else `warning`.
+        service_host: Address to serve on.
+        service_port: First port to try, 0 to 65535.
+        current_model: The model that 0.1 had active; while none is active, the doctor looks at this one.
+        models_dir: Where 0.1 kept models; accepted, and not used.
+        inference_workers: Requests computed at the same time, 1 or more.
+        inference_max_queue_size: Requests that may wait, 0 or more.
+        inference_timeout: Seconds a request may take.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    manifest: str | None = None
+    torch_index: str = TORCH_INDEX
+    strategy: str = "auto"
+    log: str | None = None
+    service_host: str = "127.0.0.1"
+    service_port: int = Field(default=2020, ge=0, le=65535)
+    current_model: str | None = None
+    models_dir: str | None = None
+    inference_workers: int = Field(default=1, ge=1, le=64)
+    inference_max_queue_size: int = Field(default=10, ge=0, le=10_000)
+    inference_timeout: float = Field(default=30.0, gt=0)
+
+
+def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        home: The home whose config.json is read; it need not exist.
+        environ: The user's variables.
+        flags: Settings from the command line; None is not given.
+
+    Raises:
+        SettingsInvalid: A value can't be used; says where it stands.
+        HomeUnusable: The home is no folder.
+    """
+    stored = read_config(home.config)
+    variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        return Settings.model_validate({**stored, **variables, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        origin = next((name for name, to in VARIABLES.items() if to == key and key in variables), None)
+        raise SettingsInvalid(
+            f"{origin or home.config}: {key} is {first['input']!r}: {first['msg']}.",
+            hint=f"Correct or remove {origin or f'`{key}` in {home.config}'}.",
+        ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json as it is, empty where there is none.
+
+    Raises:
+        SettingsInvalid: It can't be read, or is no JSON object.
+        HomeUnusable: The home that it should be in is no folder.
+    """
+    try:
+        data = read_json(path)
+    except NotADirectoryError as error:
+        raise HomeUnusable(
+            f"The home {path.parent} is no folder.",
+            hint="Set MOONDREAM_STATION_HOME to a folder that you may write to.",
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise SettingsInvalid(
+            f"{path} can't be read: {reason or error}.", hint="Correct the file, or move it away."
+        ) from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise SettingsInvalid(f"{path} is no JSON object.", hint="Correct the file, or move it away.")
+    return data

@@ -1,0 +1,117 @@
+"""Whether what is to come fits, on each file system for itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable, NoSpace
+
+_RESERVE_BYTES = 64 << 20
+_BLOCK_BYTES = 4096
+_UNIT = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that will be written below a folder that exists."""
+
+    folder: Path
+    size_bytes: int
+
+
+def check_space(needs: Iterable[Need]) -> None:
+    """Make sure that each file system has room for what comes to it, and 64 MiB more.
+
+    Raises:
+        NoSpace: One has not; the message says how much is needed, how much there is, and where.
+    """
+    by_device: dict[int, list[Need]] = {}
+    for need in needs:
+        by_device.setdefault(os.stat(need.folder).st_dev, []).append(need)  # noqa: PTH116  only the device
+    for together in by_device.values():
+        folder = together[0].folder
+        needed = sum(need.size_bytes for need in together)
+        free = shutil.disk_usage(folder).free
+        if needed and needed + _RESERVE_BYTES > free:
+            raise NoSpace(
+                f"{in_words(needed)} are needed on the file system of {folder}; {in_words(free)} are free.",
+                hint=no_space_hint(None),
+            )
+
+
+def no_space_hint(freeable_bytes: int | None) -> str:
+    """What a user can do about a full disk.
+
+    Args:
+        freeable_bytes: What `prune` would free, None where nobody has looked.
+    """
+    if freeable_bytes is None:
+        prune = "Free some space (`moondream-station prune` removes what nothing refers to)"
+    elif freeable_bytes:
+        prune = (
+            f"`moondream-station prune` would free {in_words(freeable_bytes)}; or free some space elsewhere"
+        )
+    else:
+        prune = "Free some space elsewhere (`moondream-station prune` would free nothing)"
+    return (
+        f"{prune}, or set MOONDREAM_STATION_HOME to a folder on a larger disk. Then run the command again:"
+        " downloads go on from what is here."
+    )
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """What is done inside writes to that folder; what the file system says against it is told as ours.
+
+    Raises:
+        NoSpace: It is full, or the user's share of it is.
+        HomeUnusable: It can't be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise storage_failure(error, folder) from error
+
+
+def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
+    """Why a folder can't be written to."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoSpace(f"The file system of {folder} is full.", hint=no_space_hint(None))
+    return HomeUnusable(
+        f"{error.filename or folder} can't be used: {error.strerror or error}.",
+        hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",
+    )
+
+
+def unpacked_bytes(wheels: Iterable[Path]) -> int:
+    """How much space wheels take once they are unpacked, from their tables of contents, in whole blocks.
+
+    Raises:
+        EnvironmentBroken: A file is missing, or no wheel.
+    """
+    total = 0
+    for wheel in wheels:
+        try:
+            with ZipFile(wheel) as archive:
+                sizes = [info.file_size for info in archive.infolist()]
+        except (BadZipFile, OSError) as error:
+            raise EnvironmentBroken(f"{wheel.name} can't be unpacked: {error}") from error
+        total += sum(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES for size in sizes)
+    return total
+
+
+def in_words(size_bytes: int) -> str:
+    """A size for people ("1.2 GB"), in powers of a thousand."""
+    size = float(size_bytes)
+    for unit in ("bytes", "kB", "MB"):
+        if size < _UNIT:
+            return f"{size:.0f} {unit}"
+        size /= _UNIT
+    return f"{size:.1f} GB"

@@ -1,0 +1,1 @@
+"""Which wheels the indexes list."""

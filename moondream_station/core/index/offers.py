@@ -1,0 +1,128 @@
+"""Which wheels of torch can be had now: on PyTorch's index, in find-links and on the user's own indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.facts.selection import Source
+from moondream_station.core.home.layout import Home
+from moondream_station.core.index.listing_cache import ListingCache
+from moondream_station.core.index.page_source import PageSource, SourceReport
+from moondream_station.core.index.torch_pages import (
+    TORCH,
+    BuildQuestion,
+    Found,
+    TorchIndexPages,
+    found_on,
+)
+from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.packaging.uv_environment import is_torch_index
+
+if TYPE_CHECKING:
+    import httpx2
+
+DEADLINE_SECONDS = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectedOffers:
+    """What can be had, and where it was looked for.
+
+    Args:
+        offers: Real wheels: the index's first, then those of find-links, then the user's own indexes'.
+        tried: What became of each place, in the same order.
+    """
+
+    offers: tuple[Offer, ...]
+    tried: tuple[SourceReport, ...]
+
+
+async def collect_offers(
+    *,
+    capabilities: Capabilities,
+    requirements: Requirements,
+    catalog: Catalog,
+    python: str,
+    strategy: str,
+    torch_index: str,
+    config: PackagingConfig,
+    home: Home,
+    client: httpx2.AsyncClient,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    refresh: bool = False,
+) -> CollectedOffers:
+    """Looks in every place at the same time. A place that does not answer is reported, never raised.
+
+    Args:
+        capabilities: The machine.
+        requirements: What is asked for; it decides which builds' pages are worth asking for.
+        catalog: What the station knows about builds by itself.
+        python: The Python that the environment will have.
+        strategy: `auto`, `guide` or a build.
+        torch_index: What stands for https://download.pytorch.org/whl; it may hold credentials.
+        config: The user's packaging set-up.
+        home: Where listings are kept for a day.
+        client: For `http` and `https`.
+        deadline_seconds: How long all of it may take.
+        refresh: Whether servers are asked although a listing of the last day is here.
+    """
+    pages = PageSource(
+        client,
+        ListingCache(home.cache / "listings"),
+        deadline=anyio.current_time() + deadline_seconds,
+        refresh=refresh,
+    )
+    question = BuildQuestion(
+        capabilities=capabilities,
+        requirements=requirements,
+        catalog=catalog,
+        python=python,
+        strategy=strategy,
+    )
+    index = TorchIndexPages(torch_index.rstrip("/"), question, pages)
+    mirrors = [url for url in config.index_urls if is_torch_index(url, torch_index)]
+    own = [url for url in config.index_urls if url not in mirrors]
+    found: dict[int, Found] = {}
+
+    async def keep(place: int, page_url: str, source: Source, url: str) -> None:
+        found[place] = found_on(await pages.get(page_url, source), url, source, catalog)
+
+    async with anyio.create_task_group() as tasks:
+        if config.no_index and torch_index.rstrip("/") == catalog.index.rstrip("/"):
+            found[0] = Found(reports=[_switched_off(torch_index)])
+        else:
+            tasks.start_soon(index.collect)
+        places: list[tuple[str, Source, str]] = [
+            *((f"{url}/{TORCH}/", "index", url) for url in mirrors),
+            *((url, "find-links", url) for url in config.find_links),
+            *((f"{url}/{TORCH}/", "default", url) for url in own),
+        ]
+        for place, (page_url, source, url) in enumerate(places, start=1):
+            tasks.start_soon(keep, place, page_url, source, url)
+    found.setdefault(0, index.found())
+    ordered = [found[place] for place in sorted(found)]
+    return CollectedOffers(
+        offers=_without_repetitions(offer for one in ordered for offer in one.offers),
+        tried=tuple(report for one in ordered for report in one.reports),
+    )
+
+
+def _switched_off(torch_index: str) -> SourceReport:
+    detail = "it is not asked, because no-index is set"
+    return SourceReport(source="index", url_redacted=redact_url(torch_index), outcome="absent", detail=detail)
+
+
+def _without_repetitions(offers: Iterable[Offer]) -> tuple[Offer, ...]:
+    kept: dict[tuple[str, str | None, str | None], Offer] = {}
+    for offer in offers:
+        kept.setdefault((offer.source, offer.index_url, offer.filename), offer)
+    return tuple(kept.values())

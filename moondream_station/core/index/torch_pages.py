@@ -1,0 +1,190 @@
+"""The pages of PyTorch's index that are worth asking for, and the offers on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import unquote, urlsplit
+
+import anyio
+
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.naming import parse_build
+from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
+from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
+from moondream_station.core.builds.target import target_of
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.redact import redact_url, without_credentials
+from moondream_station.core.facts.selection import Source, Verdict
+from moondream_station.core.index.listing import ListedFile
+from moondream_station.core.index.page_source import Page, PageSource, SourceReport
+from moondream_station.core.selection.select import select
+
+TORCH = "torch"
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found in one place, and what became of looking there."""
+
+    offers: list[Offer] = field(default_factory=list)
+    reports: list[SourceReport] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildQuestion:
+    """What the selection is asked, but for the offers; the arguments of `select`."""
+
+    capabilities: Capabilities
+    requirements: Requirements
+    catalog: Catalog
+    python: str
+    strategy: str
+
+    def known_pages(self, base: str) -> Mapping[str, frozenset[str]]:
+        """The pages of each build on an index, as the catalog knows them; previews had others."""
+        target = target_of(self.capabilities, self.python)
+        known: dict[str, set[str]] = {}
+        for offer in catalog_offers(self.catalog, target, index=base):
+            if offer.index_url is not None:
+                known.setdefault(offer.build, set()).add(offer.index_url)
+        return {build: frozenset(urls) for build, urls in known.items()}
+
+    def builds_worth_asking(self, seen: Iterable[Offer] = ()) -> frozenset[str]:
+        """Builds that the selection does not reject; a named one alone.
+
+        Where it rejects all (the requirement may want a torch that is newer than the catalog), those that the
+        machine could run.
+        """
+        if parse_build(self.strategy) is not None:
+            return frozenset({self.strategy})
+        offers = (*catalog_offers(self.catalog, target_of(self.capabilities, self.python)), *seen)
+        return self._not_rejected(offers, self.requirements) or self._not_rejected(
+            offers, parse_requirement_args([TORCH])
+        )
+
+    def _not_rejected(self, offers: tuple[Offer, ...], requirements: Requirements) -> frozenset[str]:
+        result = select(self.capabilities, requirements, offers, self.catalog, self.python, self.strategy)
+        candidates = result.selection.candidates
+        return frozenset(one.build for one in candidates if one.verdict is not Verdict.REJECTED)
+
+
+class TorchIndexPages:
+    """PyTorch's index: the page of all builds, and those of the builds that the selection may choose.
+
+    The page of all builds tells of builds and versions that the catalog does not know. A build's own page is
+    what the lock will be made from, so it has the last word on that build. Both are asked for at the same
+    time; once nobody answers, no further page is asked for.
+
+    Args:
+        base: What stands for https://download.pytorch.org/whl, perhaps with credentials.
+        question: Decides which builds' pages are worth asking for.
+        pages: Gets them.
+    """
+
+    def __init__(self, base: str, question: BuildQuestion, pages: PageSource) -> None:
+        self._base = base
+        self._shown = redact_url(base)
+        self._question = question
+        self._pages = pages
+        self._known_pages = question.known_pages(base)
+        self._by_build: dict[str, Page] = {}
+        self._all: Page | None = None
+        self._dead: Page | None = None
+
+    async def collect(self) -> None:
+        """Asks for the pages."""
+        async with anyio.create_task_group() as tasks:
+
+            async def ask(index_url: str) -> None:
+                page = await self._pages.get(f"{index_url}/{TORCH}/", "index")
+                self._by_build[without_credentials(index_url)] = page
+                give_up_if_dead(page)
+
+            def give_up_if_dead(page: Page) -> None:
+                if page.is_server_dead:
+                    self._dead = page
+                    tasks.cancel_scope.cancel()
+
+            first = self._question.builds_worth_asking()
+            for index_url in self._indexes_of(first):
+                tasks.start_soon(ask, index_url)
+            self._all = await self._pages.get(f"{self._base}/{TORCH}/", "index")
+            give_up_if_dead(self._all)
+            more = self._question.builds_worth_asking(self._offers_of_all()) - first
+            for index_url in self._indexes_of(more):
+                tasks.start_soon(ask, index_url)
+
+    def found(self) -> Found:
+        """What came of it; one report where nobody answers, else one for each page."""
+        if self._dead is not None and not self._by_build_ok():
+            return Found(reports=[replace(self._dead.report, url_redacted=self._shown)])
+        found = Found()
+        asked = {url: page for url, page in self._by_build.items() if page.report.outcome != "failed"}
+        for url in sorted(self._by_build):
+            on_page = found_on(self._by_build[url], url, "index", self._question.catalog)
+            found.offers += on_page.offers
+            found.reports += on_page.reports
+        found.offers += [offer for offer in self._offers_of_all() if offer.index_url not in asked]
+        if self._all is not None:
+            found.reports.insert(0, self._all.report)
+        return found
+
+    def _by_build_ok(self) -> bool:
+        pages = [*self._by_build.values(), *([self._all] if self._all is not None else [])]
+        return any(page.report.outcome == "ok" for page in pages)
+
+    def _indexes_of(self, builds: Iterable[str]) -> list[str]:
+        unknown = frozenset[str]()
+        return sorted(
+            url
+            for build in builds
+            for url in self._known_pages.get(build, unknown) or {f"{self._base}/{build}"}
+        )
+
+    def _index_with(self, build: str, folder: str) -> str:
+        """Which index of a build has the file in this folder: the one whose own path it ends with."""
+        known = {url.removeprefix(self._base): url for url in self._indexes_of([build])}
+        fitting = [path for path in known if folder.endswith(path)]
+        return known[max(fitting, key=len)] if fitting else f"{self._base}/{build}"
+
+    def _offers_of_all(self) -> list[Offer]:
+        """The offers on the page of all builds, each with the index of its build."""
+        offers: list[Offer] = []
+        for file in self._all.files if self._all is not None else ():
+            offer = _offer(file, "index", self._base, self._question.catalog)
+            if offer is not None:
+                folder = unquote(urlsplit(file.url).path).rpartition("/")[0]
+                name = folder.rpartition("/")[2]
+                build = name if parse_build(name) is not None else offer.build
+                index_url = without_credentials(self._index_with(build, folder))
+                offers.append(replace(offer, index_url=index_url))
+        return offers
+
+
+def found_on(page: Page, url: str, source: Source, catalog: Catalog) -> Found:
+    """The offers on a page; a page without any is reported as absent."""
+    offers = [offer for file in page.files if (offer := _offer(file, source, url, catalog)) is not None]
+    report = page.report
+    if report.outcome == "ok" and not offers:
+        report = replace(report, outcome="absent", detail="it lists no wheel of torch that is known here")
+    elif report.outcome == "ok":
+        wheels = "1 wheel" if len(offers) == 1 else f"{len(offers)} wheels"
+        note = report.detail.partition("; ")[2]
+        report = replace(report, detail=f"{wheels} of torch" + (f"; {note}" if note else ""))
+    return Found(offers=offers, reports=[report])
+
+
+def _offer(file: ListedFile, source: Source, url: str, catalog: Catalog) -> Offer | None:
+    return offer_from_wheel(
+        file.filename,
+        catalog=catalog,
+        source=source,
+        index_url=without_credentials(url) if source == "index" else None,
+        find_links=without_credentials(url) if source == "find-links" else None,
+        url=file.url,
+        requires_python=file.requires_python,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+        yanked=file.yanked,
+    )

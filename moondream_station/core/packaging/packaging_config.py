@@ -1,0 +1,204 @@
+"""The user's own packaging set-up: which indexes, through which proxy, with whose certificates.
+
+It is what `pip config list` shows together with what uv's variables and files say about indexes. Where both
+name one thing, variables go before files, and uv's before pip's: uv does the resolving, and whoever set a
+variable of its own meant this. Lists (extra indexes, find-links, trusted hosts) are joined across the two.
+Nothing of it is ever shown with credentials: the configuration's repr leaves them out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import anyio.to_thread
+
+from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.facts.redact import redact_text, redact_url
+from moondream_station.core.packaging.connection_settings import certificates, first, netrc_file, proxies
+from moondream_station.core.packaging.file_urls import absolute, existing, local_path, url_of
+from moondream_station.core.packaging.pip_settings import ETC, home_folder, pip_file_options, pip_variables
+from moondream_station.core.packaging.uv_settings import UvSettings, uv_file_settings, uv_variables
+
+PYPI_URL = "https://pypi.org/simple"
+
+_TRUE, _FALSE = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class PackagingConfig:
+    """Where packages come from and how to get there. Holds credentials; its repr does not show them.
+
+    Args:
+        index_url: The default index.
+        extra_index_urls: Further indexes that count as much as the first; uv's before pip's.
+        find_links: Pages and folders of files, as `https:`, `http:` or `file:` URLs; folders exist.
+        no_index: Whether find-links alone count.
+        index_strategy: uv's name for how indexes are combined, None for its default.
+        keyring_provider: uv's name for where passwords are kept, None for its default.
+        cert: Certificates to trust instead of the system's: a PEM file or a folder of them.
+        client_cert: A PEM file with this client's own certificate and key.
+        proxies: Proxy URL by scheme, "http" and "https".
+        no_proxy: Hosts that are reached without a proxy.
+        timeout_seconds: How long a silent server is waited for, None where not set.
+        connect_timeout_seconds: How long a connection may take, None where not set.
+        retries: How often a failed request is repeated, None where not set.
+        trusted_hosts: Hosts ("name" or "name:port") whose certificates are not checked.
+        constraints: Constraint files.
+        netrc: A file of credentials by host, None where there is none.
+        notes: Sentences about what was left out, and why.
+    """
+
+    index_url: str = PYPI_URL
+    extra_index_urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    no_index: bool = False
+    index_strategy: str | None = None
+    keyring_provider: str | None = None
+    cert: Path | None = None
+    client_cert: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    no_proxy: tuple[str, ...] = ()
+    timeout_seconds: float | None = None
+    connect_timeout_seconds: float | None = None
+    retries: int | None = None
+    trusted_hosts: tuple[str, ...] = ()
+    constraints: tuple[Path, ...] = ()
+    netrc: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        shown = (f"{item.name}={redact_text(repr(getattr(self, item.name)))}" for item in fields(self))
+        return f"PackagingConfig({', '.join(shown)})"
+
+    @property
+    def index_urls(self) -> tuple[str, ...]:
+        """Every index that counts, the default one first; none where there shall be none."""
+        return () if self.no_index else (self.index_url, *self.extra_index_urls)
+
+
+async def load_packaging_config(
+    environ: Mapping[str, str],
+    *,
+    prefix: Path = Path(sys.prefix),
+    cwd: Path | None = None,
+    platform: str = sys.platform,
+    etc: Path = ETC,
+) -> PackagingConfig:
+    """Reads the user's packaging set-up.
+
+    Args:
+        environ: The user's variables.
+        prefix: The Python environment whose own `pip.conf` counts.
+        cwd: The folder that relative paths in variables count from; the current one by default.
+        platform: As `sys.platform`.
+        etc: The system's folder of settings.
+
+    Raises:
+        SettingsInvalid: A file or a value can't be understood; pip and uv would refuse it too.
+    """
+    return await anyio.to_thread.run_sync(
+        lambda: _load(environ, prefix=prefix, cwd=cwd or Path.cwd(), platform=platform, etc=etc)
+    )
+
+
+def _load(
+    environ: Mapping[str, str], *, prefix: Path, cwd: Path, platform: str, etc: Path
+) -> PackagingConfig:
+    pip = {**pip_file_options(environ, prefix=prefix, platform=platform, etc=etc), **pip_variables(environ)}
+    ours = uv_variables(environ)
+    uv = (ours, *uv_file_settings(environ, platform=platform, etc=etc))
+    home = home_folder(environ, platform)
+    notes: list[str] = []
+    pip_extras = pip.get("extra-index-url", "").split()
+    extras = [*_joined(settings.indexes for settings in uv), *pip_extras]
+    links = [*_joined(settings.find_links for settings in uv), *pip.get("find-links", "").split()]
+    hosts = [*_joined(settings.insecure_hosts for settings in uv), *pip.get("trusted-host", "").split()]
+    file_default = next((settings.default_index for settings in uv[1:] if settings.default_index), None)
+    default = _default_index(ours, environ, file_default, pip) or PYPI_URL
+    located = [url_of(place, cwd, home) for place in extras]
+    strategy = next((settings.index_strategy for settings in uv if settings.index_strategy), None)
+    by_scheme, no_proxy = proxies(environ, pip, uv)
+    return PackagingConfig(
+        index_url=url_of(default, cwd, home).rstrip("/"),
+        extra_index_urls=existing(located, "extra index", notes),
+        find_links=existing((url_of(place, cwd, home) for place in links), "find-links location", notes),
+        no_index=_flag(pip, "no-index") or any(settings.no_index for settings in uv),
+        index_strategy=strategy or ("unsafe-best-match" if pip_extras else None),
+        keyring_provider=first(*(settings.keyring_provider for settings in uv), _keyring(pip)),
+        cert=certificates(environ, pip, cwd, home, notes),
+        client_cert=_path(pip.get("client-cert"), cwd, home),
+        proxies=by_scheme,
+        no_proxy=no_proxy,
+        timeout_seconds=_number(environ, "UV_HTTP_TIMEOUT", pip, "timeout"),
+        connect_timeout_seconds=_number(environ, "UV_HTTP_CONNECT_TIMEOUT", {}, ""),
+        retries=_count(_number(environ, "UV_HTTP_RETRIES", pip, "retries")),
+        trusted_hosts=tuple(dict.fromkeys(hosts)),
+        constraints=_constraints(pip, cwd, home, notes),
+        netrc=netrc_file(environ, home, platform),
+        notes=tuple(notes),
+    )
+
+
+def _default_index(
+    ours: UvSettings, environ: Mapping[str, str], file_default: str | None, pip: Mapping[str, str]
+) -> str | None:
+    variable = pip_variables(environ).get("index-url")
+    return first(ours.default_index, variable, file_default, pip.get("index-url"))
+
+
+def _joined(lists: Iterable[Iterable[str]]) -> Iterator[str]:
+    for items in lists:
+        yield from items
+
+
+def _flag(pip: Mapping[str, str], option: str) -> bool:
+    value = pip.get(option, "no").strip().lower()
+    if value not in _TRUE | _FALSE:
+        raise SettingsInvalid(
+            f"pip's {option} is {value!r}, which is neither yes nor no.", hint=_where_set(f"pip's {option}")
+        )
+    return value in _TRUE
+
+
+def _number(environ: Mapping[str, str], variable: str, pip: Mapping[str, str], option: str) -> float | None:
+    value, name = environ.get(variable), variable
+    if not value:
+        value, name = pip.get(option), f"pip's {option}"
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError as error:
+        raise SettingsInvalid(f"{name} is {value!r}, which is no number.", hint=_where_set(name)) from error
+
+
+def _where_set(name: str) -> str:
+    if not name.startswith("pip's "):
+        return "Correct or unset the variable."
+    return "Correct or remove it: it is a variable PIP_…, or stands in a file that `pip config debug` shows."
+
+
+def _count(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _path(text: str | None, cwd: Path, home: Path) -> Path | None:
+    return absolute(text, cwd, home) if text else None
+
+
+def _keyring(pip: Mapping[str, str]) -> str | None:
+    return "subprocess" if pip.get("keyring-provider") == "subprocess" else None
+
+
+def _constraints(pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]) -> tuple[Path, ...]:
+    paths: list[Path] = []
+    for text in pip.get("constraint", "").split():
+        path = local_path(text) if "://" in text else absolute(text, cwd, home)
+        if path is None:
+            notes.append(f"The constraints at {redact_url(text)} are not applied: only files are.")
+        else:
+            paths.append(path)
+    return tuple(paths)

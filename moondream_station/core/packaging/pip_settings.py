@@ -1,0 +1,129 @@
+"""pip's own configuration, as `pip config list` shows it.
+
+Read from pip's files and variables instead of from pip: pip need not be installed where the station is, and
+asking it takes 0.3 s of every start. The places and their order are those of pip's documentation
+("Configuration", https://pip.pypa.io/en/stable/topics/configuration/) and of `pip._internal.configuration`.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from moondream_station.core.facts.errors import SettingsInvalid
+
+ETC = Path("/etc")
+
+_SYNONYMS = {"pypi-url": "index-url", "default-timeout": "timeout"}
+_SECTIONS = ("global", "install")
+_WINDOWS = "win32"
+
+
+def pip_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """What `PIP_…` variables say, by option name ("index-url"); empty values say nothing."""
+    options: dict[str, str] = {}
+    for name, value in environ.items():
+        if name.startswith("PIP_") and value:
+            options[_option(name.removeprefix("PIP_"))] = value
+    return options
+
+
+def pip_file_options(
+    environ: Mapping[str, str], *, prefix: Path, platform: str = sys.platform, etc: Path = ETC
+) -> dict[str, str]:
+    """What pip's configuration files say to `pip install`, by option name.
+
+    A later file takes the place of an earlier one key by key; then section `install` goes before `global`,
+    whichever file each comes from. That is pip's own order.
+
+    Args:
+        environ: The user's variables.
+        prefix: `sys.prefix` of the environment whose own `pip.conf` counts.
+        platform: As `sys.platform`.
+        etc: The system's folder of settings.
+
+    Raises:
+        SettingsInvalid: A file is none that pip could read.
+    """
+    sections: dict[str, dict[str, str]] = {name: {} for name in _SECTIONS}
+    for path in pip_config_files(environ, prefix=prefix, platform=platform, etc=etc):
+        for section, options in _read(path).items():
+            sections[section].update(options)
+    return {name: value for section in _SECTIONS for name, value in sections[section].items() if value}
+
+
+def pip_config_files(
+    environ: Mapping[str, str], *, prefix: Path, platform: str = sys.platform, etc: Path = ETC
+) -> tuple[Path, ...]:
+    """Where pip looks for its configuration, least important first; not all of them exist."""
+    named = environ.get("PIP_CONFIG_FILE")
+    if named == os.devnull:
+        return ()
+    name = "pip.ini" if platform == _WINDOWS else "pip.conf"
+    folders = list(_global_folders(environ, prefix, platform, etc))
+    if named is None or not Path(named).exists():
+        folders += _user_folders(environ, platform)
+    files = [folder / name for folder in [*folders, prefix]]
+    if named is not None:
+        files.append(Path(named))
+    return tuple(files)
+
+
+def home_folder(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
+    """The user's home folder."""
+    named = environ.get("USERPROFILE" if platform == _WINDOWS else "HOME")
+    return Path(named) if named else Path.home()
+
+
+def _global_folders(environ: Mapping[str, str], prefix: Path, platform: str, etc: Path) -> Iterable[Path]:
+    if platform == _WINDOWS:
+        yield Path(environ.get("PROGRAMDATA", r"C:\ProgramData"), "pip")
+    elif platform == "darwin":
+        if prefix.as_posix().startswith("/opt/homebrew"):
+            yield Path("/opt/homebrew/share/pip")
+        yield Path("/Library/Application Support/pip")
+    else:
+        for folder in (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep):
+            yield Path(folder, "pip")
+        yield etc
+
+
+def _user_folders(environ: Mapping[str, str], platform: str) -> Iterable[Path]:
+    home = home_folder(environ, platform)
+    if platform == _WINDOWS:
+        yield home / "pip"
+        yield Path(environ.get("APPDATA") or home / "AppData" / "Roaming", "pip")
+        return
+    yield home / ".pip"
+    support = home / "Library" / "Application Support" / "pip"
+    if platform == "darwin" and support.is_dir():
+        yield support
+    elif platform == "darwin":
+        yield home / ".config" / "pip"
+    else:
+        yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "pip")
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    parser = configparser.RawConfigParser()
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            parser.read_file(file)
+    except OSError:  # absent or not ours to read: pip goes on without it, and so do we
+        return {}
+    except (configparser.Error, UnicodeDecodeError) as error:
+        line = str(error).partition("\n")[0]
+        raise SettingsInvalid(
+            f"pip's configuration file {path} can't be read: {line}",
+            hint="`pip config debug` shows the files that pip reads; correct or remove this one.",
+        ) from error
+    present = (section for section in _SECTIONS if parser.has_section(section))
+    return {section: {_option(name): value for name, value in parser.items(section)} for section in present}
+
+
+def _option(name: str) -> str:
+    normalized = name.lower().replace("_", "-").removeprefix("--")
+    return _SYNONYMS.get(normalized, normalized)

@@ -1,0 +1,76 @@
+"""The user's packaging set-up as uv's variables, since uv itself reads none of pip's settings."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from moondream_station.core.facts.redact import without_credentials
+from moondream_station.core.packaging.packaging_config import PYPI_URL, PackagingConfig
+
+_PYTORCH_PATH = re.compile(
+    r"/whl(/(nightly|test|lts))*(/(cpu|cu\d+|rocm[\d.]+|xpu|variant)(_pypi_pkg|_full|_cxx11_abi)?)?$"
+)
+
+NO_INDEX_URL = (Path(sys.executable).parent / "no-package-index").as_uri()
+"""An index without packages: a folder that is not there. `--no-index` would switch off torch's index too."""
+
+
+def to_uv_environment(config: PackagingConfig, *, torch_index: str) -> dict[str, str]:
+    """The variables that make uv look where the user's set-up says, and nowhere else.
+
+    They belong into a process environment from which every other `UV_…` variable was dropped, for a uv that
+    is called with `--no-config`. Credentials are in these values and nowhere on a command line.
+
+    Args:
+        config: The user's set-up.
+        torch_index: What stands for https://download.pytorch.org/whl. A PyTorch index among the user's own is
+            left out: it would answer for pillow and numpy too, with stale copies (measured: uv takes them).
+    """
+    indexes = [url for url in config.index_urls if not is_torch_index(url, torch_index)]
+    if config.no_index:
+        indexes = [NO_INDEX_URL]
+    elif not indexes:
+        indexes = [PYPI_URL]
+    variables = {"UV_DEFAULT_INDEX": indexes[0]}
+    if indexes[1:]:
+        variables["UV_INDEX"] = " ".join(indexes[1:])
+    if config.index_strategy is not None:
+        variables["UV_INDEX_STRATEGY"] = config.index_strategy
+    if config.find_links:
+        variables["UV_FIND_LINKS"] = ",".join(link.replace(",", "%2C") for link in config.find_links)
+    if config.trusted_hosts:
+        variables["UV_INSECURE_HOST"] = " ".join(config.trusted_hosts)
+    if config.keyring_provider is not None:
+        variables["UV_KEYRING_PROVIDER"] = config.keyring_provider
+    return {**variables, **_connection(config)}
+
+
+def _connection(config: PackagingConfig) -> dict[str, str]:
+    variables: dict[str, str] = {}
+    if config.cert is None:
+        variables["UV_SYSTEM_CERTS"] = "1"
+    else:
+        variables["SSL_CERT_DIR" if config.cert.is_dir() else "SSL_CERT_FILE"] = str(config.cert)
+    if config.client_cert is not None:
+        variables["SSL_CLIENT_CERT"] = str(config.client_cert)
+    for scheme, url in config.proxies.items():
+        variables[f"{scheme}_proxy"] = variables[f"{scheme.upper()}_PROXY"] = url
+    if config.no_proxy:
+        variables["no_proxy"] = variables["NO_PROXY"] = ",".join(config.no_proxy)
+    if config.netrc is not None:
+        variables["NETRC"] = str(config.netrc)
+    if config.timeout_seconds is not None:
+        variables["UV_HTTP_TIMEOUT"] = str(max(1, round(config.timeout_seconds)))
+    if config.connect_timeout_seconds is not None:
+        variables["UV_HTTP_CONNECT_TIMEOUT"] = str(max(1, round(config.connect_timeout_seconds)))
+    if config.retries is not None:
+        variables["UV_HTTP_RETRIES"] = str(config.retries)
+    return variables
+
+
+def is_torch_index(url: str, torch_index: str) -> bool:
+    """Whether an index is PyTorch's, or the mirror that stands for it, or one of its builds' pages."""
+    bare, base = without_credentials(url).rstrip("/"), without_credentials(torch_index).rstrip("/")
+    return bare == base or bare.startswith(f"{base}/") or _PYTORCH_PATH.search(bare) is not None

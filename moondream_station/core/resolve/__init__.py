@@ -1,0 +1,1 @@
+"""Which exact wheels satisfy the requirements on the chosen build."""

@@ -1,0 +1,245 @@
+"""Torch and its companions in one lock: where they must come from, what pins them there, and who strayed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import anyio.to_thread
+from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import Version
+
+from moondream_station.core.builds.naming import parse_build
+from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.requirements import FAMILY
+from moondream_station.core.facts.redact import credentials_in, redact_url, without_credentials
+from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.fetch.transfer import RemoteFile
+from moondream_station.core.index.names import FamilyNames
+from moondream_station.core.resolve.lock_project import (
+    TORCH_INDEX,
+    TORCH_WHEEL,
+    TRITON_NAMES,
+    FamilyIndex,
+)
+
+if TYPE_CHECKING:
+    import httpx2
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+
+Fetch = Callable[[RemoteFile], Awaitable[tuple[Path, str]]]
+
+
+class Family:
+    """What keeps torch's family in its place while the requirements are locked.
+
+    Args:
+        offer: The chosen torch, None where no torch may come in.
+        others: Wheels of the torches that may be taken instead, of the same build and from the same place.
+        tags: What the interpreter accepts, best first.
+        wheels: A folder that does not exist yet, for wheels that must be offered from disk.
+        client: For the family's index.
+        fetch: Brings a wheel and tells its hash.
+    """
+
+    def __init__(
+        self,
+        offer: Offer | None,
+        *,
+        others: Sequence[Offer] = (),
+        tags: Sequence[Tag],
+        wheels: Path,
+        client: httpx2.AsyncClient,
+        fetch: Fetch,
+    ) -> None:
+        self._offer = offer
+        self._others = tuple(others)
+        self._wanted = f"torch=={offer.full_version}" if offer is not None else ""
+        self._wheels = wheels
+        self._fetch = fetch
+        self._url = _family_url(offer)
+        self._is_flat = offer is not None and offer.source == "find-links"
+        self._names: FamilyNames | None = None
+        if self._url is not None:
+            self._names = FamilyNames(self._url, client, tags=tags, flat=self._is_flat)
+        self._offers: dict[Version, Offer] = {}
+        self._pinned: set[str] = set()
+        self._on_disk: dict[str, LockedFile] = {}
+
+    async def begin(self) -> None:
+        """Find out what must be pinned beside torch from the start.
+
+        Raises:
+            IndexUnreachable: The family's index does not answer.
+        """
+        await self.pin(TRITON_NAMES)
+
+    @property
+    def version(self) -> str | None:
+        """The chosen torch's version, with its local part."""
+        return str(self._offer.full_version) if self._offer is not None else None
+
+    @property
+    def description(self) -> str:
+        """The chosen torch and its place, for people."""
+        if self._offer is None:
+            return "none"
+        place = f" from {redact_url(self._url)}" if self._url else ""
+        return f"{self._offer.full_version} ({self._offer.build}){place}"
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """What is locked together with the requirements, whether they ask for it or not."""
+        if self._offer is None:
+            return ()
+        return (self._wanted, *sorted(self._pinned))
+
+    def widen(self) -> bool:
+        """Let the resolver choose among all torches that may be taken; False where there is no other one.
+
+        Nor where the index tells so little that whole wheels would have to be fetched to look at them.
+        """
+        others, self._others = self._others, ()
+        if self._offer is None or not others or "torch" in self._on_disk:
+            return False
+        self._offers = {offer.full_version: offer for offer in (self._offer, *others)}
+        self._wanted = f"torch>={min(self._offers).public},<={max(self._offers).public}"
+        return True
+
+    def settle(self, lock: Lock) -> bool:
+        """Whether the torch of a lock is one that may be taken: then it is the chosen one from here on.
+
+        A range names torches too that were not offered, or are of another build; those are excluded.
+        """
+        if lock.torch is None or not self._offers:
+            return True
+        version = Version(lock.torch)
+        if version not in self._offers:
+            self._wanted += f",!={version}"
+            return False
+        self._offer = self._offers[version]
+        return True
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The index that answers for a name. A name that nobody asks for does no harm."""
+        on_index = dict.fromkeys(sorted(FAMILY), TORCH_INDEX) if self._url is not None else {}
+        return {**on_index, **dict.fromkeys(self._on_disk, TORCH_WHEEL)}
+
+    @property
+    def indexes(self) -> tuple[FamilyIndex, ...]:
+        """The indexes that `sources` names."""
+        found = []
+        if self._url is not None:
+            found.append(FamilyIndex(name=TORCH_INDEX, url=self._url, flat=self._is_flat))
+        if self._on_disk:
+            found.append(FamilyIndex(name=TORCH_WHEEL, url=str(self._wheels), flat=True))
+        return tuple(found)
+
+    def credentials(self, torch_index: str) -> dict[str, str]:
+        """The variables by which uv learns the family's index wants, where its base URL holds that."""
+        found = credentials_in(torch_index)
+        base = without_credentials(torch_index).rstrip("/")
+        if found is None or self._url is None or not f"{self._url}/".startswith(f"{base}/"):
+            return {}
+        prefix = f"UV_INDEX_{TORCH_INDEX.upper().replace('-', '_')}"
+        return {f"{prefix}_USERNAME": found.username, f"{prefix}_PASSWORD": found.password}
+
+    async def pin(self, names: Iterable[str]) -> bool:
+        """Pin those of the names that the index has and that are not pinned yet; whether there are any."""
+        wanted = {name for name in names if name in FAMILY and name != "torch"} - self._pinned
+        if self._names is None or not wanted:
+            return False
+        present = await self._names.present(wanted)
+        self._pinned |= present
+        return bool(present)
+
+    async def pin_mentioned(self, text: str) -> bool:
+        """Pin what a failure speaks of: unpinned companions make uv look at the wrong versions of torch."""
+        return await self.pin(_NAME.findall(text))
+
+    async def offer_from_disk(self, url: str) -> bool:
+        """Fetch a wheel that uv would have to fetch whole, and offer it from disk; False for an ordinary one.
+
+        Raises:
+            StationError: It can't be fetched.
+        """
+        filename = unquote(PurePosixPath(urlsplit(url).path).name)
+        try:
+            name, version, _, _ = parse_wheel_filename(filename)
+        except InvalidWheelFilename:
+            return False
+        if name not in FAMILY or name in self._on_disk:
+            return False
+        offer = self._offer if self._offer is not None and self._offer.filename == filename else None
+        remote = RemoteFile(
+            filename=filename,
+            url=without_credentials(offer.url if offer is not None and offer.url is not None else url),
+            sha256=offer.sha256 if offer is not None else None,
+            size_bytes=offer.size_bytes if offer is not None else None,
+        )
+        path, sha256 = await self._fetch(remote)
+        await anyio.to_thread.run_sync(_place_wheel, path, self._wheels / filename)
+        self._on_disk[name] = LockedFile(
+            name=name,
+            version=str(version),
+            filename=filename,
+            url=remote.url,
+            index=self._url,
+            sha256=sha256,
+            size_bytes=path.stat().st_size,
+        )
+        return True
+
+    def strangers(self, lock: Lock) -> tuple[LockedFile, ...]:
+        """What of the family would come from elsewhere, or is of another build, torch first."""
+        found = [file for file in lock.files if file.name in FAMILY and self._is_stranger(file)]
+        return tuple(sorted(found, key=lambda file: file.name != "torch"))
+
+    def with_origins(self, lock: Lock) -> Lock:
+        """The lock with the real places of the wheels that were offered from disk."""
+        files = []
+        for file in lock.files:
+            known = self._on_disk.get(file.name)
+            files.append(known if known is not None and known.filename == file.filename else file)
+        return replace(lock, files=tuple(files))
+
+    def _is_stranger(self, file: LockedFile) -> bool:
+        offer = self._offer
+        if offer is None:
+            return file.name == "torch"
+        if file.name == "torch" and Version(file.version) != offer.full_version:
+            return True
+        if file.name in self._on_disk:
+            return False
+        if self._url is not None:
+            return _comparable(file.index or "") != _comparable(self._url)
+        local = Version(file.version).local
+        return local is not None and parse_build(local) is not None and local != (offer.local or offer.build)
+
+
+def _family_url(offer: Offer | None) -> str | None:
+    """The explicit index: None where the user's own indexes serve the family, or nothing does."""
+    if offer is None or offer.source == "default":
+        return None
+    place = offer.index_url if offer.source == "index" else offer.find_links
+    return without_credentials(place).rstrip("/") if place is not None else None
+
+
+def _place_wheel(path: Path, link: Path) -> None:
+    link.parent.mkdir(exist_ok=True)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, link)
+
+
+def _comparable(url: str) -> str:
+    return unquote(url).rstrip("/")

@@ -1,0 +1,155 @@
+"""Which Python environments are made from, and what it accepts: its markers and its wheel tags."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+from packaging import __file__ as packaging_file
+from packaging.markers import default_environment
+from packaging.tags import Tag, parse_tag, sys_tags
+
+from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.run import run
+
+OLDEST_PYTHON = (3, 11)
+"""The oldest Python an environment can have: the worker's half of the station is written for it."""
+
+_ANSWER_SECONDS = 30.0
+
+# Runs in the interpreter that is asked. Its own folders are left out (-S), so that nothing installed there
+# can answer for it; `packaging` is ours, so that every interpreter is described by the same rules.
+_QUESTION = """
+import json, sys
+answer = {"version": "%d.%d.%d" % sys.version_info[:3], "minor": list(sys.version_info[:2]),
+          "implementation": sys.implementation.name,
+          "path": getattr(sys, "_base_executable", None) or sys.executable}
+if sys.version_info >= (3, 8):
+    sys.path.insert(0, sys.argv[1])
+    from packaging.markers import default_environment
+    from packaging.tags import sys_tags
+    answer["markers"] = dict(default_environment())
+    answer["tags"] = [str(tag) for tag in sys_tags()]
+print(json.dumps(answer))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """A Python that environments can be made from.
+
+    Args:
+        path: The base interpreter itself: absolute, links resolved, in no virtual environment.
+        version: Its whole version ("3.11.7").
+        markers: The marker environment it evaluates requirements in.
+        tags: The wheel tags it accepts, best first.
+    """
+
+    path: Path
+    version: str
+    markers: Mapping[str, str]
+    tags: tuple[Tag, ...]
+
+    @property
+    def minor(self) -> str:
+        """Major and minor version ("3.11")."""
+        return ".".join(self.version.split(".")[:2])
+
+    @property
+    def threading(self) -> str:
+        """What tells it from the ordinary Python of its version: "t" for a free-threaded one, or nothing."""
+        abi = f"cp{self.minor.replace('.', '')}t"
+        return "t" if any(tag.abi == abi for tag in self.tags) else ""
+
+    @property
+    def name(self) -> str:
+        """Its version as a build is chosen by it ("3.11.7", "3.14.2t")."""
+        return f"{self.version}{self.threading}"
+
+
+def own_interpreter() -> Interpreter:
+    """The station's own base interpreter; no process is started for it.
+
+    Raises:
+        PythonUnsuitable: The station runs on something whose base can't be told or used.
+    """
+    base = Path(getattr(sys, "_base_executable", None) or sys.executable)
+    markers = {name: str(value) for name, value in default_environment().items()}
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    _check_suitable(base, sys.version_info[:2], sys.implementation.name, version)
+    return Interpreter(path=base.resolve(), version=version, markers=markers, tags=tuple(sys_tags()))
+
+
+async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -> Interpreter:
+    """The Python that environments are made from.
+
+    Args:
+        python: The interpreter a user named, also one inside a virtual environment (its base is meant), or
+            None for the station's own.
+        environ: The user's variables; the interpreter that is asked gets those that children may have.
+
+    Raises:
+        PythonUnsuitable: There is no such interpreter, it is none, or it is too old.
+    """
+    if python is None:
+        return own_interpreter()
+    path = _written_out(python)
+    answer = await _ask(path, environ)
+    minor = (int(answer["minor"][0]), int(answer["minor"][1]))
+    _check_suitable(path, minor, answer["implementation"], answer["version"])
+    tags = tuple(tag for text in answer["tags"] for tag in parse_tag(text))
+    base = await anyio.Path(answer["path"]).resolve()
+    return Interpreter(path=Path(base), version=answer["version"], markers=answer["markers"], tags=tags)
+
+
+async def _ask(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    if not await anyio.Path(path).is_file():
+        raise PythonUnsuitable(
+            f"There is no Python interpreter at {path}.",
+            hint="Name the interpreter's file, as `import sys; print(sys.executable)` prints it.",
+        )
+    folder = str(Path(packaging_file).parent.parent)
+    argv = [str(path), "-I", "-S", "-c", _QUESTION, folder]
+    try:
+        completed = await run(argv, env=child_environment(environ), timeout_seconds=_ANSWER_SECONDS)
+    except ProgramMissing as error:
+        raise PythonUnsuitable(f"{path} can't be started.", hint="Name a Python interpreter.") from error
+    try:
+        answer = json.loads(completed.stdout)
+        answer["version"], answer["minor"], answer["implementation"], answer["path"]
+    except (ValueError, TypeError, KeyError) as error:
+        seen = "did not answer in time" if completed.timed_out else f"exited with {completed.returncode}"
+        raise PythonUnsuitable(
+            f"{path} is no Python interpreter: it {seen} when asked for its version.",
+            hint=f"Name an interpreter of Python {_dotted(OLDEST_PYTHON)} or newer.",
+            log=completed.stderr.decode(errors="replace"),
+        ) from error
+    return dict(answer)
+
+
+def _written_out(path: Path) -> Path:
+    """The path in full. Links stay: a virtual environment's Python is one, and knows its base."""
+    return path.expanduser().absolute()
+
+
+def _check_suitable(path: Path, minor: tuple[int, int], implementation: str, version: str) -> None:
+    if implementation != "cpython":
+        raise PythonUnsuitable(
+            f"{path} is {implementation} {version}; PyTorch has wheels for CPython alone.",
+            hint=f"Name an interpreter of CPython {_dotted(OLDEST_PYTHON)} or newer.",
+        )
+    if minor < OLDEST_PYTHON:
+        raise PythonUnsuitable(
+            f"{path} is Python {version}; environments need {_dotted(OLDEST_PYTHON)} or newer.",
+            hint=f"Install Python {_dotted(OLDEST_PYTHON)} or newer and name it with --python.",
+        )
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

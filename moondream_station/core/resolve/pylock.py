@@ -1,0 +1,175 @@
+"""Reading and writing locks in their standard form, PEP 751's `pylock.toml`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from packaging.markers import Environment
+from packaging.pylock import (
+    Package,
+    PackageArchive,
+    PackageSdist,
+    PackageWheel,
+    Pylock,
+    PylockSelectError,
+    PylockValidationError,
+)
+from packaging.tags import Tag
+
+from moondream_station.core.builds.allowances import filename_of
+from moondream_station.core.facts.errors import ResolutionConflict
+from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.resolve.toml_text import toml_string
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SCHEMES = ("https", "http", "file")
+
+
+def read_pylock(
+    text: str,
+    *,
+    markers: Mapping[str, str],
+    tags: Sequence[Tag],
+    builds: Collection[str] = (),
+    tool_output: str = "",
+) -> Lock:
+    """The wheels that a lock gives one interpreter.
+
+    Args:
+        text: The lock, as TOML.
+        markers: The interpreter's marker environment.
+        tags: The wheel tags it accepts, best first.
+        builds: The packages whose sources will do where there is no wheel.
+        tool_output: What the resolver said while it made the lock.
+
+    Raises:
+        ResolutionConflict: The lock has no wheel for this interpreter, or is no lock that can be trusted.
+    """
+    try:
+        data = tomllib.loads(text)
+        pylock = Pylock.from_dict(data)
+        chosen = list(pylock.select(environment=cast("Environment", dict(markers)), tags=tags))
+        files = sorted(
+            (_locked_file(package, file, builds=builds) for package, file in chosen),
+            key=lambda file: file.name,
+        )
+    except PylockSelectError as error:
+        machine = f"{markers['platform_system']} {markers['platform_machine']}"
+        raise ResolutionConflict(
+            f"No usable wheel for Python {markers['python_full_version']} on {machine}: {_first_line(error)}",
+            hint="Another Python (--python) or an older version of the package may have one.",
+            log=tool_output,
+        ) from error
+    except (tomllib.TOMLDecodeError, PylockValidationError) as error:
+        raise ResolutionConflict(f"The lock can't be read: {_first_line(error)}", log=tool_output) from error
+    return Lock(
+        files=tuple(files), requires_python=str(pylock.requires_python or ""), tool_output=tool_output
+    )
+
+
+def read_stored_pylock(text: str) -> Lock:
+    """A lock that `write_pylock` wrote with URLs: one wheel a package, chosen when it was made.
+
+    Raises:
+        ResolutionConflict: It is none.
+    """
+    try:
+        pylock = Pylock.from_dict(tomllib.loads(text))
+        files = tuple(_locked_file(package, *(package.wheels or ())) for package in pylock.packages)
+    except (tomllib.TOMLDecodeError, PylockValidationError, TypeError) as error:
+        raise ResolutionConflict(f"The lock can't be read: {_first_line(error)}") from error
+    return Lock(files=files, requires_python=str(pylock.requires_python or ""))
+
+
+def write_pylock(lock: Lock, *, sources: Mapping[str, Path | str] | None = None) -> str:
+    """A lock as TOML.
+
+    Args:
+        lock: What to write.
+        sources: By file name, the wheels on disk, or other URLs, that stand in for the lock's; None writes
+            the lock's own.
+    """
+    lines = ['lock-version = "1.0"', 'created-by = "moondream-station"']
+    if lock.requires_python:
+        lines.append(f"requires-python = {toml_string(lock.requires_python)}")
+    if not lock.files:
+        lines.append("packages = []")  # the key is required
+    for file in lock.files:
+        lines += [
+            "",
+            "[[packages]]",
+            f"name = {toml_string(file.name)}",
+            f"version = {toml_string(file.version)}",
+        ]
+        if file.index is not None and sources is None:
+            lines.append(f"index = {toml_string(file.index)}")
+        source = file.url if sources is None else sources[file.filename]
+        kind = "path" if isinstance(source, Path) else "url"
+        where = f"{kind} = {toml_string(str(source))}"
+        size = f", size = {file.size_bytes}" if file.size_bytes is not None else ""
+        hashes = f"{{ sha256 = {toml_string(file.sha256)} }}"
+        name = toml_string(file.filename)
+        lines.append(f"wheels = [{{ name = {name}, {where}{size}, hashes = {hashes} }}]")
+    return "\n".join([*lines, ""])
+
+
+def _locked_file(package: Package, chosen: object, *, builds: Collection[str] = ()) -> LockedFile:
+    if not isinstance(chosen, PackageWheel | PackageSdist | PackageArchive):
+        raise PylockValidationError(f"{package.name} has no wheel")
+    url = chosen.url or (Path(chosen.path).absolute().as_uri() if chosen.path else "")
+    filename = filename_of(url) if isinstance(chosen, PackageArchive) else chosen.filename
+    if not filename.endswith(".whl") and package.name not in builds:
+        raise PylockValidationError(f"{package.name} has no wheel")
+    return LockedFile(
+        name=package.name,
+        version=str(package.version) if package.version is not None else _version_in(filename),
+        filename=_checked_filename(filename),
+        url=_checked_url(url, package.name),
+        index=_without_credentials(package.index) if package.index is not None else None,
+        sha256=_checked_sha256(chosen.hashes, package.name),
+        size_bytes=_checked_size(chosen.size, package.name),
+    )
+
+
+def _version_in(filename: str) -> str:
+    return unquote(filename).split("-")[1]
+
+
+def _checked_filename(filename: str) -> str:
+    if "/" in filename or "\\" in filename:
+        raise PylockValidationError(f"{filename!r} is no file name")
+    return filename
+
+
+def _checked_url(url: str, name: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES or ".." in unquote(parts.path).split("/"):
+        raise PylockValidationError(f"{name} has no usable URL")
+    return _without_credentials(url)
+
+
+def _checked_sha256(hashes: Mapping[str, str], name: str) -> str:
+    digest = hashes.get("sha256", "").lower()
+    if not _SHA256.fullmatch(digest):
+        raise PylockValidationError(f"{name} has no sha256")
+    return digest
+
+
+def _checked_size(size: int | None, name: str) -> int | None:
+    if size is not None and size <= 0:
+        raise PylockValidationError(f"{name} has the size {size}")
+    return size
+
+
+def _without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,287 @@
+"""From requirements and a chosen build to the exact wheels: uv resolves, the family stays on one index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+from packaging.utils import canonicalize_name
+
+from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.facts.errors import (
+    HashMismatch,
+    ResolutionConflict,
+    StationError,
+)
+from moondream_station.core.facts.events import DownloadProgressed
+from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.fetch.download import fetch_unhashed
+from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.fetch.sizes import with_sizes
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.work_folder import work_folder
+from moondream_station.core.packaging.constraints import ordinary_constraints
+from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.packaging.uv_environment import to_uv_environment
+from moondream_station.core.processes.run import CompletedProcess
+from moondream_station.core.resolve.family import Family
+from moondream_station.core.resolve.interpreter import Interpreter
+from moondream_station.core.resolve.lock_project import LockProject, required_by
+from moondream_station.core.resolve.pylock import read_pylock
+from moondream_station.core.resolve.uv_failures import is_conflict, lock_failure, wheel_to_fetch
+from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
+
+if TYPE_CHECKING:
+    import httpx2
+
+_TURNS = 12
+"""Each turn adds what the one before showed: a name for the group, a wheel from disk, an unfit torch."""
+_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+
+
+async def resolve_lock(
+    *,
+    requirements: Requirements,
+    offer: Offer | None,
+    others: Sequence[Offer] = (),
+    interpreter: Interpreter,
+    config: PackagingConfig,
+    torch_index: str,
+    home: Home,
+    client: httpx2.AsyncClient,
+    environ: Mapping[str, str],
+    publish: Callable[[DownloadProgressed], object] = lambda _: None,
+    bounds: Iterable[str] = (),
+) -> Lock:
+    """The exact wheels for requirements, with torch's family from the chosen offer's source alone.
+
+    Torch is in the lock only if something asks for it.
+
+    Args:
+        requirements: What the backend asks for.
+        offer: The torch that was chosen, None where no torch may come in.
+        others: Other torches of the same build and place; the newest that resolves is taken where the chosen
+            one does not.
+        interpreter: What the environment will be made from.
+        config: The user's packaging set-up.
+        torch_index: What stands for https://download.pytorch.org/whl; it may hold credentials.
+        home: Where uv's cache and the downloads live.
+        client: For what is asked beside uv; it brings proxies, certificates and credentials.
+        environ: The user's variables.
+        publish: Takes the facts of a wheel that must be fetched before it can be locked, because its index
+            tells neither its metadata nor its hash.
+        bounds: Further constraints, on any package: what is installed already, for one.
+
+    Returns:
+        The lock; `tool_output` is everything uv said.
+
+    Raises:
+        ResolutionConflict: The requirements contradict each other or the build, or there is no wheel.
+        IndexUnreachable: An index does not answer, or wants credentials.
+        HashMismatch: A wheel is none of those that the requirements' hashes name.
+        SettingsInvalid: A constraint file of the user's can't be used.
+        ProgramMissing: uv is missing or too old.
+        NoSpace: There is no room for uv's cache.
+        HomeUnusable: The cache can't be written.
+    """
+    uv = await find_uv(environ)
+    constraints = await ordinary_constraints(config)
+    async with work_folder(home) as folder:
+        family = Family(
+            offer,
+            others=others,
+            tags=interpreter.tags,
+            wheels=folder / "wheels",
+            client=client,
+            fetch=lambda file: fetch_unhashed(file, home=home, client=client, publish=publish),
+        )
+        variables = {
+            **to_uv_environment(config, torch_index=torch_index),
+            **family.credentials(torch_index),
+        }
+        resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter, requirements.builds)
+        lock = await _settle(resolver, family, requirements.canonical, (*constraints, *bounds))
+    _check_hashes(lock, requirements)
+    return await with_sizes(lock, client)
+
+
+async def _settle(
+    resolver: _Resolver, family: Family, dependencies: Iterable[str], constraints: tuple[str, ...]
+) -> Lock:
+    """Lock, learn what was missing, lock again."""
+    wanted = tuple(dependencies)
+    conflict: str | None = None
+    await family.begin()
+    for _ in range(_TURNS):
+        project = LockProject(
+            requires_python=f"=={resolver.interpreter.minor}.*",
+            markers=resolver.interpreter.markers,
+            dependencies=wanted,
+            family=family.group,
+            sources=family.sources,
+            indexes=family.indexes,
+            constraints=constraints,
+        )
+        failure = await resolver.run(project)
+        if failure is not None:
+            if conflict is not None and wheel_to_fetch(failure):
+                raise _failed(conflict, resolver, family)
+            if await _learn(failure, resolver, family):
+                continue
+            if not (is_conflict(failure) and family.widen()):
+                raise _failed(conflict or failure, resolver, family)
+            conflict = failure
+            continue
+        lock = await resolver.read()
+        if not family.settle(lock):
+            continue
+        strangers = family.strangers(lock)
+        if not strangers:
+            return family.with_origins(lock)
+        if not await family.pin(file.name for file in strangers):
+            raise await _conflict(resolver, family, strangers[0])
+    raise ResolutionConflict("The requirements don't settle on one PyTorch build.", log=resolver.log)
+
+
+async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
+    """Whether a failure shows what to do better in the next turn."""
+    url = wheel_to_fetch(failure)
+    if url is None:
+        return resolver.build_mentioned(failure) or await family.pin_mentioned(failure)
+    if await family.offer_from_disk(url):
+        return True
+    # An ordinary package of an index that tells too little: let uv fetch such wheels itself, as pip would.
+    was_strict, resolver.is_strict = resolver.is_strict, False
+    return was_strict
+
+
+class _Resolver:
+    """uv in a folder of its own.
+
+    Args:
+        uv: The program.
+        folder: An empty folder for this run alone.
+        cache: uv's cache.
+        variables: The user's set-up, for uv.
+        interpreter: What is locked for.
+        builds: The packages that may be built from source.
+    """
+
+    def __init__(
+        self,
+        uv: Uv,
+        folder: Path,
+        cache: Path,
+        variables: Mapping[str, str],
+        interpreter: Interpreter,
+        builds: Collection[str],
+    ) -> None:
+        self.interpreter = interpreter
+        self.is_strict = True
+        self._uv = uv
+        self._folder = folder
+        self._variables = variables
+        self._common = ("-q", "-p", str(interpreter.path), "--cache-dir", str(cache))
+        self._runs: list[CompletedProcess] = []
+        self._builds = frozenset(builds)
+        self._built: set[str] = set()
+
+    @property
+    def log(self) -> str:
+        """Everything uv said so far."""
+        return output_of(*self._runs)
+
+    def build_mentioned(self, failure: str) -> bool:
+        """Build from source what a failure speaks of, and may be built; whether there is any such.
+
+        Wheels are tried first: one that is there needs no compiler, and runs no foreign code.
+        """
+        mentioned = {name for name in self._builds - self._built if name in set(_NAME.findall(failure))}
+        self._built |= mentioned
+        return bool(mentioned)
+
+    async def run(self, project: LockProject) -> str | None:
+        """Lock and export; None when that went well, else what uv wrote to stderr.
+
+        While strict, uv may neither fetch a whole wheel for its metadata nor to hash it.
+        """
+        await anyio.to_thread.run_sync(self._begin, project.to_toml())
+        variables = dict(self._variables)
+        if self.is_strict:
+            variables["UV_REQUIRE_METADATA_RANGE_REQUESTS"] = "1"
+        # uv lets what is named here pass its --no-build.
+        built = (part for name in sorted(self._built) for part in ("--no-binary-package", name))
+        failure = await self._call(variables, "lock", "--no-build", *built)
+        if failure is not None:
+            return failure
+        offline = ("--offline",) if self.is_strict else ()
+        form = ("--format", "pylock.toml", "--no-header", "-o", "pylock.toml")
+        selected = ("--frozen", "--no-default-groups", "--no-emit-project")
+        return await self._call(variables, "export", *selected, *offline, *form)
+
+    async def read(self) -> Lock:
+        """The lock that `run` made, for the interpreter.
+
+        Raises:
+            ResolutionConflict: It has no wheel for the interpreter.
+        """
+        text = await anyio.Path(self._folder / "pylock.toml").read_text(encoding="utf-8")
+        markers, tags = self.interpreter.markers, self.interpreter.tags
+        return read_pylock(text, markers=markers, tags=tags, builds=self._builds, tool_output=self.log)
+
+    async def required_by(self, name: str) -> tuple[str, ...]:
+        """The packages that ask for a package."""
+        return required_by(await anyio.Path(self._folder / "uv.lock").read_text(encoding="utf-8"), name)
+
+    def _begin(self, project: str) -> None:
+        for name in ("uv.lock", "pylock.toml"):
+            (self._folder / name).unlink(missing_ok=True)
+        (self._folder / "pyproject.toml").write_text(project, encoding="utf-8")
+
+    async def _call(self, variables: Mapping[str, str], *args: str) -> str | None:
+        completed = await self._uv.run(*args, *self._common, cwd=self._folder, variables=variables)
+        self._runs.append(completed)
+        return None if completed.returncode == 0 else completed.stderr.decode(errors="replace")
+
+
+def _failed(failure: str, resolver: _Resolver, family: Family) -> StationError:
+    """Why it can't be locked; where that is about torch, with the build on the other side."""
+    error = lock_failure(failure, log=resolver.log)
+    if not isinstance(error, ResolutionConflict) or "torch" not in error.message:
+        return error
+    if family.version is None or family.version in error.message:
+        return error
+    message = f"{error.message} The chosen PyTorch is {family.description}."
+    return ResolutionConflict(message, hint=error.hint, log=error.log)
+
+
+async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -> ResolutionConflict:
+    """A package of the family that would come from elsewhere: who asks for it, and what both sides say."""
+    asking = ", ".join(await resolver.required_by(stranger.name)) or "the backend"
+    where = f" from {redact_url(stranger.index)}" if stranger.index else ""
+    return ResolutionConflict(
+        f"{asking} asks for {stranger.name}, which would be {stranger.version}{where}; "
+        f"the environment's PyTorch is {family.description}.",
+        hint="Another strategy may choose a build that has it, or the requirements have to change.",
+        log=resolver.log,
+    )
+
+
+def _check_hashes(lock: Lock, requirements: Requirements) -> None:
+    allowed: dict[str, set[str]] = {}
+    for item, hashes in zip(requirements.items, requirements.hashes, strict=True):
+        if hashes:
+            allowed.setdefault(canonicalize_name(item.name), set()).update(hashes)
+    for file in lock.files:
+        if file.sha256 not in allowed.get(file.name, {file.sha256}):
+            raise HashMismatch(
+                f"{file.filename} from {redact_url(file.url)} is none of the files whose hashes "
+                f"{requirements.origin} gives for {file.name}.",
+                hint="The index has another file of this version, or the hashes are for another platform.",
+                log=lock.tool_output,
+            )

@@ -1,0 +1,147 @@
+"""What uv's messages mean, as the station's errors. Measured with uv 0.13.9; others keep uv's words."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from moondream_station.core.facts.errors import (
+    BuildFailed,
+    EnvironmentBroken,
+    HomeUnusable,
+    IndexUnreachable,
+    NoSpace,
+    ResolutionConflict,
+    StationError,
+)
+from moondream_station.core.facts.redact import redact_text, redact_url
+from moondream_station.core.resolve.lock_project import FAMILY_GROUP, PROJECT
+
+_LOOK = "`moondream-station logs` shows everything that uv said; run the command again."
+_SENTENCE_CHARACTERS = 700
+_NO_RANGES = re.compile(r"range requests are required, but not supported for: (\S+)")
+_NO_HASH = re.compile(r"Failed to download `([^`]+)` to compute missing hashes")
+_FETCHED = re.compile(
+    r"(?:Failed to fetch|Failed to download|error sending request for url)[:\s]+[`(]?([^\s`)]+)"
+)
+_UNBUILT = re.compile(r"Failed to build `([^`]+)`")
+_UNAUTHORIZED = re.compile(
+    r"An index URL \((\S+)\) could not be queried due to a lack of valid authentication"
+)
+_CAUSE = re.compile(r"^\s*(?:error|cause):\s*(.*)$", re.MULTILINE)
+_UNWRITABLE = ("Read-only file system", "Input/output error", "Permission denied (os error")
+_FULL = ("No space left on device", "os error 28", "not enough space on the disk", "Disk quota exceeded")
+
+
+def wheel_to_fetch(stderr: str) -> str | None:
+    """The URL of the wheel that uv would have to fetch whole to go on: it has no metadata, or no hash."""
+    match = _NO_RANGES.search(stderr) or _NO_HASH.search(stderr)
+    return match[1] if match else None
+
+
+def is_conflict(stderr: str) -> bool:
+    """Whether uv says that no versions go together, rather than that something can't be had."""
+    return "No solution found" in stderr
+
+
+def lock_failure(stderr: str, *, log: str) -> StationError:
+    """Why uv could not lock.
+
+    Args:
+        stderr: What it said.
+        log: Everything, for the journal.
+    """
+    text = redact_text(stderr)
+    if unauthorized := _UNAUTHORIZED.search(text):
+        return IndexUnreachable(
+            f"The index {unauthorized[1]} wants credentials, or others than it got.",
+            hint="Put them into its URL, into netrc, or into uv's own variables.",
+            log=log,
+        )
+    if (failure := _of_the_disk(text, "There is no space left for the resolver's cache.", log)) is not None:
+        return failure
+    if unbuilt := _UNBUILT.search(text):
+        return build_failure(unbuilt[1], text, log=log)
+    if is_conflict(text):
+        return ResolutionConflict(_sentence(text), hint=_hint(text), log=log)
+    if fetched := _FETCHED.search(text):
+        return _unreachable(fetched[1], text, log)
+    return StationError(f"uv could not lock the requirements: {_last_cause(text)}", hint=_LOOK, log=log)
+
+
+def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
+    """Why a package could not be built from source.
+
+    Args:
+        package: Its name and version.
+        stderr: What uv and the package's own building said; the last line is nearest to the cause.
+        log: Everything, for the journal.
+    """
+    lines = [
+        line.strip() for line in redact_text(stderr).partition("\nhint:")[0].splitlines() if line.strip()
+    ]
+    said = lines[-1][:_SENTENCE_CHARACTERS] if lines else "nothing was said"
+    return BuildFailed(
+        f"{package} can't be built from source: {said}",
+        hint="Install what its building needs (a compiler, headers), or ask for a version that has a wheel.",
+        log=log,
+    )
+
+
+def install_failure(stderr: str, *, log: str) -> StationError:
+    """Why uv could not fill an environment."""
+    text = redact_text(stderr)
+    if (
+        failure := _of_the_disk(text, "There was not enough space to build the environment.", log)
+    ) is not None:
+        return failure
+    return EnvironmentBroken(f"uv could not fill the environment: {_last_cause(text)}", hint=_LOOK, log=log)
+
+
+def _of_the_disk(text: str, full: str, log: str) -> NoSpace | HomeUnusable | None:
+    """The failure, where it is the disk's; `full` says what there is no space for."""
+    if any(sign in text for sign in _FULL):
+        return NoSpace(full, hint="Free some space.", log=log)
+    if not any(sign in text for sign in _UNWRITABLE):
+        return None
+    return HomeUnusable(
+        f"uv could not read or write a file: {_last_cause(text)}",
+        hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",
+        log=log,
+    )
+
+
+def _unreachable(url: str, text: str, log: str) -> IndexUnreachable:
+    place = urlsplit(url).hostname or redact_url(url)
+    reason = _last_cause(text)
+    hint = "Check the network, the proxy and the index's address."
+    if "certificate" in text:
+        hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
+    return IndexUnreachable(f"The index at {place} can't be reached: {reason}", hint=hint, log=log)
+
+
+def _sentence(text: str) -> str:
+    """The explanation uv gives, on one line, with names that a user knows for the generated project's."""
+    cause = text.partition("cause:")[2].partition("\nhint:")[0] or text
+    words = " ".join(cause.split())
+    words = words.replace(f"{PROJECT}:{FAMILY_GROUP}", "the chosen PyTorch build").replace(
+        PROJECT, "the backend"
+    )
+    words = words.replace("your project", "the backend")
+    return words if len(words) <= _SENTENCE_CHARACTERS else f"{words[:_SENTENCE_CHARACTERS]}…"
+
+
+def _hint(text: str) -> str | None:
+    hint = text.partition("\nhint:")[2].strip().partition("\n")[0]
+    if "building from source is disabled" in hint:
+        return (
+            "There is no wheel that fits. Another version or Python (--python) may have one; a manifest may"
+            " also allow a package to be built from source, by its name in `allow.builds`."
+        )
+    return hint or None
+
+
+def _last_cause(text: str) -> str:
+    causes = _CAUSE.findall(text)
+    words = str(causes[-1]).strip() if causes else " ".join(text.split())[-_SENTENCE_CHARACTERS:]
+    return words or "it said nothing"

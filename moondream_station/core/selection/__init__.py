@@ -1,0 +1,1 @@
+"""Which PyTorch build a machine gets, and why."""

@@ -1,0 +1,222 @@
+"""One build's verdict: which of its wheels are possible here, or the first reason why none is.
+
+The checks stand in the order in which a person wants to hear about them; each takes the offers that the ones
+before it left and answers with those that pass, or with a refusal. A check whose obstacle is ignored passes
+everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from moondream_station.core.builds.naming import Build, listed
+from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.pythons import fits_python, in_words, pythons_of
+from moondream_station.core.builds.target import Target, platform_name
+from moondream_station.core.selection.request import Obstacle, Question
+
+_LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}  # PEP 600
+_SOURCE_RANK = {"index": 2, "find-links": 1, "default": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why nothing of a build is left."""
+
+    obstacle: Obstacle
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What became of a build.
+
+    Args:
+        build: The build.
+        offers: Its possible wheels, best first; empty where it is refused.
+        refusal: Why it is refused, None where it is possible.
+    """
+
+    build: Build
+    offers: tuple[Offer, ...]
+    refusal: Refusal | None = None
+
+    @property
+    def best(self) -> Offer:
+        """The wheel to take; only where the build is possible."""
+        return self.offers[0]
+
+
+def judge(build: Build, question: Question) -> Judgement:
+    """The verdict on one build."""
+    seen = question.offers.get(build.name, ())
+    offers = seen or question.known.get(build.name, ())
+    for obstacle, check in _CHECKS:
+        if obstacle in question.ignoring:
+            continue
+        outcome = check(build, offers, question)
+        if isinstance(outcome, str):
+            return Judgement(build, (), Refusal(obstacle, outcome))
+        offers = outcome
+    if not seen:
+        return Judgement(build, (), Refusal(Obstacle.ABSENT, _absent(build, question)))
+    return Judgement(build, tuple(sorted(offers, key=_preference, reverse=True)))
+
+
+def _preference(offer: Offer) -> tuple[Version, bool, int]:
+    return (offer.version, offer.verified, _SOURCE_RANK[offer.source])
+
+
+def _absent(build: Build, question: Question) -> str:
+    return f"{build.name}: no source that was asked has a wheel of it for {question.target.place}."
+
+
+Outcome = tuple[Offer, ...] | str
+
+
+def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    target = question.target
+    if target.rosetta:
+        return (
+            f"{build.name} can't be used: this Python is an x86-64 one, translated by Rosetta on Apple "
+            "silicon, for which there is no usable wheel."
+        )
+    if offers:
+        return offers
+    platforms = question.catalog.platforms_of(build.name)
+    if not platforms:
+        return f"{build.name} is not known here, and no source has a wheel of it for {target.place}."
+    places = listed(map(platform_name, platforms))
+    return f"{build.name} has wheels for {places} only, this is {target.place}."
+
+
+def _check_wheels_only(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    why = question.catalog.source_build(build.name)
+    return f"{build.name} can't be installed from wheels alone: {why}." if why else offers
+
+
+def _check_hardware(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    return question.hardware.why_not_build(build) or offers
+
+
+def _check_requirement(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    wanted = question.wanted
+    allowed = tuple(wanted.torch.filter(offers, key=lambda offer: offer.full_version))
+    if allowed:
+        return allowed
+    newest = max(offer.version for offer in offers)
+    return f"{build.name} has no torch that satisfies {wanted.phrase}; its newest is {newest}."
+
+
+def _check_system(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    fitting = tuple(offer for offer in offers if fits_system(offer, question.target))
+    return fitting or why_not_system(build, min(offers, key=lambda offer: offer.version), question)
+
+
+def fits_system(offer: Offer, target: Target) -> bool:
+    """Whether an offer's wheel is for a target's C library or macOS."""
+    platforms = [tag.platform for tag in offer.tags] if offer.is_real else offer.platform_tags
+    return any(platform in target.platform_tags for platform in platforms)
+
+
+def why_not_system(build: Build, offer: Offer, question: Question) -> str:
+    """Why an offer's wheel is not for the target's C library or macOS, as a sentence."""
+    target, libc = question.target, question.capabilities.libc
+    wheel = f"torch {offer.torch} on {build.name}"
+    platforms = sorted(tag.platform for tag in offer.tags) if offer.is_real else offer.platform_tags
+    if target.system == "Darwin":
+        need = _number_in(platforms[0], "macosx_")
+        have = ".".join(map(str, target.macos)) if target.macos else "an unknown version"
+        return f"{wheel} needs macOS {need} or newer, this Mac has {have}."
+    if target.glibc is None:
+        have = f"{libc[0]} {libc[1]}".strip() or "another C library"
+        return f"{wheel} needs glibc, this system has {have}."
+    need = _number_in(platforms[0], "manylinux_") or _LEGACY_GLIBC[platforms[0].partition("_")[0]]
+    return f"{wheel} needs glibc {need} or newer, this system has {target.glibc[0]}.{target.glibc[1]}."
+
+
+def _number_in(platform: str, prefix: str) -> str:
+    """The version that a platform tag names: "2.28" of "manylinux_2_28_x86_64"."""
+    parts = platform.removeprefix(prefix).split("_")
+    return ".".join(parts[:2]) if platform.startswith(prefix) else ""
+
+
+def _check_architecture(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    hardware = question.hardware
+    fitting = {torch for torch in {offer.version for offer in offers} if hardware.serves(build, torch)}
+    if fitting:
+        return tuple(offer for offer in offers if offer.version in fitting)
+    return hardware.why_not_torch(build, max(offer.version for offer in offers))
+
+
+def _check_python(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    target = question.target
+    fitting = tuple(offer for offer in offers if fits_python(offer, target))
+    if fitting:
+        return fitting
+    wanted = f" of {question.wanted.text}" if question.wanted.text else ""
+    return (
+        f"{build.name} has no wheel{wanted} for Python {target.python_minor}; it has them for Python "
+        f"{in_words(pythons_of(offers))}."
+    )
+
+
+def _check_companions(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    for name in question.wanted.companions:
+        left = tuple(offer for offer in offers if _has_companion(name, build, offer, question))
+        if not left:
+            newest = max(offer.torch for offer in offers)
+            specifier = question.wanted.companions[name]
+            return f"{build.name} has no {name}{specifier} for torch {newest} on {question.target.place}."
+        offers = left
+    return offers
+
+
+def _has_companion(name: str, build: Build, offer: Offer, question: Question) -> bool:
+    """Whether a companion that fits a torch exists on its build.
+
+    torchvision says itself which torch it needs, so one that is not known here is left to the resolver.
+    torchaudio 2.11.0, the last one, does not; a torch newer than the catalog has none.
+    """
+    catalog = question.catalog
+    row = catalog.row(build.name, offer.torch, question.target.platform or "")
+    if row is not None and name in row.without and not (row.pypi or offer.source == "default"):
+        return False
+    if not catalog.companion_python(name, offer.torch).contains(
+        question.target.python_full, prereleases=True
+    ):
+        return False
+    releases = catalog.companions(name, offer.torch)
+    if releases is None:
+        return name != "torchaudio" or offer.version < catalog.newest_torch
+    specifier = question.wanted.companions[name]
+    return any(specifier.contains(release, prereleases=True) for release in releases)
+
+
+def _check_verified(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+    """A wheel that only the catalog knows of, and that nobody saw, is not relied upon."""
+    relied = tuple(offer for offer in offers if offer.is_real or offer.verified)
+    if relied:
+        return relied
+    newest = max(offer.version for offer in offers)
+    return (
+        f"{build.name}: nobody has verified that torch {newest} exists on it for {question.target.place}; "
+        f"the index itself can tell (a plan on that machine, not --offline), or --strategy {build.name} "
+        "relies on it."
+    )
+
+
+_CHECKS: tuple[tuple[Obstacle, Callable[[Build, tuple[Offer, ...], Question], Outcome]], ...] = (
+    (Obstacle.PLATFORM, _check_platform),
+    (Obstacle.SOURCE_BUILD, _check_wheels_only),
+    (Obstacle.HARDWARE, _check_hardware),
+    (Obstacle.REQUIREMENT, _check_requirement),
+    (Obstacle.SYSTEM, _check_system),
+    (Obstacle.ARCHITECTURE, _check_architecture),
+    (Obstacle.PYTHON, _check_python),
+    (Obstacle.COMPANION, _check_companions),
+    (Obstacle.UNVERIFIED, _check_verified),
+)

@@ -1,0 +1,336 @@
+"""The inference queue in front of the active model's worker, and the restart of a worker that crashed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from moondream_station.core.facts.errors import (
+    NoActiveModel,
+    StationError,
+    WorkerBusy,
+    WorkerFailed,
+    WorkerLoading,
+    WorkerTimeout,
+)
+from moondream_station.core.serving.line import Line
+from moondream_station.core.worker.requests import CallStream, Request
+from moondream_station.core.worker.worker import Worker, answer
+
+_BACK_OFF_SECONDS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""Before each restart in a row; after as many failures the worker is given up."""
+_STEADY_SECONDS: Final = 60.0
+"""A worker that lived so long failed for a reason of its own: counting begins anew."""
+
+
+class PoolState(StrEnum):
+    """What a request meets."""
+
+    STOPPED = "stopped"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Service:
+    """A model that is served, and how to get another worker for it."""
+
+    model: str
+    restart: Callable[[], Awaitable[Worker]] | None = None
+
+
+class InferencePool:
+    """Lets requests through to the worker, as many at once as it has threads.
+
+    Args:
+        max_queue_size: How many requests may wait; further ones are rejected.
+        default_timeout_seconds: How long a request may wait and be worked on, where it does not say itself.
+        loading_seconds: How long a request waits for a worker that loads.
+        stuck_seconds: How long a call that nobody waits for any more may occupy the worker before that is
+            replaced.
+        back_off_seconds: How long to wait before each restart in a row.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_queue_size: int = 10,
+        default_timeout_seconds: float = 30.0,
+        loading_seconds: float = 60.0,
+        stuck_seconds: float = 300.0,
+        back_off_seconds: tuple[float, ...] = _BACK_OFF_SECONDS,
+    ) -> None:
+        self._max_queue_size = max_queue_size
+        self._default_timeout_seconds = default_timeout_seconds
+        self._loading_seconds = loading_seconds
+        self._stuck_seconds = stuck_seconds
+        self._back_off_seconds = back_off_seconds
+        self._line = Line()
+        self._state = PoolState.STOPPED
+        self._service: _Service | None = None
+        self._service_changed = anyio.Event()
+        self._failure: StationError | None = None
+        self._timeouts = 0
+        self._processed = 0
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def state(self) -> PoolState:
+        """What a request meets now."""
+        return self._state
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker that new calls go to."""
+        return self._line.worker
+
+    @property
+    def failure(self) -> StationError | None:
+        """Why the worker is gone, None while it is well."""
+        return self._failure
+
+    def expect(self, model: str) -> None:
+        """A worker for this model is being loaded, and none serves: requests wait for it."""
+        self._change(PoolState.LOADING, None, _Service(model=model))
+
+    def serve(self, worker: Worker, *, model: str, restart: Callable[[], Awaitable[Worker]]) -> None:
+        """Send new calls to this worker; those that run on another one finish there (see `drained`).
+
+        Args:
+            worker: Ready for calls.
+            model: The model's id.
+            restart: Gives another worker that is ready, when this one failed. It is cancelled when something
+                else is to be served, and raises `StationError` where it can't.
+        """
+        self._change(PoolState.READY, worker, _Service(model=model, restart=restart))
+
+    def give_up(self, model: str, failure: StationError) -> None:
+        """No worker could be had for this model: requests are told why."""
+        self._change(PoolState.FAILED, None, _Service(model=model))
+        self._failure = failure
+
+    def stop(self) -> None:
+        """Serve nothing: requests are turned away."""
+        self._change(PoolState.STOPPED, None, None)
+
+    async def drained(self, worker: Worker) -> None:
+        """Wait until no call runs on a worker."""
+        while self._line.is_occupied(worker):
+            await self._line.wait_for_change()
+        await checkpoint()
+
+    async def run(self) -> None:
+        """Look after the worker, for as long as the station lives."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                await self._look_after()
+            finally:
+                self._tasks = None
+
+    @asynccontextmanager
+    async def call(
+        self, function: str, kwargs: Mapping[str, Any], *, timeout_seconds: float | None = None
+    ) -> AsyncIterator[dict[str, Any] | CallStream]:
+        """Let the active model's backend run a function; leaving the block gives up what is left of a stream.
+
+        Args:
+            function: The function's name.
+            kwargs: Its keyword arguments, as JSON; with a true `stream` the answer may be a stream.
+            timeout_seconds: How long the request may wait for its turn and its answer, and then for each
+                chunk of a streamed one. None, 0 or less: the default.
+
+        Raises:
+            NoActiveModel: Nothing is served.
+            WorkerBusy: Too many wait already.
+            WorkerLoading: The worker still loads after `loading_seconds`.
+            WorkerTimeout: No answer in time; also raised while a stream is read.
+            WorkerFailed: The worker died over it, or is given up.
+            BackendError: The backend raised.
+            UnknownFunction: It has no such function.
+        """
+        seconds = self._default_timeout_seconds
+        if timeout_seconds is not None and timeout_seconds > 0:
+            seconds = timeout_seconds
+        try:
+            worker, request, found = await self._ask(function, kwargs, seconds)
+            try:
+                yield found
+            finally:
+                self._let_go(worker, request)
+        except WorkerTimeout:
+            self._timeouts += 1
+            raise
+
+    def stats(self) -> dict[str, Any]:
+        """Counters, with the keys of Moondream Station 0.1."""
+        worker = self._line.worker
+        return {
+            "workers": 0 if worker is None else worker.threads,
+            "queue_size": len(self._line),
+            "max_queue_size": self._max_queue_size,
+            "processing": self._line.seated,
+            "timeouts": self._timeouts,
+            "default_timeout": self._default_timeout_seconds,
+            "model": None if self._service is None else self._service.model,
+            "status": "stopped" if self._state is PoolState.STOPPED else "running",
+            "requests_processed": self._processed,
+        }
+
+    async def _ask(
+        self, function: str, kwargs: Mapping[str, Any], seconds: float
+    ) -> tuple[Worker, Request, dict[str, Any] | CallStream]:
+        """Get an answer; a call that a dead worker never began goes to the next worker."""
+        while True:
+            worker, request, left = await self._begin(function, kwargs, seconds)
+            try:
+                found = await answer(request, left, chunk_seconds=seconds)
+            except WorkerFailed:
+                if request.has_begun:
+                    self._processed += 1
+                    raise
+            except BaseException:
+                self._processed += 1
+                self._let_go(worker, request)
+                raise
+            else:
+                self._processed += 1
+                return worker, request, found
+
+    async def _begin(
+        self, function: str, kwargs: Mapping[str, Any], seconds: float
+    ) -> tuple[Worker, Request, float]:
+        """Wait for a seat and send the call; gives how many seconds are left for its answer."""
+        await checkpoint()
+        self._check_serving()
+        ticket = self._line.join()
+        try:
+            worker = self._line.take_seat(ticket) if self._state is PoolState.READY else None
+            if worker is None and len(self._line) > self._max_queue_size:
+                raise WorkerBusy(
+                    f"{self._max_queue_size} requests wait already.",
+                    hint="Try again in a second; inference_max_queue_size says how many may wait.",
+                )
+            deadline = anyio.current_time() + seconds
+            if worker is None:
+                worker, deadline = await self._wait_for_seat(ticket, function, seconds)
+        finally:
+            self._line.leave(ticket)
+        try:
+            request = worker.begin(function, kwargs, on_end=partial(self._line.give_seat_back, worker))
+        except StationError:
+            self._line.give_seat_back(worker)
+            raise
+        return worker, request, max(0.0, deadline - anyio.current_time())
+
+    async def _wait_until_loaded(self, seconds: float) -> float:
+        """Wait for a worker that loads; gives when the request's own time is over, which begins only then."""
+        with anyio.move_on_after(self._loading_seconds):
+            await checkpoint()
+            while self._state is PoolState.LOADING:
+                await self._line.wait_for_change()
+        if self._state is PoolState.LOADING:
+            raise WorkerLoading(
+                f"The model still loads after {self._loading_seconds:g} s.",
+                hint="Try again later; `moondream-station status` shows how far it is.",
+            )
+        return anyio.current_time() + seconds
+
+    async def _wait_for_seat(self, ticket: object, function: str, seconds: float) -> tuple[Worker, float]:
+        """Wait for a worker that is ready and free; gives when the request's own time is over."""
+        deadline = await self._wait_until_loaded(seconds)
+        await checkpoint()  # none after the seat is taken: a cancellation there would lose it
+        self._check_serving()
+        while (worker := self._line.take_seat(ticket)) is None:
+            if self._state is PoolState.LOADING:
+                deadline = await self._wait_until_loaded(seconds)
+                self._check_serving()
+                continue
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                raise WorkerTimeout(
+                    f"`{function}` did not get its turn within {seconds:g} s.",
+                    hint="The worker is busy: try again, or give the request a longer `timeout`.",
+                )
+            with anyio.move_on_after(left):
+                await self._line.wait_for_change()
+            self._check_serving()
+        return worker, deadline
+
+    def _check_serving(self) -> None:
+        if self._state is PoolState.STOPPED:
+            raise NoActiveModel("No model is active.", hint="`moondream-station switch MODEL` activates one.")
+        if self._state is PoolState.FAILED and self._failure is not None:
+            raise WorkerFailed(self._failure.message, hint=self._failure.hint, log=self._failure.log)
+
+    def _let_go(self, worker: Worker, request: Request) -> None:
+        """Nobody waits for the call any more; one that does not end takes its worker with it."""
+        request.abandon()
+        if not request.is_ended and self._tasks is not None:
+            self._tasks.start_soon(self._replace_if_stuck, worker, request)
+
+    async def _replace_if_stuck(self, worker: Worker, request: Request) -> None:
+        with anyio.move_on_after(self._stuck_seconds):
+            await request.ended.wait()
+        if not request.is_ended:
+            worker.condemn(f"did not come back from `{request.subject}`")
+
+    def _change(self, state: PoolState, worker: Worker | None, service: _Service | None) -> None:
+        self._service = service
+        self._failure = None
+        self._set(state, worker)
+        self._service_changed.set()
+        self._service_changed = anyio.Event()
+
+    def _set(self, state: PoolState, worker: Worker | None) -> None:
+        self._state = state
+        self._line.worker = worker
+        self._line.change()
+
+    async def _look_after(self) -> None:
+        """Serve one service after another; a change of service cancels what is done for the former one."""
+        while True:
+            changed, service, worker = self._service_changed, self._service, self._line.worker
+            async with anyio.create_task_group() as tasks:
+                if service is not None and service.restart is not None and worker is not None:
+                    tasks.start_soon(self._keep_alive, service, service.restart, worker)
+                await changed.wait()
+                tasks.cancel_scope.cancel()
+
+    async def _keep_alive(
+        self, service: _Service, restart: Callable[[], Awaitable[Worker]], worker: Worker
+    ) -> None:
+        """Replace a worker that fails, until it fails too often in a row, or something else is served."""
+        failures = 0
+        while True:
+            began = anyio.current_time()
+            error: StationError = await worker.wait_failed()
+            failures = 1 if anyio.current_time() - began >= _STEADY_SECONDS else failures + 1
+            another: Worker | None = None
+            while another is None:
+                if self._service is not service:
+                    return
+                self._failure = error
+                if failures > len(self._back_off_seconds):
+                    self._set(PoolState.FAILED, None)
+                    return
+                self._set(PoolState.LOADING, None)
+                await anyio.sleep(self._back_off_seconds[failures - 1])
+                try:
+                    another = await restart()
+                except StationError as reason:
+                    error, failures = reason, failures + 1
+            if self._service is not service:  # meanwhile, in the very moment of its readiness
+                another.condemn("is not needed any more")
+                return
+            worker, self._failure = another, None
+            self._set(PoolState.READY, worker)

@@ -1,0 +1,175 @@
+"""The workers of a station: each held open by a task of its own, until it is let go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup, TaskStatus
+
+from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.bus.bus import Bus
+from moondream_station.core.environments.place import Place
+from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
+from moondream_station.core.home.layout import Home
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.worker.model_cache import disk_usage, model_cache
+from moondream_station.core.worker.verification import Verification, WorkerPlan
+from moondream_station.core.worker.worker import Worker, open_worker
+
+Progress: TypeAlias = Callable[[int, int | None, str], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What a worker is made from.
+
+    Args:
+        model: The model's id.
+        code: The backend's code.
+        args: Keyword arguments of its `init_backend`.
+        place: The environment it runs in.
+        plan: What torch should report there.
+    """
+
+    model: str
+    code: BackendCode
+    args: Mapping[str, object]
+    place: Place
+    plan: WorkerPlan
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class HostedWorker:
+    """A worker that a task holds open.
+
+    Args:
+        spec: What it was made from.
+        worker: The worker.
+        model_cache: The folders that a backend downloads weights to.
+        reason: Why it ended, or will end.
+        released: Set when it may end.
+        ended: Set when it has.
+    """
+
+    spec: WorkerSpec
+    worker: Worker
+    model_cache: tuple[Path, ...]
+    reason: StopReason = StopReason.SHUTDOWN
+    released: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+    async def verify(self, *, progress: Progress = lambda *_: None) -> Verification:
+        """Let torch compute, and hold its report against the plan.
+
+        Args:
+            progress: Told how far it is: done, total, and of what.
+        """
+        return await self.worker.verify(self.spec.plan, progress=progress)
+
+    async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool:
+        """Let the backend bring what it will load, where it can do that by itself.
+
+        Args:
+            device: What torch computes on.
+            progress: As for `load`.
+
+        Returns:
+            Whether memory is known to suffice for it beside all that runs now.
+        """
+        need = await self.worker.fetch(
+            self.spec.code,
+            self.spec.args,
+            device=device,
+            signs_of_life=partial(disk_usage, self.model_cache),
+            progress=progress,
+        )
+        return need is not None and await anyio.to_thread.run_sync(need.is_met)
+
+    async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
+        """Call the backend's `init_backend`; it is ready when that returned.
+
+        Args:
+            device: What torch computes on.
+            progress: Told how far the backend says it is: done, total where known, and of what.
+        """
+        await self.worker.init(
+            self.spec.code,
+            self.spec.args,
+            device=device,
+            signs_of_life=partial(disk_usage, self.model_cache),
+            progress=progress,
+        )
+
+    def release(self, reason: StopReason) -> None:
+        """Let it end; `ended` is set when it has."""
+        if not self.released.is_set():
+            self.reason = reason
+            self.released.set()
+
+    async def stop(self, reason: StopReason) -> None:
+        """End it and wait until it has."""
+        self.release(reason)
+        await self.ended.wait()
+
+
+class WorkerHost:
+    """Starts workers, and publishes that they started and stopped."""
+
+    def __init__(
+        self, *, tasks: TaskGroup, bus: Bus, home: Home, environ: Mapping[str, str], threads: int
+    ) -> None:
+        self._tasks = tasks
+        self._bus = bus
+        self._home = home
+        self._environ = environ
+        self._threads = threads
+
+    async def start(self, spec: WorkerSpec, *, activation: str | None = None) -> HostedWorker:
+        """Start a worker; returns when it has said hello.
+
+        Args:
+            spec: What it is made from.
+            activation: The activation that it is started for, None for the model that is active already.
+
+        Raises:
+            WorkerFailed: It died before that.
+            WorkerTimeout: It did not say hello in time.
+        """
+        hosted: HostedWorker = await self._tasks.start(self._hold, spec, activation)
+        return hosted
+
+    async def _hold(
+        self, spec: WorkerSpec, activation: str | None, *, task_status: TaskStatus[HostedWorker]
+    ) -> None:
+        hosted: HostedWorker | None = None
+        try:
+            async with open_worker(
+                spec.place.python,
+                env=child_environment(self._environ),
+                cwd=spec.code.folder,
+                log_path=self._home.worker_log(spec.model),
+                threads=self._threads,
+            ) as worker:
+                hosted = HostedWorker(spec=spec, worker=worker, model_cache=model_cache(self._environ))
+                self._bus.publish(WorkerStarted(model=spec.model, pid=worker.pid), activation=activation)
+                task_status.started(hosted)
+                async with anyio.create_task_group() as watching:
+                    watching.start_soon(_release_when_failed, hosted)
+                    await hosted.released.wait()
+                    watching.cancel_scope.cancel()
+        finally:
+            if hosted is not None:
+                stopped = WorkerStopped(model=spec.model, pid=hosted.worker.pid, reason=hosted.reason)
+                self._bus.publish(stopped)
+                hosted.ended.set()
+
+
+async def _release_when_failed(hosted: HostedWorker) -> None:
+    await hosted.worker.wait_failed()
+    hosted.release(StopReason.CRASHED)

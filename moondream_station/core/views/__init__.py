@@ -1,0 +1,1 @@
+"""What `models` and `status` show of a home."""

@@ -1,0 +1,54 @@
+"""What a home says of itself, read from its files: where nothing serves, and where a station begins."""
+
+from __future__ import annotations
+
+from moondream_station.core.bus.journal import read_activation
+from moondream_station.core.capabilities.cache import read_cached
+from moondream_station.core.environments.place import place_of
+from moondream_station.core.environments.store import load_commit
+from moondream_station.core.facts.active_model import Active
+from moondream_station.core.facts.state import StationInfo, StationState, apply
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import activation_holder
+
+
+def stored_state(home: Home, *, station: StationInfo | None = None) -> StationState:
+    """The active model and the machine, as the home's files have them; no worker runs yet.
+
+    Args:
+        home: The home; it need not exist.
+        station: The station that begins, None where none serves.
+
+    Raises:
+        HomeUnusable: `active.json` can't be read.
+    """
+    record = read_active(home)
+    stored = record.models.get(record.model) if record.model else None
+    commit = load_commit(place_of(home, stored.environment)) if stored else None
+    active = None
+    if record.model is not None and stored is not None and commit is not None:
+        active = Active(
+            model=record.model,
+            backend=commit.backend,
+            build=commit.build,
+            torch=commit.torch.partition("+")[0] if commit.torch else None,
+            environment=stored.environment,
+            degraded=commit.degraded,
+        )
+    return StationState(
+        station=station,
+        active=active,
+        verification=commit.verification if commit else None,
+        capabilities=read_cached(home),
+    )
+
+
+def present_state(home: Home) -> StationState:
+    """The stored state, and the activation that another process runs in this home, if one does."""
+    state = stored_state(home)
+    holder = activation_holder(home)
+    if holder is not None:
+        for event in read_activation(home, holder.activation):
+            state = apply(state, event)
+    return state

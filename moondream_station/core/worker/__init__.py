@@ -1,0 +1,1 @@
+"""How a backend runs in a process of its own, and whether torch computes there as planned."""

@@ -1,0 +1,227 @@
+"""The frames between the station and one worker: what is sent, who gets what comes back, how it ends."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from moondream_station.core.facts.errors import BackendError, WorkerFailed, WorkerTimeout
+from moondream_station.core.processes.worker_process import WorkerProcess
+from moondream_station.core.worker.requests import Frame, Request
+from moondream_station.core.worker.worker_protocol import (
+    PROTOCOL_VERSION,
+    FrameDecoder,
+    FrameUnfit,
+    ProtocolError,
+    encode,
+)
+
+_LAST_FRAMES_SECONDS: Final = 1.0
+"""How long a dead worker's pipe is read on, for answers that it gave before."""
+_LOGS_HINT = "`moondream-station logs` shows what it wrote."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """What a worker says first.
+
+    Args:
+        pid: Its process id.
+        python: The version of its Python ("3.11.7").
+    """
+
+    pid: int
+    python: str
+
+
+class Link:
+    """A connection to a worker process. Its owner runs `read`, `write` and `watch` side by side.
+
+    Args:
+        process: The worker's process.
+    """
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self.process = process
+        self.hello: Hello | None = None
+        self.failure: WorkerFailed | None = None
+        self.failed = anyio.Event()
+        self._greeted = anyio.Event()
+        self._read_all = anyio.Event()
+        self._outbox: deque[bytes] = deque()
+        self._queued = anyio.Event()
+        self._requests: dict[int, Request] = {}
+        self._last_number = 0
+        # What is told to a worker when its owner is cancelled, goodbye, must still reach it.
+        self._writing = anyio.CancelScope(shield=True)
+
+    def request(self, subject: str, frame: Frame, *, on_end: Callable[[], None] | None = None) -> Request:
+        """Send a request without waiting for its answer.
+
+        Args:
+            subject: What is asked for, as error messages name it.
+            frame: The request, without its id.
+            on_end: See `Request`; not called where this raises.
+
+        Raises:
+            BackendError: The frame can't be sent.
+            WorkerFailed: The worker is gone.
+        """
+        if self.failure is not None:
+            raise _again(self.failure)
+        number = self._last_number + 1
+        try:
+            data = encode({**frame, "id": number})
+        except FrameUnfit as error:
+            raise BackendError(f"`{subject}` can't be sent to the backend: {error}.") from error
+        self._last_number = number
+        request = Request(number, subject, send=self.tell, on_end=on_end)
+        self._requests[number] = request
+        self._queue(data)
+        return request
+
+    def tell(self, frame: Frame) -> None:
+        """Send a frame that isn't answered."""
+        self._queue(encode(frame))
+
+    def fail(self, what: str) -> WorkerFailed:
+        """Remember the first failure, and let everyone who waits know.
+
+        Args:
+            what: What the worker did, following its name ("was ended by SIGSEGV").
+        """
+        if self.failure is None:
+            lines = self.process.last_lines()
+            said = f" Its last line: {lines[-1]}" if lines else ""
+            self.failure = WorkerFailed(
+                f"The backend's worker (pid {self.process.pid}) {what}.{said}",
+                hint=_LOGS_HINT,
+                log="\n".join(lines),
+            )
+            requests, self._requests = self._requests, {}
+            for request in requests.values():
+                request.fail(_again(self.failure))
+            self.failed.set()
+            self._greeted.set()
+        return self.failure
+
+    async def greet(self, timeout_seconds: float) -> Hello:
+        """Wait for the worker's hello.
+
+        Raises:
+            WorkerFailed: It died before, or speaks another version.
+            WorkerTimeout: It said nothing in time.
+        """
+        with anyio.move_on_after(timeout_seconds):
+            await self._greeted.wait()
+        if self.failure is not None:
+            raise self.failure
+        if self.hello is None:
+            raise WorkerTimeout(
+                f"The backend's worker (pid {self.process.pid}) did not start within {timeout_seconds:g} s.",
+                hint=_LOGS_HINT,
+                log="\n".join(self.process.last_lines()),
+            )
+        return self.hello
+
+    async def write(self) -> None:
+        """Send what is queued, until the worker is gone or `stop_writing` is called."""
+        gone = (anyio.BrokenResourceError, anyio.ClosedResourceError)  # `watch` reports it
+        with self._writing, suppress(*gone):
+            while True:
+                while self._outbox:
+                    await self.process.stdin.send(self._outbox.popleft())
+                self._queued = anyio.Event()
+                await self._queued.wait()
+
+    def stop_writing(self) -> None:
+        """Send nothing more; what is queued is dropped."""
+        self._writing.cancel()
+
+    async def read(self) -> None:
+        """Hand out what the worker sends, until it is gone."""
+        await checkpoint()
+        decoder = FrameDecoder()
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while self._take(decoder, await self.process.stdout.receive()):
+                pass
+        self._read_all.set()
+
+    async def watch(self) -> None:
+        """Report the worker's end, after everything it had to say was read."""
+        returncode = await self.process.wait()
+        with anyio.move_on_after(_LAST_FRAMES_SECONDS):
+            await self._read_all.wait()
+        self.fail(_in_words(returncode))
+
+    def _queue(self, data: bytes) -> None:
+        self._outbox.append(data)
+        self._queued.set()
+
+    def _take(self, decoder: FrameDecoder, data: bytes) -> bool:
+        """Hand out the frames that `data` completes; False where it is none, which ends the worker."""
+        try:
+            for frame in decoder.feed(data):
+                self._dispatch(frame)
+        except ProtocolError as error:
+            self.fail(f"broke its protocol: {error}")
+            self.process.kill()
+            return False
+        return True
+
+    def _dispatch(self, frame: Frame) -> None:
+        match frame:
+            case {"kind": "hello", "protocol": int(protocol), "pid": int(pid), "python": str(python)}:
+                if protocol != PROTOCOL_VERSION:
+                    raise ProtocolError(f"it speaks version {protocol}, this station {PROTOCOL_VERSION}")
+                self.hello = Hello(pid=pid, python=python)
+                self._greeted.set()
+            case {"kind": "begun", "id": int(number)}:
+                self._open(number).has_begun = True
+            case (
+                {"kind": "result", "id": int(number), "value": dict()}
+                | {"kind": "error", "id": int(number), "code": str(), "message": str()}
+                | {"kind": "stream", "id": int(number), "key": str()}
+                | {"kind": "chunk", "id": int(number), "value": _}
+                | {"kind": "end", "id": int(number)}
+                | {"kind": "progress", "id": int(number), "done": int(), "total": int() | None, "unit": str()}
+            ):
+                self._answer(number, frame)
+            case _:
+                raise ProtocolError(f"an unknown frame: {str(frame)[:200]}")
+
+    def _answer(self, number: int, frame: Frame) -> None:
+        request = self._open(number)
+        if not request.put(frame):
+            raise ProtocolError(f"more chunks for request {number} than were asked for")
+        if request.is_ended:
+            del self._requests[number]
+
+    def _open(self, number: int) -> Request:
+        request = self._requests.get(number)
+        if request is None:
+            raise ProtocolError(f"an answer to request {number}, which is not open")
+        return request
+
+
+def _again(failure: WorkerFailed) -> WorkerFailed:
+    """The same failure for another task: one exception object must not be raised in several."""
+    return WorkerFailed(failure.message, hint=failure.hint, log=failure.log)
+
+
+def _in_words(returncode: int) -> str:
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    memory = " (the system may have run out of memory)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{memory}"

@@ -1,0 +1,310 @@
+"""A backend's worker, as the rest of the station uses it: start, verify, initialise, call, end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final, Unpack
+
+import anyio
+
+from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.facts.errors import BackendError, WorkerFailed
+from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
+from moondream_station.core.worker.link import Hello, Link
+from moondream_station.core.worker.loading import LoadOptions, last_frame, not_loaded
+from moondream_station.core.worker.memory import MemoryNeed
+from moondream_station.core.worker.requests import CallStream, Frame, Request
+from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
+from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
+
+_WORKER_MAIN: Final = Path(__file__).with_name("worker_main.py")
+_GOODBYE_SECONDS: Final = 0.5
+"""How long an idle worker may take to end by itself: a cancelled activation ends within two seconds."""
+
+
+class Worker:
+    """A running worker. Made by `open_worker`.
+
+    Args:
+        link: The connection to it.
+        process: Its process.
+        hello: What it said first.
+        threads: How many calls it performs at the same time.
+    """
+
+    def __init__(self, link: Link, process: WorkerProcess, hello: Hello, *, threads: int) -> None:
+        self.hello = hello
+        self.threads = threads
+        self._link = link
+        self._process = process
+        self._is_idle = True
+
+    @property
+    def pid(self) -> int:
+        """The id of its process, and of the process group it leads."""
+        return self._process.pid
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What it wrote last, to stdout and stderr."""
+        return self._process.last_lines()
+
+    @property
+    def failure(self) -> WorkerFailed | None:
+        """How it failed, None while it is well."""
+        return self._link.failure
+
+    async def verify(
+        self,
+        plan: WorkerPlan,
+        *,
+        timeout_seconds: float = 300.0,
+        progress: Callable[[int, int | None, str], object] = lambda *_: None,
+    ) -> Verification:
+        """Let torch compute, and hold its report against the plan. Without torch only the worker answers.
+
+        Args:
+            plan: What torch should report.
+            timeout_seconds: How long each step may take.
+            progress: Told how far it is: done, total, and of what.
+
+        Raises:
+            WorkerTimeout: Torch took longer.
+            WorkerFailed: The worker died over it.
+        """
+        value = await self._ask("verify", timeout_seconds, {"build": plan.build}, progress)
+        try:
+            report = report_from(value["report"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._link.fail(f"broke its protocol: {error}") from error
+        driver_cuda = value.get("driver_cuda")
+        mismatches = compare(plan, report, driver_cuda=driver_cuda if isinstance(driver_cuda, str) else None)
+        return Verification(report=report, mismatches=mismatches, detail=value.get("detail"))
+
+    async def fetch(
+        self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]
+    ) -> MemoryNeed | None:
+        """Let the backend bring what it will load, where it can do that by itself (`fetch_backend`).
+
+        Args:
+            code: The backend's code.
+            args: Keyword arguments of `init_backend`; it gets those that it names.
+            options: How it is done, and watched.
+
+        Returns:
+            What memory the model needs, None where the backend does not say.
+
+        Raises:
+            StationError: As for `init`.
+        """
+        value = await self._let_load("fetch", code, args, options)
+        needed, free = value.get("needed_bytes"), value.get("free_bytes")
+        if not isinstance(needed, int):
+            return None
+        return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free if isinstance(free, int) else None)
+
+    async def init(self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]) -> None:
+        """Load the backend's module and call its `init_backend`, which may take as long as it does something.
+
+        Args:
+            code: The backend's code.
+            args: Keyword arguments of `init_backend`.
+            options: How it is done, and watched.
+
+        Raises:
+            WeightsUnreachable: The backend says that it can't get the model's weights.
+            NoSpace: The backend says that there is no room for them.
+            WorkerFailed: The backend raised anything else, or the worker died.
+            WorkerTimeout: It stalled.
+        """
+        await self._let_load("init", code, args, options)
+
+    def begin(
+        self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
+    ) -> Request:
+        """Send a call without waiting for its answer.
+
+        Args:
+            function: One of the functions that the manifest lists.
+            kwargs: Its keyword arguments, as JSON; with a true `stream` the answer may be a stream.
+            on_end: Called once when the worker is done with the call, also where nobody waits any more.
+
+        Raises:
+            BackendError: The arguments can't be sent. `on_end` is not called.
+            WorkerFailed: The worker is gone. `on_end` is not called.
+        """
+        call = {
+            "op": "call",
+            "function": function,
+            "kwargs": dict(kwargs),
+            "stream": bool(kwargs.get("stream")),
+            "window": STREAM_WINDOW,
+        }
+        return self._link.request(function, call, on_end=on_end)
+
+    async def call(
+        self, function: str, kwargs: Mapping[str, Any], *, timeout_seconds: float | None = None
+    ) -> dict[str, Any] | CallStream:
+        """Call a function of the backend.
+
+        Args:
+            function: One of the functions that the manifest lists.
+            kwargs: Its keyword arguments, as JSON.
+            timeout_seconds: How long the answer, or each chunk of it, may take; None for ever.
+
+        Returns:
+            The answer; a stream where one was asked for and the backend gives one.
+
+        Raises:
+            WorkerTimeout: No answer in time. The worker stays usable once its function returns.
+            BackendError: The backend raised, or its answer is no JSON.
+            UnknownFunction: The backend has no such function.
+            WorkerFailed: The worker died.
+        """
+        request = self.begin(function, kwargs)
+        return await answer(request, timeout_seconds, chunk_seconds=timeout_seconds)
+
+    async def wait_failed(self) -> WorkerFailed:
+        """Wait until the worker fails; never returns for one that is ended on purpose."""
+        await self._link.failed.wait()
+        return self._link.fail("is gone")  # the first failure stands
+
+    def condemn(self, reason: str) -> None:
+        """Declare a worker failed that does not come back, and end its process.
+
+        Args:
+            reason: What it did, following its name ("did not come back from `caption`").
+        """
+        self._link.fail(reason)
+        self._process.kill()
+
+    def say_goodbye(self) -> float:
+        """Tell the worker to end by itself.
+
+        Returns:
+            How many seconds to wait for that; 0 for one that is gone, or too busy to hear it.
+        """
+        if self.failure is not None or not self._is_idle:
+            return 0.0
+        self._link.tell({"op": "shutdown"})
+        return _GOODBYE_SECONDS
+
+    async def _ask(
+        self,
+        op: str,
+        timeout_seconds: float,
+        fields: Frame,
+        progress: Callable[[int, int | None, str], object],
+    ) -> dict[str, Any]:
+        request = self._link.request(op, {"op": op, **fields})
+        self._is_idle = False
+        try:
+            while (frame := await request.next_frame(timeout_seconds))["kind"] == "progress":
+                progress(frame["done"], frame["total"], frame["unit"])
+        except BackendError as error:
+            raise WorkerFailed(
+                f"The worker could not {op}: {error.message}", log="\n".join(self.last_lines)
+            ) from error
+        self._is_idle = True
+        value: dict[str, Any] = frame.get("value", {})
+        return value
+
+    async def _let_load(
+        self, op: str, code: BackendCode, args: Mapping[str, Any], options: LoadOptions
+    ) -> dict[str, Any]:
+        request = self._link.request(
+            f"{op}_backend of {code.id}",
+            {
+                "op": op,
+                "folder": str(code.folder),
+                "module": code.entry_module,
+                "functions": list(code.functions),
+                "args": dict(args),
+                "device": options.get("device"),
+            },
+        )
+        self._is_idle = False
+        frame = await last_frame(request, options, pid=self.pid, lines=lambda: self.last_lines)
+        self._is_idle = True
+        if frame["kind"] == "error":
+            raise not_loaded(code.id, frame, log="\n".join(self.last_lines))
+        value: dict[str, Any] = frame.get("value", {})
+        return value
+
+
+async def answer(
+    request: Request, timeout_seconds: float | None, *, chunk_seconds: float | None = None
+) -> dict[str, Any] | CallStream:
+    """Wait for the answer of a call that was begun; raises what `Worker.call` raises.
+
+    Args:
+        request: The call.
+        timeout_seconds: How long the answer may take, None for ever.
+        chunk_seconds: How long each chunk of a streamed answer may take, None for ever.
+    """
+    frame = await request.next_frame(timeout_seconds)
+    if frame["kind"] == "stream":
+        return CallStream(request, frame["key"], timeout_seconds=chunk_seconds)
+    value: dict[str, Any] = frame.get("value", {})
+    return value
+
+
+@asynccontextmanager
+async def open_worker(
+    python: Path,
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    log_path: Path,
+    threads: int = 1,
+    hello_seconds: float = 60.0,
+) -> AsyncIterator[Worker]:
+    """Start a worker in an environment, and end it with its whole process group when the block is left.
+
+    Args:
+        python: The environment's interpreter, absolute.
+        env: The worker's environment variables.
+        cwd: Where it runs; the backend's folder, for backends that open files beside them.
+        log_path: Where its output goes.
+        threads: How many calls it performs at the same time.
+        hello_seconds: How long it may take to start.
+
+    Raises:
+        WorkerFailed: It died before it said hello, or is another version.
+        WorkerTimeout: It did not say hello in time.
+        ProgramMissing: There is no such interpreter.
+    """
+    argv = [str(python), "-P", str(_WORKER_MAIN), "--threads", str(threads)]
+    async with open_worker_process(argv, env=env, cwd=cwd, log_path=log_path) as process:
+        link = Link(process)
+        with _as_raised():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(link.read)
+                tasks.start_soon(link.write)
+                tasks.start_soon(link.watch)
+                try:
+                    worker = Worker(link, process, await link.greet(hello_seconds), threads=threads)
+                    try:
+                        yield worker
+                    finally:
+                        with anyio.move_on_after(worker.say_goodbye(), shield=True):
+                            await process.wait()
+                finally:
+                    link.stop_writing()
+                    tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def _as_raised() -> Iterator[None]:
+    """Let the one thing that went wrong in a task group reach the caller as it was raised."""
+    single: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        single = group.exceptions[0]
+    if single is not None:
+        raise single

@@ -1,0 +1,292 @@
+"""Runs one backend inside its own environment, and answers the station's requests.
+
+Started as `ENV_PYTHON -P worker_main.py --threads N`: `-P` keeps this folder off `sys.path`, where its files
+would shadow the backend's. Nothing but the standard library is imported until the backend is loaded, and the
+files beside this one are loaded by path.
+
+Requests arrive on descriptor 0. Frames leave on a duplicate of descriptor 1, which itself points at stderr
+from then on: backends print. The worker ends when its requests do, even while it computes. Verification,
+`fetch_backend` and `init_backend` run in the main thread (only there may a backend install signal handlers),
+calls in threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import atexit
+import contextlib
+import faulthandler
+import importlib.util
+import inspect
+import os
+import platform
+import queue
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+
+def _sibling(name: str) -> ModuleType:
+    """Load a file of this folder, which is not on `sys.path`."""
+    spec = importlib.util.spec_from_file_location(
+        f"moondream_station_{name}", Path(__file__).with_name(f"{name}.py")
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{name}.py can't be loaded")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+if TYPE_CHECKING:
+    from moondream_station.core.worker import torch_check, worker_calls, worker_progress, worker_protocol
+else:
+    worker_protocol = _sibling("worker_protocol")
+    worker_calls = _sibling("worker_calls")
+    worker_progress = _sibling("worker_progress")
+    torch_check = _sibling("torch_check")
+
+
+def leave() -> NoReturn:
+    """End this process and its whole group now: nobody is left to work for."""
+    if _leads_group():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
+def watch(requests: int) -> None:
+    """Fork a process that ends the whole group as soon as the station or this process is gone.
+
+    The thread that reads the requests does the same, but not while C code of a backend holds the
+    interpreter's lock. `PR_SET_PDEATHSIG` is no way out: it would leave this process's own children behind,
+    and it fires when the *thread* that started the worker ends, which on trio is one of a pool.
+
+    Args:
+        requests: The descriptor that the requests arrive on; its end is the station's.
+    """
+    if not _leads_group():
+        return
+    watched, _held_to_our_end = os.pipe()
+    if os.fork():
+        os.close(watched)
+        return
+    os.dup2(requests, 0)
+    os.dup2(watched, 1)
+    os.closerange(2, 256)
+    poller = select.poll()
+    poller.register(0, 0)  # no event asked for: a hang-up is always reported, requests never
+    poller.register(1, 0)
+    poller.poll()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _leads_group() -> bool:
+    return os.name == "posix" and os.getpgrp() == os.getpid()
+
+
+class Channel:
+    """Writes frames, one at a time, from whichever thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """Write one frame; `FrameUnfit` where it can't be encoded, nothing is written then."""
+        data = memoryview(worker_protocol.encode(frame))
+        with self._lock:
+            while data:
+                try:
+                    data = data[os.write(self._descriptor, data) :]
+                except OSError:
+                    leave()
+
+
+class Backend:
+    """The backend's module, once it is loaded."""
+
+    def __init__(self) -> None:
+        self._module: ModuleType | None = None
+        self._functions: frozenset[str] = frozenset()
+
+    def fetch(self, request: dict[str, Any], progress: worker_progress.Progress) -> int | None:
+        """Let the backend bring what it will load, while others may still need the memory.
+
+        A module without `fetch_backend` is not even imported: it may load its model as soon as it is.
+
+        Args:
+            request: As for `load`; of `args`, `device` and `progress` it gets those that it names.
+            progress: Tells the station how far it is.
+
+        Returns:
+            How many bytes of memory the model takes, None where the backend does not say.
+        """
+        if not _defines(_path_of(request), "fetch_backend"):
+            return None
+        fetch = self._import(request).fetch_backend
+        named = _names_of(fetch)
+        given = {"device": request["device"], "progress": progress} | request["args"]
+        needed = fetch(**{name: value for name, value in given.items() if name in named})
+        return needed if type(needed) is int and needed >= 0 else None
+
+    def load(self, request: dict[str, Any], progress: worker_progress.Progress) -> None:
+        """Import the entry module and let it initialise itself.
+
+        Args:
+            request: `folder`, `module`, `args` for `init_backend`, `functions` that may be called, and
+                `device`, which is passed only to an `init_backend` that names it.
+            progress: Tells the station how far it is; passed only to an `init_backend` that names it.
+        """
+        module = self._import(request)
+        initialise = getattr(module, "init_backend", None)
+        if initialise is not None:
+            given = {"device": request["device"], "progress": progress}
+            named = _names_of(initialise)
+            initialise(**{name: value for name, value in given.items() if name in named} | request["args"])
+        self._functions = frozenset(request["functions"])
+
+    def _import(self, request: dict[str, Any]) -> ModuleType:
+        if self._module is not None:
+            return self._module
+        name, path = request["module"], _path_of(request)
+        sys.path.insert(0, str(path.parent))
+        sys.argv = [str(path)]
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} can't be loaded")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        self._module = module
+        return module
+
+    def function(self, name: str) -> Any:
+        """A function of the manifest's list, None where the backend has none of that name."""
+        found = getattr(self._module, name, None) if name in self._functions else None
+        return found if callable(found) else None
+
+
+def _path_of(request: dict[str, Any]) -> Path:
+    return Path(request["folder"], f"{request['module']}.py")
+
+
+def _defines(path: Path, function: str) -> bool:
+    """Whether a module defines a function, as far as its text tells."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False  # importing it says what is wrong
+    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body)
+
+
+def _names_of(function: Any) -> frozenset[str]:
+    """The names of a function's parameters; none where Python can't tell."""
+    try:
+        return frozenset(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
+class Worker:
+    """Takes requests from the reading thread and answers them."""
+
+    def __init__(self, channel: Channel, threads: int) -> None:
+        self._channel = channel
+        self._backend = Backend()
+        self._calls = worker_calls.Calls(self._backend.function, channel.send, threads)
+        self._main: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def receive(self, descriptor: int) -> None:
+        """Hand out requests as they come; in a thread of its own. Ends the process when they end."""
+        decoder = worker_protocol.FrameDecoder()
+        try:
+            while data := os.read(descriptor, 1 << 16):
+                for request in decoder.feed(data):
+                    if not self._calls.take(request):
+                        self._main.put(request)
+        except (OSError, worker_protocol.ProtocolError) as error:
+            sys.stderr.write(f"the station's requests can't be read: {error}\n")
+        leave()
+
+    def work(self) -> None:
+        """Answer `verify`, `fetch` and `init` until `shutdown` comes."""
+        while (request := self._main.get()).get("op") != "shutdown":
+            try:
+                value = self._answer(request)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a backend raises is an answer
+                worker_calls.complain(error)
+                self._channel.send(worker_calls.error_frame(request.get("id"), error))
+            else:
+                self._channel.send({"kind": "result", "id": request.get("id"), "value": value})
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("op"):
+            case "verify":
+                build = request["build"]
+                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                    report, detail = torch_check.check_torch(build, progress) if build else ({}, None)
+                driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
+                return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
+            case "fetch":
+                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                    needed = self._backend.fetch(request, progress)
+                free = None if needed is None else torch_check.free_memory(request["device"])
+                return {"needed_bytes": needed, "free_bytes": free}
+            case "init":
+                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                    self._backend.load(request, progress)
+                return {}
+            case other:
+                raise ValueError(
+                    f"there is no request {other!r} in protocol {worker_protocol.PROTOCOL_VERSION}"
+                )
+
+
+def claim_descriptors() -> tuple[int, int]:
+    """Take the pipes away from backend code: it reads nothing from 0, and what it prints goes to stderr."""
+    requests, frames = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    return requests, frames
+
+
+def main() -> None:
+    """Work until `shutdown` or the end of the requests."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    requests, frames = claim_descriptors()
+    watch(requests)
+    faulthandler.enable()
+    channel = Channel(frames)
+    channel.send(
+        {
+            "kind": "hello",
+            "protocol": worker_protocol.PROTOCOL_VERSION,
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+        }
+    )
+    worker = Worker(channel, options.threads)
+    threading.Thread(target=worker.receive, args=(requests,), name="requests", daemon=True).start()
+    worker.work()
+    # Tearing the interpreter down with torch in it takes a third of a second and can crash: leave without it.
+    atexit._run_exitfuncs()  # noqa: SLF001  what backends registered is run all the same
+    with contextlib.suppress(OSError, ValueError):  # a backend may have closed them
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

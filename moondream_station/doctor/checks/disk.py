@@ -1,0 +1,93 @@
+"""Room for environments, and whether the home can be used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.naming import Kind
+from moondream_station.core.home.space import in_words
+from moondream_station.doctor.check import Check
+from moondream_station.doctor.patient import Patient, in_thread
+from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, warning
+
+_LIMIT_SECONDS = 10.0
+_GB = 1_000_000_000
+
+_WHEEL_BYTES: Final = {
+    # What torch and the libraries beside it weigh as wheels (download.pytorch.org and PyPI, 2.14): 196 MB for
+    # the processor, 2.6 GB for CUDA with its libraries, 6.2 GB for ROCm. XPU brings oneAPI's; Apple silicon
+    # has none.
+    Kind.CPU: _GB // 4,
+    Kind.MPS: _GB // 10,
+    Kind.CUDA: 26 * _GB // 10,
+    Kind.ROCM: 62 * _GB // 10,
+    Kind.XPU: 2 * _GB,
+}
+_TO_LIVE_BYTES: Final = _GB // 2
+"""Journals, logs and a backend's temporary files."""
+
+_REMEDY = Remedy(
+    text="Free some space: `prune` removes what nothing refers to. "
+    "Or set MOONDREAM_STATION_HOME to a folder on a larger disk.",
+    commands=("moondream-station prune",),
+)
+
+
+async def _space(patient: Patient) -> Verdict:
+    free = await in_thread(_free_bytes, patient.home.root)
+    subject = await patient.subject.get()
+    if subject.is_installed:
+        if free < _TO_LIVE_BYTES:
+            return warning(f"Only {in_words(free)} are free for the home.", remedy=_REMEDY)
+        return ok(f"{in_words(free)} are free for the home.")
+    planned = await patient.planned.get()
+    kind = planned.kind or Kind.CPU
+    wheels = _WHEEL_BYTES[kind]
+    needed = int(wheels * (1 + load_catalog().unpacked_factor(kind)))
+    words = f"{in_words(free)} are free for the home; {planned.build_name} needs about {in_words(needed)}."
+    if free < needed:
+        return problem(f"Only {words}", fatal=free < wheels, remedy=_REMEDY)
+    return ok(words)
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+async def _home(patient: Patient) -> Verdict:
+    root = patient.home.root
+    remedy = Remedy(text="Set MOONDREAM_STATION_HOME to a folder that you may write to.")
+    if not await in_thread(root.exists):
+        if await in_thread(_is_writable, _existing(root)):
+            return ok(f"The home {root} does not exist yet; it is made when it is needed.")
+        return error(f"The home {root} does not exist, and can't be made.", remedy=remedy)
+    if not await in_thread(root.is_dir):
+        return error(f"The home {root} is no folder.", remedy=remedy)
+    if not await in_thread(_is_writable, root):
+        return error(f"The home {root} can't be written to.", remedy=remedy)
+    return ok(f"The home {root} can be used.")
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+CHECKS = (
+    Check(
+        id="disk.home",
+        section=Section.DISK,
+        title="The home",
+        look=_home,
+        limit_seconds=_LIMIT_SECONDS,
+        needs_home=True,
+    ),
+    Check(id="disk.space", section=Section.DISK, title="The free space", look=_space, needs_home=True),
+)

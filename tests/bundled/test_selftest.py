@@ -1,0 +1,241 @@
+"""The self-test backend in a real worker with a real torch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from moondream_station.core.backends.manifest_loader import read_built_in
+from moondream_station.core.backends.provide import provide_backend
+from moondream_station.core.facts.errors import BackendError
+from moondream_station.core.home.layout import Home
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.worker.requests import CallStream
+from moondream_station.core.worker.verification import Verification, WorkerPlan
+from moondream_station.core.worker.worker import Worker, open_worker
+from support.real_torch import torch_environment
+
+pytestmark = [pytest.mark.anyio, pytest.mark.torch]
+__all__ = ["torch_environment"]
+
+PAINT = """
+import base64, io, json, sys
+from PIL import Image, ImageDraw
+
+def encoded(image, form="PNG", **more):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **more)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+scene = Image.new("RGB", (640, 480), "white")
+draw = ImageDraw.Draw(scene)
+draw.rectangle((64, 48, 191, 191), fill="red")
+draw.ellipse((400, 240, 560, 400), fill="blue")
+turned = Image.new("RGB", (100, 50), "green")
+exif = turned.getexif()
+exif[0x0112] = 6
+bomb = Image.new("1", (20000, 20000))
+names = "black white grey red orange yellow green cyan blue purple pink brown".split()
+print(json.dumps({
+    "scene": encoded(scene), "jpeg": encoded(scene, "JPEG", quality=95),
+    "transparent": encoded(Image.new("RGBA", (40, 40), (255, 0, 0, 0))),
+    "turned": encoded(turned, "JPEG", exif=exif), "bomb": encoded(bomb),
+    "dot": encoded(Image.new("RGB", (1, 1), "red")), "strip": encoded(Image.new("L", (3000, 1), 128)),
+    **{name: encoded(Image.new("RGB", (8, 8), name)) for name in names},
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def images(torch_environment: Path) -> dict[str, str]:
+    """Images as data: URLs, painted with the environment's own Pillow."""
+    done = subprocess.run([torch_environment, "-c", PAINT], check=True, capture_output=True, text=True)
+    images: dict[str, str] = json.loads(done.stdout)
+    return images
+
+
+@asynccontextmanager
+async def started(python: Path, tmp_path: Path) -> AsyncIterator[Worker]:
+    """A worker in the environment."""
+    async with open_worker(
+        python, env=child_environment(os.environ), cwd=tmp_path, log_path=tmp_path / "worker.log"
+    ) as worker:
+        yield worker
+
+
+@asynccontextmanager
+async def selftest(python: Path, tmp_path: Path) -> AsyncIterator[Worker]:
+    """A worker that was verified and has the self-test loaded, as a station does it."""
+    manifest = read_built_in()
+    async with httpx2.AsyncClient() as client:
+        code = await provide_backend(
+            "selftest", manifest.backends["selftest"], manifest=manifest, home=Home(tmp_path), client=client
+        )
+    async with started(python, tmp_path) as worker:
+        verification = await worker.verify(WorkerPlan(build="cpu"))
+        await worker.init(code, manifest.models["selftest"].args, device=verification.report.device)
+        yield worker
+
+
+async def verified(python: Path, tmp_path: Path, plan: WorkerPlan) -> Verification:
+    """What torch reports for a plan."""
+    async with started(python, tmp_path) as worker:
+        return await worker.verify(plan)
+
+
+async def test_torch_computes_and_reports(torch_environment: Path, tmp_path: Path) -> None:
+    """The report is torch's own, and as planned."""
+    found = await verified(torch_environment, tmp_path, WorkerPlan(build="cpu"))
+    assert found.is_ok
+    assert found.detail is None
+    assert found.report.torch is not None
+    assert found.report.torch.endswith("+cpu")
+    assert (found.report.build, found.report.device, found.report.device_count) == ("cpu", "cpu", 1)
+    assert (found.report.compute_ok, found.report.max_abs_error) == (True, 0.0)
+    assert found.report.seconds is not None
+
+
+async def test_a_cpu_torch_is_not_taken_for_a_cuda_one(torch_environment: Path, tmp_path: Path) -> None:
+    """Another build, another device, another version: each is named, with torch's reason."""
+    found = await verified(torch_environment, tmp_path, WorkerPlan(build="cu126", torch="1.0"))
+    assert [item.field for item in found.mismatches] == ["torch", "build", "device"]
+    assert "CUDA" in str(found.detail)
+
+
+async def test_captions_are_computed(
+    torch_environment: Path,
+    images: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """They name the image's own colours and say that no language model speaks."""
+    async with selftest(torch_environment, tmp_path) as worker:
+        short, normal, long = [
+            (await answered(worker, "caption", image_url=images["jpeg"], length=length))["caption"]
+            for length in ("short", "normal", "long")
+        ]
+        assert short.startswith("Self-test, no language model: a very bright image, mostly white")
+        assert "2 salient regions (bottom right, top left)" in normal
+        assert "640 x 480 pixels, landscape" in long
+        stream = await worker.call("caption", {"image_url": images["jpeg"], "stream": True, "_headers": {}})
+        assert isinstance(stream, CallStream)
+        chunks = [chunk async for chunk in stream]
+        assert "".join(chunks) == normal
+        assert len(chunks) == len(normal.split())
+        for name in ("black", "grey", "orange", "yellow", "cyan", "purple", "pink", "brown"):
+            said = (await answered(worker, "caption", image_url=images[name], length="short"))["caption"]
+            assert f"mostly {name} (100%)" in said
+
+
+async def test_questions_are_answered_from_the_image(
+    torch_environment: Path,
+    images: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """What arithmetic can't tell is said to be beyond it; without an image too."""
+    async with selftest(torch_environment, tmp_path) as worker:
+        for question, words in (
+            ("What colour is it?", "mostly white (87%) and blue"),
+            ("Is there a red square?", "yes, 6% of the image (top left)"),
+            ("Is anything green?", "no, 0% of the image"),
+            ("How many things are there?", "2 regions"),
+            ("Who painted it?", "beyond arithmetic"),
+        ):
+            answer = await answered(
+                worker, "query", image_url=images["scene"], question=question, reasoning=True
+            )
+            assert words in answer["answer"]
+        alone = await answered(worker, "query", question="Who are you?", settings={"temperature": 0})
+        assert "no language model" in alone["answer"]
+
+
+@pytest.mark.parametrize("image", ["scene", "jpeg"])
+async def test_objects_are_found_where_they_are(
+    torch_environment: Path,
+    images: dict[str, str],
+    tmp_path: Path,
+    image: str,
+) -> None:
+    """Boxes and points are right to a percent; words that mean nothing find nothing."""
+    async with selftest(torch_environment, tmp_path) as worker:
+        kwargs = {"image_url": images[image]}
+        (box,) = (await answered(worker, "detect", object="the red square", **kwargs))["objects"]
+        assert box == pytest.approx({"x_min": 0.1, "y_min": 0.1, "x_max": 0.3, "y_max": 0.4}, abs=0.01)
+        (place,) = (await answered(worker, "point", object="blue", **kwargs))["points"]
+        assert place == pytest.approx({"x": 0.75, "y": 0.667}, abs=0.01)
+        assert len((await answered(worker, "detect", object="objects", **kwargs))["objects"]) == 2
+        assert await answered(worker, "detect", object="person", **kwargs) == {"objects": []}
+        assert await answered(worker, "point", object="green", **kwargs) == {"points": []}
+
+
+async def test_odd_images_are_seen_as_a_viewer_shows_them(
+    torch_environment: Path,
+    images: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """Turned by their EXIF, on white where transparent, however small or flat; bare base64 is fine."""
+    async with selftest(torch_environment, tmp_path) as worker:
+        said = {
+            name: (await answered(worker, "caption", image_url=images[name], length="long"))["caption"]
+            for name in ("turned", "transparent", "dot", "strip")
+        }
+        assert "50 x 100 pixels, portrait" in said["turned"]
+        assert "mostly white (100%)" in said["transparent"]
+        assert "mostly red (100%)" in said["dot"]
+        assert "3000 x 1 pixels" in said["strip"]
+        bare = images["red"].partition(",")[2]
+        assert (await answered(worker, "detect", image_url=bare, object="red"))["objects"]
+
+
+async def test_wrong_input_says_what_to_send(
+    torch_environment: Path,
+    images: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """Each is an error of that one request, in words for whoever sent it."""
+    broken = base64.b64encode(base64.b64decode(images["jpeg"].partition(",")[2])[:3000]).decode()
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("caption", {}, "there is none"),
+        ("caption", {"image_url": "http://127.0.0.1/x.png"}, "fetches nothing"),
+        ("caption", {"image_url": "file:///etc/passwd"}, "fetches nothing"),
+        ("caption", {"image_url": "no base64!"}, "base64 is damaged"),
+        ("caption", {"image_url": "data:text/plain,hello"}, "not base64"),
+        ("caption", {"image_url": base64.b64encode(b"text").decode()}, "none of the formats"),
+        ("caption", {"image_url": broken}, "truncated"),
+        ("caption", {"image_url": images["bomb"]}, "megapixels"),
+        ("caption", {"image_url": images["red"], "length": "epic"}, "use short, normal or long"),
+        ("query", {"image_url": images["red"]}, "question is missing"),
+        ("detect", {"image_url": images["red"]}, "object is missing"),
+    ]
+    async with selftest(torch_environment, tmp_path) as worker:
+        for function, kwargs, words in wrong:
+            with pytest.raises(BackendError, match=words):
+                await worker.call(function, kwargs)
+        assert worker.failure is None
+
+
+async def test_a_torch_that_can_not_be_loaded_is_reported(torch_environment: Path, tmp_path: Path) -> None:
+    """A library that is missing is a mismatch with the loader's words, not a dead worker."""
+    broken = tmp_path / "torch"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise OSError('libtorch_cpu.so: cannot open shared object file')")
+    env = {**child_environment(os.environ), "PYTHONPATH": str(tmp_path)}
+    async with open_worker(torch_environment, env=env, cwd=tmp_path, log_path=tmp_path / "log") as worker:
+        found = await worker.verify(WorkerPlan(build="cpu"))
+    assert found.detail == "OSError: libtorch_cpu.so: cannot open shared object file"
+    assert "compute_ok" in [item.field for item in found.mismatches]
+
+
+async def answered(worker: Worker, function: str, **kwargs: Any) -> dict[str, Any]:
+    """A whole answer."""
+    answer = await worker.call(function, kwargs)
+    assert isinstance(answer, dict)
+    return answer

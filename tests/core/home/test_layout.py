@@ -1,0 +1,59 @@
+"""The home folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from moondream_station.core.facts.errors import HomeUnusable
+from moondream_station.core.home.layout import Home, home_from
+
+
+def test_variable_names_the_home(tmp_path: Path) -> None:
+    """MOONDREAM_STATION_HOME is taken as it is, made absolute."""
+    assert home_from({"MOONDREAM_STATION_HOME": str(tmp_path / "x")}).root == tmp_path / "x"
+
+
+def test_default_home_is_in_the_users_folder() -> None:
+    """Without the variable, or with an empty one, the home is ~/.moondream-station."""
+    expected = Path.home() / ".moondream-station"
+    assert home_from({}).root == expected
+    assert home_from({"MOONDREAM_STATION_HOME": " "}).root == expected
+
+
+def test_create_makes_a_private_folder(tmp_path: Path) -> None:
+    """A new home is readable by its user alone; creating it twice is fine."""
+    home = Home(tmp_path / "deep" / "home")
+    home.create()
+    home.create()
+    assert stat.S_IMODE(home.root.stat().st_mode) == 0o700
+    assert home.environments.is_dir()
+
+
+def test_a_file_in_the_way_says_what_to_do(tmp_path: Path) -> None:
+    """A home that is a file is an error that names it and the variable."""
+    (tmp_path / "home").write_text("")
+    with pytest.raises(HomeUnusable) as caught:
+        Home(tmp_path / "home").create()
+    assert str(tmp_path / "home") in caught.value.message
+    assert "MOONDREAM_STATION_HOME" in (caught.value.hint or "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_home_is_an_error(tmp_path: Path) -> None:
+    """A home that can't be written to is refused before anything is done."""
+    home = Home(tmp_path / "home")
+    home.create()
+    home.root.chmod(0o500)
+    with pytest.raises(HomeUnusable):
+        home.create()
+
+
+def test_without_home_the_system_knows_the_users_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service has no `HOME`: the user's folder is the one that the system has on record."""
+    pwd = pytest.importorskip("pwd", reason="Windows keeps users elsewhere")
+    monkeypatch.delenv("HOME", raising=False)
+    assert home_from({}).root == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".moondream-station"

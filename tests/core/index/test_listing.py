@@ -1,0 +1,144 @@
+"""Pages of indexes, as the standards write them and as the world does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moondream_station.core.index.listing import ListedFile, ListingInvalid, parse_listing
+
+_JSON = "application/vnd.pypi.simple.v1+json"
+_SHA = "ab" * 32
+_NAME = "torch-2.9.0+cu128-cp311-cp311-manylinux_2_28_x86_64.whl"
+
+
+def _html(body: str, url: str = "https://index.example/whl/cu128/torch/") -> tuple[ListedFile, ...]:
+    return parse_listing(body.encode(), content_type="text/html; charset=utf-8", url=url)
+
+
+def _json(*files: dict[str, Any], version: str = "1.1") -> tuple[ListedFile, ...]:
+    page = {"meta": {"api-version": version}, "name": "torch", "files": list(files)}
+    return parse_listing(
+        json.dumps(page).encode(), content_type=_JSON, url="https://index.example/simple/torch/"
+    )
+
+
+def test_an_html_page_as_pytorch_writes_it() -> None:
+    """Name, address, hash, Python and metadata come from the link's attributes."""
+    (file,) = _html(
+        f'<a href="/whl/cu128/{_NAME.replace("+", "%2B")}#sha256={_SHA}" data-requires-python="&gt;=3.10" '
+        f'data-core-metadata="sha256={_SHA}">torch</a>'
+    )
+    assert file == ListedFile(
+        filename=_NAME,
+        url=f"https://index.example/whl/cu128/{_NAME.replace('+', '%2B')}",
+        sha256=_SHA,
+        requires_python=">=3.10",
+        has_metadata=True,
+    )
+
+
+def test_a_json_page_also_tells_sizes_and_withdrawn_files() -> None:
+    """PEP 691 has what HTML has not; a reason for withdrawing is a yes."""
+    files = _json(
+        {
+            "filename": _NAME,
+            "url": "../../f.whl",
+            "hashes": {"sha256": _SHA},
+            "size": 12,
+            "core-metadata": True,
+        },
+        {"filename": "old.whl", "url": "https://cdn.example/old.whl", "hashes": {}, "yanked": "broken"},
+    )
+    assert files[0].url == "https://index.example/f.whl"
+    assert (files[0].size_bytes, files[0].sha256, files[0].has_metadata) == (12, _SHA, True)
+    assert (files[1].yanked, files[1].sha256, files[1].size_bytes) == (True, None, None)
+
+
+def test_addresses_count_from_the_base() -> None:
+    """A page's `<base>` says where relative links begin."""
+    (file,) = _html('<base href="https://cdn.example/x/"><a href="a-1-py3-none-any.whl">a</a>')
+    assert file.url == "https://cdn.example/x/a-1-py3-none-any.whl"
+
+
+def test_credentials_of_the_page_are_not_handed_on() -> None:
+    """Links of a page that was fetched with a password are written without it."""
+    (file,) = _html('<a href="a-1-py3-none-any.whl">a</a>', url="https://me:secret@index.example/simple/a/")
+    assert file.url == "https://index.example/simple/a/a-1-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "mailto:a@b.example",
+        "javascript:x",
+        "../",
+        "",
+        "http://[::1/a.whl",
+        "file:///etc/a-1-py3-none-any.whl",
+        "#x",
+    ],
+)
+def test_what_is_no_file_to_fetch_is_left_out(address: str) -> None:
+    """Other schemes, folders and broken addresses are no files; a server can't name this computer's files."""
+    assert _html(f'<a href="{address}">x</a><a>y</a>') == ()
+
+
+@pytest.mark.parametrize("name", ["../evil.whl", "a/b.whl", "a\\b.whl", "", "..", 7, None])
+def test_a_name_with_a_path_in_it_is_left_out(name: object) -> None:
+    """A file name never leads out of a folder."""
+    assert _json({"filename": name, "url": "x.whl", "hashes": {}}) == ()
+
+
+def test_hashes_of_another_kind_are_no_hash() -> None:
+    """Only a whole sha256 counts."""
+    (first, second) = _html('<a href="a.whl#md5=abc">a</a><a href="b.whl#sha256=short">b</a>')
+    assert first.sha256 is None
+    assert second.sha256 is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"null", b'{"meta": {"api-version": "1.0"}}', b"<html>"]
+)
+def test_a_page_that_says_json_and_is_none_is_invalid(content: bytes) -> None:
+    """It is told apart from an index that has nothing."""
+    with pytest.raises(ListingInvalid):
+        parse_listing(content, content_type=_JSON, url="https://index.example/")
+
+
+def test_a_future_version_is_not_guessed_at() -> None:
+    """Version 2 of the format may mean anything."""
+    with pytest.raises(ListingInvalid, match=r"2\.0"):
+        _json(version="2.0")
+
+
+@given(
+    content=st.binary(max_size=400)
+    | st.text(alphabet="<>aherf=\"' /:#?[]&;.whl\n", max_size=200).map(str.encode)
+)
+def test_any_html_gives_files_or_nothing(content: bytes) -> None:
+    """Whatever a server sends, what is listed has a plain name and an address to fetch from."""
+    for file in parse_listing(content, content_type="text/html", url="https://index.example/simple/torch/"):
+        assert file.filename
+        assert "/" not in file.filename
+        assert file.url.startswith(("https:", "http:"))
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+_KEYS = st.sampled_from(["filename", "url", "hashes", "size", "yanked", "requires-python", "core-metadata"])
+
+
+@given(files=st.lists(st.dictionaries(_KEYS, _VALUES, max_size=7), max_size=3))
+def test_any_json_entries_give_files_or_nothing(files: list[dict[str, Any]]) -> None:
+    """An entry of the wrong shape is left out, never an error."""
+    for file in _json(*files):
+        assert file.filename
+        assert file.size_bytes is None or file.size_bytes > 0

@@ -1,0 +1,360 @@
+"""The inference queue in front of real workers: order, limits, swapping and restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from moondream_station.core.facts.errors import (
+    BackendError,
+    NoActiveModel,
+    StationError,
+    UnknownFunction,
+    WorkerBusy,
+    WorkerFailed,
+    WorkerLoading,
+    WorkerTimeout,
+)
+from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.serving.queue import InferencePool, PoolState
+from moondream_station.core.worker.requests import CallStream
+from moondream_station.core.worker.worker import Worker, open_worker
+from support.backends import ECHO, HOSTILE, STREAMING, write_backend
+
+pytestmark = pytest.mark.anyio
+
+BACKEND = ECHO + STREAMING + HOSTILE
+
+
+class Workshop:
+    """Makes workers, each held open by a task of its own."""
+
+    def __init__(self, tasks: TaskGroup, tmp_path: Path) -> None:
+        self._tasks = tasks
+        self._tmp_path = tmp_path
+        self.made: list[Worker] = []
+
+    async def worker(self, *, threads: int = 1) -> Worker:
+        """A worker that is ready."""
+        ready = anyio.Event()
+        self._tasks.start_soon(self._hold, threads, ready)
+        await ready.wait()
+        return self.made[-1]
+
+    async def _hold(self, threads: int, ready: anyio.Event) -> None:
+        code = write_backend(self._tmp_path / "backend", BACKEND)
+        async with open_worker(
+            Path(sys.executable),
+            env=child_environment(os.environ),
+            cwd=self._tmp_path,
+            log_path=self._tmp_path / "worker.log",
+            threads=threads,
+        ) as worker:
+            await worker.init(code, {})
+            self.made.append(worker)
+            ready.set()
+            await anyio.sleep_forever()
+
+
+@asynccontextmanager
+async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
+    """A workshop whose workers end with it."""
+    async with anyio.create_task_group() as tasks:
+        yield Workshop(tasks, tmp_path)
+        tasks.cancel_scope.cancel()
+
+
+async def refuse() -> Worker:
+    """A restart that fails."""
+    await checkpoint()
+    raise WorkerFailed("no worker today")
+
+
+async def ask(pool: InferencePool, function: str, **kwargs: Any) -> Any:
+    """One answer."""
+    async with pool.call(function, kwargs) as answer:
+        return answer
+
+
+async def until(pool: InferencePool, condition: Callable[[], bool]) -> None:
+    """Wait until the pool is as wanted."""
+    with anyio.fail_after(30):
+        await checkpoint()
+        while not condition():
+            await pool._line.wait_for_change()
+
+
+@asynccontextmanager
+async def running(pool: InferencePool) -> AsyncIterator[None]:
+    """The pool's own work, beside the test's."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pool.run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def test_calls_go_to_the_worker_and_are_counted(tmp_path: Path) -> None:
+    """Statistics have the keys of 0.1."""
+    pool = InferencePool(max_queue_size=7, default_timeout_seconds=12)
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(threads=2), model="m", restart=refuse)
+        assert await ask(pool, "bare") == {"result": "no dict"}
+        with pytest.raises(UnknownFunction):
+            await ask(pool, "absent")
+        with pytest.raises(BackendError):
+            await ask(pool, "refuse")
+        assert pool.stats() == {
+            "workers": 2,
+            "queue_size": 0,
+            "max_queue_size": 7,
+            "processing": 0,
+            "timeouts": 0,
+            "default_timeout": 12,
+            "model": "m",
+            "status": "running",
+            "requests_processed": 3,
+        }
+
+
+async def test_nothing_is_served_before_a_worker_and_after_the_end(tmp_path: Path) -> None:
+    """Both are told apart from loading and from failure."""
+    pool = InferencePool()
+    with pytest.raises(NoActiveModel):
+        await ask(pool, "bare")
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.stop()
+        with pytest.raises(NoActiveModel):
+            await ask(pool, "bare")
+        assert pool.stats()["status"] == "stopped"
+        pool.give_up("m", WorkerFailed("no weights"))
+        with pytest.raises(WorkerFailed, match="no weights"):
+            await ask(pool, "bare")
+
+
+async def test_requests_wait_in_the_order_they_came_and_too_many_are_rejected(tmp_path: Path) -> None:
+    """One is worked on, two wait, the fourth is turned away at once."""
+    pool = InferencePool(max_queue_size=2)
+    order: list[int] = []
+    gate = tmp_path / "gate"
+
+    async def call(number: int) -> None:
+        await ask(pool, "gate", path=str(gate))
+        order.append(number)
+
+    def came() -> int:
+        return len(pool._line) + pool._line.seated
+
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        async with anyio.create_task_group() as tasks:
+            for number in range(3):
+                tasks.start_soon(call, number)
+                await until(pool, partial(lambda expected: came() == expected, number + 1))
+            with pytest.raises(WorkerBusy, match="2 requests wait already"):
+                await ask(pool, "bare")
+            assert pool.stats()["queue_size"] == 2
+            assert pool.stats()["processing"] == 1
+            gate.touch()
+    assert order == [0, 1, 2]
+
+
+async def test_the_time_limit_counts_waiting_and_working(tmp_path: Path) -> None:
+    """A late answer keeps its seat until the worker is done, then the next one gets it."""
+    pool = InferencePool(default_timeout_seconds=0.1)
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        with pytest.raises(WorkerTimeout, match="did not answer `gate`"):
+            await ask(pool, "gate", path=str(tmp_path / "gate"))
+        assert pool.stats()["processing"] == 1
+        with pytest.raises(WorkerTimeout, match=r"did not get its turn within 0\.1 s"):
+            await ask(pool, "bare")
+        (tmp_path / "gate").touch()
+        async with pool.call("bare", {}, timeout_seconds=20) as answer:
+            assert answer == {"result": "no dict"}
+        assert pool.stats()["timeouts"] == 2
+
+
+async def test_requests_wait_for_a_worker_that_loads(tmp_path: Path) -> None:
+    """Their own time begins when it is ready; after a while they are turned away."""
+    pool = InferencePool(default_timeout_seconds=5, loading_seconds=0.1)
+    pool.expect("m")
+    with pytest.raises(WorkerLoading, match=r"still loads after 0\.1 s"):
+        await ask(pool, "bare")
+    patient = InferencePool(default_timeout_seconds=5)
+    patient.expect("m")
+    answers: list[Any] = []
+
+    async def call() -> None:
+        answers.append(await ask(patient, "bare"))
+
+    async with workshop(tmp_path) as shop, anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await until(patient, lambda: len(patient._line) == 1)
+        patient.serve(await shop.worker(), model="m", restart=refuse)
+    assert answers == [{"result": "no dict"}]
+
+
+async def test_a_cancelled_request_leaves_the_queue(tmp_path: Path) -> None:
+    """Whoever no longer waits takes nobody's turn."""
+    pool = InferencePool(max_queue_size=1)
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(ask, pool, "gate", path=str(tmp_path / "gate")))
+            await until(pool, lambda: pool._line.seated == 1)
+            with anyio.move_on_after(0.05):
+                await ask(pool, "bare")
+            assert len(pool._line) == 0
+            (tmp_path / "gate").touch()
+            assert await ask(pool, "bare") == {"result": "no dict"}
+
+
+async def test_streams_hold_their_seat_until_they_end_or_are_left(tmp_path: Path) -> None:
+    """A block that is left in the middle frees the worker."""
+    pool = InferencePool()
+    async with workshop(tmp_path) as shop:
+        worker = await shop.worker()
+        pool.serve(worker, model="m", restart=refuse)
+        async with pool.call("count", {"stream": True, "to": 3}) as stream:
+            assert isinstance(stream, CallStream)
+            assert [chunk async for chunk in stream] == [0, 1, 2]
+        async with pool.call("count", {"stream": True}) as stream:
+            assert isinstance(stream, CallStream)
+            assert await anext(stream) == 0
+            assert pool.stats()["processing"] == 1
+        await pool.drained(worker)
+        assert pool.stats()["processing"] == 0
+
+
+async def test_a_swap_lets_what_runs_finish_on_the_old_worker(tmp_path: Path) -> None:
+    """New calls go to the new one at once; `drained` says when the old one is free."""
+    pool = InferencePool()
+    async with workshop(tmp_path) as shop, anyio.create_task_group() as tasks:
+        old, new = await shop.worker(), await shop.worker()
+        pool.serve(old, model="old", restart=refuse)
+        slow: list[Any] = []
+
+        async def call() -> None:
+            slow.append(await ask(pool, "gate", path=str(tmp_path / "gate")))
+
+        tasks.start_soon(call)
+        await until(pool, lambda: pool._line.seated == 1)
+        pool.serve(new, model="new", restart=refuse)
+        assert await ask(pool, "pid") == {"pid": new.pid}
+        assert slow == []
+        (tmp_path / "gate").touch()
+        await pool.drained(old)
+        assert pool.stats()["processing"] == 0
+    assert slow == [{"opened": True}]
+
+
+async def test_a_crash_fails_what_runs_and_the_next_worker_serves_on(tmp_path: Path) -> None:
+    """Who was in flight learns why; who comes meanwhile waits for the restart."""
+    pool = InferencePool()
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        with pytest.raises(WorkerFailed, match="ended with exit code 7"):
+            await ask(pool, "leave")
+        assert await ask(pool, "pid") == {"pid": shop.made[1].pid}
+        assert pool.state is PoolState.READY
+        assert pool.failure is None
+
+
+async def test_a_call_that_a_dead_worker_never_began_goes_to_the_next(tmp_path: Path) -> None:
+    """It can't have done anything there, and whoever asked learns nothing of it."""
+    pool = InferencePool()
+    answers: list[Any] = []
+
+    async def ask_pid() -> None:
+        answers.append(await ask(pool, "pid"))
+
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        os.kill(shop.made[0].pid, signal.SIGSTOP)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask_pid)
+            await until(pool, lambda: pool.stats()["processing"] == 1)
+            os.kill(shop.made[0].pid, signal.SIGKILL)
+        assert answers == [{"pid": shop.made[1].pid}]
+        assert pool.stats()["requests_processed"] == 1
+
+
+async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
+    """After as many restarts as there are pauses, requests are told the last reason."""
+    pool = InferencePool(back_off_seconds=(0.0, 0.01))
+    tries: list[int] = []
+
+    async def restart() -> Worker:
+        tries.append(1)
+        return await refuse()
+
+    async with workshop(tmp_path) as shop, running(pool):
+        worker = await shop.worker()
+        pool.serve(worker, model="m", restart=restart)
+        worker.condemn("is to fail")
+        await until(pool, lambda: pool.state is PoolState.FAILED)
+        with pytest.raises(WorkerFailed, match="no worker today"):
+            await ask(pool, "bare")
+        assert len(tries) == 2
+        pool.serve(await shop.worker(), model="m", restart=restart)
+        assert await ask(pool, "bare") == {"result": "no dict"}
+
+
+async def test_another_model_ends_the_restart_of_the_former(tmp_path: Path) -> None:
+    """A restart that is under way is cancelled, and takes nothing over."""
+    pool = InferencePool()
+    started, cancelled = anyio.Event(), anyio.Event()
+
+    async def restart() -> Worker:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    async with workshop(tmp_path) as shop, running(pool):
+        old, new = await shop.worker(), await shop.worker()
+        pool.serve(old, model="old", restart=restart)
+        old.condemn("is to fail")
+        await started.wait()
+        pool.serve(new, model="new", restart=refuse)
+        await cancelled.wait()
+        assert pool.worker is new
+        assert await ask(pool, "pid") == {"pid": new.pid}
+
+
+async def test_a_call_that_never_comes_back_costs_its_worker(tmp_path: Path) -> None:
+    """The worker is replaced, because every seat of it would be lost for good."""
+    pool = InferencePool(default_timeout_seconds=0.05, stuck_seconds=0.1)
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        with pytest.raises(WorkerTimeout):
+            await ask(pool, "slow", seconds=3600)
+        await until(pool, lambda: pool.worker is not shop.made[0])
+        assert "did not come back from `slow`" in str(shop.made[0].failure)
+        async with pool.call("pid", {}, timeout_seconds=20) as answer:
+            assert answer == {"pid": shop.made[1].pid}
+
+
+@pytest.mark.parametrize("kwargs", [{"file": b"bytes"}, {"number": float("nan")}])
+async def test_arguments_that_can_not_be_sent_take_no_seat(tmp_path: Path, kwargs: dict[str, Any]) -> None:
+    """The request fails, the seat is free again."""
+    pool = InferencePool()
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        with pytest.raises(StationError, match="can't be sent"):
+            await ask(pool, "echo", **kwargs)
+        assert pool.stats()["processing"] == 0

@@ -1,0 +1,84 @@
+"""Frames: what goes in comes out, however it is cut, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from moondream_station.core.worker.worker_protocol import (
+    MAX_FRAME_BYTES,
+    FrameDecoder,
+    FrameUnfit,
+    ProtocolError,
+    encode,
+)
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+FRAMES = st.lists(st.dictionaries(st.text(), JSON, max_size=4), max_size=5)
+
+
+@given(frames=FRAMES, cuts=st.lists(st.integers(1, 40), max_size=30))
+def test_frames_survive_however_they_are_cut(frames: list[dict[str, Any]], cuts: list[int]) -> None:
+    """The same frames come out in order, whatever pieces the pipe gives."""
+    data = b"".join(map(encode, frames))
+    decoder = FrameDecoder()
+    found = []
+    for cut in [*cuts, len(data)]:
+        found += list(decoder.feed(data[:cut]))
+        data = data[cut:]
+    found += list(decoder.feed(data))
+    assert found == frames
+    assert decoder.is_between_frames
+
+
+@given(st.binary(max_size=200))
+@example(b"Traceback (most recent call last):\n")
+@example(b"\x00\x00\x00\x02[]")
+@example(b"\x00\x00\x00\x02\xff\xff")
+@example(b"\x00\x00\x00\x00")
+def test_rubbish_is_refused_or_waited_on_but_never_accepted_silently(data: bytes) -> None:
+    """Bytes are frames, an error, or the beginning of something: no other exception comes out."""
+    decoder = FrameDecoder()
+    try:
+        frames = list(decoder.feed(data))
+    except ProtocolError:
+        return
+    assert all(isinstance(frame, dict) for frame in frames)
+
+
+def test_text_on_the_pipe_is_no_frame() -> None:
+    """Printed text announces a size that no frame may have."""
+    with pytest.raises(ProtocolError, match="announces"):
+        list(FrameDecoder().feed(b"Loading checkpoint shards: 100%"))
+
+
+def test_deeply_nested_json_is_refused() -> None:
+    """Depth that exhausts the stack is a protocol error, not a crash."""
+    body = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(ProtocolError):
+        list(FrameDecoder().feed(len(body).to_bytes(4, "big") + body))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, b"bytes", {1, 2}, object()])
+def test_what_is_no_json_is_not_encoded(value: object) -> None:
+    """NaN and infinity are no JSON either: other programs could not read them."""
+    with pytest.raises(FrameUnfit, match="JSON"):
+        encode({"value": value})
+
+
+def test_too_large_a_frame_is_not_encoded() -> None:
+    """The limit holds on both sides."""
+    with pytest.raises(FrameUnfit, match=str(MAX_FRAME_BYTES)):
+        encode({"value": "x" * MAX_FRAME_BYTES})
