@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from moondream_station.console.output import print_text
 from moondream_station.console.signals import run_loop
-from moondream_station.core.activation.cancelling import ask_to_cancel, withdraw
+from moondream_station.core.activation.activation import ask_to_cancel, withdraw
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.errors import NothingToCancel, StationError
 from moondream_station.core.facts.events import ActivationCancelled, ActivationSucceeded, Fact

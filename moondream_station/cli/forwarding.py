@@ -13,7 +13,7 @@ from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.output import print_progress
 from moondream_station.console.presenting import Presenter, present, presenter_for
 from moondream_station.console.signals import cancel_on_signal
-from moondream_station.core.activation.cancelling import ask_to_cancel, withdraw
+from moondream_station.core.activation.activation import ask_to_cancel, withdraw
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.codec import event_from_json
 from moondream_station.core.facts.errors import StationError, UnknownModel

@@ -37,7 +37,7 @@ from moondream_station.core.home.layout import home_from
 from moondream_station.core.home.settings import load_settings
 from moondream_station.core.home.together import accompanied
 from moondream_station.core.station import Station
-from moondream_station.core.views.models import models_shape
+from moondream_station.core.views.overview import models_shape
 from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
 
@@ -228,9 +228,7 @@ class Prompt:
             self._station.request_switch(model, strategy)
 
     def _roll_back(self, model: str) -> None:
-        served = self._station.serving
-        assert served is not None  # noqa: S101  this station serves
-        served.request_rollback(model)
+        self._station.request_rollback(model)
 
     def _cancel(self) -> None:
         self._cancelled = self._station.request_cancel()

@@ -132,22 +132,20 @@ async def serve_here(
         examine = partial(_examine, home, settings)
         opening = open_station(home, settings, os.environ, station=info, examine=examine)
         station = await stack.enter_async_context(opening)
-        served = station.serving
-        assert served is not None  # noqa: S101  it was opened with an address
         if wanted.model is not None:
             check_model(station.manifest, wanted.model)
         record = announce_station(home, address=info.address, instance=info.instance, version=info.version)
         access = Access.of(bound=listeners.hosts, allowed=wanted.allowed_hosts, token=record.token)
-        served.expect_active()
+        station.expect_active()
         announce(info.address)
         closing = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            app = create_app(served, access=access, stopping=closing)
+            app = create_app(station, access=access, stopping=closing)
             await tasks.start(partial(answer_requests, app, listeners, stopping=closing))
             tasks.start_soon(_pass_on, closing, stopping)
-            if wanted.model is not None and wanted.model != served.active_model:
+            if wanted.model is not None and wanted.model != station.active_model:
                 station.request_switch(wanted.model)
-            tasks.start_soon(served.start_active)
+            tasks.start_soon(station.start_active)
             try:
                 yield station
             finally:

@@ -100,6 +100,6 @@ async def _ask_models(record: StationRecord) -> Mapping[str, Any]:
 async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
     from moondream_station.core.home.active_file import read_active  # noqa: PLC0415
     from moondream_station.core.station import open_manifest  # noqa: PLC0415
-    from moondream_station.core.views.models import models_shape  # noqa: PLC0415
+    from moondream_station.core.views.overview import models_shape  # noqa: PLC0415
 
     return models_shape(await open_manifest(home, settings, os.environ), read_active(home))

@@ -6,18 +6,23 @@ one has a pool in front of the active model's worker, and the HTTP server talks 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import anyio
 from anyio.abc import TaskGroup
 
-from moondream_station.core.activation.activation import Activation, ActivationRequest
-from moondream_station.core.activation.cancelling import wait_for_cancel_request
-from moondream_station.core.activation.orchestrator import Orchestrator, Unserved
+from moondream_station.core.activation.activation import (
+    Activation,
+    ActivationRequest,
+    wait_for_cancel_request,
+)
+from moondream_station.core.activation.orchestrator import Orchestrator
 from moondream_station.core.activation.prepare import Preparation, known_requirements
+from moondream_station.core.activation.rollback import check_rollback
 from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.manifest import Manifest
@@ -29,26 +34,45 @@ from moondream_station.core.backends.manifest_loader import (
 )
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.capabilities.cache import CapabilityCache
-from moondream_station.core.facts.errors import NothingToCancel, UnknownModel
+from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel
 from moondream_station.core.facts.events import BackendActivationRequested, CancelReason, Event
-from moondream_station.core.facts.state import StationInfo
+from moondream_station.core.facts.state import StationInfo, StationState, status
 from moondream_station.core.fetch.http_client import open_client
+from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
+from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.packaging.packaging_config import load_packaging_config
-from moondream_station.core.serving.active_worker import Examine, Serving, ServingStation, without_doctor
+from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.queue import InferencePool
-from moondream_station.core.serving.worker_host import WorkerHost
-from moondream_station.core.views.overview import stored_state
+from moondream_station.core.serving.worker_host import WorkerHost, existing_worker
+from moondream_station.core.views.overview import models_shape, stored_state
+
+Examine: TypeAlias = Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
+"""Looks at the machine and the station, and gives the doctor's shape; who serves brings it."""
+_log = Log()
+
+
+async def without_doctor() -> Mapping[str, Any]:
+    """What a station answers that was opened without a doctor.
+
+    Raises:
+        StationError: Always.
+    """
+    raise StationError(
+        "The doctor is not available over HTTP here.",
+        hint="Run `moondream-station doctor` in another terminal.",
+    )
 
 
 class Station:
-    """One run of the station on a home. Made by `open_station`.
+    """One run of the station on a home, as the edges see it. Made by `open_station`.
 
     Args:
         home: The home.
@@ -57,7 +81,10 @@ class Station:
         bus: Where facts are published.
         journal: Where they are written.
         orchestrator: Runs activations.
+        pool: Lets inference requests through to the active model's worker.
+        active: Holds that worker.
         tasks: Where activations run.
+        examine: The doctor; it looks at the core, which therefore does not know it.
     """
 
     def __init__(
@@ -69,7 +96,10 @@ class Station:
         bus: Bus,
         journal: Journal,
         orchestrator: Orchestrator,
+        pool: InferencePool,
+        active: ActiveWorker,
         tasks: TaskGroup,
+        examine: Examine,
     ) -> None:
         self.home = home
         self.settings = settings
@@ -77,19 +107,49 @@ class Station:
         self.bus = bus
         self._journal = journal
         self._orchestrator = orchestrator
+        self._pool = pool
+        self._active = active
         self._tasks = tasks
-        self.serving: ServingStation | None = None
         self._latest: Activation | None = None
+        self.doctor = examine
+        self.stats = pool.stats
+        self.call = pool.call
+        self.subscribe = bus.subscribe
+
+    @property
+    def state(self) -> StationState:
+        """Everything there is to show, as of now."""
+        return self.bus.state
+
+    @property
+    def active_model(self) -> str | None:
+        """The active model's id, None where none is."""
+        active = self.state.active
+        return active.model if active else None
+
+    @property
+    def is_switching(self) -> bool:
+        """Whether an activation runs."""
+        return self._running is not None
 
     @property
     def _running(self) -> Activation | None:
         latest = self._latest
         return None if latest is None or latest.outcome is not None else latest
 
-    @property
-    def is_switching(self) -> bool:
-        """Whether an activation runs."""
-        return self._running is not None
+    def status(self) -> Mapping[str, Any]:
+        """The status shape."""
+        return status(self.state)
+
+    def models(self) -> Mapping[str, Any]:
+        """The manifest's models."""
+        return models_shape(self.manifest, read_active(self.home))
+
+    def functions(self) -> frozenset[str]:
+        """Names of the active backend's functions; empty while no model is active."""
+        active = self.state.active
+        backend = self.manifest.backends.get(active.backend) if active else None
+        return frozenset(backend.served_functions) if backend else frozenset()
 
     def request_switch(
         self,
@@ -106,7 +166,7 @@ class Station:
         Args:
             model: The model's id.
             strategy: `auto`, `guide` or a build; None for the setting.
-            upgrade: Whether to resolve anew although an environment exists.
+            upgrade: Whether to resolve again although an environment exists.
             python: The interpreter to make the environment from.
 
         Returns:
@@ -114,7 +174,10 @@ class Station:
 
         Raises:
             UnknownModel: The manifest has no such model; the attempt and its failure are published.
+            UsageError: There is no such strategy.
         """
+        if strategy is not None:
+            check_strategy(strategy)
         request = ActivationRequest(
             id=new_activation_id(),
             model=model,
@@ -125,31 +188,18 @@ class Station:
         return self._begin(request)
 
     def request_rollback(self, model: str) -> tuple[str, bool]:
-        """Ask for the active model to go back to the environment that it had before.
-
-        As `request_switch`; where there is nothing to go back to, the activation fails.
+        """Ask for the active model to go back to the environment that it had before; as `request_switch`.
 
         Raises:
-            UnknownModel: The manifest has no such model; the attempt and its failure are published.
+            UnknownModel: The manifest has no such model.
+            NothingToRollBack: It had no environment before, or is not the active one.
         """
+        self.manifest.model(model)
+        check_rollback(self.home, model)
         request = ActivationRequest(
             id=new_activation_id(), model=model, strategy=self.settings.strategy, rollback=True
         )
         return self._begin(request)
-
-    def _begin(self, request: ActivationRequest) -> tuple[str, bool]:
-        running = self._running
-        if running is not None and running.is_for(request):
-            return running.id, True
-        activation = Activation(request, bus=self.bus, journal=self._journal)
-        activation.publish(self._requested(request))
-        if request.model not in self.manifest.models:
-            self._refuse(activation)
-        if running is not None:
-            running.cancel(CancelReason.SUPERSEDED)
-        before, self._latest = self._latest, activation
-        self._tasks.start_soon(self._run, activation, before)
-        return activation.id, False
 
     def request_cancel(self, reason: CancelReason = CancelReason.USER) -> str:
         """Ask the running activation to end, and return its id.
@@ -176,12 +226,53 @@ class Station:
         assert latest.outcome is not None  # noqa: S101  that is what ended means
         return latest.outcome
 
-    def _refuse(self, activation: Activation) -> None:
+    def expect_active(self) -> None:
+        """Let requests wait for the active model's worker, from before anybody can ask."""
+        if self.active_model in self.manifest.models:
+            self._pool.expect(str(self.active_model))
+
+    async def start_active(self) -> None:
+        """Start the worker of the model that is active, or activate it again where that can't be.
+
+        Nothing is resolved or installed for it, unless its environment or its code is gone or broken, or
+        torch no longer works in it.
+        """
+        active = read_active(self.home)
+        if active.model is None or active.model not in self.manifest.models:
+            return
+        environment = active.models[active.model].environment
         try:
-            self.manifest.model(activation.request.model)
+            existing = await existing_worker(self.home, self.manifest, active.model, environment)
+            if self._is_active(active.model, environment):
+                await self._active.start(existing.spec)
+        except StationError as error:
+            _log.warning(
+                "active_model_not_started", model=active.model, code=error.code, reason=error.message
+            )
+            if self._is_active(active.model, environment) and not self.is_switching:
+                self.request_switch(active.model)
+
+    def _is_active(self, model: str, environment: str) -> bool:
+        """Whether it still is: a switch may have ended while something else was waited for."""
+        active = read_active(self.home)
+        return active.model == model and active.models[model].environment == environment
+
+    def _begin(self, request: ActivationRequest) -> tuple[str, bool]:
+        running = self._running
+        if running is not None and running.is_for(request):
+            return running.id, True
+        activation = Activation(request, bus=self.bus, journal=self._journal)
+        activation.publish(self._requested(request))
+        try:
+            self.manifest.model(request.model)
         except UnknownModel as error:
             activation.fail(error)
             raise
+        if running is not None:
+            running.cancel(CancelReason.SUPERSEDED)
+        before, self._latest = self._latest, activation
+        self._tasks.start_soon(self._run, activation, before)
+        return activation.id, False
 
     def _requested(self, request: ActivationRequest) -> BackendActivationRequested:
         model = self.manifest.models.get(request.model)
@@ -235,14 +326,12 @@ async def open_station(
         host = WorkerHost(
             tasks=tasks, bus=bus, home=home, environ=environ, threads=settings.inference_workers
         )
-        serving = None
-        if station is not None:
-            pool = InferencePool(
-                max_queue_size=settings.inference_max_queue_size,
-                default_timeout_seconds=settings.inference_timeout,
-            )
-            tasks.start_soon(pool.run)
-            serving = Serving(host=host, pool=pool, bus=bus, tasks=tasks)
+        pool = InferencePool(
+            max_queue_size=settings.inference_max_queue_size,
+            default_timeout_seconds=settings.inference_timeout,
+        )
+        tasks.start_soon(pool.run)
+        active = ActiveWorker(host=host, pool=pool, bus=bus, tasks=tasks)
         preparation = Preparation(
             manifest=manifest,
             cache=CapabilityCache(home, machine or LocalMachine(environ)),
@@ -257,7 +346,7 @@ async def open_station(
             preparation=preparation,
         )
         orchestrator = Orchestrator(
-            home=home, preparation=preparation, tools=tools, host=host, active=serving or Unserved()
+            home=home, preparation=preparation, tools=tools, host=host, active=active if station else None
         )
         opened = Station(
             home=home,
@@ -266,9 +355,11 @@ async def open_station(
             bus=bus,
             journal=journal,
             orchestrator=orchestrator,
+            pool=pool,
+            active=active,
             tasks=tasks,
+            examine=examine,
         )
-        opened.serving = None if serving is None else ServingStation(opened, serving, examine)
         try:
             yield opened
         finally:

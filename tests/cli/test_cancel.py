@@ -9,7 +9,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from moondream_station.core.activation.cancelling import cancel_request
+from moondream_station.core.activation.activation import cancel_request
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.facts.events import ActivationSucceeded, Fact, Stage, StageStarted

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from moondream_station.core.activation.cancelling import ask_to_cancel
+from moondream_station.core.activation.activation import ask_to_cancel
 from moondream_station.core.activation.plan import Question, plan_here
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.bus.journal import read_activation

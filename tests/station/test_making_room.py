@@ -66,8 +66,7 @@ async def reasons(premises: Premises, *, needed: int) -> list[StopReason]:
     """Why the worker of `shapes` ended, when a model that needs so much memory was switched to."""
     premises.add_model("fetched", requirements="", source=FETCHING, args={"needed": needed})
     async with premises.station(CPU, serves=True) as station, station.bus.subscribe() as events:
-        assert station.serving is not None
-        await station.serving.start_active()
+        await station.start_active()
         assert await caption(station) == "a small caption"
         station.request_switch("fetched")
         stops: list[WorkerStopped] = []
@@ -98,8 +97,7 @@ async def test_the_old_model_answers_while_weights_are_fetched(active: Premises)
     args = {"needed": PETABYTE, "gate": str(active.folder / "gate")}
     active.add_model("fetched", requirements="", source=FETCHING, args=args)
     async with active.station(CPU, serves=True) as station, station.bus.subscribe() as events:
-        assert station.serving is not None
-        await station.serving.start_active()
+        await station.start_active()
         async with course_of(station, "fetched") as course:
             await course.until(StageProgressed, stage=Stage.VERIFY, unit="bytes")
             assert await caption(station) == "a small caption"
@@ -113,8 +111,7 @@ async def test_weights_that_can_not_be_had_interrupt_nothing(active: Premises) -
     """The worker that served goes on; it is not even started anew."""
     active.add_model("fetched", requirements="", source=FETCHING, args={"needed": None})
     async with active.station(CPU, serves=True) as station, station.bus.subscribe() as events:
-        assert station.serving is not None
-        await station.serving.start_active()
+        await station.start_active()
         course = await failed(station, "fetched")
         assert course.only(ActivationFailed).error.code == "weights-unreachable"
         assert await caption(station) == "a small caption"

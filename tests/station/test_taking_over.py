@@ -72,9 +72,7 @@ async def test_one_that_was_replaced_while_it_loaded(late: Premises) -> None:
         station.bus.subscribe() as events,
         anyio.create_task_group() as tasks,
     ):
-        serving = station.serving
-        assert serving is not None
-        tasks.start_soon(serving.start_active)
+        tasks.start_soon(station.start_active)
         await next_fact(events, WorkerStarted, "late")
         await switched(station, "shapes")
         async with course_of(station, "later") as course:
@@ -86,24 +84,22 @@ async def test_one_that_was_replaced_while_it_loaded(late: Premises) -> None:
             station.request_cancel()
             await course.end(ActivationCancelled)
         await next_fact(events, WorkerStarted, "shapes")
-        async with serving.call("caption", {}, timeout_seconds=30) as answer:
+        async with station.call("caption", {}, timeout_seconds=30) as answer:
             assert answer == {"caption": "a small caption"}
-        assert serving.stats()["model"] == "shapes"
+        assert station.stats()["model"] == "shapes"
 
 
 async def test_one_that_was_replaced_before_it_failed(late: Premises) -> None:
     """Nobody asked for it any more: it is not activated anew in the place of what was."""
     async with late.station(CPU, serves=True) as station, station.bus.subscribe() as events:
-        serving = station.serving
-        assert serving is not None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serving.start_active)
+            tasks.start_soon(station.start_active)
             await next_fact(events, WorkerStarted, "late")
             await switched(station, "shapes")
             (late.folder / "late").write_text("broken")
         assert not station.is_switching
-        assert serving.active_model == "shapes"
-        async with serving.call("caption", {}, timeout_seconds=30) as answer:
+        assert station.active_model == "shapes"
+        async with station.call("caption", {}, timeout_seconds=30) as answer:
             assert answer == {"caption": "a small caption"}
 
 
@@ -116,14 +112,12 @@ async def test_one_that_was_replaced_before_it_began(late: Premises, *, is_whole
     lock.unlink()
     os.mkfifo(lock)  # whoever reads it waits for who writes it
     async with late.station(CPU, serves=True) as station:
-        serving = station.serving
-        assert serving is not None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serving.start_active)
+            tasks.start_soon(station.start_active)
             await switched(station, "shapes")
             (late.folder / "late").touch()
             await anyio.to_thread.run_sync(lock.write_text, content if is_whole else "broken")
         assert not station.is_switching
-        async with serving.call("caption", {}, timeout_seconds=30) as answer:
+        async with station.call("caption", {}, timeout_seconds=30) as answer:
             assert answer == {"caption": "a small caption"}
-        assert serving.stats()["model"] == serving.active_model == "shapes"
+        assert station.stats()["model"] == station.active_model == "shapes"

@@ -243,8 +243,7 @@ def activate(premises: Premises, model: str, *, upgrade: bool = False) -> Activa
 
 async def caption(station: Station) -> str:
     """What the active model says of nothing."""
-    assert station.serving is not None
-    async with station.serving.call("caption", {}, timeout_seconds=30) as answer:
+    async with station.call("caption", {}, timeout_seconds=30) as answer:
         assert isinstance(answer, dict)
         return str(answer["caption"])
 

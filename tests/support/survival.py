@@ -66,8 +66,7 @@ class Survival:
     async def _check_works(self) -> None:
         """The next station serves what is active, and the next switch succeeds."""
         async with self.premises.station(serves=True) as station:
-            assert station.serving is not None
-            await station.serving.start_active()
+            await station.start_active()
             assert await caption(station) == "a small caption"
             await switched(station, "colours", upgrade=True)
 

@@ -22,6 +22,7 @@ from moondream_station.core.facts.events import (
     StageStarted,
 )
 from moondream_station.core.home.checkpoints import reached
+from moondream_station.core.home.layout import Home
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,3 +134,29 @@ def error_from_system(error: OSError) -> StationError:
         f"The system refused{where}: {error.strerror or error}.",
         hint="Check the disk that holds the home, and run the same command again.",
     )
+
+
+_POLL_SECONDS = 0.1
+
+
+def cancel_request(home: Home, activation: str) -> Path:
+    """The file whose existence asks an activation to end."""
+    return home.activations / f"{activation}.cancel"
+
+
+def ask_to_cancel(home: Home, activation: str) -> None:
+    """Ask an activation of any process to end."""
+    cancel_request(home, activation).touch()
+
+
+def withdraw(home: Home, activation: str) -> None:
+    """Take back what was asked of an activation that had ended by itself."""
+    cancel_request(home, activation).unlink(missing_ok=True)
+
+
+async def wait_for_cancel_request(home: Home, activation: str) -> None:
+    """Return when somebody asked the activation to end; the request is taken away."""
+    path = anyio.Path(cancel_request(home, activation))
+    while not await path.exists():  # noqa: ASYNC110  it is another process that makes the file
+        await anyio.sleep(_POLL_SECONDS)
+    await path.unlink(missing_ok=True)

@@ -9,9 +9,8 @@ import anyio
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import Choosing
-from moondream_station.core.activation.installed import Installed
 from moondream_station.core.activation.prepare import Prepared
-from moondream_station.core.activation.workshop import Making, Tools
+from moondream_station.core.activation.workshop import Installed, Making, Tools
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.environments.store import Committed, find_reusable
 from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError

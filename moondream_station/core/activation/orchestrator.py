@@ -8,17 +8,15 @@ over. Until the commit nothing that is active is touched, unless memory demands 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import anyio
 
 from moondream_station.core.activation.activation import Activation, error_from_system
 from moondream_station.core.activation.candidates import CPU
 from moondream_station.core.activation.install import Installation
-from moondream_station.core.activation.installed import Installed
 from moondream_station.core.activation.prepare import Preparation, Prepared
 from moondream_station.core.activation.rollback import find_previous
-from moondream_station.core.activation.workshop import Making, Tools
+from moondream_station.core.activation.workshop import Installed, Making, Tools
 from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.environments.store import CommitRecord, commit, sweep, sync_ahead
@@ -37,46 +35,13 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.log import Log
 from moondream_station.core.selection.conclusions import Conclusions, conclusions
+from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.worker_host import HostedWorker, WorkerHost, WorkerSpec
 from moondream_station.core.worker.judging import checked
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 
 _log = Log()
 _CLEANUP_SECONDS = 5.0
-
-
-class ActiveWorker(Protocol):
-    """Whoever holds the active model's worker."""
-
-    def may_overlap(self, spec: WorkerSpec) -> bool:
-        """Whether memory is known to suffice for the old and the new worker side by side."""
-
-    async def make_room(self, spec: WorkerSpec) -> None:
-        """End the old worker before the new one loads."""
-
-    def take_over(self, hosted: HostedWorker) -> None:
-        """Serve with the new worker from now on; the old one ends when its last request has."""
-
-    def restore(self) -> None:
-        """Start the old worker again, if room was made for one that failed."""
-
-
-class Unserved:
-    """The active worker where nothing serves: a command that only switches verifies, and lets go."""
-
-    def may_overlap(self, spec: WorkerSpec) -> bool:  # noqa: ARG002  the protocol's
-        """There is no other worker."""
-        return True
-
-    async def make_room(self, spec: WorkerSpec) -> None:
-        """There is no other worker."""
-
-    def take_over(self, hosted: HostedWorker) -> None:
-        """Nobody will ask the worker anything."""
-        hosted.release(StopReason.SHUTDOWN)
-
-    def restore(self) -> None:
-        """There was no other worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +61,7 @@ class Orchestrator:
         preparation: Finds out what is needed before a build can be chosen.
         tools: What installations work with.
         host: Starts workers.
-        active: Whoever holds the active model's worker.
+        active: Holds the active model's worker; None where nothing serves.
     """
 
     def __init__(
@@ -106,7 +71,7 @@ class Orchestrator:
         preparation: Preparation,
         tools: Tools,
         host: WorkerHost,
-        active: ActiveWorker,
+        active: ActiveWorker | None,
     ) -> None:
         self._home = home
         self._preparation = preparation
@@ -214,7 +179,7 @@ class Orchestrator:
                 verification = await self._verify(activation, hosted)
             device = verification.report.device
             has_room = await hosted.fetch(device, progress=activation.progressed)
-            if not (has_room or self._active.may_overlap(spec)):
+            if not (has_room or self._active is None or self._active.may_overlap(spec)):
                 await self._active.make_room(spec)
             await hosted.load(device, progress=activation.progressed)
         except BaseException:
@@ -225,7 +190,7 @@ class Orchestrator:
 
     async def _verify(self, activation: Activation, hosted: HostedWorker) -> Verification:
         try:
-            verification = await hosted.verify(progress=activation.progressed)
+            verification = await hosted.worker.verify(hosted.spec.plan, progress=activation.progressed)
         except WorkerFailed as error:
             if hosted.spec.plan.build in {None, CPU}:
                 raise
@@ -272,13 +237,17 @@ class Orchestrator:
                 seconds=round(seconds, 3),
             )
         )
-        self._active.take_over(ready.hosted)
+        if self._active is None:
+            ready.hosted.release(StopReason.SHUTDOWN)
+        else:
+            self._active.take_over(ready.hosted)
 
     async def _give_up(self, hosted: HostedWorker) -> None:
         try:
             await hosted.stop(StopReason.SHUTDOWN)
         finally:
-            self._active.restore()
+            if self._active is not None:
+                self._active.restore()
 
 
 def _spec(prepared: Prepared, installed: Installed, catalog: Catalog) -> WorkerSpec:

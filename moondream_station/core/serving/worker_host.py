@@ -13,13 +13,17 @@ import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.code_store import read_backend
+from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import Bus
-from moondream_station.core.environments.place import Place
+from moondream_station.core.environments.place import Place, place_of
+from moondream_station.core.environments.store import Committed, check_whole, load_commit
+from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentBroken
 from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home.layout import Home
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.worker.model_cache import disk_usage, model_cache
-from moondream_station.core.worker.verification import Verification, WorkerPlan
+from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 
 Progress: TypeAlias = Callable[[int, int | None, str], object]
@@ -63,14 +67,6 @@ class HostedWorker:
     reason: StopReason = StopReason.SHUTDOWN
     released: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
-
-    async def verify(self, *, progress: Progress = lambda *_: None) -> Verification:
-        """Let torch compute, and hold its report against the plan.
-
-        Args:
-            progress: Told how far it is: done, total, and of what.
-        """
-        return await self.worker.verify(self.spec.plan, progress=progress)
 
     async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool:
         """Let the backend bring what it will load, where it can do that by itself.
@@ -173,3 +169,54 @@ class WorkerHost:
 async def _release_when_failed(hosted: HostedWorker) -> None:
     await hosted.worker.wait_failed()
     hosted.release(StopReason.CRASHED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Existing:
+    """An environment that was committed and is whole, and the worker that belongs to it."""
+
+    committed: Committed
+    spec: WorkerSpec
+
+
+async def existing_worker(home: Home, manifest: Manifest, model: str, environment: str) -> Existing:
+    """A model's worker in an environment that it has, or had before.
+
+    Args:
+        home: The home.
+        manifest: The models and their backends.
+        model: The model's id.
+        environment: The environment's name.
+
+    Raises:
+        UnknownModel: The manifest has no such model.
+        EnvironmentBroken: The environment is gone, or not whole.
+        BackendUnavailable: The code it was made for is gone.
+    """
+    place = place_of(home, environment)
+    commit = load_commit(place)
+    if commit is None:
+        raise EnvironmentBroken(f"The environment {place.name} of {model} is gone.", hint=_another(model))
+    committed = Committed(place=place, record=commit)
+    try:
+        await check_whole(committed)
+    except EnvironmentBroken as broken:
+        raise EnvironmentBroken(broken.message, hint=_another(model), log=broken.log) from broken
+    code = read_backend(home, commit.backend, commit.backend_version)
+    if code is None:
+        raise BackendUnavailable(
+            f"The code of the backend {commit.backend} {commit.backend_version} is gone.",
+            hint=f"`moondream-station switch {model}` fetches it again.",
+        )
+    spec = WorkerSpec(
+        model=model,
+        code=code,
+        args=manifest.model(model).args,
+        place=place,
+        plan=WorkerPlan(build=commit.build, torch=commit.torch),
+    )
+    return Existing(committed=committed, spec=spec)
+
+
+def _another(model: str) -> str:
+    return f"`moondream-station switch {model} --upgrade` creates a new one."

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.capabilities.cache import read_cached
 from moondream_station.core.environments.place import place_of
 from moondream_station.core.environments.store import load_commit
 from moondream_station.core.facts.active_model import Active
 from moondream_station.core.facts.state import StationInfo, StationState, apply
-from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder
 
@@ -52,3 +55,29 @@ def present_state(home: Home) -> StationState:
         for event in read_activation(home, holder.activation):
             state = apply(state, event)
     return state
+
+
+def models_shape(manifest: Manifest, active: ActiveRecord) -> dict[str, Any]:
+    """Every model, in the manifest's order.
+
+    Args:
+        manifest: The models and their backends.
+        active: Which of them have an environment, and which one is active.
+    """
+    return {"models": [_model(manifest, active, model_id) for model_id in manifest.models]}
+
+
+def _model(manifest: Manifest, active: ActiveRecord, model_id: str) -> dict[str, Any]:
+    info = manifest.models[model_id]
+    reason = manifest.unsupported_reason(model_id)
+    return {
+        "id": model_id,
+        "name": info.name,
+        "description": info.description,
+        "version": info.version,
+        "backend": info.backend,
+        "supported": reason is None,
+        "reason": reason,
+        "installed": model_id in active.models,
+        "active": active.model == model_id,
+    }

@@ -18,8 +18,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.bus.bus import Bus, Subscription, new_activation_id
-from moondream_station.core.bus.history import STATION_FACTS_REMEMBERED
+from moondream_station.core.bus.bus import STATION_FACTS_REMEMBERED, Bus, Subscription, new_activation_id
 from moondream_station.core.bus.journal import Journal, read_history
 from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.facts.events import (
