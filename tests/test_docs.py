@@ -15,8 +15,8 @@ from moondream_station.cli.app import app
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.layout import Home
 from support.pages import BLOCK, DOCS, PAGES, ROOT, blocks, commands_in, prose, shell_lines
-from tools.reference.commands_page import PAGES as MADE
-from tools.reference.commands_page import differences, main
+from tools.reference.__main__ import differences
+from tools.reference.errors_page import errors_page
 
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 _EDGES = ("cli", "doctor", "http", "panel")
@@ -94,25 +94,14 @@ def test_the_readmes_commands_are_one_line_each(name: str) -> None:
     assert len(block[2].splitlines()) == 1
 
 
-def test_what_is_made_from_the_code_is_current() -> None:
-    """`python -m tools.reference.commands_page --write docs/reference` would change nothing."""
+def test_what_is_generated_from_the_code_is_current() -> None:
+    """`python -m tools.reference --write docs/reference` would change nothing."""
     assert differences(DOCS / "reference") == []
-
-
-def test_pages_are_written_and_checked(tmp_path: Path) -> None:
-    """What was written passes the check; what was changed, or is missing, is named."""
-    main(["--write", str(tmp_path)])
-    main(["--check", str(tmp_path)])
-    for name in MADE:
-        (tmp_path / name).write_text("else", encoding="utf-8")
-    (tmp_path / "errors.md").unlink()
-    with pytest.raises(SystemExit, match=r"commands\.md, errors\.md, routes\.md, settings\.md"):
-        main(["--check", str(tmp_path)])
 
 
 def test_every_error_has_a_code_of_its_own() -> None:
     """What a program tests for means one thing, and reads as one word."""
-    codes = re.findall(r"^\| `([^`]+)` \|", MADE["errors.md"](), re.MULTILINE)
+    codes = re.findall(r"^\| `([^`]+)` \|", errors_page(), re.MULTILINE)
     assert len(codes) == len(set(codes))
     assert StationError.code in codes
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)

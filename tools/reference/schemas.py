@@ -1,17 +1,9 @@
-"""The contract as data: a JSON Schema for every shape, and the page of events, both made from the code.
-
-`python -m tools.reference.schemas --write docs/reference` makes them, `--check docs/reference` says
-whether they still fit.
-"""
+"""The contract as data: a JSON Schema for every shape, made from the code."""
 
 from __future__ import annotations
 
-import argparse
 import inspect
-import json
 import re
-import sys
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -25,7 +17,6 @@ from moondream_station.core.facts.report import Mismatch, VerificationReport
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.facts.status import Status
 from moondream_station.core.home.locks import Holder, StationRecord
-from tools.reference.events_page import events_page
 from tools.reference.schema_shapes import ACTIVATION, BY_HAND, SEQ, TIME, Schema, whole
 
 # Every activation has these, and nothing but an activation.
@@ -83,54 +74,6 @@ def schemas() -> dict[str, Schema]:
         ordered = {"$schema": _DIALECT, **schema}
         made[name] = {key: ordered[key] for key in head if key in ordered} | ordered
     return dict(sorted(made.items()))
-
-
-def documents() -> dict[str, str]:
-    """Everything that is made from the code: the text of each file by its path below docs/reference."""
-    made = schemas()
-    texts = {
-        f"schemas/{name}.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-        for name, schema in made.items()
-    }
-    return {**texts, "events.md": events_page([made[name] for name in FACTS], made["snapshot"])}
-
-
-def differences(folder: Path) -> list[str]:
-    """How the files in a folder differ from the code, one sentence each."""
-    wanted = documents()
-    there = {path.relative_to(folder).as_posix(): path for path in folder.glob("schemas/*.json")}
-    wrong = [f"{name} belongs to nothing" for name in sorted(there.keys() - wanted.keys())]
-    for name, text in wanted.items():
-        path = folder / name
-        if not path.exists():
-            wrong.append(f"{name} is missing")
-        elif path.read_text(encoding="utf-8") != text:
-            wrong.append(f"{name} is not what the code says")
-    return wrong
-
-
-def write(folder: Path) -> None:
-    """Make the files in a folder what the code says; schemas that belong to nothing are removed."""
-    wanted = documents()
-    for path in folder.glob("schemas/*.json"):
-        if path.relative_to(folder).as_posix() not in wanted:
-            path.unlink()
-    (folder / "schemas").mkdir(parents=True, exist_ok=True)
-    for name, text in wanted.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Write the reference, or exit with what differs."""
-    parser = argparse.ArgumentParser(prog="python -m tools.reference.schemas", description=__doc__)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--write", type=Path, metavar="DIR", help="make the files in DIR")
-    action.add_argument("--check", type=Path, metavar="DIR", help="fail where the files in DIR differ")
-    chosen = parser.parse_args(arguments)
-    if chosen.write is not None:
-        write(chosen.write)
-    elif wrong := differences(chosen.check):
-        sys.exit("\n".join([*wrong, "Make them anew with --write."]))
 
 
 def _of(kind: type[Any]) -> Schema:
@@ -191,7 +134,3 @@ def _docstring(kind: type[Any]) -> tuple[str, dict[str, str]]:
 def _one_line(text: str) -> str:
     """Python's words as one line of JSON's: what is None here is null there."""
     return re.sub(r"\bNone\b", "null", " ".join(text.split()))
-
-
-if __name__ == "__main__":
-    main()
