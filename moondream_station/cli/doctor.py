@@ -31,9 +31,17 @@ from moondream_station.core.machine.recorder import Recorder
 from moondream_station.core.machine.redaction import local_identity, redact
 from moondream_station.doctor.checks.leftovers import repair
 from moondream_station.doctor.examination import examine, with_finding
-from moondream_station.doctor.privacy import cleaner
-from moondream_station.doctor.report import Finding, Remedy, Report, Section, ok, report_to_json, warning
-from moondream_station.doctor.text import Symbols, finding_line, report_text, symbols_for
+from moondream_station.doctor.report.findings import (
+    Finding,
+    Remedy,
+    Report,
+    Section,
+    ok,
+    report_to_json,
+    warning,
+)
+from moondream_station.doctor.report.privacy import cleaner
+from moondream_station.doctor.report.text import Symbols, finding_line, report_text, symbols_for
 
 _REPAIRS = "station.repairs"
 

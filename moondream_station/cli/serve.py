@@ -174,7 +174,7 @@ async def _take_lock(home: Home, stack: AsyncExitStack) -> None:
 
 async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:
     from moondream_station.doctor.examination import examine  # noqa: PLC0415  only when somebody asks
-    from moondream_station.doctor.report import report_to_json  # noqa: PLC0415  only when somebody asks
+    from moondream_station.doctor.report.findings import report_to_json  # noqa: PLC0415  only when somebody asks
 
     return report_to_json(await examine(home=home, settings=settings, environ=os.environ))
 

@@ -15,11 +15,11 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.doctor.check import Check, Unknowable
-from moondream_station.doctor.checks.registry import CHECKS
-from moondream_station.doctor.patient import Patient
-from moondream_station.doctor.report import Finding, Remedy, Report, Verdict, skipped, warning
-from moondream_station.doctor.shared import explain
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient
+from moondream_station.doctor.patient.shared import Unknowable, explain
+from moondream_station.doctor.registry import CHECKS
+from moondream_station.doctor.report.findings import Finding, Remedy, Report, Verdict, skipped, warning
 
 OnFinding: TypeAlias = Callable[[Finding], None]
 
@@ -72,7 +72,7 @@ async def examine_patient(
 
     async def run(check: Check) -> None:
         began = time.perf_counter()
-        reason = patient.why_not_asked(check)
+        reason = _why_not_asked(check, patient)
         if reason is None:
             verdict = await _verdict(check, patient)
         else:
@@ -98,6 +98,15 @@ async def examine_patient(
                 examining.start_soon(run, check)
         background.cancel_scope.cancel()
     return Report(tuple(found[check.id] for check in asked))
+
+
+def _why_not_asked(check: Check, patient: Patient) -> str | None:
+    """Why a check does not apply, as a clause; None where it does."""
+    if check.needs_home and not patient.is_here:
+        return "because the machine is not this one"
+    if check.needs_network and patient.is_offline:
+        return "because no network is to be used"
+    return None
 
 
 async def _verdict(check: Check, patient: Patient) -> Verdict:

@@ -11,11 +11,20 @@ from moondream_station.core.facts.errors import DownloadFailed
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.protocol import CommandResult
-from moondream_station.doctor.check import Check, Unknowable
-from moondream_station.doctor.checks.registry import CHECKS
 from moondream_station.doctor.examination import examine, examine_patient
-from moondream_station.doctor.patient import Patient
-from moondream_station.doctor.report import Finding, Section, Status, Verdict, error, ok, report_to_json
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient
+from moondream_station.doctor.patient.shared import Unknowable
+from moondream_station.doctor.registry import CHECKS
+from moondream_station.doctor.report.findings import (
+    Finding,
+    Section,
+    Status,
+    Verdict,
+    error,
+    ok,
+    report_to_json,
+)
 from support.machines import cpu_only
 from support.patients import ALONE, Here, finding_of, ids_of
 

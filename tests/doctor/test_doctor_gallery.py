@@ -11,8 +11,8 @@ from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.record import load_record
 from moondream_station.core.machine.recorded import RecordedMachine
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report import Report, Status, report_to_json
-from moondream_station.doctor.text import ASCII, report_text
+from moondream_station.doctor.report.findings import Report, Status, report_to_json
+from moondream_station.doctor.report.text import ASCII, report_text
 from support.gallery import RecordedCase, recorded_cases
 from support.patients import finding_of, ids_of, words_of
 

@@ -34,7 +34,7 @@ from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.doctor.checks.leftovers import leftovers, repair
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report import Report, Status
+from moondream_station.doctor.report.findings import Report, Status
 from support import machines as m
 from support.environments import made_home
 from support.patients import ALONE, Here, finding_of, ids_of, install, site_packages_of, words_of

@@ -14,7 +14,7 @@ from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorded import RecordedMachine
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report import Report, Section, Status, report_to_json
+from moondream_station.doctor.report.findings import Report, Section, Status, report_to_json
 from support import machines as m
 from support.patients import finding_of, ids_of, words_of
 from tools.reference.schemas import schemas

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from moondream_station.doctor.checks.registry import CHECKS
-from moondream_station.doctor.report import Finding, Remedy, Report, Section, Status, report_to_json
-from moondream_station.doctor.text import ASCII, UNICODE, report_text, symbols_for
+from moondream_station.doctor.registry import CHECKS
+from moondream_station.doctor.report.findings import Finding, Remedy, Report, Section, Status, report_to_json
+from moondream_station.doctor.report.text import ASCII, UNICODE, report_text, symbols_for
 
 
 def finding(section: Section, status: Status, summary: str, **more: object) -> Finding:

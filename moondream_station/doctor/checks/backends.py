@@ -21,9 +21,10 @@ from moondream_station.core.facts.events import (
     WorkerStopped,
 )
 from moondream_station.core.home.layout import Home
-from moondream_station.doctor.check import Check, Unknowable
-from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, warning
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient, in_thread
+from moondream_station.doctor.patient.shared import Unknowable
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, problem, warning
 
 _LAST_LINES = 10
 _TAIL_BYTES = 64 << 10

@@ -10,9 +10,9 @@ from typing import Final
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind
 from moondream_station.core.home.space import in_words
-from moondream_station.doctor.check import Check
-from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, warning
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient, in_thread
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, problem, warning
 
 _LIMIT_SECONDS = 10.0
 _GB = 1_000_000_000

@@ -10,9 +10,9 @@ from moondream_station.core.builds.naming import Kind
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.doctor.patient import Looked, Patient
-from moondream_station.doctor.planned import Planned
-from moondream_station.doctor.report import Remedy, Verdict, ok, problem, skipped, warning
+from moondream_station.doctor.patient.patient import Looked, Patient
+from moondream_station.doctor.patient.planned import Planned
+from moondream_station.doctor.report.findings import Remedy, Verdict, ok, problem, skipped, warning
 
 _DRIVERS = "https://www.nvidia.com/drivers"
 

@@ -10,12 +10,12 @@ from moondream_station.core.environments.store import Committed, check_whole
 from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.locks import activation_holder
-from moondream_station.doctor.check import Check
 from moondream_station.doctor.checks.contents import changed_files
 from moondream_station.doctor.checks.leftovers import leftovers
-from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, warning
-from moondream_station.doctor.subject import committed_of
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient, in_thread
+from moondream_station.doctor.patient.subject import committed_of
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, warning
 
 _LIMIT_SECONDS = 30.0
 _NAMED_AT_MOST = 3

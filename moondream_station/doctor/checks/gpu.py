@@ -12,11 +12,20 @@ from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.home.space import in_words
-from moondream_station.doctor.check import OFFERS_SECONDS, Check
 from moondream_station.doctor.checks.driver import look_at_driver
-from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.planned import Planned
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, skipped, warning
+from moondream_station.doctor.patient.check import OFFERS_SECONDS, Check
+from moondream_station.doctor.patient.patient import Patient, in_thread
+from moondream_station.doctor.patient.planned import Planned
+from moondream_station.doctor.report.findings import (
+    Remedy,
+    Section,
+    Verdict,
+    error,
+    ok,
+    problem,
+    skipped,
+    warning,
+)
 
 _LOST = {Trouble.LOST, Trouble.UNREACHABLE}
 _GPU_KINDS = {Kind.CUDA: "nvidia", Kind.ROCM: "amd", Kind.XPU: "intel"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import anyio.lowlevel
 
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
-from moondream_station.doctor.check import Check, Unknowable
-from moondream_station.doctor.patient import Patient
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, warning
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient
+from moondream_station.doctor.patient.shared import Unknowable
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, warning
 
 _UNKNOWN = {Outcome.FAILED, Outcome.TIMED_OUT}
 _SURROUNDINGS = {"wsl2": "WSL2", "jetson": "NVIDIA Jetson"}

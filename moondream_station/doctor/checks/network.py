@@ -9,9 +9,9 @@ from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.index.offers import CollectedOffers
 from moondream_station.core.index.page_source import SourceReport
 from moondream_station.core.packaging.packaging_config import PackagingConfig
-from moondream_station.doctor.check import OFFERS_SECONDS, Check
-from moondream_station.doctor.patient import Patient
-from moondream_station.doctor.report import Remedy, Section, Verdict, ok, problem, warning
+from moondream_station.doctor.patient.check import OFFERS_SECONDS, Check
+from moondream_station.doctor.patient.patient import Patient
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, ok, problem, warning
 
 _REMEDIES = (
     (

@@ -10,9 +10,9 @@ from moondream_station.core.builds.pythons import in_words
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON, own_interpreter
 from moondream_station.core.resolve.uv_program import OLDEST_UV, find_uv
-from moondream_station.doctor.check import Check
-from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, problem, warning
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient, in_thread
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, problem, warning
 
 _BITS_32 = 2**32
 

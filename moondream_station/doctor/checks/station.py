@@ -8,10 +8,10 @@ from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import SettingsInvalid, UsageError
 from moondream_station.core.home.locks import activation_holder, read_station
 from moondream_station.core.home.settings import load_settings
-from moondream_station.doctor.check import Check
 from moondream_station.doctor.checks.leftovers import is_holder_stale, is_station_stale
-from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, warning
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient, in_thread
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, warning
 
 _LIMIT_SECONDS = 12.0
 _FIX = Remedy(text="The next start removes it; to do so now:", commands=("moondream-station doctor --fix",))

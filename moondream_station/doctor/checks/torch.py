@@ -10,11 +10,11 @@ from packaging.version import InvalidVersion, Version
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.environments.store import CommitRecord
-from moondream_station.doctor.check import Check
-from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.planned import Planned
-from moondream_station.doctor.report import Remedy, Section, Verdict, error, ok, warning
-from moondream_station.doctor.subject import Subject
+from moondream_station.doctor.patient.check import Check
+from moondream_station.doctor.patient.patient import Patient, in_thread
+from moondream_station.doctor.patient.planned import Planned
+from moondream_station.doctor.patient.subject import Subject
+from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, warning
 
 _ACCELERATED = {Kind.CUDA, Kind.ROCM, Kind.XPU, Kind.MPS}
 _INDEX_OPTIONS_AT = 4

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from moondream_station.doctor.report import Section, Verdict
-
-if TYPE_CHECKING:
-    from moondream_station.doctor.patient import Patient
+from moondream_station.doctor.patient.patient import Patient
+from moondream_station.doctor.report.findings import Section, Verdict
 
 DETECTION_SECONDS: Final = 20.0
 """The limit of a check that waits for the machine's probes: the slowest of them has 15 seconds."""
@@ -39,17 +37,3 @@ class Check:
     limit_seconds: float = DETECTION_SECONDS
     needs_network: bool = False
     needs_home: bool = False
-
-
-class Unknowable(Exception):
-    """What a check needs to know could not be found out; another check says why.
-
-    Args:
-        what: What that is ("the machine").
-        reason: Why not.
-    """
-
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"{what} could not be looked at: {reason}")
-        self.what = what
-        self.reason = reason

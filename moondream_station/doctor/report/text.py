@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from moondream_station.doctor.report import Finding, Report, Section, Status
+from moondream_station.doctor.report.findings import Finding, Report, Section, Status
 
 _TITLES: Final[Mapping[Section, str]] = {
     Section.MACHINE: "Machine",

@@ -14,7 +14,7 @@ from moondream_station.core.machine.protocol import PlatformFacts
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.redaction import local_identity, redact
 from moondream_station.core.packaging.packaging_config import PYPI_URL
-from moondream_station.doctor.report import Verdict
+from moondream_station.doctor.report.findings import Verdict
 
 Clean = Callable[[Verdict], Verdict]
 

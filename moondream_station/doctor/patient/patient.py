@@ -37,12 +37,11 @@ from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorder import Recorder
 from moondream_station.core.packaging.constraints import within_constraints
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
-from moondream_station.doctor.check import Check, Unknowable
-from moondream_station.doctor.planned import Planned, plan_for
-from moondream_station.doctor.privacy import cleaner
-from moondream_station.doctor.report import Verdict
-from moondream_station.doctor.shared import Shared
-from moondream_station.doctor.subject import Subject, find_subject, unknown_subject
+from moondream_station.doctor.patient.planned import Planned, plan_for
+from moondream_station.doctor.patient.shared import Shared, Unknowable
+from moondream_station.doctor.patient.subject import Subject, find_subject, unknown_subject
+from moondream_station.doctor.report.findings import Verdict
+from moondream_station.doctor.report.privacy import cleaner
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -123,14 +122,6 @@ class Patient:
             shared.append(self.offers)
         for fact in shared:
             tasks.start_soon(fact.run)
-
-    def why_not_asked(self, check: Check) -> str | None:
-        """Why a check does not apply, as a clause; None where it does."""
-        if check.needs_home and not self.is_here:
-            return "because the machine is not this one"
-        if check.needs_network and self.is_offline:
-            return "because no network is to be used"
-        return None
 
     def clean(self, verdict: Verdict) -> Verdict:
         """A verdict without anything private."""

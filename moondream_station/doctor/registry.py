@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from moondream_station.doctor.check import Check
 from moondream_station.doctor.checks import (
     backends,
     disk,
@@ -16,6 +15,7 @@ from moondream_station.doctor.checks import (
     station,
     torch,
 )
+from moondream_station.doctor.patient.check import Check
 
 CHECKS: Final[tuple[Check, ...]] = (
     *machine.CHECKS,

@@ -9,9 +9,22 @@ import anyio
 import anyio.lowlevel
 
 from moondream_station.core.facts.errors import StationError
-from moondream_station.doctor.check import Unknowable
 
 T = TypeVar("T")
+
+
+class Unknowable(Exception):
+    """What a check needs to know could not be found out; another check says why.
+
+    Args:
+        what: What that is ("the machine").
+        reason: Why not.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} could not be looked at: {reason}")
+        self.what = what
+        self.reason = reason
 
 
 class Shared(Generic[T]):

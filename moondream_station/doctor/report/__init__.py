@@ -1,0 +1,1 @@
+"""What the doctor reports: its findings, as data and as text, without anything private."""
