@@ -13,7 +13,7 @@ import pytest
 from benchmarks.accuracy.problems import Problem, problems
 from benchmarks.accuracy.works import judge
 
-from moondream_station.core.activation.plan import Question, plan_from_catalog
+from moondream_station.core.activation.plan import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.facts.selection import Selection, Verdict
 from moondream_station.core.machine.record import load_record
@@ -53,12 +53,8 @@ def _named(choice: tuple[str | None, str | None]) -> str:
 async def plan(case: RecordedCase, requirement: str) -> Selection:
     """What `plan --machine` selects, without the command."""
     record = load_record(case.record)
-    question = Question(
-        requirements=parse_requirements([requirement], origin="the gallery"),
-        strategy="auto",
-        python=record.platform.python,
-    )
-    return await plan_from_catalog(question, RecordedMachine(record))
+    requirements = parse_requirements([requirement], origin="the gallery")
+    return await plan_from_catalog(requirements, RecordedMachine(record), python=record.platform.python)
 
 
 @pytest.mark.anyio

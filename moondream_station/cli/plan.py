@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
-from moondream_station.core.activation.plan import Question, plan_from_catalog, plan_here
+from moondream_station.core.activation.plan import plan_from_catalog, plan_here
 from moondream_station.core.backends.backend_requirements import requirements_of
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
@@ -117,15 +117,25 @@ async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
         machine = with_python(machine, asked.python)
     is_elsewhere = asked.machine_file is not None
     python = asked.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
-    question = Question(
-        requirements=await _requirements(asked, home, settings, system=machine.facts.system),
-        strategy=settings.strategy,
-        python=python,
-    )
+    requirements = await _requirements(asked, home, settings, system=machine.facts.system)
     if is_elsewhere or asked.offline:
-        return await plan_from_catalog(question, machine, torch_index=settings.torch_index)
+        return await plan_from_catalog(
+            requirements,
+            machine,
+            python=python,
+            strategy=settings.strategy,
+            torch_index=settings.torch_index,
+        )
     home.create()
-    return await plan_here(question, machine, home=home, settings=settings, environ=os.environ)
+    return await plan_here(
+        requirements,
+        machine,
+        python=python,
+        strategy=settings.strategy,
+        home=home,
+        settings=settings,
+        environ=os.environ,
+    )
 
 
 async def _requirements(asked: Asked, home: Home, settings: Settings, *, system: str) -> Requirements:

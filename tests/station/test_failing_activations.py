@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from moondream_station.core.activation.activation import ask_to_cancel
-from moondream_station.core.activation.plan import Question, plan_here
+from moondream_station.core.activation.plan import plan_here
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.events import (
@@ -189,10 +189,9 @@ async def test_a_place_that_did_not_answer_is_named_where_the_others_have_no_bui
     async with premises.station(CPU) as station:
         error = (await failed(station, "colours")).only(ActivationFailed).error
         plan = await plan_here(
-            Question(
-                requirements=parse_requirement_args(["torch>=2.8"]), strategy="auto", python=HERE.python
-            ),
+            parse_requirement_args(["torch>=2.8"]),
             RecordedMachine(CPU),
+            python=HERE.python,
             home=premises.home,
             settings=station.settings,
             environ=premises.environ,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
+from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.requirements import parse_requirement_args
-from moondream_station.core.builds.target import target_of
 from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
+from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import SelectionResult, select
 
 SMI_FOUND = ProbeReport(probe="nvidia_smi", outcome=Outcome.FOUND, seconds=0.1, detail="listed")
@@ -98,10 +98,13 @@ def plan(
     offers: Iterable[Offer] | None = None,
 ) -> SelectionResult:
     """What is selected there; from the catalog alone unless offers are given."""
-    catalog = load_catalog()
-    known = catalog_offers(catalog, target_of(capabilities, python)) if offers is None else tuple(offers)
-    wanted = parse_requirement_args(requirements or ("torch",))
-    return select(capabilities, wanted, known, catalog, python, strategy)
+    request = BuildRequest(
+        capabilities=capabilities,
+        requirements=parse_requirement_args(requirements or ("torch",)),
+        python=python,
+        strategy=strategy,
+    )
+    return select(request, request.catalog_offers() if offers is None else tuple(offers))
 
 
 def chosen(result: SelectionResult) -> tuple[str | None, str | None]:

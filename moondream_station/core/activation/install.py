@@ -27,6 +27,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.packaging.constraints import within_constraints
 from moondream_station.core.resolve.pylock import read_stored_pylock
+from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select
 
 _LOCK_TRIES = 3
@@ -136,13 +137,15 @@ class Installation:
         return offer
 
     def _select(self, offers: Iterable[Offer]) -> SelectionResult:
-        return select(
-            self._capabilities,
-            self._bounded,
-            tuple(offers),
-            self._tools.catalog,
-            self._prepared.interpreter.name,
-            self._activation.request.strategy,
+        return select(self._build_request(), offers)
+
+    def _build_request(self) -> BuildRequest:
+        return BuildRequest(
+            capabilities=self._capabilities,
+            requirements=self._bounded,
+            python=self._prepared.interpreter.name,
+            strategy=self._activation.request.strategy,
+            catalog=self._tools.catalog,
         )
 
     async def _choose(self) -> None:
@@ -156,11 +159,7 @@ class Installation:
         config, client = await self._making.connect()
         self._bounded = await within_constraints(self._prepared.requirements, config)
         collected = await collect_offers(
-            capabilities=self._capabilities,
-            requirements=self._bounded,
-            catalog=self._tools.catalog,
-            python=self._prepared.interpreter.name,
-            strategy=self._activation.request.strategy,
+            self._build_request(),
             torch_index=self._tools.torch_index,
             config=config,
             home=self._tools.home,

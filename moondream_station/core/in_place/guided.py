@@ -8,9 +8,7 @@ from dataclasses import replace
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import check_strategy, parse_build
-from moondream_station.core.builds.offers import catalog_offers
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
-from moondream_station.core.builds.target import target_of
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.environments.packages import find_packages
@@ -31,7 +29,7 @@ from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.guide import guide_build
-from moondream_station.core.selection.request import COMPANIONS
+from moondream_station.core.selection.request import COMPANIONS, BuildRequest
 from moondream_station.core.selection.select import select
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 
@@ -64,9 +62,11 @@ def guided_selection(
     """
     strategy, torch_index = _settings(environ)
     requirements = _guides_three(spec)
-    catalog = load_catalog()
-    offers = catalog_offers(catalog, target_of(capabilities, python), index=without_credentials(torch_index))
-    selection = select(capabilities, requirements, offers, catalog, python, strategy).selection
+    request = BuildRequest(
+        capabilities=capabilities, requirements=requirements, python=python, strategy=strategy
+    )
+    offers = request.catalog_offers(index=without_credentials(torch_index))
+    selection = select(request, offers).selection
     if selection.build is None:
         return selection
     # The ordinary wheel for Apple silicon lies on PyPI too, where the guide takes it from.

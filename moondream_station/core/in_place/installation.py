@@ -13,9 +13,8 @@ from moondream_station.core.activation.candidates import Choosing
 from moondream_station.core.activation.install import no_build
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import Kind, parse_build
-from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
+from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.requirements import FAMILY, Requirements
-from moondream_station.core.builds.target import target_of
 from moondream_station.core.environments.packages import Package, find_packages
 from moondream_station.core.facts.errors import ResolutionConflict, VerificationFailed
 from moondream_station.core.facts.redact import without_credentials
@@ -29,6 +28,7 @@ from moondream_station.core.in_place.surroundings import Surroundings
 from moondream_station.core.in_place.verifying import verify_here
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.constraints import within_constraints
+from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select
 from moondream_station.core.worker.judging import verification_failure
 from moondream_station.core.worker.verification import WorkerPlan
@@ -107,19 +107,14 @@ class InPlace:
         on = self._on
         self._wanted = await within_constraints(self._wanted, on.config)
         collected = await collect_offers(
-            capabilities=on.capabilities,
-            requirements=self._wanted,
-            catalog=on.catalog,
-            python=on.interpreter.name,
-            strategy=on.strategy,
+            self._request(),
             torch_index=on.torch_index,
             config=on.config,
             home=on.home,
             client=on.client,
         )
-        target = target_of(on.capabilities, on.interpreter.name)
         base = without_credentials(on.torch_index)
-        offers = collected.offers or catalog_offers(on.catalog, target, index=base)
+        offers = collected.offers or self._request().catalog_offers(index=base)
         choosing = Choosing(self._select(offers))
         installed = offer_of(torch, on.catalog) if torch is not None else None
         if choosing.current is None and installed is not None:
@@ -129,9 +124,17 @@ class InPlace:
         return offers, choosing
 
     def _select(self, offers: Iterable[Offer]) -> SelectionResult:
+        return select(self._request(), offers)
+
+    def _request(self) -> BuildRequest:
         on = self._on
-        version = on.interpreter.name
-        return select(on.capabilities, self._wanted, offers, on.catalog, version, on.strategy)
+        return BuildRequest(
+            capabilities=on.capabilities,
+            requirements=self._wanted,
+            python=on.interpreter.name,
+            strategy=on.strategy,
+            catalog=on.catalog,
+        )
 
     async def _lock(
         self, packages: Mapping[str, Package], ranked: Ranked | None, offers: Iterable[Offer]

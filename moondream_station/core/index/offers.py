@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.facts.selection import Source
 from moondream_station.core.home.layout import Home
@@ -19,13 +16,13 @@ from moondream_station.core.index.listing_cache import ListingCache
 from moondream_station.core.index.page_source import PageSource, SourceReport
 from moondream_station.core.index.torch_pages import (
     TORCH,
-    BuildQuestion,
     Found,
     TorchIndexPages,
     found_on,
 )
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.packaging.uv_environment import is_torch_index
+from moondream_station.core.selection.request import BuildRequest
 
 if TYPE_CHECKING:
     import httpx2
@@ -47,12 +44,8 @@ class CollectedOffers:
 
 
 async def collect_offers(
+    request: BuildRequest,
     *,
-    capabilities: Capabilities,
-    requirements: Requirements,
-    catalog: Catalog,
-    python: str,
-    strategy: str,
     torch_index: str,
     config: PackagingConfig,
     home: Home,
@@ -63,11 +56,7 @@ async def collect_offers(
     """Looks in every place at the same time. A place that does not answer is reported, never raised.
 
     Args:
-        capabilities: The machine.
-        requirements: What is asked for; it decides which builds' pages are worth asking for.
-        catalog: What the station knows about builds by itself.
-        python: The Python that the environment will have.
-        strategy: `auto`, `guide` or a build.
+        request: What a build is chosen for; it decides which builds' pages are worth asking for.
         torch_index: What stands for https://download.pytorch.org/whl; it may hold credentials.
         config: The user's packaging set-up.
         home: Where listings are kept for a day.
@@ -81,14 +70,8 @@ async def collect_offers(
         deadline=anyio.current_time() + deadline_seconds,
         refresh=refresh,
     )
-    question = BuildQuestion(
-        capabilities=capabilities,
-        requirements=requirements,
-        catalog=catalog,
-        python=python,
-        strategy=strategy,
-    )
-    index = TorchIndexPages(torch_index.rstrip("/"), question, pages)
+    catalog = request.catalog
+    index = TorchIndexPages(torch_index.rstrip("/"), request, pages)
     mirrors = [url for url in config.index_urls if is_torch_index(url, torch_index)]
     own = [url for url in config.index_urls if url not in mirrors]
     found: dict[int, Found] = {}

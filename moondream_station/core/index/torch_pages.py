@@ -10,14 +10,13 @@ import anyio
 
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import parse_build
-from moondream_station.core.builds.offers import Offer, catalog_offers, offer_from_wheel
-from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
-from moondream_station.core.builds.target import target_of
-from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.builds.offers import Offer, offer_from_wheel
+from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.redact import redact_url, without_credentials
 from moondream_station.core.facts.selection import Source, Verdict
 from moondream_station.core.index.listing import ListedFile
 from moondream_station.core.index.page_source import Page, PageSource, SourceReport
+from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select
 
 TORCH = "torch"
@@ -31,44 +30,6 @@ class Found:
     reports: list[SourceReport] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildQuestion:
-    """What the selection is asked, but for the offers; the arguments of `select`."""
-
-    capabilities: Capabilities
-    requirements: Requirements
-    catalog: Catalog
-    python: str
-    strategy: str
-
-    def known_pages(self, base: str) -> Mapping[str, frozenset[str]]:
-        """The pages of each build on an index, as the catalog knows them; previews had others."""
-        target = target_of(self.capabilities, self.python)
-        known: dict[str, set[str]] = {}
-        for offer in catalog_offers(self.catalog, target, index=base):
-            if offer.index_url is not None:
-                known.setdefault(offer.build, set()).add(offer.index_url)
-        return {build: frozenset(urls) for build, urls in known.items()}
-
-    def builds_worth_asking(self, seen: Iterable[Offer] = ()) -> frozenset[str]:
-        """Builds that the selection does not reject; a named one alone.
-
-        Where it rejects all (the requirement may want a torch that is newer than the catalog), those that the
-        machine could run.
-        """
-        if parse_build(self.strategy) is not None:
-            return frozenset({self.strategy})
-        offers = (*catalog_offers(self.catalog, target_of(self.capabilities, self.python)), *seen)
-        return self._not_rejected(offers, self.requirements) or self._not_rejected(
-            offers, parse_requirement_args([TORCH])
-        )
-
-    def _not_rejected(self, offers: tuple[Offer, ...], requirements: Requirements) -> frozenset[str]:
-        result = select(self.capabilities, requirements, offers, self.catalog, self.python, self.strategy)
-        candidates = result.selection.candidates
-        return frozenset(one.build for one in candidates if one.verdict is not Verdict.REJECTED)
-
-
 class TorchIndexPages:
     """PyTorch's index: the page of all builds, and those of the builds that the selection may choose.
 
@@ -78,16 +39,16 @@ class TorchIndexPages:
 
     Args:
         base: What stands for https://download.pytorch.org/whl, perhaps with credentials.
-        question: Decides which builds' pages are worth asking for.
+        request: Decides which builds' pages are worth asking for.
         pages: Gets them.
     """
 
-    def __init__(self, base: str, question: BuildQuestion, pages: PageSource) -> None:
+    def __init__(self, base: str, request: BuildRequest, pages: PageSource) -> None:
         self._base = base
         self._shown = redact_url(base)
-        self._question = question
+        self._request = request
         self._pages = pages
-        self._known_pages = question.known_pages(base)
+        self._known_pages = _known_pages(request, base)
         self._by_build: dict[str, Page] = {}
         self._all: Page | None = None
         self._dead: Page | None = None
@@ -106,12 +67,12 @@ class TorchIndexPages:
                     self._dead = page
                     tasks.cancel_scope.cancel()
 
-            first = self._question.builds_worth_asking()
+            first = _builds_worth_asking(self._request)
             for index_url in self._indexes_of(first):
                 tasks.start_soon(ask, index_url)
             self._all = await self._pages.get(f"{self._base}/{TORCH}/", "index")
             give_up_if_dead(self._all)
-            more = self._question.builds_worth_asking(self._offers_of_all()) - first
+            more = _builds_worth_asking(self._request, self._offers_of_all()) - first
             for index_url in self._indexes_of(more):
                 tasks.start_soon(ask, index_url)
 
@@ -122,7 +83,7 @@ class TorchIndexPages:
         found = Found()
         asked = {url: page for url, page in self._by_build.items() if page.report.outcome != "failed"}
         for url in sorted(self._by_build):
-            on_page = found_on(self._by_build[url], url, "index", self._question.catalog)
+            on_page = found_on(self._by_build[url], url, "index", self._request.catalog)
             found.offers += on_page.offers
             found.reports += on_page.reports
         found.offers += [offer for offer in self._offers_of_all() if offer.index_url not in asked]
@@ -152,7 +113,7 @@ class TorchIndexPages:
         """The offers on the page of all builds, each with the index of its build."""
         offers: list[Offer] = []
         for file in self._all.files if self._all is not None else ():
-            offer = _offer(file, "index", self._base, self._question.catalog)
+            offer = _offer(file, "index", self._base, self._request.catalog)
             if offer is not None:
                 folder = unquote(urlsplit(file.url).path).rpartition("/")[0]
                 name = folder.rpartition("/")[2]
@@ -160,6 +121,33 @@ class TorchIndexPages:
                 index_url = without_credentials(self._index_with(build, folder))
                 offers.append(replace(offer, index_url=index_url))
         return offers
+
+
+def _known_pages(request: BuildRequest, base: str) -> Mapping[str, frozenset[str]]:
+    """The pages of each build on an index, as the catalog knows them; previews had others."""
+    known: dict[str, set[str]] = {}
+    for offer in request.catalog_offers(index=base):
+        if offer.index_url is not None:
+            known.setdefault(offer.build, set()).add(offer.index_url)
+    return {build: frozenset(urls) for build, urls in known.items()}
+
+
+def _builds_worth_asking(request: BuildRequest, seen: Iterable[Offer] = ()) -> frozenset[str]:
+    """Builds that the selection does not reject; a named one alone.
+
+    Where it rejects all (the requirement may ask for a torch that is newer than the catalog), those that the
+    machine could run.
+    """
+    if parse_build(request.strategy) is not None:
+        return frozenset({request.strategy})
+    offers = (*request.catalog_offers(), *seen)
+    any_torch = replace(request, requirements=parse_requirement_args([TORCH]))
+    return _not_rejected(request, offers) or _not_rejected(any_torch, offers)
+
+
+def _not_rejected(request: BuildRequest, offers: tuple[Offer, ...]) -> frozenset[str]:
+    candidates = select(request, offers).selection.candidates
+    return frozenset(candidate.build for candidate in candidates if candidate.verdict is not Verdict.REJECTED)
 
 
 def found_on(page: Page, url: str, source: Source, catalog: Catalog) -> Found:

@@ -7,14 +7,14 @@ from packaging.utils import canonicalize_name
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.pythons import fits_python
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.selection.request import Question
+from moondream_station.core.selection.request import Case
 from moondream_station.core.selection.verdicts import fits_system
 
 _PIP = ("python", "-m", "pip", "install")
 _UNPINNED_COMPANION = "torchaudio"  # 2.11.0 names no torch, so pip would pair it with any
 
 
-def install_command(offer: Offer, requirements: Requirements, question: Question) -> tuple[str, ...]:
+def install_command(offer: Offer, requirements: Requirements, case: Case) -> tuple[str, ...]:
     """The command as an argument list.
 
     The requirements as they were written, from the chosen index; of an index of PyTorch's those that it
@@ -27,41 +27,41 @@ def install_command(offer: Offer, requirements: Requirements, question: Question
     texts = requirements.canonical or ("torch",)
     if offer.source == "find-links":
         place = offer.find_links or (offer.url or "").rpartition("/")[0]
-        return (*_PIP, *_pinned(requirements, offer, question), "--find-links", place)
-    if _would_differ(offer, question):
-        texts = _pinned(requirements, offer, question)
+        return (*_PIP, *_pinned(requirements, offer, case), "--find-links", place)
+    if _would_differ(offer, case):
+        texts = _pinned(requirements, offer, case)
     if is_of_pytorch and offer.index_url:
         return (*_PIP, *texts, "--index-url", offer.index_url)
     return (*_PIP, *texts)
 
 
-def _would_differ(offer: Offer, question: Question) -> bool:
+def _would_differ(offer: Offer, case: Case) -> bool:
     """Whether pip would take a newer torch from the same place: it knows neither driver nor GPU."""
     newer = [
         other
-        for others in question.offers.values()
+        for others in case.offers.values()
         for other in others
         if other.source == offer.source
         and other.index_url == offer.index_url
         and other.version > offer.version
         and (other.is_real or other.verified)
-        and fits_system(other, question.target)
-        and fits_python(other, question.target)
+        and fits_system(other, case.target)
+        and fits_python(other, case.target)
     ]
     # Without a final release among them the filter would let pre-releases through, which pip does not.
     return any(
-        not other.version.is_prerelease or question.wanted.torch.prereleases
-        for other in question.wanted.torch.filter(newer, key=lambda other: other.full_version)
+        not other.version.is_prerelease or case.torch.versions.prereleases
+        for other in case.torch.versions.filter(newer, key=lambda other: other.full_version)
     )
 
 
-def _pinned(requirements: Requirements, offer: Offer, question: Question) -> tuple[str, ...]:
+def _pinned(requirements: Requirements, offer: Offer, case: Case) -> tuple[str, ...]:
     """The requirements with torch at the chosen version, and torchaudio at the one that fits it."""
     local = offer.local if offer.source == "find-links" else None
     pins = {"torch": f"{offer.torch}+{local}" if local else offer.torch}
-    if releases := question.catalog.companions(_UNPINNED_COMPANION, offer.torch):
+    if releases := case.catalog.companions(_UNPINNED_COMPANION, offer.torch):
         pins[_UNPINNED_COMPANION] = releases[0]
-    applicable = requirements.applicable(question.target.markers)
+    applicable = requirements.applicable(case.target.markers)
     chosen: list[str] = []
     for item, text in zip(applicable.items, applicable.texts, strict=True):
         pin = pins.get(canonicalize_name(item.name))

@@ -1,15 +1,16 @@
-"""One question to the selection: the machine, what is wanted, and what can be had, brought into one form."""
+"""What a build is chosen for, and the case that the selection makes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.offers import Offer, catalog_offers
@@ -40,25 +41,76 @@ OVERRIDABLE = frozenset({Obstacle.HARDWARE, Obstacle.ARCHITECTURE})
 """What a strategy that names a build overrides: driver and architecture, never the rest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of torch and its companions on one target.
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What a build is chosen for.
 
     Args:
-        torch: The versions of torch that are allowed; all of them where torch is not named directly.
-        text: The requirement on torch's version as it was written ("torch>=2.7.0"), and the constraint on
-            it, as one phrase; empty where there is neither.
-        companions: The versions allowed of each companion that is asked for.
+        capabilities: The machine.
+        requirements: What is asked for; torch itself need not be named.
+        python: The environment's Python ("3.11.7", "3.11", "3.14t"), which need not be the machine's own.
+        strategy: `auto`, `guide`, or a build's tag (`check_strategy`).
+        catalog: What is known about builds.
     """
 
-    torch: SpecifierSet
+    capabilities: Capabilities
+    requirements: Requirements
+    python: str
+    strategy: str = "auto"
+    catalog: Catalog = field(default_factory=load_catalog, repr=False)
+
+    @cached_property
+    def target(self) -> Target:
+        """The platform and the Python."""
+        return target_of(self.capabilities, self.python)
+
+    def catalog_offers(self, *, index: str | None = None) -> tuple[Offer, ...]:
+        """The wheels that the catalog knows of for this platform; `index` replaces the official base URL."""
+        return catalog_offers(self.catalog, self.target, index=index)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchRequirement:
+    """What is required of torch and its companions on one target.
+
+    Args:
+        versions: The versions of torch that are allowed; all of them where torch is not named directly.
+        text: The requirement on torch's version as it was written ("torch>=2.7.0"), and the constraint on
+            it, as one phrase; empty where there is neither.
+        companions: The versions allowed of each companion that is required.
+    """
+
+    versions: SpecifierSet
     text: str
     companions: Mapping[str, SpecifierSet]
+
+    @classmethod
+    def of(cls, requirements: Requirements, target: Target) -> TorchRequirement:
+        """What requirements say on a target, within the user's constraints."""
+        applicable = requirements.applicable(target.markers)
+        versions: dict[str, SpecifierSet] = {}
+        texts: list[str] = []
+        for item, text in zip(applicable.items, applicable.texts, strict=True):
+            name = canonicalize_name(item.name)
+            if name == "torch" and item.specifier:
+                texts.append(text.split(";")[0].strip())
+            if name == "torch" or name in COMPANIONS:
+                versions[name] = versions.get(name, SpecifierSet()) & item.specifier
+        for item in requirements.bounds:
+            name = canonicalize_name(item.name)
+            if item.marker is not None and not item.marker.evaluate({**target.markers, "extra": ""}):
+                continue
+            if name == "torch" and item.specifier:
+                texts.append(f"the constraint torch{item.specifier}")
+            if name == "torch" or name in versions:
+                versions[name] = versions.get(name, SpecifierSet()) & item.specifier
+        torch = versions.pop("torch", SpecifierSet())
+        return cls(torch, " and ".join(texts), versions)
 
     @property
     def is_exact(self) -> bool:
         """Whether one version is named, so that one taken back by its index is meant too."""
-        return any(clause.operator in _EXACT for clause in self.torch)
+        return any(clause.operator in _EXACT for clause in self.versions)
 
     @property
     def phrase(self) -> str:
@@ -66,88 +118,62 @@ class Wanted:
         return self.text or "torch"
 
 
-def wanted_of(requirements: Requirements, target: Target) -> Wanted:
-    """What requirements ask of torch and its companions on a target, within the user's constraints."""
-    applicable = requirements.applicable(target.markers)
-    specifiers: dict[str, SpecifierSet] = {}
-    texts: list[str] = []
-    for item, text in zip(applicable.items, applicable.texts, strict=True):
-        name = canonicalize_name(item.name)
-        if name == "torch" and item.specifier:
-            texts.append(text.split(";")[0].strip())
-        if name == "torch" or name in COMPANIONS:
-            specifiers[name] = specifiers.get(name, SpecifierSet()) & item.specifier
-    for item in requirements.bounds:
-        name = canonicalize_name(item.name)
-        if item.marker is not None and not item.marker.evaluate({**target.markers, "extra": ""}):
-            continue
-        if name == "torch" and item.specifier:
-            texts.append(f"the constraint torch{item.specifier}")
-        if name == "torch" or name in specifiers:
-            specifiers[name] = specifiers.get(name, SpecifierSet()) & item.specifier
-    torch = specifiers.pop("torch", SpecifierSet())
-    return Wanted(torch, " and ".join(texts), specifiers)
-
-
 @dataclass(frozen=True)
-class Question:
-    """Everything that verdicts are made from.
+class Case:
+    """A request and the offers it is held against, in the form that verdicts are made from.
 
     Args:
-        capabilities: The machine.
-        target: Its platform and the Python.
-        catalog: The catalog.
-        hardware: Its GPUs and driver.
-        wanted: What is asked for.
-        offers: What can be had for this platform, by build.
-        known: What the catalog knows of for this platform, by build: it gives reasons where nothing can be
-            had.
+        request: The request.
+        torch: What it says of torch.
+        hardware: The machine's GPUs and driver.
+        offers: What is available for this platform, by build.
+        known: What the catalog knows of for this platform, by build: it gives reasons where nothing is
+            available.
         ignoring: Obstacles that do not count.
     """
 
-    capabilities: Capabilities
-    target: Target
-    catalog: Catalog
+    request: BuildRequest
+    torch: TorchRequirement
     hardware: Hardware
-    wanted: Wanted
     offers: Mapping[str, tuple[Offer, ...]]
     known: Mapping[str, tuple[Offer, ...]]
     ignoring: frozenset[Obstacle] = frozenset()
 
     @classmethod
-    def of(
-        cls,
-        capabilities: Capabilities,
-        requirements: Requirements,
-        offers: Iterable[Offer],
-        catalog: Catalog,
-        python: str,
-    ) -> Question:
-        """The question that the arguments of `select` make."""
-        target = target_of(capabilities, python)
-        wanted = wanted_of(requirements, target)
+    def of(cls, request: BuildRequest, offers: Iterable[Offer]) -> Case:
+        """The case that a request and the available wheels make."""
+        target = request.target
+        torch = TorchRequirement.of(request.requirements, target)
         return cls(
-            capabilities=capabilities,
-            target=target,
-            catalog=catalog,
-            hardware=Hardware.of(capabilities, target, catalog),
-            wanted=wanted,
-            offers=_by_build(offers, target, with_yanked=wanted.is_exact),
-            known=_by_build(catalog_offers(catalog, target), target, with_yanked=True),
+            request=request,
+            torch=torch,
+            hardware=Hardware.of(request.capabilities, target, request.catalog),
+            offers=_by_build(offers, target, with_yanked=torch.is_exact),
+            known=_by_build(request.catalog_offers(), target, with_yanked=True),
         )
 
     @property
+    def target(self) -> Target:
+        """The platform and the Python."""
+        return self.request.target
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is known about builds."""
+        return self.request.catalog
+
+    @cached_property
     def builds(self) -> tuple[Build, ...]:
-        """Every build that is known or can be had."""
+        """Every build that is known or available."""
         parsed = map(parse_build, {*self.catalog.builds, *self.offers})
         return tuple(sorted(build for build in parsed if build is not None))
 
-    def ignoring_also(self, *obstacles: Obstacle) -> Question:
-        """The same question, where these obstacles do not count."""
+    def ignoring_also(self, *obstacles: Obstacle) -> Case:
+        """The same case, where these obstacles do not count."""
         return replace(self, ignoring=self.ignoring | set(obstacles))
 
-    def with_hardware(self, hardware: Hardware) -> Question:
-        """The same question of other hardware."""
+    def with_hardware(self, hardware: Hardware) -> Case:
+        """The same case on other hardware."""
         return replace(self, hardware=hardware)
 
 
@@ -157,6 +183,6 @@ def _by_build(offers: Iterable[Offer], target: Target, *, with_yanked: bool) -> 
         if offer.platform == target.platform and target.platform and (with_yanked or not offer.yanked):
             grouped.setdefault(offer.build, []).append(offer)
     if mps := grouped.get(Kind.MPS):
-        # The same wheel computes on the processor too: the build that somebody names, or falls back to.
+        # The same wheel computes on the CPU too: the build that somebody names, or falls back to.
         grouped[Kind.CPU] = [replace(offer, build=Kind.CPU.value) for offer in mps]
-    return {build: tuple(ones) for build, ones in grouped.items()}
+    return {build: tuple(same) for build, same in grouped.items()}

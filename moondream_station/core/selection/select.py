@@ -10,17 +10,14 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import Build, Kind, listed, parse_build
 from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.builds.visibility import describe, hiding_variable
-from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
 from moondream_station.core.selection.advice import doubts, idle_gpu_warnings, other_gpu_warnings
 from moondream_station.core.selection.command import install_command
 from moondream_station.core.selection.guide import guide_build, guide_order
-from moondream_station.core.selection.request import OVERRIDABLE, Obstacle, Question
+from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case, Obstacle
 from moondream_station.core.selection.sentences import why_chosen, why_guided, why_none, why_possible
 from moondream_station.core.selection.verdicts import Judgement, judge
 
@@ -60,41 +57,26 @@ class SelectionResult:
     order: tuple[Ranked, ...]
 
 
-def select(
-    capabilities: Capabilities,
-    requirements: Requirements,
-    offers: Iterable[Offer],
-    catalog: Catalog,
-    python: str,
-    strategy: str,
-) -> SelectionResult:
-    """Chooses a build.
-
-    Args:
-        capabilities: The machine.
-        requirements: What is asked for; torch itself need not be named.
-        offers: What can be had: real wheels, or `catalog_offers`.
-        catalog: The catalog.
-        python: The Python that the environment will have: "3.11.7", "3.11", "3.14t".
-        strategy: `auto`, `guide`, or a build's tag (`check_strategy`).
-    """
-    question = Question.of(capabilities, requirements, offers, catalog, python)
-    question, judgements = _judge_all(question, parse_build(strategy))
+def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
+    """Chooses a build among available wheels: real ones, or `BuildRequest.catalog_offers`."""
+    requirements, strategy = request.requirements, request.strategy
+    case = Case.of(request, offers)
+    case, judgements = _judge_all(case, parse_build(strategy))
     possible = tuple(
-        sorted((one for one in judgements if one.offers), key=lambda one: _worth(one, question), reverse=True)
+        sorted((one for one in judgements if one.offers), key=lambda one: _worth(one, case), reverse=True)
     )
     named: tuple[str, ...] = ()
     reason: str | None
     match strategy:
         case "auto":
-            order, reason = possible, why_chosen(possible[0], question) if possible else None
+            order, reason = possible, why_chosen(possible[0], case) if possible else None
         case "guide":
-            order, reason = _guided(possible, judgements, question)
+            order, reason = _guided(possible, judgements, case)
         case _:
-            order, reason, named = _forced(strategy, judgements, possible, question)
+            order, reason, named = _forced(strategy, judgements, possible, case)
     chosen = order[0] if order else None
     # A build chosen by name needs no advice about better ones: that warning says what would be taken instead.
-    idle = () if named or (possible and not order) else idle_gpu_warnings(chosen, question)
+    idle = () if named or (possible and not order) else idle_gpu_warnings(chosen, case)
     selection = Selection(
         strategy=strategy,
         requirement=requirements.canonical,
@@ -102,39 +84,39 @@ def select(
         torch=chosen.best.torch if chosen else None,
         index_url=chosen.best.index_url if chosen else None,
         source=chosen.best.source if chosen else None,
-        reason=reason or why_none(judgements, question),
-        command=install_command(chosen.best, requirements, question) if chosen else (),
-        warnings=tuple(dict.fromkeys((*requirements.warnings, *named, *idle, *_caveats(chosen, question)))),
-        candidates=_candidates(order, judgements, reason or "", question),
+        reason=reason or why_none(judgements, case),
+        command=install_command(chosen.best, requirements, case) if chosen else (),
+        warnings=tuple(dict.fromkeys((*requirements.warnings, *named, *idle, *_caveats(chosen, case)))),
+        candidates=_candidates(order, judgements, reason or "", case),
     )
     return SelectionResult(selection, tuple(map(_ranked, order)))
 
 
-def _judge_all(question: Question, forced: Build | None) -> tuple[Question, tuple[Judgement, ...]]:
+def _judge_all(case: Case, forced: Build | None) -> tuple[Case, tuple[Judgement, ...]]:
     """The verdict on every build; where no build serves all GPUs of a kind, on serving as many as can be."""
-    builds = question.builds if forced is None or forced in question.builds else (*question.builds, forced)
-    judgements = tuple(judge(build, question) for build in builds)
+    builds = case.builds if forced is None or forced in case.builds else (*case.builds, forced)
+    judgements = tuple(judge(build, case) for build in builds)
     for kind in (Kind.CUDA, Kind.ROCM):
         if any(one.offers for one in judgements if one.build.kind is kind):
             continue
-        if together := _served_together(kind, builds, question):
-            question = question.with_hardware(question.hardware.requiring(kind, together))
-            judgements = tuple(judge(build, question) for build in builds)
-    return question, judgements
+        if together := _served_together(kind, builds, case):
+            case = case.with_hardware(case.hardware.requiring(kind, together))
+            judgements = tuple(judge(build, case) for build in builds)
+    return case, judgements
 
 
-def _served_together(kind: Kind, builds: Iterable[Build], question: Question) -> frozenset[int]:
+def _served_together(kind: Kind, builds: Iterable[Build], case: Case) -> frozenset[int]:
     """Of several GPUs in use that no build serves all of, those that one build can serve together.
 
     The GPU that the runtime numbers first has to be among them, because a backend computes on that one; then
     the second, and so on. Nothing where no build serves that one.
     """
-    in_use = question.hardware.of_kind(kind)
+    in_use = case.hardware.of_kind(kind)
     if len(in_use.gpus) < 2:  # noqa: PLR2004  a single GPU is served or it is not
         return frozenset()
-    other = question.ignoring_also(Obstacle.ARCHITECTURE)
+    other = case.ignoring_also(Obstacle.ARCHITECTURE)
     served = {
-        question.hardware.served(build, offer.version)
+        case.hardware.served(build, offer.version)
         for build in builds
         if build.kind is kind
         for offer in judge(build, other).offers
@@ -146,26 +128,26 @@ def _served_together(kind: Kind, builds: Iterable[Build], question: Question) ->
     )
 
 
-def _worth(judgement: Judgement, question: Question) -> tuple[int, bool, Version, Build]:
+def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, Build]:
     """How good a possible build is: what it computes on, then the newest torch, then the newest build.
 
     A pre-release that nobody asked for comes after every final release.
     """
     kind = judgement.build.kind
-    gpus = question.hardware.of_kind(kind).gpus
+    gpus = case.hardware.of_kind(kind).gpus
     integrated = bool(gpus) and all(gpu.integrated for gpu in gpus) and kind is not Kind.CUDA
     return (
         _RANKS[kind] - (_INTEGRATED_IS_LATER if integrated else 0),
-        not judgement.best.version.is_prerelease or bool(question.wanted.torch.prereleases),
+        not judgement.best.version.is_prerelease or bool(case.torch.versions.prereleases),
         judgement.best.version,
         judgement.build,
     )
 
 
 def _guided(
-    possible: tuple[Judgement, ...], judgements: tuple[Judgement, ...], question: Question
+    possible: tuple[Judgement, ...], judgements: tuple[Judgement, ...], case: Case
 ) -> tuple[tuple[Judgement, ...], str | None]:
-    wanted = guide_build(question.capabilities, question.catalog)
+    wanted = guide_build(case.request.capabilities, case.catalog)
     by_build = {one.build: one for one in possible}
     order = tuple(by_build[build] for build in guide_order(wanted, tuple(by_build)))
     if not order:
@@ -175,7 +157,7 @@ def _guided(
 
 
 def _forced(
-    strategy: str, judgements: tuple[Judgement, ...], possible: tuple[Judgement, ...], question: Question
+    strategy: str, judgements: tuple[Judgement, ...], possible: tuple[Judgement, ...], case: Case
 ) -> tuple[tuple[Judgement, ...], str | None, tuple[str, ...]]:
     """The build that the strategy names, whatever driver and GPU say."""
     named = next(one for one in judgements if one.build.name == strategy)
@@ -186,9 +168,9 @@ def _forced(
             f"{strategy} was chosen by name, with torch {named.best.torch}.",
             (_instead(named, better),),
         )
-    stubborn = judge(named.build, question.ignoring_also(*OVERRIDABLE))
+    stubborn = judge(named.build, case.ignoring_also(*OVERRIDABLE))
     if stubborn.refusal and stubborn.refusal.obstacle is Obstacle.UNVERIFIED:
-        stubborn = judge(named.build, question.ignoring_also(*OVERRIDABLE, Obstacle.UNVERIFIED))
+        stubborn = judge(named.build, case.ignoring_also(*OVERRIDABLE, Obstacle.UNVERIFIED))
     if stubborn.refusal:
         return (), _without_it(stubborn.refusal.reason, better), ()
     reason = f"{strategy} was chosen by name, with torch {stubborn.best.torch}."
@@ -216,21 +198,21 @@ def _instead(named: Judgement, better: Judgement | None) -> str:
     )
 
 
-def _caveats(chosen: Judgement | None, question: Question) -> tuple[str, ...]:
+def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
     """What a person should know about the choice: visibility, GPUs left out, and what nobody has verified.
 
     What detection noted of the machine (a driver out of step, a lost GPU) comes first: it has a remedy.
     """
-    found: list[str] = list(question.capabilities.notes)
+    found: list[str] = list(case.request.capabilities.notes)
     for kind in (Kind.CUDA, Kind.ROCM, Kind.XPU):
         if chosen is None or chosen.build.kind in {kind, Kind.CPU}:
-            found += question.hardware.of_kind(kind).warnings
+            found += case.hardware.of_kind(kind).warnings
     if chosen is None or chosen.build.kind is Kind.CPU:
-        found += doubts(question)
+        found += doubts(case)
     if chosen is None:
         return tuple(found)
-    found += (*_left_out(chosen, question), *other_gpu_warnings(chosen, question))
-    if doubt := question.hardware.doubt(chosen.build, chosen.best.version):
+    found += (*_left_out(chosen, case), *other_gpu_warnings(chosen, case))
+    if doubt := case.hardware.doubt(chosen.build, chosen.best.version):
         found.append(doubt)
     elif not chosen.best.verified:
         found.append(
@@ -240,9 +222,9 @@ def _caveats(chosen: Judgement | None, question: Question) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _left_out(chosen: Judgement, question: Question) -> list[str]:
+def _left_out(chosen: Judgement, case: Case) -> list[str]:
     """The GPUs in use that the chosen build does not serve."""
-    hardware = question.hardware
+    hardware = case.hardware
     served = hardware.required.get(chosen.build.kind)
     if served is None:
         return []
@@ -258,7 +240,7 @@ def _left_out(chosen: Judgement, question: Question) -> list[str]:
 
 
 def _candidates(
-    order: tuple[Judgement, ...], judgements: tuple[Judgement, ...], reason: str, question: Question
+    order: tuple[Judgement, ...], judgements: tuple[Judgement, ...], reason: str, case: Case
 ) -> tuple[Candidate, ...]:
     """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first.
 
@@ -267,9 +249,7 @@ def _candidates(
     chosen = order[0] if order else None
     ordered = {one.build for one in order}
     others = [one for one in judgements if one.build not in ordered]
-    possible = sorted(
-        (one for one in others if one.offers), key=lambda one: _worth(one, question), reverse=True
-    )
+    possible = sorted((one for one in others if one.offers), key=lambda one: _worth(one, case), reverse=True)
     rejected = sorted(
         (one for one in others if one.refusal), key=lambda one: (_RANKS[one.build.kind], one.build)
     )

@@ -7,35 +7,35 @@ from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.facts.capabilities import Gpu
-from moondream_station.core.selection.request import Obstacle, Question
+from moondream_station.core.selection.request import Case, Obstacle
 from moondream_station.core.selection.verdicts import Judgement, judge
 
 _GPU_KINDS = (Kind.CUDA, Kind.ROCM, Kind.XPU)
 
 
-def why_chosen(chosen: Judgement, question: Question) -> str:
+def why_chosen(chosen: Judgement, case: Case) -> str:
     """Why `auto` takes a build."""
     torch, build = chosen.best.torch, chosen.build
     newest = f"torch {torch} is the newest that "
-    newest += f"{question.wanted.text} allows" if question.wanted.text else "can be had"
+    newest += f"{case.torch.text} allows" if case.torch.text else "can be had"
     match build.kind:
-        case Kind.CPU if any(question.hardware.of_kind(kind).is_there for kind in _GPU_KINDS):
+        case Kind.CPU if any(case.hardware.of_kind(kind).is_there for kind in _GPU_KINDS):
             return f"No build for a GPU can be used here, so the processor computes; {newest}."
-        case Kind.CPU if any(question.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
+        case Kind.CPU if any(case.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
             return f"Whether there is a GPU could not be found out, so the processor computes; {newest}."
         case Kind.CPU:
             return f"There is no GPU that PyTorch supports, so the processor computes; {newest}."
         case Kind.MPS:
             return f"{newest}, and its ordinary wheel computes on Apple silicon."
         case Kind.CUDA | Kind.ROCM | Kind.XPU:
-            return f"{newest} and {_on(chosen, question)} can run, on {build.name}."
+            return f"{newest} and {_on(chosen, case)} can run, on {build.name}."
 
 
-def _on(chosen: Judgement, question: Question) -> str:
+def _on(chosen: Judgement, case: Case) -> str:
     """The GPUs that a build serves, with the driver, for a sentence."""
-    gpus = question.hardware.required_gpus(chosen.build.kind)
+    gpus = case.hardware.required_gpus(chosen.build.kind)
     names = listed(map(_with_architecture, gpus)) or "this machine's GPU"
-    driver = question.hardware.of_kind(chosen.build.kind).driver
+    driver = case.hardware.of_kind(chosen.build.kind).driver
     return f"{names} with driver {driver}" if driver else names
 
 
@@ -73,9 +73,9 @@ def why_possible(judgement: Judgement, chosen: Judgement | None) -> str:
     )
 
 
-def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
+def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
     """Why nothing can be installed here, and what would change it."""
-    target, wanted = question.target, question.wanted
+    target, wanted = case.target, case.torch
     if target.rosetta:
         return (
             "This Python is an x86-64 one that Rosetta translates on Apple silicon, for which there is no "
@@ -90,13 +90,13 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
             f"on x86-64, and macOS. {way}"
         )
     if target.system == "Linux" and target.glibc is None:
-        libc = " ".join(question.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
+        libc = " ".join(case.request.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
         return (
             f"PyTorch's wheels need glibc, and this system has {libc}: use a distribution with glibc 2.28 "
             "or newer."
         )
     obstacles = {judgement.refusal.obstacle for judgement in judgements if judgement.refusal}
-    if Obstacle.PYTHON in obstacles and (pythons := _pythons_that_would(question)):
+    if Obstacle.PYTHON in obstacles and (pythons := _pythons_that_would(case)):
         asked = f" of {wanted.text}" if wanted.text else ""
         return (
             f"PyTorch has no wheel{asked} for Python {target.python_minor} on this machine: "
@@ -104,7 +104,7 @@ def why_none(judgements: tuple[Judgement, ...], question: Question) -> str:
         )
     for judgement in judgements:
         if judgement.build.kind in {Kind.CPU, Kind.MPS} and judgement.refusal and _tells(judgement):
-            reason = f"{judgement.refusal.reason}{_allow(question)}"
+            reason = f"{judgement.refusal.reason}{_allow(case)}"
             return f"Nothing satisfies {wanted.phrase} on this machine. {reason}"
     return (
         f"Nothing satisfies {wanted.phrase} on this machine: allow other versions, or see what is said "
@@ -117,13 +117,13 @@ def _tells(judgement: Judgement) -> bool:
     return judgement.refusal is not None and judgement.refusal.obstacle is not Obstacle.PLATFORM
 
 
-def _allow(question: Question) -> str:
+def _allow(case: Case) -> str:
     """What the requirement would have to allow, as a sentence; the companions are given up last."""
-    relaxed = question.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
-    if best := _best(question.ignoring_also(Obstacle.REQUIREMENT)):
+    relaxed = case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    if best := _best(case.ignoring_also(Obstacle.REQUIREMENT)):
         return f" Allow torch {best.best.torch}, which {best.build.name} has."
-    if best := _best(question.ignoring_also(Obstacle.COMPANION)):
-        companions = " and ".join(question.wanted.companions)
+    if best := _best(case.ignoring_also(Obstacle.COMPANION)):
+        companions = " and ".join(case.torch.companions)
         return f" Without {companions}, {best.build.name} with torch {best.best.torch} is possible."
     if best := _best(relaxed):
         return f" Allow torch {best.best.torch}, which {best.build.name} has."
@@ -133,18 +133,18 @@ def _allow(question: Question) -> str:
     return ""
 
 
-def _best(question: Question) -> Judgement | None:
+def _best(case: Case) -> Judgement | None:
     """The best possible build, a GPU's before the processor's; None where there is none."""
-    possible = [one for build in question.builds if (one := judge(build, question)).offers]
+    possible = [one for build in case.builds if (one := judge(build, case)).offers]
     return max(
         possible, key=lambda one: (one.build.kind in _GPU_KINDS, one.best.version, one.build), default=None
     )
 
 
-def _pythons_that_would(question: Question) -> tuple[str, ...]:
+def _pythons_that_would(case: Case) -> tuple[str, ...]:
     """The Pythons with which some build would be possible here."""
-    other = question.ignoring_also(Obstacle.PYTHON)
+    other = case.ignoring_also(Obstacle.PYTHON)
     offers: list[Offer] = []
-    for build in question.builds:
+    for build in case.builds:
         offers += judge(build, other).offers
     return pythons_of(tuple(offers))

@@ -16,7 +16,7 @@ from moondream_station.core.builds.naming import Build, listed
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.pythons import fits_python, in_words, pythons_of
 from moondream_station.core.builds.target import Target, platform_name
-from moondream_station.core.selection.request import Obstacle, Question
+from moondream_station.core.selection.request import Case, Obstacle
 
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}  # PEP 600
 _SOURCE_RANK = {"index": 2, "find-links": 1, "default": 0}
@@ -50,19 +50,19 @@ class Judgement:
         return self.offers[0]
 
 
-def judge(build: Build, question: Question) -> Judgement:
+def judge(build: Build, case: Case) -> Judgement:
     """The verdict on one build."""
-    seen = question.offers.get(build.name, ())
-    offers = seen or question.known.get(build.name, ())
+    seen = case.offers.get(build.name, ())
+    offers = seen or case.known.get(build.name, ())
     for obstacle, check in _CHECKS:
-        if obstacle in question.ignoring:
+        if obstacle in case.ignoring:
             continue
-        outcome = check(build, offers, question)
+        outcome = check(build, offers, case)
         if isinstance(outcome, str):
             return Judgement(build, (), Refusal(obstacle, outcome))
         offers = outcome
     if not seen:
-        return Judgement(build, (), Refusal(Obstacle.ABSENT, _absent(build, question)))
+        return Judgement(build, (), Refusal(Obstacle.ABSENT, _absent(build, case)))
     return Judgement(build, tuple(sorted(offers, key=_preference, reverse=True)))
 
 
@@ -70,15 +70,15 @@ def _preference(offer: Offer) -> tuple[Version, bool, int]:
     return (offer.version, offer.verified, _SOURCE_RANK[offer.source])
 
 
-def _absent(build: Build, question: Question) -> str:
-    return f"{build.name}: no source that was asked has a wheel of it for {question.target.place}."
+def _absent(build: Build, case: Case) -> str:
+    return f"{build.name}: no source that was asked has a wheel of it for {case.target.place}."
 
 
 Outcome = tuple[Offer, ...] | str
 
 
-def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    target = question.target
+def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    target = case.target
     if target.rosetta:
         return (
             f"{build.name} can't be used: this Python is an x86-64 one, translated by Rosetta on Apple "
@@ -86,34 +86,34 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], question: Question)
         )
     if offers:
         return offers
-    platforms = question.catalog.platforms_of(build.name)
+    platforms = case.catalog.platforms_of(build.name)
     if not platforms:
         return f"{build.name} is not known here, and no source has a wheel of it for {target.place}."
     places = listed(map(platform_name, platforms))
     return f"{build.name} has wheels for {places} only, this is {target.place}."
 
 
-def _check_wheels_only(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    why = question.catalog.source_build(build.name)
+def _check_wheels_only(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    why = case.catalog.source_build(build.name)
     return f"{build.name} can't be installed from wheels alone: {why}." if why else offers
 
 
-def _check_hardware(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    return question.hardware.why_not_build(build) or offers
+def _check_hardware(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    return case.hardware.why_not_build(build) or offers
 
 
-def _check_requirement(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    wanted = question.wanted
-    allowed = tuple(wanted.torch.filter(offers, key=lambda offer: offer.full_version))
+def _check_requirement(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    wanted = case.torch
+    allowed = tuple(wanted.versions.filter(offers, key=lambda offer: offer.full_version))
     if allowed:
         return allowed
     newest = max(offer.version for offer in offers)
     return f"{build.name} has no torch that satisfies {wanted.phrase}; its newest is {newest}."
 
 
-def _check_system(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    fitting = tuple(offer for offer in offers if fits_system(offer, question.target))
-    return fitting or why_not_system(build, min(offers, key=lambda offer: offer.version), question)
+def _check_system(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    fitting = tuple(offer for offer in offers if fits_system(offer, case.target))
+    return fitting or why_not_system(build, min(offers, key=lambda offer: offer.version), case)
 
 
 def fits_system(offer: Offer, target: Target) -> bool:
@@ -122,9 +122,9 @@ def fits_system(offer: Offer, target: Target) -> bool:
     return any(platform in target.platform_tags for platform in platforms)
 
 
-def why_not_system(build: Build, offer: Offer, question: Question) -> str:
+def why_not_system(build: Build, offer: Offer, case: Case) -> str:
     """Why an offer's wheel is not for the target's C library or macOS, as a sentence."""
-    target, libc = question.target, question.capabilities.libc
+    target, libc = case.target, case.request.capabilities.libc
     wheel = f"torch {offer.torch} on {build.name}"
     platforms = sorted(tag.platform for tag in offer.tags) if offer.is_real else offer.platform_tags
     if target.system == "Darwin":
@@ -144,72 +144,70 @@ def _number_in(platform: str, prefix: str) -> str:
     return ".".join(parts[:2]) if platform.startswith(prefix) else ""
 
 
-def _check_architecture(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    hardware = question.hardware
+def _check_architecture(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    hardware = case.hardware
     fitting = {torch for torch in {offer.version for offer in offers} if hardware.serves(build, torch)}
     if fitting:
         return tuple(offer for offer in offers if offer.version in fitting)
     return hardware.why_not_torch(build, max(offer.version for offer in offers))
 
 
-def _check_python(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    target = question.target
+def _check_python(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    target = case.target
     fitting = tuple(offer for offer in offers if fits_python(offer, target))
     if fitting:
         return fitting
-    wanted = f" of {question.wanted.text}" if question.wanted.text else ""
+    wanted = f" of {case.torch.text}" if case.torch.text else ""
     return (
         f"{build.name} has no wheel{wanted} for Python {target.python_minor}; it has them for Python "
         f"{in_words(pythons_of(offers))}."
     )
 
 
-def _check_companions(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
-    for name in question.wanted.companions:
-        left = tuple(offer for offer in offers if _has_companion(name, build, offer, question))
+def _check_companions(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
+    for name in case.torch.companions:
+        left = tuple(offer for offer in offers if _has_companion(name, build, offer, case))
         if not left:
             newest = max(offer.torch for offer in offers)
-            specifier = question.wanted.companions[name]
-            return f"{build.name} has no {name}{specifier} for torch {newest} on {question.target.place}."
+            specifier = case.torch.companions[name]
+            return f"{build.name} has no {name}{specifier} for torch {newest} on {case.target.place}."
         offers = left
     return offers
 
 
-def _has_companion(name: str, build: Build, offer: Offer, question: Question) -> bool:
+def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
     """Whether a companion that fits a torch exists on its build.
 
     torchvision says itself which torch it needs, so one that is not known here is left to the resolver.
     torchaudio 2.11.0, the last one, does not; a torch newer than the catalog has none.
     """
-    catalog = question.catalog
-    row = catalog.row(build.name, offer.torch, question.target.platform or "")
+    catalog = case.catalog
+    row = catalog.row(build.name, offer.torch, case.target.platform or "")
     if row is not None and name in row.without and not (row.pypi or offer.source == "default"):
         return False
-    if not catalog.companion_python(name, offer.torch).contains(
-        question.target.python_full, prereleases=True
-    ):
+    if not catalog.companion_python(name, offer.torch).contains(case.target.python_full, prereleases=True):
         return False
     releases = catalog.companions(name, offer.torch)
     if releases is None:
         return name != "torchaudio" or offer.version < catalog.newest_torch
-    specifier = question.wanted.companions[name]
+    specifier = case.torch.companions[name]
     return any(specifier.contains(release, prereleases=True) for release in releases)
 
 
-def _check_verified(build: Build, offers: tuple[Offer, ...], question: Question) -> Outcome:
+def _check_verified(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
     """A wheel that only the catalog knows of, and that nobody saw, is not relied upon."""
     relied = tuple(offer for offer in offers if offer.is_real or offer.verified)
     if relied:
         return relied
     newest = max(offer.version for offer in offers)
     return (
-        f"{build.name}: nobody has verified that torch {newest} exists on it for {question.target.place}; "
+        f"{build.name}: nobody has verified that torch {newest} exists on it for {case.target.place}; "
         f"the index itself can tell (a plan on that machine, not --offline), or --strategy {build.name} "
         "relies on it."
     )
 
 
-_CHECKS: tuple[tuple[Obstacle, Callable[[Build, tuple[Offer, ...], Question], Outcome]], ...] = (
+_CHECKS: tuple[tuple[Obstacle, Callable[[Build, tuple[Offer, ...], Case], Outcome]], ...] = (
     (Obstacle.PLATFORM, _check_platform),
     (Obstacle.SOURCE_BUILD, _check_wheels_only),
     (Obstacle.HARDWARE, _check_hardware),

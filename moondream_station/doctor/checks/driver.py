@@ -96,7 +96,7 @@ async def look_at_driver(patient: Patient) -> Verdict:
         if verdict is not None:
             return verdict
     driver = planned.capabilities.nvidia_driver
-    if driver is None and planned.question.hardware.of_kind(Kind.CUDA).uncertain:
+    if driver is None and planned.case.hardware.of_kind(Kind.CUDA).uncertain:
         return skipped("Whether there is an NVIDIA driver could not be found out.")
     if driver is None:
         return ok("There is no NVIDIA GPU, and no NVIDIA driver is needed.")
@@ -134,16 +134,14 @@ def _missing(looked: Looked, planned: Planned) -> Verdict | None:
 def _too_old(_: Looked, planned: Planned) -> Verdict | None:
     """A driver that suffices for no build, or not for the one that was asked for."""
     driver = planned.capabilities.nvidia_driver
-    if driver is None or not planned.question.hardware.of_kind(Kind.CUDA).gpus:
+    if driver is None or not planned.case.hardware.of_kind(Kind.CUDA).gpus:
         return None
     build = planned.build
     if planned.is_forced and build is not None and build.kind is Kind.CUDA:
-        sentence = planned.question.hardware.why_not_build(build)
+        sentence = planned.case.hardware.why_not_build(build)
         if sentence is None:
             return None
-        needed = planned.question.hardware.needed_driver(
-            build, planned.question.hardware.of_kind(Kind.CUDA).gpus
-        )
+        needed = planned.case.hardware.needed_driver(build, planned.case.hardware.of_kind(Kind.CUDA).gpus)
         return problem(sentence, fatal=True, remedy=_get(planned, needed))
     if planned.kind is Kind.CUDA or planned.is_forced or planned.with_newest_driver().kind is not Kind.CUDA:
         return None
@@ -173,8 +171,8 @@ def _what_newer_would_give(planned: Planned) -> str | None:
     if newest.kind is not Kind.CUDA or (ours.build, ours.torch) == (theirs.build, theirs.torch):
         return None
     build = newest.build
-    gpus = newest.question.hardware.of_kind(Kind.CUDA).gpus
-    needed = newest.question.hardware.needed_driver(build, gpus) if build else None
+    gpus = newest.case.hardware.of_kind(Kind.CUDA).gpus
+    needed = newest.case.hardware.needed_driver(build, gpus) if build else None
     if needed is None:
         return None
     return f"Driver {needed} or newer would allow {theirs.build} with torch {theirs.torch}."

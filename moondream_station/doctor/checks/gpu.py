@@ -46,7 +46,7 @@ async def _devices(patient: Patient) -> Verdict:
         remedy = _remedy_of(absence, capabilities.system)
         return warning(f"{absence[0].upper()}{absence[1:]}.", detail=detail, remedy=remedy)
     if not capabilities.gpus:
-        if any(planned.question.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
+        if any(planned.case.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
             return skipped("Whether there is a GPU could not be found out.")
         return ok("There is no GPU that PyTorch supports; models compute on the processor.")
     return ok(f"{', '.join(map(_gpu_line, capabilities.gpus))}.", detail=_variables(planned))
@@ -55,7 +55,7 @@ async def _devices(patient: Patient) -> Verdict:
 def _unusable(planned: Planned) -> str | None:
     """Why GPUs that are there, or should be, are not seen; a missing driver is the driver's own matter."""
     for kind, vendor in _GPU_KINDS.items():
-        in_use = planned.question.hardware.of_kind(kind)
+        in_use = planned.case.hardware.of_kind(kind)
         gpus = [gpu for gpu in planned.capabilities.gpus if gpu.vendor == vendor]
         is_hidden = bool(gpus) and not in_use.gpus and "hides" in (in_use.absence or "")
         is_missing = not gpus and in_use.driver is not None
@@ -132,7 +132,7 @@ def _left_out(planned: Planned) -> str | None:
     build = planned.build
     if build is None or planned.selection.torch is None:
         return None
-    hardware = planned.question.hardware
+    hardware = planned.case.hardware
     gpus = hardware.of_kind(build.kind).gpus
     served = hardware.served(build, Version(planned.selection.torch))
     return "\n".join(_gpu_line(gpu) for place, gpu in enumerate(gpus) if place not in served) or None

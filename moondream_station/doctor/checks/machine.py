@@ -16,7 +16,7 @@ _SURROUNDINGS = {"wsl2": "WSL2", "jetson": "NVIDIA Jetson"}
 
 async def _platform(patient: Patient) -> Verdict:
     planned = await patient.planned.get()
-    target, capabilities = planned.question.target, planned.capabilities
+    target, capabilities = planned.case.target, planned.capabilities
     facts = ", ".join(_facts(capabilities))
     summary = f"{target.place} ({facts})" if facts else target.place
     if target.platform is None or (target.system == "Linux" and target.glibc is None):

@@ -26,7 +26,7 @@ async def _version(patient: Patient) -> Verdict:
             # The message names the interpreter's place, which may be private; the cleaner takes it out.
             return error(unsuitable.message, remedy=Remedy(text=unsuitable.hint or "Install CPython."))
     planned = await patient.planned.get()
-    target = planned.question.target
+    target = planned.case.target
     python = f"{target.python_full}{', free-threaded' if target.free_threaded else ''}"
     if planned.selection.build is None and not target.rosetta:
         others = await in_thread(planned.other_pythons)
@@ -50,7 +50,7 @@ def _oldest() -> str:
 
 async def _architecture(patient: Patient) -> Verdict:
     planned = await patient.planned.get()
-    if planned.question.target.rosetta:
+    if planned.case.target.rosetta:
         return error(
             "This Python is an x86-64 one that Rosetta translates; PyTorch has no wheel for it.",
             remedy=Remedy(

@@ -51,7 +51,7 @@ def _unserved(record: CommitRecord, planned: Planned) -> tuple[bool, str] | None
     build = parse_build(record.build or "")
     if build is None or build.kind not in {Kind.CUDA, Kind.ROCM, Kind.XPU}:
         return None
-    hardware = planned.question.hardware
+    hardware = planned.case.hardware
     sentence = hardware.why_not_build(build)
     if sentence is not None:
         return True, sentence
@@ -70,7 +70,7 @@ def _again(subject: Subject, planned: Planned) -> Remedy:
     model = shlex.quote(subject.model or "")
     text = "Install it anew for the machine as it is now."
     if planned.is_forced:
-        text = f"Take away the setting that names {planned.strategy}, and install it anew."
+        text = f"Take away the setting that names {planned.request.strategy}, and install it anew."
     return Remedy(text=text, commands=(f"moondream-station switch {model} --strategy auto --upgrade",))
 
 
@@ -98,7 +98,7 @@ async def _interpreter(patient: Patient) -> Verdict:
         return ok("This interpreter has no torch, and needs none: every model has an environment of its own.")
     planned = await patient.planned.get()
     public, _, local = version.partition("+")
-    platform = planned.question.target.platform
+    platform = planned.case.target.platform
     name = local or (load_catalog().pypi_build(public, platform) if platform else None)
     build = parse_build(name or "")
     words = f"torch {version}" + (f" ({name})" if name and not local else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, TypeVarTuple
@@ -20,7 +19,6 @@ from moondream_station.core.backends.manifest_loader import (
     load_manifest,
     read_built_in,
 )
-from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
@@ -37,6 +35,7 @@ from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorder import Recorder
 from moondream_station.core.packaging.constraints import within_constraints
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
+from moondream_station.core.selection.request import BuildRequest
 from moondream_station.doctor.patient.planned import Planned, plan_for
 from moondream_station.doctor.patient.shared import Shared, Unknowable
 from moondream_station.doctor.patient.subject import Subject, find_subject, unknown_subject
@@ -162,15 +161,13 @@ class Patient:
     async def _plan(self) -> Planned:
         subject, looked = await self.subject.get(), await self.looked.get()
         requirements = parse_requirement_args(subject.requirements or ("torch",))
-        return await in_thread(
-            partial(
-                plan_for,
-                looked.capabilities,
-                await self._within_constraints(requirements),
-                python=self.machine.facts.python,
-                strategy=self.strategy,
-            )
+        request = BuildRequest(
+            capabilities=looked.capabilities,
+            requirements=await self._within_constraints(requirements),
+            python=self.machine.facts.python,
+            strategy=self.strategy,
         )
+        return await in_thread(plan_for, request)
 
     async def _within_constraints(self, requirements: Requirements) -> Requirements:
         """With the user's bounds; where those can't be read, without: a switch says why."""
@@ -190,16 +187,7 @@ class Patient:
             collected = await self.offers.get()
         except Unknowable:  # the checks of the network say why
             return planned
-        now = await in_thread(
-            partial(
-                plan_for,
-                planned.capabilities,
-                planned.requirements,
-                python=planned.python,
-                strategy=planned.strategy,
-                offers=collected.offers,
-            )
-        )
+        now = await in_thread(plan_for, planned.request, collected.offers)
         return now if now.build is not None else planned
 
     async def _collect(self) -> CollectedOffers:
@@ -208,11 +196,7 @@ class Patient:
         with TemporaryDirectory(prefix="moondream-station-") as folder:
             async with open_client(config, torch_index=self.settings.torch_index) as client:
                 return await collect_offers(
-                    capabilities=planned.capabilities,
-                    requirements=planned.requirements,
-                    catalog=load_catalog(),
-                    python=planned.python,
-                    strategy=planned.strategy,
+                    planned.request,
                     torch_index=self.settings.torch_index,
                     config=config,
                     home=Home(root=Path(folder)),

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Build, Kind, parse_build
-from moondream_station.core.builds.offers import Offer, catalog_offers
-from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.builds.target import target_of
+from moondream_station.core.builds.offers import Offer
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Selection
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON
 from moondream_station.core.selection.advice import doubts, idle_gpu_warnings
-from moondream_station.core.selection.request import OVERRIDABLE, Question
+from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case
 from moondream_station.core.selection.select import select
 from moondream_station.core.selection.verdicts import judge
 
@@ -26,20 +24,22 @@ class Planned:
     """A choice, with what it was made from.
 
     Args:
-        capabilities: The machine.
-        requirements: What was asked for.
-        python: The Python that the environment would have.
-        strategy: `auto`, `guide` or a build.
-        question: All of it in the form in which builds are judged.
+        case: The request in the form in which builds are judged.
         selection: The choice.
     """
 
-    capabilities: Capabilities
-    requirements: Requirements
-    python: str
-    strategy: str
-    question: Question
+    case: Case
     selection: Selection
+
+    @property
+    def request(self) -> BuildRequest:
+        """What the build was chosen for."""
+        return self.case.request
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The machine."""
+        return self.request.capabilities
 
     @property
     def build(self) -> Build | None:
@@ -59,15 +59,15 @@ class Planned:
     @property
     def is_forced(self) -> bool:
         """Whether the strategy names the build."""
-        return parse_build(self.strategy) is not None
+        return parse_build(self.request.strategy) is not None
 
     @property
     def refusal(self) -> str | None:
         """What speaks against a build that was chosen by name, None where nothing does."""
-        forced = parse_build(self.strategy)
+        forced = parse_build(self.request.strategy)
         if forced is None:
             return None
-        refusal = judge(forced, self.question).refusal
+        refusal = judge(forced, self.case).refusal
         return refusal.reason if refusal and refusal.obstacle in OVERRIDABLE else None
 
     @property
@@ -75,27 +75,27 @@ class Planned:
         """A sentence about each GPU that will not be used, with what would change it."""
         if self.build is None or self.is_forced:
             return ()
-        return idle_gpu_warnings(judge(self.build, self.question), self.question)
+        return idle_gpu_warnings(judge(self.build, self.case), self.case)
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """A sentence about each kind of GPU of which could not be found out if there is one."""
-        return doubts(self.question) if self.kind is Kind.CPU and not self.is_forced else ()
+        return doubts(self.case) if self.kind is Kind.CPU and not self.is_forced else ()
 
     def with_newest_driver(self) -> Planned:
         """The choice if the NVIDIA driver were the newest that there could be."""
         capabilities = replace(self.capabilities, nvidia_driver=_ANY_DRIVER)
-        return plan_for(capabilities, self.requirements, python=self.python, strategy=self.strategy)
+        return plan_for(replace(self.request, capabilities=capabilities))
 
     def lowest_driver(self) -> str | None:
         """The lowest NVIDIA driver with which a CUDA build is possible here, None where none makes it so."""
         other = self.with_newest_driver()
-        hardware = other.question.hardware
+        hardware = other.case.hardware
         found = [
             driver
-            for build in other.question.builds
+            for build in other.case.builds
             if build.kind is Kind.CUDA
-            and judge(build, other.question).offers
+            and judge(build, other.case).offers
             and (driver := hardware.needed_driver(build, hardware.of_kind(Kind.CUDA).gpus))
         ]
         return min(found, key=_numbers, default=None)
@@ -107,41 +107,14 @@ class Planned:
             python
             for python in sorted(known, key=_numbers)
             if _numbers(python) >= OLDEST_PYTHON
-            and plan_for(
-                self.capabilities, self.requirements, python=python, strategy=self.strategy
-            ).selection.build
+            and plan_for(replace(self.request, python=python)).selection.build
         )
 
 
-def plan_for(
-    capabilities: Capabilities,
-    requirements: Requirements,
-    *,
-    python: str,
-    strategy: str,
-    offers: Iterable[Offer] | None = None,
-) -> Planned:
-    """Choose a build, without asking anybody.
-
-    Args:
-        capabilities: The machine.
-        requirements: What is asked for.
-        python: The Python that the environment would have.
-        strategy: `auto`, `guide` or a build.
-        offers: What can be had; None: what the catalog knows of.
-    """
-    catalog = load_catalog()
-    if offers is None:
-        offers = catalog_offers(catalog, target_of(capabilities, python))
-    offers = tuple(offers)
-    return Planned(
-        capabilities=capabilities,
-        requirements=requirements,
-        python=python,
-        strategy=strategy,
-        question=Question.of(capabilities, requirements, offers, catalog, python),
-        selection=select(capabilities, requirements, offers, catalog, python, strategy).selection,
-    )
+def plan_for(request: BuildRequest, offers: Iterable[Offer] | None = None) -> Planned:
+    """Choose a build, without asking anybody; from the catalog unless offers are given."""
+    offers = request.catalog_offers() if offers is None else tuple(offers)
+    return Planned(case=Case.of(request, offers), selection=select(request, offers).selection)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import anyio
 from benchmarks.accuracy.problems import Choice, Problem
 from benchmarks.accuracy.works import newest
 
-from moondream_station.core.activation.plan import Question, plan_from_catalog
+from moondream_station.core.activation.plan import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.machine.record import load_record
 from moondream_station.core.machine.recorded import RecordedMachine
@@ -29,8 +29,8 @@ def by_station(asked: Sequence[Problem]) -> list[Choice]:
         for problem in asked:
             record = load_record(problem.case.record)
             requirements = parse_requirements([problem.requirement], origin="benchmark")
-            question = Question(requirements=requirements, strategy="auto", python=record.platform.python)
-            selection = await plan_from_catalog(question, RecordedMachine(record))
+            machine = RecordedMachine(record)
+            selection = await plan_from_catalog(requirements, machine, python=record.platform.python)
             chosen.append((selection.build, selection.torch) if selection.build and selection.torch else None)
         return chosen
 

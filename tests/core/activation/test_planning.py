@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import anyio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.activation.plan import Question, plan_from_catalog
+from moondream_station.core.activation.plan import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.selection import Selection, Verdict
@@ -28,10 +29,9 @@ VARIABLES = st.dictionaries(
 
 def planned(record: MachineRecord, python: str, strategy: str) -> Selection:
     """What is planned for a machine."""
-    question = Question(
-        requirements=parse_requirement_args(["torch>=2.7.0"]), strategy=strategy, python=python
-    )
-    return anyio.run(plan_from_catalog, question, RecordedMachine(record))
+    requirements = parse_requirement_args(["torch>=2.7.0"])
+    plan = partial(plan_from_catalog, python=python, strategy=strategy)
+    return anyio.run(plan, requirements, RecordedMachine(record))
 
 
 @given(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.fetch.http_client import open_client
@@ -20,6 +19,7 @@ from moondream_station.core.index.listing_cache import FRESH_SECONDS, ListingCac
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.index.page_source import SourceReport
 from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.selection.request import BuildRequest
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
 from support.wheels import Wheel, torch_wheel
@@ -41,6 +41,9 @@ def _torch(version: str, build: str | None) -> Wheel:
     return torch_wheel(version, build, **_LINUX)
 
 
+_REQUEST_FIELDS = {field.name for field in fields(BuildRequest)}
+
+
 class _Place:
     """Where offers are looked for: a home, an index, a user's set-up."""
 
@@ -50,19 +53,20 @@ class _Place:
 
     async def collect(self, *, requirement: str = "torch", **changes: Any) -> CollectedOffers:
         """What can be had, by default on a machine without a GPU."""
-        arguments: dict[str, Any] = {
+        request: dict[str, Any] = {
             "capabilities": _CPU,
             "requirements": parse_requirement_args([requirement]),
-            "catalog": load_catalog(),
             "python": "3.11.7",
-            "strategy": "auto",
+        }
+        request |= {name: changes.pop(name) for name in _REQUEST_FIELDS & changes.keys()}
+        places: dict[str, Any] = {
             "torch_index": self.index.torch_url,
             "config": self.config,
             "home": self.home,
             **changes,
         }
-        async with open_client(arguments["config"]) as client:
-            return await collect_offers(client=client, **arguments)
+        async with open_client(places["config"]) as client:
+            return await collect_offers(BuildRequest(**request), client=client, **places)
 
     def asked(self) -> list[str]:
         """The pages asked for since the last time, sorted."""
