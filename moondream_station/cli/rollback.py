@@ -13,8 +13,7 @@ from moondream_station.console.output import print_error, print_progress, print_
 from moondream_station.console.plain import PlainLines
 from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.rollback import exchange, previous_environment
-from moondream_station.core.environments.place import place_of
-from moondream_station.core.environments.store import load_commit
+from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts.events import (
     ActivationFailed,
     ActivationSucceeded,

@@ -32,8 +32,7 @@ if not __package__:
 from benchmarks.installing.wheels import serve_real_torch
 
 from moondream_station.core.backends.code_store import read_backend
-from moondream_station.core.environments.place import place_of
-from moondream_station.core.environments.store import load_commit
+from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.worker.verification import WorkerPlan

@@ -27,8 +27,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from moondream_station.core.bus.journal import activations, read_activation
-from moondream_station.core.environments.place import place_of
-from moondream_station.core.environments.store import Committed, check_whole, load_commit
+from moondream_station.core.environments.store import Committed, check_whole, load_commit, place_of
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.events import ActivationSucceeded, StageStarted
 from moondream_station.core.home.active_file import read_active

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from moondream_station.core.bus.bus import Subscription
-from moondream_station.core.environments.place import place_of
+from moondream_station.core.environments.store import place_of
 from moondream_station.core.facts.events import (
     ActivationSucceeded,
     ActivationWaiting,

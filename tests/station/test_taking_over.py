@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 from moondream_station.core.bus.bus import Subscription
-from moondream_station.core.environments.place import place_of
+from moondream_station.core.environments.store import place_of
 from moondream_station.core.facts.events import (
     ActivationCancelled,
     Fact,

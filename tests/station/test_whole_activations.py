@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from moondream_station.core.environments.place import place_of
-from moondream_station.core.environments.store import load_commit
+from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts.active_model import WorkerState
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.events import (

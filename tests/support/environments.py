@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from moondream_station.core.fetch.lock import Lock, LockedFile
-from moondream_station.core.fetch.transfer import Patience
+from moondream_station.core.fetch.retry import Patience
 from moondream_station.core.home.layout import Home
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from support.torch_index import TorchIndex

@@ -11,7 +11,7 @@ import anyio
 import psutil
 
 from moondream_station.core.activation.prune import prune
-from moondream_station.core.environments.place import place_of
+from moondream_station.core.environments.store import place_of
 from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from support.index_traffic import Request

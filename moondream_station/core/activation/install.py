@@ -25,7 +25,7 @@ from moondream_station.core.facts.selection import Selection
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
-from moondream_station.core.packaging.constraints import within_constraints
+from moondream_station.core.packaging.packaging_config import within_constraints
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select

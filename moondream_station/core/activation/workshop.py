@@ -18,8 +18,7 @@ from moondream_station.core.activation.prune import freeable_bytes
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.environments.building import open_building
-from moondream_station.core.environments.place import Place
-from moondream_station.core.environments.store import CommitRecord, Committed
+from moondream_station.core.environments.store import CommitRecord, Committed, Place
 from moondream_station.core.facts.errors import NoSpace
 from moondream_station.core.facts.events import Degraded, DownloadProgressed, EnvironmentBuilt, Stage
 from moondream_station.core.facts.report import VerificationReport
@@ -27,7 +26,7 @@ from moondream_station.core.facts.selection import Source
 from moondream_station.core.fetch.download import fetch
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.fetch.lock import Lock
-from moondream_station.core.fetch.transfer import patience_of
+from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.fetch.wheel_server import Arrivals
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import no_space_hint
@@ -35,7 +34,7 @@ from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.resolve.resolve import resolve_lock
-from moondream_station.core.resolve.sdists import with_built_wheels
+from moondream_station.core.resolve.sdists import build_wheels
 from moondream_station.core.selection.select import Ranked
 
 
@@ -248,10 +247,12 @@ class Making:
 
     async def _with_built_wheels(self, lock: Lock) -> Lock:
         """What is to be built from source is fetched and built before anything else: the rest is wheels."""
+        if not lock.sources.files:
+            return lock
         config, _ = await self.connect()
-        return await with_built_wheels(
+        return await build_wheels(
             lock,
-            fetch=lambda sources: self._fetch(sources, None, None),
+            await self._fetch(lock.sources, None, None),
             home=self._tools.home,
             interpreter=self._prepared.interpreter,
             environ=self._tools.environ,

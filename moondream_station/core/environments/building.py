@@ -15,8 +15,8 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from moondream_station.core.environments.packages import find_packages, unmet_needs
-from moondream_station.core.environments.place import Place, new_place
 from moondream_station.core.environments.records import check_records, site_packages_of
+from moondream_station.core.environments.store import Place, new_place
 from moondream_station.core.facts.errors import EnvironmentBroken, HashMismatch, StationError
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.fetch.wheel_server import Arrivals

@@ -1,9 +1,12 @@
-"""Fetching the wheels of a lock: several at once, resumed after any interruption, told in true bytes."""
+"""The wheels of a lock, downloaded: several at once, resumed after any interruption, told in true bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +17,21 @@ from moondream_station.core.builds.catalog import UNPACKED_FACTOR
 from moondream_station.core.facts.events import DownloadProgressed
 from moondream_station.core.fetch.ledger import Ledger
 from moondream_station.core.fetch.lock import Lock, LockedFile
-from moondream_station.core.fetch.transfer import Patience, RemoteFile, Transfer
+from moondream_station.core.fetch.retry import FILE_PATIENCE, AttemptFailed, Patience, ask
+from moondream_station.core.fetch.transfer import RemoteFile, Transfer
 from moondream_station.core.fetch.wheel_server import Arrival, Arrivals
 from moondream_station.core.fetch.wheel_store import find_finished, settle
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import Need, check_space, writing_to
 from moondream_station.core.home.together import accompanied, together
+from moondream_station.core.packaging.file_urls import local_path
 
 if TYPE_CHECKING:
     import httpx2
 
 _AT_ONCE = 4
+_SIZE_SECONDS = 10.0
+_SIZE_PATIENCE = Patience(attempts=2)
 
 
 async def fetch(
@@ -33,76 +40,52 @@ async def fetch(
     home: Home,
     client: httpx2.AsyncClient,
     publish: Callable[[DownloadProgressed], object],
-    patience: Patience | None = None,
+    patience: Patience = FILE_PATIENCE,
     unpacked_factor: float = UNPACKED_FACTOR,
     arrivals: Arrivals | None = None,
 ) -> Mapping[str, Path]:
-    """Bring every wheel of a lock into the home's downloads.
+    """Bring every wheel of a lock into the home's downloads, and say where each is by its file name.
 
     What is there already is used, whole or in part. Cancelling keeps the bytes that are here.
 
     Args:
         lock: The wheels.
         home: Where downloads live.
-        client: For `http` and `https`; it brings proxies, certificates and credentials.
+        client: It brings proxies, certificates and credentials.
         publish: Takes the facts; every file has a first and a last one.
-        patience: How long to wait for servers, None for the usual.
+        patience: How long to wait for servers.
         unpacked_factor: What the wheels unpack to, as a multiple of their size, for the check of space.
         arrivals: Told what is here and what is on its way, for whoever reads the wheels meanwhile. To make
             them durable and to note them (`settle`) is then left to that reader, beside what comes next.
-
-    Returns:
-        Where each wheel is, by file name.
 
     Raises:
         NoSpace: Wheels and environment would not fit, or the file system became full.
         HomeUnusable: Downloads can't be read or written.
         HashMismatch: A file is not the one that the lock names.
         IndexUnreachable: A server does not answer.
-        DownloadFailed: A file can't be had.
+        DownloadFailed: A file is not available.
     """
+    ledger = Ledger(publish, anyio.current_time)
+    readers = arrivals or Arrivals()
     with writing_to(home.downloads):
-        readers = arrivals or Arrivals()
-        fetched = await _fetch(
-            lock,
-            home,
-            client,
-            Ledger(publish, anyio.current_time),
-            patience or Patience(),
-            unpacked_factor,
-            readers,
+        finished = {file.filename: await find_finished(home, file) for file in lock.files}
+        received = {
+            file.filename: await anyio.to_thread.run_sync(_received, home, file, finished[file.filename])
+            for file in lock.files
+        }
+        await anyio.to_thread.run_sync(_check_space, home, lock, received, unpacked_factor)
+        ledger.open((file.filename, file.size_bytes, received[file.filename]) for file in lock.files)
+        for file in lock.files:
+            ledger.report(file.filename)
+        present = {name: path for name, path in finished.items() if path is not None}
+        missing = [file for file in lock.files if file.filename not in present]
+        readers.expect(present, _arrivals(missing, home))
+        fetched = await _fetch_all(
+            missing, home=home, client=client, ledger=ledger, patience=patience, arrivals=readers
         )
         if arrivals is None:
-            arrived = [path for name, path in fetched.items() if name not in readers.finished]
-            await anyio.to_thread.run_sync(settle, arrived, abandon_on_cancel=True)
-        return fetched
-
-
-async def _fetch(
-    lock: Lock,
-    home: Home,
-    client: httpx2.AsyncClient,
-    ledger: Ledger,
-    patience: Patience,
-    unpacked_factor: float,
-    arrivals: Arrivals,
-) -> Mapping[str, Path]:
-    finished = {file.filename: await find_finished(home, file) for file in lock.files}
-    received = {
-        file.filename: await anyio.to_thread.run_sync(_received, home, file, finished[file.filename])
-        for file in lock.files
-    }
-    await anyio.to_thread.run_sync(_check_space, home, lock, received, unpacked_factor)
-    ledger.open((file.filename, file.size_bytes, received[file.filename]) for file in lock.files)
-    for file in lock.files:
-        ledger.report(file.filename)
-    found = {name: path for name, path in finished.items() if path is not None}
-    missing = [file for file in lock.files if file.filename not in found]
-    arrivals.expect(found, _arrivals(missing, home))
-    fetched = await _fetch_all(
-        missing, home=home, client=client, ledger=ledger, patience=patience, arrivals=arrivals
-    )
-    return {**found, **fetched}
+            await anyio.to_thread.run_sync(settle, list(fetched.values()), abandon_on_cancel=True)
+    return {**present, **fetched}
 
 
 def _arrivals(files: Iterable[LockedFile], home: Home) -> Mapping[str, Arrival]:
@@ -122,19 +105,16 @@ async def fetch_unhashed(
     home: Home,
     client: httpx2.AsyncClient,
     publish: Callable[[DownloadProgressed], object],
-    patience: Patience | None = None,
+    patience: Patience = FILE_PATIENCE,
 ) -> tuple[Path, str]:
-    """Bring one file into the home's downloads of which nobody said the hash.
-
-    Returns:
-        Where it is, and its sha256.
+    """Bring one file into the home's downloads of which nobody said the hash: where it is, and its sha256.
 
     Raises:
         StationError: As `fetch`.
     """
     ledger = Ledger(publish, anyio.current_time)
     part = _partial_of(home, file)
-    transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience or Patience())
+    transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience)
     fetched: tuple[Path, str]
 
     async def fetch_it() -> None:
@@ -211,3 +191,34 @@ def _check_space(home: Home, lock: Lock, received: Mapping[str, int], unpacked_f
 
 def _remote(file: LockedFile) -> RemoteFile:
     return RemoteFile(filename=file.filename, url=file.url, sha256=file.sha256, size_bytes=file.size_bytes)
+
+
+async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:
+    """The lock with the size of every file whose place tells it; others stay None.
+
+    A listing in HTML has no sizes, so they are asked for one by one.
+    """
+    sizes: dict[str, int | None] = {}
+    limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def ask_size(file: LockedFile) -> None:
+        async with limiter:
+            sizes[file.filename] = await _announced_size(file.url, client)
+
+    await together(*(partial(ask_size, file) for file in lock.files if file.size_bytes is None))
+    files = (replace(file, size_bytes=file.size_bytes or sizes[file.filename]) for file in lock.files)
+    return replace(lock, files=tuple(files))
+
+
+async def _announced_size(url: str, client: httpx2.AsyncClient) -> int | None:
+    """None for every failure: a size is a comfort; fetching the file meets the same server and says so."""
+    path = local_path(url)
+    if path is not None:
+        try:
+            return (await anyio.Path(path).stat()).st_size
+        except OSError:
+            return None
+    with suppress(AttemptFailed), anyio.move_on_after(_SIZE_SECONDS):
+        answer = await ask(client, url, _SIZE_PATIENCE, method="HEAD")
+        return (answer.announced_bytes or None) if answer.status == HTTPStatus.OK else None
+    return None

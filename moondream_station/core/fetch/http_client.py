@@ -33,19 +33,15 @@ _MAX_CONNECTIONS = 32
 def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> httpx2.AsyncClient:
     """A client that reaches servers as the user's set-up says, to be used as an async context manager.
 
-    Redirects are followed; what authenticates to one host is never sent to another.
-
-    Args:
-        config: The user's set-up.
-        torch_index: What stands for https://download.pytorch.org/whl; the name and password in it go with
-            every request to it.
+    Redirects are followed; what authenticates to one host is never sent to another. The name and password in
+    `torch_index`, which stands for https://download.pytorch.org/whl, go with every request to it.
 
     Raises:
         SettingsInvalid: A certificate or a proxy can't be used.
     """
     import httpx2  # noqa: PLC0415  see the module's docstring
 
-    from moondream_station.core.fetch.http_transport import Transport  # noqa: PLC0415  as above
+    from moondream_station.core.fetch.http_failures import Transport  # noqa: PLC0415  as above
 
     trusting = _tls_context(config)
     careless = _tls_context(config, check=False) if config.trusted_hosts else trusting
@@ -125,22 +121,15 @@ def _check_proxies(config: PackagingConfig) -> None:
 
 def _tls_context(config: PackagingConfig, *, check: bool = True) -> ssl.SSLContext:
     """What servers have to prove: to the user's own certificates, else to those of the system."""
-    import truststore  # noqa: PLC0415  only where something is fetched
+    import httpx2  # noqa: PLC0415  as above
 
     try:
-        if not check:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        elif config.cert is None:
-            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if config.cert is None or not check:
+            context = httpx2.create_ssl_context(verify=check, trust_env=False)
         else:
+            is_folder = config.cert.is_dir()
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            place = str(config.cert)
-            if config.cert.is_dir():
-                context.load_verify_locations(capath=place)
-            else:
-                context.load_verify_locations(cafile=place)
+            context.load_verify_locations(**{"capath" if is_folder else "cafile": str(config.cert)})
     except OSError as error:  # ssl.SSLError is one
         raise SettingsInvalid(
             f"The certificates at {config.cert} can't be read: {error}",

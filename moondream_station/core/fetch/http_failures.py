@@ -1,15 +1,16 @@
-"""What HTTP and sockets can raise, in a user's words: the one table of it."""
+"""What HTTP and sockets can raise: in the HTTP library's own terms, and in a user's words."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import httpx2
 
-from moondream_station.core.facts.redact import redact_text
+from moondream_station.core.facts.redact import redact_text, redact_url
 
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
@@ -25,12 +26,57 @@ _BY_TYPE: tuple[tuple[type[Exception], str], ...] = (
 """The first that fits counts, so a special case stands before what it is a case of."""
 
 
-def explain_failure(error: Exception) -> str:
-    """Why nothing came, in words that follow a colon.
+class Transport(httpx2.AsyncHTTPTransport):
+    """Raises the library's own exceptions alone, and says when it was the proxy that could not be reached.
 
-    Args:
-        error: What the client raised, or the time limit around it.
+    httpx2 2.16 lets a bare `ssl.SSLError` through, which is an `OSError` and would read as a fault of the
+    disk: under asyncio, where a server refuses a client's certificate after the handshake, as TLS 1.3 does
+    it (measured: in every third request or so; under trio not), and where a body breaks off in TLS.
     """
+
+    def __init__(self, *, verify: ssl.SSLContext, proxy: str | None, limits: httpx2.Limits) -> None:
+        super().__init__(verify=verify, proxy=proxy, limits=limits, trust_env=False)
+        self._proxy = proxy
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Sends a request."""
+        try:
+            with _of_the_library(request):
+                response = await super().handle_async_request(request)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            if self._proxy is None or is_of_tls(error):  # behind a proxy TLS is spoken with the server itself
+                raise
+            text = f"{redact_url(self._proxy)}: {explain_failure(error)}"
+            raise httpx2.ProxyError(text, request=request) from error
+        assert isinstance(response.stream, httpx2.AsyncByteStream)  # noqa: S101  it was asked asynchronously
+        response.stream = _Body(response.stream, request)
+        return response
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream, request: httpx2.Request) -> None:
+        self._stream = stream
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _of_the_library(self._request):
+            async for piece in self._stream:
+                yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@contextmanager
+def _of_the_library(request: httpx2.Request) -> Iterator[None]:
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise httpx2.ReadError(str(error), request=request) from error
+
+
+def explain_failure(error: Exception) -> str:
+    """Why nothing came, in words that follow a colon, of what the client or a time limit around it raised."""
     words = next((text for cause in _causes(error) if (text := _explain_cause(cause)) is not None), None)
     if words is not None and not isinstance(error, httpx2.ProxyError):
         return words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
@@ -67,6 +67,11 @@ class Lock:
     def packages(self) -> Mapping[str, str]:
         """Version by normalized name."""
         return {file.name: file.version for file in self.files}
+
+    @property
+    def sources(self) -> Lock:
+        """The archives of sources alone, that wheels must be built from."""
+        return replace(self, files=tuple(file for file in self.files if not file.is_wheel))
 
     @property
     def torch(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,9 +39,6 @@ class PartialFile:
 
     Bytes are written at their own offset, not appended, so that a second process that fetches the same
     content writes the same bytes to the same places.
-
-    Args:
-        path: Where the part is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +46,12 @@ class PartialFile:
         self.size = 0
         self.validator: Validator | None = None
         self._hash = hashlib.sha256()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        self._writing = threading.Lock()
+        self._is_closed = False
+        self._descriptor = self._opened()
+
+    def _opened(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
 
     @property
     def sha256(self) -> str:
@@ -73,18 +76,19 @@ class PartialFile:
         return bool(piece)
 
     def write(self, pieces: list[bytes]) -> None:
-        """Add bytes to the end.
-
-        Raises:
-            OSError: They can't be written.
-        """
-        os.lseek(self._descriptor, self.size, os.SEEK_SET)
-        for piece in pieces:
-            rest = memoryview(piece)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-            self._hash.update(piece)
-            self.size += len(piece)
+        """Add bytes to the end."""
+        try:
+            with self._writing:
+                os.lseek(self._descriptor, self.size, os.SEEK_SET)
+                for piece in pieces:
+                    rest = memoryview(piece)
+                    while rest:
+                        rest = rest[os.write(self._descriptor, rest) :]
+                    self._hash.update(piece)
+                    self.size += len(piece)
+        finally:
+            if self._is_closed:
+                self._close_unless_writing()
 
     def restart(self) -> None:
         """Throw away what is here. The file is a new one: whoever else has the old one open keeps it."""
@@ -93,7 +97,8 @@ class PartialFile:
         self.size = 0
         self.validator = None
         self._hash = hashlib.sha256()
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        self._is_closed = False
+        self._descriptor = self._opened()
 
     def note(self, validator: Validator) -> None:
         """Keep what the server said of the file, for a later process to resume by."""
@@ -103,11 +108,7 @@ class PartialFile:
             self.validator = validator
 
     def finish(self, final: Path) -> bool:
-        """Give the file its name.
-
-        Returns:
-            Whether this is still the file that was written; another process may have put one in its place.
-        """
+        """Give the file its name; False where another process has put another file in its place."""
         mine = os.fstat(self._descriptor)
         self.close()
         try:
@@ -121,10 +122,22 @@ class PartialFile:
         return True
 
     def close(self) -> None:
-        """Close the file; what is here of it stays. Closing twice is fine."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Close the file; what is here of it stays. Closing twice is fine.
+
+        A write that was abandoned in its thread closes it when it ends: else it would go on into whatever
+        file gets the descriptor next.
+        """
+        self._is_closed = True
+        self._close_unless_writing()
+
+    def _close_unless_writing(self) -> None:
+        if self._writing.acquire(blocking=False):
+            try:
+                if self._descriptor >= 0:
+                    os.close(self._descriptor)
+                    self._descriptor = -1
+            finally:
+                self._writing.release()
 
     def discard(self) -> None:
         """Remove the file."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,11 +19,11 @@ import anyio.to_thread
 from moondream_station.core.facts.errors import DownloadFailed, HashMismatch, IndexUnreachable
 from moondream_station.core.fetch.ledger import Ledger
 from moondream_station.core.fetch.partial import PartialFile
-from moondream_station.core.fetch.sources import AttemptFailed, FileChanged, WrongFile, open_source
+from moondream_station.core.fetch.range_source import FileChanged, WrongFile, open_source
+from moondream_station.core.fetch.retry import AttemptFailed, Patience
 from moondream_station.core.fetch.wheel_server import Arrival
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.space import in_words, storage_failure
-from moondream_station.core.packaging.packaging_config import PackagingConfig
 
 if TYPE_CHECKING:
     import httpx2
@@ -29,36 +31,8 @@ if TYPE_CHECKING:
 _FLUSH_BYTES = 1 << 20
 _FLUSH_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long a server may take; there is no limit for a whole file.
-
-    Args:
-        first_byte_seconds: From a request to the first byte of its answer.
-        stall_seconds: Between two pieces of an answer.
-        attempts: How many attempts in a row may bring nothing.
-        pause_seconds: Before the second attempt; doubled before each further one.
-        longest_pause_seconds: No pause is longer, also where a server asks for it.
-    """
-
-    first_byte_seconds: float = 30.0
-    stall_seconds: float = 60.0
-    attempts: int = 5
-    pause_seconds: float = 0.5
-    longest_pause_seconds: float = 30.0
-
-
-def patience_of(config: PackagingConfig) -> Patience:
-    """As patient as the user's packaging set-up says, the usual where it says nothing."""
-    usual = Patience()
-    seconds, retries = config.timeout_seconds, config.retries
-    return Patience(
-        first_byte_seconds=usual.first_byte_seconds if seconds is None else seconds,
-        stall_seconds=usual.stall_seconds if seconds is None else seconds,
-        attempts=usual.attempts if retries is None else retries + 1,
-    )
+_DISK_SECONDS = 30.0
+"""How long a disk may take to accept a MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +96,10 @@ class Transfer:
             Where it is, and its sha256.
 
         Raises:
-            HashMismatch: It is not what it should be, also after it was fetched once more.
+            HashMismatch: It is not what it should be, also after a second download.
             IndexUnreachable: Nobody answered.
-            DownloadFailed: It can't be had.
-                NoSpace: The file system is full; what is here stays.
+            DownloadFailed: It is not available.
+            NoSpace: The file system is full; what is here stays.
             HomeUnusable: The file can't be written.
         """
         async with self._open() as part:
@@ -151,7 +125,7 @@ class Transfer:
                     self._ledger.report(self._file.filename)
                     return final, sha256
                 raise DownloadFailed(
-                    f"{self._file.filename} was removed by another process while it was fetched.",
+                    f"{self._file.filename} was removed by another process during its download.",
                     hint="Run the command again.",
                 )
 
@@ -216,7 +190,7 @@ class Transfer:
             part.discard()
             raise HashMismatch(
                 f"{self._file.filename} from {_place(self._file.url)} is not the file that the lock names: "
-                f"{reason}, also after it was fetched once more.",
+                f"{reason}, also after a second download.",
                 hint="The index, or something on the way, alters files: try another mirror or --upgrade.",
             )
         self._wrong = reason
@@ -227,25 +201,24 @@ class Transfer:
         await anyio.to_thread.run_sync(part.restart)
         self._ledger.restarted(self._file.filename)
 
-    async def _pause(self, part: PartialFile, error: AttemptFailed) -> None:
+    async def _pause(self, part: PartialFile, failure: AttemptFailed) -> None:
         if part.size > self._best:
             self._best = part.size
             self._fruitless = 0
         self._fruitless += 1
-        if error.is_final or self._fruitless >= self._patience.attempts:
-            raise self._last_word(part, error) from error
-        pause = self._patience.pause_seconds * 2 ** (self._fruitless - 1)
-        await anyio.sleep(min(max(pause, error.retry_after_seconds), self._patience.longest_pause_seconds))
+        try:
+            await self._patience.pause(self._fruitless, failure)
+        except AttemptFailed:
+            raise self._last_word(part, failure) from failure
 
-    def _last_word(self, part: PartialFile, error: AttemptFailed) -> DownloadFailed | IndexUnreachable:
-        tries = "" if error.is_final else f" ({self._fruitless} attempts)"
-        message = f"{self._file.filename} can't be fetched from {_place(self._file.url)}: {error}{tries}."
+    def _last_word(self, part: PartialFile, failure: AttemptFailed) -> DownloadFailed | IndexUnreachable:
+        attempts = "" if failure.is_final else f" ({self._fruitless} attempts)"
+        place = _place(self._file.url)
+        message = f"{self._file.filename} can't be downloaded from {place}: {failure}{attempts}."
+        hint = failure.hint or "Check the network, the proxy and the index's address; then try again."
         if part.size:
-            kept = in_words(part.size)
-            hint = f"{kept} of it are here: run the command again, it goes on from them."
-        else:
-            hint = error.hint or "Check the network, the proxy and the index's address; then try again."
-        kind = IndexUnreachable if error.is_unreachable else DownloadFailed
+            hint = f"{in_words(part.size)} are already downloaded; run the command again to resume."
+        kind = IndexUnreachable if failure.is_unreachable else DownloadFailed
         return kind(message, hint=hint)
 
 
@@ -268,8 +241,7 @@ class _Buffer:
 
     async def __aexit__(self, *_: object) -> None:
         self._scope.deadline = math.inf
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            await self._flush()
+        await self._flush(_CLOSE_SECONDS)
 
     async def add(self, piece: bytes) -> None:
         if piece:
@@ -278,16 +250,19 @@ class _Buffer:
         now = anyio.current_time()
         if self.size >= _FLUSH_BYTES or (self.size and now - self._flushed_at >= _FLUSH_SECONDS):
             self._scope.deadline = math.inf
-            await self._flush()
+            await self._flush(_DISK_SECONDS)
             now = anyio.current_time()
         self._scope.deadline = now + self._stall_seconds
 
-    async def _flush(self) -> None:
+    async def _flush(self, limit_seconds: float) -> None:
         pieces, self._pieces, self.size = self._pieces, [], 0
         if pieces:
-            # Cancelled in here, the pieces would be lost, and the client's generators left standing.
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._part.write, pieces)
+            # Shielded: cancelled here, the pieces would be lost, and the client's generators left standing.
+            # A disk that hangs is left to its thread, and the file is closed when that is done.
+            with anyio.move_on_after(limit_seconds, shield=True) as limit:
+                await anyio.to_thread.run_sync(self._part.write, pieces, abandon_on_cancel=True)
+            if limit.cancelled_caught:
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(self._part.path))
             self._arrival.grew(self._part.size)
         self._flushed_at = anyio.current_time()
 

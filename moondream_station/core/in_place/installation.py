@@ -20,14 +20,14 @@ from moondream_station.core.facts.errors import ResolutionConflict, Verification
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.fetch.download import fetch
 from moondream_station.core.fetch.lock import Lock
-from moondream_station.core.fetch.transfer import patience_of
+from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.in_place.locking import lock_missing
 from moondream_station.core.in_place.present import Present
 from moondream_station.core.in_place.putting import put
 from moondream_station.core.in_place.surroundings import Surroundings
 from moondream_station.core.in_place.verifying import verify_here
 from moondream_station.core.index.offers import collect_offers
-from moondream_station.core.packaging.constraints import within_constraints
+from moondream_station.core.packaging.packaging_config import within_constraints
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select
 from moondream_station.core.worker.judging import verification_failure

@@ -1,26 +1,34 @@
-"""The user's own packaging set-up: which indexes, through which proxy, with whose certificates.
+"""The user's own packaging set-up: indexes, proxies, certificates, credentials, constraints.
 
 It is what `pip config list` shows together with what uv's variables and files say about indexes. Where both
 name one thing, variables go before files, and uv's before pip's: uv does the resolving, and whoever set a
 variable of its own meant this. Lists (extra indexes, find-links, trusted hosts) are joined across the two.
 Nothing of it is ever shown with credentials: the configuration's repr leaves them out.
+
+Constraints are bounds on versions that ask for nothing by themselves. Those on torch's family bound the
+choice of the build, and no more: uv is not told of them, because the wheels of the chosen build are all that
+it is given of the family.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import anyio.to_thread
+from packaging.utils import canonicalize_name
 
-from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.builds.requirements import FAMILY, Requirements, parse_requirements
+from moondream_station.core.facts.errors import RequirementsUnsafe, SettingsInvalid
 from moondream_station.core.facts.redact import redact_text, redact_url
 from moondream_station.core.packaging.connection_settings import certificates, first, netrc_file, proxies
 from moondream_station.core.packaging.file_urls import absolute, existing, local_path, url_of
 from moondream_station.core.packaging.pip_settings import ETC, home_folder, pip_file_options, pip_variables
-from moondream_station.core.packaging.uv_settings import UvSettings, uv_file_settings, uv_variables
+from moondream_station.core.packaging.uv_settings import uv_file_settings, uv_variables
 
 PYPI_URL = "https://pypi.org/simple"
 
@@ -41,13 +49,12 @@ class PackagingConfig:
         cert: Certificates to trust instead of the system's: a PEM file or a folder of them.
         client_cert: A PEM file with this client's own certificate and key.
         proxies: Proxy URL by scheme, "http" and "https".
-        no_proxy: Hosts that are reached without a proxy.
-        timeout_seconds: How long a silent server is waited for, None where not set.
-        connect_timeout_seconds: How long a connection may take, None where not set.
-        retries: How often a failed request is repeated, None where not set.
+        timeout_seconds: How long a silent server is waited for.
+        connect_timeout_seconds: How long a connection may take.
+        retries: How often a failed request is repeated.
         trusted_hosts: Hosts ("name" or "name:port") whose certificates are not checked.
         constraints: Constraint files.
-        netrc: A file of credentials by host, None where there is none.
+        netrc: A file of credentials by host.
         notes: Sentences about what was left out, and why.
     """
 
@@ -73,6 +80,11 @@ class PackagingConfig:
         shown = (f"{item.name}={redact_text(repr(getattr(self, item.name)))}" for item in fields(self))
         return f"PackagingConfig({', '.join(shown)})"
 
+    @cached_property
+    def _constraints(self) -> tuple[Requirements, ...]:
+        """Read once for each configuration; blocks."""
+        return tuple(_read_constraints(path) for path in self.constraints)
+
     @property
     def index_urls(self) -> tuple[str, ...]:
         """Every index that counts, the default one first; none where there shall be none."""
@@ -87,7 +99,7 @@ async def load_packaging_config(
     platform: str = sys.platform,
     etc: Path = ETC,
 ) -> PackagingConfig:
-    """Reads the user's packaging set-up.
+    """The user's packaging set-up.
 
     Args:
         environ: The user's variables.
@@ -113,16 +125,19 @@ def _load(
     home = home_folder(environ, platform)
     notes: list[str] = []
     pip_extras = pip.get("extra-index-url", "").split()
-    extras = [*_joined(settings.indexes for settings in uv), *pip_extras]
-    links = [*_joined(settings.find_links for settings in uv), *pip.get("find-links", "").split()]
-    hosts = [*_joined(settings.insecure_hosts for settings in uv), *pip.get("trusted-host", "").split()]
+    extras = chain(*(settings.indexes for settings in uv), pip_extras)
+    links = chain(*(settings.find_links for settings in uv), pip.get("find-links", "").split())
+    hosts = chain(*(settings.insecure_hosts for settings in uv), pip.get("trusted-host", "").split())
     file_default = next((settings.default_index for settings in uv[1:] if settings.default_index), None)
-    default = _default_index(ours, environ, file_default, pip) or PYPI_URL
+    # A variable goes before any file, and within each, uv's before pip's.
+    default = first(
+        ours.default_index, pip_variables(environ).get("index-url"), file_default, pip.get("index-url")
+    )
     located = [url_of(place, cwd, home) for place in extras]
     strategy = next((settings.index_strategy for settings in uv if settings.index_strategy), None)
     by_scheme, no_proxy = proxies(environ, pip, uv)
     return PackagingConfig(
-        index_url=url_of(default, cwd, home).rstrip("/"),
+        index_url=url_of(default or PYPI_URL, cwd, home).rstrip("/"),
         extra_index_urls=existing(located, "extra index", notes),
         find_links=existing((url_of(place, cwd, home) for place in links), "find-links location", notes),
         no_index=_flag(pip, "no-index") or any(settings.no_index for settings in uv),
@@ -136,29 +151,17 @@ def _load(
         connect_timeout_seconds=_number(environ, "UV_HTTP_CONNECT_TIMEOUT", {}, ""),
         retries=_count(_number(environ, "UV_HTTP_RETRIES", pip, "retries")),
         trusted_hosts=tuple(dict.fromkeys(hosts)),
-        constraints=_constraints(pip, cwd, home, notes),
+        constraints=_constraint_files(pip, cwd, home, notes),
         netrc=netrc_file(environ, home, platform),
         notes=tuple(notes),
     )
-
-
-def _default_index(
-    ours: UvSettings, environ: Mapping[str, str], file_default: str | None, pip: Mapping[str, str]
-) -> str | None:
-    variable = pip_variables(environ).get("index-url")
-    return first(ours.default_index, variable, file_default, pip.get("index-url"))
-
-
-def _joined(lists: Iterable[Iterable[str]]) -> Iterator[str]:
-    for items in lists:
-        yield from items
 
 
 def _flag(pip: Mapping[str, str], option: str) -> bool:
     value = pip.get(option, "no").strip().lower()
     if value not in _TRUE | _FALSE:
         raise SettingsInvalid(
-            f"pip's {option} is {value!r}, which is neither yes nor no.", hint=_where_set(f"pip's {option}")
+            f"pip's {option} is {value!r}; it must be yes or no.", hint=_where_set(f"pip's {option}")
         )
     return value in _TRUE
 
@@ -172,7 +175,7 @@ def _number(environ: Mapping[str, str], variable: str, pip: Mapping[str, str], o
     try:
         return max(0.0, float(value))
     except ValueError as error:
-        raise SettingsInvalid(f"{name} is {value!r}, which is no number.", hint=_where_set(name)) from error
+        raise SettingsInvalid(f"{name} is {value!r}; it must be a number.", hint=_where_set(name)) from error
 
 
 def _where_set(name: str) -> str:
@@ -193,7 +196,7 @@ def _keyring(pip: Mapping[str, str]) -> str | None:
     return "subprocess" if pip.get("keyring-provider") == "subprocess" else None
 
 
-def _constraints(pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]) -> tuple[Path, ...]:
+def _constraint_files(pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]) -> tuple[Path, ...]:
     paths: list[Path] = []
     for text in pip.get("constraint", "").split():
         path = local_path(text) if "://" in text else absolute(text, cwd, home)
@@ -202,3 +205,43 @@ def _constraints(pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]
         else:
             paths.append(path)
     return tuple(paths)
+
+
+async def within_constraints(requirements: Requirements, config: PackagingConfig) -> Requirements:
+    """Requirements with the user's bounds on torch's family.
+
+    Raises:
+        SettingsInvalid: A constraint file can't be used.
+    """
+    files = await anyio.to_thread.run_sync(lambda: config._constraints)  # noqa: SLF001  of this module
+    return replace(requirements, bounds=tuple(item for file in files for item in file.of_family().items))
+
+
+async def ordinary_constraints(config: PackagingConfig) -> tuple[str, ...]:
+    """The user's constraints on everything but torch's family.
+
+    Raises:
+        SettingsInvalid: A constraint file can't be used.
+    """
+    files = await anyio.to_thread.run_sync(lambda: config._constraints)  # noqa: SLF001  of this module
+    return tuple(
+        text
+        for file in files
+        for item, text in zip(file.items, file.texts, strict=True)
+        if canonicalize_name(item.name) not in FAMILY
+    )
+
+
+def _read_constraints(path: Path) -> Requirements:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return parse_requirements(file, origin=str(path))
+    except RequirementsUnsafe as error:
+        raise SettingsInvalid(
+            error.message, hint="A constraint file may hold names, versions, markers and hashes here."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(
+            f"The constraint file {path} can't be read: {error}",
+            hint="pip's `constraint` names it: PIP_CONSTRAINT, or what `pip config list` shows.",
+        ) from error

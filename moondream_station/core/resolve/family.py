@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY
 from moondream_station.core.facts.redact import credentials_in, redact_url, without_credentials
 from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.fetch.retry import Patience
 from moondream_station.core.fetch.transfer import RemoteFile
 from moondream_station.core.index.names import FamilyNames
 from moondream_station.core.resolve.lock_project import (
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
-Fetch = Callable[[RemoteFile], Awaitable[tuple[Path, str]]]
-
 
 class Family:
     """What keeps torch's family in its place while the requirements are locked.
@@ -46,7 +45,7 @@ class Family:
         tags: What the interpreter accepts, best first.
         wheels: A folder that does not exist yet, for wheels that must be offered from disk.
         client: For the family's index.
-        fetch: Brings a wheel and tells its hash.
+        patience: For it too.
     """
 
     def __init__(
@@ -57,28 +56,23 @@ class Family:
         tags: Sequence[Tag],
         wheels: Path,
         client: httpx2.AsyncClient,
-        fetch: Fetch,
+        patience: Patience,
     ) -> None:
         self._offer = offer
         self._others = tuple(others)
-        self._wanted = f"torch=={offer.full_version}" if offer is not None else ""
+        self._pin = f"torch=={offer.full_version}" if offer is not None else ""
         self._wheels = wheels
-        self._fetch = fetch
         self._url = _family_url(offer)
         self._is_flat = offer is not None and offer.source == "find-links"
         self._names: FamilyNames | None = None
         if self._url is not None:
-            self._names = FamilyNames(self._url, client, tags=tags, flat=self._is_flat)
+            self._names = FamilyNames(self._url, client, tags=tags, flat=self._is_flat, patience=patience)
         self._offers: dict[Version, Offer] = {}
         self._pinned: set[str] = set()
         self._on_disk: dict[str, LockedFile] = {}
 
     async def begin(self) -> None:
-        """Find out what must be pinned beside torch from the start.
-
-        Raises:
-            IndexUnreachable: The family's index does not answer.
-        """
+        """Find out what must be pinned beside torch from the start."""
         await self.pin(TRITON_NAMES)
 
     @property
@@ -99,7 +93,7 @@ class Family:
         """What is locked together with the requirements, whether they ask for it or not."""
         if self._offer is None:
             return ()
-        return (self._wanted, *sorted(self._pinned))
+        return (self._pin, *sorted(self._pinned))
 
     def widen(self) -> bool:
         """Let the resolver choose among all torches that may be taken; False where there is no other one.
@@ -110,7 +104,7 @@ class Family:
         if self._offer is None or not others or "torch" in self._on_disk:
             return False
         self._offers = {offer.full_version: offer for offer in (self._offer, *others)}
-        self._wanted = f"torch>={min(self._offers).public},<={max(self._offers).public}"
+        self._pin = f"torch>={min(self._offers).public},<={max(self._offers).public}"
         return True
 
     def settle(self, lock: Lock) -> bool:
@@ -122,7 +116,7 @@ class Family:
             return True
         version = Version(lock.torch)
         if version not in self._offers:
-            self._wanted += f",!={version}"
+            self._pin += f",!={version}"
             return False
         self._offer = self._offers[version]
         return True
@@ -136,15 +130,15 @@ class Family:
     @property
     def indexes(self) -> tuple[FamilyIndex, ...]:
         """The indexes that `sources` names."""
-        found = []
+        indexes = []
         if self._url is not None:
-            found.append(FamilyIndex(name=TORCH_INDEX, url=self._url, flat=self._is_flat))
+            indexes.append(FamilyIndex(name=TORCH_INDEX, url=self._url, flat=self._is_flat))
         if self._on_disk:
-            found.append(FamilyIndex(name=TORCH_WHEEL, url=str(self._wheels), flat=True))
-        return tuple(found)
+            indexes.append(FamilyIndex(name=TORCH_WHEEL, url=str(self._wheels), flat=True))
+        return tuple(indexes)
 
     def credentials(self, torch_index: str) -> dict[str, str]:
-        """The variables by which uv learns the family's index wants, where its base URL holds that."""
+        """The variables that tell uv the credentials of the family's index, where its base URL holds them."""
         found = credentials_in(torch_index)
         base = without_credentials(torch_index).rstrip("/")
         if found is None or self._url is None or not f"{self._url}/".startswith(f"{base}/"):
@@ -165,38 +159,36 @@ class Family:
         """Pin what a failure speaks of: unpinned companions make uv look at the wrong versions of torch."""
         return await self.pin(_NAME.findall(text))
 
-    async def offer_from_disk(self, url: str) -> bool:
-        """Fetch a wheel that uv would have to fetch whole, and offer it from disk; False for an ordinary one.
-
-        Raises:
-            StationError: It can't be fetched.
-        """
+    def whole_wheel(self, url: str) -> RemoteFile | None:
+        """The family's wheel that uv must fetch whole; None for an ordinary one, or the second time."""
         filename = unquote(PurePosixPath(urlsplit(url).path).name)
         try:
-            name, version, _, _ = parse_wheel_filename(filename)
+            name, _, _, _ = parse_wheel_filename(filename)
         except InvalidWheelFilename:
-            return False
+            return None
         if name not in FAMILY or name in self._on_disk:
-            return False
+            return None
         offer = self._offer if self._offer is not None and self._offer.filename == filename else None
-        remote = RemoteFile(
+        return RemoteFile(
             filename=filename,
             url=without_credentials(offer.url if offer is not None and offer.url is not None else url),
             sha256=offer.sha256 if offer is not None else None,
             size_bytes=offer.size_bytes if offer is not None else None,
         )
-        path, sha256 = await self._fetch(remote)
-        await anyio.to_thread.run_sync(_place_wheel, path, self._wheels / filename)
+
+    async def offer_from_disk(self, wheel: RemoteFile, path: Path, sha256: str) -> None:
+        """Offer uv a wheel from disk, which was fetched to `path`."""
+        name, version, _, _ = parse_wheel_filename(wheel.filename)
+        await anyio.to_thread.run_sync(_place_wheel, path, self._wheels / wheel.filename)
         self._on_disk[name] = LockedFile(
             name=name,
             version=str(version),
-            filename=filename,
-            url=remote.url,
+            filename=wheel.filename,
+            url=wheel.url,
             index=self._url,
             sha256=sha256,
-            size_bytes=path.stat().st_size,
+            size_bytes=(await anyio.Path(path).stat()).st_size,
         )
-        return True
 
     def strangers(self, lock: Lock) -> tuple[LockedFile, ...]:
         """What of the family would come from elsewhere, or is of another build, torch first."""

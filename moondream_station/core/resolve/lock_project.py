@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moondream_station.core.resolve.toml_text import toml_string, toml_strings
+from moondream_station.core.resolve.pylock import toml_string, toml_strings
 
 PROJECT = "moondream-station-lock"
 FAMILY_GROUP = "moondream-station-family"

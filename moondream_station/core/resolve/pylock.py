@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -24,7 +25,6 @@ from packaging.tags import Tag
 from moondream_station.core.builds.allowances import filename_of
 from moondream_station.core.facts.errors import ResolutionConflict
 from moondream_station.core.fetch.lock import Lock, LockedFile
-from moondream_station.core.resolve.toml_text import toml_string
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEMES = ("https", "http", "file")
@@ -173,3 +173,13 @@ def _without_credentials(url: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
+
+
+def toml_string(text: str) -> str:
+    """A basic string. JSON's escapes are TOML's too, but for DEL, which TOML wants escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_strings(texts: Iterable[str]) -> str:
+    """An array of basic strings on one line."""
+    return f"[{', '.join(toml_string(text) for text in texts)}]"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,13 @@ from moondream_station.core.facts.errors import (
 )
 from moondream_station.core.facts.events import DownloadProgressed
 from moondream_station.core.facts.redact import redact_url
-from moondream_station.core.fetch.download import fetch_unhashed
+from moondream_station.core.fetch.download import fetch_unhashed, with_sizes
 from moondream_station.core.fetch.lock import Lock, LockedFile
-from moondream_station.core.fetch.sizes import with_sizes
+from moondream_station.core.fetch.retry import PAGE_PATIENCE, patience_of
+from moondream_station.core.fetch.transfer import RemoteFile
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.work_folder import work_folder
-from moondream_station.core.packaging.constraints import ordinary_constraints
-from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.packaging.packaging_config import PackagingConfig, ordinary_constraints
 from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.processes.run import CompletedProcess
 from moondream_station.core.resolve.family import Family
@@ -98,30 +99,36 @@ async def resolve_lock(
             tags=interpreter.tags,
             wheels=folder / "wheels",
             client=client,
-            fetch=lambda file: fetch_unhashed(file, home=home, client=client, publish=publish),
+            patience=patience_of(config, PAGE_PATIENCE),
         )
         variables = {
             **to_uv_environment(config, torch_index=torch_index),
             **family.credentials(torch_index),
         }
         resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter, requirements.builds)
-        lock = await _settle(resolver, family, requirements.canonical, (*constraints, *bounds))
+        fetch = partial(
+            fetch_unhashed, home=home, client=client, publish=publish, patience=patience_of(config)
+        )
+        lock = await _settle(resolver, family, requirements.canonical, (*constraints, *bounds), fetch)
     _check_hashes(lock, requirements)
     return await with_sizes(lock, client)
 
 
 async def _settle(
-    resolver: _Resolver, family: Family, dependencies: Iterable[str], constraints: tuple[str, ...]
+    resolver: _Resolver,
+    family: Family,
+    dependencies: Sequence[str],
+    constraints: tuple[str, ...],
+    fetch: Callable[[RemoteFile], Awaitable[tuple[Path, str]]],
 ) -> Lock:
     """Lock, learn what was missing, lock again."""
-    wanted = tuple(dependencies)
     conflict: str | None = None
     await family.begin()
     for _ in range(_TURNS):
         project = LockProject(
             requires_python=f"=={resolver.interpreter.minor}.*",
             markers=resolver.interpreter.markers,
-            dependencies=wanted,
+            dependencies=dependencies,
             family=family.group,
             sources=family.sources,
             indexes=family.indexes,
@@ -131,6 +138,10 @@ async def _settle(
         if failure is not None:
             if conflict is not None and wheel_to_fetch(failure):
                 raise _failed(conflict, resolver, family)
+            whole = family.whole_wheel(wheel_to_fetch(failure) or "")
+            if whole is not None:
+                await family.offer_from_disk(whole, *await fetch(whole))
+                continue
             if await _learn(failure, resolver, family):
                 continue
             if not (is_conflict(failure) and family.widen()):
@@ -150,11 +161,8 @@ async def _settle(
 
 async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
     """Whether a failure shows what to do better in the next turn."""
-    url = wheel_to_fetch(failure)
-    if url is None:
+    if wheel_to_fetch(failure) is None:
         return resolver.build_mentioned(failure) or await family.pin_mentioned(failure)
-    if await family.offer_from_disk(url):
-        return True
     # An ordinary package of an index that tells too little: let uv fetch such wheels itself, as pip would.
     was_strict, resolver.is_strict = resolver.is_strict, False
     return was_strict
@@ -232,7 +240,9 @@ class _Resolver:
         """
         text = await anyio.Path(self._folder / "pylock.toml").read_text(encoding="utf-8")
         markers, tags = self.interpreter.markers, self.interpreter.tags
-        return read_pylock(text, markers=markers, tags=tags, builds=self._builds, tool_output=self.log)
+        return await anyio.to_thread.run_sync(
+            lambda: read_pylock(text, markers=markers, tags=tags, builds=self._builds, tool_output=self.log)
+        )
 
     async def required_by(self, name: str) -> tuple[str, ...]:
         """The packages that ask for a package."""

@@ -1,9 +1,9 @@
-"""Wheels made from archives of sources, for the packages that a manifest allows that for."""
+"""Wheels built from archives of sources, for the packages that a manifest allows that for."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,39 +19,35 @@ from moondream_station.core.resolve.uv_failures import build_failure
 from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
 
 
-async def with_built_wheels(
+async def build_wheels(
     lock: Lock,
+    sources: Mapping[str, Path],
     *,
-    fetch: Callable[[Lock], Awaitable[Mapping[str, Path]]],
     home: Home,
     interpreter: Interpreter,
     environ: Mapping[str, str],
     variables: Mapping[str, str],
 ) -> Lock:
-    """The lock with a wheel in the place of each archive of sources; most locks have none.
+    """The lock with a wheel in the place of each archive of sources (`lock.sources`); most locks have none.
 
     What was built lies with the downloads, under the name of its content, and stays as long as they do.
 
     Args:
         lock: What was locked.
-        fetch: Brings the files of a lock, and says where each is by its file name.
+        sources: Where each archive is, by file name.
         home: Where downloads live.
         interpreter: What the wheels are for.
         environ: The user's variables.
-        variables: The user's set-up, for uv: what building needs comes from there.
+        variables: The user's set-up, for uv: what a build needs comes from there.
 
     Raises:
-        StationError: One can't be fetched or built.
+        StationError: One can't be built.
     """
-    sources = tuple(file for file in lock.files if not file.is_wheel)
-    if not sources:
-        return lock
-    uv = await find_uv(environ)
-    archives = await fetch(replace(lock, files=sources))
     built = {}
-    for file in sources:
+    for file in lock.sources.files:
+        uv = await find_uv(environ)
         async with work_folder(home) as folder:
-            wheel = await _build(uv, file, archives[file.filename], folder, home, interpreter, variables)
+            wheel = await _build(uv, file, sources[file.filename], folder, home, interpreter, variables)
             built[file.name] = await _kept(file, wheel, home)
     return replace(lock, files=tuple(built.get(file.name, file) for file in lock.files))
 

@@ -16,8 +16,7 @@ from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.code_store import read_backend
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import Bus
-from moondream_station.core.environments.place import Place, place_of
-from moondream_station.core.environments.store import Committed, check_whole, load_commit
+from moondream_station.core.environments.store import Committed, Place, check_whole, load_commit, place_of
 from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentBroken
 from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home.layout import Home

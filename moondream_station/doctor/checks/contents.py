@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from moondream_station.core.environments.place import Place
+from moondream_station.core.environments.store import Place
 
 
 def changed_files(place: Place) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ import anyio.to_thread
 
 from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.bus.bus import new_activation_id
-from moondream_station.core.environments.place import Place
-from moondream_station.core.environments.store import sweep
+from moondream_station.core.environments.store import Place, sweep
 from moondream_station.core.facts.errors import StationRunning
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home

@@ -33,8 +33,11 @@ from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorder import Recorder
-from moondream_station.core.packaging.constraints import within_constraints
-from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
+from moondream_station.core.packaging.packaging_config import (
+    PackagingConfig,
+    load_packaging_config,
+    within_constraints,
+)
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.doctor.patient.planned import Planned, plan_for
 from moondream_station.doctor.patient.shared import Shared, Unknowable

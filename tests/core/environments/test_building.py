@@ -13,8 +13,8 @@ import anyio.to_thread
 import pytest
 
 from moondream_station.core.environments.building import open_building
-from moondream_station.core.environments.place import Place
 from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.store import Place
 from moondream_station.core.facts.errors import EnvironmentBroken, HashMismatch, NoSpace
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.layout import Home

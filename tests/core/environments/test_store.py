@@ -16,15 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.environments.place import Place, new_place, place_of
 from moondream_station.core.environments.records import check_records
 from moondream_station.core.environments.store import (
     CommitRecord,
     Committed,
+    Place,
     check_whole,
     commit,
     find_reusable,
     load_commit,
+    new_place,
+    place_of,
     request_key,
     sweep,
     sync_ahead,

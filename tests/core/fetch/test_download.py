@@ -434,9 +434,9 @@ async def test_a_file_on_disk_is_copied_and_hashed(index: TorchIndex, home: Home
 
 
 async def test_a_file_on_disk_that_is_gone_is_told(index: TorchIndex, home: Home, tmp_path: Path) -> None:
-    """A find-links folder that was emptied since is a download that can't be had."""
+    """A find-links folder that was emptied since is a download that is not available."""
     lock = lock_of([locked_file(BIG, (tmp_path / BIG.filename).as_uri())])
-    with pytest.raises(DownloadFailed, match="does not exist any more"):
+    with pytest.raises(DownloadFailed, match="no longer exists"):
         await fetched(lock, home, index)
 
 

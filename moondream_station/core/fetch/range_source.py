@@ -1,0 +1,200 @@
+"""Where a file's missing bytes come from: a file on disk, or a server that is asked for a part."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from moondream_station.core.fetch.partial import PartialFile, Validator
+from moondream_station.core.fetch.retry import AttemptFailed, content_length, failure_of, refusal
+from moondream_station.core.packaging.file_urls import local_path
+
+if TYPE_CHECKING:
+    import httpx2
+
+_COPY_BYTES = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CLOSE_SECONDS = 1.0
+
+
+class WrongFile(Exception):
+    """What came is not what was asked for; the message says in what."""
+
+
+class FileChanged(Exception):
+    """The server no longer has the file that the part here was fetched of."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Source:
+    """An answer.
+
+    Args:
+        pieces: The bytes, as they come.
+        total_bytes: Size of the whole file, None where the server does not say.
+        known_bytes: How many of the first ones are here already, because the server sends the file from its
+            beginning whatever it is asked for.
+    """
+
+    pieces: AsyncIterator[bytes]
+    total_bytes: int | None
+    known_bytes: int = 0
+
+    def new_bytes_of(self, piece: bytes) -> bytes:
+        """What of the next piece is not here yet."""
+        skipped = min(self.known_bytes, len(piece))
+        self.known_bytes -= skipped
+        return piece[skipped:] if skipped else piece
+
+
+def open_source(
+    url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
+) -> AbstractAsyncContextManager[Source]:
+    """Ask for what is missing of a file, of which `part` is here, and which must have this size.
+
+    Raises:
+        AttemptFailed: It is not available now, or ever.
+        WrongFile: The server has a file of another size.
+        FileChanged: What is here is of another file.
+    """
+    path = local_path(url)
+    return _open_http(url, part, client, size_bytes) if path is None else _open_file(path, part, size_bytes)
+
+
+@asynccontextmanager
+async def _open_file(path: Path, part: PartialFile, size_bytes: int | None) -> AsyncIterator[Source]:
+    try:
+        file = await anyio.open_file(path, "rb")
+        total = (await anyio.Path(path).stat()).st_size
+    except FileNotFoundError as error:
+        raise AttemptFailed("the file no longer exists", is_final=True) from error
+    except OSError as error:
+        raise _unreadable(error) from error
+    async with file:
+        _check_total(total, size_bytes)
+        if part.size > total:
+            raise FileChanged
+        await file.seek(part.size)
+        yield Source(pieces=_blocks(file), total_bytes=total)
+
+
+async def _blocks(file: anyio.AsyncFile[bytes]) -> AsyncIterator[bytes]:
+    try:
+        while block := await file.read(_COPY_BYTES):
+            yield block
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> AttemptFailed:
+    reason = f"it can't be read ({error.strerror or error})"
+    return AttemptFailed(reason, is_final=True, hint="Check the file, its permissions and its disk.")
+
+
+@asynccontextmanager
+async def _open_http(
+    url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
+) -> AsyncIterator[Source]:
+    import httpx2  # noqa: PLC0415  65 ms that nothing which fetches nothing should pay
+
+    is_answered = False
+    url_sha256 = hashlib.sha256(url.encode()).hexdigest()
+    try:
+        request = client.build_request("GET", url, headers=_headers(part, url_sha256), timeout=None)
+        response = await client.send(request, stream=True, follow_redirects=True)
+        is_answered = True
+        try:
+            yield await _read_answer(response, part, size_bytes, url_sha256)
+        finally:
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await response.aclose()
+    except httpx2.RequestError as error:
+        raise failure_of(error, is_final=not is_answered) from error
+    except httpx2.InvalidURL as error:
+        raise AttemptFailed(f"its address is not valid ({error})", is_final=True) from error
+
+
+def _headers(part: PartialFile, url_sha256: str) -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity", "Accept": "*/*"}
+    if part.size:
+        headers["Range"] = f"bytes={part.size}-"
+        if part.validator is not None and part.validator.url_sha256 == url_sha256 and part.validator.if_range:
+            headers["If-Range"] = part.validator.if_range
+    return headers
+
+
+async def _read_answer(
+    response: httpx2.Response, part: PartialFile, size_bytes: int | None, url_sha256: str
+) -> Source:
+    validator = _validator_of(response, url_sha256)
+    known_bytes = 0
+    if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+        start, total = _content_range(response)
+        if start != part.size:
+            raise AttemptFailed("the server sent another part than it was asked for")
+        if _is_another(validator, part.validator):
+            raise FileChanged  # it does not heed `If-Range`
+        validator = _completed(validator, part.validator)
+    elif response.status_code == HTTPStatus.OK:
+        total = content_length(response)
+        known_bytes = part.size
+        if part.size and _is_another(validator, part.validator):
+            raise FileChanged
+    elif response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.size:
+        if response.headers.get("Content-Range", "").strip() != f"bytes */{part.size}":
+            raise FileChanged
+        return Source(pieces=_nothing(), total_bytes=part.size)  # all of it is here already
+    else:
+        raise refusal(response)
+    _check_total(total, size_bytes)
+    await anyio.to_thread.run_sync(part.note, validator)
+    return Source(pieces=response.aiter_raw(), total_bytes=total, known_bytes=known_bytes)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for piece in tuple[bytes, ...]():
+        yield piece
+
+
+def _is_another(now: Validator, before: Validator | None) -> bool:
+    """Whether the server says that its file is another one than that of which a part is here.
+
+    Without a validator nobody can say. Then the part is kept: the hash at the end decides.
+    """
+    if before is None or before.url_sha256 != now.url_sha256 or before.if_range is None:
+        return False
+    return now.if_range is not None and before.if_range != now.if_range
+
+
+def _completed(now: Validator, before: Validator | None) -> Validator:
+    """The validators after a part was sent, with which a server need not repeat what it said before."""
+    if before is None or before.url_sha256 != now.url_sha256:
+        return now
+    return replace(now, etag=now.etag or before.etag, last_modified=now.last_modified or before.last_modified)
+
+
+def _validator_of(response: httpx2.Response, url_sha256: str) -> Validator:
+    etag = response.headers.get("ETag")
+    strong = etag if etag is not None and not etag.startswith("W/") else None
+    return Validator(url_sha256=url_sha256, etag=strong, last_modified=response.headers.get("Last-Modified"))
+
+
+def _content_range(response: httpx2.Response) -> tuple[int, int | None]:
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if match is None:
+        raise AttemptFailed("the server sent a part and did not say which")
+    return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def _check_total(total: int | None, expected: int | None) -> None:
+    if total is not None and expected is not None and total != expected:
+        raise WrongFile(f"it has {total} bytes instead of {expected}")
