@@ -1,4 +1,4 @@
-"""The commands and their options. What one does is imported when it is called, so that help is quick."""
+"""The commands and their options. Each imports its work when it is called, so that help is quick."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Strategy = Annotated[
     str | None,
-    typer.Option("--strategy", "-s", metavar="auto|guide|BUILD", help="How the PyTorch build is chosen."),
+    typer.Option("--strategy", "-s", metavar="auto|guide|BUILD", help="How to choose the PyTorch build."),
 ]
 MachineFile = Annotated[
-    Path | None, typer.Option("--machine", metavar="FILE", help="A machine record to look at instead.")
+    Path | None,
+    typer.Option("--machine", metavar="FILE", help="Use this machine record instead of this computer."),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Ask no index; use what this version knows.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Disable network access; use the bundled catalog.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -48,37 +49,37 @@ def station(
         print_text(f"moondream-station {VERSION}", {"version": VERSION}, as_json=as_json)
         raise typer.Exit(DONE)
     if context.invoked_subcommand is not None:
-        if as_json:  # it stands before the command, and is meant for it
+        if as_json:  # `moondream-station --json COMMAND` means `COMMAND --json`
             context.default_map = {context.invoked_subcommand: {"as_json": True}}
         return DONE
     if not sys.stdin.isatty():
         raise UsageError(
-            "The prompt needs a terminal, and standard input is none.",
+            "The prompt needs a terminal, and stdin is not one.",
             hint="Run `moondream-station serve` to serve without a prompt.",
         )
     from moondream_station.cli.prompt import run_prompt  # noqa: PLC0415
 
-    raise typer.Exit(run_prompt())
+    raise typer.Exit(run_prompt(run))
 
 
 @app.command()
 def serve(
     *,
-    host: Annotated[str | None, typer.Option(metavar="HOST", help="Address to serve on.")] = None,
+    host: Annotated[str | None, typer.Option(metavar="HOST", help="Address to listen on.")] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 takes any free one.")
+        int | None, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 for any free one.")
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Switch to this model first.")] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Another name this station may be called by.")
+        list[str] | None, typer.Option(metavar="NAME", help="Also accept this name in the Host header.")
     ] = None,
     as_json: Json = False,
 ) -> int:
     """Serve the active model over HTTP, until SIGINT or SIGTERM."""
-    from moondream_station.cli.serve import Wanted, run_serve  # noqa: PLC0415
+    from moondream_station.cli.serve import ServeOptions, run_serve  # noqa: PLC0415
 
-    wanted = Wanted(model=model, port_is_explicit=port is not None, allowed_hosts=allow_host or [])
-    return run_serve(host=host, port=port, wanted=wanted, as_json=as_json)
+    options = ServeOptions(model=model, port_is_explicit=port is not None, allowed_hosts=allow_host or [])
+    return run_serve(options, host=host, port=port, as_json=as_json)
 
 
 @app.command()
@@ -95,10 +96,10 @@ def switch(
     *,
     strategy: Strategy = None,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="Resolve anew, also where it is installed.")
+        bool, typer.Option("--upgrade", help="Resolve again, even if it is installed.")
     ] = False,
     python: Annotated[
-        Path | None, typer.Option("--python", metavar="PATH", help="The Python to make the environment from.")
+        Path | None, typer.Option("--python", metavar="PATH", help="Python interpreter for the environment.")
     ] = None,
     as_json: Json = False,
 ) -> int:
@@ -111,13 +112,17 @@ def switch(
 @app.command()
 def status(
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Show the active model and what runs."""
+    """Show the active model and the running activation."""
+    if watch:
+        from moondream_station.cli.watch import run_watch  # noqa: PLC0415
+
+        return run_watch(as_json=as_json)
     from moondream_station.cli.status import run_status  # noqa: PLC0415
 
-    return run_status(watch=watch, as_json=as_json)
+    return run_status(as_json=as_json)
 
 
 @app.command()
@@ -132,14 +137,18 @@ def cancel(*, as_json: Json = False) -> int:
 def plan(
     requirements: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REQUIREMENT]...", help="What to plan for; torch if nothing."),
+        typer.Argument(metavar="[REQUIREMENT]...", help="What to plan for; torch by default."),
     ] = None,
     *,
     requirement_files: Annotated[
         list[Path] | None,
-        typer.Option("-r", "--requirement", metavar="FILE", help="A requirements file; may be repeated."),
+        typer.Option(
+            "-r", "--requirement", metavar="FILE", help="Plan for a requirements file; may be repeated."
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Take the model's requirements.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Plan for a model's requirements.")
+    ] = None,
     machine: MachineFile = None,
     python: Annotated[
         str | None, typer.Option("--python", metavar="X.Y", help="Plan for this Python version.")
@@ -148,10 +157,10 @@ def plan(
     offline: Offline = False,
     as_json: Json = False,
 ) -> int:
-    """Say which PyTorch build would be installed, and why no other. Installs nothing."""
-    from moondream_station.cli.plan import Asked, run_plan  # noqa: PLC0415
+    """Show which PyTorch build would be installed, and why no other. Installs nothing."""
+    from moondream_station.cli.plan import PlanOptions, run_plan  # noqa: PLC0415
 
-    asked = Asked(
+    options = PlanOptions(
         requirements=requirements or [],
         requirement_files=requirement_files or [],
         model=model,
@@ -159,13 +168,14 @@ def plan(
         python=python,
         offline=offline,
     )
-    return run_plan(asked, strategy=strategy, as_json=as_json)
+    return run_plan(options, strategy=strategy, as_json=as_json)
 
 
 @app.command()
 def logs(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="The model; the last one by default.")
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="The model; by default that of the last activation."),
     ] = None,
     *,
     as_json: Json = False,
@@ -178,11 +188,11 @@ def logs(
 
 @app.command()
 def rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to take back.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to roll back.")],
     *,
     as_json: Json = False,
 ) -> int:
-    """Go back to the environment that a model had before."""
+    """Go back to a model's previous environment."""
     from moondream_station.cli.rollback import run_rollback  # noqa: PLC0415
 
     return run_rollback(model, as_json=as_json)
@@ -190,11 +200,11 @@ def rollback(
 
 @app.command()
 def remove(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to forget.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to remove.")],
     *,
     as_json: Json = False,
 ) -> int:
-    """Forget a model's environments."""
+    """Remove a model's environments."""
     from moondream_station.cli.housekeeping import run_remove  # noqa: PLC0415
 
     return run_remove(model, as_json=as_json)
@@ -203,10 +213,10 @@ def remove(
 @app.command()
 def prune(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove what nothing refers to: old environments, downloads, caches."""
+    """Remove old environments, downloads and caches that nothing refers to."""
     from moondream_station.cli.housekeeping import run_prune  # noqa: PLC0415
 
     return run_prune(dry_run=dry_run, as_json=as_json)
@@ -217,10 +227,11 @@ def doctor(
     *,
     offline: Offline = False,
     record: Annotated[
-        Path | None, typer.Option("--record", metavar="FILE", help="Write down what this computer answers.")
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="Save what this computer answers as a machine record."),
     ] = None,
     machine: MachineFile = None,
-    fix: Annotated[bool, typer.Option("--fix", help="Repair what needs no question.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired safely.")] = False,
     as_json: Json = False,
 ) -> int:
     """Check machine, driver, Python, torch, indexes, disk, environments and backends, with remedies."""
@@ -230,13 +241,10 @@ def doctor(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; the command line's one boundary for errors.
+    """Run one command, and print its error if it fails; returns the exit code.
 
     Args:
-        arguments: What follows the program's name.
-
-    Returns:
-        The exit code: 0 done, 1 failed, 2 the command line is wrong, 130 cancelled.
+        arguments: The command line without the program's name.
     """
     as_json = "--json" in arguments
     command = typer.main.get_command(app)
@@ -247,24 +255,24 @@ def run(arguments: Sequence[str]) -> int:
             )
     except StationError as error:
         is_stdout_lost = isinstance(error, OutputUnwritable)
-        _tell(error.info, as_json=as_json and not is_stdout_lost)
+        _print_error(error.info, as_json=as_json and not is_stdout_lost)
         return USAGE if isinstance(error, UsageError) else FAILED
     except typer.TyperException as error:
         hint = f"Run `moondream-station {_command_of(arguments)}--help`."
-        _tell(ErrorInfo(code="usage", message=error.format_message(), hint=hint), as_json=as_json)
+        _print_error(ErrorInfo(code="usage", message=error.format_message(), hint=hint), as_json=as_json)
         return USAGE
     except KeyboardInterrupt:
         return CANCELLED
     except BrokenPipeError:
-        return FAILED  # whoever read the result has gone
-    except Exception as error:  # noqa: BLE001  the boundary: a fault of ours is shown as one
-        _tell(_internal(error), as_json=as_json)
+        return FAILED  # nobody reads the result any more
+    except Exception as error:  # noqa: BLE001  the boundary: a bug of ours is reported as one
+        _print_error(_internal(error), as_json=as_json)
         return FAILED
     return code if isinstance(code, int) else DONE
 
 
-def _tell(error: ErrorInfo, *, as_json: bool) -> None:
-    """Print an error; where that can't be done, the exit code alone tells it."""
+def _print_error(error: ErrorInfo, *, as_json: bool) -> None:
+    """Print an error; where that fails too, the exit code has to do."""
     with suppress(BrokenPipeError, OutputUnwritable):
         print_error(error, as_json=as_json)
 
@@ -279,6 +287,6 @@ def _internal(error: Exception) -> ErrorInfo:
         traceback.print_exception(error)
     return ErrorInfo(
         code=StationError.code,
-        message=f"The station made a mistake: {type(error).__name__}: {error}",
-        hint="Run it again with MOONDREAM_STATION_LOG=debug, and report what it prints.",
+        message=f"Internal error (a bug in Moondream Station): {type(error).__name__}: {error}",
+        hint="Please report it, with the output of a run with MOONDREAM_STATION_LOG=debug.",
     )

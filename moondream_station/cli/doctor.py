@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with the machine or the station, and what to do about it."""
+"""`doctor`: checks the machine and the station, and names a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -47,7 +47,7 @@ _REPAIRS = "station.repairs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
+class _Options:
     """The options of `doctor`."""
 
     offline: bool
@@ -61,10 +61,10 @@ def run_doctor(
     """Examine, and print the report.
 
     Args:
-        offline: Whether no other computer may be asked.
-        record: Where to write what the machine answers, None for nowhere.
-        machine_file: A machine record to look at instead of this computer.
-        fix: Whether to repair what needs no question, before looking.
+        offline: Whether to leave the network alone.
+        record: Where to save a machine record, None for nowhere.
+        machine_file: A machine record to use instead of this computer.
+        fix: Whether to repair first what can be repaired safely.
         as_json: Whether to print JSON.
 
     Returns:
@@ -75,7 +75,7 @@ def run_doctor(
     """
     if fix and machine_file is not None:
         raise UsageError(
-            "--fix repairs this computer, and --machine looks at another one.", hint="Leave one of them out."
+            "--fix repairs this computer, and --machine examines another one.", hint="Use one of them."
         )
     if record is not None:
         _check_writable(record)
@@ -85,23 +85,23 @@ def run_doctor(
     home = home_from(os.environ)
     settings = _settings(home)
     configure_logging(settings.log)
-    wanted = _Wanted(offline=offline, record=record, fix=fix)
-    report = run_loop(_doctor, home, settings, machine, wanted)
+    options = _Options(offline=offline, record=record, fix=fix)
+    report = run_loop(_doctor, home, settings, machine, options)
     symbols = _symbols()
     print_text(report_text(report, symbols), report_to_json(report), as_json=as_json)
     return 0 if report.is_ok else 1
 
 
 def _settings(home: Home) -> Settings:
-    """The user's settings; where they can't be used, the defaults: a finding says what is wrong with them."""
+    """The user's settings; the defaults where they are invalid, which a finding reports."""
     try:
         return load_settings(home, os.environ)
     except (SettingsInvalid, HomeUnusable):
         return Settings()
 
 
-async def _doctor(home: Home, settings: Settings, machine: Machine, wanted: _Wanted) -> Report:
-    repairs = await _repaired(home) if wanted.fix else None
+async def _doctor(home: Home, settings: Settings, machine: Machine, options: _Options) -> Report:
+    repairs = await _repaired(home) if options.fix else None
     recorder = Recorder(machine)
     with _as_they_finish() as show:
         report = await examine(
@@ -109,24 +109,24 @@ async def _doctor(home: Home, settings: Settings, machine: Machine, wanted: _Wan
             settings=settings,
             environ=os.environ,
             machine=recorder,
-            offline=wanted.offline,
+            offline=options.offline,
             on_finding=show,
         )
-    if wanted.record is not None:
-        _write(wanted.record, recorder)
+    if options.record is not None:
+        await anyio.to_thread.run_sync(_write, options.record, recorder)
     return with_finding(report, repairs) if repairs is not None else report
 
 
 async def _repaired(home: Home) -> Finding:
-    """Repair what needs no question, and say what was done; a failure hides no other finding."""
+    """Repair what can be repaired safely, and report it; a failure hides no other finding."""
     began = time.perf_counter()
     try:
         done = await repair(home)
-        verdict = ok(" ".join(done) or "Nothing needed a repair.")
+        verdict = ok(" ".join(done) or "Nothing needed repair.")
     except StationError as error:
         await anyio.lowlevel.checkpoint()
         remedy = Remedy(text=error.hint) if error.hint else None
-        verdict = warning(f"Nothing could be repaired: {error.message}", remedy=remedy)
+        verdict = warning(f"The repair failed: {error.message}", remedy=remedy)
     verdict = cleaner(home, os.environ)(verdict)
     return Finding(
         id=_REPAIRS,
@@ -140,7 +140,7 @@ async def _repaired(home: Home) -> Finding:
 
 
 def _check_writable(path: Path) -> None:
-    """Refuse a place that can't be written to before anything is done."""
+    """Refuse a path that can't be written, before anything else is done."""
     folder = path.absolute().parent
     if path.is_dir():
         reason = "it is a folder"
@@ -160,11 +160,11 @@ def _write(path: Path, recorder: Recorder) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise _unwritable(path, (error.strerror or type(error).__name__).lower()) from error
-    print_progress(f"The machine is written down in {path}; look at it before you pass it on.")
+    print_progress(f"Saved the machine record to {path}; check what it holds before you share it.")
 
 
 def _unwritable(path: Path, reason: str) -> UsageError:
-    return UsageError(f"{path} can't be written: {reason}.", hint="Name a file that you may write.")
+    return UsageError(f"Can't write {path}: {reason}.", hint="Name a file that you can write.")
 
 
 def _symbols() -> Symbols:
@@ -175,7 +175,7 @@ def _symbols() -> Symbols:
 
 @contextmanager
 def _as_they_finish() -> Iterator[Callable[[Finding], None] | None]:
-    """Show each finding on a terminal as its check ends; the report takes their place."""
+    """Show each finding on a terminal as its check ends; the report replaces them."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal or console.is_dumb_terminal:
         yield None

@@ -1,8 +1,10 @@
-"""`prune` and `remove`: what a home does not need."""
+"""`prune` and `remove`: free what a home no longer needs."""
 
 from __future__ import annotations
 
 import os
+
+import anyio.to_thread
 
 from moondream_station.console.output import print_progress, print_text
 from moondream_station.console.signals import run_loop
@@ -14,30 +16,34 @@ from moondream_station.core.home.locks import Holder, activation_lock, read_stat
 from moondream_station.panel.quantities import size_text
 
 
-def waiting(holder: Holder | None) -> None:
-    """Say who is waited for."""
+def report_wait(holder: Holder | None) -> None:
+    """Print which process is waited for."""
     who = (
-        f"pid {holder.pid} ({holder.command}), at work since {holder.since}" if holder else "another process"
+        f"pid {holder.pid} ({holder.command}), running since {holder.since}" if holder else "another process"
     )
     print_progress(f"Waiting for {who}")
 
 
 def run_prune(*, dry_run: bool, as_json: bool) -> int:
-    """Remove what nothing refers to, or say what that would be; returns the exit code."""
+    """Remove what nothing refers to, or list it; returns the exit code."""
     home = home_from(os.environ)
 
     async def work() -> list[dict[str, object]]:
         home.create()
-        found = await prune(home, dry_run=dry_run, on_wait=waiting)
+        entries = await prune(home, dry_run=dry_run, on_wait=report_wait)
         return [
-            {"path": str(one.path.relative_to(home.root)), "kind": one.kind, "size_bytes": one.size_bytes}
-            for one in found
+            {
+                "path": str(entry.path.relative_to(home.root)),
+                "kind": entry.kind,
+                "size_bytes": entry.size_bytes,
+            }
+            for entry in entries
         ]
 
     removed = run_loop(work) if home.root.exists() else []
-    total = sum(int(str(one["size_bytes"])) for one in removed)
+    total = sum(int(str(entry["size_bytes"])) for entry in removed)
     verb = "Would free" if dry_run else "Freed"
-    lines = [f"{one['kind']:<12} {one['path']}" for one in removed]
+    lines = [f"{entry['kind']:<12} {entry['path']}" for entry in removed]
     text = "\n".join([*lines, f"{verb} {size_text(total)}."])
     print_text(text, {"removed": removed, "size_bytes": total, "dry_run": dry_run}, as_json=as_json)
     return 0
@@ -47,28 +53,31 @@ def run_remove(model: str, *, as_json: bool) -> int:
     """Forget a model's environments; `prune` frees their space. Returns the exit code.
 
     Raises:
-        NoActiveModel: The model has none.
+        NoActiveModel: The model has no environment.
         StationRunning: A station serves the model now.
     """
     home = home_from(os.environ)
-    _record_with(home, model)  # before anything is made or waited for
+    _record_with(home, model)  # before the home is created or its lock waited for
     home.create()
     run_loop(_forget, home, model)
-    text = f"{model} is forgotten; `moondream-station prune` frees the space."
+    text = f"Removed {model}; run `moondream-station prune` to free its disk space."
     print_text(text, {"model": model}, as_json=as_json)
     return 0
 
 
 async def _forget(home: Home, model: str) -> None:
-    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=waiting):
+    def forget() -> None:
         record = _record_with(home, model)
         station = read_station(home)
         if station is not None and record.model == model:
             raise StationRunning(
                 f"The station at {station.address} (pid {station.pid}) serves {model}.",
-                hint="Switch to another model first, or end that station.",
+                hint="Switch to another model first, or stop that station.",
             )
         write_active(home, record.without(model))
+
+    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=report_wait):
+        await anyio.to_thread.run_sync(forget)
 
 
 def _record_with(home: Home, model: str) -> ActiveRecord:

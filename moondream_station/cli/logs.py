@@ -1,4 +1,4 @@
-"""`logs`: what the last activation did, with its tools' output, and what the worker wrote last."""
+"""`logs`: the last activation's journal, with the output of its tools, and the worker's last lines."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def run_logs(model: str | None, *, as_json: bool) -> int:
     """Print the last activation's journal and the worker's last lines; returns the exit code.
 
     Args:
-        model: Whose; None for the model that was asked for last.
+        model: The model's id; None for the model of the last activation.
         as_json: Whether to print one JSON object.
 
     Raises:
-        NoActiveModel: Nothing was ever asked for, or not for this model.
+        NoActiveModel: There is no activation, or none of this model.
     """
     home = home_from(os.environ)
-    found = _latest(home, model)
-    if found is None:
+    latest = _latest(home, model)
+    if latest is None:
         raise NoActiveModel(
-            f"There is no activation of {model} on record." if model else "There is no activation on record.",
+            f"No activation of {model} is on record." if model else "No activation is on record.",
             hint="`moondream-station switch MODEL` activates a model.",
         )
-    activation, events, name = found
+    activation, events, name = latest
     notes = _notes(home, activation)
     worker = _last_lines(home, name)
     shown = {
@@ -58,7 +58,7 @@ def _latest(home: Home, model: str | None) -> tuple[str, list[Event], str] | Non
 
 
 def _notes(home: Home, activation: str) -> list[str]:
-    """The tools' output that stands between the facts."""
+    """The output of tools, which the journal keeps between the facts."""
     notes = []
     for line in (home.activations / f"{activation}.jsonl").read_text(errors="replace").splitlines():
         try:
@@ -84,6 +84,6 @@ def _text(activation: str, events: list[Event], notes: list[str], worker: list[s
     for event in events:
         lines += [f"{event.at:%H:%M:%S}  {line}" for line in plain.lines(event)]
     for note in notes:
-        lines += ["", "What the tool said:", *(f"  {line}" for line in note.splitlines())]
+        lines += ["", "Output of the tool:", *(f"  {line}" for line in note.splitlines())]
     lines += ["", "The worker's last lines:" if worker else "The worker wrote nothing.", *worker]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`plan`: which build would be installed, and for every other one why not."""
+"""`plan`: which build would be installed, and for every candidate why or why not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import anyio.to_thread
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -38,8 +39,8 @@ from moondream_station.core.resolve.interpreter import own_interpreter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """The options of `plan` that say what is planned for."""
+class PlanOptions:
+    """The options of `plan` that say what to plan for."""
 
     requirements: Sequence[str]
     requirement_files: Sequence[Path]
@@ -49,13 +50,13 @@ class Asked:
     offline: bool
 
 
-def run_plan(asked: Asked, *, strategy: str | None, as_json: bool) -> int:
+def run_plan(options: PlanOptions, *, strategy: str | None, as_json: bool) -> int:
     """Plan, and print it; returns 0 where there is a build, else 1."""
     home = home_from(os.environ)
     settings = load_settings(home, os.environ, strategy=strategy)
     check_strategy(settings.strategy)
     configure_logging(settings.log)
-    selection = run_loop(_plan, asked, home, settings)
+    selection = run_loop(_plan, options, home, settings)
     print_text(plan_text(selection, width=terminal_width()), to_json(selection), as_json=as_json)
     return 0 if selection.build is not None else 1
 
@@ -65,7 +66,7 @@ def plan_text(selection: Selection, *, width: int | None = None) -> str:
 
     Args:
         selection: The plan.
-        width: What a line of the terminal holds, None where it is not for one.
+        width: Columns of the terminal; None where the text is not for one.
     """
     lines = []
     if selection.build is None:
@@ -79,7 +80,7 @@ def plan_text(selection: Selection, *, width: int | None = None) -> str:
             "build": candidate.build,
             "torch": candidate.torch or "-",
             "verdict": str(candidate.verdict),
-            "reason": _beside_its_name(candidate),
+            "reason": _reason_without_build(candidate),
         }
         for candidate in selection.candidates
     ]
@@ -89,7 +90,7 @@ def plan_text(selection: Selection, *, width: int | None = None) -> str:
 
 
 def _commands(selection: Selection) -> list[Sequence[str]]:
-    """The command, and one for what it leaves to the user's own index."""
+    """The command, and a second one for requirements that come from the user's own index."""
     commands: list[Sequence[str]] = [selection.command]
     others = [
         text
@@ -101,24 +102,24 @@ def _commands(selection: Selection) -> list[Sequence[str]]:
     return commands
 
 
-def _beside_its_name(candidate: Candidate) -> str:
-    """A candidate's reason in a row that names the build already."""
+def _reason_without_build(candidate: Candidate) -> str:
+    """A candidate's reason, without the build's name, which its row shows already."""
     shorter = candidate.reason.removeprefix(candidate.build)
     return shorter.lstrip(": ") if shorter.startswith((" ", ": ")) else candidate.reason
 
 
-async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
+async def _plan(options: PlanOptions, home: Home, settings: Settings) -> Selection:
     machine: Machine = (
         LocalMachine(os.environ)
-        if asked.machine_file is None
-        else RecordedMachine(load_record(asked.machine_file))
+        if options.machine_file is None
+        else RecordedMachine(load_record(options.machine_file))
     )
-    if asked.python is not None:
-        machine = with_python(machine, asked.python)
-    is_elsewhere = asked.machine_file is not None
-    python = asked.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
-    requirements = await _requirements(asked, home, settings, system=machine.facts.system)
-    if is_elsewhere or asked.offline:
+    if options.python is not None:
+        machine = with_python(machine, options.python)
+    is_elsewhere = options.machine_file is not None
+    python = options.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
+    requirements = await _requirements(options, home, settings, system=machine.facts.system)
+    if is_elsewhere or options.offline:
         return await plan_from_catalog(
             requirements,
             machine,
@@ -138,18 +139,18 @@ async def _plan(asked: Asked, home: Home, settings: Settings) -> Selection:
     )
 
 
-async def _requirements(asked: Asked, home: Home, settings: Settings, *, system: str) -> Requirements:
-    """All that was named, together; torch where nothing was."""
-    texts = list(parse_requirement_args(asked.requirements).canonical)
+async def _requirements(options: PlanOptions, home: Home, settings: Settings, *, system: str) -> Requirements:
+    """Everything that the options name; torch where they name nothing."""
+    texts = list(parse_requirement_args(options.requirements).canonical)
     warnings: list[str] = []
-    for file in asked.requirement_files:
-        read = _read(file)
-        texts += read.canonical
-        warnings += read.warnings
-    if asked.model is not None:
-        asks = await _requirements_of(asked.model, home, settings, system=system)
-        # What is given by a URL says nothing about torch, and could not be a requirement on its own.
-        pairs = zip(asks.items, asks.texts, strict=True)
+    for file in options.requirement_files:
+        from_file = await anyio.to_thread.run_sync(_read, file)
+        texts += from_file.canonical
+        warnings += from_file.warnings
+    if options.model is not None:
+        of_model = await _requirements_of(options.model, home, settings, system=system)
+        # A requirement by URL says nothing about torch, and its text is no argument of a command.
+        pairs = zip(of_model.items, of_model.texts, strict=True)
         texts += [text for item, text in pairs if item.url is None]
     return replace(parse_requirement_args(texts or ["torch"]), warnings=tuple(warnings))
 
@@ -158,8 +159,10 @@ def _read(path: Path) -> Requirements:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UsageError(f"{path} can't be read: {reason}.", hint="Name a requirements file.") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"Can't read {path}: {reason}.", hint="Give the path of a requirements file."
+        ) from error
     try:
         return parse_requirements(lines, origin=str(path))
     except RequirementsUnsafe as error:

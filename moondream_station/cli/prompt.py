@@ -1,11 +1,11 @@
-"""The interactive prompt: serves while it runs, with the status panel below, and takes a few commands."""
+"""The interactive prompt: serves while it runs, shows the status panel, and takes a few commands."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +21,7 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
-from moondream_station.cli.serve import Wanted, serve_here
+from moondream_station.cli.serve import ServeOptions, serve_here
 from moondream_station.cli.status import models_text, status_text
 from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.logging import configure_logging
@@ -31,58 +31,59 @@ from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel, UsageError
 from moondream_station.core.facts.events import CancelReason, DownloadProgressed, Fact, ProbeFinished
-from moondream_station.core.facts.state import status
-from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import home_from
 from moondream_station.core.home.settings import load_settings
 from moondream_station.core.home.together import accompanied
 from moondream_station.core.station import Station
-from moondream_station.core.views.overview import models_shape
 from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
 
 COMMANDS: Final[Mapping[str, str]] = {
     "switch": "switch MODEL [--strategy S]: activate a model",
-    "rollback": "rollback MODEL: back to the environment that the active model had before",
-    "cancel": "cancel: end the running switch (also Ctrl-C)",
+    "rollback": "rollback MODEL: go back to the active model's previous environment",
+    "cancel": "cancel: cancel the running switch (also Ctrl-C)",
     "models": "models: list the models",
-    "status": "status: what is active, and what runs",
-    "plan": "plan [REQUIREMENT...] [OPTIONS]: which build would be installed, and why; `plan --help`",
-    "help": "help: this list",
-    "quit": "quit: end the station (also Ctrl-D)",
+    "status": "status: show the active model and the running switch",
+    "plan": "plan [REQUIREMENT...] [OPTIONS]: show which build would be installed, and why; `plan --help`",
+    "help": "help: show this list",
+    "quit": "quit: stop the station (also Ctrl-D)",
 }
 _STRATEGIES: Final = ("auto", "guide", "cpu")
-_SECONDS_A_PICTURE: Final = 0.25
+_REDRAW_SECONDS: Final = 0.25
 
 
-def run_prompt() -> int:
-    """Serve, and take commands until `quit`, Ctrl-D or a signal; returns the exit code."""
-    return run_loop(_run)
+def run_prompt(run_command: Callable[[Sequence[str]], int]) -> int:
+    """Serve, and take commands until `quit`, Ctrl-D or a signal; returns the exit code.
+
+    Args:
+        run_command: Runs a command of the command line; it prints its result or its error.
+    """
+    return run_loop(_run, run_command)
 
 
-async def _run() -> int:
+async def _run(run_command: Callable[[Sequence[str]], int]) -> int:
     home = home_from(os.environ)
     settings = load_settings(home, os.environ)
     check_strategy(settings.strategy)
     configure_logging(settings.log, default="error")
     stopping = anyio.Event()
-    async with serve_here(home, settings, Wanted(), stopping=stopping, announce=_announce) as station:
-        prompt = Prompt(station, Terminal(sys.stdout))
+    async with serve_here(home, settings, ServeOptions(), stopping=stopping, announce=_announce) as station:
+        prompt = Prompt(station, Terminal(sys.stdout), run_command)
 
-        def obey(signal: CancelReason) -> None:
+        def heed(signal: CancelReason) -> None:
             if signal is CancelReason.USER:
                 prompt.interrupt()
             else:
                 stopping.set()
 
-        with cancel_on_signal(obey):
-            await _until(stopping, partial(accompanied, prompt.take_commands, prompt.tell))
-        ignore_signals()  # the station is ending
+        with cancel_on_signal(heed):
+            await _until(stopping, partial(accompanied, prompt.take_commands, prompt.report))
+        ignore_signals()  # the station is stopping
     return 0
 
 
 async def _until(stopping: anyio.Event, job: Callable[[], Awaitable[None]]) -> None:
-    """Do something until it ends, or the station does."""
+    """Run a job until it ends or the station does."""
     scope = anyio.CancelScope()
 
     async def leave() -> None:
@@ -106,11 +107,16 @@ class Prompt:
     Args:
         station: The station that serves here.
         terminal: Where the prompt is.
+        run_command: As in `run_prompt`.
     """
 
-    def __init__(self, station: Station, terminal: Terminal) -> None:
+    def __init__(
+        self, station: Station, terminal: Terminal, run_command: Callable[[Sequence[str]], int]
+    ) -> None:
         self._station = station
         self._terminal = terminal
+        self._run_command = run_command
+        self._running_command: anyio.CancelScope | None = None
         self._unicode = terminal.shows_unicode(os.environ)
         self._cancelled: str | None = None
 
@@ -121,19 +127,19 @@ class Prompt:
             bottom_toolbar=self.panel,
             complete_style=CompleteStyle.READLINE_LIKE,  # a menu would need lines between prompt and panel
             reserve_space_for_menu=0,
-            refresh_interval=_SECONDS_A_PICTURE,
+            refresh_interval=_REDRAW_SECONDS,
             style=Style.from_dict({"bottom-toolbar": "noreverse"}),
         )
         with patch_stdout(raw=True):
-            while await self._take_one(session):
+            while await self._take_line(session):
                 pass
 
-    async def _take_one(self, session: PromptSession[str]) -> bool:
-        """Take one line, and obey it; gives whether another one may follow."""
+    async def _take_line(self, session: PromptSession[str]) -> bool:
+        """Read and run one line; returns whether another one may follow."""
         await anyio.lowlevel.checkpoint()
         try:
             line = await session.prompt_async("moondream> ", handle_sigint=False)
-        except KeyboardInterrupt:  # the key, not the signal: the line is thrown away, as in a shell
+        except KeyboardInterrupt:  # the key, not the signal: the line is discarded, as in a shell
             self.interrupt()
             return True
         except EOFError:
@@ -141,19 +147,21 @@ class Prompt:
         if line.strip() in {"quit", "exit"}:
             return False
         try:
-            await self.obey(line)
+            await self.run_line(line)
         except StationError as error:
             print_error(error.info, as_json=False)
         return True
 
     def interrupt(self) -> None:
-        """Ctrl-C: end the running switch, where one runs."""
-        if self._station.bus.state.activation is not None:
+        """Ctrl-C: cancel the command that runs, else the running switch."""
+        if self._running_command is not None:
+            self._running_command.cancel()
+        elif self._station.bus.state.activation is not None:
             with suppress(NothingToCancel):  # it has just ended
                 self._cancel()
 
-    async def tell(self) -> None:
-        """Print what happens above the prompt, as far as the panel does not show it."""
+    async def report(self) -> None:
+        """Print events above the prompt, except for those that the panel shows."""
         plain = PlainLines()
         async with self._station.bus.subscribe() as events:
             async for event in events:
@@ -161,12 +169,12 @@ class Prompt:
                     for line in plain.lines(event):
                         print_result(line)
 
-    async def obey(self, line: str) -> None:
-        """Do what a line says.
+    async def run_line(self, line: str) -> None:
+        """Run a command.
 
         Raises:
-            UsageError: There is no such command, or it lacks something.
-            StationError: It can't be done.
+            UsageError: There is no such command, or it lacks an argument.
+            StationError: It failed.
         """
         await anyio.lowlevel.checkpoint()
         words = _split(line)
@@ -178,21 +186,20 @@ class Prompt:
             case ["switch", model, "--strategy" | "-s", strategy]:
                 self._switch(model, check_strategy(strategy))
             case ["rollback", model]:
-                self._roll_back(model)
+                self._station.request_rollback(model)
             case ["cancel"]:
                 self._cancel()
             case ["models"]:
-                record = read_active(self._station.home)
-                print_result(models_text(models_shape(self._station.manifest, record)))
+                print_result(models_text(await anyio.to_thread.run_sync(self._station.models)))
             case ["status"]:
-                print_result(status_text(status(self._station.bus.state)))
+                print_result(status_text(self._station.status()))
             case ["plan", *arguments]:
                 await self._plan(arguments)
             case ["help"]:
                 print_result("\n".join(COMMANDS.values()))
             case _:
                 hint = COMMANDS.get(words[0], "`help` lists the commands.")
-                raise UsageError(f"{line.strip()!r} is no command.", hint=hint)
+                raise UsageError(f"Unknown command {line.strip()!r}.", hint=hint)
 
     def panel(self) -> ANSI:
         """The running activation, in at most half of the terminal, and the active model."""
@@ -214,7 +221,7 @@ class Prompt:
         return ANSI("\n".join(map(self._terminal.styled, lines)))
 
     def _words(self) -> Mapping[str, Mapping[str, Any] | None]:
-        """What can be typed where."""
+        """Completions, nested by position."""
         strategies = {"--strategy": dict.fromkeys(_STRATEGIES)}
         models = self._station.manifest.models
         after: dict[str, Mapping[str, Any]] = {
@@ -224,21 +231,24 @@ class Prompt:
         return {name: after.get(name) for name in COMMANDS}
 
     def _switch(self, model: str, strategy: str | None) -> None:
-        with suppress(UnknownModel):  # published, and so told
+        with suppress(UnknownModel):  # published, and so printed
             self._station.request_switch(model, strategy)
-
-    def _roll_back(self, model: str) -> None:
-        self._station.request_rollback(model)
 
     def _cancel(self) -> None:
         self._cancelled = self._station.request_cancel()
 
     async def _plan(self, arguments: list[str]) -> None:
-        """Plan as the command line does, with all its options, and its own end for errors."""
-        from moondream_station.cli.app import run  # noqa: PLC0415  it imports this module
-
-        await anyio.to_thread.run_sync(run, ["plan", *arguments])
-        configure_logging(self._station.settings.log, default="error")  # `plan` has set up its own
+        """Plan as the command line does, with all its options and its own way to report errors."""
+        with anyio.CancelScope() as scope:
+            self._running_command = scope
+            try:
+                # Its event loop is this one (`run_loop`), so that cancelling the scope ends it.
+                await anyio.to_thread.run_sync(self._run_command, ["plan", *arguments])
+            finally:
+                self._running_command = None
+                configure_logging(self._station.settings.log, default="error")  # `plan` has set up its own
+        if scope.cancel_called:
+            print_result("Cancelled.")
 
 
 def _is_in_panel(fact: Fact) -> bool:
@@ -249,4 +259,4 @@ def _split(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
-        raise UsageError(f"{line!r} can't be read: {error}.", hint="Quotes come in pairs.") from error
+        raise UsageError(f"Can't parse {line!r}: {error}.", hint="Close the quotes.") from error

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from moondream_station.cli.housekeeping import waiting
-from moondream_station.cli.switch import activate_here
+import anyio
+import anyio.to_thread
+
+from moondream_station.cli.activate import activate_here, activate_there
+from moondream_station.cli.housekeeping import report_wait
 from moondream_station.console.exit_codes import DONE
 from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_error, print_progress, print_text
@@ -33,72 +36,60 @@ def run_rollback(model: str, *, as_json: bool) -> int:
     Raises:
         UnknownModel: The manifest has no such model.
         NothingToRollBack: It had no environment before.
-        StationError: That one can't be used any more, or the home can't be changed.
+        StationError: That environment can't be used any more, or the home can't be changed.
     """
     home = home_from(os.environ)
     settings = load_settings(home, os.environ)
     configure_logging(settings.log)
-    presenter = RollbackPresenter(as_json=as_json)
-    code = run_loop(_roll_back, home, settings, model, presenter)
+    code = run_loop(_roll_back, home, settings, model, _RollbackPresenter(as_json=as_json))
     if code == DONE:
         _print_result(home, model, as_json=as_json)
     return code
 
 
 @dataclass
-class RollbackPresenter:
-    """The activation's lines on stderr, for people; what came of it is printed when it is over.
-
-    Args:
-        as_json: Whether a program reads: then a failure alone is told.
-    """
+class _RollbackPresenter:
+    """The activation's lines on stderr, for people; with `--json` only a failure is printed."""
 
     as_json: bool
     _lines: PlainLines = field(default_factory=PlainLines)
 
     async def show(self, event: Event) -> None:
-        """Print the fact's lines; how it ends is the command's result, or its error."""
+        """Print the fact's lines; success is printed later, as the command's result."""
         if isinstance(event.fact, ActivationFailed):
             print_error(event.fact.error, as_json=self.as_json)
         elif isinstance(event.fact, BackendActivationRequested):
-            self._say(f"Going back to the environment that {event.fact.model} had before")
+            self._print(f"Rolling {event.fact.model} back to its previous environment")
         elif not isinstance(event.fact, ActivationSucceeded):
             for line in self._lines.lines(event):
-                self._say(line)
+                self._print(line)
 
     def cancelling(self) -> None:
-        """Say so."""
-        self._say("Cancelling")
+        """Print that it was asked to end."""
+        self._print("Cancelling")
 
     def close(self) -> None:
         """Nothing is left to do."""
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if not self.as_json:
             print_progress(line)
 
 
-async def _roll_back(home: Home, settings: Settings, model: str, presenter: RollbackPresenter) -> int:
-    """The active model gets another worker, which is an activation; of any other model nothing runs."""
-    (await open_manifest(home, settings, os.environ)).model(model)
-    previous_environment(home, model)
-    if read_active(home).model != model:
-        code = await _exchange(home, settings, model)
-        if code is not None:
-            return code
-    record = read_station(home)
+async def _roll_back(home: Home, settings: Settings, model: str, presenter: _RollbackPresenter) -> int:
+    """Roll back the active model by an activation, any other one by exchanging the environments' names."""
+    manifest = await open_manifest(home, settings, os.environ)
+    manifest.model(model)
+    await anyio.to_thread.run_sync(previous_environment, home, model)
+    active = await anyio.to_thread.run_sync(read_active, home)
+    if active.model != model and await exchange(
+        home, manifest, model, environ=os.environ, on_wait=report_wait
+    ):
+        return DONE  # else it has become the active one meanwhile
+    record = await anyio.to_thread.run_sync(read_station, home)
     if record is None:
         return await activate_here(home, settings, lambda station: station.request_rollback(model), presenter)
-    from moondream_station.cli.forwarding import follow_there  # noqa: PLC0415  only where a station serves
-
-    return await follow_there(home, record, model, lambda client: client.rollback(model), presenter)
-
-
-async def _exchange(home: Home, settings: Settings, model: str) -> int | None:
-    """Exchange the environments of a model that is not active; None where it has become that meanwhile."""
-    manifest = await open_manifest(home, settings, os.environ)
-    is_done = await exchange(home, manifest, model, environ=os.environ, on_wait=waiting)
-    return DONE if is_done else None
+    return await activate_there(home, record, model, lambda client: client.rollback(model), presenter)
 
 
 def _print_result(home: Home, model: str, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`serve`: the station over HTTP, until it is told to end."""
+"""`serve`: the station over HTTP, until a signal ends it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.logging import configure_logging
@@ -34,18 +35,18 @@ from moondream_station.http.server import serve as answer_requests
 
 _FAREWELL_SECONDS = 2.0
 _ANNOUNCE_SECONDS = 3.0
-"""How long a station that begins may take to say where it serves."""
-_LOOK_SECONDS = 0.1
+"""How long a starting station may take to write its address to `station.json`."""
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ServeOptions:
     """The options of `serve`.
 
     Args:
         model: The model to switch to, None for the one that is active.
-        port_is_explicit: Whether no other port will do.
-        allowed_hosts: Further names by which the station may be called.
+        port_is_explicit: Whether it must be this port, not the next free one.
+        allowed_hosts: Further names that the Host header may have.
     """
 
     model: str | None = None
@@ -53,7 +54,7 @@ class Wanted:
     allowed_hosts: Sequence[str] = ()
 
 
-def run_serve(*, host: str | None, port: int | None, wanted: Wanted, as_json: bool) -> int:
+def run_serve(options: ServeOptions, *, host: str | None, port: int | None, as_json: bool) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code."""
     home = home_from(os.environ)
     settings = load_settings(home, os.environ, service_host=host, service_port=port)
@@ -66,16 +67,18 @@ def run_serve(*, host: str | None, port: int | None, wanted: Wanted, as_json: bo
             print_text(text, {"address": address, "pid": os.getpid()}, as_json=as_json)
         except BrokenPipeError as error:
             raise OutputUnwritable(
-                "Nobody reads where the station serves: stdout is a pipe without a reader.",
-                hint="Look at what its output is redirected to.",
+                "Can't print the station's address: stdout is a pipe that nobody reads.",
+                hint="Check what stdout is redirected to.",
             ) from error
 
-    run_loop(_serve, home, settings, wanted, announce)
+    run_loop(_serve, home, settings, options, announce)
     return 0
 
 
-async def _serve(home: Home, settings: Settings, wanted: Wanted, announce: Callable[[str], None]) -> None:
-    """Serve until a signal comes; one that comes before it serves ends the beginning."""
+async def _serve(
+    home: Home, settings: Settings, options: ServeOptions, announce: Callable[[str], None]
+) -> None:
+    """Serve until a signal comes; one that comes early cancels the start."""
     stopping = anyio.Event()
     opening = anyio.CancelScope()
     is_open = False
@@ -85,46 +88,45 @@ async def _serve(home: Home, settings: Settings, wanted: Wanted, announce: Calla
         if not is_open:
             opening.cancel()
 
-    # Whoever reads the address may send a signal in the next moment: they are caught before it is told.
+    # Whoever reads the address may send a signal at once: signals are handled before it is printed.
     with cancel_on_signal(stop):
         with opening:
-            async with serve_here(home, settings, wanted, stopping=stopping, announce=announce):
+            async with serve_here(home, settings, options, stopping=stopping, announce=announce):
                 is_open = True
                 await stopping.wait()
-        ignore_signals()  # it has ended
+        ignore_signals()  # the station has stopped
 
 
 @asynccontextmanager
 async def serve_here(
     home: Home,
     settings: Settings,
-    wanted: Wanted,
+    options: ServeOptions,
     *,
     stopping: anyio.Event,
     announce: Callable[[str], None],
 ) -> AsyncIterator[Station]:
-    """Serve while the block runs: listen, then say so, then answer. What is active begins to load at once.
+    """Serve while the block runs: listen, announce, answer. The active model begins to load at once.
 
     Args:
         home: The home.
         settings: The user's settings; host and port among them.
-        wanted: The options of `serve`.
-        stopping: Set when the station is to end; set by this, too, when the server ends for another reason.
-        announce: Told the address, once the station listens and other programs can find it.
+        options: The options of `serve`.
+        stopping: Set it to stop the station; this sets it too when the server ends for another reason.
+        announce: Called with the address once the station listens and `station.json` is written.
 
     Raises:
         StationRunning: Another station serves this home.
-        AddressInUse: There is no port to serve on.
-        AddressUnusable: The address is none of this computer's.
-        UnknownModel: The manifest has no such model.
-        UnsupportedModel: It can't run here.
-        HomeUnusable: The home can't be used.
-        ManifestInvalid: The manifest can't be.
+        AddressInUse: No port is free.
+        AddressUnusable: The address is not one of this computer's.
+        StationError: The model, the home or the manifest can't be used.
     """
     home.create()
     async with AsyncExitStack() as stack:
         await _take_lock(home, stack)
-        listeners = listen(settings.service_host, settings.service_port, explicit=wanted.port_is_explicit)
+        listeners = await anyio.to_thread.run_sync(  # it may ask DNS for the host
+            partial(listen, settings.service_host, settings.service_port, explicit=options.port_is_explicit)
+        )
         stack.callback(listeners.close)
         info = StationInfo(
             instance=secrets.token_hex(8), pid=os.getpid(), address=listeners.url, version=VERSION
@@ -132,10 +134,10 @@ async def serve_here(
         examine = partial(_examine, home, settings)
         opening = open_station(home, settings, os.environ, station=info, examine=examine)
         station = await stack.enter_async_context(opening)
-        if wanted.model is not None:
-            check_model(station.manifest, wanted.model)
+        if options.model is not None:
+            check_model(station.manifest, options.model)
         record = announce_station(home, address=info.address, instance=info.instance, version=info.version)
-        access = Access.of(bound=listeners.hosts, allowed=wanted.allowed_hosts, token=record.token)
+        access = Access.of(bound=listeners.hosts, allowed=options.allowed_hosts, token=record.token)
         station.expect_active()
         announce(info.address)
         closing = anyio.Event()
@@ -143,13 +145,13 @@ async def serve_here(
             app = create_app(station, access=access, stopping=closing)
             await tasks.start(partial(answer_requests, app, listeners, stopping=closing))
             tasks.start_soon(_pass_on, closing, stopping)
-            if wanted.model is not None and wanted.model != station.active_model:
-                station.request_switch(wanted.model)
+            if options.model is not None and options.model != station.active_model:
+                station.request_switch(options.model)
             tasks.start_soon(station.start_active)
             try:
                 yield station
             finally:
-                # In this order, so that whoever follows the activation is told how it ended.
+                # In this order, so that followers of the activation get its terminal event.
                 with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
                     await _end_activation(station)
                 station.bus.close()
@@ -158,29 +160,29 @@ async def serve_here(
 
 
 async def _take_lock(home: Home, stack: AsyncExitStack) -> None:
-    """Take the right to serve. Another station that has it may not have said yet where it serves."""
+    """Take the right to serve; where another station has it, wait until it has written its address."""
     with anyio.move_on_after(_ANNOUNCE_SECONDS):
         while True:
             try:
                 stack.enter_context(serve_lock(home))
             except StationRunning:
-                if read_station(home) is not None:
+                if await anyio.to_thread.run_sync(read_station, home) is not None:
                     raise
             else:
                 return
-            await anyio.sleep(_LOOK_SECONDS)
+            await anyio.sleep(_POLL_SECONDS)
     stack.enter_context(serve_lock(home))
 
 
 async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:
-    from moondream_station.doctor.examination import examine  # noqa: PLC0415  only when somebody asks
-    from moondream_station.doctor.report.findings import report_to_json  # noqa: PLC0415  only when somebody asks
+    from moondream_station.doctor.examination import examine  # noqa: PLC0415  only on request
+    from moondream_station.doctor.report.findings import report_to_json  # noqa: PLC0415
 
     return report_to_json(await examine(home=home, settings=settings, environ=os.environ))
 
 
 async def _pass_on(closing: anyio.Event, stopping: anyio.Event) -> None:
-    """End the station where its server has ended."""
+    """Stop the station when its server has ended."""
     await closing.wait()
     stopping.set()
 

@@ -1,10 +1,10 @@
-"""`status` and `models`: what is, from the serving station or from the home's files."""
+"""`status` and `models`, as the serving station answers, or as the home's files say where none serves."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_text, table
@@ -13,15 +13,14 @@ from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from moondream_station.http.client import StationClient
 
-def run_status(*, watch: bool, as_json: bool) -> int:
-    """Show the active model and what runs; returns the exit code."""
+
+def run_status(*, as_json: bool) -> int:
+    """Print the active model and what runs; returns the exit code."""
     home = home_from(os.environ)
     configure_logging(load_settings(home, os.environ).log)
-    if watch:
-        from moondream_station.cli.watch import watch_status  # noqa: PLC0415  only then
-
-        return run_loop(watch_status, home, as_json)
     record = read_station(home)
     if record is None:
         from moondream_station.core.facts.state import status  # noqa: PLC0415
@@ -29,18 +28,21 @@ def run_status(*, watch: bool, as_json: bool) -> int:
 
         shown: Mapping[str, Any] = status(present_state(home))
     else:
-        shown = run_loop(_ask_status, record)
+        shown = run_loop(_ask, record, lambda client: client.status())
     print_text(status_text(shown), shown, as_json=as_json)
     return 0
 
 
 def run_models(*, as_json: bool) -> int:
-    """List the manifest's models; returns the exit code."""
+    """Print the manifest's models; returns the exit code."""
     home = home_from(os.environ)
     settings = load_settings(home, os.environ)
     configure_logging(settings.log)
     record = read_station(home)
-    shown = run_loop(_ask_models, record) if record else run_loop(_models_here, home, settings)
+    if record is None:
+        shown = run_loop(_models_here, home, settings)
+    else:
+        shown = run_loop(_ask, record, lambda client: client.models())
     print_text(models_text(shown), shown, as_json=as_json)
     return 0
 
@@ -71,7 +73,7 @@ def status_text(shown: Mapping[str, Any]) -> str:
         lines.append(f"Active: {active['model']} ({build}), worker {active['worker']}")
         lines.append(f"Environment: {active['environment']}")
         if degraded := active["degraded"]:
-            lines.append(f"Degraded: wanted {degraded['wanted']}: {degraded['reason']}")
+            lines.append(f"Degraded: planned {degraded['wanted']}: {degraded['reason']}")
     else:
         lines.append("Active: no model; `moondream-station switch MODEL` activates one")
     if (verification := shown["verification"]) and verification["torch"]:
@@ -83,18 +85,13 @@ def status_text(shown: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-async def _ask_status(record: StationRecord) -> Mapping[str, Any]:
+async def _ask(
+    record: StationRecord, question: Callable[[StationClient], Awaitable[Mapping[str, Any]]]
+) -> Mapping[str, Any]:
     from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
 
     async with StationClient(record.address, token=record.token) as client:
-        return await client.status()
-
-
-async def _ask_models(record: StationRecord) -> Mapping[str, Any]:
-    from moondream_station.http.client import StationClient  # noqa: PLC0415
-
-    async with StationClient(record.address, token=record.token) as client:
-        return await client.models()
+        return await question(client)
 
 
 async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:

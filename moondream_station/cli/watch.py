@@ -1,4 +1,4 @@
-"""`status --watch`: what is, for as long as somebody looks; of the serving station or of the home's files."""
+"""`status --watch`: the status over and over, of the serving station or of the home's files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 from rich.text import Text
 
 from moondream_station.cli.status import status_text
 from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.logging import configure_logging
 from moondream_station.console.outlet import Outlet
 from moondream_station.console.output import json_line
-from moondream_station.console.signals import cancel_on_signal
+from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.codec import event_from_json
 from moondream_station.core.facts.errors import StationUnreachable
 from moondream_station.core.facts.events import CancelReason
 from moondream_station.core.facts.state import StationState, apply, state_from_status, status
-from moondream_station.core.home.layout import Home
+from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import StationRecord, activation_holder, read_station
+from moondream_station.core.home.settings import load_settings
 from moondream_station.core.home.together import accompanied
 from moondream_station.core.views.overview import present_state
 from moondream_station.http.client import StationClient
@@ -36,17 +37,15 @@ from moondream_station.panel.live import LivePicture
 from moondream_station.panel.rendering import render_station
 from moondream_station.panel.terminal import Terminal
 
-_LOOK_SECONDS: Final = 0.25
-"""How often files are looked at, and how often at most something is shown."""
+_POLL_SECONDS: Final = 0.25
+"""How often files are read, and the shortest time between two outputs."""
 
 _SHOWN_PROGRESS: Final = ("stage", "overall_received_bytes", "overall_total_bytes")
 
 
-class View(Protocol):
-    """Where the state is shown."""
-
+class _View(Protocol):
     def show(self, state: StationState) -> None:
-        """Show it from now on."""
+        """Show this state from now on."""
 
 
 class _Panel:
@@ -57,7 +56,7 @@ class _Panel:
         self._state: StationState | None = None
 
     def show(self, state: StationState) -> None:
-        """Let the next picture be of this."""
+        """Show this state in the next picture."""
         self._state = state
 
     def picture(self, width: int, height: int | None) -> Sequence[Text]:
@@ -69,7 +68,7 @@ class _Panel:
 
 
 class _Lines:
-    """The status shape, a line or a paragraph whenever it changed, a few times a second at most."""
+    """The status shape as a line or a paragraph whenever it changed, a few times a second at most."""
 
     def __init__(self, *, as_json: bool, stop: Callable[[], None]) -> None:
         self.are_unread = False
@@ -80,12 +79,12 @@ class _Lines:
         self._state: StationState | None = None
 
     def show(self, state: StationState) -> None:
-        """Let this be printed, unless another one comes first."""
+        """Print this state, unless another one comes first."""
         self._state = state
         self._changed.set()
 
     async def print_changes(self) -> None:
-        """Print until cancelled, or until nobody reads it any more."""
+        """Print until cancelled, or until nobody reads stdout any more."""
         printed: Mapping[str, Any] | None = None
         while True:
             await self._changed.wait()
@@ -94,7 +93,7 @@ class _Lines:
             if shown is not None and shown != printed:
                 printed = shown
                 await self._print(shown)
-            await anyio.sleep(_LOOK_SECONDS)
+            await anyio.sleep(_POLL_SECONDS)
 
     async def _print(self, shown: Mapping[str, Any]) -> None:
         try:
@@ -104,18 +103,20 @@ class _Lines:
             self._stop()
 
 
-async def watch_status(home: Home, as_json: bool) -> int:  # noqa: FBT001  called through `run_loop`
-    """Show the status until a signal comes, across starts and ends of stations; gives the exit code, 0.
-
-    Args:
-        home: The home.
-        as_json: Whether to print a line of JSON whenever the status changed.
+def run_watch(*, as_json: bool) -> int:
+    """Show the status until a signal comes, across starts and ends of stations; returns the exit code, 0.
 
     Raises:
         HomeUnusable: The home can't be read.
         StationUnreachable: A station serves it, and does not answer.
-        BrokenPipeError: Whoever read the lines has gone.
+        BrokenPipeError: Nobody reads stdout any more.
     """
+    home = home_from(os.environ)
+    configure_logging(load_settings(home, os.environ).log)
+    return run_loop(_watch, home, as_json)
+
+
+async def _watch(home: Home, as_json: bool) -> int:  # noqa: FBT001  called through `run_loop`
     terminal = Terminal(sys.stdout)
     if not as_json and terminal.can_draw:
         with _drawn(terminal) as panel, _until_signal():
@@ -152,29 +153,32 @@ def _drawn(terminal: Terminal) -> Iterator[_Panel]:
         live.close()
 
 
-async def _follow(home: Home, view: View) -> None:
-    """Show what is, until cancelled."""
+async def _read_station(home: Home) -> StationRecord | None:
+    return await anyio.to_thread.run_sync(read_station, home)
+
+
+async def _follow(home: Home, view: _View) -> None:
+    """Show the status until cancelled."""
     while True:
-        await anyio.lowlevel.checkpoint()
-        record = read_station(home)
+        record = await _read_station(home)
         if record is None:
             await _follow_files(home, view)
             continue
         try:
             await _follow_station(home, record, view)
         except StationUnreachable:
-            if read_station(home) == record:
+            if await _read_station(home) == record:
                 raise
 
 
-async def _follow_station(home: Home, record: StationRecord, view: View) -> None:
-    """Show what a station publishes, until it serves no longer."""
+async def _follow_station(home: Home, record: StationRecord, view: _View) -> None:
+    """Show what a station publishes, until it no longer serves."""
     serving = anyio.CancelScope()
 
-    async def leave_with_it() -> None:
+    async def leave_when_gone() -> None:
         while True:
-            await anyio.sleep(_LOOK_SECONDS)
-            if read_station(home) != record:
+            await anyio.sleep(_POLL_SECONDS)
+            if await _read_station(home) != record:
                 serving.cancel()
                 return
 
@@ -182,10 +186,10 @@ async def _follow_station(home: Home, record: StationRecord, view: View) -> None
         with serving:
             await _show_messages(home, record, view)
 
-    await accompanied(show, leave_with_it)
+    await accompanied(show, leave_when_gone)
 
 
-async def _show_messages(home: Home, record: StationRecord, view: View) -> None:
+async def _show_messages(home: Home, record: StationRecord, view: _View) -> None:
     state = StationState()
     async with StationClient(record.address, token=record.token) as client, client.follow() as messages:
         async for message in messages:
@@ -198,60 +202,60 @@ async def _show_messages(home: Home, record: StationRecord, view: View) -> None:
 
 
 def _with_beginning(home: Home, state: StationState) -> StationState:
-    """The state with all that is known of its running activation: a snapshot tells little of it."""
+    """A snapshot's state with all that the journal knows of its running activation."""
     if state.activation is None:
         return state
-    told = replace(state, activation=None)
+    replayed = replace(state, activation=None)
     for event in read_activation(home, state.activation.id):
         if event.seq <= state.seq:
-            told = apply(told, event)
-    if told.activation is None:
+            replayed = apply(replayed, event)
+    if replayed.activation is None:
         return state
-    # The journal holds progress back for a moment, so that the snapshot knows a little more of that.
-    shown = {name: getattr(state.activation, name) for name in _SHOWN_PROGRESS}
-    return replace(state, activation=replace(told.activation, **shown))
+    # The journal writes progress with a delay: the snapshot's is newer.
+    progress = {name: getattr(state.activation, name) for name in _SHOWN_PROGRESS}
+    return replace(state, activation=replace(replayed.activation, **progress))
 
 
-async def _follow_files(home: Home, view: View) -> None:
-    """Show what the home's files say, until a station serves it."""
-    seen: object = None
+async def _follow_files(home: Home, view: _View) -> None:
+    """Show the status by the home's files, until a station serves it."""
+    last_stamps: object = None
     watched: str | None = None
     while True:
-        marks = await anyio.to_thread.run_sync(_marks, home, watched)
-        if marks != seen:
-            seen = marks
+        stamps = await anyio.to_thread.run_sync(_stamps, home, watched)
+        if stamps != last_stamps:
+            last_stamps = stamps
             state = await anyio.to_thread.run_sync(_state_of, home, watched)
             watched = state.activation.id if state.activation is not None else watched
             view.show(state)
-        await anyio.sleep(_LOOK_SECONDS)
-        if read_station(home) is not None:
+        await anyio.sleep(_POLL_SECONDS)
+        if await _read_station(home) is not None:
             return
 
 
 def _state_of(home: Home, watched: str | None) -> StationState:
-    """What the files say, and how the activation ended that was watched."""
+    """The state by the home's files, with the outcome of the activation that was watched."""
     state = present_state(home)
     if state.activation is not None or watched is None:
         return state
-    told = state
+    replayed = state
     for event in read_activation(home, watched):
-        told = apply(told, event)
-    return replace(state, last=told.last)
+        replayed = apply(replayed, event)
+    return replace(state, last=replayed.last)
 
 
-def _marks(home: Home, watched: str | None) -> object:
-    """What differs as soon as the files say something else."""
+def _stamps(home: Home, watched: str | None) -> object:
+    """A value that differs as soon as the files say something else."""
     holder = activation_holder(home)
     activation = holder.activation if holder is not None else watched
     paths = [home.active, home.capabilities]
     if activation is not None:
         paths.append(home.activations / f"{activation}.jsonl")
-    return holder, tuple(_mark(path) for path in paths)
+    return holder, tuple(_stamp(path) for path in paths)
 
 
-def _mark(path: Path) -> tuple[int, int] | None:
+def _stamp(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size

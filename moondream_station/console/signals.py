@@ -8,11 +8,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
+from anyio import from_thread
 
 from moondream_station.console.exit_codes import CANCELLED
 from moondream_station.console.interrupts import received
@@ -22,16 +24,20 @@ Args = TypeVarTuple("Args")
 T = TypeVar("T")
 
 
-def run_loop(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
+def run_loop(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
     """Run an event loop until the function has ended. A signal cancels it, a second one ends the process.
 
-    In another thread than the main one no signal reaches it: those of the prompt's commands are the prompt's.
+    In a thread of an event loop (the prompt's commands) it runs in that loop, and ends when whoever waits for
+    the thread is cancelled; signals are that loop's.
 
     Raises:
-        KeyboardInterrupt: A signal came, and all has ended in order.
+        KeyboardInterrupt: A signal came, or it was cancelled, and all has ended in order.
     """
     if threading.current_thread() is not threading.main_thread():
-        return anyio.run(function, *args)
+        try:
+            return from_thread.run(function, *args)
+        except CancelledError:
+            raise KeyboardInterrupt from None
     results: list[T] = []
 
     async def work() -> None:

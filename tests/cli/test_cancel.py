@@ -83,7 +83,7 @@ async def test_what_succeeds_meanwhile_was_not_cancelled(premises: Premises) -> 
     premises.home.create()
     code, answer = await cancelled_while(premises.home, premises, SUCCEEDED)
     assert (code, answer["error"]["code"]) == (1, "nothing-running")
-    assert "it succeeded" in answer["error"]["message"]
+    assert "succeeded before it could be cancelled" in answer["error"]["message"]
 
 
 @pytest.mark.anyio

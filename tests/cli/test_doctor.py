@@ -143,7 +143,7 @@ def test_fix_repairs_and_says_what(bare: Premises) -> None:
     assert "station.json" in repairs["summary"]
     assert statuses(report)["environments.leftovers"] == "ok"
     assert not (home.environments / "0badc0de-0001").exists()
-    assert "Nothing needed a repair." in run(bare, "doctor", "--offline", "--fix").stdout
+    assert "Nothing needed repair." in run(bare, "doctor", "--offline", "--fix").stdout
 
 
 def test_a_repair_that_fails_hides_no_finding(bare: Premises) -> None:

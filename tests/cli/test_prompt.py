@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from support.commands import command, run
+from support.index_traffic import Fault
 from support.stations import Premises, processes_naming
 from support.terminal import Terminal, open_terminal
 
@@ -48,12 +50,12 @@ def test_it_serves_switches_and_ends(terminal: Terminal, premises: Premises) -> 
 def test_mistakes_are_explained(terminal: Terminal) -> None:
     """With a hint, and the prompt goes on."""
     terminal.type_line("swich colours")
-    terminal.wait_for("'swich colours' is no command")
+    terminal.wait_for("Unknown command 'swich colours'")
     terminal.wait_for("`help` lists the commands")
     terminal.type_line("switch colours --strategy cu9")
     terminal.wait_for("hint:")
     terminal.type_line("switch 'colours")
-    terminal.wait_for("Quotes come in pairs")
+    terminal.wait_for("Close the quotes")
     terminal.type_line("cancel")
     terminal.wait_for("No activation is running")
     terminal.type_line("plan --nonsense")
@@ -89,6 +91,25 @@ def test_control_c_cancels_and_the_prompt_goes_on(terminal: Terminal) -> None:
     terminal.press("n", "o", "C-c")
     terminal.type_line("status")
     terminal.wait_for("Active: no model")
+
+
+@pytest.mark.terminal
+@pytest.mark.parametrize("end", ["C-c", "SIGTERM"])
+def test_a_plan_is_cancelled(terminal: Terminal, premises: Premises, end: str) -> None:
+    """Long before an index that does not answer has had its eight seconds."""
+    premises.index.faults.append(Fault(match="/whl/*", hang_after_bytes=0))
+    terminal.type_line("plan torch")
+    premises.index.wait_for("/torch/", bytes_sent=0)
+    began = time.monotonic()
+    if end == "C-c":
+        terminal.press("C-c")
+        terminal.wait_for("Cancelled.")
+        terminal.type_line("status")
+        terminal.wait_for("Active: no model")
+    else:
+        terminal.program().send_signal(signal.SIGTERM)
+        assert terminal.exit_code() == 0
+    assert time.monotonic() - began < 4
 
 
 @pytest.mark.terminal

@@ -17,7 +17,7 @@ import anyio
 import psutil
 import pytest
 
-from moondream_station.cli.serve import Wanted, serve_here
+from moondream_station.cli.serve import ServeOptions, serve_here
 from moondream_station.core.facts.errors import StationRunning
 from moondream_station.core.home.locks import announce_station, serve_lock
 from moondream_station.core.home.settings import load_settings
@@ -122,7 +122,7 @@ async def test_a_second_station_waits_to_be_told_where_the_first_one_serves(prem
         stopping = anyio.Event()
         try:
             async with serve_here(
-                premises.home, settings, Wanted(), stopping=stopping, announce=lambda _: None
+                premises.home, settings, ServeOptions(), stopping=stopping, announce=lambda _: None
             ):
                 pytest.fail("two stations serve one home")
         except StationRunning as refusal:
@@ -222,7 +222,7 @@ def test_a_station_that_does_not_answer_is_not_waited_for_after_a_signal(install
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=20) == 0
         assert process.stderr is not None
-        assert f"The station at {address} was not told: a signal came." in process.stderr.read()
+        assert f"The station at {address} was not told: interrupted." in process.stderr.read()
 
 
 def test_who_joins_a_switch_only_detaches(installed: Premises) -> None:

@@ -81,7 +81,7 @@ def test_an_address_that_nobody_reads(quiet: Premises, unread: int) -> None:
     """A station that nobody can find ends, and says why."""
     done = _redirected(quiet, "serve --port 0", stdout=unread)
     assert done.returncode == 1
-    assert "error: Nobody reads where the station serves" in done.stderr
+    assert "error: Can't print the station's address" in done.stderr
 
 
 @pytest.mark.parametrize(("line", "code"), [("status", 0), ("nope", 2), ("switch nope", 1)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from moondream_station.cli.forwarding import follow_there
+from moondream_station.cli.activate import activate_there
 from moondream_station.core.facts.errors import UnknownModel
 from moondream_station.core.facts.events import ActivationFailed, BackendActivationRequested, Event
 from moondream_station.core.home.locks import read_station
@@ -205,7 +205,7 @@ async def test_a_refused_switch_is_told_from_another_one_before_it(installed: Pr
     with serving(installed):
         record = read_station(installed.home)
         assert record is not None
-        assert await follow_there(installed.home, record, "nope", ask, shown) == 1
+        assert await activate_there(installed.home, record, "nope", ask, shown) == 1
     requested, ended = shown.events
     assert isinstance(requested.fact, BackendActivationRequested)
     assert isinstance(ended.fact, ActivationFailed)
