@@ -16,7 +16,7 @@ from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED, USAGE
 from moondream_station.console.output import print_error, print_text
 from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
 from moondream_station.core.facts.version import VERSION
-from moondream_station.core.home.one_error import one_error
+from moondream_station.core.home.task_groups import one_error
 
 app = typer.Typer(
     add_completion=False,

@@ -18,7 +18,6 @@ from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.plan import plan_from_catalog, plan_here
-from moondream_station.core.backends.backend_requirements import requirements_of
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     FAMILY,
@@ -173,13 +172,11 @@ def _read(path: Path) -> Requirements:
 
 async def _requirements_of(model: str, home: Home, settings: Settings, *, system: str) -> Requirements:
     from moondream_station.core.activation.prepare import check_model  # noqa: PLC0415  with --model alone
-    from moondream_station.core.station import open_manifest, provide_code  # noqa: PLC0415
+    from moondream_station.core.station import open_manifest, read_requirements  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
     backend = check_model(manifest, model, system=system).backend
-    home.create()
-    code = await provide_code(home, manifest, os.environ, backend)
-    return requirements_of(code, manifest.backends[backend])
+    return await read_requirements(home, manifest, os.environ, backend)
 
 
 def _quoted(command: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ from moondream_station.core.facts.errors import NothingToCancel, StationError, U
 from moondream_station.core.facts.events import CancelReason, DownloadProgressed, Fact, ProbeFinished
 from moondream_station.core.home.layout import home_from
 from moondream_station.core.home.settings import load_settings
-from moondream_station.core.home.together import accompanied
+from moondream_station.core.home.task_groups import accompanied
 from moondream_station.core.station import Station
 from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal

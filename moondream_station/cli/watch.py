@@ -30,7 +30,7 @@ from moondream_station.core.facts.state import StationState, apply, state_from_s
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import StationRecord, activation_holder, read_station
 from moondream_station.core.home.settings import load_settings
-from moondream_station.core.home.together import accompanied
+from moondream_station.core.home.task_groups import accompanied
 from moondream_station.core.views.overview import present_state
 from moondream_station.http.client import StationClient
 from moondream_station.panel.live import LivePicture

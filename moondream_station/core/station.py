@@ -32,9 +32,10 @@ from moondream_station.core.backends.manifest_loader import (
     load_manifest,
     read_built_in,
 )
-from moondream_station.core.backends.provide import provide_backend
+from moondream_station.core.backends.provide import backend_requirements, provide_backend
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import check_strategy
+from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.capabilities.cache import CapabilityCache
@@ -389,3 +390,18 @@ async def provide_code(
     async with open_client(await load_packaging_config(environ)) as client:
         info = manifest.backends[backend_id]
         return await provide_backend(backend_id, info, manifest=manifest, home=home, client=client)
+
+
+async def read_requirements(
+    home: Home, manifest: Manifest, environ: Mapping[str, str], backend_id: str
+) -> Requirements:
+    """A backend's requirements; fetched where its code is not in the home yet, which is not changed.
+
+    Raises:
+        BackendUnavailable: The code is not available.
+        ArchiveUnsafe: It must not be unpacked.
+        RequirementsUnsafe: A requirement is not allowed.
+    """
+    async with open_client(await load_packaging_config(environ)) as client:
+        info = manifest.backends[backend_id]
+        return await backend_requirements(backend_id, info, manifest=manifest, home=home, client=client)

@@ -37,6 +37,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import open_worker
+from support.backends import call
 from support.commands import Served, serving, switch
 from support.stations import Premises
 from support.torch_index import TorchIndex
@@ -111,7 +112,7 @@ async def _worker_alone(premises: Premises, model: str) -> float:
     home = premises.home
     place = place_of(home, read_active(home).models[model].environment)
     record = load_commit(place)
-    code = read_backend(home, record.backend, record.backend_version) if record else None
+    code = read_backend(home, record.code_place) if record else None
     if record is None or code is None:
         raise RuntimeError(f"{model} is not installed")
     began = time.perf_counter()
@@ -120,7 +121,7 @@ async def _worker_alone(premises: Premises, model: str) -> float:
     async with open_worker(place.python, env=environment, cwd=code.folder, log_path=log) as worker:
         verification = await worker.verify(WorkerPlan(build=record.build, torch=record.torch))
         await worker.init(code, {}, device=verification.report.device)
-        await worker.call("echo", {})
+        await call(worker, "echo", {})
         return time.perf_counter() - began
 
 

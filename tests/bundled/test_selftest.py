@@ -22,6 +22,7 @@ from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.worker.requests import CallStream
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
+from support.backends import call
 from support.real_torch import torch_environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.torch]
@@ -125,7 +126,7 @@ async def test_captions_are_computed(
         assert short.startswith("Self-test, no language model: a very bright image, mostly white")
         assert "2 salient regions (bottom right, top left)" in normal
         assert "640 x 480 pixels, landscape" in long
-        stream = await worker.call("caption", {"image_url": images["jpeg"], "stream": True, "_headers": {}})
+        stream = await call(worker, "caption", {"image_url": images["jpeg"], "stream": True, "_headers": {}})
         assert isinstance(stream, CallStream)
         chunks = [chunk async for chunk in stream]
         assert "".join(chunks) == normal
@@ -218,7 +219,7 @@ async def test_wrong_input_says_what_to_send(
     async with selftest(torch_environment, tmp_path) as worker:
         for function, kwargs, words in wrong:
             with pytest.raises(BackendError, match=words):
-                await worker.call(function, kwargs)
+                await call(worker, function, kwargs)
         assert worker.failure is None
 
 
@@ -236,6 +237,6 @@ async def test_a_torch_that_can_not_be_loaded_is_reported(torch_environment: Pat
 
 async def answered(worker: Worker, function: str, **kwargs: Any) -> dict[str, Any]:
     """A whole answer."""
-    answer = await worker.call(function, kwargs)
+    answer = await call(worker, function, kwargs)
     assert isinstance(answer, dict)
     return answer

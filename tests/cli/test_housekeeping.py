@@ -64,12 +64,14 @@ def test_what_was_left_half_done_is_named_and_goes(installed: Premises) -> None:
     activate(installed, "colours")
 
 
-def test_code_that_was_being_replaced_is_not_pruned(installed: Premises) -> None:
-    """Killed between the two renames of a replacement, the old code is still the one that is used."""
-    (code,) = (installed.home.backends / "colours").iterdir()
-    code.rename(code.with_name(f".old-{code.name}"))
-    assert "backend" not in {one["kind"] for one in run_json(installed, "prune", "--dry-run")["removed"]}
-    run_json(installed, "prune")
+def test_code_that_a_commit_names_is_not_pruned(installed: Premises) -> None:
+    """Code of another content, of a switch that came no further, goes and leaves it the one that is used."""
+    (code,) = (installed.home.backends / "colours" / "1.0.0").iterdir()
+    installed.add_model("colours", source="raise RuntimeError('broken')\n")
+    assert run(installed, "switch", "colours").returncode == 1
+    (other,) = set((installed.home.backends / "colours" / "1.0.0").iterdir()) - {code}
+    removed = [one["path"] for one in run_json(installed, "prune")["removed"] if one["kind"] == "backend"]
+    assert removed == [str(other.relative_to(installed.home.root))]
     assert code.is_dir()
     with serving(installed) as station:
         assert station.post("/v1/caption", {})["caption"] == "a small caption"

@@ -15,7 +15,7 @@ from moondream_station.core.machine.record import MachineRecord
 from support.commands import run, run_json
 from support.machines import GTX_1080, RTX_4090, cpu_only, mac, nvidia_linux
 from support.snapshots import amd, linux, nvidia, plan
-from support.stations import Premises
+from support.stations import Premises, activate
 
 OFFICIAL = "https://download.pytorch.org/whl"
 
@@ -132,6 +132,36 @@ def test_the_age_of_a_kept_listing_is_told(premises: Premises) -> None:
     (told,) = [one for one in run_json(premises, "plan")["warnings"] if "ago" in one]
     assert "was listed 5 h ago" in told
     assert len(premises.index.requests) == asked
+
+
+def test_planning_for_a_model_changes_nothing_but_caches(premises: Premises) -> None:
+    """Neither a home that is not there, nor the active model's code, though the manifest names another."""
+    assert run_json(premises, "plan", "--model", "colours", "--offline")["build"] == "cpu"
+    assert not premises.home.root.exists()
+    activate(premises, "colours")
+    premises.add_model("colours", requirements="torch<2.9.1,>=2.8\n", source="raise SystemExit\n")
+    before = tree_of(premises)
+    assert run_json(premises, "plan", "--model", "colours")["torch"] == "2.9.0"
+    assert tree_of(premises) == before
+
+
+def test_a_doctor_changes_nothing(premises: Premises) -> None:
+    """Not even caches: it looks at the machine itself."""
+    activate(premises, "colours")
+    premises.add_model("colours", source="raise SystemExit\n")
+    before = tree_of(premises, caches=True)
+    run(premises, "doctor", "--offline")
+    assert tree_of(premises, caches=True) == before
+
+
+def tree_of(premises: Premises, *, caches: bool = False) -> dict[Path, bytes | None]:
+    """Everything in the home, with the files' contents; listings and the machine's snapshot are caches."""
+    home = premises.home
+    return {
+        path: path.read_bytes() if path.is_file() else None
+        for path in home.root.rglob("*")
+        if caches or not (path.is_relative_to(home.cache) or path == home.capabilities)
+    }
 
 
 def test_a_model_is_supported_on_the_machine_that_is_planned_for(premises: Premises) -> None:

@@ -30,9 +30,10 @@ from moondream_station.core.facts.events import (
 )
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.machine.recorded import RecordedMachine
+from support.backends import ECHO
 from support.index_traffic import Fault
 from support.machines import cpu_only, nvidia_linux
-from support.stations import HERE, Premises, course_of, failed, switched
+from support.stations import HERE, Course, Premises, caption, course_of, failed, switched
 from support.wheels import TorchBehaviour, behaviour_of, module_wheel
 
 pytestmark = pytest.mark.anyio
@@ -167,7 +168,7 @@ async def test_requirements_that_can_not_be_met(
     async with premises.station(CPU) as station:
         failure = (await failed(station, "other")).only(ActivationFailed)
     assert failure.error.code == code
-    assert failure.stage in {stage, Stage.DETECT}
+    assert failure.stage is stage
     assert read_active(premises.home) == before
 
 
@@ -441,3 +442,32 @@ async def test_an_older_torch_that_another_package_brings_in_is_the_one_that_is_
         course = await switched(station, "bounded")
     assert (course.only(BuildSelected).build, course.only(BuildSelected).torch) == ("cu128", "2.8.0")
     assert course.every(FallbackChosen) == []
+
+
+@pytest.mark.parametrize(
+    ("requirements", "source", "stage"),
+    [
+        ("torch>=99\n", ECHO.replace("a small caption", "a large one"), Stage.SELECT),
+        ("torch>=2.8\n", "raise RuntimeError('broken')\n", Stage.VERIFY),
+    ],
+)
+async def test_a_switch_that_fails_leaves_the_active_models_code(
+    premises: Premises, requirements: str, source: str, stage: Stage
+) -> None:
+    """The same version with other content: neither the next start nor a way back runs it."""
+    async with premises.station(CPU, serves=True) as station:
+        await switched(station, "colours")
+        await switched(station, "colours", upgrade=True)
+        premises.add_model("colours", requirements=requirements, source=source)
+    async with premises.station(CPU) as station:
+        failure = (await failed(station, "colours")).only(ActivationFailed)
+        assert failure.stage is stage
+    async with premises.station(CPU, serves=True) as station:
+        await station.start_active()
+        assert await caption(station) == "a small caption"
+    async with premises.station(CPU) as station, station.bus.subscribe() as events:
+        course = Course(events, *station.request_rollback("colours"))
+        await course.end(ActivationSucceeded)
+    async with premises.station(CPU, serves=True) as station:
+        await station.start_active()
+        assert await caption(station) == "a small caption"

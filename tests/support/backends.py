@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.worker.requests import CallStream
+from moondream_station.core.worker.worker import Worker, answer
 
 ECHO = '''
 """Gives back what it gets."""
@@ -184,3 +188,11 @@ def write_backend(
         requirements_text=requirements,
         digest="0" * 64,
     )
+
+
+async def call(
+    worker: Worker, function: str, kwargs: Mapping[str, Any], *, timeout_seconds: float | None = None
+) -> dict[str, Any] | CallStream:
+    """Call a function of a worker's backend as the station does; the limit is that of each chunk, too."""
+    request = worker.begin(function, kwargs)
+    return await answer(request, timeout_seconds, chunk_seconds=timeout_seconds)

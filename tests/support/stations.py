@@ -144,7 +144,7 @@ class Premises:
 
     def check_tidy(self) -> None:
         """Nothing half done lies about, and what is active is there."""
-        left = {path.name for path in self.home.environments.iterdir()} - self.environments()
+        left = {path.name for path in self.home.environments.glob("*")} - self.environments()
         assert left == set(), left
         for folder in (self.home.backends, self.home.downloads, self.home.cache):
             assert list(folder.glob(".trash-*")) == []

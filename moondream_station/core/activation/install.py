@@ -65,6 +65,7 @@ class Installation:
             committed = await find_reusable(
                 self._tools.home,
                 self._prepared.request_key,
+                code=self._prepared.code.place,
                 present=record.environment if record is not None else None,
             )
             if committed is not None and (installed := self._reuse(committed)) is not None:

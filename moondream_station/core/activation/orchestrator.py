@@ -37,8 +37,7 @@ from moondream_station.core.home.log import Log
 from moondream_station.core.selection.conclusions import Conclusions, conclusions
 from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.worker_host import HostedWorker, WorkerHost, WorkerSpec
-from moondream_station.core.worker.judging import checked
-from moondream_station.core.worker.verification import Verification, WorkerPlan
+from moondream_station.core.worker.verification import Verification, WorkerPlan, checked
 
 _log = Log()
 _CLEANUP_SECONDS = 5.0

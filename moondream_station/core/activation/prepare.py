@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
+import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
-from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.backends.backend_requirements import read_requirements, requirements_of
-from moondream_station.core.backends.code_store import read_backend
+from moondream_station.core.backends.backend_code import BackendCode, read_requirements, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
-from moondream_station.core.backends.provide import locate
+from moondream_station.core.backends.provide import kept_code, locate
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache, Detected
 from moondream_station.core.environments.store import request_key
@@ -107,8 +106,7 @@ class Preparation:
         """
         request = activation.request
         model = self.check_model(request.model)
-        code, detected = await self._look_around(activation, model)
-        requirements = requirements_of(code, self._manifest.backends[model.backend])
+        code, requirements, detected = await self._look_around(activation, model)
         for warning in requirements.warnings:
             _log.warning("requirements_line_left_out", reason=warning)
             activation.note(warning)
@@ -163,13 +161,18 @@ class Preparation:
         )
         return detected
 
-    async def _look_around(self, activation: Activation, model: ModelInfo) -> tuple[BackendCode, Detected]:
-        """Both at once: neither needs the other. A failure to get the code belongs to the stage before."""
-        provided: list[BackendCode | StationError] = []
+    async def _look_around(
+        self, activation: Activation, model: ModelInfo
+    ) -> tuple[BackendCode, Requirements, Detected]:
+        """Both at once: neither needs the other. What is wrong with the code belongs to the stage before."""
+        provided: list[tuple[BackendCode, Requirements] | StationError] = []
 
         async def provide() -> None:
             try:
-                provided.append(await self._provide(model.backend))
+                code = await self._provide(model.backend)
+                info = self._manifest.backends[model.backend]
+                requirements = await anyio.to_thread.run_sync(requirements_of, code, info)
+                provided.append((code, requirements))
             except StationError as error:
                 provided.append(error)
 
@@ -177,11 +180,11 @@ class Preparation:
             tasks.start_soon(provide)
             activation.enter(Stage.DETECT)
             detected = await self._detect(activation.publish)
-        (code,) = provided
-        if isinstance(code, StationError):
+        (outcome,) = provided
+        if isinstance(outcome, StationError):
             activation.stage = Stage.PREPARE
-            raise code
-        return code, detected
+            raise outcome
+        return *outcome, detected
 
 
 def check_model(manifest: Manifest, model_id: str, *, system: str | None = None) -> ModelInfo:
@@ -221,7 +224,7 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tupl
             text = (location.path / "requirements.txt").read_text(encoding="utf-8")
             folder = location.path
             return read_requirements(text, info, folder=folder, backend=model.backend).canonical
-        code = read_backend(home, model.backend, info.version)
+        code = kept_code(model.backend, info, manifest=manifest, home=home)
         return requirements_of(code, info).canonical if code else ()
     except (OSError, UnicodeDecodeError, StationError):
         return ()

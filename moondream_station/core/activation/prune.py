@@ -11,7 +11,7 @@ import anyio
 import psutil
 
 from moondream_station.core.backends.code_store import sweep as sweep_code
-from moondream_station.core.backends.code_store import version_in
+from moondream_station.core.backends.code_store import unnamed_code
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.environments.store import Committed, committed_environments, sweep
 from moondream_station.core.facts.errors import ResolutionConflict
@@ -87,10 +87,7 @@ def _find(home: Home) -> list[Unreferenced]:
     downloads = [path for path in sorted(home.downloads.iterdir()) if _wheel_name(path) not in wheels]
     found += [_unreferenced(path, "download") for path in downloads]
     found += [_unreferenced(path, "cache") for path in sorted(home.cache.iterdir())]
-    used = {(one.record.backend, one.record.backend_version) for one in kept}
-    code = [
-        path for path in sorted(home.backends.glob("*/*")) if (path.parent.name, version_in(path)) not in used
-    ]
+    code = unnamed_code(home, {one.record.code_place for one in kept})
     return [*found, *(_unreferenced(path, "backend") for path in code)]
 
 

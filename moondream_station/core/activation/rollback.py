@@ -20,7 +20,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.serving.worker_host import Existing, existing_worker
-from moondream_station.core.worker.judging import checked
+from moondream_station.core.worker.verification import checked
 from moondream_station.core.worker.worker import open_worker
 
 

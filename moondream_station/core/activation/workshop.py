@@ -102,6 +102,7 @@ class Installed:
             file_count=self.file_count,
             verification=report,
             created_at=datetime.now(UTC),
+            code=prepared.code.place,
         )
 
 

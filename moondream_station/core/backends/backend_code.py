@@ -1,9 +1,14 @@
-"""A backend's code as it lies ready to be loaded."""
+"""A backend's code, ready to be loaded, and its requirements with what its manifest allows them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from moondream_station.core.backends.manifest import BackendInfo
+from moondream_station.core.builds.allowances import NOTHING, Allowances
+from moondream_station.core.builds.requirements import Requirements, parse_requirements
+from moondream_station.core.facts.errors import BackendUnavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,7 @@ class BackendCode:
         functions: What may be called over HTTP.
         requirements_text: The content of its `requirements.txt`, empty where it has none.
         digest: sha256 over the names and contents of its files, 64 hex digits.
+        place: The folder below the home's `backends`, as `commit.json` names it; empty outside of the home.
     """
 
     id: str
@@ -27,3 +33,52 @@ class BackendCode:
     functions: tuple[str, ...]
     requirements_text: str
     digest: str
+    place: str = ""
+
+
+def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:
+    """The requirements of a backend's code.
+
+    Args:
+        code: The code.
+        info: What the manifest says about it; None where it no longer has it, and so allows nothing.
+
+    Raises:
+        RequirementsUnsafe: A line asks for what is not allowed.
+        BackendUnavailable: A file that the manifest allows can't be read.
+    """
+    return read_requirements(code.requirements_text, info, folder=code.folder, backend=code.id)
+
+
+def read_requirements(text: str, info: BackendInfo | None, *, folder: Path, backend: str) -> Requirements:
+    """The requirements in a backend's requirements.txt.
+
+    Args:
+        text: Its content.
+        info: As for `requirements_of`.
+        folder: Where the backend's files are.
+        backend: The backend's id.
+
+    Raises:
+        RequirementsUnsafe: A line asks for what is not allowed.
+        BackendUnavailable: A file that the manifest allows can't be read.
+    """
+    allowed = _allowances(info, folder, backend) if info is not None else NOTHING
+    return parse_requirements(text.splitlines(), origin=f"requirements.txt of {backend}", allowed=allowed)
+
+
+def _allowances(info: BackendInfo, folder: Path, backend: str) -> Allowances:
+    allow = info.allow
+    files = {name: _content(folder / name, backend) for name in allow.files}
+    return Allowances(builds=frozenset(allow.builds), urls=frozenset(allow.urls), files=files)
+
+
+def _content(path: Path, backend: str) -> str:
+    """Links inside a backend's folder lead nowhere else: what is taken of it has none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BackendUnavailable(
+            f"The backend {backend} has no {path.name} that can be read, which the manifest allows.",
+            hint="Correct `allow.files` in the manifest.",
+        ) from error

@@ -1,6 +1,9 @@
-"""Backend code in the home: `backends/ID/VERSION/`, each with a record of what it is.
+"""Backend code in the home: `backends/ID/VERSION/CONTENT/`, each with a record of what it is.
 
-The record lies inside the folder, so that both appear with one rename and neither exists without the other.
+CONTENT is named by the files and by what the manifest says of them, so that code of another content never
+takes the place of what runs; `commit.json` names the place that its worker runs. The record lies inside the
+folder, so that both appear with one rename and neither exists without the other. A station before this one
+put the code into `backends/ID/VERSION/` itself; it is read there for as long as a commit names it.
 """
 
 from __future__ import annotations
@@ -8,9 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +20,20 @@ from typing import Any, Final
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.facts.errors import BackendUnavailable
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.storage import read_json, remove_tree, sync_folder, sync_tree
+from moondream_station.core.home.storage import (
+    read_json,
+    remove_tree,
+    sync_folder,
+    sync_tree,
+    write_atomically,
+)
 
 FORMAT: Final = "moondream-station/backend/1"
 RECORD: Final = ".moondream-station.json"
 _MAX_REQUIREMENTS_BYTES: Final = 1 << 20
-_TEMPORARY: Final = ".new-"
-_REPLACED: Final = ".old-"
+TEMPORARY: Final = ".new-"
+"""How folders in which code is being taken begin, beside the versions."""
+_NAME_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +56,26 @@ class CodeRecord:
     functions: tuple[str, ...]
 
 
-def read_backend(home: Home, backend_id: str, version: str) -> BackendCode | None:
-    """A backend's code as it lies in the home; None where it is not there, or not whole.
+def read_backend(home: Home, place: str) -> BackendCode | None:
+    """Code as it lies in the home; None where it is not there, or not whole.
 
     Nothing is fetched or compared with where it came from: a model that was installed works offline.
+
+    Args:
+        home: The home.
+        place: The folder below `backends`, as `commit.json` names it: "ID/VERSION/CONTENT", or "ID/VERSION".
     """
-    folder = _folder(home, backend_id, version)
+    folder = home.backends / place
     record = read_record(folder)
-    if record is None or digest_of(folder) != record.digest:
+    backend_id, version, *content = place.split("/")
+    others = () if content else _nested(folder)
+    try:
+        is_whole = record is not None and digest_of(folder, others) == record.digest
+    except OSError:  # a file that can't be read is as good as gone
         return None
-    return _code(folder, record, backend_id, version)
+    if record is None or not is_whole:
+        return None
+    return code_in(folder, record, backend_id, version, place=place)
 
 
 def read_record(folder: Path) -> CodeRecord | None:
@@ -64,70 +83,72 @@ def read_record(folder: Path) -> CodeRecord | None:
     try:
         data = read_json(folder / RECORD)
     except (ValueError, OSError):
-        return None  # torn or unreadable: the folder is taken anew
+        return None  # torn or unreadable: the folder is taken again
     return _record_from(data)
 
 
-@contextmanager
-def new_folder(home: Home, backend_id: str) -> Iterator[Path]:
-    """A fresh folder on the home's file system; what is still in it at the end is removed."""
-    parent = home.backends / backend_id
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = parent / f"{_TEMPORARY}{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        remove_tree(folder)
+def find_code(home: Home, backend_id: str, version: str) -> list[tuple[str, CodeRecord]]:
+    """The code that is in the home of a backend's version, whole or not: its place and its record."""
+    version_folder = home.backends / backend_id / version
+    places = [version_folder, *sorted(path.parent for path in version_folder.glob(f"*/{RECORD}"))]
+    records = ((folder.relative_to(home.backends).as_posix(), read_record(folder)) for folder in places)
+    return [(place, record) for place, record in records if record is not None]
 
 
 def put(home: Home, folder: Path, record: CodeRecord, backend_id: str, version: str) -> BackendCode:
-    """Move a filled folder to its place, replacing what was there; at every instant one of them is whole.
+    """Move a filled folder to the place that its content names. What is there already, and whole, stays.
 
     Raises:
         BackendUnavailable: It is no backend.
         OSError: The home can't be written.
     """
-    _code(folder, record, backend_id, version)
+    code_in(folder, record, backend_id, version)
+    name = f"{backend_id}/{version}/{_name(record)}"
+    place = home.backends / name
+    kept = read_backend(home, name)
+    if kept is not None:  # taken from elsewhere this time
+        write_atomically(place / RECORD, _record_text(record))
+        return kept
     (folder / RECORD).write_text(_record_text(record), encoding="utf-8")
     folder.chmod(0o755)
     sync_tree(folder)
-    place = _folder(home, backend_id, version)
-    replaced = place.with_name(f"{_REPLACED}{version}")
-    if place.exists():
-        remove_tree(replaced)
-        place.rename(replaced)
+    place.parent.mkdir(exist_ok=True)
+    remove_tree(place)
     folder.rename(place)
     sync_folder(place.parent)
-    remove_tree(replaced)
-    return _code(place, record, backend_id, version)
+    sync_folder(place.parent.parent)
+    return code_in(place, record, backend_id, version, place=name)
 
 
 def sweep(home: Home) -> None:
     """Remove what an interrupted run left half done. Only while holding `activation.lock`."""
-    if not home.backends.is_dir():
-        return
-    for parent in home.backends.iterdir():
-        for folder in parent.iterdir() if parent.is_dir() else ():
-            if folder.name.startswith((_TEMPORARY, ".trash-")):
-                remove_tree(folder)
-            elif folder.name.startswith(_REPLACED):
-                _settle(folder, parent / folder.name.removeprefix(_REPLACED))
+    for pattern in (f"*/{TEMPORARY}*", "*/.trash-*", "*/*/.trash-*"):
+        for folder in home.backends.glob(pattern):
+            remove_tree(folder)
 
 
-def version_in(folder: Path) -> str:
-    """The version whose code a folder below a backend's is; its own name for what was never finished.
+def unnamed_code(home: Home, places: AbstractSet[str]) -> Iterator[Path]:
+    """The folders and files in `backends` that belong to none of the places that commits name."""
+    named = {home.backends / place for place in places}
+    for version in sorted(home.backends.glob("*/*")):
+        inside = {path for path in named if path.parent == version}
+        if version in named:  # as an older station left it, with newer code in folders of their own
+            yield from (path for path in sorted(_nested(version)) if path not in inside)
+        elif inside:
+            yield from (path for path in sorted(version.iterdir()) if path not in inside)
+        else:
+            yield version
 
-    That of a replacement which was interrupted between its two renames is still the one.
+
+def digest_of(folder: Path, others: Iterable[Path] = ()) -> str:
+    """sha256 over the names and contents of a backend's files; compiled files and the record don't count.
+
+    Args:
+        folder: The folder.
+        others: Folders inside that belong to other code.
     """
-    version = folder.name.removeprefix(_REPLACED)
-    return folder.name if folder.with_name(version).exists() else version
-
-
-def digest_of(folder: Path) -> str:
-    """sha256 over the names and contents of a backend's files; compiled files and the record don't count."""
     total = hashlib.sha256()
-    for path in _files(folder):
+    for path in _files(folder, frozenset(others)):
         name = path.relative_to(folder).as_posix()
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -135,31 +156,33 @@ def digest_of(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _settle(replaced: Path, place: Path) -> None:
-    """A replacement was interrupted between its two renames: the old one is still the one."""
-    if place.exists():
-        remove_tree(replaced)
-    else:
-        replaced.rename(place)
-
-
-def _folder(home: Home, backend_id: str, version: str) -> Path:
-    place = home.backends / backend_id / version
-    replaced = place.with_name(f"{_REPLACED}{version}")
-    if not place.exists() and replaced.exists():
-        return replaced
-    return place
-
-
-def _files(folder: Path) -> list[Path]:
-    found = []
+def _files(folder: Path, others: AbstractSet[Path]) -> list[Path]:
+    files = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name != "__pycache__"]
-        found += [Path(parent, name) for name in names]
-    return sorted(path for path in found if path != folder / RECORD)
+        folders[:] = [name for name in folders if name != "__pycache__" and Path(parent, name) not in others]
+        files += [Path(parent, name) for name in names]
+    return sorted(path for path in files if path != folder / RECORD)
 
 
-def _code(folder: Path, record: CodeRecord, backend_id: str, version: str) -> BackendCode:
+def _nested(folder: Path) -> Iterator[Path]:
+    """Other code in folders inside: an older station's place is where newer code has its folders."""
+    return (path.parent for path in folder.glob(f"*/{RECORD}"))
+
+
+def _name(record: CodeRecord) -> str:
+    """What is made of the same files to serve other functions is other code."""
+    identity = [record.digest, record.entry_module, *record.functions]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:_NAME_DIGITS]
+
+
+def code_in(
+    folder: Path, record: CodeRecord, backend_id: str, version: str, *, place: str = ""
+) -> BackendCode:
+    """The code in a folder; `place` as in `BackendCode`.
+
+    Raises:
+        BackendUnavailable: It is no backend.
+    """
     entry = folder / f"{record.entry_module}.py"
     if not entry.is_file():
         raise BackendUnavailable(
@@ -174,6 +197,7 @@ def _code(folder: Path, record: CodeRecord, backend_id: str, version: str) -> Ba
         functions=record.functions,
         requirements_text=_requirements(folder, backend_id),
         digest=record.digest,
+        place=place,
     )
 
 

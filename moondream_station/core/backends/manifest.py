@@ -223,22 +223,6 @@ class Manifest(BaseModel):
                 f"There is no model {model_id!r} in {self.origin}.", hint=f"It names these models: {known}."
             ) from None
 
-    def backend_of(self, model_id: str) -> BackendInfo:
-        """The backend that serves a model.
-
-        Raises:
-            UnknownModel: There is no such model.
-            ManifestInvalid: The model names a backend that the manifest does not have.
-        """
-        model = self.model(model_id)
-        try:
-            return self.backends[model.backend]
-        except KeyError:
-            raise ManifestInvalid(
-                f"{self.origin}: models.{model_id}.backend: there is no backend {model.backend!r}.",
-                hint="Name one of: " + (", ".join(self.backends) or "(the manifest has none)"),
-            ) from None
-
     def unsupported_reason(
         self, model_id: str, *, system: str | None = None, station_version: str = VERSION
     ) -> str | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import anyio
@@ -18,25 +18,31 @@ import httpx2
 
 from moondream_station.core.backends.archive import DEFAULT_LIMITS, Unpacking, copy_folder
 from moondream_station.core.backends.archive_formats import unpack_archive
-from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.backend_code import BackendCode, requirements_of
 from moondream_station.core.backends.code_store import (
+    TEMPORARY,
     CodeRecord,
+    code_in,
     digest_of,
-    new_folder,
+    find_code,
     put,
     read_backend,
-    read_record,
 )
 from moondream_station.core.backends.manifest import BackendInfo, Manifest
 from moondream_station.core.backends.manifest_loader import announced_bytes, path_of
+from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import storage_failure
+from moondream_station.core.home.storage import temporary_folder
 
 MAX_ARCHIVE_BYTES: Final = 256 << 20
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
+
+_Finish: TypeAlias = Callable[[Path, CodeRecord], BackendCode]
+"""Makes a backend of a filled folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,42 +91,62 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
 async def provide_backend(
     backend_id: str, info: BackendInfo, *, manifest: Manifest, home: Home, client: httpx2.AsyncClient
 ) -> BackendCode:
-    """A backend's code, ready to be loaded.
+    """A backend's code in the home, ready to be loaded. Code of another content that is there stays.
 
     An archive from the network is fetched once a version; a folder or a file on this computer is compared
-    with what was taken before, and taken anew where it changed.
-
-    Args:
-        backend_id: Its id in the manifest.
-        info: Its entry there.
-        manifest: What its location is relative to.
-        home: Keeps it.
-        client: Fetches it.
+    with what was taken before.
 
     Raises:
-        BackendUnavailable: It can't be had, or is no backend.
+        BackendUnavailable: It is not available, or is no backend.
         ArchiveUnsafe: It holds something that must not be unpacked.
         HashMismatch: It is not the archive that the manifest names.
         NoSpace: The disk is full.
         HomeUnusable: The home can't be written.
     """
-    location = locate(backend_id, info, manifest)
-    provider = _Provider(backend_id, info, location, home)
-    if location.url is None:
-        return await anyio.to_thread.run_sync(provider.take_local)
-    kept = await anyio.to_thread.run_sync(provider.kept, provider.source_of_url)
-    if kept is not None:
-        return kept
-    with _translated(backend_id, location, home), new_folder(home, backend_id) as workplace:
-        archive = workplace / "archive"
-        await _fetch(location, backend_id, info, archive, client)
-        return await anyio.to_thread.run_sync(
-            partial(provider.take_archive, archive, workplace, source=provider.source_of_url)
-        )
+    provider = _Provider(backend_id, info, locate(backend_id, info, manifest), home)
+    parent = home.backends / backend_id
+
+    def finish(folder: Path, record: CodeRecord) -> BackendCode:
+        return put(home, folder, record, backend_id, info.version)
+
+    with provider.translated():
+        await anyio.to_thread.run_sync(partial(parent.mkdir, parents=True, exist_ok=True))
+        async with temporary_folder(parent, TEMPORARY) as workplace:
+            return await provider.provide(workplace, client, finish)
+
+
+async def backend_requirements(
+    backend_id: str, info: BackendInfo, *, manifest: Manifest, home: Home, client: httpx2.AsyncClient
+) -> Requirements:
+    """The requirements of the code that `provide_backend` would provide; nothing in the home is changed.
+
+    Raises:
+        StationError: As `provide_backend` and `requirements_of` do.
+    """
+    provider = _Provider(backend_id, info, locate(backend_id, info, manifest), home)
+
+    def finish(folder: Path, record: CodeRecord) -> BackendCode:
+        return code_in(folder, record, backend_id, info.version)
+
+    with provider.translated():
+        async with temporary_folder(None, "moondream-station-") as workplace:
+            code = await provider.provide(workplace, client, finish)
+            return await anyio.to_thread.run_sync(requirements_of, code, info)
+
+
+def kept_code(backend_id: str, info: BackendInfo, *, manifest: Manifest, home: Home) -> BackendCode | None:
+    """The code of an archive, where `provide_backend` would find it in the home. Blocks.
+
+    Raises:
+        BackendUnavailable: The manifest names no place that can be read.
+    """
+    provider = _Provider(backend_id, info, locate(backend_id, info, manifest), home)
+    with provider.translated():
+        return provider.kept_archive()
 
 
 class _Provider:
-    """One backend, one location. Its methods block, and run in a thread."""
+    """One backend, one location."""
 
     def __init__(self, backend_id: str, info: BackendInfo, location: Location, home: Home) -> None:
         self._id = backend_id
@@ -128,61 +154,68 @@ class _Provider:
         self._location = location
         self._home = home
 
-    @property
-    def source_of_url(self) -> str:
-        """What stands for a place on the network."""
-        return _sha256_of_text(f"{self._location.url}\n{self._info.sha256}")
-
-    def kept(self, source: str) -> BackendCode | None:
-        """What is in the home, where it was taken from `source` and the manifest still says the same."""
-        code = read_backend(self._home, self._id, self._info.version)
-        record = None if code is None else read_record(code.folder)
-        if record is None or record.source != source:
-            return None
-        wanted = self._info.sha256
-        if wanted is not None and record.archive_sha256 != wanted.lower():
-            return None
-        same = (record.entry_module, record.functions) == (
-            self._info.entry_module,
-            self._info.served_functions,
-        )
-        return code if same else None
-
-    def take_local(self) -> BackendCode:
-        """Take a folder or an archive on this computer."""
+    async def provide(self, workplace: Path, client: httpx2.AsyncClient, finish: _Finish) -> BackendCode:
+        """What is in the home already, else what is copied, or fetched and unpacked, into a fresh folder."""
         path = self._location.path
-        assert path is not None  # noqa: S101  the caller's other branch
-        with _translated(self._id, self._location, self._home):
-            if not path.exists():
-                raise _unavailable(self._id, f"{path} does not exist")
-            with new_folder(self._home, self._id) as workplace:
-                if path.is_dir():
-                    return self._take_folder(path, workplace)
-                source = _sha256_of_file(path)
-                return self.kept(source) or self.take_archive(path, workplace, source=source)
+        if path is not None:
+            return await anyio.to_thread.run_sync(self._take_local, path, workplace, finish)
+        kept = await anyio.to_thread.run_sync(self.kept_archive)
+        if kept is not None:
+            return kept
+        archive = workplace / "archive"
+        await _fetch(self._location, self._id, self._info, archive, client)
+        return await anyio.to_thread.run_sync(self._take_archive, archive, workplace, finish)
 
-    def take_archive(self, archive: Path, workplace: Path, *, source: str) -> BackendCode:
-        """Unpack an archive and put it into its place."""
+    def kept_archive(self) -> BackendCode | None:
+        """What is in the home of an archive, where that and what the manifest says are still the same."""
+        path = self._location.path
+        return self._kept(self._archive_source(None if path is None else _sha256_of_file(path)))
+
+    def _archive_source(self, digest: str | None) -> str:
+        """A file is known by its content; a place on the network, which is not asked twice, by its name."""
+        if digest is not None and self._location.path is not None:
+            return digest
+        return hashlib.sha256(f"{self._location.url}\n{self._info.sha256}".encode()).hexdigest()
+
+    def _kept(self, source: str) -> BackendCode | None:
+        sha256 = self._info.sha256
+        for place, record in find_code(self._home, self._id, self._info.version):
+            if (
+                record.source == source
+                and (sha256 is None or record.archive_sha256 == sha256.lower())
+                and record.entry_module == self._info.entry_module
+                and record.functions == self._info.served_functions
+                and (code := read_backend(self._home, place)) is not None
+            ):
+                return code
+        return None
+
+    def _take_local(self, path: Path, workplace: Path, finish: _Finish) -> BackendCode:
+        if not path.exists():
+            raise _unavailable(self._id, f"{path} does not exist")
+        if not path.is_dir():
+            return self.kept_archive() or self._take_archive(path, workplace, finish)
+        copied = workplace / "copied"
+        copied.mkdir()
+        copy_folder(
+            path, Unpacking(copied, origin=self._location.shown, limits=DEFAULT_LIMITS, packed_bytes=None)
+        )
+        source = digest_of(copied)
+        return self._kept(source) or finish(copied, self._record(copied, source, None))
+
+    def _take_archive(self, archive: Path, workplace: Path, finish: _Finish) -> BackendCode:
         digest = _sha256_of_file(archive)
-        wanted = self._info.sha256
-        if wanted is not None and digest != wanted.lower():
+        expected = self._info.sha256
+        if expected is not None and digest != expected.lower():
             raise HashMismatch(
-                f"{self._location.shown} has sha256 {digest}, the manifest says {wanted.lower()}.",
-                hint="Ask whoever publishes the manifest: one of the two is wrong, or was changed since.",
+                f"{self._location.shown} has sha256 {digest}, the manifest says {expected.lower()}.",
+                hint="Ask whoever publishes the manifest: the archive or the manifest was changed.",
             )
         unpacked = workplace / "unpacked"
         unpacked.mkdir()
         unpack_archive(archive, unpacked, origin=self._location.shown)
-        return self._put(self._top(unpacked), source, digest)
-
-    def _take_folder(self, folder: Path, workplace: Path) -> BackendCode:
-        copied = workplace / "copied"
-        copied.mkdir()
-        copy_folder(
-            folder, Unpacking(copied, origin=self._location.shown, limits=DEFAULT_LIMITS, packed_bytes=None)
-        )
-        source = digest_of(copied)
-        return self.kept(source) or self._put(copied, source, None)
+        folder = self._top(unpacked)
+        return finish(folder, self._record(folder, self._archive_source(digest), digest))
 
     def _top(self, folder: Path) -> Path:
         """Where the entry module is: at the top, or in the only folder there, as 0.1 had it."""
@@ -192,15 +225,27 @@ class _Provider:
             return folders[0]
         return folder
 
-    def _put(self, folder: Path, source: str, archive_sha256: str | None) -> BackendCode:
-        record = CodeRecord(
+    def _record(self, folder: Path, source: str, archive_sha256: str | None) -> CodeRecord:
+        return CodeRecord(
             source=source,
             archive_sha256=archive_sha256,
             digest=digest_of(folder),
             entry_module=self._info.entry_module,
             functions=self._info.served_functions,
         )
-        return put(self._home, folder, record, self._id, self._info.version)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """What the file system says, as an error of the home's or of where the code comes from."""
+        try:
+            yield
+        except OSError as error:
+            home = self._home
+            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            names = [name for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
+            if is_full or any(home.root in Path(name).parents for name in names):
+                raise storage_failure(error, home.backends) from error
+            raise _unavailable(self._id, f"{self._location.shown}: {error.strerror or error}") from error
 
 
 async def _fetch(
@@ -237,26 +282,11 @@ async def _fetch(
         )
 
 
-@contextmanager
-def _translated(backend_id: str, location: Location, home: Home) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        if is_full or (isinstance(error.filename, str | Path) and home.root in Path(error.filename).parents):
-            raise storage_failure(error, home.backends) from error
-        raise _unavailable(backend_id, f"{location.shown}: {error.strerror or error}") from error
-
-
 def _unavailable(backend_id: str, why: str) -> BackendUnavailable:
     return BackendUnavailable(
         f"The backend {backend_id} can't be had: {why}.",
         hint="The manifest's `download_url` says where it is; `moondream-station doctor` checks the network.",
     )
-
-
-def _sha256_of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256_of_file(path: Path) -> str:

@@ -26,8 +26,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.space import Need, check_space, unpacked_bytes, writing_to
 from moondream_station.core.home.storage import remove_tree
-from moondream_station.core.home.together import accompanied, together
-from moondream_station.core.processes.child_process import as_raised
+from moondream_station.core.home.task_groups import accompanied, as_raised, together
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.core.resolve.uv_failures import install_failure

@@ -34,7 +34,7 @@ from moondream_station.core.home.storage import (
     sync_tree,
     write_atomically,
 )
-from moondream_station.core.processes.child_process import as_raised
+from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.resolve.pylock import read_stored_pylock
 
 Format = Literal["moondream-station/environment/1"]
@@ -122,6 +122,8 @@ class CommitRecord:
         file_count: How many files the RECORDs name.
         verification: What torch itself said, None where nothing was verified.
         created_at: When it was committed, aware, UTC; for people: nothing is decided by it but an order.
+        code: The place of its backend's code below the home's `backends`; None in the record of a station
+            that had one place for a version.
     """
 
     format: Format = "moondream-station/environment/1"
@@ -141,6 +143,12 @@ class CommitRecord:
     file_count: int
     verification: VerificationReport | None
     created_at: datetime
+    code: str | None = None
+
+    @property
+    def code_place(self) -> str:
+        """The place of its backend's code below the home's `backends`."""
+        return self.code or f"{self.backend}/{self.backend_version}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,18 +284,22 @@ def committed_environments(home: Home) -> Iterator[Committed]:
     yield from sorted(found, key=lambda committed: committed.record.created_at, reverse=True)
 
 
-async def find_reusable(home: Home, request_key: str, *, present: str | None = None) -> Committed | None:
+async def find_reusable(
+    home: Home, request_key: str, *, code: str, present: str | None = None
+) -> Committed | None:
     """A committed environment that was made for the same and is whole; None where there is none.
 
     Args:
         home: The home.
         request_key: What it must have been made for.
+        code: The place of the code that it must name, because that is what its next worker will run.
         present: The name of the one that the model has, which is taken before newer ones: it may have been
             gone back to.
     """
     found = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
     for committed in sorted(found, key=lambda committed: committed.place.name != present):
-        if committed.record.request_key == request_key and await is_whole(committed):
+        record = committed.record
+        if (record.request_key, record.code_place) == (request_key, code) and await is_whole(committed):
             return committed
     return None
 

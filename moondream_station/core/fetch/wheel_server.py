@@ -19,7 +19,7 @@ import anyio.to_thread
 from anyio.abc import Listener, SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from moondream_station.core.processes.child_process import as_raised
+from moondream_station.core.home.task_groups import as_raised
 
 _HEAD_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 20

@@ -8,8 +8,20 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.space import writing_to
+
+_REMOVE_SECONDS = 1.0
 
 
 def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -88,6 +100,30 @@ def remove_tree(folder: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(trash)
+
+
+@asynccontextmanager
+async def temporary_folder(parent: Path | None, prefix: str) -> AsyncIterator[Path]:
+    """A folder for the time of this context; what takes longer than a second to remove goes on by itself.
+
+    Args:
+        parent: Where it is made; None is the system's own place.
+        prefix: What its name begins with; `sweep` knows by it what a kill left in the home.
+    """
+    name = await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=prefix, dir=parent))
+    try:
+        yield Path(name)
+    finally:
+        with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+            await anyio.to_thread.run_sync(shutil.rmtree, name, abandon_on_cancel=True)
+
+
+@asynccontextmanager
+async def work_folder(home: Home) -> AsyncIterator[Path]:
+    """A folder in the home's cache for one run of a tool."""
+    with writing_to(home.cache):
+        async with temporary_folder(home.cache, "lock-") as folder:
+            yield folder
 
 
 def _syncfs(folder: Path) -> bool:

@@ -30,8 +30,7 @@ from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import within_constraints
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select
-from moondream_station.core.worker.judging import verification_failure
-from moondream_station.core.worker.verification import WorkerPlan
+from moondream_station.core.worker.verification import WorkerPlan, verification_failure
 
 _LOCK_TRIES = 3
 

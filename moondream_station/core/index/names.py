@@ -22,7 +22,7 @@ from moondream_station.core.fetch.retry import (
     Patience,
     ask,
 )
-from moondream_station.core.home.together import together
+from moondream_station.core.home.task_groups import together
 from moondream_station.core.index.listing import ListingInvalid, parse_listing
 from moondream_station.core.packaging.file_urls import local_path
 

@@ -23,7 +23,7 @@ from moondream_station.core.machine.protocol import (
     Unreadable,
 )
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.programs import resolve_program
+from moondream_station.core.processes.child_process import resolve_program
 from moondream_station.core.processes.run import run
 
 T = TypeVar("T")

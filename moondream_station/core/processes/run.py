@@ -18,11 +18,11 @@ from time import perf_counter
 
 import anyio
 
+from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.child_process import (
     END_SECONDS,
     PIPE_SECONDS,
     Child,
-    as_raised,
     locate,
     missing,
     open_child,

@@ -12,11 +12,11 @@ from pathlib import Path
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
+from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.child_process import (
     END_SECONDS,
     PIPE_SECONDS,
     Child,
-    as_raised,
     locate,
     missing,
     open_child,

@@ -26,7 +26,7 @@ from moondream_station.core.fetch.lock import Lock, LockedFile
 from moondream_station.core.fetch.retry import PAGE_PATIENCE, patience_of
 from moondream_station.core.fetch.transfer import RemoteFile
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.work_folder import work_folder
+from moondream_station.core.home.storage import work_folder
 from moondream_station.core.packaging.packaging_config import PackagingConfig, ordinary_constraints
 from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.processes.run import CompletedProcess

@@ -13,7 +13,7 @@ import anyio.to_thread
 from moondream_station.core.fetch.lock import Lock, LockedFile
 from moondream_station.core.fetch.wheel_store import note_finished, sha256_of
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.work_folder import work_folder
+from moondream_station.core.home.storage import work_folder
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.uv_failures import build_failure
 from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of

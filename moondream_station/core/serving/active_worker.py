@@ -13,7 +13,7 @@ from moondream_station.core.facts.events import StopReason, VerificationComplete
 from moondream_station.core.home.log import Log
 from moondream_station.core.serving.queue import InferencePool
 from moondream_station.core.serving.worker_host import HostedWorker, WorkerHost, WorkerSpec
-from moondream_station.core.worker.judging import checked
+from moondream_station.core.worker.verification import checked
 from moondream_station.core.worker.worker import Worker
 
 _log = Log()

@@ -21,7 +21,7 @@ from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentB
 from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home.layout import Home
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.worker.model_cache import disk_usage, model_cache
+from moondream_station.core.worker.loading import disk_usage, model_cache
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 
@@ -201,7 +201,7 @@ async def existing_worker(home: Home, manifest: Manifest, model: str, environmen
         await check_whole(committed)
     except EnvironmentBroken as broken:
         raise EnvironmentBroken(broken.message, hint=_another(model), log=broken.log) from broken
-    code = read_backend(home, commit.backend, commit.backend_version)
+    code = await anyio.to_thread.run_sync(read_backend, home, commit.code_place)
     if code is None:
         raise BackendUnavailable(
             f"The code of the backend {commit.backend} {commit.backend_version} is gone.",

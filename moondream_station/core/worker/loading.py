@@ -1,8 +1,12 @@
-"""Waiting for a backend that fetches or loads its model: as long as it does something."""
+"""A backend that fetches and loads its model: its memory, its weights on disk, and waiting while it works."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Final, TypedDict
 
 import anyio
@@ -17,6 +21,14 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.worker.requests import Frame, Request
+
+_FACTOR: Final = 2
+"""Weights are there twice for a moment, as they are read and as they are used."""
+_RESERVE_BYTES: Final = 1 << 30
+"""What computing takes, and what must stay for everything else."""
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_BLOCK_BYTES: Final = 512
+"""The unit of `st_blocks` (POSIX leaves it open; Linux and macOS agree)."""
 
 _LOOK_SECONDS: Final = 5.0
 """How often a worker that loads its model is looked at for signs of life."""
@@ -64,7 +76,7 @@ async def last_frame(
     """
     stall_seconds = options.get("stall_seconds", _STALL_SECONDS)
     progress = options.get("progress", _ignore)
-    life = _Life(pid, lines, options.get("signs_of_life"))
+    look = partial(_signs, pid, lines, options.get("signs_of_life"))
     look_seconds = min(_LOOK_SECONDS, stall_seconds / 4)
     seen: Hashable = None
     seen_at = anyio.current_time()
@@ -77,7 +89,7 @@ async def last_frame(
         if frame is not None:
             progress(frame["done"], frame["total"], frame["unit"])
             seen_at = anyio.current_time()
-        elif (signs := await life.signs()) != seen:
+        elif (signs := await anyio.to_thread.run_sync(look)) != seen:
             seen, seen_at = signs, anyio.current_time()
         elif anyio.current_time() - seen_at >= stall_seconds:
             raise WorkerTimeout(
@@ -86,31 +98,6 @@ async def last_frame(
                 hint="`moondream-station logs` shows what it wrote last.",
                 log="\n".join(lines()),
             )
-
-
-class _Life:
-    """What changes while a worker does something, whether or not it answers.
-
-    Args:
-        pid: The worker's process.
-        lines: What it wrote last.
-        elsewhere: What changes outside of it; called in a thread, because it may look at many files.
-    """
-
-    def __init__(
-        self,
-        pid: int,
-        lines: Callable[[], tuple[str, ...]],
-        elsewhere: Callable[[], Hashable] | None,
-    ) -> None:
-        self._pid = pid
-        self._lines = lines
-        self._elsewhere = elsewhere
-
-    async def signs(self) -> Hashable:
-        """Something that compares equal as long as nothing happens."""
-        outside = await anyio.to_thread.run_sync(self._elsewhere) if self._elsewhere else None
-        return (_processor_seconds(self._pid), self._lines(), outside)
 
 
 def not_loaded(backend: str, frame: Frame, *, log: str) -> StationError:
@@ -125,6 +112,16 @@ def not_loaded(backend: str, frame: Frame, *, log: str) -> StationError:
     )
 
 
+def _signs(
+    pid: int, lines: Callable[[], tuple[str, ...]], elsewhere: Callable[[], Hashable] | None
+) -> Hashable:
+    """Something that compares equal as long as the worker does nothing.
+
+    Blocks: it looks at all processes of the computer, and `elsewhere` at many files.
+    """
+    return (_processor_seconds(pid), lines(), elsewhere() if elsewhere else None)
+
+
 def _processor_seconds(pid: int) -> float:
     """Processor time of a process and its children so far; 0 once it is gone."""
     total = 0.0
@@ -135,4 +132,97 @@ def _processor_seconds(pid: int) -> float:
             total += times.user + times.system
     except psutil.Error:
         return total  # gone meanwhile, which the link reports
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryNeed:
+    """What memory a model needs.
+
+    Args:
+        needed_bytes: How much its weights take.
+        free_on_device_bytes: How much is free on the GPU that it will be on, None where that has no memory of
+            its own or does not tell.
+    """
+
+    needed_bytes: int
+    free_on_device_bytes: int | None
+
+    def is_met(self) -> bool:
+        """Whether there is enough, with a margin: of the computer's memory, and of the GPU's own."""
+        wanted = _FACTOR * self.needed_bytes + _RESERVE_BYTES
+        on_device = self.free_on_device_bytes
+        return wanted <= available_bytes() and (on_device is None or wanted <= on_device)
+
+
+def available_bytes() -> int:
+    """How much memory this process can still get, in bytes: the computer's, or its container's where less."""
+    return min((psutil.virtual_memory().available, *left_in_groups(_CGROUPS, Path("/proc/self/cgroup"))))
+
+
+def left_in_groups(root: Path, membership: Path) -> Iterator[int]:
+    """How many bytes the limit of each control group around this process leaves.
+
+    Linux, Documentation/admin-guide/cgroup-v2.rst ("memory.max", "memory.current") and
+    cgroup-v1/memory.rst ("memory.limit_in_bytes", "memory.usage_in_bytes").
+
+    Args:
+        root: Where the groups are mounted.
+        membership: The process's own `/proc/PID/cgroup`.
+    """
+    try:
+        entries = [line.split(":", 2) for line in membership.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return  # not Linux
+    for _, controllers, path in entries:
+        if not controllers:
+            base, limit, usage = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(base):
+                break
+            try:
+                yield max(0, int((folder / limit).read_text()) - int((folder / usage).read_text()))
+            except (OSError, ValueError):  # not there, as in a container for its own path; or "max"
+                continue
+
+
+def model_cache(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The folders that Hugging Face's hub and torch's hub download to, as their variables say.
+
+    In the order of huggingface_hub's constants.py, where HF_HUB_CACHE goes before HF_HOME, and HF_HOME before
+    XDG_CACHE_HOME.
+    """
+    home = Path(environ.get("HOME") or environ.get("USERPROFILE") or "~").expanduser()
+    caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    hugging_face = Path(environ.get("HF_HOME") or caches / "huggingface")
+    named = (environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE"))
+    torch = Path(environ.get("TORCH_HOME") or caches / "torch")
+    return (hugging_face, *(Path(folder) for folder in named if folder), torch)
+
+
+def disk_usage(folders: Iterable[Path]) -> int:
+    """How many bytes the files below some folders take; what can't be read counts as nothing.
+
+    Downloads that are written at several places at once have their full size from the beginning, with holes.
+    So the blocks are counted where the system tells them.
+    """
+    total = 0
+    waiting = [os.fspath(folder) for folder in folders]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        found = entry.stat(follow_symlinks=False)
+                        blocks = getattr(found, "st_blocks", None)
+                        total += found.st_size if blocks is None else blocks * _BLOCK_BYTES
+        except OSError:  # not there, not ours, or gone meanwhile
+            continue
     return total

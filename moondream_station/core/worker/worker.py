@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Unpack
 
@@ -11,10 +11,10 @@ import anyio
 
 from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.facts.errors import BackendError, WorkerFailed
+from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
 from moondream_station.core.worker.link import Hello, Link
-from moondream_station.core.worker.loading import LoadOptions, last_frame, not_loaded
-from moondream_station.core.worker.memory import MemoryNeed
+from moondream_station.core.worker.loading import LoadOptions, MemoryNeed, last_frame, not_loaded
 from moondream_station.core.worker.requests import CallStream, Frame, Request
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
@@ -144,28 +144,6 @@ class Worker:
         }
         return self._link.request(function, call, on_end=on_end)
 
-    async def call(
-        self, function: str, kwargs: Mapping[str, Any], *, timeout_seconds: float | None = None
-    ) -> dict[str, Any] | CallStream:
-        """Call a function of the backend.
-
-        Args:
-            function: One of the functions that the manifest lists.
-            kwargs: Its keyword arguments, as JSON.
-            timeout_seconds: How long the answer, or each chunk of it, may take; None for ever.
-
-        Returns:
-            The answer; a stream where one was asked for and the backend gives one.
-
-        Raises:
-            WorkerTimeout: No answer in time. The worker stays usable once its function returns.
-            BackendError: The backend raised, or its answer is no JSON.
-            UnknownFunction: The backend has no such function.
-            WorkerFailed: The worker died.
-        """
-        request = self.begin(function, kwargs)
-        return await answer(request, timeout_seconds, chunk_seconds=timeout_seconds)
-
     async def wait_failed(self) -> WorkerFailed:
         """Wait until the worker fails; never returns for one that is ended on purpose."""
         await self._link.failed.wait()
@@ -237,12 +215,18 @@ class Worker:
 async def answer(
     request: Request, timeout_seconds: float | None, *, chunk_seconds: float | None = None
 ) -> dict[str, Any] | CallStream:
-    """Wait for the answer of a call that was begun; raises what `Worker.call` raises.
+    """Wait for the answer of a call that was begun.
 
     Args:
         request: The call.
         timeout_seconds: How long the answer may take, None for ever.
         chunk_seconds: How long each chunk of a streamed answer may take, None for ever.
+
+    Raises:
+        WorkerTimeout: No answer in time. The worker stays usable once its function returns.
+        BackendError: The backend raised, or its answer is no JSON.
+        UnknownFunction: The backend has no such function.
+        WorkerFailed: The worker died.
     """
     frame = await request.next_frame(timeout_seconds)
     if frame["kind"] == "stream":
@@ -279,7 +263,7 @@ async def open_worker(
     argv = [str(python), "-P", str(_WORKER_MAIN), "--threads", str(threads)]
     async with open_worker_process(argv, env=env, cwd=cwd, log_path=log_path) as process:
         link = Link(process)
-        with _as_raised():
+        with as_raised():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(link.read)
                 tasks.start_soon(link.write)
@@ -294,17 +278,3 @@ async def open_worker(
                 finally:
                     link.stop_writing()
                     tasks.cancel_scope.cancel()
-
-
-@contextmanager
-def _as_raised() -> Iterator[None]:
-    """Let the one thing that went wrong in a task group reach the caller as it was raised."""
-    single: BaseException | None = None
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        single = group.exceptions[0]
-    if single is not None:
-        raise single

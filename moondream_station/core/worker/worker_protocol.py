@@ -69,11 +69,6 @@ class FrameDecoder:
             del self._buffer[:end]
             yield _decode(body)
 
-    @property
-    def is_between_frames(self) -> bool:
-        """Whether everything that arrived belonged to a complete frame."""
-        return not self._buffer
-
 
 def _decode(body: bytes) -> dict[str, Any]:
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import anyio.lowlevel
 
-from moondream_station.core.backends.backend_requirements import requirements_of
+from moondream_station.core.backends.backend_code import requirements_of
 from moondream_station.core.backends.code_store import read_backend
 from moondream_station.core.bus.journal import latest_activation, read_activation, read_history
 from moondream_station.core.facts.errors import BackendUnavailable, RequirementsUnsafe
@@ -75,7 +75,7 @@ async def _code(patient: Patient) -> Verdict:
     if subject.committed is None:
         return ok("No backend's code is in use yet.")
     record = subject.committed.record
-    code = await in_thread(read_backend, patient.home, record.backend, record.backend_version)
+    code = await in_thread(read_backend, patient.home, record.code_place)
     if code is None:
         remedy = Remedy(
             text="Take it anew.", commands=(f"moondream-station switch {shlex.quote(subject.model or '')}",)

@@ -24,7 +24,7 @@ _NEVER_FINISHED = (
     ("backends", ".trash-*"),
     ("backends", "*/.trash-*"),
     ("backends", "*/.new-*"),
-    ("backends", "*/.old-*"),
+    ("backends", "*/*/.trash-*"),
     ("downloads", ".trash-*"),
     ("downloads", ".*.tmp"),
     ("cache", "lock-*"),

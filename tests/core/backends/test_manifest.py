@@ -73,7 +73,7 @@ def test_a_manifest_of_0_1_is_read_as_it_is() -> None:
     """Every key of 0.1 is known or accepted; what was not there has 0.1's default."""
     manifest = parsed(OLD)
     model = manifest.model("moondream-2")
-    backend = manifest.backend_of("moondream-2")
+    backend = manifest.backends[model.backend]
     assert model.args == {"model_id": "vikhyatk/moondream2"}
     assert not model.requires_gpu
     assert backend.version == "1.0.0"
@@ -108,8 +108,12 @@ def test_an_unknown_model_is_named_with_those_that_are_known() -> None:
     with pytest.raises(UnknownModel) as caught:
         parsed(OLD).model("moondream-9")
     assert caught.value.hint == "It names these models: moondream-2, mlx."
-    with pytest.raises(ManifestInvalid, match=r"models\.mlx\.backend: there is no backend 'gone'"):
-        parsed(OLD).backend_of("mlx")
+
+
+def test_a_model_without_its_backend_is_not_supported() -> None:
+    """The reason names the backend that the manifest does not have."""
+    reason = parsed(OLD).unsupported_reason("mlx", system="darwin")
+    assert reason == "the manifest has no backend 'gone'"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ import httpx2
 import pytest
 
 from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.backends.code_store import RECORD, read_backend, sweep
+from moondream_station.core.backends.code_store import RECORD, read_backend, sweep, unnamed_code
 from moondream_station.core.backends.manifest import BackendInfo, Manifest, parse_manifest
 from moondream_station.core.backends.manifest_loader import read_built_in
-from moondream_station.core.backends.provide import locate, provide_backend
-from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable, HashMismatch
+from moondream_station.core.backends.provide import backend_requirements, locate, provide_backend
+from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable, HashMismatch, HomeUnusable
 from moondream_station.core.home.layout import Home
 from support.index_server import IndexServer
 from support.index_traffic import Fault, Resource
@@ -40,6 +40,11 @@ def tar_gz(files: dict[str, str], *, top: str = "moondream-backend/") -> bytes:
     return buffer.getvalue()
 
 
+def tree_of(folder: Path) -> dict[str, str]:
+    """What is in every file of a folder."""
+    return {str(path): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
 class Setting:
     """A home, a manifest with one backend, and a web server."""
 
@@ -51,6 +56,14 @@ class Setting:
 
     async def provide(self, download_url: str, *, url: str | None = None, **more: Any) -> BackendCode:
         """Provide the backend that a manifest names so."""
+        manifest = self.manifest(download_url, url=url, **more)
+        async with httpx2.AsyncClient() as client:
+            return await provide_backend(
+                "test", manifest.backends["test"], manifest=manifest, home=self.home, client=client
+            )
+
+    def manifest(self, download_url: str, *, url: str | None = None, **more: Any) -> Manifest:
+        """A manifest with that backend."""
         info = {
             "name": "Test",
             "download_url": download_url,
@@ -60,11 +73,14 @@ class Setting:
         }
         text = json.dumps({"version": "1", "models": {}, "backends": {"test": info}})
         folder = self.folder if url is None else None
-        manifest = parse_manifest(text, origin="manifest.json", folder=folder, url=url)
-        client: AbstractAsyncContextManager[httpx2.AsyncClient] = httpx2.AsyncClient()
-        async with client as opened:
-            return await provide_backend(
-                "test", manifest.backends["test"], manifest=manifest, home=self.home, client=opened
+        return parse_manifest(text, origin="manifest.json", folder=folder, url=url)
+
+    async def requirements(self, download_url: str) -> Requirements:
+        """What the backend that a manifest names so requires."""
+        manifest = self.manifest(download_url)
+        async with httpx2.AsyncClient() as client:
+            return await backend_requirements(
+                "test", manifest.backends["test"], manifest=manifest, home=self.home, client=client
             )
 
     def write(self, files: dict[str, str], name: str = "source") -> Path:
@@ -101,7 +117,8 @@ async def test_the_built_in_self_test_is_copied_into_the_home(setting: Setting) 
         code = await provide_backend(
             "selftest", manifest.backends["selftest"], manifest=manifest, home=setting.home, client=client
         )
-    assert code.folder == setting.home.backends / "selftest" / "1.0.0"
+    assert code.folder.parent == setting.home.backends / "selftest" / "1.0.0"
+    assert read_backend(setting.home, code.place) == code
     assert code.requirements_text.split() == ["torch", "Pillow", "numpy"]
     assert code.functions == ("caption", "query", "detect", "point")
 
@@ -118,11 +135,37 @@ async def test_a_folder_is_taken_relative_to_the_manifest_and_anew_when_it_chang
     assert compiled.exists()
     (source / "backend.py").write_text("changed = True\n")
     (source / "requirements.txt").unlink()
+    before = tree_of(first.folder)
     second = await setting.provide(str(source))
     assert second.digest != first.digest
     assert (second.folder / "backend.py").read_text() == "changed = True\n"
     assert second.requirements_text == ""
     assert setting.left_over() == {"1.0.0"}
+    assert tree_of(first.folder) == before
+    assert read_backend(setting.home, first.place) == first
+
+
+async def test_other_functions_are_other_code(setting: Setting) -> None:
+    """A switch that fails must not change what the active model's next worker serves, from the same files."""
+    setting.write(FILES)
+    first = await setting.provide("source")
+    second = await setting.provide("source", functions=["caption", "query"])
+    assert (first.functions, second.functions) == (("caption",), ("caption", "query"))
+    assert read_backend(setting.home, first.place) == first
+    assert await setting.provide("source") == first
+
+
+async def test_the_same_code_from_elsewhere_keeps_its_place(setting: Setting) -> None:
+    """Nothing is moved where it is whole: a worker may run there."""
+    setting.write(FILES)
+    first = await setting.provide("source")
+    inode = first.folder.stat().st_ino
+    data = setting.content["/backend.tar.gz"] = tar_gz(FILES)
+    url = f"{setting.server.address}/backend.tar.gz"
+    assert await setting.provide(url) == first
+    assert first.folder.stat().st_ino == inode
+    assert await setting.provide(url, size=len(data)) == first
+    assert len(setting.server.requests) == 1
 
 
 @pytest.mark.parametrize("form", ["relative", "absolute", "url"])
@@ -182,7 +225,7 @@ async def test_what_is_not_the_manifests_archive_is_refused(setting: Setting) ->
     with pytest.raises(BackendUnavailable, match="answers 404"):
         await setting.provide(url, sha256="0" * 64)
     assert setting.left_over() == {"1.0.0"}
-    assert read_backend(setting.home, "test", "1.0.0") == kept
+    assert read_backend(setting.home, kept.place) == kept
 
 
 async def test_a_broken_download_leaves_nothing(setting: Setting) -> None:
@@ -230,26 +273,76 @@ async def test_what_was_changed_in_the_home_is_not_taken_for_the_backend(setting
     """Damage is noticed, and providing it again repairs it."""
     setting.write(FILES)
     code = await setting.provide("source")
-    assert read_backend(setting.home, "test", "1.0.0") == code
+    assert read_backend(setting.home, code.place) == code
     (code.folder / "backend.py").write_text("damaged")
-    assert read_backend(setting.home, "test", "1.0.0") is None
+    assert read_backend(setting.home, code.place) is None
     assert await setting.provide("source") == code
     (code.folder / RECORD).write_text("{")
-    assert read_backend(setting.home, "test", "1.0.0") is None
+    assert read_backend(setting.home, code.place) is None
 
 
-async def test_a_replacement_that_was_interrupted_keeps_the_old_one(setting: Setting) -> None:
-    """Between its two renames the old one is still found, and sweeping puts it back."""
+async def test_a_file_that_can_not_be_read_is_damage(setting: Setting) -> None:
+    """It is repaired as any other, and no bare OSError comes out."""
+    setting.content["/backend.tar.gz"] = tar_gz(FILES)
+    url = f"{setting.server.address}/backend.tar.gz"
+    code = await setting.provide(url)
+    (code.folder / "gone.py").symlink_to("nowhere")
+    assert read_backend(setting.home, code.place) is None
+    assert await setting.provide(url) == code
+
+
+@pytest.mark.parametrize("named", ["source", "/backend.tar.gz"])
+async def test_a_home_that_can_not_take_code_is_named(setting: Setting, named: str) -> None:
+    """A file where the backend's folder should be: an error of the station's own says so."""
+    setting.write(FILES)
+    setting.content["/backend.tar.gz"] = tar_gz(FILES)
+    setting.home.backends.mkdir(parents=True)
+    (setting.home.backends / "test").write_text("")
+    with pytest.raises(HomeUnusable, match="backends/test"):
+        await setting.provide(named if named == "source" else setting.server.address + named)
+
+
+async def test_a_taking_that_was_interrupted_keeps_the_old_one(setting: Setting) -> None:
+    """Other content is taken beside it: it is found meanwhile, and sweeping leaves it."""
     setting.write(FILES)
     code = await setting.provide("source")
-    code.folder.rename(code.folder.with_name(".old-1.0.0"))
-    (setting.home.backends / "test" / ".new-12345678").mkdir()
-    found = read_backend(setting.home, "test", "1.0.0")
-    assert found is not None
-    assert found.digest == code.digest
+    (setting.home.backends / "test" / ".new-12345678" / "copied").mkdir(parents=True)
+    (setting.home.backends / "test" / "1.0.0" / ".trash-12345678").mkdir()
+    assert read_backend(setting.home, code.place) == code
     sweep(setting.home)
     assert setting.left_over() == {"1.0.0"}
-    assert read_backend(setting.home, "test", "1.0.0") == code
+    assert [path.name for path in code.folder.parent.iterdir()] == [code.folder.name]
+    assert read_backend(setting.home, code.place) == code
+
+
+async def test_code_of_an_older_station_stays_whole_beside_newer_code(setting: Setting) -> None:
+    """It lies in the version's folder itself, is used as long as it is the same, and not replaced."""
+    source = setting.write(FILES)
+    new = await setting.provide("source")
+    version = new.folder.parent
+    for path in list(new.folder.iterdir()):
+        path.rename(version / path.name)
+    new.folder.rmdir()
+    old = await setting.provide("source")
+    assert (old.folder, old.place) == (version, "test/1.0.0")
+    (source / "backend.py").write_text("changed = True\n")
+    changed = await setting.provide("source")
+    assert changed.folder.parent == version
+    assert read_backend(setting.home, old.place) == old
+    assert list(unnamed_code(setting.home, {old.place})) == [changed.folder]
+    assert set(unnamed_code(setting.home, {changed.place})) == {version / name for name in [*FILES, RECORD]}
+    assert list(unnamed_code(setting.home, {old.place, changed.place})) == []
+    assert list(unnamed_code(setting.home, set())) == [version]
+
+
+async def test_requirements_are_read_without_changing_the_home(setting: Setting) -> None:
+    """From a folder, an archive on disk, and one on the network: also where nothing of it is in the home."""
+    setting.write(FILES)
+    (setting.folder / "archive.bin").write_bytes(tar_gz(FILES))
+    setting.content["/backend.tar.gz"] = tar_gz(FILES)
+    for named in ("source", "archive.bin", f"{setting.server.address}/backend.tar.gz"):
+        assert (await setting.requirements(named)).canonical == ("torch",)
+    assert not setting.home.root.exists()
 
 
 def test_a_location_is_shown_without_its_secrets() -> None:

@@ -44,6 +44,7 @@ pytestmark = pytest.mark.anyio
 TORCH = torch_wheel("2.9.0", "cpu")
 LOCK = lock_of([locked_file(TORCH, "https://h/torch.whl")])
 KEY = "k" * 64
+CODE = "b/1/0123"
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def record_of(home: Home, place: Place, **changes: object) -> CommitRecord:
         model="m",
         backend="b",
         backend_version="1",
+        code=CODE,
         build="cpu",
         torch="2.9.0+cpu",
         index_url="https://h/whl/cpu",
@@ -123,14 +125,26 @@ async def test_the_newest_whole_environment_is_found(home: Home) -> None:
     """Of several that were made for the same the newest is taken."""
     await committed_place(home)
     newer = await committed_place(home, created_at=datetime(2026, 11, 24, tzinfo=UTC))
-    assert await find_reusable(home, KEY) == newer
+    assert await find_reusable(home, KEY, code=CODE) == newer
 
 
 async def test_nothing_made_for_another_request_is_found(home: Home) -> None:
     """Another request key finds nothing, and neither does a place without a commit."""
     await committed_place(home)
     filled_place(home)
-    assert await find_reusable(home, "o" * 64) is None
+    assert await find_reusable(home, "o" * 64, code=CODE) is None
+
+
+async def test_an_environment_is_used_again_with_the_code_that_its_commit_names(home: Home) -> None:
+    """Its next worker runs that; the record of a station with one place for a version names that place."""
+    named = await committed_place(home)
+    assert await find_reusable(home, KEY, code="b/1/4567") is None
+    assert await find_reusable(home, KEY, code=CODE) == named
+    old = await committed_place(home, code=None)
+    data = json.loads(old.place.commit.read_text())
+    del data["code"]
+    old.place.commit.write_text(json.dumps(data))
+    assert await find_reusable(home, KEY, code="b/1") == old
 
 
 def lose_a_file(home: Home, place: Place) -> None:
@@ -173,7 +187,7 @@ async def test_a_damaged_environment_is_passed_over(
     """An environment that is not whole is not used again, and the reason can be told."""
     committed = await committed_place(home)
     damage(home, committed.place)
-    assert await find_reusable(home, KEY) is None
+    assert await find_reusable(home, KEY, code=CODE) is None
     with pytest.raises(EnvironmentBroken):
         await check_whole(committed)
 
@@ -184,7 +198,7 @@ async def test_a_commit_that_says_nothing_is_none(home: Home, text: str) -> None
     place = filled_place(home)
     place.commit.write_text(text)
     assert load_commit(place) is None
-    assert await find_reusable(home, KEY) is None
+    assert await find_reusable(home, KEY, code=CODE) is None
 
 
 async def test_half_done_things_are_swept(home: Home) -> None:

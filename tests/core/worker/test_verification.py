@@ -8,9 +8,15 @@ import pytest
 
 from moondream_station.core.facts.report import Mismatch, VerificationReport
 from moondream_station.core.selection.conclusions import Conclusions
-from moondream_station.core.worker.judging import checked, verification_failure
 from moondream_station.core.worker.torch_check import build_of, device_of
-from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
+from moondream_station.core.worker.verification import (
+    Verification,
+    WorkerPlan,
+    checked,
+    compare,
+    report_from,
+    verification_failure,
+)
 
 REPORT = VerificationReport(
     torch="2.14.1+cu126",

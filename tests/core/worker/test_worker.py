@@ -23,11 +23,11 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.worker.memory import MemoryNeed
+from moondream_station.core.worker.loading import MemoryNeed
 from moondream_station.core.worker.requests import CallStream
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
-from support.backends import ECHO, HOSTILE, SIBLING, SIBLING_FILES, STREAMING, write_backend
+from support.backends import ECHO, HOSTILE, SIBLING, SIBLING_FILES, STREAMING, call, write_backend
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ async def test_answers_calls_with_what_the_backend_returns(tmp_path: Path) -> No
     """Arguments and answers cross the pipe as they are, also with lone surrogates and line ends in them."""
     async with serving(tmp_path, ECHO, args={"model_id": "m"}) as worker:
         kwargs = {"text": "a\nb\x00 \ud800 ü", "number": 1.5, "nested": {"list": [None, True]}}
-        assert await worker.call("echo", kwargs) == {"kwargs": kwargs, "args": {"model_id": "m"}}
+        assert await call(worker, "echo", kwargs) == {"kwargs": kwargs, "args": {"model_id": "m"}}
 
 
 async def test_verifies_without_torch_that_the_worker_lives(tmp_path: Path) -> None:
@@ -89,23 +89,23 @@ async def test_a_missing_torch_is_a_mismatch_with_pythons_own_words(tmp_path: Pa
 async def test_wraps_an_answer_that_is_no_dictionary(tmp_path: Path) -> None:
     """As 0.1 did: anything but a dictionary arrives as `result`."""
     async with serving(tmp_path, ECHO) as worker:
-        assert await worker.call("bare", {}) == {"result": "no dict"}
+        assert await call(worker, "bare", {}) == {"result": "no dict"}
 
 
 async def test_streams_the_first_iterator_of_the_answer(tmp_path: Path) -> None:
     """With `stream` the chunks come one by one, under the key they stood under."""
     async with serving(tmp_path, ECHO) as worker:
-        stream = await worker.call("caption", {"stream": True})
+        stream = await call(worker, "caption", {"stream": True})
         assert isinstance(stream, CallStream)
         assert stream.key == "caption"
         assert [chunk async for chunk in stream] == ["a ", "small ", "caption"]
-        assert await worker.call("caption", {"stream": False}) == {"caption": "a small caption"}
+        assert await call(worker, "caption", {"stream": False}) == {"caption": "a small caption"}
 
 
 async def test_a_stream_longer_than_its_window_arrives_whole(tmp_path: Path) -> None:
     """The station asks for more as it uses chunks up."""
     async with serving(tmp_path, STREAMING) as worker:
-        stream = await worker.call("count", {"stream": True, "to": 2000})
+        stream = await call(worker, "count", {"stream": True, "to": 2000})
         assert isinstance(stream, CallStream)
         assert [chunk async for chunk in stream] == list(range(2000))
 
@@ -113,11 +113,11 @@ async def test_a_stream_longer_than_its_window_arrives_whole(tmp_path: Path) -> 
 async def test_a_stream_given_up_is_closed_and_the_worker_goes_on(tmp_path: Path) -> None:
     """Whoever closes an endless stream frees the worker, and the backend's generator is closed."""
     async with serving(tmp_path, STREAMING) as worker:
-        stream = await worker.call("count", {"stream": True})
+        stream = await call(worker, "count", {"stream": True})
         assert isinstance(stream, CallStream)
         assert await anext(stream) == 0
         await stream.aclose()
-        assert await worker.call("was_closed", {}) == {"closed": 1}
+        assert await call(worker, "was_closed", {}) == {"closed": 1}
         assert [chunk async for chunk in stream] == []
 
 
@@ -125,20 +125,20 @@ async def test_a_stream_given_up_is_closed_and_the_worker_goes_on(tmp_path: Path
 async def test_an_error_in_the_middle_of_a_stream_arrives(tmp_path: Path, function: str, words: str) -> None:
     """What was streamed before arrives, then the error."""
     async with serving(tmp_path, STREAMING) as worker:
-        stream = await worker.call(function, {"stream": True})
+        stream = await call(worker, function, {"stream": True})
         assert isinstance(stream, CallStream)
         assert await anext(stream) == 1
         with pytest.raises(BackendError, match=words):
             await anext(stream)
-        assert await worker.call("was_closed", {}) == {"closed": 0}
+        assert await call(worker, "was_closed", {}) == {"closed": 0}
 
 
 async def test_what_a_backend_raises_is_its_callers_answer(tmp_path: Path) -> None:
     """The exception's text arrives, its traceback is in the log, and the worker goes on."""
     async with serving(tmp_path, ECHO) as worker:
         with pytest.raises(BackendError, match="image_url is missing: give one"):
-            await worker.call("refuse", {})
-        assert await worker.call("bare", {}) == {"result": "no dict"}
+            await call(worker, "refuse", {})
+        assert await call(worker, "bare", {}) == {"result": "no dict"}
         assert any("ValueError" in line for line in worker.last_lines)
 
 
@@ -157,17 +157,17 @@ async def test_survives_what_a_backend_must_not_do(tmp_path: Path, function: str
     """Odd exceptions and odd answers are errors of that one call."""
     async with serving(tmp_path, HOSTILE) as worker:
         with pytest.raises(BackendError, match=words):
-            await worker.call(function, {})
-        assert await worker.call("read_stdin", {}) == {"read": ""}
+            await call(worker, function, {})
+        assert await call(worker, "read_stdin", {}) == {"read": ""}
 
 
 async def test_survives_output_on_stdout(tmp_path: Path) -> None:
     """What a backend prints goes to the log, never between the frames, however much it is."""
     async with serving(tmp_path, HOSTILE) as worker:
-        assert await worker.call("shout", {"lines": 5000}) == {"shouted": 5000}
-        assert await worker.call("close_stdout", {}) == {"closed": True}
+        assert await call(worker, "shout", {"lines": 5000}) == {"shouted": 5000}
+        assert await call(worker, "close_stdout", {}) == {"closed": True}
         with pytest.raises(BackendError):
-            await worker.call("exit", {})
+            await call(worker, "exit", {})
         assert worker.failure is None
 
 
@@ -178,20 +178,20 @@ async def test_a_function_the_manifest_does_not_list_is_unknown(tmp_path: Path) 
         await worker.init(code, {})
         for function in ("init_backend", "os", "absent", "caption"):
             with pytest.raises(UnknownFunction):
-                await worker.call(function, {})
+                await call(worker, function, {})
 
 
 async def test_calls_before_the_backend_is_loaded_are_unknown(tmp_path: Path) -> None:
     """A worker that was only started has no functions."""
     async with started(tmp_path) as worker:
         with pytest.raises(UnknownFunction):
-            await worker.call("echo", {})
+            await call(worker, "echo", {})
 
 
 async def test_imports_siblings_and_passes_the_device(tmp_path: Path) -> None:
     """The worker's own files can't shadow the backend's; `device` goes to an `init_backend` that names it."""
     async with serving(tmp_path, SIBLING, files=SIBLING_FILES) as worker:
-        answer = await worker.call("greet", {"name": "moon"})
+        answer = await call(worker, "greet", {"name": "moon"})
         assert answer == {"greeting": "hello moon", "device": "cpu", "own": True}
 
 
@@ -248,8 +248,8 @@ async def test_a_call_that_takes_too_long_times_out_and_leaves_the_worker_usable
     """The late answer is dropped, the next call gets its own."""
     async with serving(tmp_path, ECHO) as worker:
         with pytest.raises(WorkerTimeout, match=r"`slow` within 0\.05 s"):
-            await worker.call("slow", {"seconds": 0.3}, timeout_seconds=0.05)
-        assert await worker.call("bare", {}, timeout_seconds=10) == {"result": "no dict"}
+            await call(worker, "slow", {"seconds": 0.3}, timeout_seconds=0.05)
+        assert await call(worker, "bare", {}, timeout_seconds=10) == {"result": "no dict"}
 
 
 async def test_a_cancelled_call_leaves_the_worker_usable(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ async def test_a_cancelled_call_leaves_the_worker_usable(tmp_path: Path) -> None
         with anyio.move_on_after(0.01):
             await request.next_frame(None)
         await ended.wait()
-        assert await worker.call("bare", {}) == {"result": "no dict"}
+        assert await call(worker, "bare", {}) == {"result": "no dict"}
 
 
 async def test_calls_run_side_by_side_up_to_the_number_of_threads(tmp_path: Path) -> None:
@@ -268,12 +268,12 @@ async def test_calls_run_side_by_side_up_to_the_number_of_threads(tmp_path: Path
     order = []
     async with serving(tmp_path, ECHO, threads=2) as worker, anyio.create_task_group() as tasks:
 
-        async def call(seconds: float) -> None:
-            await worker.call("slow", {"seconds": seconds})
+        async def call_and_note(seconds: float) -> None:
+            await call(worker, "slow", {"seconds": seconds})
             order.append(seconds)
 
-        tasks.start_soon(call, 0.5)
-        tasks.start_soon(call, 0.01)
+        tasks.start_soon(call_and_note, 0.5)
+        tasks.start_soon(call_and_note, 0.01)
     assert order == [0.01, 0.5]
 
 
@@ -285,15 +285,15 @@ async def test_a_crash_reaches_everyone_who_waits(tmp_path: Path, function: str,
     errors: list[StationError] = []
     async with serving(tmp_path, HOSTILE, threads=2) as worker:
 
-        async def call(name: str) -> None:
+        async def call_and_note(name: str) -> None:
             with pytest.raises(WorkerFailed) as caught:
-                await worker.call(name, {})
+                await call(worker, name, {})
             errors.append(caught.value)
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(call, function)
+            tasks.start_soon(call_and_note, function)
             errors.append(await worker.wait_failed())
-        await call("read_stdin")
+        await call_and_note("read_stdin")
     assert len(errors) == 3
     assert all(words in error.message for error in errors)
     if function == "segfault":
@@ -305,15 +305,15 @@ async def test_rubbish_between_the_frames_is_a_failure(tmp_path: Path) -> None:
     """A backend that finds the worker's own pipe and writes to it breaks the protocol, visibly."""
     async with serving(tmp_path, HOSTILE) as worker:
         with pytest.raises(WorkerFailed, match="broke its protocol"):
-            await worker.call("rubbish", {})
+            await call(worker, "rubbish", {})
 
 
 async def test_arguments_that_are_no_json_are_refused_before_they_are_sent(tmp_path: Path) -> None:
     """The worker never sees them, and goes on."""
     async with serving(tmp_path, ECHO) as worker:
         with pytest.raises(BackendError, match="can't be sent"):
-            await worker.call("echo", {"file": b"bytes"})
-        assert await worker.call("bare", {}) == {"result": "no dict"}
+            await call(worker, "echo", {"file": b"bytes"})
+        assert await call(worker, "bare", {}) == {"result": "no dict"}
 
 
 async def test_a_worker_that_never_says_hello_times_out(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ async def test_nothing_is_left_behind_the_block(tmp_path: Path) -> None:
 
     async def fail_while_serving() -> None:
         async with serving(tmp_path, HOSTILE) as worker:
-            await worker.call("child", {})
+            await call(worker, "child", {})
             left.append(psutil.Process(worker.pid))
             left.extend(left[0].children(recursive=True))
             raise LookupError
@@ -424,7 +424,7 @@ async def test_how_far_loading_is_reaches_the_station(tmp_path: Path) -> None:
     told: list[tuple[int, int | None, str]] = []
     async with started(tmp_path) as worker:
         await worker.init(code, {}, progress=lambda *step: told.append(step))
-        assert await worker.call("later", {}) == {}
+        assert await call(worker, "later", {}) == {}
     assert told[0] == (0, 1000, "bytes")
     assert told[-1] == (1000, 1000, "bytes")
     assert len(told) < 20
@@ -508,7 +508,7 @@ async def test_a_backend_may_fetch_before_it_loads(tmp_path: Path) -> None:
         need = await worker.fetch(code, args, device="cpu", progress=lambda *step: told.append(step))
         assert need == MemoryNeed(needed_bytes=7, free_on_device_bytes=None)
         await worker.init(code, args, device="cpu")
-        assert await worker.call("whole", {}) == {"brought": ["m", args]}
+        assert await call(worker, "whole", {}) == {"brought": ["m", args]}
     assert told == [(0, 5, "bytes"), (5, 5, "bytes")]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.processes.programs import resolve_program
+from moondream_station.core.processes.child_process import resolve_program
 
 
 def program(folder: Path, name: str = "tool", mode: int = 0o755) -> Path:

@@ -1,4 +1,4 @@
-"""Whether a model's memory is there: the computer's, the container's, and the GPU's own."""
+"""What a model needs to be loaded: memory of the computer, the container and the GPU; its files on disk."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from moondream_station.core.worker import memory
-from moondream_station.core.worker.memory import MemoryNeed, available_bytes
+from moondream_station.core.worker import loading
+from moondream_station.core.worker.loading import MemoryNeed, available_bytes, disk_usage, model_cache
 
 GIB = 1 << 30
 
@@ -32,7 +32,7 @@ def test_twice_the_weights_and_a_reserve_must_be_free(
     is_met: bool,  # noqa: FBT001  a parameter of the test
 ) -> None:
     """In the computer's memory, and in the GPU's where it has its own."""
-    monkeypatch.setattr(memory, "available_bytes", lambda: available)
+    monkeypatch.setattr(loading, "available_bytes", lambda: available)
     assert MemoryNeed(needed_bytes=needed, free_on_device_bytes=on_device).is_met() is is_met
 
 
@@ -54,7 +54,7 @@ def test_a_limit_of_any_group_around_counts(tmp_path: Path) -> None:
     write_group(root / "a", memory__max=8 * GIB, memory__current=GIB)
     write_group(root / "a" / "b", memory__max="max", memory__current=GIB)
     membership.write_text("0::/a/b\n")
-    assert list(memory.left_in_groups(root, membership)) == [7 * GIB]
+    assert list(loading.left_in_groups(root, membership)) == [7 * GIB]
 
 
 def test_the_older_groups_count_likewise(tmp_path: Path) -> None:
@@ -62,9 +62,45 @@ def test_the_older_groups_count_likewise(tmp_path: Path) -> None:
     root, membership = tmp_path / "cgroup", tmp_path / "membership"
     write_group(root / "memory", memory__limit_in_bytes=4 * GIB, memory__usage_in_bytes=5 * GIB)
     membership.write_text("12:cpu,cpuacct:/docker/x\n11:memory:/docker/x\n0::/\n")
-    assert list(memory.left_in_groups(root, membership)) == [0]
+    assert list(loading.left_in_groups(root, membership)) == [0]
 
 
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     """Other systems have no such file."""
-    assert list(memory.left_in_groups(tmp_path, tmp_path / "nothing")) == []
+    assert list(loading.left_in_groups(tmp_path, tmp_path / "nothing")) == []
+
+
+def test_the_folders_are_those_that_the_variables_name() -> None:
+    """Each variable moves its own folder; without any they are below the user's home."""
+    assert model_cache({"HOME": "/home/me"}) == (
+        Path("/home/me/.cache/huggingface"),
+        Path("/home/me/.cache/torch"),
+    )
+    moved = {
+        "HOME": "/home/me",
+        "HF_HOME": "/data/hf",
+        "HF_HUB_CACHE": "/big/hub",
+        "TORCH_HOME": "/data/torch",
+    }
+    assert model_cache(moved) == (Path("/data/hf"), Path("/big/hub"), Path("/data/torch"))
+    assert model_cache({"HOME": "/home/me", "XDG_CACHE_HOME": "/x"})[0] == Path("/x/huggingface")
+
+
+def test_growth_shows_at_any_depth(tmp_path: Path) -> None:
+    """A file that grows, deep inside; links to it count for nothing, and a folder that is missing neither."""
+    blobs = tmp_path / "hub" / "models--me--tiny" / "blobs"
+    blobs.mkdir(parents=True)
+    folders = (tmp_path, tmp_path / "missing")
+    before = disk_usage(folders)
+    (blobs / "weights.incomplete").write_bytes(b"x" * 100_000)
+    grown = disk_usage(folders)
+    assert grown - before >= 100_000
+    (tmp_path / "link").symlink_to(blobs)
+    assert disk_usage(folders) - grown < 100_000
+
+
+def test_a_hole_is_no_growth(tmp_path: Path) -> None:
+    """A download that was given its full size at once has not arrived with that."""
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(50_000_000)
+    assert disk_usage([tmp_path]) < 50_000_000
