@@ -447,7 +447,7 @@ async def test_an_older_torch_that_another_package_brings_in_is_the_one_that_is_
 @pytest.mark.parametrize(
     ("requirements", "source", "stage"),
     [
-        ("torch>=99\n", ECHO.replace("a small caption", "a large one"), Stage.SELECT),
+        ("torch>=99\n", ECHO.replace("small ", "large "), Stage.SELECT),
         ("torch>=2.8\n", "raise RuntimeError('broken')\n", Stage.VERIFY),
     ],
 )
