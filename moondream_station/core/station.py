@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,10 +20,9 @@ from moondream_station.core.activation.activation import (
     wait_for_cancel_request,
 )
 from moondream_station.core.activation.orchestrator import Orchestrator
-from moondream_station.core.activation.prepare import Preparation, known_requirements
+from moondream_station.core.activation.prepare import known_requirements
 from moondream_station.core.activation.rollback import check_rollback
 from moondream_station.core.activation.workshop import Tools
-from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.manifest_loader import (
     is_on_network,
@@ -32,7 +30,7 @@ from moondream_station.core.backends.manifest_loader import (
     load_manifest,
     read_built_in,
 )
-from moondream_station.core.backends.provide import backend_requirements, provide_backend
+from moondream_station.core.backends.provide import backend_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import Requirements
@@ -333,22 +331,15 @@ async def open_station(
         )
         tasks.start_soon(pool.run)
         active = ActiveWorker(host=host, pool=pool, bus=bus, tasks=tasks)
-        preparation = Preparation(
-            manifest=manifest,
-            cache=CapabilityCache(home, machine or LocalMachine(environ)),
-            provide=partial(provide_code, home, manifest, environ),
-            environ=environ,
-        )
         tools = Tools(
             home=home,
             environ=environ,
             torch_index=settings.torch_index,
             catalog=load_catalog(),
-            preparation=preparation,
+            manifest=manifest,
+            cache=CapabilityCache(home, machine or LocalMachine(environ)),
         )
-        orchestrator = Orchestrator(
-            home=home, preparation=preparation, tools=tools, host=host, active=active if station else None
-        )
+        orchestrator = Orchestrator(tools=tools, host=host, active=active if station else None)
         opened = Station(
             home=home,
             settings=settings,
@@ -376,20 +367,6 @@ async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, st
         return await load_local_manifest(settings.manifest)
     async with open_client(await load_packaging_config(environ)) as client:
         return await load_manifest(settings.manifest, home=home, client=client)
-
-
-async def provide_code(
-    home: Home, manifest: Manifest, environ: Mapping[str, str], backend_id: str
-) -> BackendCode:
-    """A backend's code, in the home; fetched as the user's set-up says where it is not here yet.
-
-    Raises:
-        BackendUnavailable: It can't be had.
-        ArchiveUnsafe: It must not be unpacked.
-    """
-    async with open_client(await load_packaging_config(environ)) as client:
-        info = manifest.backends[backend_id]
-        return await provide_backend(backend_id, info, manifest=manifest, home=home, client=client)
 
 
 async def read_requirements(

@@ -199,8 +199,8 @@ async def test_a_place_that_did_not_answer_is_named_where_the_others_have_no_bui
         )
     assert error.code == "no-build"
     for told in (error.message, plan.reason):
-        assert "Not everything could be asked: http://127.0.0.1:9/whl: the connection is refused." in told
-    assert "check the network" in (error.hint or "")
+        assert "not every index answered: http://127.0.0.1:9/whl: the connection is refused." in told
+    assert "Check the network" in (error.hint or "")
 
 
 async def test_a_full_disk_says_what_pruning_would_free(premises: Premises) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from moondream_station.core.facts.errors import HomeUnusable, NoSpace, StationEr
 from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
+    BuildSelected,
     CancelReason,
+    EnvironmentBuilt,
     Event,
     Fact,
     Stage,
@@ -83,9 +87,23 @@ class Activation:
         self.publish(StageStarted(stage=stage))
         reached(stage)
 
+    @contextmanager
+    def blamed_on(self, stage: Stage) -> Iterator[None]:
+        """What fails in the block belongs to an earlier stage, whose work went on beside the present one."""
+        try:
+            yield
+        except StationError:
+            self.stage = stage
+            raise
+
     def progressed(self, done: int, total: int | None, unit: str) -> None:
         """Tell how far the present stage has come."""
         self.publish(StageProgressed(stage=self.stage, done=done, total=total, unit=unit))
+
+    def reuses(self, environment: str, choice: BuildSelected, *, packages: int) -> None:
+        """Report an environment that exists as an installation reports what it makes."""
+        self.publish(choice)
+        self.publish(EnvironmentBuilt(environment=environment, packages=packages, reused=True, seconds=0.0))
 
     def cancel(self, reason: CancelReason) -> None:
         """Ask it to end. The first reason counts; one that has told its outcome is left alone."""

@@ -1,40 +1,48 @@
-"""The builds of one activation: which one it is at, which have turned out not to work, which comes next."""
+"""The builds of one activation: the current one, those that turned out not to work, and the next."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, StationError
 from moondream_station.core.facts.events import BuildSelected, Degraded
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
+from moondream_station.core.index.offers import CollectedOffers
 from moondream_station.core.selection.select import Ranked, SelectionResult
 
 CPU = "cpu"
 
 
-class Choosing:
-    """A selection that can lose candidates. A strategy that names a build has only that one."""
+class Candidates:
+    """A selection that can lose candidates. A strategy that names a build has only that one.
 
-    def __init__(self, result: SelectionResult) -> None:
+    Args:
+        result: The selection.
+        collected: The offers that it was made from, where sources were asked for them.
+    """
+
+    def __init__(self, result: SelectionResult, collected: CollectedOffers | None = None) -> None:
         self.selection: Selection = result.selection
-        self._left = list(result.order)
-        self._wanted = self._left[0].build if self._left else None
+        self.collected = collected
+        self._remaining = list(result.order)
+        self._preferred = self._remaining[0].build if self._remaining else None
         self._reason = ""
         self._has_fallen_back = False
         if self.selection.strategy not in {"auto", "guide"}:
-            del self._left[1:]
+            del self._remaining[1:]
 
     @property
     def current(self) -> Ranked | None:
-        """The candidate it is at, None where there is none."""
-        return self._left[0] if self._left else None
+        """The candidate that is tried now, None where there is none."""
+        return self._remaining[0] if self._remaining else None
 
     @property
     def degraded(self) -> Degraded | None:
-        """What this machine should have had, where it is at the processor instead of an accelerator."""
+        """What this machine should have had, where the CPU build takes the place of an accelerator's."""
         current = self.current
-        if current is None or self._wanted is None or current.build != CPU or self._wanted == CPU:
+        if current is None or self._preferred is None or current.build != CPU or self._preferred == CPU:
             return None
-        return Degraded(wanted=self._wanted, reason=self._reason)
+        return Degraded(wanted=self._preferred, reason=self._reason)
 
     def fact(self) -> BuildSelected:
         """The choice as it stands."""
@@ -50,7 +58,7 @@ class Choosing:
         )
 
     def settle_for(self, torch: str) -> bool:
-        """Go on with another torch of the current build, because the first one does not resolve.
+        """Take another torch of the current build, because the first one does not resolve.
 
         Args:
             torch: Its version, with the local part.
@@ -60,50 +68,47 @@ class Choosing:
         """
         current = self.current
         chosen = (
-            next((one for one in current.others if str(one.full_version) == torch), None) if current else None
+            next((offer for offer in current.others if str(offer.full_version) == torch), None)
+            if current
+            else None
         )
         if current is None or chosen is None:
             return False
-        reason = (
-            f"torch {chosen.torch} is used, because the requirements don't go with torch {current.torch}."
-        )
-        self._left[0] = replace(current, torch=chosen.torch, offer=chosen, others=())
+        reason = f"torch {chosen.torch} is used, because the requirements exclude torch {current.torch}."
+        self._remaining[0] = replace(current, torch=chosen.torch, offer=chosen, others=())
         self.selection = replace(
             self.selection,
             torch=chosen.torch,
             reason=reason,
             candidates=tuple(
-                replace(one, torch=chosen.torch, reason=reason) if one.build == current.build else one
-                for one in self.selection.candidates
+                replace(candidate, torch=chosen.torch, reason=reason)
+                if candidate.build == current.build
+                else candidate
+                for candidate in self.selection.candidates
             ),
         )
         return True
 
     def reject(self, reason: str) -> Ranked | None:
-        """Reject the current candidate because it can't be installed, and go on to the next one.
+        """Reject the current candidate because it can't be installed; gives the next one, if there is one."""
+        return self._move_on(reason, self._remaining[1:])
 
-        Returns:
-            The next candidate, None where none is left.
+    def fall_back(self, build: str, reason: str) -> Ranked | None:
+        """Leave a build on which torch does not compute; gives what is tried instead, None where nothing is.
+
+        One other accelerator build is tried, then the CPU's: what two builds can't do on a device, no third
+        will, and each is some gigabytes. Where the build is not the current one, that one has its try.
         """
-        return self._go_on(reason, self._left[1:])
-
-    def fall_back(self, reason: str) -> Ranked | None:
-        """Reject the current candidate because torch does not compute on it, and go on.
-
-        One other accelerator build is tried, then the processor: what two builds of it can't do on a device,
-        no third will.
-
-        Returns:
-            The next candidate, None where none is left.
-        """
-        rest = self._left[1:]
+        if self.current is None or self.current.build != build:
+            return self.current
+        rest = self._remaining[1:]
         accelerated = [] if self._has_fallen_back else [ranked for ranked in rest if ranked.build != CPU][:1]
         self._has_fallen_back = True
-        return self._go_on(reason, [*accelerated, *(ranked for ranked in rest if ranked.build == CPU)])
+        return self._move_on(reason, [*accelerated, *(ranked for ranked in rest if ranked.build == CPU)])
 
-    def _go_on(self, reason: str, left: list[Ranked]) -> Ranked | None:
-        rejected = self._left[0].build
-        self._left = left
+    def _move_on(self, reason: str, remaining: list[Ranked]) -> Ranked | None:
+        rejected = self._remaining[0].build
+        self._remaining = remaining
         self._reason = reason
         following = self.current
         sentence = (
@@ -115,14 +120,38 @@ class Choosing:
             torch=following.torch if following else None,
             reason=sentence,
             candidates=tuple(
-                self._after(candidate, rejected, following, reason) for candidate in self.selection.candidates
+                _after(candidate, rejected, following, reason) for candidate in self.selection.candidates
             ),
         )
         return following
 
-    def _after(self, candidate: Candidate, rejected: str, following: Ranked | None, reason: str) -> Candidate:
-        if candidate.build == rejected:
-            return replace(candidate, torch=None, verdict=Verdict.REJECTED, reason=reason)
-        if following and candidate.build == following.build:
-            return replace(candidate, verdict=Verdict.CHOSEN)
-        return candidate
+
+def _after(candidate: Candidate, rejected: str, following: Ranked | None, reason: str) -> Candidate:
+    if candidate.build == rejected:
+        return replace(candidate, torch=None, verdict=Verdict.REJECTED, reason=reason)
+    if following and candidate.build == following.build:
+        return replace(candidate, verdict=Verdict.CHOSEN)
+    return candidate
+
+
+def no_build(selection: Selection, collected: CollectedOffers) -> StationError:
+    """Why there is no build: because the machine can run none, or because no index answered.
+
+    Where some places answered and another did not, that one may have what is missing: it is named too.
+    """
+    silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
+    if not silent:
+        return NoBuild(selection.reason, hint="`moondream-station plan` shows every build and its reason.")
+    if collected.offers:
+        return NoBuild(
+            f"{selection.reason} There may be more builds, because not every index answered:"
+            f" {' '.join(silent)}",
+            hint="Check the network, the proxy and that address, then run the command again."
+            " `moondream-station plan` shows every build and its reason.",
+        )
+    tried = " ".join(report.sentence for report in collected.tried)
+    return IndexUnreachable(
+        f"No PyTorch build is available. Tried: {tried}",
+        hint="Check the network and the proxy, or name a mirror with MOONDREAM_STATION_TORCH_INDEX, or a"
+        " folder of wheels with PIP_FIND_LINKS.",
+    )

@@ -1,25 +1,23 @@
-"""One activation from its request to its one terminal fact.
+"""One activation from its request to its one terminal fact: the nine stages, in order, in one function.
 
-The steps, in order: provide the backend's code while the machine is looked at; take an environment that was
-made for the same, or choose a build and install it; let torch compute in it; load the backend; commit; hand
-over. Until the commit nothing that is active is touched, unless memory demands it; then the old worker goes.
+Until the commit nothing that is active is touched, unless memory demands it; then the old worker goes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import anyio
 
 from moondream_station.core.activation.activation import Activation, error_from_system
 from moondream_station.core.activation.candidates import CPU
-from moondream_station.core.activation.install import Installation
-from moondream_station.core.activation.prepare import Preparation, Prepared
+from moondream_station.core.activation.prepare import check_model, detect_again, detect_machine, needs_of
 from moondream_station.core.activation.rollback import find_previous
-from moondream_station.core.activation.workshop import Installed, Making, Tools
-from moondream_station.core.backends.code_store import sweep as sweep_code
-from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.environments.store import CommitRecord, commit, sweep, sync_ahead
+from moondream_station.core.activation.workshop import Tools, Workshop
+from moondream_station.core.environments.store import commit, sync_ahead
 from moondream_station.core.facts.errors import StationError, VerificationFailed, WorkerFailed
 from moondream_station.core.facts.events import (
     ActivationSucceeded,
@@ -29,51 +27,29 @@ from moondream_station.core.facts.events import (
     StopReason,
     VerificationCompleted,
 )
+from moondream_station.core.facts.report import VerificationReport
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.checkpoints import Point, reached
-from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.log import Log
-from moondream_station.core.selection.conclusions import Conclusions, conclusions
 from moondream_station.core.serving.active_worker import ActiveWorker
-from moondream_station.core.serving.worker_host import HostedWorker, WorkerHost, WorkerSpec
-from moondream_station.core.worker.verification import Verification, WorkerPlan, checked
+from moondream_station.core.serving.worker_host import Environment, HostedWorker, WorkerHost
+from moondream_station.core.worker.verification import checked
 
 _log = Log()
 _CLEANUP_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A worker whose backend is loaded, and what torch reported in it."""
-
-    hosted: HostedWorker
-    installed: Installed
-    verification: Verification
 
 
 class Orchestrator:
     """Runs activations, one at a time in a home.
 
     Args:
-        home: The home that is changed.
-        preparation: Finds out what is needed before a build can be chosen.
-        tools: What installations work with.
+        tools: What activations work with.
         host: Starts workers.
         active: Holds the active model's worker; None where nothing serves.
     """
 
-    def __init__(
-        self,
-        *,
-        home: Home,
-        preparation: Preparation,
-        tools: Tools,
-        host: WorkerHost,
-        active: ActiveWorker | None,
-    ) -> None:
-        self._home = home
-        self._preparation = preparation
+    def __init__(self, *, tools: Tools, host: WorkerHost, active: ActiveWorker | None) -> None:
         self._tools = tools
         self._host = host
         self._active = active
@@ -81,7 +57,7 @@ class Orchestrator:
     async def run(self, activation: Activation, *, after: Activation | None = None) -> Event:
         """Run an activation that was requested; returns its terminal fact.
 
-        Whatever happens, exactly one is published. A fault of ours fails the activation, not the station.
+        Whatever happens, exactly one is published. A bug of ours fails the activation, not the station.
 
         Args:
             activation: Its `BackendActivationRequested` is published.
@@ -91,16 +67,16 @@ class Orchestrator:
             with activation.scope:
                 if after is not None:
                     await after.ended.wait()
-                await self._attempt(activation)
+                await self._activate(activation)
         except StationError as error:
             activation.fail(error)
         except OSError as error:
             activation.fail(error_from_system(error))
-        except Exception as error:  # noqa: BLE001  an activation ends once, also by a fault of ours
+        except Exception as error:  # noqa: BLE001  an activation ends once, also by a bug of ours
             _log.exception("activation broke", activation=activation.id)
             activation.fail(
                 StationError(
-                    f"The station made a mistake: {type(error).__name__}: {error}",
+                    f"Internal error (a bug in Moondream Station): {type(error).__name__}: {error}",
                     hint="Run it again with MOONDREAM_STATION_LOG=debug, and report what it prints.",
                 )
             )
@@ -111,9 +87,70 @@ class Orchestrator:
         assert activation.outcome is not None  # noqa: S101  every way above ends it
         return activation.outcome
 
-    async def _attempt(self, activation: Activation) -> None:
-        started = anyio.current_time()
-        self._preparation.check_model(activation.request.model)
+    async def _activate(self, activation: Activation) -> None:
+        """The nine stages. A rollback enters those that are left when the environment is given."""
+        request, tools, began = activation.request, self._tools, anyio.current_time()
+        model = check_model(tools.manifest, request.model)
+        activation.enter(Stage.PREPARE)
+        async with self._locked(activation), Workshop(tools, activation) as workshop:
+            await workshop.sweep()
+            needs = None
+            if not request.rollback:
+                async with workshop.providing(model.backend) as code:  # neither needs the other
+                    activation.enter(Stage.DETECT)
+                    capabilities = await detect_machine(tools.cache, activation.publish)
+                with activation.blamed_on(Stage.PREPARE):
+                    needs = await needs_of(
+                        activation, code(), capabilities, manifest=tools.manifest, environ=tools.environ
+                    )
+
+            activation.enter(Stage.SELECT)
+            candidates = None
+            environment = (
+                await find_previous(activation, home=tools.home, manifest=tools.manifest)
+                if needs is None
+                else await workshop.reuse(needs)
+            )
+            while True:
+                if environment is None:
+                    assert needs is not None  # noqa: S101  a rollback's environment is given
+                    candidates = candidates or await workshop.choose(needs)
+                    workshop.announce(needs, candidates)
+                    activation.enter(Stage.LOCK)
+                    lock = await workshop.lock(needs, candidates)
+                    activation.enter(Stage.DOWNLOAD)
+                    async with workshop.building(needs, lock) as building:
+                        wheels = await workshop.download(building, candidates)
+                        activation.enter(Stage.BUILD)
+                        environment = await workshop.finish(building, wheels, needs, candidates)
+                activation.enter(Stage.START)
+                try:
+                    async with self._worker(activation, environment) as worker:
+                        activation.enter(Stage.VERIFY)
+                        report = await self._verify(activation, worker, environment)
+                        await self._load(activation, worker, report.device)
+                        activation.enter(Stage.COMMIT)
+                        await self._commit(environment, report)
+                        workshop.keep(environment)
+                        self._succeed(activation, worker, environment, seconds=anyio.current_time() - began)
+                        return
+                except VerificationFailed as failure:
+                    build = environment.record.build
+                    if needs is None or not failure.is_curable or build is None or build == CPU:
+                        raise
+                    if candidates is None:
+                        # The environment was made when the machine was another one.
+                        needs = await detect_again(needs, tools.cache, activation)
+                        activation.enter(Stage.SELECT)
+                        candidates = await workshop.choose(needs)
+                    if candidates.fall_back(build, failure.message) is None:
+                        raise
+                    workshop.announce_fallback(build, candidates, failure.message)
+                    environment = None
+
+    @asynccontextmanager
+    async def _locked(self, activation: Activation) -> AsyncIterator[None]:
+        """Hold the home's lock; another process that does is waited for, visibly."""
 
         def waiting(holder: Holder | None) -> None:
             activation.publish(
@@ -124,138 +161,82 @@ class Orchestrator:
                 )
             )
 
-        activation.enter(Stage.PREPARE)
         command = f"switch {activation.request.model}"
-        async with activation_lock(self._home, activation=activation.id, command=command, on_wait=waiting):
-            await sweep(self._home)
-            await anyio.to_thread.run_sync(sweep_code, self._home)
-            if activation.request.rollback:
-                await self._roll_back(activation, started=started)
-                return
-            prepared = await self._preparation.prepare(activation)
-            async with Making(self._tools, activation, prepared) as making:
-                installation = Installation(self._tools, making, activation, prepared)
-                ready = await self._make_ready(activation, prepared, installation)
-                await self._commit(
-                    activation, ready, ready.installed.record(prepared, ready.verification.report)
-                )
-                making.keep(ready.installed)
-                self._succeed(activation, ready, seconds=anyio.current_time() - started)
+        async with activation_lock(
+            self._tools.home, activation=activation.id, command=command, on_wait=waiting
+        ):
+            yield
 
-    async def _roll_back(self, activation: Activation, *, started: float) -> None:
-        """Go back to the environment that the model had before: nothing is chosen, and nothing installed."""
-        manifest = self._preparation.manifest
-        existing = await find_previous(activation, home=self._home, manifest=manifest)
-        ready = await self._start(activation, existing.spec, Installed.of(existing.committed))
-        await self._commit(activation, ready, existing.committed.record)
-        self._succeed(activation, ready, seconds=anyio.current_time() - started)
+    @asynccontextmanager
+    async def _worker(self, activation: Activation, environment: Environment) -> AsyncIterator[HostedWorker]:
+        """A worker in an environment; where the block fails it ends, and the old one starts again."""
+        hosted = await self._host.start(environment.spec, activation=activation.id)
+        try:
+            yield hosted
+        except BaseException:
+            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
+                try:
+                    await hosted.stop(StopReason.SHUTDOWN)
+                finally:
+                    if self._active is not None:
+                        self._active.restore()
+            raise
 
-    async def _make_ready(
-        self, activation: Activation, prepared: Prepared, installation: Installation
-    ) -> Ready:
-        installed = await installation.install()
-        while True:
+    async def _verify(
+        self, activation: Activation, hosted: HostedWorker, environment: Environment
+    ) -> VerificationReport:
+        """Let torch compute, while what is new is made durable."""
+        spec = environment.spec
+        async with sync_ahead(None if environment.is_committed else spec.place):
             try:
-                prepared.check_gpu(installed.build)
-                return await self._start(
-                    activation, _spec(prepared, installed, self._tools.catalog), installed
+                verification = await hosted.worker.verify(spec.plan, progress=activation.progressed)
+            except WorkerFailed as error:
+                if spec.plan.build in {None, CPU}:
+                    raise
+                # An accelerator's library that takes the process down is one more way of not computing there.
+                raise VerificationFailed(error.message, hint=error.hint, log=error.log) from error
+            activation.publish(
+                VerificationCompleted(
+                    ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
                 )
-            except VerificationFailed as error:
-                failure = error
-            following = None
-            if failure.is_curable and installed.build not in {None, CPU}:
-                following = await installation.fall_back(installed, failure.message)
-            if following is None:
-                raise failure
-            installed = following
-
-    async def _start(self, activation: Activation, spec: WorkerSpec, installed: Installed) -> Ready:
-        activation.enter(Stage.START)
-        hosted = await self._host.start(spec, activation=activation.id)
-        try:
-            activation.enter(Stage.VERIFY)
-            async with sync_ahead(installed.place if installed.committed is None else None):
-                verification = await self._verify(activation, hosted)
-            device = verification.report.device
-            has_room = await hosted.fetch(device, progress=activation.progressed)
-            if not (has_room or self._active is None or self._active.may_overlap(spec)):
-                await self._active.make_room(spec)
-            await hosted.load(device, progress=activation.progressed)
-        except BaseException:
-            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                await self._give_up(hosted)
-            raise
-        return Ready(hosted=hosted, installed=installed, verification=verification)
-
-    async def _verify(self, activation: Activation, hosted: HostedWorker) -> Verification:
-        try:
-            verification = await hosted.worker.verify(hosted.spec.plan, progress=activation.progressed)
-        except WorkerFailed as error:
-            if hosted.spec.plan.build in {None, CPU}:
-                raise
-            # An accelerator's library that takes the process down is one more way of not computing there.
-            raise VerificationFailed(error.message, hint=error.hint, log=error.log) from error
-        activation.publish(
-            VerificationCompleted(
-                ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
             )
-        )
-        return checked(verification)
+            return checked(verification).report
 
-    async def _commit(self, activation: Activation, ready: Ready, record: CommitRecord) -> None:
-        """Make the environment count, and its model the active one; a worker that can't be kept ends."""
-        activation.enter(Stage.COMMIT)
-        try:
-            await self._replace(ready, record)
-        except BaseException:
-            with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                await self._give_up(ready.hosted)
-            raise
+    async def _load(self, activation: Activation, hosted: HostedWorker, device: str | None) -> None:
+        """Load the backend, beside the old one where memory is known to suffice for both."""
+        has_room = await hosted.fetch(device, progress=activation.progressed)
+        if self._active is not None and not (has_room or self._active.may_overlap(hosted.spec)):
+            await self._active.make_room(hosted.spec)
+        await hosted.load(device, progress=activation.progressed)
 
-    async def _replace(self, ready: Ready, record: CommitRecord) -> None:
-        place = ready.installed.place
-        if ready.installed.committed is None:
-            await commit(place, record)
-        active = read_active(self._home).with_active(
-            ready.hosted.spec.model, environment=place.name, request_key=record.request_key
+    async def _commit(self, environment: Environment, report: VerificationReport) -> None:
+        """Make the environment count, and its model the active one."""
+        place, record = environment.spec.place, environment.record
+        if not environment.is_committed:
+            await commit(place, replace(record, verification=report, created_at=datetime.now(UTC)))
+        active = read_active(self._tools.home).with_active(
+            environment.spec.model, environment=place.name, request_key=record.request_key
         )
         # From here on the model is active: no cancellation between the pointer and the fact that tells it.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(write_active, self._home, active)
+            await anyio.to_thread.run_sync(write_active, self._tools.home, active)
         reached(Point.NAMED)
 
-    def _succeed(self, activation: Activation, ready: Ready, *, seconds: float) -> None:
-        spec = ready.hosted.spec
+    def _succeed(
+        self, activation: Activation, hosted: HostedWorker, environment: Environment, *, seconds: float
+    ) -> None:
+        record = environment.record
         activation.end(
             ActivationSucceeded(
-                model=spec.model,
-                backend=spec.code.id,
-                build=ready.installed.build,
-                environment=ready.installed.place.name,
-                degraded=ready.installed.degraded,
+                model=hosted.spec.model,
+                backend=hosted.spec.code.id,
+                build=record.build,
+                environment=environment.spec.place.name,
+                degraded=record.degraded,
                 seconds=round(seconds, 3),
             )
         )
         if self._active is None:
-            ready.hosted.release(StopReason.SHUTDOWN)
+            hosted.release(StopReason.SHUTDOWN)
         else:
-            self._active.take_over(ready.hosted)
-
-    async def _give_up(self, hosted: HostedWorker) -> None:
-        try:
-            await hosted.stop(StopReason.SHUTDOWN)
-        finally:
-            if self._active is not None:
-                self._active.restore()
-
-
-def _spec(prepared: Prepared, installed: Installed, catalog: Catalog) -> WorkerSpec:
-    build, torch = installed.build, installed.torch
-    thought = conclusions(build, torch, prepared.capabilities, catalog) if build and torch else Conclusions()
-    return WorkerSpec(
-        model=prepared.model_id,
-        code=prepared.code,
-        args=prepared.model.args,
-        place=installed.place,
-        plan=WorkerPlan(build=build, torch=torch, conclusions=thought),
-    )
+            self._active.take_over(hosted)

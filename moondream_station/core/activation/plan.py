@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from moondream_station.core.activation.install import no_build
+from moondream_station.core.activation.candidates import no_build
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
@@ -94,7 +94,7 @@ async def plan_here(
         return replace(selection, reason=no_build(selection, collected).message)
     warnings = (
         *selection.warnings,
-        *(f"Not everything could be asked: {sentence}" for sentence in silent),
+        *(f"There may be more builds, because not every index answered: {sentence}" for sentence in silent),
         *_age(collected.tried),
     )
     return replace(selection, warnings=warnings)
@@ -107,4 +107,4 @@ def _age(tried: Iterable[SourceReport]) -> Iterator[str]:
         return
     seconds, url = max(ages)
     age = f"{seconds / 3600:.0f} h" if seconds >= _HOUR_SECONDS else f"{seconds / 60:.0f} min"
-    yield f"{url} was listed {age} ago; it is asked anew when a day has passed."
+    yield f"{url} was listed {age} ago; it is asked again after a day."

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-import anyio
 import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
@@ -13,21 +12,23 @@ from moondream_station.core.activation.candidates import CPU
 from moondream_station.core.backends.backend_code import BackendCode, read_requirements, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.backends.provide import kept_code, locate
+from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.capabilities.cache import CapabilityCache, Detected
+from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.store import request_key
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
 from moondream_station.core.facts.errors import StationError, UnsupportedModel
-from moondream_station.core.facts.events import CapabilitiesDetected, Fact, ProbeFinished, Stage
+from moondream_station.core.facts.events import CapabilitiesDetected, Fact, ProbeFinished
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.resolve.interpreter import Interpreter, find_interpreter
+from moondream_station.core.selection.request import BuildRequest
 
 _log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Needs:
     """Everything known before a build is chosen.
 
     Args:
@@ -35,6 +36,7 @@ class Prepared:
         model: Its entry in the manifest.
         code: Its backend's code.
         requirements: The backend's requirements.
+        strategy: `auto`, `guide` or a build's name.
         interpreter: The Python that the environment is made from.
         capabilities: The machine.
         request_key: What the environment is made for, as one key.
@@ -44,19 +46,30 @@ class Prepared:
     model: ModelInfo
     code: BackendCode
     requirements: Requirements
+    strategy: str
     interpreter: Interpreter
     capabilities: Capabilities
     request_key: str
 
+    def build_request(self, catalog: Catalog) -> BuildRequest:
+        """What a build is chosen for, without the user's constraints."""
+        return BuildRequest(
+            capabilities=self.capabilities,
+            requirements=self.requirements,
+            python=self.interpreter.name,
+            strategy=self.strategy,
+            catalog=catalog,
+        )
+
     def check_gpu(self, build: str | None, *, because: str | None = None) -> None:
-        """Refuse the processor to a model that must have more.
+        """Refuse the CPU build to a model that needs a GPU.
 
         Args:
             build: The build that would be used.
             because: Why it is that one, as a sentence; None where that is known already.
 
         Raises:
-            UnsupportedModel: The model needs a GPU, and this is the build for the processor.
+            UnsupportedModel: The model needs a GPU, and this is the CPU build.
         """
         if build == CPU and self.model.requires_gpu:
             message = f"{self.model_id} needs a GPU, and only the CPU build can be used here."
@@ -64,127 +77,6 @@ class Prepared:
                 f"{message} {because}" if because else message,
                 hint="`moondream-station plan` says why, and what would change that.",
             )
-
-
-class Preparation:
-    """Finds out what an activation needs.
-
-    Args:
-        manifest: The models and their backends.
-        cache: The machine's capabilities.
-        provide: Brings the code of a backend, by its id.
-        environ: The user's variables.
-    """
-
-    def __init__(
-        self,
-        *,
-        manifest: Manifest,
-        cache: CapabilityCache,
-        provide: Callable[[str], Awaitable[BackendCode]],
-        environ: Mapping[str, str],
-    ) -> None:
-        self._environ = environ
-        self._manifest = manifest
-        self._cache = cache
-        self._provide = provide
-
-    @property
-    def manifest(self) -> Manifest:
-        """The models and their backends."""
-        return self._manifest
-
-    def check_model(self, model_id: str) -> ModelInfo:
-        """The model's entry; see `check_model`."""
-        return check_model(self._manifest, model_id)
-
-    async def prepare(self, activation: Activation) -> Prepared:
-        """Bring the backend's code while the machine is looked at, and find the Python.
-
-        Raises:
-            StationError: The code can't be had, its requirements are refused, or the Python does not do.
-        """
-        request = activation.request
-        model = self.check_model(request.model)
-        code, requirements, detected = await self._look_around(activation, model)
-        for warning in requirements.warnings:
-            _log.warning("requirements_line_left_out", reason=warning)
-            activation.note(warning)
-        interpreter = await find_interpreter(request.python, environ=self._environ)
-        capabilities = detected.capabilities
-        return Prepared(
-            model_id=request.model,
-            model=model,
-            code=code,
-            requirements=requirements,
-            interpreter=interpreter,
-            capabilities=capabilities,
-            request_key=request_key(
-                backend=code.id,
-                backend_version=code.version,
-                code_digest=code.digest,
-                requirements=(*requirements.canonical, *(f"{name} built" for name in requirements.builds)),
-                strategy=request.strategy,
-                python=f"{interpreter.minor}{interpreter.threading}",
-                platform=f"{capabilities.system}-{capabilities.machine}".lower(),
-            ),
-        )
-
-    async def look_again(self, activation: Activation) -> Detected:
-        """Look at the machine past the cache, because torch contradicts what was thought of it.
-
-        What comes of it is told as facts of the station: inside an activation the machine's facts come before
-        its build is selected, and that has been.
-        """
-        return await self._detect(activation.publish_outside, refresh=True)
-
-    async def _detect(self, publish: Callable[[Fact], object], *, refresh: bool = False) -> Detected:
-        """Look at the machine, every probe's answer published as it comes."""
-
-        def probe_finished(report: ProbeReport) -> None:
-            publish(
-                ProbeFinished(
-                    probe=report.probe,
-                    outcome=report.outcome,
-                    seconds=report.seconds,
-                    detail=report.detail,
-                )
-            )
-
-        detected = await self._cache.get(refresh=refresh, on_probe=probe_finished)
-        publish(
-            CapabilitiesDetected(
-                capabilities=detected.capabilities,
-                from_cache=detected.from_cache,
-                seconds=detected.seconds,
-            )
-        )
-        return detected
-
-    async def _look_around(
-        self, activation: Activation, model: ModelInfo
-    ) -> tuple[BackendCode, Requirements, Detected]:
-        """Both at once: neither needs the other. What is wrong with the code belongs to the stage before."""
-        provided: list[tuple[BackendCode, Requirements] | StationError] = []
-
-        async def provide() -> None:
-            try:
-                code = await self._provide(model.backend)
-                info = self._manifest.backends[model.backend]
-                requirements = await anyio.to_thread.run_sync(requirements_of, code, info)
-                provided.append((code, requirements))
-            except StationError as error:
-                provided.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(provide)
-            activation.enter(Stage.DETECT)
-            detected = await self._detect(activation.publish)
-        (outcome,) = provided
-        if isinstance(outcome, StationError):
-            activation.stage = Stage.PREPARE
-            raise outcome
-        return *outcome, detected
 
 
 def check_model(manifest: Manifest, model_id: str, *, system: str | None = None) -> ModelInfo:
@@ -207,6 +99,78 @@ def check_model(manifest: Manifest, model_id: str, *, system: str | None = None)
             hint="`moondream-station models` lists those that are.",
         )
     return model
+
+
+async def detect_machine(
+    cache: CapabilityCache, publish: Callable[[Fact], object], *, refresh: bool = False
+) -> Capabilities:
+    """Detect the machine, every probe's answer published as it comes; `refresh` asks past the cache."""
+
+    def probe_finished(report: ProbeReport) -> None:
+        publish(
+            ProbeFinished(
+                probe=report.probe, outcome=report.outcome, seconds=report.seconds, detail=report.detail
+            )
+        )
+
+    detected = await cache.get(refresh=refresh, on_probe=probe_finished)
+    publish(
+        CapabilitiesDetected(
+            capabilities=detected.capabilities, from_cache=detected.from_cache, seconds=detected.seconds
+        )
+    )
+    return detected.capabilities
+
+
+async def detect_again(needs: Needs, cache: CapabilityCache, activation: Activation) -> Needs:
+    """Detect the machine past the cache, because torch contradicts what was known of it.
+
+    The facts of it are the station's: an activation's come before its build is selected, and that has been.
+    """
+    capabilities = await detect_machine(cache, activation.publish_outside, refresh=True)
+    return replace(needs, capabilities=capabilities)
+
+
+async def needs_of(
+    activation: Activation,
+    code: BackendCode,
+    capabilities: Capabilities,
+    *,
+    manifest: Manifest,
+    environ: Mapping[str, str],
+) -> Needs:
+    """What a backend's code and the machine make of an activation's request.
+
+    Raises:
+        RequirementsUnsafe: The backend asks for something that is never installed.
+        PythonUnsuitable: No Python can be used.
+    """
+    request = activation.request
+    model = manifest.model(request.model)
+    info = manifest.backends[model.backend]
+    requirements = await anyio.to_thread.run_sync(requirements_of, code, info)
+    for warning in requirements.warnings:
+        _log.warning("requirements_line_left_out", reason=warning)
+        activation.note(warning)
+    interpreter = await find_interpreter(request.python, environ=environ)
+    return Needs(
+        model_id=request.model,
+        model=model,
+        code=code,
+        requirements=requirements,
+        strategy=request.strategy,
+        interpreter=interpreter,
+        capabilities=capabilities,
+        request_key=request_key(
+            backend=code.id,
+            backend_version=code.version,
+            code_digest=code.digest,
+            requirements=(*requirements.canonical, *(f"{name} built" for name in requirements.builds)),
+            strategy=request.strategy,
+            python=f"{interpreter.minor}{interpreter.threading}",
+            platform=f"{capabilities.system}-{capabilities.machine}".lower(),
+        ),
+    )
 
 
 def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tuple[str, ...]:

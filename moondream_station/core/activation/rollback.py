@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import new_activation_id
-from moondream_station.core.environments.store import CommitRecord
 from moondream_station.core.facts.errors import NothingToRollBack
-from moondream_station.core.facts.events import BuildSelected, EnvironmentBuilt, Stage
+from moondream_station.core.facts.events import BuildSelected
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.serving.worker_host import Existing, existing_worker
+from moondream_station.core.serving.worker_host import Environment, existing_worker
 from moondream_station.core.worker.verification import checked
 from moondream_station.core.worker.worker import open_worker
 
@@ -58,8 +57,8 @@ def check_rollback(home: Home, model: str) -> None:
         )
 
 
-async def find_previous(activation: Activation, *, home: Home, manifest: Manifest) -> Existing:
-    """The environment that the activation goes back to; told as an installation tells of what it reuses.
+async def find_previous(activation: Activation, *, home: Home, manifest: Manifest) -> Environment:
+    """The environment that the activation goes back to; reported as an installation reports what it reuses.
 
     Only for the holder of `activation.lock`.
 
@@ -68,15 +67,19 @@ async def find_previous(activation: Activation, *, home: Home, manifest: Manifes
         StationError: It can't be used any more; by cause.
     """
     model = activation.request.model
-    activation.enter(Stage.SELECT)
     check_rollback(home, model)
-    existing = await existing_worker(home, manifest, model, previous_environment(home, model))
-    place, record = existing.committed.place, existing.committed.record
-    activation.publish(_choice(record))
-    activation.publish(
-        EnvironmentBuilt(environment=place.name, packages=len(record.packages), reused=True, seconds=0.0)
+    environment = await existing_worker(home, manifest, model, previous_environment(home, model))
+    record = environment.record
+    choice = BuildSelected(
+        build=record.build,
+        torch=record.torch.partition("+")[0] if record.torch else None,
+        index_url=record.index_url,
+        source=record.source,
+        reason="Going back to the environment that the model had before.",
+        candidates=(),
     )
-    return existing
+    activation.reuses(environment.spec.place.name, choice, packages=len(record.packages))
+    return environment
 
 
 async def exchange(
@@ -106,10 +109,10 @@ async def exchange(
     command = f"rollback {model}"
     async with activation_lock(home, activation=new_activation_id(), command=command, on_wait=on_wait):
         record = read_active(home)
-        existing = await existing_worker(home, manifest, model, previous_environment(home, model))
+        environment = await existing_worker(home, manifest, model, previous_environment(home, model))
         if record.model == model:
             return False
-        spec = existing.spec
+        spec = environment.spec
         async with open_worker(
             spec.place.python,
             env=child_environment(environ),
@@ -118,16 +121,5 @@ async def exchange(
             threads=1,
         ) as worker:
             checked(await worker.verify(spec.plan))
-        write_active(home, record.rolled_back(model, request_key=existing.committed.record.request_key))
+        write_active(home, record.rolled_back(model, request_key=environment.record.request_key))
     return True
-
-
-def _choice(record: CommitRecord) -> BuildSelected:
-    return BuildSelected(
-        build=record.build,
-        torch=record.torch.partition("+")[0] if record.torch else None,
-        index_url=record.index_url,
-        source=record.source,
-        reason="The environment that the model had before is taken again.",
-        candidates=(),
-    )

@@ -1,10 +1,10 @@
-"""What one activation installs with: its connections, and the environments that it makes."""
+"""What one activation installs with: the user's packaging set-up, a client, and the environments it makes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -12,134 +12,90 @@ from typing import Self
 import anyio
 import httpx2
 
-from moondream_station.core.activation.activation import Activation
-from moondream_station.core.activation.prepare import Preparation, Prepared
+from moondream_station.core.activation.activation import Activation, error_from_system
+from moondream_station.core.activation.candidates import Candidates, no_build
+from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.prune import freeable_bytes
+from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.code_store import sweep as sweep_code
+from moondream_station.core.backends.manifest import Manifest
+from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import parse_build
-from moondream_station.core.environments.building import open_building
-from moondream_station.core.environments.store import CommitRecord, Committed, Place
-from moondream_station.core.facts.errors import NoSpace
-from moondream_station.core.facts.events import Degraded, DownloadProgressed, EnvironmentBuilt, Stage
-from moondream_station.core.facts.report import VerificationReport
-from moondream_station.core.facts.selection import Source
+from moondream_station.core.builds.offers import Offer, offer_from_wheel
+from moondream_station.core.capabilities.cache import CapabilityCache
+from moondream_station.core.environments.building import Building, open_building
+from moondream_station.core.environments.store import CommitRecord, Committed, Place, find_reusable, sweep
+from moondream_station.core.facts.errors import NoSpace, ResolutionConflict, StationError
+from moondream_station.core.facts.events import (
+    BuildSelected,
+    DownloadProgressed,
+    EnvironmentBuilt,
+    FallbackChosen,
+    RequirementsLocked,
+)
 from moondream_station.core.fetch.download import fetch
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.fetch.wheel_server import Arrivals
+from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import no_space_hint
 from moondream_station.core.home.storage import remove_tree
-from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
+from moondream_station.core.home.task_groups import as_raised
+from moondream_station.core.index.offers import collect_offers
+from moondream_station.core.packaging.packaging_config import (
+    PackagingConfig,
+    load_packaging_config,
+    within_constraints,
+)
 from moondream_station.core.packaging.uv_environment import to_uv_environment
+from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.resolve.resolve import resolve_lock
 from moondream_station.core.resolve.sdists import build_wheels
-from moondream_station.core.selection.select import Ranked
+from moondream_station.core.selection.conclusions import Conclusions, conclusions
+from moondream_station.core.selection.select import select
+from moondream_station.core.serving.worker_host import Environment, WorkerSpec
+from moondream_station.core.worker.verification import WorkerPlan
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
-    """An environment that is filled and whole, committed or not yet.
-
-    Args:
-        place: Where it is.
-        build: Its PyTorch build, None for a backend without torch.
-        torch: Its torch, with the local part.
-        source: Where that came from.
-        index_url: The index that has it, None unless `source` is "index".
-        degraded: What the machine should have had instead.
-        lock: What it was made from; None for one that was committed before.
-        file_count: How many files its records name.
-        committed: Its record, for one that was committed before.
-    """
-
-    place: Place
-    build: str | None
-    torch: str | None
-    source: Source | None
-    index_url: str | None
-    degraded: Degraded | None = None
-    lock: Lock | None = None
-    file_count: int = 0
-    committed: Committed | None = None
-
-    @classmethod
-    def of(cls, committed: Committed) -> Installed:
-        """One that was committed before."""
-        record = committed.record
-        return cls(
-            place=committed.place,
-            build=record.build,
-            torch=record.torch,
-            source=record.source,
-            index_url=record.index_url,
-            degraded=record.degraded,
-            file_count=record.file_count,
-            committed=committed,
-        )
-
-    def record(self, prepared: Prepared, report: VerificationReport) -> CommitRecord:
-        """What is, or was, committed of it, once torch was verified in it."""
-        if self.committed is not None:
-            return self.committed.record
-        lock = self.lock
-        assert lock is not None  # noqa: S101  it is what a new environment is made from
-        return CommitRecord(
-            lock_digest=lock.digest,
-            request_key=prepared.request_key,
-            model=prepared.model_id,
-            backend=prepared.code.id,
-            backend_version=prepared.code.version,
-            build=self.build,
-            torch=self.torch,
-            source=self.source,
-            index_url=self.index_url,
-            degraded=self.degraded,
-            python=str(prepared.interpreter.path),
-            python_version=prepared.interpreter.version,
-            packages=lock.packages,
-            file_count=self.file_count,
-            verification=report,
-            created_at=datetime.now(UTC),
-            code=prepared.code.place,
-        )
+_LOCK_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What every installation of a station works with.
+    """What every activation of a station works with.
 
     Args:
         home: Where everything goes.
         environ: The user's variables.
         torch_index: Base URL of the PyTorch index or its mirror.
         catalog: What is known about builds.
-        preparation: Looks at the machine again, when it turns out to be another one than thought.
+        manifest: The models and their backends.
+        cache: The machine's capabilities.
     """
 
     home: Home
     environ: Mapping[str, str]
     torch_index: str
     catalog: Catalog
-    preparation: Preparation
+    manifest: Manifest
+    cache: CapabilityCache
 
 
-class Making:
-    """Locks what is needed and makes environments of it, for one activation.
+class Workshop:
+    """Finds and makes environments for one activation. Every step returns its result, and calls no other.
 
     Use it as a context: at the end its connections are closed, and the environments that were not committed
-    are removed, under another name first.
+    are removed.
     """
 
-    def __init__(self, tools: Tools, activation: Activation, prepared: Prepared) -> None:
+    def __init__(self, tools: Tools, activation: Activation) -> None:
         self._tools = tools
         self._activation = activation
-        self._prepared = prepared
         self._resources = AsyncExitStack()
         self._made: list[Place] = []
-        self._client: httpx2.AsyncClient | None = None
-        self._config: PackagingConfig | None = None
+        self._network: tuple[PackagingConfig, httpx2.AsyncClient] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -150,127 +106,302 @@ class Making:
             for place in self._made:
                 await anyio.to_thread.run_sync(remove_tree, place.path)
 
-    def keep(self, installed: Installed) -> None:
-        """This environment was committed; every other one made here is removed at the end."""
-        self._made = [place for place in self._made if place != installed.place]
+    def keep(self, environment: Environment) -> None:
+        """This environment is committed; every other one made here is removed at the end."""
+        self._made = [place for place in self._made if place != environment.spec.place]
 
-    async def connect(self) -> tuple[PackagingConfig, httpx2.AsyncClient]:
-        """The user's packaging set-up, and a client that goes by it."""
-        if self._config is None or self._client is None:
-            self._config = await load_packaging_config(self._tools.environ)
-            client = open_client(self._config, torch_index=self._tools.torch_index)
-            self._client = await self._resources.enter_async_context(client)
-        return self._config, self._client
+    async def sweep(self) -> None:
+        """Remove what an earlier activation left half done."""
+        await sweep(self._tools.home)
+        await anyio.to_thread.run_sync(sweep_code, self._tools.home)
 
-    async def lock(self, ranked: Ranked | None) -> Lock:
-        """Resolve the requirements to exact wheels.
+    @asynccontextmanager
+    async def providing(self, backend_id: str) -> AsyncIterator[Callable[[], BackendCode]]:
+        """Bring a backend's code while something else is done; what is yielded gives it afterwards.
 
-        Args:
-            ranked: The build that torch must come from, None where there is none to choose.
+        That raises what `provide_backend` raised: a failure to get the code ends nothing else.
+        """
+        provided: list[BackendCode | StationError] = []
+
+        async def provide() -> None:
+            try:
+                provided.append(await self._provide(backend_id))
+            except StationError as error:
+                provided.append(error)
+            except OSError as error:
+                provided.append(error_from_system(error))
+
+        def code() -> BackendCode:
+            if isinstance(provided[0], StationError):
+                raise provided[0]
+            return provided[0]
+
+        with as_raised():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(provide)
+                yield code
+
+    async def _provide(self, backend_id: str) -> BackendCode:
+        manifest = self._tools.manifest
+        _, client = await self._connected()
+        return await provide_backend(
+            backend_id, manifest.backends[backend_id], manifest=manifest, home=self._tools.home, client=client
+        )
+
+    async def reuse(self, needs: Needs) -> Environment | None:
+        """A whole environment that was made for the same, if its build is still possible: drivers change."""
+        if self._activation.request.upgrade:
+            return None
+        stored = read_active(self._tools.home).models.get(needs.model_id)
+        committed = await find_reusable(
+            self._tools.home,
+            needs.request_key,
+            code=needs.code.place,
+            present=stored.environment if stored else None,
+        )
+        if committed is None:
+            return None
+        record = committed.record
+        fact = BuildSelected(
+            build=None, torch=None, index_url=None, source=None, reason="No torch is needed.", candidates=()
+        )
+        if record.build is not None:
+            result = select(needs.build_request(self._tools.catalog), [self._offer_of(committed)])
+            if result.selection.build != record.build:
+                return None
+            fact = Candidates(result).fact()
+        environment = Environment(spec=self._spec(needs, committed.place, record), record=record)
+        self._activation.reuses(environment.spec.place.name, fact, packages=len(record.packages))
+        needs.check_gpu(record.build)
+        return environment
+
+    def _offer_of(self, committed: Committed) -> Offer:
+        """The wheel of torch that an environment was made from."""
+        record = committed.record
+        lock = read_stored_pylock(committed.place.pylock.read_text(encoding="utf-8"))
+        wheel = next(file for file in lock.files if file.name == "torch")
+        offer = offer_from_wheel(
+            wheel.filename,
+            catalog=self._tools.catalog,
+            source=record.source or "default",
+            index_url=record.index_url,
+            url=wheel.url,
+        )
+        assert offer is not None  # noqa: S101  it was one when the environment was made
+        return offer
+
+    async def choose(self, needs: Needs) -> Candidates:
+        """Ask every source which wheels of torch it has, and select."""
+        config, client = await self._connected()
+        requirements = await within_constraints(needs.requirements, config)
+        request = replace(needs.build_request(self._tools.catalog), requirements=requirements)
+        collected = await collect_offers(
+            request,
+            torch_index=self._tools.torch_index,
+            config=config,
+            home=self._tools.home,
+            client=client,
+            refresh=self._activation.request.upgrade,
+        )
+        return Candidates(select(request, collected.offers), collected)
+
+    def announce(self, needs: Needs, candidates: Candidates) -> None:
+        """Report the choice, unless whether torch is needed at all shows in the lock alone.
 
         Raises:
-            ResolutionConflict: The requirements do not go together on that build.
-            StationError: An index can't be asked, or a file can't be had.
+            NoBuild: There is none.
+            IndexUnreachable: There is none, because no index answered.
+            UnsupportedModel: It is the CPU build, and the model needs a GPU.
         """
-        config, client = await self.connect()
+        if not needs.requirements.mentions_torch:
+            return
+        if candidates.current is None and candidates.collected is not None:
+            raise no_build(candidates.selection, candidates.collected)
+        self._activation.publish(candidates.fact())
+        needs.check_gpu(candidates.selection.build, because=candidates.selection.reason)
+
+    def announce_fallback(self, from_build: str, candidates: Candidates, reason: str) -> None:
+        """Report that the current candidate is taken instead: another build, or another torch of the same."""
+        assert candidates.current is not None  # noqa: S101  the one that is taken
+        to_build = candidates.current.build
+        self._activation.publish(FallbackChosen(from_build=from_build, to_build=to_build, reason=reason))
+
+    async def lock(self, needs: Needs, candidates: Candidates) -> Lock:
+        """Resolve to exact wheels; a candidate that does not resolve gives way to the next, three at most.
+
+        Raises:
+            ResolutionConflict: The requirements do not go together on any of them.
+            StationError: An index can't be asked, or a file can't be fetched.
+        """
+        for is_last in (*(False,) * (_LOCK_TRIES - 1), True):
+            began = anyio.current_time()
+            current = candidates.current
+            try:
+                lock = await self._resolve(needs, candidates)
+            except ResolutionConflict as conflict:
+                if is_last or current is None or candidates.reject(conflict.message) is None:
+                    raise
+                self.announce_fallback(current.build, candidates, conflict.message)
+                self.announce(needs, candidates)
+            else:
+                self._report(needs, candidates, lock)
+                seconds = round(anyio.current_time() - began, 3)
+                fact = RequirementsLocked(
+                    packages=len(lock.files), total_bytes=lock.total_bytes, seconds=seconds
+                )
+                self._activation.publish(fact)
+                return lock
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _resolve(self, needs: Needs, candidates: Candidates) -> Lock:
+        config, client = await self._connected()
+        current = candidates.current
+
+        def fetched(fact: DownloadProgressed) -> None:
+            # A wheel that must be read before it can be locked; what is downloaded is reported once locked.
+            self._activation.progressed(fact.overall_received_bytes, fact.overall_total_bytes, "bytes")
+
         return await resolve_lock(
-            requirements=self._prepared.requirements,
-            offer=ranked.offer if ranked else None,
-            others=ranked.others if ranked else (),
-            interpreter=self._prepared.interpreter,
+            requirements=needs.requirements,
+            offer=current.offer if current else None,
+            others=current.others if current else (),
+            interpreter=needs.interpreter,
             config=config,
             torch_index=self._tools.torch_index,
             home=self._tools.home,
             client=client,
             environ=self._tools.environ,
-            publish=self._fetched_while_locking,
+            publish=fetched,
         )
 
-    def _fetched_while_locking(self, fact: DownloadProgressed) -> None:
-        """A wheel had to be read before it could be locked; what is downloaded is told once it is locked."""
-        self._activation.progressed(fact.overall_received_bytes, fact.overall_total_bytes, "bytes")
+    def _report(self, needs: Needs, candidates: Candidates, lock: Lock) -> None:
+        """Report the choice that a lock has made: another torch of the build, or whether torch is needed."""
+        is_announced = needs.requirements.mentions_torch
+        current = candidates.current
+        is_other = lock.torch is not None and candidates.settle_for(lock.torch)
+        if is_other and is_announced and current is not None:
+            self.announce_fallback(current.build, candidates, candidates.selection.reason)
+        if is_other or not is_announced:
+            fact = candidates.fact()
+            if lock.torch is None:
+                reason = "No package of this backend needs torch."
+                fact = replace(fact, build=None, torch=None, index_url=None, source=None, reason=reason)
+            self._activation.publish(fact)
+            needs.check_gpu(fact.build)
+        if lock.tool_output:
+            self._activation.note(lock.tool_output)
 
-    async def make(self, lock: Lock, ranked: Ranked | None, *, degraded: Degraded | None) -> Installed:
-        """Download what a lock names, and build an environment of it.
-
-        Args:
-            lock: What goes in.
-            ranked: The build that its torch is of, None where it has no torch.
-            degraded: What would have been better, and why it could not be had.
+    @asynccontextmanager
+    async def building(self, needs: Needs, lock: Lock) -> AsyncIterator[Building]:
+        """An environment on its way, which unpacks what arrives; archives of sources are wheels by then.
 
         Raises:
-            NoSpace: There is not enough space; the hint says what could be freed.
-            StationError: A file can't be had, or the environment is not whole.
+            NoSpace: There is not enough space, here or in the block; the hint says what could be freed.
+            StationError: A file can't be fetched, or the environment is not whole.
         """
         try:
-            return await self._download_and_build(lock, ranked, degraded)
-        except NoSpace as error:
-            full = error
-        freeable = await anyio.to_thread.run_sync(freeable_bytes, self._tools.home, lock)
-        raise NoSpace(full.message, hint=no_space_hint(freeable), log=full.log) from full
+            async with open_building(
+                await self._with_built_wheels(needs, lock),
+                home=self._tools.home,
+                interpreter=needs.interpreter,
+                environ=self._tools.environ,
+                progress=self._activation.progressed,
+            ) as building:
+                yield building
+        except NoSpace as full:
+            freeable = await anyio.to_thread.run_sync(freeable_bytes, self._tools.home, lock)
+            raise NoSpace(full.message, hint=no_space_hint(freeable), log=full.log) from full
 
-    async def _download_and_build(
-        self, lock: Lock, ranked: Ranked | None, degraded: Degraded | None
-    ) -> Installed:
-        self._activation.enter(Stage.DOWNLOAD)
-        lock = await self._with_built_wheels(lock)
-        async with open_building(
-            lock,
-            home=self._tools.home,
-            interpreter=self._prepared.interpreter,
-            environ=self._tools.environ,
-            progress=self._activation.progressed,
-        ) as building:
-            wheels = await self._fetch(lock, ranked, building.arrivals)
-            self._activation.enter(Stage.BUILD)
-            started = anyio.current_time()
-            file_count = await building.finish(wheels)
-        place = building.place
-        self._made.append(place)
-        self._activation.publish(
-            EnvironmentBuilt(
-                environment=place.name,
-                packages=len(lock.files),
-                reused=False,
-                seconds=round(anyio.current_time() - started, 3),
-            )
-        )
-        return Installed(
-            place=place,
-            build=ranked.build if ranked else None,
-            torch=lock.torch,
-            source=ranked.offer.source if ranked else None,
-            index_url=ranked.offer.index_url if ranked else None,
-            degraded=degraded,
-            lock=lock,
-            file_count=file_count,
-        )
-
-    async def _with_built_wheels(self, lock: Lock) -> Lock:
-        """What is to be built from source is fetched and built before anything else: the rest is wheels."""
+    async def _with_built_wheels(self, needs: Needs, lock: Lock) -> Lock:
+        """The lock with a wheel in the place of each archive of sources; most locks have none."""
         if not lock.sources.files:
             return lock
-        config, _ = await self.connect()
+        config, _ = await self._connected()
         return await build_wheels(
             lock,
-            await self._fetch(lock.sources, None, None),
+            await self._fetch(lock.sources, build=None),
             home=self._tools.home,
-            interpreter=self._prepared.interpreter,
+            interpreter=needs.interpreter,
             environ=self._tools.environ,
             variables=to_uv_environment(config, torch_index=self._tools.torch_index),
         )
 
+    async def download(self, building: Building, candidates: Candidates) -> Mapping[str, Path]:
+        """Fetch the wheels of an environment on its way; gives where each is, by file name."""
+        build = candidates.current.build if candidates.current else None
+        return await self._fetch(building.lock, build=build, arrivals=building.arrivals)
+
     async def _fetch(
-        self, lock: Lock, ranked: Ranked | None, arrivals: Arrivals | None
+        self, lock: Lock, *, build: str | None, arrivals: Arrivals | None = None
     ) -> Mapping[str, Path]:
-        config, client = await self.connect()
-        build = parse_build(ranked.build) if ranked else None
+        config, client = await self._connected()
+        parsed = parse_build(build) if build else None
         return await fetch(
             lock,
             home=self._tools.home,
             client=client,
             publish=self._activation.publish,
             patience=patience_of(config),
-            unpacked_factor=self._tools.catalog.unpacked_factor(build.kind if build else None),
+            unpacked_factor=self._tools.catalog.unpacked_factor(parsed.kind if parsed else None),
             arrivals=arrivals,
         )
+
+    async def finish(
+        self, building: Building, wheels: Mapping[str, Path], needs: Needs, candidates: Candidates
+    ) -> Environment:
+        """Fill an environment, check it file by file, and report it; it is removed unless it is kept."""
+        began = anyio.current_time()
+        file_count = await building.finish(wheels)
+        self._made.append(building.place)
+        seconds = round(anyio.current_time() - began, 3)
+        lock = building.lock
+        self._activation.publish(
+            EnvironmentBuilt(
+                environment=building.place.name, packages=len(lock.files), reused=False, seconds=seconds
+            )
+        )
+        current = candidates.current if lock.torch is not None else None
+        record = CommitRecord(
+            lock_digest=lock.digest,
+            request_key=needs.request_key,
+            model=needs.model_id,
+            backend=needs.code.id,
+            backend_version=needs.code.version,
+            build=current.build if current else None,
+            torch=lock.torch,
+            source=current.offer.source if current else None,
+            index_url=current.offer.index_url if current else None,
+            degraded=candidates.degraded,
+            python=str(needs.interpreter.path),
+            python_version=needs.interpreter.version,
+            packages=lock.packages,
+            file_count=file_count,
+            verification=None,
+            created_at=datetime.now(UTC),
+            code=needs.code.place,
+        )
+        spec = self._spec(needs, building.place, record)
+        return Environment(spec=spec, record=record, is_committed=False)
+
+    def _spec(self, needs: Needs, place: Place, record: CommitRecord) -> WorkerSpec:
+        build, torch = record.build, record.torch
+        expected = (
+            conclusions(build, torch, needs.capabilities, self._tools.catalog)
+            if build and torch
+            else Conclusions()
+        )
+        return WorkerSpec(
+            model=needs.model_id,
+            code=needs.code,
+            args=needs.model.args,
+            place=place,
+            plan=WorkerPlan(build=build, torch=torch, conclusions=expected),
+        )
+
+    async def _connected(self) -> tuple[PackagingConfig, httpx2.AsyncClient]:
+        """The user's packaging set-up, and a client that goes by it; read and opened once."""
+        if self._network is None:
+            config = await load_packaging_config(self._tools.environ)
+            client = open_client(config, torch_index=self._tools.torch_index)
+            self._network = config, await self._resources.enter_async_context(client)
+        return self._network

@@ -79,7 +79,7 @@ class Building:
         self.arrivals = Arrivals()
         self._tasks = tasks
         self._uv = uv
-        self._lock = lock
+        self.lock = lock
         self._home = home
         self._interpreter = interpreter
         self._progress = progress
@@ -95,7 +95,7 @@ class Building:
         """
         try:
             await self.arrivals.known()
-            if _CAN_RENAME_OPEN_FILES and self.arrivals.covers(file.filename for file in self._lock.files):
+            if _CAN_RENAME_OPEN_FILES and self.arrivals.covers(file.filename for file in self.lock.files):
                 self._is_begun = True
                 async with self.arrivals.served() as urls:
                     await self._begin(urls=urls, paths=self.arrivals.finished)
@@ -121,11 +121,11 @@ class Building:
             HashMismatch: A wheel on disk is not the one that the lock names; it is removed.
             EnvironmentBroken: It could not be made, or is not whole.
         """
-        total = len(self._lock.files)
+        total = len(self.lock.files)
         self.arrivals.expect(wheels, {})
         arrived = [path for name, path in wheels.items() if name not in self.arrivals.finished]
         self._tasks.start_soon(_settle, arrived)
-        async with blaming_wheels(self._lock, wheels):
+        async with blaming_wheels(self.lock, wheels):
             unpacked = await anyio.to_thread.run_sync(_unpacked, self._scratch / "cache")
             self._progress(min(unpacked, total), total, "packages")
             fill = partial(self._fill, wheels)
@@ -148,7 +148,7 @@ class Building:
 
     async def _begin(self, *, urls: Mapping[str, str], paths: Mapping[str, Path]) -> None:
         sources: dict[str, Path | str] = {**urls, **paths}
-        await anyio.to_thread.run_sync(_write_locks, self.place, self._scratch, self._lock, sources)
+        await anyio.to_thread.run_sync(_write_locks, self.place, self._scratch, self.lock, sources)
         await _make_venv(self._uv, self.place, self._interpreter, self._home.cache / "uv")
 
     async def _check(self) -> int:
@@ -156,7 +156,7 @@ class Building:
         counts: list[int] = []
 
         async def check_files() -> None:
-            venv, packages = self.place.venv, self._lock.packages
+            venv, packages = self.place.venv, self.lock.packages
             counts.append(await anyio.to_thread.run_sync(check_records, venv, packages))
             await anyio.to_thread.run_sync(_check_needs, venv, self._interpreter.markers)
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.activation.candidates import Choosing
-from moondream_station.core.activation.install import no_build
+from moondream_station.core.activation.candidates import Candidates, no_build
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
@@ -85,19 +84,19 @@ class InPlace:
                 work; by cause.
         """
         packages = await anyio.to_thread.run_sync(find_packages, self._on.python.paths)
-        offers, choosing = await self._choose(packages.get("torch"))
+        offers, candidates = await self._choose(packages.get("torch"))
         for attempt in range(1, _LOCK_TRIES + 1):
             try:
-                lock, present = await self._lock(packages, choosing.current, offers)
+                lock, present = await self._lock(packages, candidates.current, offers)
             except ResolutionConflict as error:
-                is_last = attempt == _LOCK_TRIES or choosing.current is None
-                if is_last or choosing.reject(error.message) is None:
+                is_last = attempt == _LOCK_TRIES or candidates.current is None
+                if is_last or candidates.reject(error.message) is None:
                     raise
             else:
-                return await self._change(lock, present, choosing)
+                return await self._change(lock, present, candidates)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _choose(self, torch: Package | None) -> tuple[tuple[Offer, ...], Choosing]:
+    async def _choose(self, torch: Package | None) -> tuple[tuple[Offer, ...], Candidates]:
         """Ask every source what it has, and select.
 
         Where none answers, the catalog says what is right here: what is installed may be that already. Where
@@ -114,13 +113,13 @@ class InPlace:
         )
         base = without_credentials(on.torch_index)
         offers = collected.offers or self._request().catalog_offers(index=base)
-        choosing = Choosing(self._select(offers))
+        candidates = Candidates(self._select(offers))
         installed = offer_of(torch, on.catalog) if torch is not None else None
-        if choosing.current is None and installed is not None:
-            choosing = Choosing(self._select([installed]))
-        if choosing.current is None and self._wanted.mentions_torch:
-            raise no_build(choosing.selection, collected)
-        return offers, choosing
+        if candidates.current is None and installed is not None:
+            candidates = Candidates(self._select([installed]))
+        if candidates.current is None and self._wanted.mentions_torch:
+            raise no_build(candidates.selection, collected)
+        return offers, candidates
 
     def _select(self, offers: Iterable[Offer]) -> SelectionResult:
         return select(self._request(), offers)
@@ -172,7 +171,7 @@ class InPlace:
             return False
         return self._select([offer]).selection.build == ranked.build
 
-    async def _change(self, lock: Lock, present: Present, choosing: Choosing) -> Change:
+    async def _change(self, lock: Lock, present: Present, candidates: Candidates) -> Change:
         files = tuple(file for file in lock.files if not present.has(file))
         replaced = {
             file.name: str(present.packages[file.name].version)
@@ -188,7 +187,7 @@ class InPlace:
                 for name in self._on.python.imported_of(replaced)
             ]
         is_asked_for = self._wanted.mentions_torch or lock.torch is not None
-        build = choosing.current.build if choosing.current is not None and is_asked_for else None
+        build = candidates.current.build if candidates.current is not None and is_asked_for else None
         torch = await anyio.to_thread.run_sync(self._torch_now)
         if torch is not None and build is not None:
             await self._verify(WorkerPlan(build=build, torch=torch))
@@ -197,7 +196,7 @@ class InPlace:
             replaced=replaced,
             torch=torch,
             build=build,
-            reason=choosing.selection.reason,
+            reason=candidates.selection.reason,
             notes=tuple(self._notes),
         )
 

@@ -16,7 +16,14 @@ from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.backends.code_store import read_backend
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import Bus
-from moondream_station.core.environments.store import Committed, Place, check_whole, load_commit, place_of
+from moondream_station.core.environments.store import (
+    CommitRecord,
+    Committed,
+    Place,
+    check_whole,
+    load_commit,
+    place_of,
+)
 from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentBroken
 from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home.layout import Home
@@ -45,6 +52,21 @@ class WorkerSpec:
     args: Mapping[str, object]
     place: Place
     plan: WorkerPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """An environment that is whole, and the worker that belongs in it.
+
+    Args:
+        spec: The worker.
+        record: What is committed of it; what will be, but for the verification, where it is not yet.
+        is_committed: Whether it is.
+    """
+
+    spec: WorkerSpec
+    record: CommitRecord
+    is_committed: bool = True
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -170,15 +192,7 @@ async def _release_when_failed(hosted: HostedWorker) -> None:
     hosted.release(StopReason.CRASHED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Existing:
-    """An environment that was committed and is whole, and the worker that belongs to it."""
-
-    committed: Committed
-    spec: WorkerSpec
-
-
-async def existing_worker(home: Home, manifest: Manifest, model: str, environment: str) -> Existing:
+async def existing_worker(home: Home, manifest: Manifest, model: str, environment: str) -> Environment:
     """A model's worker in an environment that it has, or had before.
 
     Args:
@@ -214,7 +228,7 @@ async def existing_worker(home: Home, manifest: Manifest, model: str, environmen
         place=place,
         plan=WorkerPlan(build=commit.build, torch=commit.torch),
     )
-    return Existing(committed=committed, spec=spec)
+    return Environment(spec=spec, record=commit)
 
 
 def _another(model: str) -> str:

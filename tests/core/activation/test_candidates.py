@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_station.core.activation.candidates import Choosing
+from moondream_station.core.activation.candidates import Candidates
 from moondream_station.core.facts.events import Degraded
 from moondream_station.core.facts.selection import Verdict
 from support.snapshots import linux, nvidia, plan, wheel
@@ -16,19 +16,19 @@ OFFERS = [
 ]
 
 
-def choosing(strategy: str = "auto") -> Choosing:
+def candidates(strategy: str = "auto") -> Candidates:
     """Four builds are possible: cu130 before cu128 before cu126 before cpu."""
-    return Choosing(plan(GPU, "torch", strategy=strategy, offers=OFFERS))
+    return Candidates(plan(GPU, "torch", strategy=strategy, offers=OFFERS))
 
 
-def builds_of(choices: Choosing) -> list[str]:
+def builds_of(choices: Candidates) -> list[str]:
     """What every candidate with a verdict other than rejected is, the chosen one first."""
     candidates = choices.fact().candidates
     chosen = [one.build for one in candidates if one.verdict is Verdict.CHOSEN]
     return chosen + [one.build for one in candidates if one.verdict is Verdict.POSSIBLE]
 
 
-def current(choices: Choosing) -> str | None:
+def current(choices: Candidates) -> str | None:
     """The build it is at."""
     return choices.current.build if choices.current else None
 
@@ -36,7 +36,7 @@ def current(choices: Choosing) -> str | None:
 def test_the_first_choice_is_the_selection_s() -> None:
     """Nothing has been rejected yet: build, torch, index and reason are those of the selection."""
     result = plan(GPU, "torch", offers=OFFERS)
-    fact = Choosing(result).fact()
+    fact = Candidates(result).fact()
     assert (fact.build, fact.torch, fact.source) == ("cu130", "2.9.1", "index")
     assert fact.index_url == "https://mirror.example/whl/cu130"
     assert (fact.reason, fact.candidates) == (result.selection.reason, result.selection.candidates)
@@ -45,13 +45,19 @@ def test_the_first_choice_is_the_selection_s() -> None:
 def test_an_index_is_named_only_where_torch_comes_from_one() -> None:
     """find-links and the user's own index have no URL to tell."""
     offer = wheel("torch-2.9.1+cpu-cp312-cp312-manylinux_2_28_x86_64.whl", source="find-links")
-    fact = Choosing(plan(linux(), "torch", offers=[offer])).fact()
+    fact = Candidates(plan(linux(), "torch", offers=[offer])).fact()
     assert (fact.build, fact.source, fact.index_url) == ("cpu", "find-links", None)
+
+
+def fall_back(choices: Candidates, reason: str) -> object:
+    """Leave the current build."""
+    assert choices.current is not None
+    return choices.fall_back(choices.current.build, reason)
 
 
 def test_what_does_not_resolve_gives_way_in_order() -> None:
     """Each candidate is tried; the sentence names the one that is used, the one before it, and why."""
-    choices = choosing()
+    choices = candidates()
     for rejected, following in (("cu130", "cu128"), ("cu128", "cu126"), ("cu126", "cpu")):
         choices.reject("numpy is too old.")
         fact = choices.fact()
@@ -66,29 +72,37 @@ def test_what_does_not_resolve_gives_way_in_order() -> None:
 
 def test_one_other_accelerator_is_tried_then_the_processor() -> None:
     """What two builds can't do on a device, no third will."""
-    choices = choosing()
-    choices.fall_back("no kernel image")
+    choices = candidates()
+    fall_back(choices, "no kernel image")
     assert (current(choices), choices.degraded) == ("cu128", None)
-    choices.fall_back("no kernel image either")
+    fall_back(choices, "no kernel image either")
     assert current(choices) == "cpu"
     assert choices.degraded == Degraded(wanted="cu130", reason="no kernel image either")
-    assert choices.fall_back("not even that") is None
+    assert fall_back(choices, "not even that") is None
+
+
+def test_a_build_that_was_never_tried_is_not_given_up_for_another() -> None:
+    """An environment of a build that is no longer chosen fails: the chosen one has its try."""
+    choices = candidates()
+    first = choices.current
+    assert choices.fall_back("cu118", "no kernel image") == first
+    assert choices.current == first
 
 
 def test_what_did_not_resolve_counts_as_no_fall_back() -> None:
     """A build that could not be installed was never tried on the device."""
-    choices = choosing()
+    choices = candidates()
     choices.reject("a conflict")
-    choices.fall_back("no kernel image")
+    fall_back(choices, "no kernel image")
     assert current(choices) == "cu126"
-    choices.fall_back("no kernel image")
+    fall_back(choices, "no kernel image")
     assert current(choices) == "cpu"
 
 
 def test_the_accelerator_that_is_fallen_back_to_may_fail_to_resolve() -> None:
     """Then the processor is next."""
-    choices = choosing()
-    choices.fall_back("no kernel image")
+    choices = candidates()
+    fall_back(choices, "no kernel image")
     choices.reject("a conflict")
     assert current(choices) == "cpu"
     assert choices.degraded == Degraded(wanted="cu130", reason="a conflict")
@@ -97,9 +111,9 @@ def test_the_accelerator_that_is_fallen_back_to_may_fail_to_resolve() -> None:
 @pytest.mark.parametrize("build", ["cpu", "cu126"])
 def test_a_named_build_has_no_other(build: str) -> None:
     """Neither where it does not resolve nor where it does not compute; and it is not degraded."""
-    assert choosing(build).degraded is None
-    for give_up in (Choosing.reject, Choosing.fall_back):
-        choices = choosing(build)
+    assert candidates(build).degraded is None
+    for give_up in (Candidates.reject, fall_back):
+        choices = candidates(build)
         assert current(choices) == build
         assert give_up(choices, "it does not work") is None
         assert choices.fact().build is None
@@ -107,21 +121,21 @@ def test_a_named_build_has_no_other(build: str) -> None:
 
 def test_guide_falls_back_too() -> None:
     """It is a way to choose, not a build that was named."""
-    choices = choosing("guide")
+    choices = candidates("guide")
     first = current(choices)
-    choices.fall_back("no kernel image")
+    fall_back(choices, "no kernel image")
     assert current(choices) not in {None, first}
 
 
 def test_a_machine_without_an_accelerator_is_not_degraded() -> None:
     """It was meant to use the processor."""
-    choices = Choosing(plan(linux(), "torch", offers=OFFERS))
+    choices = Candidates(plan(linux(), "torch", offers=OFFERS))
     assert (current(choices), choices.degraded) == ("cpu", None)
 
 
 def test_where_nothing_is_possible_there_is_nothing_to_give_way() -> None:
     """The fact says why, and names no build."""
-    choices = Choosing(plan(GPU, "torch>=99", offers=OFFERS))
+    choices = Candidates(plan(GPU, "torch>=99", offers=OFFERS))
     fact = choices.fact()
     assert (choices.current, fact.build, fact.source, choices.degraded) == (None, None, None, None)
     assert fact.reason
