@@ -21,7 +21,7 @@ from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.builds.visibility import nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities, Outcome
 from moondream_station.core.facts.errors import NoBuild, ResolutionConflict, StationError
-from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.facts.selection import Selection
 from moondream_station.core.in_place.guided import (
     guided_selection,

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
-from moondream_station.core.facts.activation_state import ActivationState
-from moondream_station.core.facts.active_model import Active, WorkerState
+from moondream_station.core.facts.activation_state import ActivationState, Active, WorkerState
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.events import ActivationCancelled, ActivationFailed, Terminal
 from moondream_station.core.facts.state import StationState

@@ -48,7 +48,7 @@ def test_the_table_fits_a_terminal() -> None:
     _, _, shown = plan_text(selection, width=80).partition("BUILD ")
     assert max(map(len, shown.splitlines())) <= 80
     flat = " ".join(shown.split())
-    assert "cu130 - rejected needs driver 580 or newer, this machine has 535.183.01." in flat
+    assert "cu130 - rejected needs driver 580 or newer; this machine has 535.183.01." in flat
     assert "cu128 - rejected has no code for compute capability 6.1 (NVIDIA GeForce GTX 1080)" in flat
     assert "rocm7.2 - rejected has no code for gfx1032 (AMD GPU)." in flat
     assert len(shown.splitlines()) > len(selection.candidates) + 1

@@ -22,10 +22,10 @@ from moondream_station.core.facts.events import (
     Stage,
     StopReason,
     VerificationCompleted,
+    VerificationReport,
     WorkerStarted,
     WorkerStopped,
 )
-from moondream_station.core.facts.report import VerificationReport
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_lock, announce_station

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from moondream_station.core.facts.active_model import Active, WorkerState
+from moondream_station.core.facts.activation_state import Active, WorkerState
 from moondream_station.core.facts.errors import ErrorInfo
 from moondream_station.core.facts.events import (
     ActivationFailed,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.environments.store import load_commit, place_of
-from moondream_station.core.facts.active_model import WorkerState
+from moondream_station.core.facts.activation_state import WorkerState
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.events import (
     ActivationFailed,
@@ -308,4 +308,4 @@ async def test_a_tag_that_only_the_index_knows_is_used_by_rule(
     assert course.only(ActivationSucceeded).build == build
     told = {candidate.build: candidate.reason for candidate in selected.candidates}
     if build == "cu128":
-        assert told["cu134"] == "cu134 needs driver 580 or newer, this machine has 560.35.03."
+        assert told["cu134"] == "cu134 needs driver 580 or newer; this machine has 560.35.03."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moondream_station.core.environments.records import check_records
 from moondream_station.core.environments.store import CommitRecord, Committed, commit, new_place
-from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.machine.protocol import CommandResult, PlatformFacts

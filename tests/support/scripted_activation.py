@@ -22,15 +22,16 @@ from moondream_station.core.facts.events import (
     Event,
     Fact,
     FallbackChosen,
+    Mismatch,
     ProbeFinished,
     RequirementsLocked,
     Stage,
     StageProgressed,
     StageStarted,
     VerificationCompleted,
+    VerificationReport,
     WorkerStarted,
 )
-from moondream_station.core.facts.report import Mismatch, VerificationReport
 from moondream_station.core.facts.selection import Candidate, Verdict
 
 BEGAN_AT = datetime(2026, 11, 23, 10, 0, tzinfo=UTC)

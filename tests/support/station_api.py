@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from moondream_station.core.bus.bus import Bus, Subscription
-from moondream_station.core.facts.active_model import Active, WorkerState
+from moondream_station.core.facts.activation_state import Active, WorkerState
 from moondream_station.core.facts.errors import (
     NothingToCancel,
     NothingToRollBack,

@@ -13,7 +13,7 @@ from pydantic_core import core_schema
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.codec import FACTS, adapter
 from moondream_station.core.facts.errors import ErrorInfo
-from moondream_station.core.facts.report import Mismatch, VerificationReport
+from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.facts.status import Status
 from moondream_station.core.home.locks import Holder, StationRecord

@@ -26,8 +26,8 @@ from moondream_station.core.facts.events import (
     Stage,
     StopReason,
     VerificationCompleted,
+    VerificationReport,
 )
-from moondream_station.core.facts.report import VerificationReport
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.locks import Holder, activation_lock

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moondream_station.core.backends.manifest import BackendInfo
-from moondream_station.core.builds.allowances import NOTHING, Allowances
-from moondream_station.core.builds.requirements import Requirements, parse_requirements
+from moondream_station.core.builds.requirements import NOTHING, Allowances, Requirements, parse_requirements
 from moondream_station.core.facts.errors import BackendUnavailable
 
 

@@ -1,4 +1,4 @@
-"""What the machine's driver and GPUs can run: the bounds of a build, held against what is there."""
+"""What the machine's driver and GPUs can run: the bounds of a build, held against the hardware."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def meets(driver: str, bound: str) -> bool:
 
     So "580.00", which a Jetson Thor reports, meets "580".
     """
-    wanted = _numbers(bound)
-    return _numbers(driver)[: len(wanted)] >= wanted
+    lowest = _numbers(bound)
+    return _numbers(driver)[: len(lowest)] >= lowest
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -104,8 +104,9 @@ class Hardware:
     def serves(self, build: Build, torch: Version) -> bool:
         """Whether a build of a torch runs on every GPU that it must serve."""
         positions = self.required.get(build.kind)
-        wanted = frozenset(range(len(self.of_kind(build.kind).gpus))) if positions is None else positions
-        return wanted <= self.served(build, torch)
+        if positions is None:
+            positions = frozenset(range(len(self.of_kind(build.kind).gpus)))
+        return positions <= self.served(build, torch)
 
     def has_code(self, build: Build, torch: Version, gpu: Gpu) -> bool:
         """Whether a build has code for a GPU; an unknown capability counts as had, an unknown gfx doesn't."""
@@ -137,15 +138,15 @@ class Hardware:
         if in_use.absence:
             return f"{build.name} can't be used: {in_use.absence}."
         if build.kind is Kind.ROCM and self.catalog.gfx(build) is None:
-            return f"{build.name}: which AMD GPUs it has code for is not known."
+            return f"{build.name}: the AMD GPUs that it has code for are not known."
         return self._why_not_driver(build, in_use.driver) if build.kind is Kind.CUDA else None
 
     def _why_not_driver(self, build: Build, driver: str | None) -> str | None:
         needed = self.needed_driver(build, ())
         if needed is None:
-            return f"{build.name} carries CUDA {build.toolkit}; which driver that needs is not known here."
+            return f"{build.name} carries CUDA {build.toolkit}; the driver that needs is not known."
         if driver is not None and not meets(driver, needed):
-            return f"{build.name} needs driver {needed} or newer, this machine has {driver}."
+            return f"{build.name} needs driver {needed} or newer; this machine has {driver}."
         return None
 
     def doubt(self, build: Build, torch: Version) -> str | None:
@@ -161,8 +162,8 @@ class Hardware:
         if sure:
             return None
         return (
-            f"What {build.name} has code for in torch {torch} is not verified, only concluded from its "
-            "neighbours; whether it works shows when it is verified."
+            f"The GPUs that {build.name} supports with torch {torch} are inferred from similar builds, not "
+            "verified; whether it works is checked after installation."
         )
 
     def why_not_torch(self, build: Build, torch: Version) -> str:
@@ -175,18 +176,18 @@ class Hardware:
             needed = self.needed_driver(build, (gpu,))
             driver = self.of_kind(build.kind).driver
             return (
-                f"{build.name} needs driver {needed} or newer for {describe(gpu)}, this machine has {driver}."
+                f"{build.name} needs driver {needed} or newer for {describe(gpu)}; this machine has {driver}."
             )
         if build.kind is Kind.ROCM:
             if gpu.architecture is None:
-                return f"{build.name}: the gfx name of {describe(gpu)} could not be found out."
+                return f"{build.name}: the gfx name of {describe(gpu)} could not be detected."
             return f"{build.name} has no code for {gpu.architecture} ({describe(gpu)})."
         return (
             f"{build.name} has no code for compute capability {gpu.architecture} ({describe(gpu)})"
-            f"{self._who_has(build, gpu)}."
+            f"{self._who_has(gpu)}."
         )
 
-    def _who_has(self, build: Build, gpu: Gpu) -> str:
+    def _who_has(self, gpu: Gpu) -> str:
         """Which verified CUDA build has code for a GPU, and up to which torch, as the end of a sentence."""
         having = [
             (Version(row.torch), known)
@@ -199,8 +200,6 @@ class Hardware:
         if not having:
             return ", and no other build for this platform has"
         torch, best = max(having)
-        if best == build:
-            return f"; up to torch {torch} it has"
         return f"; {best.name} has, up to torch {torch}"
 
 

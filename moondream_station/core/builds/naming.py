@@ -25,6 +25,10 @@ class Kind(StrEnum):
     MPS = "mps"
 
 
+GPU_KINDS = (Kind.CUDA, Kind.ROCM, Kind.XPU)
+"""Those that need a driver, in the order in which they are preferred."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Build:
     """A PyTorch build.

@@ -70,6 +70,11 @@ class Offer:
         return self.filename is not None
 
     @property
+    def place(self) -> tuple[str | None, ...]:
+        """Where it comes from, to be compared."""
+        return (self.source, self.index_url, self.find_links)
+
+    @property
     def full_version(self) -> Version:
         """Its version with the local part, as requirements are held against it."""
         return _version(f"{self.torch}+{self.local}" if self.local else self.torch)

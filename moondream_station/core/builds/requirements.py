@@ -2,20 +2,21 @@
 
 A backend's requirements.txt comes from outside. Options, paths, URLs and further files in it could make an
 installer run foreign code or ask foreign servers, so they are refused; options that point at PyTorch's index
-are only superfluous here, because the station chooses the build, and are left out with a warning.
+are only superfluous, because the station chooses the build, and are ignored with a warning.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from moondream_station.core.builds.allowances import NOTHING, Allowances
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 
 FAMILY: frozenset[str] = frozenset({
@@ -44,33 +45,66 @@ _NESTED = re.compile(r"(?:-r|--requirement)(?:\s*=\s*|\s+)(\S+)")
 _CREDENTIALS = re.compile(r"(?<=://)\S*@")
 _QUERY = re.compile(r"\?\S*")
 _ARCHIVE = (
-    ".whl",
-    ".zip",
-    ".gz",
-    ".tgz",
-    ".tar",
-    ".bz2",
-    ".tbz",
-    ".xz",
-    ".txz",
-    ".tlz",
-    ".lz",
-    ".lzma",
-    ".egg",
-)
+    ".whl", ".zip", ".gz", ".tgz", ".tar", ".bz2", ".tbz", ".xz", ".txz", ".tlz", ".lz", ".lzma", ".egg",
+)  # fmt: skip
 _SHOWN_CHARACTERS = 160
+
+SOURCES = (".tar.gz", ".zip")
+"""How archives of sources end (PEP 625, and what was usual before)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowances:
+    """What may be in a requirements file, by name.
+
+    Args:
+        builds: Packages that may be built from source, where they have no wheel that fits.
+        urls: Packages that may be given by a URL.
+        files: Further files that may be read with `-r`, and their contents.
+    """
+
+    builds: frozenset[str] = frozenset()
+    urls: frozenset[str] = frozenset()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def check_url(self, item: Requirement) -> None:
+        """Raises InvalidRequirement with the reason, where a requirement's URL is not allowed."""
+        name = canonicalize_name(item.name)
+        parts = urlsplit(item.url or "")
+        filename = filename_of(item.url or "")
+        if name not in self.urls:
+            why = "URLs are not accepted unless the manifest allows the package by name"
+        elif parts.scheme not in {"https", "http"}:
+            why = "only http and https URLs can be allowed, because others can't be locked"
+        elif "@" in parts.netloc:
+            why = "a URL must not hold credentials; put them into netrc"
+        elif not filename.endswith((".whl", *SOURCES)):
+            why = "a URL must name a wheel or a source archive"
+        elif not filename.endswith(".whl") and name not in self.builds:
+            why = "it is not a wheel, and the manifest does not allow building it from source"
+        else:
+            return
+        raise InvalidRequirement(why)
+
+
+NOTHING = Allowances()
+
+
+def filename_of(url: str) -> str:
+    """The name of the file that a URL names."""
+    return PurePosixPath(unquote(urlsplit(url).path)).name
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a backend, or a person, asks for.
+    """What a backend, or a person, requires.
 
     Args:
         items: The requirements in their order, without repetitions.
         texts: Each one as it was written, in one spelling ("torch>=2.7,<3").
         hashes: The sha256 hashes given with each one, lower case; mostly empty.
         origin: Where they come from, for messages.
-        warnings: Sentences about what was left out.
+        warnings: Sentences about what was ignored.
         builds: Packages that may be built from source where they have no wheel that fits.
         bounds: Bounds on torch's family that ask for nothing by themselves: the user's constraints.
     """
@@ -113,17 +147,12 @@ class Requirements:
 
 
 def parse_requirements(lines: Iterable[str], *, origin: str, allowed: Allowances = NOTHING) -> Requirements:
-    """Reads the lines of a requirements file.
-
-    Args:
-        lines: The lines, with or without their ends. A byte order mark is skipped.
-        origin: The file's name, for messages.
-        allowed: What may be there beside names, versions, markers and hashes.
+    """Reads the lines of a requirements file, with or without their ends; a byte order mark is skipped.
 
     Raises:
         RequirementsUnsafe: A line asks for something other than names, extras, versions, markers and sha256
-            hashes, or there is too much; the message names file, line number and the line without
-            credentials.
+            hashes, or what is allowed beside; or there is too much. The message names file, line number and
+            the line without credentials.
     """
     collected: dict[str, tuple[Requirement, tuple[str, ...]]] = {}
     warnings: list[str] = []
@@ -145,18 +174,14 @@ def parse_requirements(lines: Iterable[str], *, origin: str, allowed: Allowances
 
 
 def parse_requirement_args(args: Iterable[str]) -> Requirements:
-    """Reads requirements given on a command line, one an argument.
-
-    Raises:
-        UsageError: One does not parse, or is more than a name, extras, versions and a marker.
-    """
+    """Reads requirements given on a command line, one an argument; UsageError where one is invalid."""
     texts: dict[str, Requirement] = {}
     for argument in args:
         try:
             item, text = _parse_requirement(argument)
         except InvalidRequirement as error:
             raise UsageError(
-                f"{_shown(argument)!r} is no requirement: {str(error).splitlines()[0]}",
+                f"{_shown(argument)!r} is not a valid requirement: {str(error).splitlines()[0]}",
                 hint="Give a name with versions, such as 'torch>=2.7.0'.",
             ) from error
         texts[text] = item
@@ -176,7 +201,7 @@ def _all_lines(lines: Iterable[str], origin: str, allowed: Allowances) -> Iterat
             if nested is None:
                 yield place, number, line
             elif nested[1] not in allowed.files:
-                raise _unsafe(place, number, line, "other files are not read, unless the manifest names them")
+                raise _unsafe(place, number, line, "other files are read only if the manifest names them")
             elif nested[1] not in seen:
                 seen.add(nested[1])
                 waiting.append((f"{nested[1]} beside {origin}", allowed.files[nested[1]].splitlines()))
@@ -264,8 +289,8 @@ def _dropped_option(line: str, origin: str, number: int) -> str:
     if match is None or not _PYTORCH_INDEX.match(match[1].strip("'\"")):
         raise _unsafe(origin, number, line, _why_never(line))
     return (
-        f"{origin}, line {number}: {_shown(line)!r} is left out, because the station chooses PyTorch's index "
-        f"for this machine."
+        f"{origin}, line {number}: {_shown(line)!r} is ignored: the station chooses PyTorch's index "
+        "for this machine."
     )
 
 

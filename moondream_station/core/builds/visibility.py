@@ -1,7 +1,7 @@
-"""Which GPUs count: visibility variables, integrated GPUs beside discrete ones, lists that are not known.
+"""Which GPUs count: visibility variables, integrated GPUs beside discrete ones, unknown lists.
 
-The snapshot holds every GPU that is there; what of it a backend will see is decided here, so that a snapshot
-stays true when a variable changes.
+The snapshot holds every GPU of the machine; which of them a backend will see is decided here, so that a
+snapshot stays true when a variable changes.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class InUse:
     Args:
         gpus: Those GPUs; empty where there are none or nobody knows which.
         absence: Why there are none, as a clause without a full stop; None where there are some.
-        hidden: Those that are there and can't be seen, where that holds of every one.
+        hidden: Those that can't be seen, where that holds of every one.
         driver: NVIDIA's driver version, None for other vendors.
-        unknown: Whether GPUs are there whose list could not be had.
-        uncertain: Whether it could not be found out if there are any.
+        unknown: Whether there are GPUs that could not be listed.
+        uncertain: Whether it could not be detected if there are any.
         fastest_first: Whether the runtime numbers them by speed; otherwise as they are listed.
         warnings: What was decided here that a person should know.
     """
@@ -59,7 +59,7 @@ class InUse:
 
     @property
     def runtime_order(self) -> tuple[int, ...]:
-        """Positions of the GPUs as the runtime numbers them; speed is told by capability, then memory."""
+        """Positions of the GPUs as the runtime numbers them: by capability, then memory."""
         places = range(len(self.gpus))
         if not self.fastest_first:
             return tuple(places)
@@ -105,7 +105,7 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
 
 
 def amd_in_use(capabilities: Capabilities) -> InUse:
-    """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION tells.
+    """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION says.
 
     HIP reads CUDA_VISIBLE_DEVICES where HIP_VISIBLE_DEVICES is not set (ROCm's documentation 7.1, "HIP
     environment variables"), and so does torch (2.13.0, torch/cuda/__init__.py, `_parse_visible_devices`).
@@ -114,7 +114,7 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     if not gpus:
         return _none_found(capabilities, "AMD GPU", "amd")
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
-        return InUse(absence="the kernel offers no computing on it (no KFD): ROCm needs amdgpu", hidden=gpus)
+        return InUse(absence="the kernel offers no compute on it (no KFD): ROCm needs amdgpu", hidden=gpus)
     hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in capabilities.variables else "CUDA_VISIBLE_DEVICES"
     for name in ("ROCR_VISIBLE_DEVICES", hip):
         value = capabilities.variables.get(name)
@@ -127,10 +127,10 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     if override is None:
         return InUse(gpus=gpus)
     gfx = f"gfx{int(override[1])}{int(override[2]):x}{int(override[3]):x}"
-    told = tuple(
+    overridden = tuple(
         replace(gpu, architecture=gfx, architecture_source="HSA_OVERRIDE_GFX_VERSION") for gpu in gpus
     )
-    return InUse(gpus=told, warnings=(f"HSA_OVERRIDE_GFX_VERSION makes every AMD GPU count as {gfx}.",))
+    return InUse(gpus=overridden, warnings=(f"HSA_OVERRIDE_GFX_VERSION makes every AMD GPU count as {gfx}.",))
 
 
 def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
@@ -141,9 +141,8 @@ def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     supported = tuple(gpu for gpu in gpus if gpu.architecture and catalog.intel_family(gpu.architecture))
     if not supported:
         names = ", ".join(dict.fromkeys(f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for gpu in gpus))
-        return InUse(
-            absence=f"{names} is none of the GPUs that it supports (Arc, Core Ultra, Data Center GPU Max)"
-        )
+        supported_ones = "Arc, Core Ultra and Data Center GPU Max"
+        return InUse(absence=f"torch.xpu supports {supported_ones}, not {names}")
     return InUse(gpus=_deciding(tuple(_with_family(gpu, catalog) for gpu in supported)))
 
 
@@ -160,26 +159,27 @@ def _deciding(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 
 def _without_driver(capabilities: Capabilities, gpus: tuple[Gpu, ...]) -> InUse:
-    toolkit = f"; nvcc {capabilities.nvcc} alone is no GPU and chooses no build" if capabilities.nvcc else ""
+    toolkit = f"; CUDA toolkit {capabilities.nvcc} is ignored" if capabilities.nvcc else ""
     if gpus:
-        return InUse(gpus=gpus, absence=f"{describe(gpus[0])} has no NVIDIA driver that works{toolkit}")
+        return InUse(gpus=gpus, absence=f"{describe(gpus[0])} has no working NVIDIA driver{toolkit}")
     if (detail := _unanswered(capabilities, "nvidia_smi", "nvidia_driver", _ON_WINDOWS)) is not None:
-        doubt = f"whether there is an NVIDIA driver could not be found out ({detail}){toolkit}"
+        doubt = f"whether there is an NVIDIA driver could not be detected ({detail}){toolkit}"
         return InUse(absence=doubt, uncertain=True)
     return InUse(absence=f"no NVIDIA driver was found{toolkit}")
 
 
 def _none_found(capabilities: Capabilities, what: str, *probes: str) -> InUse:
     if (detail := _unanswered(capabilities, *probes)) is not None:
-        return InUse(absence=f"whether there is an {what} could not be found out ({detail})", uncertain=True)
+        return InUse(absence=f"whether there is an {what} could not be detected ({detail})", uncertain=True)
     return InUse(absence=f"no {what} was found")
 
 
 def _unanswered(capabilities: Capabilities, *probes: str) -> str | None:
     """What the first of these probes saw that could not find out what it is for; None where all could."""
     reports = {report.probe: report for report in capabilities.probes}
-    asked = (reports[probe] for probe in probes if probe in reports)
-    return next((one.detail for one in asked if one.outcome in {Outcome.FAILED, Outcome.TIMED_OUT}), None)
+    asked = [reports[probe] for probe in probes if probe in reports]
+    unanswered = (report for report in asked if report.outcome in {Outcome.FAILED, Outcome.TIMED_OUT})
+    return next((report.detail for report in unanswered), None)
 
 
 def _without_list(capabilities: Capabilities, driver: str) -> InUse:
@@ -191,11 +191,11 @@ def _without_list(capabilities: Capabilities, driver: str) -> InUse:
         return InUse(gpus=(_as_jetson(Gpu(vendor="nvidia", name="the Jetson's GPU")),), driver=driver)
     if capabilities.outcome_of("nvidia_smi") is not None:
         # Where one may be there, detection lists a GPU of unknown capability: none listed is none there.
-        said = _unanswered(capabilities, "nvidia_smi") or "a container started without its GPU?"
-        return InUse(absence=f"NVIDIA driver {driver} is there, but no GPU ({said})", driver=driver)
+        why = _unanswered(capabilities, "nvidia_smi") or "a container started without its GPU?"
+        return InUse(absence=f"NVIDIA driver {driver} is installed, but has no GPU ({why})", driver=driver)
     warning = (
-        f"Which NVIDIA GPUs are here could not be found out, so driver {driver} alone decides; whether a "
-        "build has code for them shows when it is verified."
+        f"The NVIDIA GPUs could not be detected, so only driver {driver} decides; whether a build has code "
+        "for them is checked after installation."
     )
     return InUse(driver=driver, unknown=True, warnings=(warning,))
 
@@ -210,8 +210,8 @@ def _as_jetson(gpu: Gpu) -> Gpu:
 def _unreadable(gpus: Sequence[Gpu]) -> str:
     names = ", ".join(describe(gpu) for gpu in gpus)
     return (
-        f"The compute capability of {names} could not be found out, so the driver alone decides for it; "
-        "whether the build has code for it shows when it is verified."
+        f"The compute capability of {names} could not be detected, so only the driver decides; whether the "
+        "build has code for it is checked after installation."
     )
 
 
@@ -240,8 +240,8 @@ def _visible_to_cuda(
         return gpus, ()
     remedy = "set" if by_position else "name them by position, with"
     warning = (
-        f"CUDA_VISIBLE_DEVICES={value!r} can't be related to the GPUs that were found, so every one of them "
-        f"counts ({remedy} CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
+        f"CUDA_VISIBLE_DEVICES={value!r} can't be matched to the detected GPUs, so all of them count "
+        f"({remedy} CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
     )
     return gpus, (warning,)
 

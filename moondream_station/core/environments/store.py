@@ -20,8 +20,7 @@ import anyio.to_thread
 from moondream_station.core.environments.records import check_records
 from moondream_station.core.facts.codec import from_json, to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
-from moondream_station.core.facts.events import Degraded
-from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.events import Degraded, VerificationReport
 from moondream_station.core.facts.selection import Source
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.checkpoints import Point, reached

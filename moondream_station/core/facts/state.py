@@ -13,8 +13,14 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
-from moondream_station.core.facts.activation_state import ActivationState, advance, requested
-from moondream_station.core.facts.active_model import Active, WorkerState, with_worker
+from moondream_station.core.facts.activation_state import (
+    ActivationState,
+    Active,
+    WorkerState,
+    advance,
+    requested,
+    with_worker,
+)
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.codec import from_json, to_json
 from moondream_station.core.facts.events import (
@@ -35,10 +41,10 @@ from moondream_station.core.facts.events import (
     StageStarted,
     Terminal,
     VerificationCompleted,
+    VerificationReport,
     WorkerStarted,
     WorkerStopped,
 )
-from moondream_station.core.facts.report import VerificationReport
 from moondream_station.core.facts.status import ActivationShown, ActiveShown, StationShown, Status
 
 if TYPE_CHECKING:

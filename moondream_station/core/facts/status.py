@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from moondream_station.core.facts.active_model import WorkerState
+from moondream_station.core.facts.activation_state import WorkerState
 from moondream_station.core.facts.capabilities import Capabilities
-from moondream_station.core.facts.events import Degraded, Stage
-from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.events import Degraded, Stage, VerificationReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.in_place.running_python import RunningPython
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.processes.run import CompletedProcess, run

@@ -22,7 +22,7 @@ from packaging.pylock import (
 )
 from packaging.tags import Tag
 
-from moondream_station.core.builds.allowances import filename_of
+from moondream_station.core.builds.requirements import filename_of
 from moondream_station.core.facts.errors import ResolutionConflict
 from moondream_station.core.fetch.lock import Lock, LockedFile
 

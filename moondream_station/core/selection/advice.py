@@ -5,25 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
-from moondream_station.core.builds.naming import Build, Kind, listed
+from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
 from moondream_station.core.builds.pythons import in_words, pythons_of
 from moondream_station.core.builds.visibility import describe, hiding_variable
 from moondream_station.core.selection.request import Case, Obstacle
-from moondream_station.core.selection.verdicts import Judgement, judge, why_not_system
+from moondream_station.core.selection.verdicts import Judgement, best_build, judge, why_not_system
 
 _ANY_DRIVER = "99999.0"
-_PREFERRED = (Kind.CUDA, Kind.ROCM, Kind.XPU, Kind.CPU)
-_DRIVERLESS = "it has no NVIDIA driver that works"
-_JETSON = "NVIDIA makes wheels of its own for Jetson, which the station does not install."
+_PREFERRED = (*GPU_KINDS, Kind.CPU)
+_DRIVERLESS = "it has no working NVIDIA driver"
+_JETSON = "NVIDIA publishes its own wheels for Jetson, which the station does not install."
 
 
 def idle_gpu_warnings(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
-    """Sentences about GPUs that would be preferred and can't be used, each with what would change it.
-
-    Args:
-        chosen: What was chosen, None where nothing could be.
-        case: The case it answers.
-    """
+    """Sentences about GPUs that would be preferred and can't be used, each with what would change it."""
     kind = chosen.build.kind if chosen else Kind.CPU
     if kind not in _PREFERRED:
         return ()
@@ -40,19 +35,19 @@ def other_gpu_warnings(chosen: Judgement, case: Case) -> tuple[str, ...]:
     if kind not in _PREFERRED:
         return ()
     return tuple(
-        f"{_names(other, case)} is left out: {chosen.build.name} does not compute on it; the strategy "
-        f"{best.build.name} would take it instead."
+        f"{_names(other, case)} is left out: {chosen.build.name} can't use it; "
+        f"strategy {best.build.name} can."
         for other in _PREFERRED[_PREFERRED.index(kind) + 1 :]
-        if _is_there(other, kind, case) and (best := _best(other, case))
+        if _is_there(other, kind, case) and (best := best_build(case, other))
     )
 
 
 def doubts(case: Case) -> tuple[str, ...]:
-    """Sentences about GPUs of which could not be found out if there are any."""
-    found = (case.hardware.of_kind(kind) for kind in _PREFERRED)
+    """Sentences about kinds of GPU that could not be detected for certain."""
+    kinds = (case.hardware.of_kind(kind) for kind in _PREFERRED)
     return tuple(
         f"{in_use.absence[0].upper()}{in_use.absence[1:]}."
-        for in_use in found
+        for in_use in kinds
         if in_use.uncertain and in_use.absence
     )
 
@@ -76,8 +71,8 @@ def _remedy(kind: Kind, case: Case) -> str:
     is_driverless = kind is Kind.CUDA and in_use.driver is None
     if in_use.absence and not is_driverless:
         return f"{in_use.absence}."
-    if best := _best(kind, case):
-        return f"the strategy {best.build.name} would take it, with torch {best.best.torch}."
+    if best := best_build(case, kind):
+        return f"strategy {best.build.name} can use it, with torch {best.best.torch}."
     tries = (
         _newer_driver(kind, case),
         _unverified_wheel(kind, case),
@@ -87,22 +82,22 @@ def _remedy(kind: Kind, case: Case) -> str:
         _other_python(kind, case),
         _hidden_gpus(kind, case),
     )
-    found = [sentence for sentence in tries if sentence]
-    if not found and (both := _newer_driver_and_older_torch(kind, case)):
-        found.append(both)
+    remedies = [sentence for sentence in tries if sentence]
+    if not remedies and (both := _newer_driver_and_older_torch(kind, case)):
+        remedies.append(both)
     if is_driverless:
-        found = [f"{_DRIVERLESS};", *found] if found else [f"{_DRIVERLESS}."]
-    found = found or [_first_refusal(kind, case)]
+        remedies = [f"{_DRIVERLESS};", *remedies] if remedies else [f"{_DRIVERLESS}."]
+    remedies = remedies or [_first_refusal(kind, case)]
     if case.request.capabilities.surroundings == "jetson":
-        found.append(_JETSON)
-    return " ".join(found)
+        remedies.append(_JETSON)
+    return " ".join(remedies)
 
 
 def _first_refusal(kind: Kind, case: Case) -> str:
     """The most telling reason of a build of a kind: about the GPU itself rather than about the build."""
     builds = [build for build in reversed(case.builds) if build.kind is kind]
-    judgements = [judge(one, case) for one in builds if not case.catalog.source_build(one.name)]
-    refusals = [one.refusal for one in judgements if one.refusal]
+    judgements = [judge(build, case) for build in builds if not case.catalog.source_build(build.name)]
+    refusals = [judgement.refusal for judgement in judgements if judgement.refusal]
     for obstacle in (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM, Obstacle.PLATFORM):
         for refusal in refusals:
             if refusal.obstacle is obstacle:
@@ -115,9 +110,9 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
     if kind is not Kind.CUDA or (needed := _lowest_driver(case)) is None:
         return None
     driver, build, torch = needed
-    sentence = f"driver {driver} or newer makes {build.name} with torch {torch} possible"
+    sentence = f"driver {driver} or newer allows {build.name} with torch {torch}"
     other = _with_any_driver(case)
-    best = _best(kind, other)
+    best = best_build(other, kind)
     top = best and case.hardware.needed_driver(best.build, other.hardware.of_kind(kind).gpus)
     if best is None or top is None or best.build == build:
         return f"{sentence}."
@@ -127,59 +122,59 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
 def _lowest_driver(case: Case) -> tuple[str, Build, str] | None:
     """The lowest driver with which some CUDA build is possible, with that build and its torch."""
     other = _with_any_driver(case)
-    found: list[tuple[tuple[int, ...], str, Judgement]] = []
+    allowed: list[tuple[tuple[int, ...], str, Judgement]] = []
     for build in case.builds:
         if build.kind is not Kind.CUDA:
             continue
         judgement = judge(build, other)
         driver = case.hardware.needed_driver(build, other.hardware.of_kind(Kind.CUDA).gpus)
         if judgement.offers and driver:
-            found.append((tuple(map(int, driver.split("."))), driver, judgement))
-    if not found:
+            allowed.append((tuple(map(int, driver.split("."))), driver, judgement))
+    if not allowed:
         return None
-    lowest = min(number for number, _, _ in found)
+    lowest = min(numbers for numbers, _, _ in allowed)
     _, driver, judgement = max(
-        (one for one in found if one[0] == lowest), key=lambda one: (one[2].best.version, one[2].build)
+        (row for row in allowed if row[0] == lowest), key=lambda row: (row[2].best.version, row[2].build)
     )
     return driver, judgement.build, judgement.best.torch
 
 
 def _older_torch(kind: Kind, case: Case) -> str | None:
-    best = _best(kind, case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION))
+    best = best_build(case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION), kind)
     if best is None or case.torch.versions.contains(best.best.full_version, prereleases=True):
         return None
     return (
-        f"{best.build.name} with torch {best.best.torch} would run on it, which {case.torch.phrase} "
-        "does not allow."
+        f"{best.build.name} with torch {best.best.torch} can use it, but {case.torch.phrase} does not allow "
+        "that torch."
     )
 
 
 def _without_companions(kind: Kind, case: Case) -> str | None:
-    best = _best(kind, case.ignoring_also(Obstacle.COMPANION))
+    best = best_build(case.ignoring_also(Obstacle.COMPANION), kind)
     if best is None:
         return None
     companions = " and ".join(case.torch.companions)
-    return f"{best.build.name} with torch {best.best.torch} would run on it, without {companions}."
+    return f"{best.build.name} with torch {best.best.torch} can use it, without {companions}."
 
 
 def _unverified_wheel(kind: Kind, case: Case) -> str | None:
-    best = _best(kind, case.ignoring_also(Obstacle.UNVERIFIED))
+    best = best_build(case.ignoring_also(Obstacle.UNVERIFIED), kind)
     if best is None:
         return None
     return (
-        f"{best.build.name} with torch {best.best.torch} would run on it, if there is such a wheel: nobody "
-        "has verified that."
+        f"{best.build.name} with torch {best.best.torch} can use it, if that wheel exists, which is not "
+        "confirmed."
     )
 
 
 def _newer_system(kind: Kind, case: Case) -> str | None:
     """The C library that the best build's wheel needs, where nothing else is in its way."""
-    best = _best(kind, case.ignoring_also(Obstacle.SYSTEM))
+    best = best_build(case.ignoring_also(Obstacle.SYSTEM), kind)
     return why_not_system(best.build, best.best, case) if best else None
 
 
 def _other_python(kind: Kind, case: Case) -> str | None:
-    best = _best(kind, case.ignoring_also(Obstacle.PYTHON))
+    best = best_build(case.ignoring_also(Obstacle.PYTHON), kind)
     if best is None:
         return None
     pythons = in_words(pythons_of((best.best,)))
@@ -192,18 +187,18 @@ def _hidden_gpus(kind: Kind, case: Case) -> str | None:
     judgements = (
         judge(build, case.ignoring_also(Obstacle.ARCHITECTURE)) for build in case.builds if build.kind is kind
     )
-    some = [
-        (offer.version, one.build, served)
-        for one in judgements
-        for offer in one.offers
-        if (served := case.hardware.served(one.build, offer.version))
+    serving = [
+        (offer.version, judgement.build, served)
+        for judgement in judgements
+        for offer in judgement.offers
+        if (served := case.hardware.served(judgement.build, offer.version))
     ]
-    if len(gpus) == 1 or not some:
+    if len(gpus) == 1 or not serving:
         return None
-    torch, build, served = max(some, key=lambda found: found[:2])
+    torch, build, served = max(serving, key=lambda row: row[:2])
     names = listed(describe(gpus[place]) for place in sorted(served))
     variable = hiding_variable(kind)
-    return f"{build.name} with torch {torch} would run on {names} alone, once {variable} hides the others."
+    return f"{build.name} with torch {torch} can use {names} alone: hide the others with {variable}."
 
 
 def _newer_driver_and_older_torch(kind: Kind, case: Case) -> str | None:
@@ -214,10 +209,7 @@ def _newer_driver_and_older_torch(kind: Kind, case: Case) -> str | None:
     if needed is None:
         return None
     driver, build, torch = needed
-    return (
-        f"driver {driver} or newer and a requirement that allows torch {torch} would make {build.name} "
-        "possible."
-    )
+    return f"driver {driver} or newer and a requirement that allows torch {torch} would allow {build.name}."
 
 
 def _with_any_driver(case: Case) -> Case:
@@ -225,10 +217,3 @@ def _with_any_driver(case: Case) -> Case:
     capabilities = replace(case.request.capabilities, nvidia_driver=_ANY_DRIVER)
     hardware = Hardware.of(capabilities, case.target, case.catalog)
     return case.with_hardware(hardware)
-
-
-def _best(kind: Kind, case: Case) -> Judgement | None:
-    """The best possible build of a kind."""
-    judgements = [judge(build, case) for build in case.builds if build.kind is kind]
-    possible = [judgement for judgement in judgements if judgement.offers]
-    return max(possible, key=lambda one: (one.best.version, one.build), default=None)

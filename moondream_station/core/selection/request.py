@@ -113,6 +113,12 @@ class TorchRequirement:
         return any(clause.operator in _EXACT for clause in self.versions)
 
     @property
+    def exact_version(self) -> str | None:
+        """The version, where nothing but one is required ("torch==2.6")."""
+        only = next(iter(self.versions)) if len(self.versions) == 1 else None
+        return only.version if only and only.operator in _EXACT else None
+
+    @property
     def phrase(self) -> str:
         """The requirement for a sentence."""
         return self.text or "torch"

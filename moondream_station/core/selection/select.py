@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from moondream_station.core.builds.naming import Build, Kind, listed, parse_build
+from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, parse_build
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.visibility import describe, hiding_variable
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
@@ -42,6 +42,14 @@ class Ranked:
     offer: Offer
     others: tuple[Offer, ...]
 
+    @classmethod
+    def of(cls, judgement: Judgement) -> Ranked:
+        """The wheels of a possible build."""
+        best = judgement.best
+        others = {offer.torch: offer for offer in reversed(judgement.offers) if offer.place == best.place}
+        others.pop(best.torch)
+        return cls(judgement.build.name, best.torch, best, tuple(reversed(others.values())))
+
 
 @dataclass(frozen=True, slots=True)
 class SelectionResult:
@@ -63,20 +71,24 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
     case = Case.of(request, offers)
     case, judgements = _judge_all(case, parse_build(strategy))
     possible = tuple(
-        sorted((one for one in judgements if one.offers), key=lambda one: _worth(one, case), reverse=True)
+        sorted(
+            (judged for judged in judgements if judged.offers),
+            key=lambda judged: _worth(judged, case),
+            reverse=True,
+        )
     )
-    named: tuple[str, ...] = ()
+    about_name: str | None = None
     reason: str | None
-    match strategy:
-        case "auto":
-            order, reason = possible, why_chosen(possible[0], case) if possible else None
-        case "guide":
-            order, reason = _guided(possible, judgements, case)
-        case _:
-            order, reason, named = _forced(strategy, judgements, possible, case)
+    if strategy == "auto":
+        order, reason = possible, why_chosen(possible[0], case) if possible else None
+    elif strategy == "guide":
+        order, reason = _guided(possible, judgements, case)
+    else:
+        order, reason, about_name = _named(strategy, judgements, possible, case)
     chosen = order[0] if order else None
-    # A build chosen by name needs no advice about better ones: that warning says what would be taken instead.
-    idle = () if named or (possible and not order) else idle_gpu_warnings(chosen, case)
+    # A build that was named needs no advice about better ones: that warning says what auto would use.
+    idle = () if about_name or (possible and not order) else idle_gpu_warnings(chosen, case)
+    named = (about_name,) if about_name else ()
     selection = Selection(
         strategy=strategy,
         requirement=requirements.canonical,
@@ -87,9 +99,9 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
         reason=reason or why_none(judgements, case),
         command=install_command(chosen.best, requirements, case) if chosen else (),
         warnings=tuple(dict.fromkeys((*requirements.warnings, *named, *idle, *_caveats(chosen, case)))),
-        candidates=_candidates(order, judgements, reason or "", case),
+        candidates=_candidates(order, possible, judgements, reason or ""),
     )
-    return SelectionResult(selection, tuple(map(_ranked, order)))
+    return SelectionResult(selection, tuple(map(Ranked.of, order)))
 
 
 def _judge_all(case: Case, forced: Build | None) -> tuple[Case, tuple[Judgement, ...]]:
@@ -97,7 +109,7 @@ def _judge_all(case: Case, forced: Build | None) -> tuple[Case, tuple[Judgement,
     builds = case.builds if forced is None or forced in case.builds else (*case.builds, forced)
     judgements = tuple(judge(build, case) for build in builds)
     for kind in (Kind.CUDA, Kind.ROCM):
-        if any(one.offers for one in judgements if one.build.kind is kind):
+        if any(judged.offers for judged in judgements if judged.build.kind is kind):
             continue
         if together := _served_together(kind, builds, case):
             case = case.with_hardware(case.hardware.requiring(kind, together))
@@ -147,55 +159,39 @@ def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, Build]
 def _guided(
     possible: tuple[Judgement, ...], judgements: tuple[Judgement, ...], case: Case
 ) -> tuple[tuple[Judgement, ...], str | None]:
-    wanted = guide_build(case.request.capabilities, case.catalog)
-    by_build = {one.build: one for one in possible}
-    order = tuple(by_build[build] for build in guide_order(wanted, tuple(by_build)))
+    recommended = guide_build(case.request.capabilities, case.catalog)
+    by_build = {judgement.build: judgement for judgement in possible}
+    order = tuple(by_build[build] for build in guide_order(recommended, tuple(by_build)))
     if not order:
         return (), None
-    refused = next((one for one in judgements if one.build.name == wanted and one.refusal), None)
-    return order, why_guided(order[0], wanted, refused)
+    refusal = next((judged.refusal for judged in judgements if judged.build.name == recommended), None)
+    return order, why_guided(order[0], recommended, refusal)
 
 
-def _forced(
+def _named(
     strategy: str, judgements: tuple[Judgement, ...], possible: tuple[Judgement, ...], case: Case
-) -> tuple[tuple[Judgement, ...], str | None, tuple[str, ...]]:
-    """The build that the strategy names, whatever driver and GPU say."""
-    named = next(one for one in judgements if one.build.name == strategy)
-    better = possible[0] if possible else None
-    if named.offers:
-        return (
-            (named,),
-            f"{strategy} was chosen by name, with torch {named.best.torch}.",
-            (_instead(named, better),),
-        )
-    stubborn = judge(named.build, case.ignoring_also(*OVERRIDABLE))
-    if stubborn.refusal and stubborn.refusal.obstacle is Obstacle.UNVERIFIED:
-        stubborn = judge(named.build, case.ignoring_also(*OVERRIDABLE, Obstacle.UNVERIFIED))
-    if stubborn.refusal:
-        return (), _without_it(stubborn.refusal.reason, better), ()
-    reason = f"{strategy} was chosen by name, with torch {stubborn.best.torch}."
-    refusal = named.refusal.reason if named.refusal else ""
-    return (
-        (stubborn,),
-        reason,
-        (f"{strategy} was chosen by name, although this speaks against it: {refusal}",),
-    )
-
-
-def _without_it(refusal: str, better: Judgement | None) -> str | None:
-    """Why the named build can't be had, and what could; None where nothing can, whatever is named."""
-    if better is None:
-        return None
-    return f"{refusal} The strategy auto takes {better.build.name} with torch {better.best.torch}."
-
-
-def _instead(named: Judgement, better: Judgement | None) -> str:
-    if better is None or better.build == named.build:
-        return f"{named.build.name} was chosen by name; no other build is tried if it fails."
-    return (
-        f"{named.build.name} was chosen by name; without that, {better.build.name} with torch "
-        f"{better.best.torch} would be taken. No other build is tried if it fails."
-    )
+) -> tuple[tuple[Judgement, ...], str | None, str | None]:
+    """The build that the strategy names, whatever driver and GPU say, with a reason and a warning."""
+    named = next(judged for judged in judgements if judged.build.name == strategy)
+    auto = possible[0] if possible else None
+    if named.refusal is None:
+        warning = f"You chose {strategy}; no other build is tried if it fails."
+        if auto and auto.build != named.build:
+            warning = (
+                f"You chose {strategy}; strategy auto would use {auto.build.name} with torch "
+                f"{auto.best.torch}. No other build is tried if {strategy} fails."
+            )
+        return (named,), f"You chose {strategy}, with torch {named.best.torch}.", warning
+    forced = judge(named.build, case.ignoring_also(*OVERRIDABLE))
+    if forced.refusal and forced.refusal.obstacle is Obstacle.UNVERIFIED:
+        forced = judge(named.build, case.ignoring_also(*OVERRIDABLE, Obstacle.UNVERIFIED))
+    if forced.refusal and auto is None:
+        return (), None, None
+    if forced.refusal and auto:
+        other = f"Strategy auto would use {auto.build.name} with torch {auto.best.torch}."
+        return (), f"{forced.refusal.reason} {other}", None
+    warning = f"You chose {strategy}, but it can't run here: {named.refusal.reason}"
+    return (forced,), f"You chose {strategy}, with torch {forced.best.torch}.", warning
 
 
 def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
@@ -203,23 +199,23 @@ def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
 
     What detection noted of the machine (a driver out of step, a lost GPU) comes first: it has a remedy.
     """
-    found: list[str] = list(case.request.capabilities.notes)
-    for kind in (Kind.CUDA, Kind.ROCM, Kind.XPU):
+    caveats: list[str] = list(case.request.capabilities.notes)
+    for kind in GPU_KINDS:
         if chosen is None or chosen.build.kind in {kind, Kind.CPU}:
-            found += case.hardware.of_kind(kind).warnings
+            caveats += case.hardware.of_kind(kind).warnings
     if chosen is None or chosen.build.kind is Kind.CPU:
-        found += doubts(case)
+        caveats += doubts(case)
     if chosen is None:
-        return tuple(found)
-    found += (*_left_out(chosen, case), *other_gpu_warnings(chosen, case))
+        return tuple(caveats)
+    caveats += (*_left_out(chosen, case), *other_gpu_warnings(chosen, case))
     if doubt := case.hardware.doubt(chosen.build, chosen.best.version):
-        found.append(doubt)
+        caveats.append(doubt)
     elif not chosen.best.verified:
-        found.append(
-            f"torch {chosen.best.torch} on {chosen.build.name} is not in the catalog, or nobody has verified "
-            "it; whether it works shows when it is verified."
+        caveats.append(
+            f"torch {chosen.best.torch} on {chosen.build.name} is not verified by the catalog; whether it "
+            "works is checked after installation."
         )
-    return tuple(found)
+    return tuple(caveats)
 
 
 def _left_out(chosen: Judgement, case: Case) -> list[str]:
@@ -229,58 +225,42 @@ def _left_out(chosen: Judgement, case: Case) -> list[str]:
     if served is None:
         return []
     gpus = hardware.of_kind(chosen.build.kind).gpus
-    left = [
+    unserved = [
         f"{describe(gpu)} ({gpu.architecture or 'unknown'})"
         for place, gpu in enumerate(gpus)
         if place not in served
     ]
-    are, them = ("are", "them") if left[1:] else ("is", "it")
+    are, them = ("are", "them") if unserved[1:] else ("is", "it")
     hide = f"Hide {them} with {hiding_variable(chosen.build.kind)}."
-    return [f"{listed(left)} {are} left out: no build that is possible here serves all GPUs. {hide}"]
+    return [f"{listed(unserved)} {are} left out: no build that is possible here serves all GPUs. {hide}"]
 
 
 def _candidates(
-    order: tuple[Judgement, ...], judgements: tuple[Judgement, ...], reason: str, case: Case
+    order: tuple[Judgement, ...],
+    possible: tuple[Judgement, ...],
+    judgements: tuple[Judgement, ...],
+    reason: str,
 ) -> tuple[Candidate, ...]:
     """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first.
 
     The chosen one's reason is the choice's own: what `auto` would say of a build that was named is not true.
     """
     chosen = order[0] if order else None
-    ordered = {one.build for one in order}
-    others = [one for one in judgements if one.build not in ordered]
-    possible = sorted((one for one in others if one.offers), key=lambda one: _worth(one, case), reverse=True)
-    rejected = sorted(
-        (one for one in others if one.refusal), key=lambda one: (_RANKS[one.build.kind], one.build)
-    )
-    return (
-        *(
-            Candidate(
-                build=one.build.name,
-                torch=one.best.torch,
-                verdict=Verdict.CHOSEN if one is chosen else Verdict.POSSIBLE,
-                reason=reason if one is chosen else why_possible(one, chosen),
-            )
-            for one in (*order, *possible)
-        ),
-        *(
-            Candidate(build=one.build.name, torch=None, verdict=Verdict.REJECTED, reason=one.refusal.reason)
-            for one in reversed(rejected)
-            if one.refusal
-        ),
-    )
-
-
-def _ranked(judgement: Judgement) -> Ranked:
-    best = judgement.best
-    others = {offer.torch: offer for offer in reversed(judgement.offers) if _same_place(offer, best)}
-    others.pop(best.torch)
-    return Ranked(judgement.build.name, best.torch, best, tuple(reversed(others.values())))
-
-
-def _same_place(offer: Offer, other: Offer) -> bool:
-    return (offer.source, offer.index_url, offer.find_links) == (
-        other.source,
-        other.index_url,
-        other.find_links,
-    )
+    ordered = {judged.build for judged in order}
+    candidates = [
+        Candidate(
+            build=judged.build.name,
+            torch=judged.best.torch,
+            verdict=Verdict.CHOSEN if judged is chosen else Verdict.POSSIBLE,
+            reason=reason if judged is chosen else why_possible(judged, chosen),
+        )
+        for judged in (*order, *(other for other in possible if other.build not in ordered))
+    ]
+    rejected = [judged for judged in judgements if judged.refusal and judged.build not in ordered]
+    rejected.sort(key=lambda judged: (_RANKS[judged.build.kind], judged.build), reverse=True)
+    candidates += [
+        Candidate(build=judged.build.name, torch=None, verdict=Verdict.REJECTED, reason=judged.refusal.reason)
+        for judged in rejected
+        if judged.refusal
+    ]
+    return tuple(candidates)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from moondream_station.core.builds.naming import Build, listed
+from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.pythons import fits_python, in_words, pythons_of
 from moondream_station.core.builds.target import Target, platform_name
@@ -71,7 +71,18 @@ def _preference(offer: Offer) -> tuple[Version, bool, int]:
 
 
 def _absent(build: Build, case: Case) -> str:
-    return f"{build.name}: no source that was asked has a wheel of it for {case.target.place}."
+    return f"{build.name} has no wheel for {case.target.place} in any index or find-links."
+
+
+def best_build(case: Case, kind: Kind | None = None) -> Judgement | None:
+    """The best possible build, of a kind or of all, a GPU's before the CPU's; None where there is none."""
+    builds = (build for build in case.builds if kind in {None, build.kind})
+    possible = [judgement for build in builds if (judgement := judge(build, case)).offers]
+    return max(
+        possible,
+        key=lambda known: (known.build.kind in GPU_KINDS, known.best.version, known.build),
+        default=None,
+    )
 
 
 Outcome = tuple[Offer, ...] | str
@@ -81,16 +92,16 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
     target = case.target
     if target.rosetta:
         return (
-            f"{build.name} can't be used: this Python is an x86-64 one, translated by Rosetta on Apple "
-            "silicon, for which there is no usable wheel."
+            f"{build.name} can't be used: this Python is an x86-64 build that runs under Rosetta, for which "
+            "there is no usable wheel."
         )
     if offers:
         return offers
     platforms = case.catalog.platforms_of(build.name)
     if not platforms:
-        return f"{build.name} is not known here, and no source has a wheel of it for {target.place}."
+        return f"{build.name} is not a known build, and no source has a wheel of it for {target.place}."
     places = listed(map(platform_name, platforms))
-    return f"{build.name} has wheels for {places} only, this is {target.place}."
+    return f"{build.name} has wheels for {places} only; this is {target.place}."
 
 
 def _check_wheels_only(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
@@ -103,12 +114,17 @@ def _check_hardware(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
 
 
 def _check_requirement(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
-    wanted = case.torch
-    allowed = tuple(wanted.versions.filter(offers, key=lambda offer: offer.full_version))
+    required = case.torch
+    allowed = tuple(required.versions.filter(offers, key=lambda offer: offer.full_version))
     if allowed:
         return allowed
     newest = max(offer.version for offer in offers)
-    return f"{build.name} has no torch that satisfies {wanted.phrase}; its newest is {newest}."
+    if required.exact_version:
+        return f"{build.name} has torch {newest}, not {required.exact_version}."
+    oldest = min(offer.version for offer in offers)
+    if oldest == newest:
+        return f"{build.name} has torch {newest}, which {required.phrase} does not allow."
+    return f"{build.name} has torch {oldest} to {newest}, none of which {required.phrase} allows."
 
 
 def _check_system(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
@@ -130,12 +146,12 @@ def why_not_system(build: Build, offer: Offer, case: Case) -> str:
     if target.system == "Darwin":
         need = _number_in(platforms[0], "macosx_")
         have = ".".join(map(str, target.macos)) if target.macos else "an unknown version"
-        return f"{wheel} needs macOS {need} or newer, this Mac has {have}."
+        return f"{wheel} needs macOS {need} or newer; this Mac has {have}."
     if target.glibc is None:
         have = f"{libc[0]} {libc[1]}".strip() or "another C library"
-        return f"{wheel} needs glibc, this system has {have}."
+        return f"{wheel} needs glibc; this system has {have}."
     need = _number_in(platforms[0], "manylinux_") or _LEGACY_GLIBC[platforms[0].partition("_")[0]]
-    return f"{wheel} needs glibc {need} or newer, this system has {target.glibc[0]}.{target.glibc[1]}."
+    return f"{wheel} needs glibc {need} or newer; this system has {target.glibc[0]}.{target.glibc[1]}."
 
 
 def _number_in(platform: str, prefix: str) -> str:
@@ -157,21 +173,22 @@ def _check_python(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcom
     fitting = tuple(offer for offer in offers if fits_python(offer, target))
     if fitting:
         return fitting
-    wanted = f" of {case.torch.text}" if case.torch.text else ""
+    of = f" of {case.torch.text}" if case.torch.text else ""
+    pythons = in_words(pythons_of(offers))
     return (
-        f"{build.name} has no wheel{wanted} for Python {target.python_minor}; it has them for Python "
-        f"{in_words(pythons_of(offers))}."
+        f"{build.name} has no wheel{of} for Python {target.python_minor}; "
+        f"its wheels are for Python {pythons}."
     )
 
 
 def _check_companions(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
     for name in case.torch.companions:
-        left = tuple(offer for offer in offers if _has_companion(name, build, offer, case))
-        if not left:
+        fitting = tuple(offer for offer in offers if _has_companion(name, build, offer, case))
+        if not fitting:
             newest = max(offer.torch for offer in offers)
             specifier = case.torch.companions[name]
             return f"{build.name} has no {name}{specifier} for torch {newest} on {case.target.place}."
-        offers = left
+        offers = fitting
     return offers
 
 
@@ -201,9 +218,8 @@ def _check_verified(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
         return relied
     newest = max(offer.version for offer in offers)
     return (
-        f"{build.name}: nobody has verified that torch {newest} exists on it for {case.target.place}; "
-        f"the index itself can tell (a plan on that machine, not --offline), or --strategy {build.name} "
-        "relies on it."
+        f"{build.name}: it is not confirmed that torch {newest} exists for {case.target.place}. Run the plan "
+        f"on that machine without --offline, which asks the index, or use --strategy {build.name}."
     )
 
 

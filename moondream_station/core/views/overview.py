@@ -8,7 +8,7 @@ from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.capabilities.cache import read_cached
 from moondream_station.core.environments.store import load_commit, place_of
-from moondream_station.core.facts.active_model import Active
+from moondream_station.core.facts.activation_state import Active
 from moondream_station.core.facts.state import StationInfo, StationState, apply
 from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.home.layout import Home

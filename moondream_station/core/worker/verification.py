@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from moondream_station.core.facts.errors import VerificationFailed
-from moondream_station.core.facts.report import Mismatch, VerificationReport
+from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.selection.conclusions import Conclusions
 from moondream_station.core.worker.torch_check import device_of
 

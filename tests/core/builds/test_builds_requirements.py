@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import InvalidRequirement
 
-from moondream_station.core.builds.allowances import Allowances
 from moondream_station.core.builds.requirements import (
     MAX_CHARACTERS,
     MAX_LINES,
+    Allowances,
     parse_requirement_args,
     parse_requirements,
 )
@@ -242,15 +242,18 @@ def test_what_the_manifest_allows_is_read() -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("other @ https://example.org/other-1.0-py3-none-any.whl", "unless the manifest allows it by name"),
+        (
+            "other @ https://example.org/other-1.0-py3-none-any.whl",
+            "unless the manifest allows the package by name",
+        ),
         ("torch @ https://example.org/torch-2.7.0-py3-none-any.whl", "the build that the station chooses"),
-        ("ours @ https://example.org/ours-1.0.tar.gz", "does not allow to build it from source"),
-        ("ours @ https://example.org/ours", "must name a wheel or an archive"),
+        ("ours @ https://example.org/ours-1.0.tar.gz", "does not allow building it from source"),
+        ("ours @ https://example.org/ours", "must name a wheel or a source archive"),
         ("ours @ git+https://example.org/ours@v1", "only http and https"),
         ("ours @ file:///srv/ours-1.0-py3-none-any.whl", "only http and https"),
         ("ours @ https://me:secret@example.org/ours-1.0-py3-none-any.whl", "must not hold credentials"),
-        ("-r others.txt", "unless the manifest names them"),
-        ("-r ../more.txt", "unless the manifest names them"),
+        ("-r others.txt", "only if the manifest names them"),
+        ("-r ../more.txt", "only if the manifest names them"),
         ("-c more.txt", "the user's to set"),
         ("-e .", "an environment never changes"),
         ("--pre", "the user's to set"),

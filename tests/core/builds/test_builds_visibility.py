@@ -104,7 +104,7 @@ def test_a_driver_without_a_gpu_is_no_gpu() -> None:
 
 def test_a_toolkit_alone_is_no_gpu() -> None:
     """Nor does its version choose a build."""
-    assert "nvcc 13.0 alone is no GPU" in (nvidia_in_use(linux(nvcc="13.0")).absence or "")
+    assert "CUDA toolkit 13.0 is ignored" in (nvidia_in_use(linux(nvcc="13.0")).absence or "")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])
@@ -112,7 +112,7 @@ def test_not_knowing_is_another_answer_than_not_there(outcome: Outcome) -> None:
     """The reason says what was seen."""
     probe = ProbeReport(probe="nvidia_smi", outcome=outcome, seconds=5.0, detail="no answer in 5 s")
     absence = nvidia_in_use(linux(probes=(probe,))).absence or ""
-    assert "could not be found out" in absence
+    assert "could not be detected" in absence
     assert "no answer in 5 s" in absence
 
 

@@ -32,7 +32,7 @@ from moondream_station.core.environments.store import (
     sync_ahead,
 )
 from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable
-from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.resolve.pylock import write_pylock

@@ -23,8 +23,7 @@ from moondream_station.core.facts.codec import (
     time_to_text,
     to_json,
 )
-from moondream_station.core.facts.events import Event, WorkerStarted
-from moondream_station.core.facts.report import VerificationReport
+from moondream_station.core.facts.events import Event, VerificationReport, WorkerStarted
 from support.facts import events, instances
 
 EVENT = Event(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.facts.active_model import Active, WorkerState
+from moondream_station.core.facts.activation_state import Active, WorkerState
 from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.facts.codec import event_from_json, event_to_json
 from moondream_station.core.facts.errors import ErrorInfo
@@ -33,10 +33,10 @@ from moondream_station.core.facts.events import (
     StageStarted,
     StopReason,
     VerificationCompleted,
+    VerificationReport,
     WorkerStarted,
     WorkerStopped,
 )
-from moondream_station.core.facts.report import VerificationReport
 from moondream_station.core.facts.state import StationInfo, StationState, apply, state_from_status, status
 from support.facts import events, facts, legal_activations, order_broken, published
 

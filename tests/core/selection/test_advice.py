@@ -20,33 +20,33 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             linux(RTX_4090, driver="440.33"),
             "torch",
             "3.12.3",
-            "driver 450.80.02 or newer makes cu118 with torch 2.7.1",
+            "driver 450.80.02 or newer allows cu118 with torch 2.7.1",
         ),
         (
             linux(RTX_4090, driver="470.82.01"),
             "torch>=2.8",
             "3.12.3",
-            "driver 525.60.13 or newer makes cu126 with torch 2.14.1",
+            "driver 525.60.13 or newer allows cu126 with torch 2.14.1",
         ),
         (
             linux(RTX_4090, driver="470.82.01"),
             "torch>=2.8",
             "3.12.3",
-            "cu118 with torch 2.7.1 would run on it, which torch>=2.8 does not allow",
+            "cu118 with torch 2.7.1 can use it, but torch>=2.8 does not allow that torch",
         ),
         (
             linux(RTX_5090, driver="550.54.14"),
             "torch",
             "3.12.3",
-            "driver 570.26 or newer makes cu129 with torch 2.13.0",
+            "driver 570.26 or newer allows cu129 with torch 2.13.0",
         ),
         (
             windows(RTX_5090, driver="551.61"),
             "torch",
             "3.12.3",
-            "driver 570.65 or newer makes cu128 with torch 2.11.0",
+            "driver 570.65 or newer allows cu128 with torch 2.11.0",
         ),
-        (linux(RTX_4090), "torch>=2.11", "3.12.3", "driver 525.60.13 or newer makes cu126"),
+        (linux(RTX_4090), "torch>=2.11", "3.12.3", "driver 525.60.13 or newer allows cu126"),
         (linux(RTX_4090, driver="470.82.01"), "torch", "3.14.0", "has wheels for Python 3.9 to 3.13"),
         (
             linux(nvidia("3.5", "Tesla K40"), driver="470.82.01"),
@@ -59,38 +59,38 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             linux(amd("gfx1151", "Strix Halo")),
             "torch<2.11",
             "3.12.3",
-            "rocm7.2 with torch 2.14.1 would run on it",
+            "rocm7.2 with torch 2.14.1 can use it",
         ),
         (
             linux(nvidia("6.1", "GTX 1080"), nvidia("12.0", "RTX 5090", index=1), driver="580.65.06"),
             "torch<2.6",
             "3.12.3",
-            "cu124 with torch 2.5.1 would run on GTX 1080 alone, once CUDA_VISIBLE_DEVICES hides the others",
+            "cu124 with torch 2.5.1 can use GTX 1080 alone: hide the others with CUDA_VISIBLE_DEVICES",
         ),
         (
             windows(amd("gfx1100", "RX 7900 XTX")),
             "torch",
             "3.12.3",
-            "rocm7.2 has wheels for Linux on x86-64 only, this is Windows on x86-64",
+            "rocm7.2 has wheels for Linux on x86-64 only; this is Windows on x86-64",
         ),
         (
             linux(RTX_4090, driver="440.33"),
             "torch",
             "3.12.3",
-            "cu118 with torch 2.7.1 possible, driver 580 or newer cu132 with torch 2.15.0.",
+            "cu118 with torch 2.7.1, driver 580 or newer cu132 with torch 2.15.0.",
         ),
-        (linux(RTX_4090), "torch", "3.12.3", "it has no NVIDIA driver that works; driver 450.80.02 or newer"),
+        (linux(RTX_4090), "torch", "3.12.3", "it has no working NVIDIA driver; driver 450.80.02 or newer"),
         (
             windows(RTX_4090, driver="581.57"),
             "torch>=2.15",
             "3.12.3",
-            "cu132 with torch 2.15.0 would run on it, if there is such a wheel",
+            "cu132 with torch 2.15.0 can use it, if that wheel exists",
         ),
         (
             linux(nvidia("9.0", "GH200"), driver="550.90.07", machine="aarch64"),
             "torch==2.9.1 torchvision",
             "3.12.3",
-            "cu129 with torch 2.9.1 would run on it, without torchvision",
+            "cu129 with torch 2.9.1 can use it, without torchvision",
         ),
         (
             linux(amd("gfx1100", "RX 7900 XTX"), variables={"HIP_VISIBLE_DEVICES": "-1"}),
@@ -102,25 +102,25 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             linux(nvidia("8.7", "Orin"), driver="540.4.0", machine="aarch64", surroundings="jetson"),
             "torch",
             "3.12.3",
-            "NVIDIA makes wheels of its own for Jetson",
+            "NVIDIA publishes its own wheels for Jetson",
         ),
         (
             linux(nvidia(None, "NVIDIA Jetson"), machine="aarch64", surroundings="jetson"),
             "torch",
             "3.8.10",
-            "NVIDIA Jetson will not be used: it has no NVIDIA driver that works. NVIDIA makes wheels",
+            "NVIDIA Jetson will not be used: it has no working NVIDIA driver. NVIDIA publishes",
         ),
         (
             linux(RTX_5090, driver="580.65.06", libc=("glibc", "2.17")),
             "torch",
             "3.11.7",
-            "RTX 5090 will not be used: torch 2.15.0 on cu132 needs glibc 2.28 or newer, this system has",
+            "RTX 5090 will not be used: torch 2.15.0 on cu132 needs glibc 2.28 or newer; this system has",
         ),
         (
             linux(RTX_4090, driver="535.183.01", libc=("musl", "1.2.5")),
             "torch",
             "3.12.3",
-            "RTX 4090 will not be used: torch 2.14.1 on cu126 needs glibc, this system has musl 1.2.5",
+            "RTX 4090 will not be used: torch 2.14.1 on cu126 needs glibc; this system has musl 1.2.5",
         ),
         (linux(driver="580.65.06"), "torch", "3.12.3", "a container started without its GPU?"),
         (
@@ -170,7 +170,7 @@ def test_a_real_wheel_for_a_newer_c_library_is_named_for_that() -> None:
     selection = plan(machine, offers=offers).selection
     assert selection.build == "cpu"
     assert selection.warnings[0] == (
-        "RTX 4090 will not be used: torch 2.14.1 on cu126 needs glibc 2.28 or newer, this system has 2.17."
+        "RTX 4090 will not be used: torch 2.14.1 on cu126 needs glibc 2.28 or newer; this system has 2.17."
     )
 
 
@@ -185,16 +185,16 @@ def test_a_gpu_of_another_maker_is_named_with_the_strategy_that_takes_it() -> No
     """One build computes on the GPUs of one maker; integrated ones are not worth a word."""
     machine = linux(RTX_4090, amd("gfx1100", "RX 7900 XTX"), intel("0x56a0", "Arc A770"), driver="580.65.06")
     assert plan(machine).selection.warnings == (
-        "RX 7900 XTX is left out: cu132 does not compute on it; the strategy rocm7.2 would take it instead.",
-        "Arc A770 is left out: cu132 does not compute on it; the strategy xpu would take it instead.",
+        "RX 7900 XTX is left out: cu132 can't use it; strategy rocm7.2 can.",
+        "Arc A770 is left out: cu132 can't use it; strategy xpu can.",
     )
 
 
 def test_a_gpu_that_the_guide_gives_up_is_named_with_the_strategy_that_takes_it() -> None:
     """The guide's table knows neither CUDA below 11.8 nor AMD."""
     for machine, build in (
-        (linux(nvidia("7.5", "Tesla T4"), driver="470.82.01", cuda="11.4"), "cu118 would take it"),
-        (linux(amd("gfx1100")), "rocm7.2 would take it"),
+        (linux(nvidia("7.5", "Tesla T4"), driver="470.82.01", cuda="11.4"), "cu118 can use it"),
+        (linux(amd("gfx1100")), "rocm7.2 can use it"),
     ):
         selection = plan(machine, strategy="guide").selection
         assert selection.build == "cpu"
@@ -205,9 +205,9 @@ def test_what_could_not_be_found_out_is_not_called_absent() -> None:
     """A probe that failed leaves it open if there is a GPU."""
     failed = ProbeReport(probe="nvidia_smi", outcome=Outcome.FAILED, seconds=0.1, detail="it said nothing")
     selection = plan(linux(probes=(failed,))).selection
-    assert selection.reason.startswith("Whether there is a GPU could not be found out")
+    assert selection.reason.startswith("Whether there is a GPU could not be detected")
     assert selection.warnings == (
-        "Whether there is an NVIDIA driver could not be found out (it said nothing).",
+        "Whether there is an NVIDIA driver could not be detected (it said nothing).",
     )
 
 
@@ -215,10 +215,10 @@ def test_nor_on_windows_which_lists_its_gpus_itself() -> None:
     """NVIDIA's and Intel's, without a tool of theirs."""
     failed = ProbeReport(probe="windows_gpus", outcome=Outcome.TIMED_OUT, seconds=15.0, detail="no answer")
     selection = plan(replace(windows(), probes=(failed,))).selection
-    assert selection.reason.startswith("Whether there is a GPU could not be found out")
+    assert selection.reason.startswith("Whether there is a GPU could not be detected")
     assert selection.warnings == (
-        "Whether there is an NVIDIA driver could not be found out (no answer).",
-        "Whether there is an Intel GPU could not be found out (no answer).",
+        "Whether there is an NVIDIA driver could not be detected (no answer).",
+        "Whether there is an Intel GPU could not be detected (no answer).",
     )
 
 
