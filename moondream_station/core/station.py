@@ -20,7 +20,6 @@ from moondream_station.core.activation.activation import (
     wait_for_cancel_request,
 )
 from moondream_station.core.activation.orchestrator import Orchestrator
-from moondream_station.core.activation.prepare import known_requirements
 from moondream_station.core.activation.rollback import check_rollback
 from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
@@ -30,7 +29,7 @@ from moondream_station.core.backends.manifest_loader import (
     load_manifest,
     read_built_in,
 )
-from moondream_station.core.backends.provide import backend_requirements
+from moondream_station.core.backends.provide import backend_requirements, known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import Requirements

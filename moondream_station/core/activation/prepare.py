@@ -9,17 +9,15 @@ import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
-from moondream_station.core.backends.backend_code import BackendCode, read_requirements, requirements_of
+from moondream_station.core.backends.backend_code import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
-from moondream_station.core.backends.provide import kept_code, locate
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.store import request_key
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
-from moondream_station.core.facts.errors import StationError, UnsupportedModel
+from moondream_station.core.facts.errors import UnsupportedModel
 from moondream_station.core.facts.events import CapabilitiesDetected, Fact, ProbeFinished
-from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.resolve.interpreter import Interpreter, find_interpreter
 from moondream_station.core.selection.request import BuildRequest
@@ -171,24 +169,3 @@ async def needs_of(
             platform=f"{capabilities.system}-{capabilities.machine}".lower(),
         ),
     )
-
-
-def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tuple[str, ...]:
-    """A model's requirements as far as they are on this computer already, canonical; else empty.
-
-    An archive that must be fetched first, and requirements that are refused, show later: nothing fails here.
-    """
-    model = manifest.models.get(model_id)
-    info = manifest.backends.get(model.backend) if model else None
-    if model is None or info is None:
-        return ()
-    try:
-        location = locate(model.backend, info, manifest)
-        if location.path is not None and location.path.is_dir():
-            text = (location.path / "requirements.txt").read_text(encoding="utf-8")
-            folder = location.path
-            return read_requirements(text, info, folder=folder, backend=model.backend).canonical
-        code = kept_code(model.backend, info, manifest=manifest, home=home)
-        return requirements_of(code, info).canonical if code else ()
-    except (OSError, UnicodeDecodeError, StationError):
-        return ()

@@ -18,7 +18,7 @@ import httpx2
 
 from moondream_station.core.backends.archive import DEFAULT_LIMITS, Unpacking, copy_folder
 from moondream_station.core.backends.archive_formats import unpack_archive
-from moondream_station.core.backends.backend_code import BackendCode, requirements_of
+from moondream_station.core.backends.backend_code import BackendCode, read_requirements, requirements_of
 from moondream_station.core.backends.code_store import (
     TEMPORARY,
     CodeRecord,
@@ -31,7 +31,7 @@ from moondream_station.core.backends.code_store import (
 from moondream_station.core.backends.manifest import BackendInfo, Manifest
 from moondream_station.core.backends.manifest_loader import announced_bytes, path_of
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch
+from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
 from moondream_station.core.home.layout import Home
@@ -143,6 +143,27 @@ def kept_code(backend_id: str, info: BackendInfo, *, manifest: Manifest, home: H
     provider = _Provider(backend_id, info, locate(backend_id, info, manifest), home)
     with provider.translated():
         return provider.kept_archive()
+
+
+def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tuple[str, ...]:
+    """A model's requirements as far as they are on this computer already, canonical; else empty.
+
+    An archive that must be fetched first, and requirements that are refused, show later: nothing fails here.
+    """
+    model = manifest.models.get(model_id)
+    info = manifest.backends.get(model.backend) if model else None
+    if model is None or info is None:
+        return ()
+    try:
+        location = locate(model.backend, info, manifest)
+        if location.path is not None and location.path.is_dir():
+            text = (location.path / "requirements.txt").read_text(encoding="utf-8")
+            folder = location.path
+            return read_requirements(text, info, folder=folder, backend=model.backend).canonical
+        code = kept_code(model.backend, info, manifest=manifest, home=home)
+        return requirements_of(code, info).canonical if code else ()
+    except (OSError, UnicodeDecodeError, StationError):
+        return ()
 
 
 class _Provider:

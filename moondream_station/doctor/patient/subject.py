@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moondream_station.core.activation.prepare import known_requirements
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
+from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.environments.store import Committed, load_commit, place_of
 from moondream_station.core.home.active_file import ModelRecord, read_active
 from moondream_station.core.home.layout import Home
