@@ -51,14 +51,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 class Unpacking:
-    """Writes members below a fresh folder, and refuses what must not be written.
-
-    Args:
-        folder: Where to; it exists and is empty.
-        origin: What is unpacked, as error messages name it.
-        limits: How much it may be.
-        packed_bytes: The archive's own size; None for a folder, which has no ratio.
-    """
+    """Writes members below a fresh folder, and refuses what must not be written."""
 
     def __init__(self, folder: Path, *, origin: str, limits: Limits, packed_bytes: int | None) -> None:
         self._folder = folder
@@ -80,14 +73,7 @@ class Unpacking:
             self._folder.joinpath(*parts).mkdir(parents=True, exist_ok=True)
 
     def add_file(self, name: str, content: IO[bytes], *, size_bytes: int, executable: bool) -> None:
-        """Write a file.
-
-        Args:
-            name: Its path inside the archive.
-            content: Its content; read to its end, or to the limit.
-            size_bytes: Its size as the archive announces it.
-            executable: Whether it may be run.
-        """
+        """Write a file."""
         parts = self._parts(name)
         self._count(name)
         if not parts:
@@ -154,12 +140,7 @@ class Unpacking:
 
 
 def copy_folder(source: Path, unpacking: Unpacking) -> None:
-    """Copy a backend's folder. Links inside it are followed as long as they stay inside.
-
-    Raises:
-        ArchiveUnsafe: It holds something that must not be taken.
-        OSError: Something of it can't be read.
-    """
+    """Copy a backend's folder. Links inside it are followed as long as they stay inside."""
     root = source.resolve()
     for path, name in _walk(source, ""):
         if not path.resolve().is_relative_to(root):

@@ -39,12 +39,6 @@ _DAMAGED = (
 def unpack_archive(archive: Path, into: Path, *, origin: str, limits: Limits = DEFAULT_LIMITS) -> None:
     """Unpack a tar (plain, gzip, bzip2, xz) or a zip; which one it is, its first bytes say.
 
-    Args:
-        archive: The archive's file.
-        into: Where to; exists and is empty. Half filled where this raises.
-        origin: The archive as error messages name it.
-        limits: How much it may hold.
-
     Raises:
         ArchiveUnsafe: It holds something that must not be unpacked.
         BackendUnavailable: It is damaged, or no archive.

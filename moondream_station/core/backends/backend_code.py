@@ -36,32 +36,12 @@ class BackendCode:
 
 
 def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:
-    """The requirements of a backend's code.
-
-    Args:
-        code: The code.
-        info: What the manifest says about it; None where it no longer has it, and so allows nothing.
-
-    Raises:
-        RequirementsUnsafe: A line asks for what is not allowed.
-        BackendUnavailable: A file that the manifest allows can't be read.
-    """
+    """The requirements of a backend's code."""
     return read_requirements(code.requirements_text, info, folder=code.folder, backend=code.id)
 
 
 def read_requirements(text: str, info: BackendInfo | None, *, folder: Path, backend: str) -> Requirements:
-    """The requirements in a backend's requirements.txt.
-
-    Args:
-        text: Its content.
-        info: As for `requirements_of`.
-        folder: Where the backend's files are.
-        backend: The backend's id.
-
-    Raises:
-        RequirementsUnsafe: A line asks for what is not allowed.
-        BackendUnavailable: A file that the manifest allows can't be read.
-    """
+    """The requirements in a backend's requirements.txt."""
     allowed = _allowances(info, folder, backend) if info is not None else NOTHING
     return parse_requirements(text.splitlines(), origin=f"requirements.txt of {backend}", allowed=allowed)
 

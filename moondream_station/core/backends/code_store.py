@@ -60,10 +60,6 @@ def read_backend(home: Home, place: str) -> BackendCode | None:
     """Code as it lies in the home; None where it is not there, or not whole.
 
     Nothing is fetched or compared with where it came from: a model that was installed works offline.
-
-    Args:
-        home: The home.
-        place: The folder below `backends`, as `commit.json` names it: "ID/VERSION/CONTENT", or "ID/VERSION".
     """
     folder = home.backends / place
     record = read_record(folder)
@@ -141,12 +137,7 @@ def unnamed_code(home: Home, places: AbstractSet[str]) -> Iterator[Path]:
 
 
 def digest_of(folder: Path, others: Iterable[Path] = ()) -> str:
-    """sha256 over the names and contents of a backend's files; compiled files and the record don't count.
-
-    Args:
-        folder: The folder.
-        others: Folders inside that belong to other code.
-    """
+    """sha256 over the names and contents of a backend's files; compiled files and the record don't count."""
     total = hashlib.sha256()
     for path in _files(folder, frozenset(others)):
         name = path.relative_to(folder).as_posix()

@@ -148,14 +148,7 @@ class ModelInfo(BaseModel):
 
 
 class Manifest(BaseModel):
-    """A whole manifest. `read_manifest` and `load_manifest` make it.
-
-    Attributes:
-        version: The manifest's own version.
-        models: Models by id.
-        backends: Backends by id.
-        messages: Texts that a station of 0.1 showed.
-    """
+    """A whole manifest. `read_manifest` and `load_manifest` make it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -210,11 +203,7 @@ class Manifest(BaseModel):
         )
 
     def model(self, model_id: str) -> ModelInfo:
-        """The entry of a model.
-
-        Raises:
-            UnknownModel: There is none of that id.
-        """
+        """The entry of a model."""
         try:
             return self.models[model_id]
         except KeyError:
@@ -226,13 +215,7 @@ class Manifest(BaseModel):
     def unsupported_reason(
         self, model_id: str, *, system: str | None = None, station_version: str = VERSION
     ) -> str | None:
-        """Why a model can't be used here, None where it can.
-
-        Args:
-            model_id: The model; it exists.
-            system: `platform.system()`; this computer's by default.
-            station_version: The version of this station.
-        """
+        """Why a model can't be used here, None where it can."""
         model = self.models[model_id]
         here = (system or platform.system()).lower()
         if model.supported_os is not None and here not in {name.lower() for name in model.supported_os}:
@@ -252,12 +235,6 @@ def parse_manifest(
     content: bytes | str, *, origin: str, folder: Path | None = None, url: str | None = None
 ) -> Manifest:
     """A manifest out of its JSON.
-
-    Args:
-        content: The JSON.
-        origin: Where it comes from, as error messages show it.
-        folder: What its relative paths are relative to.
-        url: What its relative URLs are relative to.
 
     Raises:
         ManifestInvalid: It is no manifest; the message names the key and what is wrong with it.

@@ -33,11 +33,6 @@ _log = Log()
 async def load_manifest(source: str | Path | None, *, home: Home, client: httpx2.AsyncClient) -> Manifest:
     """Read the manifest.
 
-    Args:
-        source: A path, a `file:` or `http(s):` URL; None is the built-in one.
-        home: Keeps the last good copy of one from the network.
-        client: Fetches; only asked where `source` is a URL.
-
     Raises:
         ManifestInvalid: There is none, or it is none. Where the network fails or gives no manifest, the last
             good copy is used instead, with a warning, if there is one.
@@ -53,14 +48,7 @@ def is_on_network(source: str | Path) -> bool:
 
 
 async def load_local_manifest(source: str | Path | None) -> Manifest:
-    """Read a manifest that lies on this computer's disk, where no set-up of the network matters.
-
-    Args:
-        source: A path, or a `file:` URL; None is the built-in one.
-
-    Raises:
-        ManifestInvalid: There is none, or it is none.
-    """
+    """Read a manifest that lies on this computer's disk, where no set-up of the network matters."""
     if source is None:
         return await read_manifest(_BUILT_IN, origin="the built-in manifest")
     text = str(source)
@@ -75,11 +63,7 @@ def read_built_in() -> Manifest:
 
 
 async def read_manifest(path: Path, *, origin: str | None = None) -> Manifest:
-    """Read a manifest from a file.
-
-    Raises:
-        ManifestInvalid: It can't be read, or is none.
-    """
+    """Read a manifest from a file."""
     origin = origin or str(path)
     try:
         async with await anyio.open_file(path, "rb") as file:

@@ -47,11 +47,7 @@ _Finish: TypeAlias = Callable[[Path, CodeRecord], BackendCode]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
-    """Where a backend's code is: a path on this computer or a URL, one of them.
-
-    Args:
-        shown: As it may be shown.
-    """
+    """Where a backend's code is: a path on this computer or a URL, one of them."""
 
     shown: str
     path: Path | None = None

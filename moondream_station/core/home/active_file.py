@@ -33,13 +33,7 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveRecord:
-    """Which model is active, and each model's environment.
-
-    Args:
-        format: What this file is.
-        model: The active model, None where none is.
-        models: Every model that has an environment.
-    """
+    """Which model is active, and each model's environment."""
 
     format: Format = "moondream-station/active/1"
     model: str | None = None
@@ -62,15 +56,7 @@ class ActiveRecord:
         return replace(self, model=model, models={**self.models, model: record})
 
     def rolled_back(self, model: str, *, request_key: str) -> ActiveRecord:
-        """The record with the model's two environments exchanged.
-
-        Args:
-            model: A model that has a previous environment.
-            request_key: What that one was made for, as its commit says.
-
-        Raises:
-            KeyError: The model has no environment, or none before it.
-        """
+        """The record with the model's two environments exchanged."""
         before = self.models[model]
         if before.previous is None:
             raise KeyError(model)

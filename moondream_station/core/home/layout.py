@@ -12,11 +12,7 @@ from moondream_station.core.facts.errors import HomeUnusable
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A home folder, and the path of each thing in it. Nothing is created until `create` is called.
-
-    Args:
-        root: The folder itself, absolute.
-    """
+    """A home folder, and the path of each thing in it. Nothing is created until `create` is called."""
 
     root: Path
 
@@ -90,11 +86,7 @@ class Home:
         return self.root / "activation.json"
 
     def create(self) -> None:
-        """Make the home and its folders where they are missing.
-
-        Raises:
-            HomeUnusable: A folder can't be made or written.
-        """
+        """Make the home and its folders where they are missing."""
         folders = (
             self.backends,
             self.environments,

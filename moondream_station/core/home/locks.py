@@ -98,12 +98,6 @@ async def activation_lock(
 ) -> AsyncIterator[None]:
     """Hold the right to change the home; wait for it, visibly and cancellably.
 
-    Args:
-        home: The home; it exists.
-        activation: The id of the activation that wants it.
-        command: What that is, for people.
-        on_wait: Called once for each holder that is waited for; with None where the holder is not known.
-
     Raises:
         HomeLocked: The home's file system can't lock.
     """

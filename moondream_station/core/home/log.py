@@ -36,12 +36,7 @@ class Log:
 
 
 def set_up_logging(threshold: int, prepare: Callable[[], None]) -> None:
-    """Log what is at least so severe.
-
-    Args:
-        threshold: A level of the standard library's `logging`; what is below costs nothing.
-        prepare: Configures structlog, before the first line.
-    """
+    """Log what is at least so severe."""
     global _threshold, _prepare
     _threshold, _prepare = threshold, prepare
 

@@ -60,11 +60,6 @@ class Settings(BaseModel):
 def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Settings:
     """Read the settings.
 
-    Args:
-        home: The home whose config.json is read; it need not exist.
-        environ: The user's variables.
-        flags: Settings from the command line; None is not given.
-
     Raises:
         SettingsInvalid: A value can't be used; says where it stands.
         HomeUnusable: The home is no folder.

@@ -47,11 +47,7 @@ def check_space(needs: Iterable[Need]) -> None:
 
 
 def no_space_hint(freeable_bytes: int | None) -> str:
-    """What a user can do about a full disk.
-
-    Args:
-        freeable_bytes: What `prune` would free, None where nobody has looked.
-    """
+    """What a user can do about a full disk."""
     if freeable_bytes is None:
         prune = "Free some space (`moondream-station prune` removes what nothing refers to)"
     elif freeable_bytes:

@@ -25,13 +25,7 @@ _REMOVE_SECONDS = 1.0
 
 
 def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
-    """Replace a file whole: readers see the old or the new content, after a power cut too.
-
-    Args:
-        path: The file; its folder exists.
-        data: The new content; text is written as UTF-8.
-        mode: Permissions of the new file, from the first byte on.
-    """
+    """Replace a file whole: readers see the old or the new content, after a power cut too."""
     content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -141,11 +135,7 @@ def _syncfs(folder: Path) -> bool:
 
 
 def sync_file(path: Path) -> None:
-    """Make a file's bytes durable; a link has none.
-
-    Raises:
-        OSError: It can't be opened or synced.
-    """
+    """Make a file's bytes durable; a link has none."""
     if path.is_symlink():
         return
     # Windows flushes only what is open for writing.

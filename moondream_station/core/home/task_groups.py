@@ -14,11 +14,7 @@ _Job: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 
 
 async def together(*jobs: _Job) -> None:
-    """Do all of them side by side, and wait for all.
-
-    Raises:
-        StationError: The first that one of them raised, by itself; the others were cancelled for it.
-    """
+    """Do all of them side by side, and wait for all."""
     with one_error():
         async with anyio.create_task_group() as tasks:
             for job in jobs:
@@ -26,11 +22,7 @@ async def together(*jobs: _Job) -> None:
 
 
 async def accompanied(job: _Job, by: _Job) -> None:
-    """Do one thing, and another beside it that ends when the first has ended.
-
-    Raises:
-        StationError: Whichever of them raised, by itself.
-    """
+    """Do one thing, and another beside it that ends when the first has ended."""
     with one_error():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(by)
@@ -40,11 +32,7 @@ async def accompanied(job: _Job, by: _Job) -> None:
 
 @contextmanager
 def one_error() -> Iterator[None]:
-    """Around task groups: what an error of the station's own has ended, ends with that error by itself.
-
-    Raises:
-        StationError: The first one, where no other exceptions came with it.
-    """
+    """Around task groups: what an error of the station's own has ended, ends with that error by itself."""
     try:
         yield
     except ExceptionGroup as group:

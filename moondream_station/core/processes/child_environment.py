@@ -42,15 +42,7 @@ _WINDOWS_NAMES = frozenset(
 
 
 def child_environment(environ: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """The variables for a child process.
-
-    Args:
-        environ: The station's own variables.
-        **extra: Variables this child gets besides; they win.
-
-    Returns:
-        What of `environ` is on the allow-list, with `extra`.
-    """
+    """The variables for a child process."""
     return {name: value for name, value in environ.items() if _is_passed_on(name)} | extra
 
 

@@ -79,11 +79,7 @@ async def read_to_end(stream: ByteReceiveStream, feed: Callable[[bytes], None]) 
 
 
 def locate(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    """The argument list with the program's absolute path.
-
-    Raises:
-        ProgramMissing: It is not there.
-    """
+    """The argument list with the program's absolute path."""
     program = resolve_program(argv[0], env)
     if program is None:
         raise missing(argv[0], "it is not installed, or not executable")
@@ -103,13 +99,6 @@ def resolve_program(name: str, environ: Mapping[str, str]) -> Path | None:
     Relative and empty entries of PATH are passed over: what they name depends on where the station happens to
     stand. Links are kept, because a virtual environment's Python is one. On Windows only .exe and .com are
     found: the arguments of a batch file can't be quoted safely.
-
-    Args:
-        name: A bare name, or an absolute path. Any other path is not found.
-        environ: The variables that hold PATH.
-
-    Returns:
-        The absolute path of an executable file, or None.
     """
     path = Path(name)
     if path.is_absolute():

@@ -59,11 +59,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class ProgramGroup:
-    """The program and everything that came from it.
-
-    Args:
-        leader: The program's process id, which is its group's id too.
-    """
+    """The program and everything that came from it."""
 
     def __init__(self, leader: int) -> None:
         self.leader = leader

@@ -42,12 +42,7 @@ else:
                 os.killpg(leader, signal.SIGTERM)
 
     def kill_session(leader: int, *, reaped: bool) -> None:
-        """Send SIGKILL to everything in the child's session, whichever group it is in.
-
-        Args:
-            leader: The child's process id.
-            reaped: Whether the child has ended and was waited for, so that its id may be another's by now.
-        """
+        """Send SIGKILL to everything in the child's session, whichever group it is in."""
         if reaped and _exists(leader):  # the kernel gives no id away that still names a session
             return
         seen: set[int] = set()

@@ -14,11 +14,7 @@ _LAST_LINES = 200
 
 
 class CappedOutput:
-    """The beginning of a stream.
-
-    Args:
-        limit_bytes: How much is kept; the rest is dropped.
-    """
+    """The beginning of a stream."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -39,11 +35,7 @@ class CappedOutput:
 
 
 class Lines:
-    """A stream cut into lines of text; bytes that are no UTF-8 become U+FFFD.
-
-    Args:
-        limit_bytes: How much of one line is kept; the rest of it is dropped.
-    """
+    """A stream cut into lines of text; bytes that are no UTF-8 become U+FFFD."""
 
     def __init__(self, limit_bytes: int = LINE_LIMIT_BYTES) -> None:
         self._limit = limit_bytes

@@ -32,12 +32,7 @@ _TERM_SECONDS = 0.5
 
 
 class WorkerProcess:
-    """A worker that `open_worker_process` has started.
-
-    Args:
-        child: The process; its stderr is read by `read_stderr` alone.
-        log: Where its stderr goes.
-    """
+    """A worker that `open_worker_process` has started."""
 
     def __init__(self, child: Child, log: OutputLog) -> None:
         self._child = child
@@ -128,9 +123,6 @@ async def open_worker_process(
         cwd: Its working folder.
         log_path: Where its stderr goes, line by line: up to 4 MiB, and the 4 MiB before that in its name
             with ".1" behind.
-
-    Yields:
-        The running worker.
 
     Raises:
         ProgramMissing: The program is not there or can't be started.

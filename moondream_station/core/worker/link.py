@@ -30,23 +30,14 @@ _LOGS_HINT = "`moondream-station logs` shows what it wrote."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """What a worker says first.
-
-    Args:
-        pid: Its process id.
-        python: The version of its Python ("3.11.7").
-    """
+    """What a worker says first."""
 
     pid: int
     python: str
 
 
 class Link:
-    """A connection to a worker process. Its owner runs `read`, `write` and `watch` side by side.
-
-    Args:
-        process: The worker's process.
-    """
+    """A connection to a worker process. Its owner runs `read`, `write` and `watch` side by side."""
 
     def __init__(self, process: WorkerProcess) -> None:
         self.process = process
@@ -64,11 +55,6 @@ class Link:
 
     def request(self, subject: str, frame: Frame, *, on_end: Callable[[], None] | None = None) -> Request:
         """Send a request without waiting for its answer.
-
-        Args:
-            subject: What is asked for, as error messages name it.
-            frame: The request, without its id.
-            on_end: See `Request`; not called where this raises.
 
         Raises:
             BackendError: The frame can't be sent.

@@ -64,12 +64,6 @@ async def last_frame(
 ) -> Frame:
     """The answer to a request that may take as long as the worker lives.
 
-    Args:
-        request: The request.
-        options: How it is watched.
-        pid: The worker's process.
-        lines: What the worker wrote last.
-
     Raises:
         WorkerFailed: The worker died.
         WorkerTimeout: It stalled.
@@ -165,10 +159,6 @@ def left_in_groups(root: Path, membership: Path) -> Iterator[int]:
 
     Linux, Documentation/admin-guide/cgroup-v2.rst ("memory.max", "memory.current") and
     cgroup-v1/memory.rst ("memory.limit_in_bytes", "memory.usage_in_bytes").
-
-    Args:
-        root: Where the groups are mounted.
-        membership: The process's own `/proc/PID/cgroup`.
     """
     try:
         entries = [line.split(":", 2) for line in membership.read_text(encoding="utf-8").splitlines()]

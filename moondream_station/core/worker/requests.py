@@ -135,13 +135,7 @@ class Request:
 
 
 class CallStream:
-    """The chunks of a streamed answer. Use it up, or `aclose()` it: until then it occupies the worker.
-
-    Args:
-        request: The request that is answered by a stream.
-        key: Under which key of the backend's answer the chunks stand ("caption").
-        timeout_seconds: How long each chunk may take, None for ever.
-    """
+    """The chunks of a streamed answer. Use it up, or `aclose()` it: until then it occupies the worker."""
 
     def __init__(self, request: Request, key: str, *, timeout_seconds: float | None) -> None:
         self.key = key

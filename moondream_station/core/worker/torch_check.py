@@ -25,10 +25,6 @@ def check_torch(
 ) -> tuple[dict[str, Any], str | None]:
     """Import torch, find the device that `planned_build` is for, and compute on it.
 
-    Args:
-        planned_build: The build that was installed ("cpu", "cu126", "rocm6.4", "xpu", "mps").
-        progress: Told which of the three is done: done, total, "steps".
-
     Returns:
         The fields of `VerificationReport`, and one line about what went wrong, None where nothing did.
     """
@@ -51,14 +47,7 @@ def check_torch(
 
 
 def build_of(version: str, cuda: str | None, hip: str | None, planned: str) -> str:
-    """The build that a torch is, by its version's local part, else by what it was compiled for.
-
-    Args:
-        version: `torch.__version__`.
-        cuda: `torch.version.cuda`.
-        hip: `torch.version.hip`.
-        planned: What was planned: on macOS one wheel is both "cpu" and "mps".
-    """
+    """The build that a torch is, by its version's local part, else by what it was compiled for."""
     local = version.partition("+")[2]
     if _BUILD.fullmatch(local):
         return local
@@ -72,11 +61,7 @@ def build_of(version: str, cuda: str | None, hip: str | None, planned: str) -> s
 
 
 def free_memory(device: str | None) -> int | None:
-    """How many bytes of a device's own memory are free, None where it has none of its own or does not tell.
-
-    Args:
-        device: The kind of torch device that is computed on.
-    """
+    """How many bytes of a device's own memory are free, None where it has none of its own or does not tell."""
     module = getattr(sys.modules.get("torch"), device, None) if device in {"cuda", "xpu"} else None
     try:
         return int(module.mem_get_info()[0]) if module is not None else None

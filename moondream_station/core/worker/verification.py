@@ -66,13 +66,7 @@ class WorkerPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """A worker's report and where it differs from the plan.
-
-    Args:
-        report: Torch's own words.
-        mismatches: Where they are not what was planned, or not what the build was chosen for.
-        detail: One line about what went wrong, as torch said it; None where nothing did.
-    """
+    """A worker's report and where it differs from the plan."""
 
     report: VerificationReport
     mismatches: tuple[Mismatch, ...]
@@ -90,22 +84,14 @@ class Verification:
 
 
 def checked(verification: Verification) -> Verification:
-    """The verification, where everything is as planned.
-
-    Raises:
-        VerificationFailed: It is not.
-    """
+    """The verification, where everything is as planned."""
     if not verification.is_ok:
         raise verification_failure(verification)
     return verification
 
 
 def verification_failure(verification: Verification) -> VerificationFailed:
-    """The error for a verification that is not as planned.
-
-    Args:
-        verification: The worker's report, the mismatches, and what torch said.
-    """
+    """The error for a verification that is not as planned."""
     said = verification.detail or ""
     wrong = "; ".join(
         f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}"

@@ -25,14 +25,7 @@ _GOODBYE_SECONDS: Final = 0.5
 
 
 class Worker:
-    """A running worker. Made by `open_worker`.
-
-    Args:
-        link: The connection to it.
-        process: Its process.
-        hello: What it said first.
-        threads: How many calls it performs at the same time.
-    """
+    """A running worker. Made by `open_worker`."""
 
     def __init__(self, link: Link, process: WorkerProcess, hello: Hello, *, threads: int) -> None:
         self.hello = hello
@@ -65,11 +58,6 @@ class Worker:
     ) -> Verification:
         """Let torch compute, and hold its report against the plan. Without torch only the worker answers.
 
-        Args:
-            plan: What torch should report.
-            timeout_seconds: How long each step may take.
-            progress: Told how far it is: done, total, and of what.
-
         Raises:
             WorkerTimeout: Torch took longer.
             WorkerFailed: The worker died over it.
@@ -88,16 +76,8 @@ class Worker:
     ) -> MemoryNeed | None:
         """Let the backend bring what it will load, where it can do that by itself (`fetch_backend`).
 
-        Args:
-            code: The backend's code.
-            args: Keyword arguments of `init_backend`; it gets those that it names.
-            options: How it is done, and watched.
-
         Returns:
             What memory the model needs, None where the backend does not say.
-
-        Raises:
-            StationError: As for `init`.
         """
         value = await self._let_load("fetch", code, args, options)
         needed, free = value.get("needed_bytes"), value.get("free_bytes")
@@ -107,11 +87,6 @@ class Worker:
 
     async def init(self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]) -> None:
         """Load the backend's module and call its `init_backend`, which may take as long as it does something.
-
-        Args:
-            code: The backend's code.
-            args: Keyword arguments of `init_backend`.
-            options: How it is done, and watched.
 
         Raises:
             WeightsUnreachable: The backend says that it can't get the model's weights.
@@ -125,11 +100,6 @@ class Worker:
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
     ) -> Request:
         """Send a call without waiting for its answer.
-
-        Args:
-            function: One of the functions that the manifest lists.
-            kwargs: Its keyword arguments, as JSON; with a true `stream` the answer may be a stream.
-            on_end: Called once when the worker is done with the call, also where nobody waits any more.
 
         Raises:
             BackendError: The arguments can't be sent. `on_end` is not called.
@@ -216,11 +186,6 @@ async def answer(
     request: Request, timeout_seconds: float | None, *, chunk_seconds: float | None = None
 ) -> dict[str, Any] | CallStream:
     """Wait for the answer of a call that was begun.
-
-    Args:
-        request: The call.
-        timeout_seconds: How long the answer may take, None for ever.
-        chunk_seconds: How long each chunk of a streamed answer may take, None for ever.
 
     Raises:
         WorkerTimeout: No answer in time. The worker stays usable once its function returns.

@@ -55,13 +55,7 @@ class Call:
 
 
 class Calls:
-    """Runs calls in a fixed number of threads.
-
-    Args:
-        find: Gives the function of a name, None where the backend has none.
-        send: Writes a frame.
-        threads: How many calls may run at the same time.
-    """
+    """Runs calls in a fixed number of threads."""
 
     def __init__(self, find: Callable[[str], Any], send: Send, threads: int) -> None:
         self._find = find

@@ -120,10 +120,6 @@ class Backend:
 
         A module without `fetch_backend` is not even imported: it may load its model as soon as it is.
 
-        Args:
-            request: As for `load`; of `args`, `device` and `progress` it gets those that it names.
-            progress: Tells the station how far it is.
-
         Returns:
             How many bytes of memory the model takes, None where the backend does not say.
         """
@@ -136,13 +132,7 @@ class Backend:
         return needed if type(needed) is int and needed >= 0 else None
 
     def load(self, request: dict[str, Any], progress: worker_progress.Progress) -> None:
-        """Import the entry module and let it initialise itself.
-
-        Args:
-            request: `folder`, `module`, `args` for `init_backend`, `functions` that may be called, and
-                `device`, which is passed only to an `init_backend` that names it.
-            progress: Tells the station how far it is; passed only to an `init_backend` that names it.
-        """
+        """Import the entry module and let it initialise itself."""
         module = self._import(request)
         initialise = getattr(module, "init_backend", None)
         if initialise is not None:

@@ -14,12 +14,7 @@ _APART_SECONDS = 0.25
 
 
 class Progress:
-    """Tells how far one request is, from whichever thread, until its last frame is due.
-
-    Args:
-        send: Writes a frame.
-        request: The request's id.
-    """
+    """Tells how far one request is, from whichever thread, until its last frame is due."""
 
     def __init__(self, send: Callable[[dict[str, Any]], None], request: int) -> None:
         self._send = send
@@ -37,13 +32,7 @@ class Progress:
             self._is_over = True
 
     def __call__(self, done: int, total: int | None = None, unit: str = "bytes") -> None:
-        """Tell how far it is; more often than four times a second only the end is sent.
-
-        Args:
-            done: How much is done.
-            total: Of how much, None where nobody knows.
-            unit: Of what: "bytes", "files".
-        """
+        """Tell how far it is; more often than four times a second only the end is sent."""
         with self._lock:
             now = time.monotonic()
             if self._is_over or (now - self._told_at < _APART_SECONDS and done != total):
