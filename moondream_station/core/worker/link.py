@@ -6,7 +6,6 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -25,15 +24,7 @@ from moondream_station.core.worker.worker_protocol import (
 
 _LAST_FRAMES_SECONDS: Final = 1.0
 """How long a dead worker's pipe is read on, for answers that it gave before."""
-_LOGS_HINT = "`moondream-station logs` shows what it wrote."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hello:
-    """What a worker says first."""
-
-    pid: int
-    python: str
+_LOGS_HINT = "`moondream-station logs` shows its output."
 
 
 class Link:
@@ -41,7 +32,6 @@ class Link:
 
     def __init__(self, process: WorkerProcess) -> None:
         self.process = process
-        self.hello: Hello | None = None
         self.failure: WorkerFailed | None = None
         self.failed = anyio.Event()
         self._greeted = anyio.Event()
@@ -78,16 +68,12 @@ class Link:
         self._queue(encode(frame))
 
     def fail(self, what: str) -> WorkerFailed:
-        """Remember the first failure, and let everyone who waits know.
-
-        Args:
-            what: What the worker did, following its name ("was ended by SIGSEGV").
-        """
+        """Remember the first failure ("was ended by SIGSEGV"), and let everyone who waits know."""
         if self.failure is None:
             lines = self.process.last_lines()
-            said = f" Its last line: {lines[-1]}" if lines else ""
+            last = f" Its last line: {lines[-1]}" if lines else ""
             self.failure = WorkerFailed(
-                f"The backend's worker (pid {self.process.pid}) {what}.{said}",
+                f"The backend's worker (pid {self.process.pid}) {what}.{last}",
                 hint=_LOGS_HINT,
                 log="\n".join(lines),
             )
@@ -98,7 +84,7 @@ class Link:
             self._greeted.set()
         return self.failure
 
-    async def greet(self, timeout_seconds: float) -> Hello:
+    async def greet(self, timeout_seconds: float) -> None:
         """Wait for the worker's hello.
 
         Raises:
@@ -109,13 +95,12 @@ class Link:
             await self._greeted.wait()
         if self.failure is not None:
             raise self.failure
-        if self.hello is None:
+        if not self._greeted.is_set():
             raise WorkerTimeout(
                 f"The backend's worker (pid {self.process.pid}) did not start within {timeout_seconds:g} s.",
                 hint=_LOGS_HINT,
                 log="\n".join(self.process.last_lines()),
             )
-        return self.hello
 
     async def write(self) -> None:
         """Send what is queued, until the worker is gone or `stop_writing` is called."""
@@ -164,10 +149,9 @@ class Link:
 
     def _dispatch(self, frame: Frame) -> None:
         match frame:
-            case {"kind": "hello", "protocol": int(protocol), "pid": int(pid), "python": str(python)}:
+            case {"kind": "hello", "protocol": int(protocol), "pid": int(), "python": str()}:
                 if protocol != PROTOCOL_VERSION:
                     raise ProtocolError(f"it speaks version {protocol}, this station {PROTOCOL_VERSION}")
-                self.hello = Hello(pid=pid, python=python)
                 self._greeted.set()
             case {"kind": "begun", "id": int(number)}:
                 self._open(number).has_begun = True

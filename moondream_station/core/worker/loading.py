@@ -33,30 +33,21 @@ _BLOCK_BYTES: Final = 512
 _LOOK_SECONDS: Final = 5.0
 """How often a worker that loads its model is looked at for signs of life."""
 _STALL_SECONDS: Final = 600.0
-_TOLD_BY_BACKENDS: Final[tuple[type[StationError], ...]] = (WeightsUnreachable, NoSpace)
+_GIVEN_BY_BACKENDS: Final[tuple[type[StationError], ...]] = (WeightsUnreachable, NoSpace)
 """The errors whose code a backend may give as the cause of what it raises."""
 
 
 class LoadOptions(TypedDict, total=False):
-    """How a backend fetches or loads its model, and how it is watched meanwhile.
-
-    Attributes:
-        device: What verification computed on; passed on where the backend's function names it.
-        stall_seconds: How long nothing may be seen of it (ten minutes): no line of output, no processor time,
-            no change of `signs_of_life`.
-        signs_of_life: Something that changes while work is done elsewhere, the size of a folder that is
-            downloaded to, say. It is called in a thread.
-        progress: Told how far the backend says it is: done, total where known, and of what.
-    """
+    """How a backend fetches or loads its model, and how it is watched meanwhile."""
 
     device: str | None
+    """What verification computed on; passed on where the backend's function names it."""
     stall_seconds: float
+    """How long it may show no output, no CPU time and no change of `signs_of_life` (ten minutes)."""
     signs_of_life: Callable[[], Hashable] | None
+    """Changes while work is done elsewhere, as the size of a download folder does. Runs in a thread."""
     progress: Callable[[int, int | None, str], object]
-
-
-def _ignore(_done: int, _total: int | None, _unit: str) -> None:
-    """Nobody wants to know."""
+    """Called with how far the backend says it is: done, total where known, and of what."""
 
 
 async def last_frame(
@@ -69,7 +60,7 @@ async def last_frame(
         WorkerTimeout: It stalled.
     """
     stall_seconds = options.get("stall_seconds", _STALL_SECONDS)
-    progress = options.get("progress", _ignore)
+    progress = options.get("progress")
     look = partial(_signs, pid, lines, options.get("signs_of_life"))
     look_seconds = min(_LOOK_SECONDS, stall_seconds / 4)
     seen: Hashable = None
@@ -81,27 +72,28 @@ async def last_frame(
         if frame is not None and frame["kind"] != "progress":
             return frame
         if frame is not None:
-            progress(frame["done"], frame["total"], frame["unit"])
+            if progress is not None:
+                progress(frame["done"], frame["total"], frame["unit"])
             seen_at = anyio.current_time()
         elif (signs := await anyio.to_thread.run_sync(look)) != seen:
             seen, seen_at = signs, anyio.current_time()
         elif anyio.current_time() - seen_at >= stall_seconds:
             raise WorkerTimeout(
                 f"`{request.subject}` gave no sign of life for {stall_seconds:g} s: no output, no"
-                " processor time, nothing downloaded.",
-                hint="`moondream-station logs` shows what it wrote last.",
+                " CPU time, nothing downloaded.",
+                hint="`moondream-station logs` shows its last output.",
                 log="\n".join(lines()),
             )
 
 
 def not_loaded(backend: str, frame: Frame, *, log: str) -> StationError:
     """Why a backend could not be initialised; it may have said by which cause."""
-    for kind in _TOLD_BY_BACKENDS:
+    for kind in _GIVEN_BY_BACKENDS:
         if frame.get("cause") == kind.code:
             return kind(frame["message"], hint=frame.get("hint"), log=log)
     return WorkerFailed(
         f"The backend {backend} could not be initialised: {frame.get('type')}: {frame['message']}",
-        hint="`moondream-station logs` shows what it wrote.",
+        hint="`moondream-station logs` shows its output.",
         log=log,
     )
 
@@ -113,11 +105,11 @@ def _signs(
 
     Blocks: it looks at all processes of the computer, and `elsewhere` at many files.
     """
-    return (_processor_seconds(pid), lines(), elsewhere() if elsewhere else None)
+    return (_cpu_seconds(pid), lines(), elsewhere() if elsewhere else None)
 
 
-def _processor_seconds(pid: int) -> float:
-    """Processor time of a process and its children so far; 0 once it is gone."""
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its children so far; 0 once it is gone."""
     total = 0.0
     try:
         leader = psutil.Process(pid)
@@ -131,22 +123,16 @@ def _processor_seconds(pid: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryNeed:
-    """What memory a model needs.
-
-    Args:
-        needed_bytes: How much its weights take.
-        free_on_device_bytes: How much is free on the GPU that it will be on, None where that has no memory of
-            its own or does not tell.
-    """
+    """The memory that a model's weights take, and the GPU's free memory (None where that is unknown)."""
 
     needed_bytes: int
     free_on_device_bytes: int | None
 
     def is_met(self) -> bool:
         """Whether there is enough, with a margin: of the computer's memory, and of the GPU's own."""
-        wanted = _FACTOR * self.needed_bytes + _RESERVE_BYTES
+        required = _FACTOR * self.needed_bytes + _RESERVE_BYTES
         on_device = self.free_on_device_bytes
-        return wanted <= available_bytes() and (on_device is None or wanted <= on_device)
+        return required <= available_bytes() and (on_device is None or required <= on_device)
 
 
 def available_bytes() -> int:
@@ -202,17 +188,17 @@ def disk_usage(folders: Iterable[Path]) -> int:
     So the blocks are counted where the system tells them.
     """
     total = 0
-    waiting = [os.fspath(folder) for folder in folders]
-    while waiting:
+    pending = [os.fspath(folder) for folder in folders]
+    while pending:
         try:
-            with os.scandir(waiting.pop()) as entries:
+            with os.scandir(pending.pop()) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+                        pending.append(entry.path)
                     else:
-                        found = entry.stat(follow_symlinks=False)
-                        blocks = getattr(found, "st_blocks", None)
-                        total += found.st_size if blocks is None else blocks * _BLOCK_BYTES
+                        status = entry.stat(follow_symlinks=False)
+                        blocks = getattr(status, "st_blocks", None)
+                        total += status.st_size if blocks is None else blocks * _BLOCK_BYTES
         except OSError:  # not there, not ours, or gone meanwhile
             continue
     return total

@@ -46,13 +46,8 @@ class Request:
     """One request that was sent to a worker.
 
     `has_begun` tells whether the worker works on it yet: one that dies before can't have done anything.
-
-    Args:
-        number: Its id in the frames.
-        subject: What was asked for, as error messages name it.
-        send: Sends the worker a frame about this request.
-        on_end: Called once when the worker has sent the last frame of it, or is gone. Until then the request
-            occupies the worker, whether anybody still waits for it or not.
+    `on_end` is called once, when the worker has sent the last frame or is gone. Until then the request
+    occupies the worker, whether anybody still waits for it or not.
     """
 
     def __init__(
@@ -105,10 +100,7 @@ class Request:
         """The next frame that isn't an error. Whoever leaves without one abandons the request.
 
         Raises:
-            WorkerTimeout: None came in time.
-            BackendError: The backend raised.
-            UnknownFunction: The backend has no such function.
-            WorkerFailed: The worker died.
+            StationError: As `worker.answer` does.
         """
         arrived = False
         try:

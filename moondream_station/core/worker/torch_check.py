@@ -25,8 +25,7 @@ def check_torch(
 ) -> tuple[dict[str, Any], str | None]:
     """Import torch, find the device that `planned_build` is for, and compute on it.
 
-    Returns:
-        The fields of `VerificationReport`, and one line about what went wrong, None where nothing did.
+    Gives the fields of `VerificationReport`, and one line about what went wrong, None where nothing did.
     """
     began = time.perf_counter()
     report: dict[str, Any] = {}
@@ -61,7 +60,7 @@ def build_of(version: str, cuda: str | None, hip: str | None, planned: str) -> s
 
 
 def free_memory(device: str | None) -> int | None:
-    """How many bytes of a device's own memory are free, None where it has none of its own or does not tell."""
+    """How many bytes of a device's own memory are free, None where it has none or does not tell."""
     module = getattr(sys.modules.get("torch"), device, None) if device in {"cuda", "xpu"} else None
     try:
         return int(module.mem_get_info()[0]) if module is not None else None
@@ -99,10 +98,8 @@ def _describe(report: dict[str, Any], planned_build: str) -> None:
 
     version = str(torch.__version__)
     cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
-    report["torch"] = version
-    report["build"] = build_of(version, cuda, hip, planned_build)
-    report["cuda_version"] = cuda or hip
-    report["arch_list"] = []
+    build = build_of(version, cuda, hip, planned_build)
+    report.update(torch=version, build=build, cuda_version=cuda or hip, arch_list=[])
 
 
 def _use_device(report: dict[str, Any], planned_build: str) -> str | None:
@@ -145,8 +142,8 @@ def _compute(report: dict[str, Any]) -> None:
     left, right = _entries(7919), _entries(6421)
     exact = left.to(torch.float64) @ right.to(torch.float64)
     device = report["device"]
-    found = (left.to(device) @ right.to(device)).cpu().to(torch.float64)
-    error = float((found - exact).abs().max().item())
+    product = (left.to(device) @ right.to(device)).cpu().to(torch.float64)
+    error = float((product - exact).abs().max().item())
     report["compute_ok"] = error == 0.0
     report["max_abs_error"] = error if math.isfinite(error) else None
 

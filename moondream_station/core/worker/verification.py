@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
+from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import VerificationFailed
 from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.selection.conclusions import Conclusions
@@ -16,29 +17,26 @@ _FAILING = frozenset({"torch", "build", "device", "compute_ok"})
 
 # Texts of the CUDA runtime (cudaGetErrorString and its numbers, CUDA Runtime API reference, Error Handling),
 # of NVML and of the HIP runtime, as torch repeats them. No build cures any of these.
-_OF_THE_SYSTEM: tuple[tuple[re.Pattern[str], str], ...] = (
+_OF_THE_SYSTEM: tuple[tuple[str, str], ...] = (
     (
-        re.compile(r"driver/library version mismatch|error 803|unsupported display driver", re.IGNORECASE),
+        r"driver/library version mismatch|error 803|unsupported display driver",
         "The NVIDIA driver and its libraries are of different versions: restart the computer.",
     ),
     (
-        re.compile(r"error 802|system not yet initialized", re.IGNORECASE),
+        r"error 802|system not yet initialized",
         "NVIDIA's fabric manager is not running: start it (`systemctl start nvidia-fabricmanager`).",
     ),
     (
-        re.compile(r"busy or unavailable|exclusive.*(thread|process)", re.IGNORECASE),
-        "Another program has the GPU to itself: end it, or wait for it.",
+        r"busy or unavailable|exclusive.*(thread|process)",
+        "Another program is using the GPU exclusively: end it, or wait for it.",
     ),
+    (r"out of memory", "The GPU's memory is full: end what uses it (`nvidia-smi` lists it)."),
     (
-        re.compile(r"out of memory", re.IGNORECASE),
-        "The GPU's memory is full: end what uses it (`nvidia-smi` lists it).",
-    ),
-    (
-        re.compile(r"permission denied|operation not permitted|insufficient permission", re.IGNORECASE),
+        r"permission denied|operation not permitted|insufficient permission",
         "This user may not use the GPU: on Linux, join the groups `video` and `render`, and log in again.",
     ),
     (
-        re.compile(r"error 999|cuda unknown error", re.IGNORECASE),
+        r"error 999|cuda unknown error",
         "The driver is in a bad state, often after a suspend: restart the computer.",
     ),
 )
@@ -84,43 +82,38 @@ class Verification:
 
 
 def checked(verification: Verification) -> Verification:
-    """The verification, where everything is as planned."""
+    """The verification, where everything is as planned; else its failure is raised."""
     if not verification.is_ok:
         raise verification_failure(verification)
     return verification
 
 
 def verification_failure(verification: Verification) -> VerificationFailed:
-    """The error for a verification that is not as planned."""
-    said = verification.detail or ""
-    wrong = "; ".join(
+    """What failed, with a remedy where the system is the cause, which no other build cures."""
+    detail = verification.detail or ""
+    differences = "; ".join(
         f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}"
         for mismatch in verification.failures
     )
-    message = f"Torch does not work as planned: {wrong}." + (f" It said: {said}" if said else "")
+    message = f"PyTorch does not work as planned: {differences}." + (
+        f" PyTorch reports: {detail}" if detail else ""
+    )
     for pattern, remedy in _OF_THE_SYSTEM:
-        if pattern.search(said):
+        if re.search(pattern, detail, re.IGNORECASE):
             return VerificationFailed(message, hint=remedy, is_curable=False)
-    return VerificationFailed(message, hint="`moondream-station logs` shows what the worker wrote.")
+    return VerificationFailed(message, hint="`moondream-station logs` shows the worker's output.")
 
 
 def report_from(data: Mapping[str, Any]) -> VerificationReport:
     """A report out of a worker's frame; fields that it does not name stay None.
 
     Raises:
-        ValueError: A field that `VerificationReport` does not have, or one of another type.
+        ValueError: It has another shape: what comes over the pipe is not trusted.
     """
-    known = {item.name for item in fields(VerificationReport)}
-    if not known.issuperset(data):
-        raise ValueError(f"unknown fields {sorted(set(data) - known)} in a verification report")
-    given = {name: value for name, value in data.items() if value is not None}
-    arch_list = given.pop("arch_list", [])
-    for name, value in given.items():
-        if not isinstance(value, _TYPES[name]):
-            raise ValueError(f"{name} is {value!r} in a verification report")  # noqa: TRY004  the pipe's word
-    if not isinstance(arch_list, list):
-        raise ValueError(f"arch_list is {arch_list!r} in a verification report")  # noqa: TRY004
-    return VerificationReport(**given, arch_list=tuple(map(str, arch_list)))
+    try:
+        return from_json(VerificationReport, data)
+    except ValueError as error:
+        raise ValueError(f"not a verification report: {error}") from error
 
 
 def compare(
@@ -128,41 +121,38 @@ def compare(
 ) -> tuple[Mismatch, ...]:
     """Every field in which the report is not what was planned, in the order they should be read.
 
-    Args:
-        plan: What was planned, and from what it was concluded.
-        report: Torch's words.
-        driver_cuda: The highest CUDA that the driver under this torch supports, None where it did not tell.
+    `driver_cuda` is the highest CUDA that the driver under this torch supports, None where that is unknown.
     """
     if plan.build is None:
         return ()
-    found = []
+    mismatches = []
     if report.torch is None or (plan.torch is not None and _public(report.torch) != _public(plan.torch)):
-        found.append(Mismatch(field="torch", planned=plan.torch, found=report.torch))
+        mismatches.append(Mismatch(field="torch", planned=plan.torch, found=report.torch))
     if report.build != plan.build:
-        found.append(Mismatch(field="build", planned=plan.build, found=report.build))
+        mismatches.append(Mismatch(field="build", planned=plan.build, found=report.build))
     if report.device != plan.device:
-        found.append(Mismatch(field="device", planned=plan.device, found=report.device))
+        mismatches.append(Mismatch(field="device", planned=plan.device, found=report.device))
     if report.compute_ok is not True:
-        said = None if report.compute_ok is None else "false"
-        found.append(Mismatch(field="compute_ok", planned="true", found=said))
+        computed = None if report.compute_ok is None else "false"
+        mismatches.append(Mismatch(field="compute_ok", planned="true", found=computed))
     if report.build == plan.build and report.device == plan.device:
-        found += _otherwise_than_concluded(plan.conclusions, report, driver_cuda)
-    return tuple(found)
+        mismatches += _otherwise_than_concluded(plan.conclusions, report, driver_cuda)
+    return tuple(mismatches)
 
 
 def _otherwise_than_concluded(
-    thought: Conclusions, report: VerificationReport, driver_cuda: str | None
+    concluded: Conclusions, report: VerificationReport, driver_cuda: str | None
 ) -> Iterator[Mismatch]:
     """Where torch contradicts the catalog or detection; what one side does not know is no contradiction."""
     architectures = _architectures(report.arch_list)
-    if thought.arch_list and architectures and architectures != _architectures(thought.arch_list):
-        told = ", ".join(report.arch_list)
-        yield Mismatch(field="arch_list", planned=", ".join(thought.arch_list), found=told)
-    carried = report.cuda_version
-    if thought.toolkit and carried and _minor(carried) != _minor(thought.toolkit):
-        yield Mismatch(field="cuda_version", planned=thought.toolkit, found=carried)
-    if thought.driver_cuda and driver_cuda and _minor(driver_cuda) != _minor(thought.driver_cuda):
-        yield Mismatch(field="driver", planned=f"CUDA {thought.driver_cuda}", found=f"CUDA {driver_cuda}")
+    if concluded.arch_list and architectures and architectures != _architectures(concluded.arch_list):
+        listed = ", ".join(report.arch_list)
+        yield Mismatch(field="arch_list", planned=", ".join(concluded.arch_list), found=listed)
+    toolkit = report.cuda_version
+    if concluded.toolkit and toolkit and _minor(toolkit) != _minor(concluded.toolkit):
+        yield Mismatch(field="cuda_version", planned=concluded.toolkit, found=toolkit)
+    if concluded.driver_cuda and driver_cuda and _minor(driver_cuda) != _minor(concluded.driver_cuda):
+        yield Mismatch(field="driver", planned=f"CUDA {concluded.driver_cuda}", found=f"CUDA {driver_cuda}")
 
 
 def _architectures(listed: Iterable[str]) -> frozenset[str]:
@@ -177,16 +167,3 @@ def _minor(version: str) -> tuple[str, ...]:
 
 def _public(version: str) -> str:
     return version.partition("+")[0]
-
-
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "torch": str,
-    "build": str,
-    "device": str,
-    "device_name": str,
-    "device_count": int,
-    "cuda_version": str,
-    "compute_ok": bool,
-    "max_abs_error": (int, float),
-    "seconds": (int, float),
-}

@@ -13,7 +13,7 @@ from moondream_station.core.backends.backend_code import BackendCode
 from moondream_station.core.facts.errors import BackendError, WorkerFailed
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
-from moondream_station.core.worker.link import Hello, Link
+from moondream_station.core.worker.link import Link
 from moondream_station.core.worker.loading import LoadOptions, MemoryNeed, last_frame, not_loaded
 from moondream_station.core.worker.requests import CallStream, Frame, Request
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
@@ -27,8 +27,7 @@ _GOODBYE_SECONDS: Final = 0.5
 class Worker:
     """A running worker. Made by `open_worker`."""
 
-    def __init__(self, link: Link, process: WorkerProcess, hello: Hello, *, threads: int) -> None:
-        self.hello = hello
+    def __init__(self, link: Link, process: WorkerProcess, *, threads: int) -> None:
         self.threads = threads
         self._link = link
         self._process = process
@@ -74,11 +73,7 @@ class Worker:
     async def fetch(
         self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]
     ) -> MemoryNeed | None:
-        """Let the backend bring what it will load, where it can do that by itself (`fetch_backend`).
-
-        Returns:
-            What memory the model needs, None where the backend does not say.
-        """
+        """Let `fetch_backend` bring what `init_backend` will load; it may say what memory that needs."""
         value = await self._let_load("fetch", code, args, options)
         needed, free = value.get("needed_bytes"), value.get("free_bytes")
         if not isinstance(needed, int):
@@ -120,20 +115,12 @@ class Worker:
         return self._link.fail("is gone")  # the first failure stands
 
     def condemn(self, reason: str) -> None:
-        """Declare a worker failed that does not come back, and end its process.
-
-        Args:
-            reason: What it did, following its name ("did not come back from `caption`").
-        """
+        """Declare a worker failed ("did not come back from `caption`"), and end its process."""
         self._link.fail(reason)
         self._process.kill()
 
     def say_goodbye(self) -> float:
-        """Tell the worker to end by itself.
-
-        Returns:
-            How many seconds to wait for that; 0 for one that is gone, or too busy to hear it.
-        """
+        """Tell the worker to end; gives the seconds to wait for that, 0 where it is gone or too busy."""
         if self.failure is not None or not self._is_idle:
             return 0.0
         self._link.tell({"op": "shutdown"})
@@ -212,13 +199,7 @@ async def open_worker(
 ) -> AsyncIterator[Worker]:
     """Start a worker in an environment, and end it with its whole process group when the block is left.
 
-    Args:
-        python: The environment's interpreter, absolute.
-        env: The worker's environment variables.
-        cwd: Where it runs; the backend's folder, for backends that open files beside them.
-        log_path: Where its output goes.
-        threads: How many calls it performs at the same time.
-        hello_seconds: How long it may take to start.
+    `cwd` is the backend's folder, for backends that open files beside them.
 
     Raises:
         WorkerFailed: It died before it said hello, or is another version.
@@ -234,7 +215,8 @@ async def open_worker(
                 tasks.start_soon(link.write)
                 tasks.start_soon(link.watch)
                 try:
-                    worker = Worker(link, process, await link.greet(hello_seconds), threads=threads)
+                    await link.greet(hello_seconds)
+                    worker = Worker(link, process, threads=threads)
                     try:
                         yield worker
                     finally:

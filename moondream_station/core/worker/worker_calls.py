@@ -1,4 +1,4 @@
-"""Calls of a backend's functions, in threads, each answered by exactly one last frame.
+"""Calls of a backend's functions, in threads, each answered by exactly one last frame; and their progress.
 
 Loaded by `worker_main.py` by path inside a backend's environment: standard library only.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 Send = Callable[[dict[str, Any]], None]
 
 _MOST_CHARACTERS = 4000
+_APART_SECONDS = 0.25
 
 
 class Cancelled(Exception):
@@ -123,6 +125,36 @@ class Calls:
                 close()
 
 
+class Progress:
+    """Reports how far one request is, from whichever thread, until its last frame is due."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None], request: int) -> None:
+        self._send = send
+        self._request = request
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._sent_at = float("-inf")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Report nothing more: the request's last frame comes next."""
+        with self._lock:
+            self._is_over = True
+
+    def __call__(self, done: int, total: int | None = None, unit: str = "bytes") -> None:
+        """Report; more often than four times a second only the end is sent."""
+        with self._lock:
+            now = time.monotonic()
+            if self._is_over or (now - self._sent_at < _APART_SECONDS and done != total):
+                return
+            self._sent_at = now
+            total = None if total is None else int(total)
+            frame = {"done": int(done), "total": total, "unit": str(unit)[:100]}
+            self._send({"kind": "progress", "id": self._request, **frame})
+
+
 def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
     """The last frame of a request that raised. An exception may say its `cause`, a code, and its `hint`."""
     match error:
@@ -138,7 +170,7 @@ def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
         "code": code,
         "type": type(error).__name__,
         "message": text[:_MOST_CHARACTERS],
-        **_told_by(error),
+        **_given_by(error),
     }
 
 
@@ -148,15 +180,15 @@ def complain(error: BaseException) -> None:
         traceback.print_exception(error, limit=-20)
 
 
-def _told_by(error: BaseException) -> dict[str, str]:
-    """What else it says about itself; a class of a backend's may have anything under these names, or fail."""
-    told = {}
+def _given_by(error: BaseException) -> dict[str, str]:
+    """Its cause and hint; a class of a backend's may have anything under these names, or fail."""
+    given = {}
     for name in ("cause", "hint"):
         with contextlib.suppress(Exception):
             value = getattr(error, name, None)
             if isinstance(value, str) and value:
-                told[name] = value[:_MOST_CHARACTERS]
-    return told
+                given[name] = value[:_MOST_CHARACTERS]
+    return given
 
 
 def _text_of(error: BaseException) -> str:

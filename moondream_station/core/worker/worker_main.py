@@ -45,11 +45,10 @@ def _sibling(name: str) -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from moondream_station.core.worker import torch_check, worker_calls, worker_progress, worker_protocol
+    from moondream_station.core.worker import torch_check, worker_calls, worker_protocol
 else:
     worker_protocol = _sibling("worker_protocol")
     worker_calls = _sibling("worker_calls")
-    worker_progress = _sibling("worker_progress")
     torch_check = _sibling("torch_check")
 
 
@@ -66,9 +65,7 @@ def watch(requests: int) -> None:
     The thread that reads the requests does the same, but not while C code of a backend holds the
     interpreter's lock. `PR_SET_PDEATHSIG` is no way out: it would leave this process's own children behind,
     and it fires when the *thread* that started the worker ends, which on trio is one of a pool.
-
-    Args:
-        requests: The descriptor that the requests arrive on; its end is the station's.
+    `requests` is the descriptor that the requests arrive on; its end is the station's.
     """
     if not _leads_group():
         return
@@ -115,13 +112,11 @@ class Backend:
         self._module: ModuleType | None = None
         self._functions: frozenset[str] = frozenset()
 
-    def fetch(self, request: dict[str, Any], progress: worker_progress.Progress) -> int | None:
+    def fetch(self, request: dict[str, Any], progress: worker_calls.Progress) -> int | None:
         """Let the backend bring what it will load, while others may still need the memory.
 
         A module without `fetch_backend` is not even imported: it may load its model as soon as it is.
-
-        Returns:
-            How many bytes of memory the model takes, None where the backend does not say.
+        Gives the bytes of memory that the model takes, None where the backend does not say.
         """
         if not _defines(_path_of(request), "fetch_backend"):
             return None
@@ -131,7 +126,7 @@ class Backend:
         needed = fetch(**{name: value for name, value in given.items() if name in named})
         return needed if type(needed) is int and needed >= 0 else None
 
-    def load(self, request: dict[str, Any], progress: worker_progress.Progress) -> None:
+    def load(self, request: dict[str, Any], progress: worker_calls.Progress) -> None:
         """Import the entry module and let it initialise itself."""
         module = self._import(request)
         initialise = getattr(module, "init_backend", None)
@@ -158,8 +153,8 @@ class Backend:
 
     def function(self, name: str) -> Any:
         """A function of the manifest's list, None where the backend has none of that name."""
-        found = getattr(self._module, name, None) if name in self._functions else None
-        return found if callable(found) else None
+        function = getattr(self._module, name, None) if name in self._functions else None
+        return function if callable(function) else None
 
 
 def _path_of(request: dict[str, Any]) -> Path:
@@ -219,23 +214,25 @@ class Worker:
         match request.get("op"):
             case "verify":
                 build = request["build"]
-                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                with self._progress(request) as progress:
                     report, detail = torch_check.check_torch(build, progress) if build else ({}, None)
                 driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
                 return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
             case "fetch":
-                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                with self._progress(request) as progress:
                     needed = self._backend.fetch(request, progress)
                 free = None if needed is None else torch_check.free_memory(request["device"])
                 return {"needed_bytes": needed, "free_bytes": free}
             case "init":
-                with worker_progress.Progress(self._channel.send, request["id"]) as progress:
+                with self._progress(request) as progress:
                     self._backend.load(request, progress)
                 return {}
             case other:
-                raise ValueError(
-                    f"there is no request {other!r} in protocol {worker_protocol.PROTOCOL_VERSION}"
-                )
+                version = worker_protocol.PROTOCOL_VERSION
+                raise ValueError(f"there is no request {other!r} in protocol {version}")
+
+    def _progress(self, request: dict[str, Any]) -> worker_calls.Progress:
+        return worker_calls.Progress(self._channel.send, request["id"])
 
 
 def claim_descriptors() -> tuple[int, int]:
@@ -259,14 +256,8 @@ def main() -> None:
     watch(requests)
     faulthandler.enable()
     channel = Channel(frames)
-    channel.send(
-        {
-            "kind": "hello",
-            "protocol": worker_protocol.PROTOCOL_VERSION,
-            "pid": os.getpid(),
-            "python": platform.python_version(),
-        }
-    )
+    hello = {"protocol": worker_protocol.PROTOCOL_VERSION, "pid": os.getpid()}
+    channel.send({"kind": "hello", **hello, "python": platform.python_version()})
     worker = Worker(channel, options.threads)
     threading.Thread(target=worker.receive, args=(requests,), name="requests", daemon=True).start()
     worker.work()

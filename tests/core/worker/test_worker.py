@@ -228,7 +228,7 @@ async def test_a_backend_that_shows_no_sign_of_life_is_given_up(tmp_path: Path) 
     ids=["output", "processor"],
 )
 async def test_a_backend_that_loads_long_but_lives_is_waited_for(tmp_path: Path, doing: str) -> None:
-    """Output and processor time each count as signs of life."""
+    """Output and CPU time each count as signs of life."""
     source = f"import time\ndef init_backend():\n    for number in range(30):\n        {doing}"
     code = write_backend(tmp_path / "backend", source)
     async with started(tmp_path) as worker:
