@@ -19,7 +19,6 @@ from tools.reference.__main__ import differences
 from tools.reference.errors_page import errors_page
 
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
-_EDGES = ("cli", "doctor", "http", "panel")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -113,13 +112,3 @@ def test_every_place_in_the_home_is_described() -> None:
     places = [name for name, member in vars(Home).items() if isinstance(member, property)]
     home = Home(root=Path("/home"))
     assert [name for name in places if f"`{getattr(home, name).name}" not in text] == []
-
-
-def test_imports_point_inwards() -> None:
-    """No module of the core knows an edge, as the architecture says."""
-    wrong = [
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "moondream_station" / "core").rglob("*.py")
-        if any(f"from moondream_station.{edge}" in path.read_text(encoding="utf-8") for edge in _EDGES)
-    ]
-    assert wrong == []
