@@ -1,4 +1,4 @@
-"""How answers look on the wire: JSON, and errors in the shape that the route has."""
+"""Answers on the wire: JSON, and errors in the shape of their route."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ _STATUS: Final[Mapping[str, int]] = {
     errors.WorkerLoading.code: 503,
     errors.WorkerTimeout.code: 504,
 }
-"""HTTP statuses of the station's errors, by code; every other one is the station's own trouble, 500."""
+"""HTTP statuses of the station's errors, by code; every other one is 500."""
 
 _STATION_PATHS: Final = frozenset(route.path for route in ROUTES)
 
 
 def is_station_path(path: str) -> bool:
-    """Whether a path belongs to the station itself; every other one may name a backend's function."""
+    """Whether a path is one of the station's own; any other may name a backend's function."""
     return path in _STATION_PATHS or path.startswith("/v1/station/")
 
 
 def to_json(value: Any) -> bytes:
-    """Encode as JSON in ASCII, so that no line break or lone surrogate in a text can harm a stream.
+    """Encode as JSON in ASCII, so that no line break or lone surrogate in a text breaks a stream.
 
     Raises:
-        ValueError: It holds a number that JSON can't write (NaN, infinities).
-        TypeError: It holds something that JSON has no form for.
+        ValueError: It holds NaN or an infinity.
+        TypeError: It holds a type that JSON does not have.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer in JSON that nobody keeps."""
+    """An answer in JSON."""
     return Response(
         to_json(value), status_code=status, media_type="application/json", headers=dict(headers or {})
     )
 
 
 def status_of(error: StationError) -> int:
-    """The HTTP status that tells a client what kind of trouble it is."""
+    """The HTTP status of an error."""
     if isinstance(error, Refusal):
         return error.status
     return _STATUS.get(error.code, 500)
 
 
 def function_error(error: StationError) -> dict[str, str]:
-    """An error in the shape that FUNCTION routes have had since Moondream Station 0.1."""
+    """An error in the shape of FUNCTION routes, which Moondream Station 0.1 had."""
     kind: Literal["rejected", "timeout", "error"]
     match status_of(error):
         case 504:
@@ -79,10 +79,10 @@ def station_error(error: StationError) -> dict[str, Any]:
 
 
 def error_response(path: str, error: StationError) -> Response:
-    """What a client is told when a request fails."""
+    """The answer to a request that failed."""
     headers = dict(error.headers) if isinstance(error, Refusal) else {}
     status = status_of(error)
-    if status == 429:  # noqa: PLR2004  the one status that asks clients to come back
+    if status == 429:  # noqa: PLR2004  Too Many Requests
         headers["Retry-After"] = "1"
     shape = station_error if is_station_path(path) else function_error
     return json_response(shape(error), status=status, headers=headers)

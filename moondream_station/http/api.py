@@ -1,4 +1,4 @@
-"""What the routes need from the station, and nothing else of it."""
+"""The one interface that the routes need from the station."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from moondream_station.core.facts.events import Event
 from moondream_station.core.facts.state import StationState
 
 Answer: TypeAlias = Mapping[str, Any] | AsyncIterator[Any]
-"""What a function gives: its whole answer, or the chunks of a streamed one as they arise."""
+"""What a function returns: its whole answer, or the chunks of a streamed one as they arise."""
 
 
 class EventFeed(Protocol):
-    """A subscription: the state when it began, then every event from there on.
+    """A subscription to events.
 
-    Iterating ends when the bus closes and raises `SubscriberOverflowed` where the reader was too slow.
+    Iterating ends when the bus closes, and raises `SubscriberOverflowed` where the reader was too slow.
     """
 
     @property
@@ -31,7 +31,7 @@ class EventFeed(Protocol):
 
 
 class StationApi(Protocol):
-    """A serving station, as seen by HTTP. Everything that is not `async` answers at once."""
+    """A serving station, as HTTP sees it. What is not `async` returns at once, but for `models`."""
 
     @property
     def state(self) -> StationState:
@@ -39,15 +39,15 @@ class StationApi(Protocol):
         ...
 
     def status(self) -> Mapping[str, Any]:
-        """The status shape, as `GET /v1/station` gives it."""
+        """The shape of `GET /v1/station`."""
         ...
 
     def models(self) -> Mapping[str, Any]:
-        """The manifest's models, as `GET /v1/models` gives them."""
+        """The shape of `GET /v1/models`; reads a file, so call it in a thread."""
         ...
 
     def stats(self) -> Mapping[str, Any]:
-        """Counters of the inference queue, as `GET /v1/stats` gives them."""
+        """The shape of `GET /v1/stats`."""
         ...
 
     def functions(self) -> frozenset[str]:
@@ -57,30 +57,24 @@ class StationApi(Protocol):
     def call(
         self, function: str, arguments: Mapping[str, Any], *, timeout_seconds: float | None
     ) -> AbstractAsyncContextManager[Answer]:
-        """Let the active backend run a function; leaving the context before the end cancels it.
+        """Call a function of the active backend; leaving the context early cancels the call.
 
         Args:
             function: One of `functions()`.
-            arguments: Keyword arguments for it, JSON values only.
-            timeout_seconds: For the whole call; None for the configured default.
+            arguments: Keyword arguments, JSON values only.
+            timeout_seconds: Limit for the whole call; None for the configured default.
 
         Raises:
             NoActiveModel: No model is active.
-            StationError: The queue is full, the time is over, or the backend failed; also while iterating
-                over a streamed answer.
+            StationError: The queue is full, time is up, or the backend failed; also while iterating over a
+                streamed answer.
         """
         ...
 
     def request_switch(
         self, model: str, strategy: str | None, *, upgrade: bool, python: Path | None
     ) -> tuple[str, bool]:
-        """Ask for a model to become the active one.
-
-        Args:
-            model: The model's id.
-            strategy: How its build is chosen, None for the station's setting.
-            upgrade: Whether to resolve anew although an environment exists.
-            python: The interpreter to make the environment from, None for the station's own.
+        """Request that a model becomes the active one.
 
         Returns:
             The activation's id, and whether it was running already for the same model and strategy.
@@ -92,19 +86,16 @@ class StationApi(Protocol):
         ...
 
     def request_rollback(self, model: str) -> tuple[str, bool]:
-        """Ask for the active model to go back to the environment that it had before.
-
-        Returns:
-            The activation's id, and whether it was running already.
+        """Request that the active model goes back to its previous environment; returns as `request_switch`.
 
         Raises:
             UnknownModel: The manifest has no such model.
-            NothingToRollBack: It had no environment before, or is not the active one.
+            NothingToRollBack: It has no previous environment, or is not the active one.
         """
         ...
 
     def request_cancel(self) -> str:
-        """Ask the running activation to end, and return its id.
+        """Request the end of the running activation, and return its id.
 
         Raises:
             NothingToCancel: None runs.
@@ -112,7 +103,7 @@ class StationApi(Protocol):
         ...
 
     def subscribe(self, *, after: int | None = None) -> AbstractAsyncContextManager[EventFeed]:
-        """Follow the events: those after `after` from the history, or only what comes from now on.
+        """Subscribe to the events after `after` (a sequence number), or from now on.
 
         Raises:
             HistoryGone: `after` is no longer in the history.
@@ -120,5 +111,5 @@ class StationApi(Protocol):
         ...
 
     async def doctor(self) -> Mapping[str, Any]:
-        """Look at the machine and the station, as `doctor --json` does."""
+        """Examine the machine and the station, as `doctor --json` does."""
         ...

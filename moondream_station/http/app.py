@@ -1,4 +1,4 @@
-"""The application: guard, routes, and the one place where errors become answers."""
+"""The application: guard, routes, and the one boundary where errors become answers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.one_error import one_error
 from moondream_station.http.answers import error_response, is_station_path
 from moondream_station.http.api import StationApi
 from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
@@ -28,13 +29,13 @@ _log = Log()
 def create_app(
     station: StationApi, *, access: Access, stopping: anyio.Event, comment_seconds: float = COMMENT_SECONDS
 ) -> ASGIApp:
-    """Everything that a station answers over HTTP.
+    """The ASGI application of a serving station.
 
     Args:
-        station: Whom the routes ask.
-        access: Who may ask.
-        stopping: Set when the station is about to end: event streams end then, and calls are given up.
-        comment_seconds: How often an event stream shows a sign of life.
+        station: The station.
+        access: Who may send requests.
+        stopping: Set when the station is about to stop: ends event streams and cancels calls.
+        comment_seconds: How often an event stream sends a comment.
     """
     routes = StationRoutes(station, access=access, stopping=stopping)
     functions = Functions(station, stopping=stopping)
@@ -42,7 +43,7 @@ def create_app(
 
     async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
         if is_station_path(scope["path"]):
-            raise RouteUnknown(f"Nothing is served under {scope['path']}")
+            raise RouteUnknown(f"There is no route {scope['path']}")
         await functions(scope, receive, send)
 
     handlers: Mapping[str, Handler] = {
@@ -72,11 +73,7 @@ def create_app(
 
 
 class Boundary:
-    """Turns whatever goes wrong into an answer, and what nobody expected into a log entry too.
-
-    Args:
-        app: What answers, or raises.
-    """
+    """Turns every error into an answer, and unexpected ones into a log entry too."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -95,14 +92,19 @@ class Boundary:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_plain)
+            with one_error():
+                await self._app(scope, receive, send_plain)
         except ClientDisconnect:
             return
         except StationError as error:
             failure = error
-        except Exception:  # noqa: BLE001  the boundary of HTTP: no mistake of ours goes unanswered
+        except Exception as error:  # noqa: BLE001  the boundary of HTTP: a bug of ours is answered too
             _log.exception("request failed", method=scope["method"], path=scope["path"])
-            failure = StationError("The station made a mistake", hint="Its log says more.")
+            # Without its text: that may hold arguments of another client's request.
+            failure = StationError(
+                f"Internal error (a bug in Moondream Station): {type(error).__name__}",
+                hint="The station's log has the traceback; please report it.",
+            )
         else:
             return
         if not has_started:

@@ -1,4 +1,4 @@
-"""From a request to the keyword arguments of a function: body, query parameters, and what goes with them."""
+"""Reads a request into the keyword arguments of a function: body, query parameters, headers and method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from moondream_station.http.guard import MAX_BODY_BYTES
 from moondream_station.http.refusals import ContentTypeUnsupported, RequestInvalid
 
 SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "x-moondream-auth"})
-"""Headers that no backend gets to see."""
+"""Headers that are not passed on to a backend."""
 
 JSON_TYPE: Final = "application/json"
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -36,13 +36,13 @@ _SWITCHES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What a request asks of the backend.
+class FunctionCall:
+    """A request to a function.
 
     Args:
         function: The function's name.
         arguments: Its keyword arguments, JSON values only, with `_headers` and `_method`.
-        timeout_seconds: How long the whole call may take; None for the configured default.
+        timeout_seconds: Limit for the whole call; None for the configured default.
     """
 
     function: str
@@ -50,24 +50,24 @@ class Call:
     timeout_seconds: float | None
 
 
-async def read_call(request: Request, function: str) -> Call:
-    """Read the body and everything else that belongs to a call.
+async def read_call(request: Request, function: str) -> FunctionCall:
+    """Read the body and everything else of a call.
 
     Raises:
-        RequestInvalid: The body is not what its content type says, or `timeout` is no number of seconds.
-        ContentTypeUnsupported: There is a body that is neither JSON nor a form.
+        RequestInvalid: The body does not match its content type, or `timeout` is not a number of seconds.
+        ContentTypeUnsupported: The body is neither JSON nor a form.
     """
     arguments = await _read_body(request)
     arguments.update(request.query_params)
     timeout_seconds = _timeout(arguments.pop("timeout", None))
     if isinstance(stream := arguments.get("stream"), str):
-        # Forms and query parameters have no booleans, and the text "false" would be true to a backend.
+        # Forms and query parameters have no booleans, and to Python the text "false" is true.
         arguments["stream"] = _SWITCHES.get(stream.strip().lower(), True)
     arguments["_headers"] = {
         name: value for name, value in request.headers.items() if name not in SECRET_HEADERS
     }
     arguments["_method"] = request.method
-    return Call(function, arguments, timeout_seconds)
+    return FunctionCall(function, arguments, timeout_seconds)
 
 
 async def read_object(request: Request) -> dict[str, Any]:
@@ -89,7 +89,7 @@ async def read_object(request: Request) -> dict[str, Any]:
 
 
 def media_type(request: Request) -> str:
-    """The kind of body that a request says it has, without its parameters; empty where it does not say."""
+    """The media type of a request's body, without parameters; "" where it has no `Content-Type`."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -101,7 +101,7 @@ async def _read_body(request: Request) -> dict[str, Any]:
         return await _read_form(request)
     if await request.body():
         raise ContentTypeUnsupported(
-            f"A body of type {kind or '(none)'!r} is not understood",
+            f"Unsupported content type {kind or '(none)'!r}",
             hint=f"Send {JSON_TYPE}, {_FORM_TYPES[0]} or {_FORM_TYPES[1]}.",
         )
     return {}
@@ -115,13 +115,13 @@ async def _read_form(request: Request) -> dict[str, Any]:
                 for name, value in form.items()
             }
     except MultiPartException as error:
-        raise RequestInvalid(f"The form can't be read: {error.message}") from error
+        raise RequestInvalid(f"Can't read the form: {error.message}") from error
     except (FormParserError, UnicodeError) as error:
-        raise RequestInvalid(f"The form can't be read: {error}") from error
+        raise RequestInvalid(f"Can't read the form: {error}") from error
 
 
 async def _data_url(file: UploadFile) -> str:
-    """An uploaded file as text, the form in which functions take images (`image_url`)."""
+    """An uploaded file as a data URL, as functions take images (`image_url`)."""
     content = base64.b64encode(await file.read()).decode("ascii")
     return f"data:{file.content_type or 'application/octet-stream'};base64,{content}"
 
@@ -139,4 +139,4 @@ def _timeout(value: Any) -> float | None:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

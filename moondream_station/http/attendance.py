@@ -1,4 +1,4 @@
-"""Work for a client ends with the client, and with the station."""
+"""Cancels the work for a client when the client leaves or the station stops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moondream_station.core.facts.errors import StationError
 
 
 class End(Enum):
-    """Why work for a client ended."""
+    """Why the work for a client ended."""
 
     DONE = auto()
     CLIENT_GONE = auto()
@@ -26,19 +26,16 @@ async def attend(
     stopping: anyio.Event,
     patience_seconds: float = 0.0,
 ) -> End:
-    """Do something for a client as long as it is there and the station is not about to end.
+    """Work for a client until the work ends, the client leaves or the station stops.
 
     Args:
-        work: What to do. It is cancelled when the client leaves or the station stops.
-        receive: The request's ASGI channel, its body already read: it tells only that the client left.
-        stopping: Set when the station is about to end.
-        patience_seconds: How long the work may go on to its own end after that.
-
-    Returns:
-        Why the work ended.
+        work: The work.
+        receive: The request's ASGI channel, its body already read, so that only the disconnect is left.
+        stopping: Set when the station is about to stop.
+        patience_seconds: How long the work may continue after that.
 
     Raises:
-        StationError: The work's own, as it is. Any other comes out in an exception group.
+        StationError: The work's own, unwrapped. Any other error is raised in an exception group.
     """
     end = End.DONE
     failure: StationError | None = None

@@ -1,4 +1,4 @@
-"""A client of a serving station, for the command line; errors come out as what they were in the station."""
+"""A client of a serving station, for the command line; raises the station's errors as their own classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Message: TypeAlias = dict[str, Any]
 ANSWER_SECONDS: Final = 10.0
 GOODBYE_SECONDS: Final = 1.0
 SILENCE_SECONDS: Final = 40.0
-"""An event stream that shows no sign of life for so long (two comments are missed) is taken for dead."""
+"""After this long without data (two comments are missed) an event stream is taken for dead."""
 
 RECONNECT_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0)
 
@@ -37,12 +37,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A switch, or a rollback, that the station took on.
-
-    Args:
-        activation: The activation's id.
-        joined: Whether it was running already.
-    """
+    """An activation that the station accepted; `joined` if it was running already."""
 
     activation: str
     joined: bool
@@ -52,13 +47,13 @@ class StationClient:
     """Talks to one station; an async context manager.
 
     Args:
-        address: The station's, as its record gives it ("http://127.0.0.1:2020").
-        token: The station's token; None where it asks for none.
-        reconnect_seconds: Pauses before an event stream is asked for again, from the last message that came.
+        address: The station's base URL ("http://127.0.0.1:2020").
+        token: The station's token; None where it requires none.
+        reconnect_seconds: Pauses between attempts to resume a broken event stream.
 
     Raises (every method):
-        StationUnreachable: The station does not answer, or what answers is none.
-        StationError: What the station answered, as the class that has its code.
+        StationUnreachable: The station does not answer, or something else does.
+        StationError: The station's answer, as the class with its code.
     """
 
     def __init__(
@@ -71,7 +66,7 @@ class StationClient:
         self._address = address
         self._reconnect_seconds = reconnect_seconds
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        # A proxy in the environment is none of loopback's business.
+        # trust_env: a proxy from the environment could not reach loopback.
         self._http = httpx2.AsyncClient(
             base_url=address, headers=headers, timeout=ANSWER_SECONDS, trust_env=False
         )
@@ -113,14 +108,7 @@ class StationClient:
         upgrade: bool = False,
         python: Path | None = None,
     ) -> Accepted:
-        """Ask for a model to become the active one.
-
-        Args:
-            model: The model's id.
-            strategy: How its build is chosen, None for the station's setting.
-            upgrade: Whether to resolve anew although it is installed.
-            python: The interpreter to make the environment from; needs the station's token.
-        """
+        """Request that a model becomes the active one; `python` needs the station's token."""
         body: Message = {"model": model}
         if strategy is not None:
             body["strategy"] = strategy
@@ -131,23 +119,20 @@ class StationClient:
         return _accepted(await self._ask("POST", "/v1/station/switch", body))
 
     async def rollback(self, model: str) -> Accepted:
-        """Ask for the active model to go back to the environment that it had before."""
+        """Request that the active model goes back to its previous environment."""
         return _accepted(await self._ask("POST", "/v1/station/rollback", {"model": model}))
 
     async def cancel(self) -> str:
-        """Ask the running activation to end, and return its id."""
+        """Request the end of the running activation, and return its id."""
         return str((await self._ask("POST", "/v1/station/cancel", {}))["activation"])
 
     @asynccontextmanager
     async def follow(self, *, after: int | None = None) -> AsyncGenerator[AsyncIterator[Message], None]:
-        """Follow the station's events, subscribed to from the moment the context is entered.
+        """Follow the station's events, subscribed when the context is entered.
 
-        A broken connection is made again and goes on where it broke. What comes are events as JSON, and
-        `Snapshot`s: first without `after`, and wherever the history does not reach back. It ends only by
+        A broken connection is resumed. Messages are events as JSON and `Snapshot`s: the first message without
+        `after` (a sequence number), and wherever the history does not reach back. Ends only with
         `StationUnreachable`.
-
-        Args:
-            after: The sequence number to go on from.
         """
         feed = _Feed(self._http, self._address, after, self._reconnect_seconds)
         try:
@@ -166,7 +151,7 @@ class StationClient:
 
 
 class _Feed(AsyncIterator[Message]):
-    """One event stream, over as many connections as it takes."""
+    """One event stream, over as many connections as needed."""
 
     def __init__(
         self, http: httpx2.AsyncClient, address: str, after: int | None, pauses: Sequence[float]
@@ -180,7 +165,7 @@ class _Feed(AsyncIterator[Message]):
         self._events: AsyncIterator[httpx2.ServerSentEvent] | None = None
 
     async def begin(self) -> None:
-        """Ask for the stream; where a snapshot must come first, it has come, and so nothing is missed."""
+        """Connect, and wait for the snapshot if one comes first: from then on nothing is missed."""
         is_snapshot_due = self._after is None
         await self._connect()
         if is_snapshot_due:
@@ -201,7 +186,7 @@ class _Feed(AsyncIterator[Message]):
         self._events = aiter(httpx2.EventSource(response, max_event_size=MAX_MESSAGE_BYTES))
 
     async def close(self) -> None:
-        """Leave the stream."""
+        """Close the connection."""
         events, response = self._events, self._response
         self._events = self._response = None
         if isinstance(events, AsyncGenerator):
@@ -210,7 +195,7 @@ class _Feed(AsyncIterator[Message]):
             await response.aclose()
 
     async def __anext__(self) -> Message:
-        """The next message, over a new connection where the present one broke."""
+        """The next message, over a new connection where the current one broke."""
         if (first := self._first) is not None:
             self._first = None
             return first
@@ -223,7 +208,7 @@ class _Feed(AsyncIterator[Message]):
             await self._reconnect(pauses)
 
     async def _next(self) -> httpx2.ServerSentEvent | None:
-        """The next message of the present connection, None where that is at its end."""
+        """The next message of the current connection, None at its end."""
         if self._events is None:
             return None
         try:
@@ -241,7 +226,8 @@ class _Feed(AsyncIterator[Message]):
                 continue
             return
         raise StationUnreachable(
-            f"The station at {self._address} no longer answers", hint="'moondream-station serve' starts it."
+            f"The station at {self._address} no longer answers",
+            hint="`moondream-station serve` starts it.",
         )
 
 
@@ -252,7 +238,7 @@ def _accepted(answer: Message) -> Accepted:
 def _unreachable(address: str, error: Exception) -> StationUnreachable:
     return StationUnreachable(
         f"No station answers at {address}: {str(error) or type(error).__name__}",
-        hint="'moondream-station serve' starts one.",
+        hint="`moondream-station serve` starts one.",
     )
 
 
@@ -263,12 +249,12 @@ def _content(address: str, response: httpx2.Response) -> Message:
 
 
 def _error(address: str, response: httpx2.Response) -> StationError:
-    """The station's error as what it was before it became JSON."""
-    told = _object(address, _parsed(address, response)).get("error")
-    if not isinstance(told, dict):
+    """The station's error, as the class with its code."""
+    data = _object(address, _parsed(address, response)).get("error")
+    if not isinstance(data, dict):
         return _no_station(address)
-    kind = _KINDS.get(str(told.get("code")), StationError)
-    return kind(str(told.get("message")), hint=told.get("hint"))
+    kind = _KINDS.get(str(data.get("code")), StationError)
+    return kind(str(data.get("message")), hint=data.get("hint"))
 
 
 def _parsed(address: str, response: httpx2.Response) -> object:
@@ -287,6 +273,6 @@ def _object(address: str, content: object) -> Message:
 
 def _no_station(address: str) -> StationUnreachable:
     return StationUnreachable(
-        f"What answers at {address} is no Moondream Station",
-        hint="'moondream-station doctor --fix' forgets a station that has gone; 'serve' starts another.",
+        f"The server at {address} is not a Moondream Station",
+        hint="`moondream-station doctor --fix` forgets a station that is gone; `serve` starts another.",
     )

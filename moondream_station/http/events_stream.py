@@ -18,39 +18,39 @@ from moondream_station.http.attendance import attend
 from moondream_station.http.refusals import MethodRefused
 
 COMMENT_SECONDS: Final = 15.0
-"""How often a stream shows a sign of life, so that neither proxies nor clients take it for dead."""
+"""How often a stream sends a comment, so that neither proxies nor clients take it for dead."""
 
 FAREWELL_SECONDS: Final = 0.2
-"""How long the rest of what was published may take, and then a client that does not read."""
+"""How long a stopping station sends what was published, and then waits for a client that does not read."""
 
 EVENT_STREAM_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"x-accel-buffering", b"no"),  # nginx would keep events back until its buffer is full
+    (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
 ]
 
 
 def snapshot(state: StationState) -> dict[str, Any]:
-    """The message that tells a follower all there is to know up to `seq`."""
+    """The message that stands for everything up to `seq`."""
     return {"event": "Snapshot", "seq": state.seq, "state": status(state)}
 
 
 def last_event_id(headers: Headers) -> int | None:
-    """The sequence number a client wants to go on from; None where it has none, or none of ours."""
+    """The sequence number to resume after; None without a valid one."""
     text = headers.get("last-event-id", "")
     # Sequence numbers are microseconds since 1970: 20 digits last for three million years.
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None  # noqa: PLR2004
 
 
 class EventStream:
-    """Follows the bus for one client after the other, each at its own speed.
+    """Sends the bus's events to clients, each at its own speed.
 
-    A client that reads too slowly overflows its own subscription and nobody else's; it is then given a
-    snapshot, as one that comes without `Last-Event-ID` or with one that is no longer in the history.
+    A client that reads too slowly overflows its own subscription only, and gets a snapshot, as does one
+    without `Last-Event-ID` or with one that is no longer in the history.
 
     Args:
-        station: Whose events to follow.
-        stopping: Set when the station is about to end; every stream ends then.
-        comment_seconds: How often to show a sign of life.
+        station: The station.
+        stopping: Set when the station is about to stop; ends every stream.
+        comment_seconds: How often to send a comment.
     """
 
     def __init__(
@@ -61,16 +61,12 @@ class EventStream:
         self._comment_seconds = comment_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; returns when the client has left, or the station stops.
-
-        Raises:
-            MethodRefused: It is none for following.
-        """
+        """Answer one request, until the client leaves or the station stops."""
         if scope["method"] != "GET":
-            raise MethodRefused("Events are followed by GET", headers={"Allow": "GET"})
+            raise MethodRefused("/v1/station/events takes GET", headers={"Allow": "GET"})
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         follow = partial(self._follow_alive, last_event_id(Headers(scope=scope)), send)
-        # What was published before the station began to end is still told.
+        # What was published before the station began to stop is still sent.
         await attend(follow, receive=receive, stopping=self._stopping, patience_seconds=FAREWELL_SECONDS)
         with anyio.move_on_after(FAREWELL_SECONDS):
             await send({"type": "http.response.body", "body": b"", "more_body": False})

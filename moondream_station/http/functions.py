@@ -15,53 +15,46 @@ from starlette.types import Receive, Scope, Send
 from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction
 from moondream_station.http.answers import error_response, function_error, json_response, to_json
 from moondream_station.http.api import StationApi
-from moondream_station.http.arguments import Call, read_call
+from moondream_station.http.arguments import FunctionCall, read_call
 from moondream_station.http.attendance import End, attend
 from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
 from moondream_station.http.refusals import MethodRefused, StationStopping
 
 
 def function_name(path: str) -> str:
-    """The function that a path names; what lies below belongs to it (`/v1/chat/completions` is `chat`).
+    """The function that a path names by its first part (`/v1/chat/completions` is `chat`).
 
     Raises:
-        UnknownFunction: The path can't name a function.
+        UnknownFunction: The path names none.
     """
     parts = [part for part in path.split("/") if part]
     if parts[:1] == ["v1"]:
         parts = parts[1:]
     if not parts or not parts[0].isidentifier() or parts[0].startswith("_"):
-        raise UnknownFunction(f"Nothing is served under {path}")
+        raise UnknownFunction(f"There is no route {path}")
     return parts[0]
 
 
 def count_tokens(answer: Mapping[str, Any]) -> int:
-    """How 0.1 counts the tokens of a whole answer: the words of the texts in it."""
+    """The tokens of a whole answer as 0.1 counts them: the words of its texts."""
     return sum(len(value.split()) for value in answer.values() if isinstance(value, str))
 
 
 def measure(tokens: int, seconds: float) -> dict[str, int | float]:
-    """What 0.1 tells of a call, rounded as there."""
+    """The statistics of a call, rounded as 0.1 does."""
     per_second = tokens / seconds if seconds > 0 else 0.0
     return {"tokens": tokens, "duration": round(seconds, 2), "tokens_per_sec": round(per_second, 1)}
 
 
 class Functions:
-    """Calls the active backend's functions for clients.
-
-    A client that leaves cancels its call; a station that stops ends it.
-
-    Args:
-        station: Whose functions to call.
-        stopping: Set when the station is about to end.
-    """
+    """Calls the active backend's functions; a client that leaves and a station that stops cancel the call."""
 
     def __init__(self, station: StationApi, *, stopping: anyio.Event) -> None:
         self._station = station
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or raise the `Refusal` that says why not."""
+        """Answer one request, or raise why not."""
         request = Request(scope, receive)
         name = function_name(request.url.path)
         known = self._station.functions()
@@ -70,7 +63,7 @@ class Functions:
                 f"The active model has no function {name!r}", hint=f"It has: {', '.join(sorted(known))}."
             )
         if request.method != "POST":
-            raise MethodRefused(f"{name} is called by POST, not {request.method}", headers={"Allow": "POST"})
+            raise MethodRefused(f"{name} takes POST, not {request.method}", headers={"Allow": "POST"})
         exchange = _Exchange(self._station, await read_call(request, name), scope, receive, send)
         end = await attend(exchange.run, receive=receive, stopping=self._stopping)
         if end is End.STATION_STOPPING:
@@ -84,9 +77,11 @@ class _Phase(Enum):
 
 
 class _Exchange:
-    """One call and its one answer: whole, or chunk by chunk."""
+    """One call and its answer, whole or streamed."""
 
-    def __init__(self, station: StationApi, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, station: StationApi, call: FunctionCall, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._station = station
         self._call = call
         self._scope = scope
@@ -96,7 +91,7 @@ class _Exchange:
         self._started = time.monotonic()
 
     async def run(self) -> None:
-        """Call the function and answer; every `StationError` becomes the answer."""
+        """Call the function and answer, also with a `StationError`."""
         call = self._call
         try:
             async with self._station.call(
@@ -105,13 +100,13 @@ class _Exchange:
                 if not isinstance(answer, Mapping):
                     await self._stream(answer)
                     return
-            # The backend is free again by now, however slowly the client reads.
+            # Outside the call: a client that reads slowly must not hold the backend.
             await self._respond(self._whole(answer))
         except StationError as error:
             await self.fail(error)
 
     async def fail(self, error: StationError) -> None:
-        """Tell the client why there is no answer, or no more of one; nothing once it has been answered."""
+        """Answer with an error, or end the stream with it; nothing where the answer was complete."""
         match self._phase:
             case _Phase.CALLING:
                 await self._respond(error_response(self._scope["path"], error))
@@ -129,7 +124,7 @@ class _Exchange:
             taken = measure(count_tokens(answer), time.monotonic() - self._started)
             return json_response({**answer, "_stats": taken})
         except (TypeError, ValueError) as error:
-            raise BackendError(f"The backend's answer has no form in JSON: {error}") from error
+            raise BackendError(f"The backend's answer can't be written as JSON: {error}") from error
 
     async def _respond(self, response: Response) -> None:
         self._phase = _Phase.ANSWERED
@@ -150,7 +145,9 @@ class _Exchange:
         try:
             body = b"data: %b\n\n" % to_json(data)
         except (TypeError, ValueError) as error:
-            raise BackendError(f"A part of the backend's answer has no form in JSON: {error}") from error
+            raise BackendError(
+                f"A chunk of the backend's answer can't be written as JSON: {error}"
+            ) from error
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _end_stream(self) -> None:

@@ -1,8 +1,8 @@
-"""Who may ask: `Host`, `Origin`, the token, and how much a request may bring.
+"""Who may send requests: `Host`, `Origin`, the token, and the size of a body.
 
-A browser sends requests to 127.0.0.1 on behalf of any page. Two checks keep pages out: a name that a foreign
-DNS server pointed at this computer shows in `Host` (DNS rebinding), and a page of another origin shows in
-`Origin`. Both hold on every route, before anything else of the request is looked at.
+A browser sends requests to 127.0.0.1 on behalf of any page. Two checks keep pages out: DNS rebinding, where a
+foreign name resolves to this computer, shows in `Host`, and a page of another origin in `Origin`. They hold
+on every route, before anything else of the request is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+
 
 
 def _normal(host: str) -> str:
-    """One spelling for a name or address: lower case, addresses in their shortest form."""
+    """The canonical spelling of a name or address."""
     bare = host.strip("[]").lower()
     try:
         return ipaddress.ip_address(bare).compressed
@@ -35,7 +35,7 @@ def _normal(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody outside this computer reaches what is bound to this address."""
+    """Whether an address is reachable from this computer only."""
     if _normal(host) == "localhost":
         return True
     try:
@@ -45,7 +45,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_of(authority: str) -> str | None:
-    """The name or address in `HOST[:PORT]`, in one spelling; None where it is not one."""
+    """The host in `HOST[:PORT]`, in its canonical spelling; None where the text is not that."""
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         return None
@@ -54,12 +54,12 @@ def host_of(authority: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may ask what.
+    """Who may request what.
 
     Args:
-        hosts: Names and addresses that `Host` may carry, in one spelling.
-        token: The station's token. Whoever has it may read the station's home: it is the same user.
-        is_open: Whether other computers reach the station; then every request but `/health` must carry it.
+        hosts: Names and addresses that `Host` may have, in their canonical spelling.
+        token: The station's token; who has it can read the station's home, and so is the same user.
+        is_open: Whether other computers reach the station; then every route but `/health` needs the token.
     """
 
     hosts: frozenset[str]
@@ -68,34 +68,24 @@ class Access:
 
     @classmethod
     def of(cls, *, bound: Iterable[str], allowed: Iterable[str] = (), token: str) -> Access:
-        """The rules for a station.
-
-        Args:
-            bound: Addresses or names the station listens on.
-            allowed: Further names by which it may be called (`--allow-host`).
-            token: The station's token, asked for on every route where `bound` reaches beyond this computer.
-        """
+        """The rules for a station that listens on `bound`, with the further names of `--allow-host`."""
         bound = tuple(bound)
         is_open = not all(is_loopback(host) for host in bound)
         names = {_normal(host) for host in (*bound, *allowed)}
         return cls(hosts=LOOPBACK_NAMES | names, token=token, is_open=is_open)
 
     def check(self, path: str, headers: Headers) -> None:
-        """Let a request pass, or raise the `Refusal` that says why not."""
+        """Accept a request, or raise why not."""
         authority = self._check_host(headers)
         _check_origin(authority, headers)
         if self.is_open and path not in OPEN_PATHS:
-            self.check_token(headers, "This station is reachable from other computers and asks for its token")
+            self.check_token(headers, "This station is reachable from other computers and requires its token")
 
     def check_token(self, headers: Headers, because: str) -> None:
-        """Let a request pass that carries the station's token.
-
-        Args:
-            headers: The request's.
-            because: Why the token is asked for, as a sentence.
+        """Accept a request with the station's token; `because` says why it is required.
 
         Raises:
-            TokenRequired: It does not.
+            TokenRequired: The request does not have it.
         """
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         offered = [headers.get("x-moondream-auth", "")]
@@ -104,7 +94,7 @@ class Access:
         if not any(hmac.compare_digest(value.encode(), self.token.encode()) for value in offered):
             raise TokenRequired(
                 because,
-                hint="Send it as 'Authorization: Bearer TOKEN'; it stands in the home's station.json.",
+                hint="Send 'Authorization: Bearer TOKEN'; station.json in the home has the token.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
@@ -113,30 +103,24 @@ class Access:
         authority = values[0].lower() if len(values) == 1 else ""
         if host_of(authority) not in self.hosts:
             raise HostForbidden(
-                f"The station does not answer for the host {', '.join(values) or '(none)'!r}",
-                hint="Call it as localhost, or let it answer for this name: serve --allow-host NAME",
+                f"The host {', '.join(values) or '(none)'!r} is not allowed",
+                hint="Use localhost, or allow this name: serve --allow-host NAME",
             )
         return authority
 
 
 def _check_origin(authority: str, headers: Headers) -> None:
     for origin in headers.getlist("origin"):
-        # https is the station's own where a proxy in front of it speaks TLS: the authority is the same then.
+        # https too: behind a proxy that terminates TLS the authority stays the same.
         if origin.lower() not in (f"http://{authority}", f"https://{authority}"):
             raise OriginForbidden(
-                f"Requests from pages of {origin!r} are not answered",
-                hint="Ask from the station's own page or from a program outside the browser.",
+                f"The origin {origin!r} is not allowed",
+                hint="Use the station's own page, or a program outside the browser.",
             )
 
 
 class Guard:
-    """Lets through what `Access` allows and stops a body that grows too large while it is read.
-
-    Args:
-        app: What answers the requests that pass.
-        access: Who may ask.
-        max_body_bytes: How large a body may be.
-    """
+    """Passes on what `Access` allows, and refuses a body that grows too large while it is read."""
 
     def __init__(self, app: ASGIApp, *, access: Access, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app
@@ -144,7 +128,7 @@ class Guard:
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or raise the `Refusal` that says why not."""
+        """Answer one request, or raise why not."""
         headers = Headers(scope=scope)
         self._access.check(scope["path"], headers)
         if int(headers.get("content-length", "0")) > self._max_body_bytes:
@@ -163,6 +147,4 @@ class Guard:
 
     def _too_large(self) -> BodyTooLarge:
         mebibytes = self._max_body_bytes / (1024 * 1024)
-        return BodyTooLarge(
-            f"The body is larger than {mebibytes:g} MiB", hint="Scale the image down before sending it."
-        )
+        return BodyTooLarge(f"The body is larger than {mebibytes:g} MiB", hint="Scale the image down.")

@@ -1,4 +1,4 @@
-"""`GET /`: the status page, one file without outside resources, under a policy that allows nothing else."""
+"""`GET /`: the status page, one file without outside resources, under a policy that allows no others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moondream_station.core.facts.events import ActivationSucceeded
 from moondream_station.core.facts.state import StationState
 from moondream_station.http.api import StationApi
 
-NOT_KNOWN: Final = "it was chosen before this station started; 'moondream-station logs' tells how."
+NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
 
 
 def load_page() -> str:
@@ -25,7 +25,7 @@ def load_page() -> str:
 
 
 def content_policy(page: str) -> str:
-    """The strictest Content-Security-Policy under which the page works: its own style, script and station."""
+    """The strictest Content-Security-Policy that the page works with: its own style, script and station."""
     return "; ".join(
         (
             "default-src 'none'",
@@ -41,7 +41,7 @@ def content_policy(page: str) -> str:
 
 
 def why(state: StationState) -> str:
-    """Why the active model has the build it has, as its activation said."""
+    """Why the active model has its build, by the reason of its activation."""
     if state.active is None or state.last is None or state.last.activation.selection is None:
         return NOT_KNOWN
     outcome = state.last.outcome
@@ -51,11 +51,7 @@ def why(state: StationState) -> str:
 
 
 class StatusPage:
-    """Serves the page.
-
-    Args:
-        station: Whose state it shows.
-    """
+    """Serves the page."""
 
     def __init__(self, station: StationApi) -> None:
         self._station = station
@@ -66,13 +62,13 @@ class StatusPage:
         }
 
     def get(self, _request: Request) -> Response:
-        """The page; everything in it that changes comes from the station's other routes."""
+        """The page; what changes in it comes from the station's other routes."""
         page = self._page.replace("{{why}}", html.escape(why(self._station.state)))
         return Response(page, media_type="text/html", headers=self._headers)
 
 
 def _digest(page: str, tag: str) -> str:
-    """The source expression that allows the page's one inline element of this kind, and no other."""
+    """The source expression that allows the page's one inline element with this tag."""
     (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
     return f"'sha256-{digest}'"

@@ -1,4 +1,4 @@
-"""Why a request is refused before anything is asked of the station, each with its HTTP status."""
+"""Errors of a request itself, which never reaches the station; each has its HTTP status."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from moondream_station.core.facts.errors import StationError
 
 
 class Refusal(StationError):
-    """A request that is not carried out.
-
-    Args:
-        message: What is wrong with the request, and what was seen.
-        hint: What the client can do about it.
-        headers: Response headers that belong to the refusal.
-    """
+    """A request that is refused, with further response headers."""
 
     status: ClassVar[int] = 400
 
@@ -33,56 +27,56 @@ class RequestInvalid(Refusal):
 
 
 class TokenRequired(Refusal):
-    """The request needs the station's token, and does not carry it."""
+    """The request needs the station's token, and does not have it."""
 
     code = "token-required"
     status = 401
 
 
 class HostForbidden(Refusal):
-    """The `Host` header names something that is not this station: DNS rebinding looks like that."""
+    """The `Host` header names something other than this station, as DNS rebinding does."""
 
     code = "host-forbidden"
     status = 403
 
 
 class OriginForbidden(Refusal):
-    """A page that is not the station's own sent the request through somebody's browser."""
+    """A page of another origin sent the request through a browser."""
 
     code = "origin-forbidden"
     status = 403
 
 
 class RouteUnknown(Refusal):
-    """Nothing is served under this path."""
+    """There is no such route."""
 
     code = "not-found"
     status = 404
 
 
 class MethodRefused(Refusal):
-    """The path is known, the method is not one of its own."""
+    """The route does not take this method."""
 
     code = "method-not-allowed"
     status = 405
 
 
 class BodyTooLarge(Refusal):
-    """The body is larger than the station takes."""
+    """The body is too large."""
 
     code = "body-too-large"
     status = 413
 
 
 class ContentTypeUnsupported(Refusal):
-    """The body is of a kind that the route does not read."""
+    """The route does not take this content type."""
 
     code = "content-type-unsupported"
     status = 415
 
 
 class StationStopping(Refusal):
-    """The station is about to end and finishes nothing new."""
+    """The station is stopping."""
 
     code = "station-stopping"
     status = 503

@@ -1,4 +1,4 @@
-"""Every path of the station's own, and what is published about it: the application serves this table."""
+"""The station's own routes: the application and docs/reference/routes.md are made from this table."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteInfo:
-    """A path of the station's own.
+    """A route.
 
     Args:
-        method: What it takes; GET includes HEAD, but for a stream.
+        method: GET includes HEAD, but for a stream.
         path: The path.
-        gives: What it answers, in a sentence's second half.
-        answer: The schema of the answer, by its name below docs/reference/schemas; None where it is no JSON.
-        status: The status of that answer.
-        request: The schema of the body, likewise; None where nothing needs saying in it.
-        is_stream: Whether it goes on answering, with one answer of that schema after the other.
+        gives: What it answers, for the reference.
+        answer: The answer's schema, by its name below docs/reference/schemas; None where it is not JSON.
+        status: The answer's status.
+        request: The body's schema, likewise; None where it is empty.
+        is_stream: Whether it streams answers of that schema.
     """
 
     method: Literal["GET", "POST"]
@@ -34,7 +34,7 @@ ROUTES: Final = (
     RouteInfo(
         method="GET",
         path="/health",
-        gives="that the server runs, whatever the model does; the one route that never needs the token",
+        gives="that the server runs, whatever the model does; never needs the token",
         answer="health",
     ),
     RouteInfo(method="GET", path="/v1/models", gives="the manifest's models", answer="models"),
@@ -43,14 +43,14 @@ ROUTES: Final = (
     RouteInfo(
         method="GET",
         path="/v1/station/events",
-        gives="its events as they are published, a snapshot first",
+        gives="the events as they are published, after a snapshot",
         answer="event",
         is_stream=True,
     ),
     RouteInfo(
         method="POST",
         path="/v1/station/switch",
-        gives="makes another model the active one",
+        gives="activates a model",
         answer="switch-answer",
         status=202,
         request="switch-request",
@@ -58,7 +58,7 @@ ROUTES: Final = (
     RouteInfo(
         method="POST",
         path="/v1/station/rollback",
-        gives="takes the active model back to the environment it had before",
+        gives="rolls the active model back to its previous environment",
         answer="switch-answer",
         status=202,
         request="rollback-request",
@@ -66,10 +66,10 @@ ROUTES: Final = (
     RouteInfo(
         method="POST",
         path="/v1/station/cancel",
-        gives="ends the running activation",
+        gives="cancels the running activation",
         answer="cancel-answer",
         status=202,
     ),
     RouteInfo(method="GET", path="/v1/station/doctor", gives="the doctor's report", answer="doctor"),
 )
-"""The station's own paths; every other one may name a backend's function."""
+"""The station's own; any other path may name a backend's function."""

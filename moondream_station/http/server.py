@@ -1,4 +1,4 @@
-"""Binding addresses and running the server on them, from `serve`'s first second to its last."""
+"""Binds addresses and runs the HTTP server on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PORTS_TRIED: Final = 20
 MAX_PORT: Final = 65535
 BACKLOG: Final = 128
 FAREWELL_SECONDS: Final = 0.4
-"""How long clients may delay the server's end; then their connections are cut."""
+"""How long clients may delay the server's end; then their connections are closed."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what a user may ask for, never a default
@@ -30,11 +30,11 @@ _ABSENT: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROT
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Sockets that listen already: connections wait in them until the server answers.
+    """Listening sockets, all on one port; connections wait in them until the server answers.
 
     Args:
-        sockets: The sockets, all on one port.
-        hosts: The name that was asked for and the addresses that were bound.
+        sockets: The sockets.
+        hosts: The requested name and the bound addresses.
         port: The port.
     """
 
@@ -44,33 +44,33 @@ class Listeners:
 
     @property
     def url(self) -> str:
-        """Where programs on this computer reach the station, without a slash at the end."""
+        """The base URL for programs on this computer, without a trailing slash."""
         address = str(self.sockets[0].getsockname()[0])
         address = _WILDCARDS.get(address, address)
         return f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
 
     def close(self) -> None:
-        """Stop listening; needed only where `serve` never ran."""
+        """Close the sockets; needed only where `serve` never ran."""
         for listener in self.sockets:
             listener.close()
 
 
 def listen(host: str, port: int, *, explicit: bool) -> Listeners:
-    """Listen, so that from here on nobody else can take the port.
+    """Listen, so that nobody else can take the port. May ask DNS for the host, so call it in a thread.
 
     Args:
-        host: A name or an address. `127.0.0.1` and `localhost` mean both of this computer's own addresses,
-            `::1` being left out where there is none.
-        port: The port to begin with; 0 for any.
-        explicit: Whether it must be this port; else the next free one is taken, of `PORTS_TRIED` in all.
+        host: A name or an address. `127.0.0.1` and `localhost` mean both, 127.0.0.1 and, where there is one,
+            ::1.
+        port: The first port to try; 0 for any.
+        explicit: Whether to try no other port; else `PORTS_TRIED` are tried.
 
     Raises:
-        AddressInUse: No port could be had.
-        AddressUnusable: The host is no address of this computer, or the port may not be listened on.
+        AddressInUse: No port is free.
+        AddressUnusable: The host is not an address of this computer, or the port is not permitted.
         UsageError: There is no such port.
     """
     if not 0 <= port <= MAX_PORT:
-        raise UsageError(f"{port} is no port: they go from 0 to {MAX_PORT}")
+        raise UsageError(f"{port} is not a port; ports go from 0 to {MAX_PORT}")
     addresses = _addresses(host)
     candidates = _candidates(port, explicit=explicit)
     for candidate in candidates:
@@ -79,7 +79,7 @@ def listen(host: str, port: int, *, explicit: bool) -> Listeners:
             hosts = tuple(dict.fromkeys((host, *bound)))
             return Listeners(tuple(sockets), hosts, int(sockets[0].getsockname()[1]))
     taken = f"port {port}" if len(candidates) == 1 else f"every port from {port} to {candidates[-1]}"
-    raise AddressInUse(f"On {host}, {taken} is taken", hint="Take any that is free: serve --port 0")
+    raise AddressInUse(f"On {host}, {taken} is in use", hint="Use any free port: serve --port 0")
 
 
 async def serve(
@@ -89,16 +89,16 @@ async def serve(
     stopping: anyio.Event,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests until the station stops; reports started as soon as requests are answered.
+    """Answer requests until the station stops, on asyncio; reports started once requests are answered.
 
-    Runs on asyncio. Touches no signals: those are the station's. Ends within a second, also where clients
-    hold event streams open or do not read; being cancelled ends it the same way.
+    Leaves signals alone: those are the station's. Ends within a second, also where clients hold event streams
+    open or do not read; cancelling it does the same.
 
     Args:
-        app: What answers; it ends its own streams when `stopping` is set.
-        listeners: What `listen` gave; closed at the end.
-        stopping: Set it to end the server. It is set, too, when the server ends for another reason.
-        task_status: Where to report that requests are answered.
+        app: The application; it ends its own streams when `stopping` is set.
+        listeners: From `listen`; closed at the end.
+        stopping: Set it to end the server. The server sets it too when it ends for another reason.
+        task_status: Where to report that it has started.
     """
     has_ended = anyio.Event()
 
@@ -128,7 +128,7 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, quiet, without signal handlers, told when to end and telling when it has started."""
+    """uvicorn, quiet and without signal handlers, that ends with an event and reports its start."""
 
     def __init__(self, app: ASGIApp, *, stopping: anyio.Event, on_started: Callable[[], None]) -> None:
         super().__init__(
@@ -156,12 +156,12 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start as uvicorn does, then say so."""
+        """Start as uvicorn does, then report it."""
         await super().startup(sockets)
         self._on_started()
 
     async def main_loop(self) -> None:
-        """Wait for the end, waking once a second for the `Date` header, not ten times to look around."""
+        """Wait for the end; uvicorn's own loop wakes ten times a second, the `Date` header needs one."""
         while not self._stopping.is_set():
             await self.on_tick(0)
             with anyio.move_on_after(1):
@@ -172,31 +172,31 @@ def _addresses(host: str) -> list[str]:
     if host in (_LOOPBACK[0], "localhost"):
         return list(_LOOPBACK)
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that can't be written in DNS
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA can't encode
         raise AddressUnusable(
-            f"{host!r} is no address to serve on: {error}",
+            f"Can't listen on {host!r}: {error}",
             hint="127.0.0.1 serves programs on this computer.",
         ) from error
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return list(dict.fromkeys(str(address[0]) for *_, address in addresses))
 
 
 def _candidates(port: int, *, explicit: bool) -> Sequence[int]:
-    """Which ports to try, in order."""
+    """The ports to try, in order."""
     if port == 0:
-        return [0] * PORTS_TRIED  # what is free on one family may be taken on the other
+        return [0] * PORTS_TRIED  # a port that is free on IPv4 may be taken on IPv6
     return range(port, port + 1 if explicit else min(port + PORTS_TRIED, MAX_PORT + 1))
 
 
 def _listen_on(host: str, addresses: list[str], port: int) -> list[socket.socket]:
-    """Listen on all addresses, or none where the port is taken on one of them."""
+    """Listen on all addresses, or on none where the port is taken on one of them."""
     sockets: list[socket.socket] = []
     for address in addresses:
         try:
             sockets.append(_listener(address, port))
         except OSError as error:
             if sockets and error.errno in _ABSENT:
-                continue  # no ::1 here, or a name's second address that this computer lacks
+                continue  # no IPv6, or a name's second address that is not this computer's
             for listener in sockets:
                 listener.close()
             if error.errno == errno.EADDRINUSE:
@@ -214,11 +214,11 @@ def _listener(address: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform == "win32":
-            # On Windows SO_REUSEADDR would take the port away from whoever listens on it.
+            # Windows' SO_REUSEADDR would take the port away from a program that listens on it.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
-            # Lets a restarted station have its port back while old connections linger in TIME_WAIT; whether
-            # somebody else listens, bind and, where they have not begun to, listen still tell.
+            # A restarted station gets its port back while old connections are in TIME_WAIT; bind or listen
+            # still fails where another program has the port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,4 +1,4 @@
-"""The station's own routes: health, models, counters, status, switch, rollback, cancel and doctor."""
+"""The station's own routes: health, models, stats, status, switch, rollback, cancel and doctor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio
+import anyio.to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -26,18 +27,14 @@ from moondream_station.http.refusals import (
 HEALTH = {"status": "ok", "server": "moondream-station"}
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
-"""Answers a request; a plain function where there is nothing to wait for."""
+"""Answers a request; a plain function where it has nothing to wait for."""
 
 
 class Resource:
     """One path: a handler for GET (and HEAD), or one for POST.
 
-    A POST must say that it brings JSON: a page of another origin can't do that without asking first, and
-    nobody answers that question.
-
-    Args:
-        get: Answers GET and HEAD.
-        post: Answers POST.
+    A POST must have `Content-Type: application/json`: a page of another origin can send that only after a
+    CORS preflight, which is never granted.
     """
 
     def __init__(self, *, get: Handler | None = None, post: Handler | None = None) -> None:
@@ -48,7 +45,7 @@ class Resource:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or raise the `Refusal` that says why not."""
+        """Answer one request, or raise why not."""
         request = Request(scope, receive)
         handler = self._handlers.get(request.method)
         if handler is None:
@@ -67,13 +64,7 @@ class Resource:
 
 
 class StationRoutes:
-    """What the station's own paths answer.
-
-    Args:
-        station: Whom to ask.
-        access: Who may ask for what.
-        stopping: Set when the station is about to end.
-    """
+    """The handlers of the station's own routes."""
 
     def __init__(self, station: StationApi, *, access: Access, stopping: anyio.Event) -> None:
         self._station = station
@@ -81,12 +72,12 @@ class StationRoutes:
         self._stopping = stopping
 
     def health(self, _request: Request) -> Response:
-        """`GET /health`: the server is there; says nothing of the model."""
+        """`GET /health`: that the server runs; says nothing of the model."""
         return json_response(HEALTH)
 
-    def models(self, _request: Request) -> Response:
+    async def models(self, _request: Request) -> Response:
         """`GET /v1/models`."""
-        return json_response(self._station.models())
+        return json_response(await anyio.to_thread.run_sync(self._station.models))
 
     def stats(self, _request: Request) -> Response:
         """`GET /v1/stats`."""
@@ -97,32 +88,35 @@ class StationRoutes:
         return json_response(self._station.status())
 
     async def switch(self, request: Request) -> Response:
-        """`POST /v1/station/switch`; `python` names a program to run, and so only the station's user may."""
-        wish = _switch_wish(await read_object(request))
-        if wish.python is not None:
+        """`POST /v1/station/switch`; `python` names a program to run, so it needs the token."""
+        options = _switch_options(await read_object(request))
+        if options.python is not None:
             self._access.check_token(
-                request.headers, "'python' names a program, and asks for the station's token"
+                request.headers, "'python' names a program to run, and requires the station's token"
             )
         activation, joined = self._station.request_switch(
-            wish.model,
-            wish.strategy,
-            upgrade=wish.upgrade,
-            python=None if wish.python is None else Path(wish.python),
+            options.model,
+            options.strategy,
+            upgrade=options.upgrade,
+            python=None if options.python is None else Path(options.python),
         )
         return json_response({"activation": activation, "joined": joined}, status=202)
 
     async def rollback(self, request: Request) -> Response:
         """`POST /v1/station/rollback`."""
-        activation, joined = self._station.request_rollback(_rollback_wish(await read_object(request)))
+        body = await read_object(request)
+        model = _model(body)
+        _refuse_others(body, "A rollback", ("model",))
+        activation, joined = self._station.request_rollback(model)
         return json_response({"activation": activation, "joined": joined}, status=202)
 
     async def cancel(self, request: Request) -> Response:
-        """`POST /v1/station/cancel`; there is nothing to say in the body."""
+        """`POST /v1/station/cancel`; its body is empty or an object."""
         await read_object(request)
         return json_response({"activation": self._station.request_cancel()}, status=202)
 
     async def doctor(self, request: Request) -> Response:
-        """`GET /v1/station/doctor`; a client that leaves ends the examination."""
+        """`GET /v1/station/doctor`; a client that leaves cancels the examination."""
         report: Mapping[str, Any] | None = None
 
         async def examine() -> None:
@@ -140,14 +134,14 @@ class StationRoutes:
         return json_response(report)
 
 
-class _Wish(NamedTuple):
+class _SwitchOptions(NamedTuple):
     model: str
     strategy: str | None
     upgrade: bool
     python: str | None
 
 
-def _switch_wish(body: Mapping[str, Any]) -> _Wish:
+def _switch_options(body: Mapping[str, Any]) -> _SwitchOptions:
     model, strategy, upgrade = _model(body), body.get("strategy"), body.get("upgrade", False)
     if not isinstance(strategy, str | None):
         raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
@@ -156,14 +150,8 @@ def _switch_wish(body: Mapping[str, Any]) -> _Wish:
     python = body.get("python")
     if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
         raise RequestInvalid("'python' must be the absolute path of an interpreter")
-    _refuse_others(body, "A switch", _Wish._fields)
-    return _Wish(model, strategy, upgrade, python)
-
-
-def _rollback_wish(body: Mapping[str, Any]) -> str:
-    model = _model(body)
-    _refuse_others(body, "A rollback", ("model",))
-    return model
+    _refuse_others(body, "A switch", _SwitchOptions._fields)
+    return _SwitchOptions(model, strategy, upgrade, python)
 
 
 def _model(body: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.cli.app import app
+from moondream_station.cli.app import _internal, app
 from support.commands import call_here
 from support.stations import Premises, activate, open_premises
 
@@ -250,3 +250,13 @@ def test_every_command_has_a_case() -> None:
     """A new command must say how it ends."""
     asked = {case.line.split()[0] for case in CASES if case.line and not case.line.endswith("--nope")}
     assert set(_COMMANDS) - asked == set()
+
+
+def test_a_bug_is_reported_as_one() -> None:
+    """With the kind of error, and without a traceback."""
+    error = _internal(TypeError("'NoneType' object is not iterable"))
+    assert error.code == "internal-error"
+    assert (
+        error.message
+        == "Internal error (a bug in Moondream Station): TypeError: 'NoneType' object is not iterable"
+    )

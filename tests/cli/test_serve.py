@@ -9,16 +9,19 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import time
 import urllib.error
 from pathlib import Path
+from typing import NoReturn
 
 import anyio
+import anyio.to_thread
 import psutil
 import pytest
 
 from moondream_station.cli.serve import ServeOptions, serve_here
-from moondream_station.core.facts.errors import StationRunning
+from moondream_station.core.facts.errors import AddressUnusable, StationRunning
 from moondream_station.core.home.locks import announce_station, serve_lock
 from moondream_station.core.home.settings import load_settings
 from support.commands import (
@@ -108,6 +111,36 @@ def test_a_second_station_is_refused(lasting: Premises) -> None:
         assert second.returncode == 1
         assert f"at {station.address} (pid {station.process.pid}, since" in second.stderr
         assert run_json(lasting, "serve", "--port", "0")["error"]["code"] == "station-running"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_slow_name_server_blocks_nothing(premises: Premises, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the host's address is looked up, signals and all else are still heeded."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def look_up(*_: object, **__: object) -> NoReturn:
+        has_begun.set()
+        may_end.wait(5)
+        raise OSError("no such name")
+
+    settings = load_settings(premises.home, premises.environ, service_host="slow.example")
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    async def serve() -> None:
+        stopping = anyio.Event()
+        with pytest.raises(AddressUnusable):
+            async with serve_here(
+                premises.home, settings, ServeOptions(), stopping=stopping, announce=lambda _: None
+            ):
+                pytest.fail("there is no such address")
+
+    began = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        await anyio.to_thread.run_sync(has_begun.wait)
+        may_end.set()
+    assert time.monotonic() - began < 4
 
 
 @pytest.mark.anyio

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -17,6 +18,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from moondream_station.cli.watch import _follow
 from moondream_station.core.bus.bus import Bus
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.facts.events import Event
@@ -204,3 +206,26 @@ async def test_the_panel_knows_what_came_before_it(home: Home) -> None:
         with open_terminal(_PROGRAM, columns=80, rows=30, environ=environ) as terminal:
             shown = await anyio.to_thread.run_sync(terminal.wait_for, "627.0 MB of 1.4 GB")
             assert any("cu126 build, torch 2.14.1" in line for line in shown)
+
+
+async def test_files_are_read_beside_the_event_loop(home: Home) -> None:
+    """However slow their disk is, Ctrl-C and the panel do not wait for it."""
+    opened_in: list[threading.Thread] = []
+    is_watching = True
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if is_watching and event == "open" and str(arguments[0]).startswith(str(home.root)):
+            opened_in.append(threading.current_thread())
+
+    class Nowhere:
+        def show(self, state: StationState) -> None:
+            """Nobody looks."""
+
+    sys.addaudithook(audit)  # it stays for good, and does nothing once this test is over
+    try:
+        with anyio.move_on_after(0.8):
+            await _follow(home, Nowhere())
+    finally:
+        is_watching = False
+    assert opened_in
+    assert threading.current_thread() not in opened_in

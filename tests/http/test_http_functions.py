@@ -301,6 +301,7 @@ async def test_a_mistake_of_the_station_is_answered_without_its_details(
     response = await client.post("/v1/caption", json={})
     assert response.status_code == 500
     assert response.json()["code"] == "internal-error"
+    assert "Internal error (a bug in Moondream Station): ZeroDivisionError" in response.json()["error"]
     assert "secret" not in response.text
     assert (await client.get("/health")).status_code == 200
 

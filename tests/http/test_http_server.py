@@ -76,7 +76,7 @@ def test_one_address_alone_can_be_bound() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0"])
 def test_a_port_that_is_taken_moves_on(address: str) -> None:
-    """Also where only one of the two addresses is taken, or all are by a wildcard."""
+    """Also where only one of the two addresses is in use, or all are by a wildcard."""
     with taken(address) as port, listening("127.0.0.1", port, explicit=False) as listeners:
         assert port < listeners.port < port + PORTS_TRIED
 
@@ -85,7 +85,7 @@ def test_a_port_that_is_taken_moves_on(address: str) -> None:
 def test_an_explicit_port_that_is_taken_is_refused(address: str) -> None:
     """Whoever asks for a port by number means that one; nothing stays bound of a half success."""
     with taken(address) as port:
-        with pytest.raises(AddressInUse, match=f"port {port} is taken"):
+        with pytest.raises(AddressInUse, match=f"port {port} is in use"):
             listen("127.0.0.1", port, explicit=True)
         other = "127.0.0.1" if address == "::1" else "::1"
         with taken(other, port):
@@ -127,7 +127,7 @@ def test_after_twenty_ports_it_is_enough() -> None:
 
 @pytest.mark.parametrize(
     ("host", "cause"),
-    [("192.0.2.7", "Can't listen"), ("a..b", "no address to serve on")],
+    [("192.0.2.7", "Can't listen"), ("a..b", "Can't listen on 'a..b'")],
 )
 def test_an_address_of_another_computer_is_refused(host: str, cause: str) -> None:
     """With the system's own reason."""
@@ -144,7 +144,7 @@ def test_a_number_that_is_no_port_is_refused(port: int) -> None:
 
 def test_the_last_port_has_no_next_one() -> None:
     """Counting ends where ports do."""
-    with taken("127.0.0.1", 65535), pytest.raises(AddressInUse, match="port 65535 is taken"):
+    with taken("127.0.0.1", 65535), pytest.raises(AddressInUse, match="port 65535 is in use"):
         listen("127.0.0.1", 65535, explicit=False)
 
 

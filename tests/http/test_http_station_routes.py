@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,13 @@ async def test_health_models_stats_and_status_have_their_shapes(
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == served.station.status()
     assert (await client.get(f"http://[::1]:{served.port}/health")).status_code == 200
+
+
+async def test_the_models_are_read_beside_the_event_loop(served: Served, client: httpx2.AsyncClient) -> None:
+    """They come from a file, which a slow disk must not let all other requests wait for."""
+    assert (await client.get("/v1/models")).json() == MODELS
+    assert served.station.listed_in
+    assert threading.current_thread() not in served.station.listed_in
 
 
 async def test_a_switch_is_taken_on_and_joined(client: httpx2.AsyncClient) -> None:

@@ -136,7 +136,7 @@ async def test_what_is_no_station_is_told_apart(body: bytes) -> None:
             tasks.start_soon(listener.serve, answer)
             async with StationClient(f"http://127.0.0.1:{port}") as client:
                 assert not await client.is_healthy()
-                with pytest.raises(StationUnreachable, match="no Moondream Station") as unknown:
+                with pytest.raises(StationUnreachable, match="not a Moondream Station") as unknown:
                     await client.status()
                 assert "doctor --fix" in (unknown.value.hint or "")
             tasks.cancel_scope.cancel()

@@ -73,7 +73,7 @@ async def test_an_activation_is_shown_as_it_goes(served: Served, window: Window)
     assert not await window.is_shown("activation")
     facts = whole()
     _publish(served, facts[:19])
-    await window.wait_for("progress", "627.0 MB of 1.4 GB, 48.2 MB/s, 16 s left, 207.0 MB were here before")
+    await window.wait_for("progress", "627.0 MB of 1.4 GB, 48.2 MB/s, 16 s left, 207.0 MB already downloaded")
     assert await window.page.locator("[aria-current=step]").inner_text() == "download"
     assert await window.page.locator("#stages .done").all_inner_texts() == [
         "prepare",
@@ -96,7 +96,7 @@ async def test_an_activation_is_shown_as_it_goes(served: Served, window: Window)
 @pytest.mark.parametrize(
     ("script", "element", "words"),
     [
-        (degraded, "degraded", "Works, but not as it should: cu126 was wanted."),
+        (degraded, "degraded", "Degraded: cu126 was planned."),
         (failed, "news", "Check the network and the proxy"),
     ],
 )
@@ -122,7 +122,7 @@ async def test_it_finds_the_station_again(window: Window) -> None:
     async with serving(after, port=first.port) as second:
         await window.wait_for("connection", "Live")
         await window.wait_for_part("active", "89abcdef-0123")
-        assert await window.text("why") == "'moondream-station logs' tells."
+        assert await window.text("why") == "`moondream-station logs` shows how."
         _publish(second, reused())
         await window.wait_for("news", "selftest is active after 42 s")
         assert await window.text("why") == "The newest torch has code for both GPUs in it."
@@ -138,7 +138,7 @@ async def test_a_page_opened_meanwhile_shows_the_rest(served: Served, window: Wi
     await window.wait_for("progress", "627.0 MB of 1.4 GB")
     _publish(served, facts[19:])
     await window.wait_for("news", "selftest is active after 42 s")
-    assert await window.text("why") == "'moondream-station logs' tells."
+    assert await window.text("why") == "`moondream-station logs` shows how."
 
 
 async def test_switching_and_cancelling(served: Served, window: Window) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -72,6 +73,7 @@ class FakeStation:
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
         self.left: list[str] = []
         self.listed: Mapping[str, Any] = MODELS
+        self.listed_in: list[threading.Thread] = []
         self.wishes: list[tuple[str, str | None, bool, Path | None]] = []
         self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         self.followers = 0
@@ -89,6 +91,7 @@ class FakeStation:
 
     def models(self) -> Mapping[str, Any]:
         """One model, or what a test lists."""
+        self.listed_in.append(threading.current_thread())
         return self.listed
 
     def stats(self) -> Mapping[str, Any]:
