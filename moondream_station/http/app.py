@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.one_error import one_error
 from moondream_station.http.answers import error_response, is_station_path
 from moondream_station.http.api import StationApi
 from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
@@ -92,8 +91,7 @@ class Boundary:
             await send(message)
 
         try:
-            with one_error():
-                await self._app(scope, receive, send_plain)
+            await self._app(scope, receive, send_plain)
         except ClientDisconnect:
             return
         except StationError as error:

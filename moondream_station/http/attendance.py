@@ -8,7 +8,7 @@ from enum import Enum, auto
 import anyio
 from starlette.types import Receive
 
-from moondream_station.core.facts.errors import StationError
+from moondream_station.core.home.task_groups import as_raised
 
 
 class End(Enum):
@@ -35,10 +35,9 @@ async def attend(
         patience_seconds: How long the work may continue after that.
 
     Raises:
-        StationError: The work's own, unwrapped. Any other error is raised in an exception group.
+        Exception: The work's own.
     """
     end = End.DONE
-    failure: StationError | None = None
 
     async def until_gone() -> None:
         nonlocal end
@@ -55,14 +54,10 @@ async def attend(
             await anyio.sleep_forever()
         attending.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as attending:
-        attending.start_soon(until_gone)
-        attending.start_soon(until_stopping)
-        try:
+    with as_raised():
+        async with anyio.create_task_group() as attending:
+            attending.start_soon(until_gone)
+            attending.start_soon(until_stopping)
             await work()
-        except StationError as error:
-            failure = error
-        attending.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+            attending.cancel_scope.cancel()
     return end

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.facts.state import StationState, status
+from moondream_station.core.home.task_groups import as_raised
 from moondream_station.http.answers import to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.attendance import attend
@@ -72,10 +73,11 @@ class EventStream:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _follow_alive(self, after: int | None, send: Send) -> None:
-        async with anyio.create_task_group() as streaming:
-            streaming.start_soon(self._comment, send)
-            await self._follow(after, send)
-            streaming.cancel_scope.cancel()
+        with as_raised():
+            async with anyio.create_task_group() as streaming:
+                streaming.start_soon(self._comment, send)
+                await self._follow(after, send)
+                streaming.cancel_scope.cancel()
 
     async def _follow(self, after: int | None, send: Send) -> None:
         while True:
