@@ -50,22 +50,22 @@ class ActivationState:
         stage_started_at: When it came to its stage, likewise; None where that was not seen.
         backend: The model's backend.
         requirements: The backend's, canonical.
-        waiting: Who is waited for; None again as soon as it goes on.
+        waiting: Which process is waited for; None again as soon as it resumes.
         probes: The probes that have answered, in that order.
         selection: The build chosen; with it everything below begins anew, when a fallback chooses another.
         packages: How many packages are locked.
-        total_bytes: Their wheels' size together, None also where a server would not say.
+        total_bytes: Their wheels' size together, None also where a server does not tell it.
         files: The last progress of each file, in the order in which they began.
-        overall_received_bytes: Bytes here, over all files, with what was resumed or cached.
+        overall_received_bytes: Bytes downloaded, over all files, with what was resumed or cached.
         overall_total_bytes: Size of all files together.
-        overall_transferred_bytes: Bytes that came over the line in this activation.
+        overall_transferred_bytes: Bytes transferred in this activation.
         bytes_per_second: Smoothed, while files arrive.
-        eta_seconds: Seconds until all files are here, while they arrive.
+        eta_seconds: Seconds until all files are downloaded, while they arrive.
         progress: The last progress of the present stage, where it has one of its own.
         environment: The environment's name.
         environment_reused: Whether it existed before.
         worker_pid: The new worker's process id.
-        verification: What torch said in it.
+        verification: What torch reported in it.
         fallback: The last change to another build, kept when that is chosen.
     """
 

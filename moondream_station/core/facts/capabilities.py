@@ -1,4 +1,4 @@
-"""The frozen snapshot that all probes together give: facts only; what follows is decided elsewhere."""
+"""The frozen snapshot that all probes together give: facts only; conclusions are drawn elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUS_ALONE = "bus"
 
 
 class Outcome(StrEnum):
-    """What became of a probe. "Could not find out" (failed, timed_out) is not "not there" (absent)."""
+    """The outcome of a probe. "Could not find out" (failed, timed_out) is not "not there" (absent)."""
 
     FOUND = "found"
     ABSENT = "absent"
@@ -28,7 +28,7 @@ class ProbeReport:
 
     Args:
         probe: The probe's name, as docs/reference names it (`nvidia_smi`, `nvcc`, …).
-        outcome: What became of it.
+        outcome: Its outcome.
         seconds: Wall-clock seconds from its start to its end.
         detail: What it saw, one line, nothing private.
     """
@@ -41,7 +41,7 @@ class ProbeReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One graphics processor, whoever made it.
+    """One GPU, of any vendor.
 
     Args:
         vendor: Who made it.
@@ -51,8 +51,8 @@ class Gpu:
             ("0x56a0"). Apple: None. None where it could not be detected.
         architecture_source: Where the architecture comes from ("nvidia-smi", "name", "kfd",
             "rocm_agent_enumerator", "pci"); "bus" where the bus alone shows the GPU: it has no driver.
-        memory_bytes: Its own memory, None where unknown or shared with the processor.
-        integrated: Whether it is part of the processor, None where unknown.
+        memory_bytes: Its own memory, None where unknown or shared with the CPU.
+        integrated: Whether it is part of the CPU, None where unknown.
     """
 
     vendor: Vendor
@@ -76,8 +76,8 @@ class Capabilities:
         libc: Name and version ("glibc", "2.39"), or ("", "") where there is none.
         macos_version: "14.5" on macOS, else None.
         in_rosetta: Whether an x86-64 Python is translated on Apple silicon; None where it does not apply.
-        apple_silicon: Whether the processor is Apple's own, also under Rosetta.
-        cpu_brand: The processor's name where a probe told it.
+        apple_silicon: Whether the CPU is Apple's own, also under Rosetta.
+        cpu_brand: The CPU's name where a probe told it.
         memory_bytes: Main memory, None where no probe told it.
         surroundings: "wsl2", "jetson" or None.
         gpus: Every GPU found, in the order of its own tool; visibility variables are not applied.
@@ -86,7 +86,7 @@ class Capabilities:
         nvidia_cuda: The highest CUDA the driver supports, from nvidia-smi's header ("12.2"), None if unknown.
         nvcc: Version of the CUDA toolkit ("13.0"); it never chooses a build.
         variables: The recorded environment variables that are set (visibility and overrides).
-        probes: What became of each probe.
+        probes: The outcome of each probe.
         notes: Conflicts and warnings, one sentence each.
     """
 
@@ -115,5 +115,5 @@ class Capabilities:
         return tuple(gpu for gpu in self.gpus if gpu.vendor == vendor)
 
     def outcome_of(self, probe: str) -> Outcome | None:
-        """What became of a probe, None where it was not asked."""
+        """The outcome of a probe, None where it was not asked."""
         return next((report.outcome for report in self.probes if report.probe == probe), None)

@@ -34,11 +34,7 @@ _STRICT: Final[ConfigDict] = {
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """An event as the object that the command line, HTTP and the journal show.
-
-    Returns:
-        `event`, `seq`, `at`, inside an activation `activation`, then the fact's own fields; None stays null.
-    """
+    """An event as the command line, HTTP and the journal show it: its own fields, then the fact's."""
     data: dict[str, Any] = {"event": event.name, "seq": event.seq, "at": time_to_text(event.at)}
     if event.activation is not None:
         data["activation"] = _text(event.activation)
@@ -46,11 +42,7 @@ def event_to_json(event: Event) -> dict[str, Any]:
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:
-    """The event that `event_to_json` wrote.
-
-    Raises:
-        ValueError: An unknown event, an unknown or missing field, or a value of another type.
-    """
+    """The event that `event_to_json` wrote; ValueError where a name, a field or a type is another."""
     name, seq, activation = data.get("event"), data.get("seq"), data.get("activation")
     kind = FACTS.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -64,17 +56,10 @@ def event_from_json(data: Mapping[str, Any]) -> Event:
 
 
 def to_json(value: Any) -> Any:  # noqa: PLR0911  one return a kind of value
-    """Frozen data as JSON's own types.
+    """Frozen data as what `json.dumps` takes; TypeError where it holds anything else.
 
-    Args:
-        value: Dataclasses, mappings, sequences, enums, paths, aware datetimes and JSON's own types, nested.
-
-    Returns:
-        What `json.dumps` takes. JSON has no infinity and no not-a-number, so both become null; text that is
-        no Unicode (undecodable bytes of a file name, say) is escaped with backslashes.
-
-    Raises:
-        TypeError: Something else is in it.
+    JSON has no infinity and no not-a-number, so both become null. Text that is not Unicode (undecodable bytes
+    of a file name) is escaped with backslashes.
     """
     match value:
         case Enum():
@@ -100,14 +85,9 @@ def to_json(value: Any) -> Any:  # noqa: PLR0911  one return a kind of value
 
 
 def from_json(kind: type[T], data: Any) -> T:
-    """The dataclass that `to_json` wrote.
+    """The dataclass that `to_json` wrote; ValueError where a field is unknown, missing or of another type.
 
-    Args:
-        kind: A dataclass; its annotations say what is accepted, its defaults what may be missing.
-        data: JSON's own types, as `json.loads` gives them.
-
-    Raises:
-        ValueError: An unknown or missing field, or a value of another type.
+    The annotations say what is accepted, defaults what may be missing.
     """
     try:
         # By way of text, because only there a strict reader takes a list for a tuple and a text for an enum.
@@ -123,13 +103,9 @@ def time_to_text(moment: datetime) -> str:
 
 
 def time_from_text(text: Any) -> datetime:
-    """The moment that `time_to_text` wrote.
-
-    Raises:
-        ValueError: It is written in any other way.
-    """
+    """The moment that `time_to_text` wrote; ValueError where it is written in any other way."""
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is no time")  # noqa: TRY004  one error for whatever comes from outside
+        raise ValueError(f"{text!r} is not a time")  # noqa: TRY004  one error for whatever comes from outside
     moment = datetime.fromisoformat(text) if text.endswith("Z") else None
     if moment is None or time_to_text(moment) != text:
         raise ValueError(f"{text!r} is not written as 2026-11-22T10:00:00.123456Z")
@@ -142,12 +118,12 @@ def adapter(kind: type[T]) -> TypeAdapter[list[T]]:
     Of lists, because pydantic takes a configuration for what contains dataclasses, and hands it down to them,
     but none beside a dataclass itself.
     """
-    found: TypeAdapter[list[T]] | None = _adapters.get(kind)
-    if found is None:
+    known: TypeAdapter[list[T]] | None = _adapters.get(kind)
+    if known is None:
         from pydantic import TypeAdapter  # noqa: PLC0415  60 ms that nothing which only writes should pay
 
-        found = _adapters[kind] = TypeAdapter(list[kind], config=_STRICT)  # type: ignore[valid-type]
-    return found
+        known = _adapters[kind] = TypeAdapter(list[kind], config=_STRICT)  # type: ignore[valid-type]
+    return known
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Every way the station can fail, by cause.
 
 An error carries a stable `code` in kebab-case, that programs test for, a message that says what failed, on
-which thing and what was seen, and a hint that says what to do next. Foreign exceptions are translated at the
-seam where they arise; the command line and HTTP each have one boundary that shows them.
+which thing and what was seen, and a hint that says what to do next. Foreign exceptions are translated where
+they arise; the command line and HTTP each have one boundary that shows them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class UnknownModel(StationError):
 
 
 class UnsupportedModel(StationError):
-    """The model is known, and can't run on this machine or under this station."""
+    """The model can't run on this machine, or not with this version of the station."""
 
     code = "unsupported-model"
 
@@ -68,19 +68,19 @@ class NoActiveModel(StationError):
 
 
 class NothingToCancel(StationError):
-    """No activation runs."""
+    """No activation is running."""
 
     code = "nothing-running"
 
 
 class NothingToRollBack(StationError):
-    """The model had no environment before the one it has, or is not the one that a station serves."""
+    """The model has no earlier environment, or is not the one that a station serves."""
 
     code = "nothing-to-roll-back"
 
 
 class ManifestInvalid(StationError):
-    """The manifest can't be read or is none."""
+    """The manifest can't be read, or is not valid."""
 
     code = "manifest-invalid"
 
@@ -92,7 +92,7 @@ class ArchiveUnsafe(StationError):
 
 
 class BackendUnavailable(StationError):
-    """A backend's code can't be had."""
+    """A backend's code is not available."""
 
     code = "backend-unavailable"
 
@@ -122,19 +122,19 @@ class ResolutionConflict(StationError):
 
 
 class HashMismatch(StationError):
-    """A file is not the one that the lock names, also after it was fetched once more."""
+    """A file does not match its hash in the lock, even after it was downloaded again."""
 
     code = "hash-mismatch"
 
 
 class DownloadFailed(StationError):
-    """A file can't be fetched."""
+    """A file can't be downloaded."""
 
     code = "download-failed"
 
 
 class NoSpace(StationError):
-    """A file system is full, or would be."""
+    """A disk is full, or would be."""
 
     code = "no-space"
 
@@ -146,13 +146,13 @@ class EnvironmentBroken(StationError):
 
 
 class PythonUnsuitable(StationError):
-    """The Python interpreter that was asked for can't be used."""
+    """The requested Python interpreter can't be used."""
 
     code = "python-unsuitable"
 
 
 class BuildFailed(StationError):
-    """A package can't be built from source, which the manifest allows for it."""
+    """A package that the manifest allows to be built from source can't be built."""
 
     code = "build-failed"
 
@@ -160,11 +160,7 @@ class BuildFailed(StationError):
 class VerificationFailed(StationError):
     """Torch itself does not report what was planned.
 
-    Args:
-        message: As for every error.
-        hint: As for every error.
-        log: As for every error.
-        is_curable: Whether another build could do better; not where the driver or the device is at fault.
+    `is_curable` says whether another build could do better; it can't where driver or device are at fault.
     """
 
     code = "verification-failed"
@@ -177,7 +173,7 @@ class VerificationFailed(StationError):
 
 
 class WorkerFailed(StationError):
-    """A backend's worker died, refused or broke its protocol."""
+    """A backend's worker exited, refused, or broke its protocol."""
 
     code = "worker-failed"
 
@@ -189,13 +185,13 @@ class WorkerTimeout(StationError):
 
 
 class WorkerBusy(StationError):
-    """Too many requests wait for the worker already."""
+    """Too many requests are already waiting for the worker."""
 
     code = "queue-full"
 
 
 class WorkerLoading(StationError):
-    """The worker still loads its model."""
+    """The worker is still loading its model."""
 
     code = "worker-loading"
 
@@ -207,13 +203,13 @@ class UnknownFunction(StationError):
 
 
 class BackendError(StationError):
-    """A backend's function raised, or answered with something that can't be passed on; its worker goes on."""
+    """A backend's function raised, or returned what can't be passed on; its worker keeps running."""
 
     code = "backend-error"
 
 
 class WeightsUnreachable(StationError):
-    """A model's weights can't be had."""
+    """A model's weights can't be downloaded."""
 
     code = "weights-unreachable"
 
@@ -225,7 +221,7 @@ class HomeUnusable(StationError):
 
 
 class HomeLocked(StationError):
-    """The home's file system can't lock, so that nothing may be changed in it."""
+    """The home's file system does not support locks, so nothing may be changed in it."""
 
     code = "home-locked"
 
@@ -243,53 +239,49 @@ class StationUnreachable(StationError):
 
 
 class AddressUnusable(StationError):
-    """The station can't listen on the address that it was given."""
+    """The station can't listen on the given address."""
 
     code = "address-unusable"
 
 
 class AddressInUse(StationError):
-    """No port to serve on."""
+    """No free port to serve on."""
 
     code = "address-in-use"
 
 
 class SettingsInvalid(StationError):
-    """config.json, a variable, or pip's or uv's set-up holds a value that can't be used."""
+    """config.json, a variable, or pip's or uv's configuration holds an invalid value."""
 
     code = "settings-invalid"
 
 
 class OutputUnwritable(StationError):
-    """What a command is to say can't be written, to a full disk, say."""
+    """A command's output can't be written, because a disk is full, for example."""
 
     code = "output-unwritable"
 
 
 class ProgramMissing(StationError):
-    """A program the station itself needs is not installed."""
+    """A program that the station needs is not installed."""
 
     code = "program-missing"
 
 
 class HistoryGone(StationError):
-    """What followed an event is no longer known in full; a snapshot says where things are instead."""
+    """The events after one are no longer complete; a snapshot replaces them."""
 
     code = "history-gone"
 
 
 class SubscriberOverflowed(StationError):
-    """A subscriber did not read in time and was closed; it may resume after `last_seq`.
-
-    Args:
-        last_seq: The last event that it was given.
-    """
+    """A subscriber did not read in time and was closed; it may resume after `last_seq`."""
 
     code = "subscriber-overflowed"
 
     def __init__(self, *, last_seq: int) -> None:
         super().__init__(
             f"The subscriber did not keep up with the events after {last_seq}.",
-            hint="Subscribe again after that one, or from a snapshot.",
+            hint="Resume after that event, or from a snapshot.",
         )
         self.last_seq = last_seq

@@ -49,17 +49,17 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationReport:
-    """Torch's own words, and the result of letting it compute.
+    """What torch itself reports, and the result of a computation.
 
     Args:
         torch: `torch.__version__`, with its local part; None for a backend without torch.
         build: The build that this torch is ("cpu", "cu126", "mps").
         device: The device used: "cpu", "cuda", "xpu" or "mps".
         device_name: The device's own name.
-        device_count: How many devices of that kind torch sees; 1 for the processor.
+        device_count: How many devices of that kind torch sees; 1 for the CPU.
         cuda_version: `torch.version.cuda` (or `hip`), None for builds without.
         arch_list: What the build has compiled code for, as torch lists it ("sm_80", …).
-        compute_ok: Whether a matrix product on the device agreed with the processor's.
+        compute_ok: Whether a matrix product on the device agreed with the CPU's.
         max_abs_error: Largest absolute difference between the two, None where nothing was computed.
         seconds: Wall-clock seconds from the import of torch to the end of the product.
     """
@@ -78,7 +78,7 @@ class VerificationReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
-    """One field in which the report is not what was planned; both sides as text."""
+    """One field in which the report differs from the plan; both sides as text."""
 
     field: str
     planned: str | None
@@ -87,7 +87,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degraded:
-    """A model that works, but not on the build it was meant to have."""
+    """A model that works, but not on the build that was planned."""
 
     wanted: str
     reason: str
@@ -95,7 +95,7 @@ class Degraded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendActivationRequested:
-    """An activation began. `requirements` are canonical and empty while the backend's are not read yet."""
+    """An activation began. `requirements` are canonical, and empty until the backend's have been read."""
 
     model: str
     backend: str | None
@@ -105,7 +105,7 @@ class BackendActivationRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationWaiting:
-    """Another process holds the home; this activation goes on when it is done."""
+    """Another process uses the home; this activation resumes when that is done."""
 
     holder_pid: int | None
     holder_command: str | None
@@ -121,7 +121,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageProgressed:
-    """Progress inside a stage; `total` is None where nobody knows it. `unit` is plural ("files", "bytes")."""
+    """Progress inside a stage; `total` is None where unknown. `unit` is plural ("files", "bytes")."""
 
     stage: Stage
     done: int
@@ -131,7 +131,7 @@ class StageProgressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeFinished:
-    """A probe answered, or did not."""
+    """A probe answered, or failed to."""
 
     probe: str
     outcome: Outcome
@@ -141,7 +141,7 @@ class ProbeFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapabilitiesDetected:
-    """The machine is known; `seconds` for all probes together, next to nothing from the cache."""
+    """The machine was detected; `seconds` is for all probes together, near zero from the cache."""
 
     capabilities: Capabilities
     from_cache: bool
@@ -162,7 +162,7 @@ class BuildSelected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequirementsLocked:
-    """The exact wheels are known. `total_bytes` is None where a server would not say."""
+    """The exact wheels are known. `total_bytes` is None where a server does not tell a size."""
 
     packages: int
     total_bytes: int | None
@@ -175,15 +175,15 @@ class DownloadProgressed:
 
     Args:
         file: The file's name.
-        received_bytes: How much of it is here, with what was resumed or cached.
-        total_bytes: Its size, None where the server would not say.
-        transferred_bytes: How much of it came over the line in this activation.
-        resumed_from: How much of it was here already when this activation began.
+        received_bytes: How much of it has been downloaded, with what was resumed or cached.
+        total_bytes: Its size, None where the server does not tell it.
+        transferred_bytes: How much of it was transferred in this activation.
+        resumed_from: How much of it was already downloaded when this activation began.
         overall_received_bytes: The same as `received_bytes`, over all files.
         overall_total_bytes: Size of all files, None while one is unknown.
         overall_transferred_bytes: The same as `transferred_bytes`, over all files.
         bytes_per_second: Smoothed, over all files; None until it means something.
-        eta_seconds: Seconds until all files are here; None until it means something.
+        eta_seconds: Seconds until all files are downloaded; None until it means something.
     """
 
     file: str
@@ -200,7 +200,7 @@ class DownloadProgressed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentBuilt:
-    """An environment is filled and whole by its records, or an existing one was taken (`reused`)."""
+    """An environment was built and checked against its records, or an existing one was `reused`."""
 
     environment: str
     packages: int
@@ -210,7 +210,7 @@ class EnvironmentBuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStarted:
-    """A backend's worker process began."""
+    """A backend's worker process started."""
 
     model: str
     pid: int
@@ -227,11 +227,10 @@ class WorkerStopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationCompleted:
-    """Torch computed, or did not; `mismatches` is where its report is not the plan.
+    """Torch computed, or did not; `mismatches` is where its report differs from the plan.
 
     Where it computes as planned, `ok` is true, and `mismatches` holds what the build was chosen for and
-    torch contradicts (`arch_list`, `cuda_version`, `driver`): a wrong row in the catalog, or a wrong reading
-    of the machine.
+    torch contradicts (`arch_list`, `cuda_version`, `driver`): an error in the catalog or in detection.
     """
 
     ok: bool
@@ -241,7 +240,7 @@ class VerificationCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackChosen:
-    """The verified build is not what was planned; another one is tried. A `BuildSelected` follows."""
+    """The build failed verification; another one is tried. A `BuildSelected` follows."""
 
     from_build: str
     to_build: str
@@ -262,7 +261,7 @@ class ActivationSucceeded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationFailed:
-    """The model is not active; what was active before still is."""
+    """The activation failed; what was active before still is."""
 
     model: str
     stage: Stage
@@ -271,7 +270,7 @@ class ActivationFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationCancelled:
-    """Somebody ended the activation; what was active before still is."""
+    """The activation was cancelled; what was active before still is."""
 
     model: str
     stage: Stage

@@ -1,4 +1,4 @@
-"""What choosing a build gives: one verdict and one sentence for every build."""
+"""The choice of a build: one verdict and one sentence for every build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Source = Literal["index", "find-links", "default"]
 
 
 class Verdict(StrEnum):
-    """What became of a build."""
+    """The verdict on a build."""
 
     CHOSEN = "chosen"
     POSSIBLE = "possible"
@@ -19,7 +19,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One build and what became of it.
+    """One build and its verdict.
 
     Args:
         build: The build's tag (`cpu`, `cu126`, `mps`, …).

@@ -1,9 +1,8 @@
-"""What the facts add up to: one frozen picture that the panel, `status`, HTTP and the status page all show.
+"""The state that the facts add up to, which the panel, `status`, HTTP and the status page all show.
 
 `apply` is a pure fold, total over every legal fact, also where a history begins in the middle: a fact of an
 activation whose beginning was not seen changes what it can (machine, active model), nothing else. Until an
-activation has succeeded, its worker and verification are part of it alone; the active model's stay as
-they were.
+activation has succeeded, its worker and verification are its own; the active model's stay as they were.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationInfo:
-    """The station that serves; the composition root knows it before anything is published."""
+    """The station that serves, known before anything is published."""
 
     instance: str
     pid: int
@@ -101,7 +100,7 @@ def apply(state: StationState, event: Event) -> StationState:
     state = replace(state, seq=max(state.seq, event.seq))
     match fact:
         case BackendActivationRequested(backend=None) if state.activation is not None:
-            pass  # a model that nobody knows: it fails at once, and what runs goes on
+            pass  # an unknown model: its activation fails at once, and the running one continues
         case BackendActivationRequested():
             state = replace(state, activation=requested(event, fact))
         case ActivationSucceeded():
@@ -135,14 +134,9 @@ def status(state: StationState) -> dict[str, Any]:
 
 
 def state_from_status(seq: int, data: Mapping[str, Any]) -> StationState:
-    """The state that a snapshot shows, for one who goes on folding what follows it.
+    """The state that a snapshot shows, to fold what follows it; ValueError where it is not a status.
 
-    Args:
-        seq: The snapshot's.
-        data: What `status` gave; what that does not show is missing here too.
-
-    Raises:
-        ValueError: It is no such thing.
+    What `status` does not show is missing.
     """
     shown = from_json(Status, data)
     return StationState(
@@ -159,8 +153,8 @@ def _as(kind: type[T], source: DataclassInstance | None, **more: Any) -> T | Non
     """The fields that two pictures of one thing share, as the other picture."""
     if source is None:
         return None
-    wanted = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # only asked for dataclasses
-    shared = {field.name for field in fields(source)} & wanted
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # only called with dataclasses
+    shared = {field.name for field in fields(source)} & names
     return kind(**{name: getattr(source, name) for name in shared}, **more)
 
 

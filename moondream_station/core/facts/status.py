@@ -19,7 +19,7 @@ class StationShown:
         pid: Its process id.
         address: Its base URL.
         version: Its version.
-        seq: The last event that this status knows of.
+        seq: The last event that this status includes.
     """
 
     instance: str
@@ -62,8 +62,8 @@ class ActivationShown:
         strategy: How its build is chosen.
         stage: Where it is.
         started_at: When it was requested.
-        overall_received_bytes: Bytes that are here, over all files; null before the first.
-        overall_total_bytes: Size of all files together; null where it is not known.
+        overall_received_bytes: Bytes downloaded, over all files; null before the first.
+        overall_total_bytes: Size of all files together; null where unknown.
     """
 
     id: str
