@@ -33,7 +33,8 @@ from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import load_record
-from moondream_station.core.machine.recorded import RecordedMachine, with_python
+from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.recorder import with_python
 from moondream_station.core.resolve.interpreter import own_interpreter
 
 

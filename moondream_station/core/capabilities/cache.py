@@ -1,4 +1,4 @@
-"""Keeps the last snapshot, in memory and in the home, for as long as it must still be true."""
+"""Keeps the last snapshot, in memory and in the home, for as long as the machine is unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
 
 VALID_SECONDS: Final = 300.0
-"""A GPU can be plugged in, or fall off its bus, without anything in the fingerprint telling so."""
+"""A GPU can be plugged in, or fall off its bus, without changing the fingerprint."""
 
 _STATE_SECONDS: Final = 1.0
 """How long the fingerprint may take; it takes less than a thousandth of that."""
@@ -40,13 +40,7 @@ _log = Log()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detected:
-    """A snapshot, and how it was had.
-
-    Args:
-        capabilities: The snapshot.
-        from_cache: Whether no probe was asked for it.
-        seconds: How long it took.
-    """
+    """A snapshot, whether it came from the cache, and how long it took."""
 
     capabilities: Capabilities
     from_cache: bool
@@ -68,11 +62,7 @@ class CapabilityCache:
     """Gives the machine's capabilities, asking the probes only where it must.
 
     Only what this computer answered is ever kept, and never a snapshot with a failed or timed-out probe.
-
-    Args:
-        home: Where the snapshot is kept; it exists.
-        machine: Whom to ask.
-        clock: Wall-clock seconds since the epoch.
+    `clock` gives wall-clock seconds since the epoch.
     """
 
     def __init__(self, home: Home, machine: Machine, *, clock: Callable[[], float] = time.time) -> None:
@@ -88,12 +78,7 @@ class CapabilityCache:
         on_probe: Callable[[ProbeReport], None],
         refresh: bool = False,
     ) -> Detected:
-        """Give the capabilities.
-
-        Args:
-            on_probe: Called with each probe's report; not where the snapshot comes from the cache.
-            refresh: Whether to ask the probes whatever is known.
-        """
+        """Give the capabilities; `on_probe` gets each report, unless they come from the cache."""
         began = time.perf_counter()
         async with self._asking:
             state = await self._state()
@@ -114,10 +99,10 @@ class CapabilityCache:
         )
 
     async def _state(self) -> str | None:
-        """The machine's fingerprint, None where it is not this computer or does not tell."""
+        """The machine's fingerprint, None where it is not this computer or does not answer in time."""
         await anyio.lowlevel.checkpoint()
         if isinstance(self._machine, LocalMachine):
-            # A broken driver can hold a read of its files for ever.
+            # A broken driver can block a read of its files for ever.
             with anyio.move_on_after(_STATE_SECONDS):
                 return await _in_thread(fingerprint, self._machine)
         return None
@@ -140,13 +125,13 @@ async def _in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
 
 
 def read_cached(home: Home) -> Capabilities | None:
-    """The snapshot that the home keeps, however old it is: for showing, not for deciding."""
+    """The snapshot in the home, however old: to be shown, not to decide by."""
     kept = _load(home)
     return kept.capabilities if kept is not None else None
 
 
 def _load(home: Home) -> _Kept | None:
-    """What is kept in the home, None where nothing is, or where it was damaged."""
+    """The snapshot in the home, None where there is none, or a damaged one."""
     try:
         data = read_json(home.capabilities)
         if data is None:
@@ -168,7 +153,7 @@ def _kept_from(data: Any) -> _Kept:
 
 
 def _store(home: Home, kept: _Kept) -> None:
-    """Keep it; a home that can't be written costs time at the next start and nothing else."""
+    """Keep it; where the home can't be written, only the next start takes longer."""
     capabilities = asdict(kept.capabilities)
     data = {
         "format": _FORMAT,

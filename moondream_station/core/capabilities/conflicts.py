@@ -1,8 +1,8 @@
-"""Makes one snapshot of what the probes read, by rules where they contradict each other. Pure.
+"""Combines what the probes read into one snapshot, by rules where they contradict each other. Pure.
 
 The rules, each with its test:
 
-1. A CUDA toolkit without a driver is no GPU, and its version never chooses a build.
+1. A CUDA toolkit without a driver is ignored, and its version never chooses a build.
 2. NVIDIA's GPUs and driver are those that nvidia-smi lists; "CUDA Version" is what the driver supports at
    most.
 3. Where nvidia-smi hangs or can't reach the driver (out of step with its library, NVML failing, no
@@ -45,10 +45,10 @@ from moondream_station.core.machine.protocol import PlatformFacts
 
 _AMD = 0x1002
 _ROSETTA: Mapping[bool | None, str] = {
-    True: "This Python is an x86-64 one that Rosetta translates; the Mac's GPU needs an arm64 Python.",
+    True: "This Python is an x86-64 build that runs under Rosetta; the Mac's GPU needs an arm64 Python.",
     None: (
-        "Whether this is an Intel Mac, or an x86-64 Python that Rosetta translates on Apple silicon, could "
-        "not be found out; on Apple silicon, an arm64 Python has the GPU."
+        "Whether this is an Intel Mac, or an x86-64 Python under Rosetta on Apple silicon, could not be "
+        "detected; on Apple silicon, use an arm64 Python for the GPU."
     ),
 }
 
@@ -62,14 +62,7 @@ def combine(
     readings: Iterable[Reading],
     reports: tuple[ProbeReport, ...],
 ) -> Capabilities:
-    """Make the snapshot.
-
-    Args:
-        facts: The machine's platform facts.
-        variables: Its recorded environment variables.
-        readings: What the probes read; one that was not asked is missing.
-        reports: What became of them, in words.
-    """
+    """Make the snapshot; the reading of a probe that was not asked is missing."""
     read = tuple(readings)
     surroundings = _surroundings(facts)
     nvidia = weigh_nvidia(
@@ -119,11 +112,11 @@ def _surroundings(facts: PlatformFacts) -> Surroundings | None:
 def _toolkit_notes(toolkit: str | None, nvidia: Nvidia) -> tuple[str, ...]:
     if toolkit is None or nvidia.driver is not None:
         return ()
-    return (f"A CUDA toolkit ({toolkit}) is installed without an NVIDIA driver: a toolkit alone is no GPU.",)
+    return (f"CUDA toolkit {toolkit} is installed without a driver; it is ignored.",)
 
 
 def _other_gpus(readings: tuple[Reading, ...]) -> tuple[Gpu, ...]:
-    """AMD's and Intel's: by the kernel where it tells, else as Windows lists them or the bus shows them."""
+    """AMD's and Intel's: from the kernel, else as Windows lists them or the bus shows them."""
     windows = _one(readings, WindowsReading)
     amd = _one(readings, AmdReading)
     intel = _one(readings, IntelReading)
@@ -166,9 +159,9 @@ def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReadi
     # Rosetta makes it "VirtualApple @ 2.50GHz", whichever it is.
     name = brand if brand is not None and brand.startswith("Apple") else "Apple silicon"
     gpu = Gpu(vendor="apple", index=0, name=name, integrated=True)
-    told = (facts.mac_ver, macos.version if macos is not None else None)
+    versions = (facts.mac_ver, macos.version if macos is not None else None)
     return _Apple(
-        macos_version=max((version for version in told if version), key=_numbers, default=None),
+        macos_version=max((version for version in versions if version), key=_numbers, default=None),
         silicon=silicon,
         in_rosetta=in_rosetta,
         brand=brand,
@@ -193,8 +186,7 @@ def _is_in_rosetta(facts: PlatformFacts, sysctl: SysctlReading | None, *, silico
         return False
     if silicon:
         return True
-    has_told = sysctl is not None and sysctl.brand is not None
-    return False if has_told else facts.in_rosetta
+    return False if sysctl is not None and sysctl.brand is not None else facts.in_rosetta
 
 
 def _numbers(version: str) -> tuple[int, ...]:

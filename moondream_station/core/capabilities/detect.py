@@ -1,4 +1,4 @@
-"""Looks at the machine: all probes at once, each with one deadline, none raising and none hanging."""
+"""Detects the machine: all probes at once, each with one deadline, none raising and none hanging."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROBES: Final = (PLATFORM, NVIDIA_SMI, NVIDIA_DRIVER, NVCC, SYSCTL, MACOS, AMD, 
 """Every probe, in the order in which reports list them."""
 
 SLOW_AFTER_SECONDS: Final = 2.0
-"""A probe that takes longer is named to whoever waits."""
+"""A probe that takes longer is reported by name."""
 
 
 _log = Log()
@@ -49,21 +49,10 @@ async def detect(
     probes: tuple[Probe, ...] = PROBES,
     slow_after_seconds: float = SLOW_AFTER_SECONDS,
 ) -> Capabilities:
-    """Ask all probes at once and make one snapshot of their answers.
+    """Ask all probes at once and make one snapshot of their answers, with reports in the probes' order.
 
     It takes as long as the slowest probe, and no longer than the longest deadline. Nothing that the machine
-    answers, or fails to answer, makes it raise.
-
-    Args:
-        machine: The computer, or its record.
-        on_probe: Called with each probe's report as it ends.
-        on_slow: Called with the name of a probe that is not through after `slow_after_seconds`; it is logged
-            by default.
-        probes: Which probes to ask; one that belongs to another system is left out.
-        slow_after_seconds: When a probe is slow.
-
-    Returns:
-        The snapshot; its reports are in the probes' order.
+    answers, or fails to answer, makes it raise. Probes of another system are left out.
     """
     asked = [probe for probe in probes if probe.system in {None, machine.facts.system}]
     done: dict[str, tuple[Reading, ProbeReport]] = {}
@@ -103,14 +92,14 @@ async def detect(
 
 
 async def _read(probe: Probe, machine: Machine) -> Reading:
-    """Put a probe's questions, and read what was answered before its deadline."""
+    """Ask a probe's questions, and read what was answered before its deadline."""
     recorder = Recorder(machine)
     failure = ""
     with anyio.move_on_after(probe.deadline_seconds) as deadline:
         failure = await _ask(probe, recorder)
     reading = probe.read(recorder.record)
     if deadline.cancelled_caught and reading.outcome is not Outcome.TIMED_OUT:
-        late = f"not through after {probe.deadline_seconds:.0f} s; so far: {reading.detail}"
+        late = f"not finished after {probe.deadline_seconds:.0f} s; so far: {reading.detail}"
         return replace(reading, outcome=Outcome.TIMED_OUT, detail=one_line(late))
     if failure:
         return replace(reading, outcome=Outcome.FAILED, detail=one_line(failure))
@@ -118,7 +107,7 @@ async def _read(probe: Probe, machine: Machine) -> Reading:
 
 
 async def _ask(probe: Probe, machine: Machine) -> str:
-    """Put a probe's questions; what could not even be asked comes back in words."""
+    """Ask a probe's questions; what could not even be asked is returned in words."""
     failures: list[BaseException] = []
     try:
         await probe.ask(machine)

@@ -1,4 +1,4 @@
-"""Weighs what is known of NVIDIA's GPUs and driver: rules 2 to 6 of `conflicts`. Pure."""
+"""Weighs what the probes read of NVIDIA's GPUs and driver: rules 2 to 6 of `conflicts`. Pure."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _UNKNOWN: Final = Gpu(vendor="nvidia")
 _NOTHING_USABLE: Final = frozenset(
     {Trouble.NO_DEVICES, Trouble.LOST, Trouble.UNREACHABLE, Trouble.NO_LIBRARY, Trouble.NOT_LOADED}
 )
-"""With these, there is no GPU to compute on before somebody repairs something; the others hide one."""
+"""With these, no GPU can compute until something is repaired; with the others, one is hidden."""
 
 _REMEDIES: Final = {
     Trouble.MISMATCH: "The NVIDIA driver and its library are out of step: restart the computer.",
-    Trouble.NOT_LOADED: "The NVIDIA driver is not loaded, or not built for this kernel: install it again.",
-    Trouble.NO_LIBRARY: "nvidia-smi does not find the NVIDIA driver's library: install the driver again.",
-    Trouble.NO_PERMISSION: "This user may not use the NVIDIA GPU: the devices /dev/nvidia* refuse it.",
-    Trouble.BLOCKED: "Windows keeps the GPU from WSL: update its driver for Windows, then `wsl --update`.",
-    Trouble.NVML: "nvidia-smi can't reach the GPU: in a container, start the container again.",
-    Trouble.LOST: "An NVIDIA GPU is lost, it does not answer on its bus any more: restart the computer.",
+    Trouble.NOT_LOADED: "The NVIDIA driver is not loaded, or not built for this kernel: reinstall it.",
+    Trouble.NO_LIBRARY: "nvidia-smi does not find the NVIDIA driver's library: reinstall the driver.",
+    Trouble.NO_PERMISSION: "This user has no permission to use the NVIDIA GPU (/dev/nvidia*).",
+    Trouble.BLOCKED: "Windows blocks the GPU in WSL: update its Windows driver, then run `wsl --update`.",
+    Trouble.NVML: "nvidia-smi can't reach the GPU: in a container, restart the container.",
+    Trouble.LOST: "An NVIDIA GPU is lost: it no longer answers on its bus. Restart the computer.",
     Trouble.UNREACHABLE: "An NVIDIA GPU can't be reached: restart the computer.",
     Trouble.NO_DEVICES: "The NVIDIA driver finds no GPU that it can use.",
 }
@@ -86,21 +86,13 @@ def weigh_nvidia(
     windows: WindowsReading | None,
     surroundings: Literal["wsl2", "jetson"] | None,
 ) -> Nvidia:
-    """Decide which GPUs of NVIDIA's there are, and under which driver.
-
-    Args:
-        smi: nvidia-smi's answer, None where it was not asked; so the others.
-        kernel: The kernel module's version.
-        bus: Display devices on the PCI bus.
-        windows: Windows' display adapters.
-        surroundings: WSL2 or a Jetson.
-    """
+    """Decide which GPUs of NVIDIA's there are, and under which driver; None is a probe that was not asked."""
     evidence = _Evidence(smi=smi, kernel=kernel, bus=bus, windows=windows, surroundings=surroundings)
-    found = _with_driver(evidence)
-    gpus = _gpus(evidence, found)
+    nvidia = _with_driver(evidence)
+    gpus = _gpus(evidence, nvidia)
     if surroundings == "jetson":
         gpus = tuple(replace(gpu, integrated=True) for gpu in gpus)
-    known = replace(found, gpus=gpus, cuda=smi.cuda if smi is not None else None)
+    known = replace(nvidia, gpus=gpus, cuda=smi.cuda if smi is not None else None)
     return replace(known, notes=tuple(_notes(evidence, known)))
 
 
@@ -115,12 +107,12 @@ def _with_driver(evidence: _Evidence) -> Nvidia:
     return Nvidia()
 
 
-def _gpus(evidence: _Evidence, found: Nvidia) -> tuple[Gpu, ...]:
+def _gpus(evidence: _Evidence, nvidia: Nvidia) -> tuple[Gpu, ...]:
     if evidence.smi is not None and evidence.smi.gpus:
         return evidence.smi.gpus
     if evidence.surroundings == "jetson":
         return (replace(_UNKNOWN, index=0, name="NVIDIA Jetson"),)
-    if found.driver is None:
+    if nvidia.driver is None:
         return evidence.adapters or _on_bus(evidence)
     if _NOTHING_USABLE & set(evidence.troubles):
         return ()
@@ -143,12 +135,12 @@ def _notes(evidence: _Evidence, known: Nvidia) -> Iterator[str]:
     smi, kernel_driver = evidence.smi, evidence.kernel_driver
     if smi is not None and smi.outcome is Outcome.TIMED_OUT:
         yield "nvidia-smi did not answer in time" + (
-            f"; the kernel's file tells the driver, {kernel_driver}." if kernel_driver else "."
+            f"; the kernel reports driver {kernel_driver}." if kernel_driver else "."
         )
     yield from (_REMEDIES[trouble] for trouble in evidence.troubles if _is_news(trouble, evidence, known))
     if smi is not None and smi.gpus and smi.driver and kernel_driver and smi.driver != kernel_driver:
         yield (
-            f"nvidia-smi tells driver {smi.driver} and the kernel {kernel_driver}: they are out of step, "
+            f"nvidia-smi reports driver {smi.driver} and the kernel {kernel_driver}: they are out of step, "
             "restart the computer."
         )
     if smi is not None and smi.cuda_shown in {"N/A", "ERR!"}:
@@ -160,7 +152,7 @@ def _notes(evidence: _Evidence, known: Nvidia) -> Iterator[str]:
 
 
 def _is_news(trouble: Trouble, evidence: _Evidence, known: Nvidia) -> bool:
-    """A tool without a driver and without a card, as on an image made for GPUs, is nothing to tell."""
+    """A tool without a driver and without a card, as on an image made for GPUs, is not worth a note."""
     if trouble not in {Trouble.NOT_LOADED, Trouble.NO_LIBRARY, Trouble.NO_DEVICES}:
         return True
     return bool(known.gpus or known.driver or _on_bus(evidence))
@@ -171,8 +163,8 @@ def _notes_without_tool(evidence: _Evidence, known: Nvidia) -> Iterator[str]:
         return
     if evidence.kernel_driver is not None and not known.gpus:
         yield (
-            f"The kernel has NVIDIA driver {evidence.kernel_driver}, but nvidia-smi is missing, and no GPU "
-            "can be reached: start a container with `--gpus all`, or install the rest of the driver."
+            f"The kernel has NVIDIA driver {evidence.kernel_driver}, but nvidia-smi is missing and no GPU can "
+            "be reached: start the container with `--gpus all`, or install the rest of the driver."
         )
     if known.gpus and known.driver is None and evidence.surroundings != "jetson":
-        yield "There is an NVIDIA GPU without an NVIDIA driver: install the driver."
+        yield "An NVIDIA GPU was found without an NVIDIA driver: install the driver."

@@ -36,19 +36,14 @@ _USUAL_PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "sw_vers": ("/usr/bin",),
     "powershell": (r"C:\Windows\System32\WindowsPowerShell\v1.0",),
 }
-"""Where a program is when PATH does not lead to it."""
+"""Where a program usually is, for when it is not on PATH."""
 
 _CANNOT_START: Final = 126
-"""The shell's exit status for a program that is there and can't be started."""
+"""The shell's exit status for a program that exists and can't be started."""
 
 
 class LocalMachine:
-    """This computer.
-
-    Args:
-        environ: The environment, for PATH and the recorded variables.
-        python: Version of the Python that environments are made from; None for the running one.
-    """
+    """This computer; environments are made from the running Python, or from the version given."""
 
     is_local: Final = True
 
@@ -60,7 +55,8 @@ class LocalMachine:
     def resolve(self, program: str) -> Path | None:
         """Where a program is: on PATH, else in its usual places, never in the current folder."""
         places = (self._environ.get("PATH", ""), *_USUAL_PLACES.get(program, ()))
-        path = os.pathsep.join(place for place in places if place)  # foreign ones are no absolute paths here
+        # Another system's places are no absolute paths here, so that they are skipped.
+        path = os.pathsep.join(place for place in places if place)
         return resolve_program(program, {**self._environ, "PATH": path})
 
     async def run(self, *argv: str) -> CommandResult | None:
@@ -121,7 +117,7 @@ def _list_names(path: str) -> tuple[str, ...]:
 
 
 def _own_python() -> str:
-    """The version of the running Python, with the "t" of a free-threaded one, which it does not tell."""
+    """The version of the running Python, with the "t" of a free-threaded one, which it leaves out."""
     return platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else "")
 
 
@@ -146,4 +142,4 @@ def _is_translated() -> bool | None:
     size = ctypes.c_size_t(ctypes.sizeof(value))
     libc = ctypes.CDLL(None)
     failed = libc.sysctlbyname(b"sysctl.proc_translated", ctypes.byref(value), ctypes.byref(size), None, 0)
-    return False if failed else value.value == 1  # an Intel Mac does not know the name
+    return False if failed else value.value == 1  # unknown on an Intel Mac

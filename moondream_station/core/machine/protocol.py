@@ -1,4 +1,4 @@
-"""The computer, seen through one door: run a command, read a file, list a folder, platform facts."""
+"""What a machine can be asked: run a program, read a file, list a folder, platform facts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECORDED_VARIABLES: Final = (
 """The environment variables that decide which GPUs a program sees."""
 
 OUTPUT_LIMIT_BYTES: Final = 1 << 20
-"""No answer is longer than this; what goes beyond is cut off."""
+"""Longer answers are cut off here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +51,10 @@ class CommandResult:
     """What a program answered.
 
     Args:
-        argv: As it was asked: the program's name, never its place.
+        argv: As asked: the program's name, never its path.
         returncode: Its exit status; negative where a signal ended it.
         stdout: At most `OUTPUT_LIMIT_BYTES`, undecodable bytes replaced.
         stderr: The same.
-        seconds: How long it took.
         timed_out: Whether it was ended because it took too long.
     """
 
@@ -68,12 +67,7 @@ class CommandResult:
 
 
 class Unreadable(Exception):
-    """A path exists and can't be read.
-
-    Args:
-        path: The path.
-        reason: Why, in words ("permission denied").
-    """
+    """A path exists and can't be read; `reason` says why, in words ("permission denied")."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -97,31 +91,10 @@ class Machine(Protocol):
         """Whether it is this computer, so that its answers may be kept for later."""
 
     async def run(self, *argv: str) -> CommandResult | None:
-        """Run a program to its end.
-
-        Args:
-            argv: The program's name and its arguments.
-
-        Returns:
-            Its answer, or None where it is not installed.
-        """
+        """Run a program, given by its name, to its end; None where it is not installed."""
 
     async def read(self, path: str) -> str | None:
-        """Read a text file.
-
-        Returns:
-            Its text, or None where it does not exist.
-
-        Raises:
-            Unreadable: It exists and can't be read.
-        """
+        """Read a text file; None where it does not exist, Unreadable where it can't be read."""
 
     async def list(self, path: str) -> tuple[str, ...] | None:
-        """List a folder.
-
-        Returns:
-            The names in it, sorted, or None where it does not exist.
-
-        Raises:
-            Unreadable: It exists and can't be listed.
-        """
+        """List a folder, sorted; None where it does not exist, Unreadable where it can't be listed."""

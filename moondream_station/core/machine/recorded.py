@@ -1,27 +1,17 @@
-"""A computer that is not here: it answers from its record."""
+"""Another computer, which answers from its record."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 import anyio.lowlevel
 
-from moondream_station.core.facts.errors import UsageError
-from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts, Unreadable
+from moondream_station.core.machine.protocol import CommandResult, Unreadable
 from moondream_station.core.machine.record import MachineRecord
-
-_PYTHON = re.compile(r"\d+\.\d+(\.\d+((a|b|rc)\d+)?)?t?", re.ASCII)
 
 
 class RecordedMachine:
-    """Answers from a record, at once: what timed out when it was recorded does not take its time again.
-
-    Args:
-        record: The record.
-    """
+    """Answers from a record, at once, also what timed out when it was recorded."""
 
     is_local: Final = False
 
@@ -55,47 +45,3 @@ class RecordedMachine:
         reason = self._record.unreadable.get(path)
         if reason is not None:
             raise Unreadable(path, reason)
-
-
-class _WithPython:
-    """A machine whose environments are made from another Python."""
-
-    def __init__(self, machine: Machine, python: str) -> None:
-        self._machine = machine
-        self._facts = replace(machine.facts, python=python)
-
-    @property
-    def facts(self) -> PlatformFacts:
-        return self._facts
-
-    @property
-    def variables(self) -> Mapping[str, str]:
-        return self._machine.variables
-
-    @property
-    def is_local(self) -> bool:
-        return self._machine.is_local
-
-    async def run(self, *argv: str) -> CommandResult | None:
-        return await self._machine.run(*argv)
-
-    async def read(self, path: str) -> str | None:
-        return await self._machine.read(path)
-
-    async def list(self, path: str) -> tuple[str, ...] | None:
-        return await self._machine.list(path)
-
-
-def with_python(machine: Machine, python: str) -> Machine:
-    """The same machine, with environments made from another Python (`--python`).
-
-    Args:
-        machine: The machine.
-        python: The version, "3.12" or "3.12.3"; "3.14t" is a free-threaded one.
-
-    Raises:
-        UsageError: That is no version.
-    """
-    if _PYTHON.fullmatch(python) is None:
-        raise UsageError(f"{python!r} is no Python version.", hint="Give it as X.Y, 3.12 for example.")
-    return _WithPython(machine, python)

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 
 import anyio
 
+from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts, Unreadable
 from moondream_station.core.machine.record import MachineRecord
 
 _KILLED = -9
+_PYTHON = re.compile(r"\d+\.\d+(\.\d+((a|b|rc)\d+)?)?t?", re.ASCII)
 
 
 class Recorder:
     """Stands in front of a machine and keeps every question with its answer.
 
     A question that is cancelled is kept as one that timed out, so that a record shows which program hangs.
-
-    Args:
-        machine: Whom to ask.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, facts: PlatformFacts | None = None) -> None:
         self._machine = machine
+        self.facts = facts or machine.facts
+        self.variables = machine.variables
+        self.is_local = machine.is_local
         self._commands: dict[tuple[str, ...], CommandResult] = {}
         self._files: dict[str, str] = {}
         self._directories: dict[str, tuple[str, ...]] = {}
         self._unreadable: dict[str, str] = {}
 
     @property
-    def facts(self) -> PlatformFacts:
-        """The machine's."""
-        return self._machine.facts
-
-    @property
-    def variables(self) -> Mapping[str, str]:
-        """The machine's."""
-        return self._machine.variables
-
-    @property
-    def is_local(self) -> bool:
-        """The machine's."""
-        return self._machine.is_local
-
-    @property
     def record(self) -> MachineRecord:
-        """Everything so far, as it was answered: nothing private is left out yet."""
+        """Everything so far, as answered: what is private is still in it."""
         return MachineRecord(
             platform=self.facts,
             env=dict(self.variables),
@@ -92,3 +80,15 @@ class Recorder:
         if names is not None:
             self._directories[path] = names
         return names
+
+
+def with_python(machine: Machine, python: str) -> Machine:
+    """The same machine, with environments made from another Python ("3.12", "3.12.3", "3.14t").
+
+    Raises:
+        UsageError: That is not a version.
+    """
+    if _PYTHON.fullmatch(python) is None:
+        raise UsageError(f"{python!r} is not a Python version.", hint="Give it as X.Y, for example 3.12.")
+    # A machine of its own, whose capabilities are never kept as this computer's.
+    return Recorder(machine, facts=replace(machine.facts, python=python))

@@ -1,4 +1,4 @@
-"""Takes out of a record what is nobody else's business."""
+"""Removes from a record what identifies its user or device."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ _GENERIC: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Whose machine it is: what must not be found in a record.
-
-    Args:
-        homes: Home folders.
-        users: User names.
-        hosts: Host names.
-    """
+    """Whose machine it is: home folders, user names and host names, which no record may hold."""
 
     homes: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
@@ -41,11 +35,7 @@ class Identity:
 
 
 def local_identity(environ: Mapping[str, str]) -> Identity:
-    """Who uses this computer, as its environment, its list of users and its platform tell.
-
-    Args:
-        environ: The environment.
-    """
+    """Who uses this computer, according to its environment, its list of users and its platform."""
     host = platform.node()
     hosts = (host, host.partition(".")[0], environ.get("HOSTNAME", ""), environ.get("COMPUTERNAME", ""))
     account = _account()
@@ -59,12 +49,7 @@ def local_identity(environ: Mapping[str, str]) -> Identity:
 def redact(record: MachineRecord, identity: Identity) -> MachineRecord:
     """Leave home folders, user and host names, GPU identifiers and serial numbers out of a record.
 
-    Args:
-        record: What was recorded.
-        identity: Whose machine it is.
-
-    Returns:
-        The record that may be shown to others; what the probes read in it is unchanged.
+    What the probes read in it is unchanged.
     """
     clean = _cleaner(identity)
     return replace(
@@ -123,5 +108,5 @@ def _word(name: str) -> re.Pattern[str]:
 
 
 def _is_telling(name: str) -> bool:
-    # Taking these out would take versions and states out of every answer, and they name nobody.
+    # These identify nobody, and removing them would remove versions and states from every answer.
     return not re.fullmatch(r"[\d.]+|root|On|Off|NVIDIA|AMD|Intel", name)

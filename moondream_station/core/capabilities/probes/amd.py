@@ -27,26 +27,10 @@ _PROPERTY = re.compile(r"(?m)^(\w+) (\d{1,20})[ \t]*\r?$", re.ASCII)
 _AGENT = re.compile(r"(gfx[0-9a-f]{3,5})(?::[\w:+-]*)?", re.ASCII)
 _AMD: Final = 0x1002
 
-_INTEGRATED: Final = frozenset(
-    [
-        "gfx700",
-        "gfx801",
-        "gfx810",
-        "gfx902",
-        "gfx909",
-        "gfx90c",
-        "gfx1013",
-        "gfx1033",
-        "gfx1035",
-        "gfx1036",
-        "gfx1037",
-        "gfx1103",
-        "gfx1150",
-        "gfx1151",
-        "gfx1152",
-        "gfx1153",
-    ]
-)
+_INTEGRATED: Final = frozenset({
+    "gfx700", "gfx801", "gfx810", "gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036",
+    "gfx1037", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153",
+})  # fmt: skip
 """Those that LLVM lists as APU (llvm.org/docs/AMDGPUUsage.html, "Processors"); gfx942 is either."""
 
 
@@ -92,12 +76,8 @@ def _properties_of(node: str) -> str:
 def _kernel_gpus(record: MachineRecord) -> tuple[Gpu, ...]:
     nodes = sorted(record.directories.get(NODES, ()), key=lambda node: (len(node), node))
     texts = (record.files.get(_properties_of(node)) for node in nodes)
-    found = [gpu for text in texts if text is not None and (gpu := _gpu_of(text)) is not None]
-    return tuple(_numbered(found))
-
-
-def _numbered(gpus: list[Gpu]) -> list[Gpu]:
-    return [replace(gpu, index=n) for n, gpu in enumerate(gpus)]
+    gpus = [gpu for text in texts if text is not None and (gpu := _gpu_of(text)) is not None]
+    return tuple(replace(gpu, index=n) for n, gpu in enumerate(gpus))
 
 
 def _gpu_of(text: str) -> Gpu | None:

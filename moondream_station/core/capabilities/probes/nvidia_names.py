@@ -13,23 +13,15 @@ _SPACES = re.compile(r"[\s/,-]+")
 
 
 def capability_of(name: str, *, is_cut: bool = False) -> str | None:
-    """Look a GPU up by its name.
+    """The compute capability ("6.1") by a name as nvidia-smi or Windows prints it; `is_cut`: its end is missing.
 
-    Args:
-        name: As nvidia-smi or Windows prints it.
-        is_cut: Whether the end of the name is missing.
-
-    Returns:
-        Its compute capability ("6.1"), or None where the name is not known or fits GPUs of several.
+    None where the name is not known, or fits GPUs of several capabilities.
     """
-    wanted = _words(name)
+    words = _words(name)
     if is_cut:
-        return _capability_of_start(wanted)
-    for length in range(len(wanted), 0, -1):
-        capability = _table().get(wanted[:length])
-        if capability is not None:
-            return capability
-    return None
+        return _capability_of_start(words)
+    starts = (words[:length] for length in range(len(words), 0, -1))
+    return next((capability for start in starts if (capability := _table().get(start))), None)
 
 
 def _capability_of_start(start: tuple[str, ...]) -> str | None:

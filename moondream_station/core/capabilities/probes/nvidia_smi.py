@@ -85,8 +85,8 @@ def _read(record: MachineRecord) -> Reading:
         )
     rows = _rows(query, _FIELDS) or _rows(old, _OLD_FIELDS) or parse_table(plain.stdout if plain else "")
     header = parse_header(plain.stdout) if plain is not None else SmiHeader()
-    said = {trouble for result in results for trouble in troubles_of(_all_of(result), result.returncode)}
-    troubles = tuple(trouble for trouble in Trouble if trouble in said)
+    named = {trouble for result in results for trouble in troubles_of(_all_of(result), result.returncode)}
+    troubles = tuple(trouble for trouble in Trouble if trouble in named)
     gpus = tuple(_gpu(row) for row in rows)
     driver = next((row.driver for row in rows if row.driver), header.driver)
     outcome, detail = _verdict(results, gpus, driver, header.cuda, troubles)
@@ -118,9 +118,9 @@ def _verdict(
     if not troubles:
         reading = not_answered(results[0], "nvidia-smi")
         return (reading.outcome, reading.detail)
-    said = first_line(*(text for result in results for text in (result.stdout, result.stderr)))
+    output = first_line(*(text for result in results for text in (result.stdout, result.stderr)))
     outcome = Outcome.ABSENT if set(troubles) <= _NOT_THERE else Outcome.FAILED
-    return (outcome, one_line(f"{troubles[0]}: {said}" if said else troubles[0]))
+    return (outcome, one_line(f"{troubles[0]}: {output}" if output else troubles[0]))
 
 
 def _rows(result: CommandResult | None, fields: tuple[str, ...]) -> tuple[SmiGpu, ...]:

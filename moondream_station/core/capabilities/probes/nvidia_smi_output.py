@@ -109,9 +109,7 @@ class SmiHeader:
 def parse_rows(text: str, fields: Sequence[str]) -> tuple[SmiGpu, ...]:
     """Read `--format=csv,noheader,nounits`, whatever lines stand before, between or after the rows.
 
-    Args:
-        text: What was printed.
-        fields: The fields that were asked for; the first is `index`, the second `name`.
+    The first of the fields is `index`, the second `name`.
     """
     rows = (_cells(line, len(fields)) for line in text.splitlines())
     return tuple(_gpu(dict(zip(fields, cells, strict=True))) for cells in rows if cells)
@@ -144,20 +142,15 @@ def parse_header(text: str) -> SmiHeader:
 
 
 def troubles_of(text: str, returncode: int) -> tuple[Trouble, ...]:
-    """What nvidia-smi complains of, worst first.
-
-    Args:
-        text: All it printed, errors too.
-        returncode: Its exit status.
-    """
+    """What nvidia-smi complains of, worst first, by all that it printed, else by its exit status."""
     lower = text.lower()
-    found = {trouble for phrase, trouble in _TROUBLES if phrase in lower}
-    if not found and returncode in _TROUBLE_BY_STATUS:
-        found.add(_TROUBLE_BY_STATUS[returncode])
+    troubles = {trouble for phrase, trouble in _TROUBLES if phrase in lower}
+    if not troubles and returncode in _TROUBLE_BY_STATUS:
+        troubles.add(_TROUBLE_BY_STATUS[returncode])
     for general, specific in _IMPLIED.items():
-        if found & specific:
-            found.discard(general)
-    return tuple(trouble for trouble in Trouble if trouble in found)
+        if troubles & specific:
+            troubles.discard(general)
+    return tuple(trouble for trouble in Trouble if trouble in troubles)
 
 
 def refuses_field(text: str) -> bool:

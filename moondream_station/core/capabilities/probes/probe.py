@@ -1,7 +1,7 @@
-"""What a probe is: questions put to a machine, and a pure reading of the answers.
+"""A probe: questions to a machine, and a pure reading of the answers.
 
-Asking and reading are apart, so that what was answered before a deadline still counts, and so that every
-reading can be tried with any text.
+Asking and reading are separate, so that what was answered before a deadline still counts, and so that every
+reading can be tested with any text.
 """
 
 from __future__ import annotations
@@ -25,12 +25,7 @@ DETAIL_LIMIT: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a probe made of the answers.
-
-    Args:
-        outcome: Whether it found what it looks for.
-        detail: What it saw, one line, nothing private.
-    """
+    """What a probe concluded from the answers; `detail` is what it saw, one line, nothing private."""
 
     outcome: Outcome
     detail: str
@@ -38,12 +33,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One question put to the machine.
+    """One question to the machine.
 
     Args:
         name: Its name, as docs/reference has it.
-        ask: Puts its questions; the answers are kept by the recorder that stands before the machine.
-        read: Makes a reading of what was answered. Pure, and total: no text makes it raise.
+        ask: Asks its questions; the recorder before the machine keeps the answers.
+        read: Reads what was answered. Pure, and total: no text makes it raise.
         deadline_seconds: For all its questions together.
         system: The only `platform.system()` it is asked on, None for every one.
         programs: The programs it runs.
@@ -107,8 +102,7 @@ def not_answered(result: CommandResult, program: str) -> Reading:
     """The reading of a program that gave nothing usable."""
     if result.timed_out:
         return Reading(outcome=Outcome.TIMED_OUT, detail=f"{program} did not answer in time")
-    said = first_line(result.stderr, result.stdout)
-    saying = f", saying: {said}" if said else " without an answer"
-    return Reading(
-        outcome=Outcome.FAILED, detail=one_line(f"{program} exited with {result.returncode}{saying}")
-    )
+    output = first_line(result.stderr, result.stdout)
+    saying = f", saying: {output}" if output else " without an answer"
+    detail = f"{program} exited with {result.returncode}{saying}"
+    return Reading(outcome=Outcome.FAILED, detail=one_line(detail))
