@@ -1,4 +1,4 @@
-"""Wheels of torch that can be had: real ones, from their file names, or those that the catalog knows of."""
+"""Available wheels of torch: real ones, from their file names, or those that the catalog knows of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
@@ -23,7 +24,7 @@ _MACHINES: tuple[tuple[str, Platform], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A wheel of torch that can be had.
+    """An available wheel of torch.
 
     Args:
         build: The build that it belongs to.
@@ -84,10 +85,31 @@ class Offer:
         """Its version without the local part."""
         return _version(self.torch)
 
+    def fits_python(self, target: Target) -> bool:
+        """Whether it is for a target's Python; what the wheel needs of the system is not asked."""
+        if not self.is_real:
+            return target.python_minor in self.pythons
+        if self.requires_python and not _accepts(self.requires_python, target.python_full):
+            return False
+        return any((tag.interpreter, tag.abi) in target.python_tags for tag in self.tags)
+
+    def fits_system(self, target: Target) -> bool:
+        """Whether it is for a target's C library or macOS."""
+        platforms = [tag.platform for tag in self.tags] if self.is_real else self.platform_tags
+        return any(platform in target.platform_tags for platform in platforms)
+
 
 @lru_cache(maxsize=8192)
 def _version(text: str) -> Version:
     return Version(text)
+
+
+@lru_cache(maxsize=1024)
+def _accepts(requires_python: str, python: str) -> bool:
+    try:
+        return SpecifierSet(requires_python).contains(python, prereleases=True)
+    except InvalidSpecifier:  # an index may hold anything; its file name still decides
+        return True
 
 
 def offer_from_wheel(
@@ -106,7 +128,7 @@ def offer_from_wheel(
     """The offer that a file is, None for a file that is no wheel of torch or belongs to no known build.
 
     A wheel belongs to the build that its local version names; without one, to the build that the catalog
-    gives PyPI's own wheel for that version and platform. The other arguments are the offer's fields.
+    gives PyPI's own wheel for that version and platform.
     """
     name = unquote(filename)
     try:
@@ -141,10 +163,7 @@ def offer_from_wheel(
 def catalog_offers(catalog: Catalog, target: Target, *, index: str | None = None) -> tuple[Offer, ...]:
     """Every wheel that the catalog knows of for a platform, whether it fits the Python or not.
 
-    Args:
-        catalog: The catalog.
-        target: The machine.
-        index: What stands in for the official index's base URL.
+    `index` replaces the official index's base URL.
     """
     platform = target.platform
     if platform is None:
@@ -179,3 +198,35 @@ def _platform_of(tags: frozenset[Tag]) -> Platform | None:
         if platform.startswith(("manylinux", "linux_")):
             return next((known for suffix, known in _MACHINES if platform.endswith(suffix)), None)
     return None
+
+
+def pythons_of(offers: tuple[Offer, ...]) -> tuple[str, ...]:
+    """The Pythons that offers have wheels for, oldest first, free-threaded ones last."""
+    pythons = {python for offer in offers for python in offer.pythons}
+    for offer in offers:
+        for tag in offer.tags:
+            digits = tag.interpreter.removeprefix("cp")
+            if tag.interpreter.startswith("cp") and len(digits) > 1:
+                pythons.add(f"{digits[0]}.{digits[1:]}{'t' if tag.abi.endswith('t') else ''}")
+    return tuple(sorted(pythons, key=lambda python: (python.endswith("t"), Version(python.rstrip("t")))))
+
+
+def in_words(pythons: tuple[str, ...]) -> str:
+    """Pythons for a sentence, runs of them shortened: "3.9 to 3.13, 3.13t"."""
+    runs: list[list[str]] = []
+    for python in pythons:
+        if runs and _follows(runs[-1][-1], python):
+            runs[-1].append(python)
+        else:
+            runs.append([python])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs) or "none"
+
+
+def _follows(python: str, after: str) -> bool:
+    """Whether one Python is the next minor version of another, of the same threading."""
+    if python.endswith("t") != after.endswith("t"):
+        return False
+    (major, minor), (next_major, next_minor) = (
+        map(int, version.rstrip("t").split(".")) for version in (python, after)
+    )
+    return (major, minor + 1) == (next_major, next_minor)

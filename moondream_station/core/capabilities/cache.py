@@ -6,17 +6,20 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import psutil
 
-from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.capabilities.fingerprint import fingerprint
+from moondream_station.core.capabilities.detect import PROBES, detect
+from moondream_station.core.capabilities.probes import nvidia_driver
 from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError
+from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import read_json, write_atomically
@@ -28,6 +31,9 @@ VALID_SECONDS: Final = 300.0
 
 _STATE_SECONDS: Final = 1.0
 """How long the fingerprint may take; it takes less than a thousandth of that."""
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_DRIVER_FILES: Final = (Path(nvidia_driver.PROC), Path(nvidia_driver.SYS))
 
 _FORMAT: Final = "moondream-station/capabilities/1"
 _UNKNOWN: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
@@ -189,3 +195,42 @@ def _from_json(data: dict[str, Any]) -> Capabilities:
     )
     plain["notes"] = tuple(data["notes"])
     return Capabilities(**plain)
+
+
+def fingerprint(machine: LocalMachine) -> str:
+    """What a snapshot depends on: while it is unchanged, so is what probes would find.
+
+    It covers the boot, the loaded NVIDIA driver, the kernel, the recorded environment variables, Python and
+    platform, the station's version, and the probes' programs with their times. It reads a handful of small
+    files and takes well under a millisecond.
+    """
+    probes = (probe for probe in PROBES if probe.system in {None, machine.facts.system})
+    programs = sorted({program for probe in probes for program in probe.programs})
+    state = [
+        VERSION,
+        _boot(),
+        [_text_of(path) for path in _DRIVER_FILES],
+        astuple(machine.facts),
+        sorted(machine.variables.items()),
+        [_stamp_of(program, machine) for program in programs],
+    ]
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _boot() -> str:
+    return _text_of(_BOOT_ID) or f"{psutil.boot_time():.0f}"
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def _stamp_of(program: str, machine: LocalMachine) -> tuple[str, int] | None:
+    path = machine.resolve(program)
+    try:
+        return (str(path), path.stat().st_mtime_ns) if path is not None else None
+    except OSError:
+        return None

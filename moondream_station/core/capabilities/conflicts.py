@@ -27,12 +27,11 @@ from typing import Literal, TypeVar
 from moondream_station.core.capabilities.nvidia_evidence import Nvidia, weigh_nvidia
 from moondream_station.core.capabilities.probes.amd import AmdReading
 from moondream_station.core.capabilities.probes.intel import IntelReading
-from moondream_station.core.capabilities.probes.macos import MacosReading
-from moondream_station.core.capabilities.probes.nvcc import NvccReading
 from moondream_station.core.capabilities.probes.nvidia_driver import NvidiaDriverReading
 from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReading
 from moondream_station.core.capabilities.probes.probe import Reading
 from moondream_station.core.capabilities.probes.sysctl import SysctlReading
+from moondream_station.core.capabilities.probes.versions import MacosReading, NvccReading
 from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
 from moondream_station.core.facts.capabilities import (
     BUS_ALONE,

@@ -13,13 +13,12 @@ import anyio.lowlevel
 from moondream_station.core.capabilities.conflicts import combine
 from moondream_station.core.capabilities.probes.amd import AMD
 from moondream_station.core.capabilities.probes.intel import INTEL
-from moondream_station.core.capabilities.probes.macos import MACOS
-from moondream_station.core.capabilities.probes.nvcc import NVCC
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
 from moondream_station.core.capabilities.probes.platform import PLATFORM
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, one_line
 from moondream_station.core.capabilities.probes.sysctl import SYSCTL
+from moondream_station.core.capabilities.probes.versions import MACOS, NVCC
 from moondream_station.core.capabilities.probes.windows_gpus import WINDOWS_GPUS
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError

@@ -28,7 +28,7 @@ _REMEDIES: Final = {
     Trouble.NO_PERMISSION: "This user has no permission to use the NVIDIA GPU (/dev/nvidia*).",
     Trouble.BLOCKED: "Windows blocks the GPU in WSL: update its Windows driver, then run `wsl --update`.",
     Trouble.NVML: "nvidia-smi can't reach the GPU: in a container, restart the container.",
-    Trouble.LOST: "An NVIDIA GPU is lost: it no longer answers on its bus. Restart the computer.",
+    Trouble.LOST: "An NVIDIA GPU is lost and no longer answers on its bus: restart the computer.",
     Trouble.UNREACHABLE: "An NVIDIA GPU can't be reached: restart the computer.",
     Trouble.NO_DEVICES: "The NVIDIA driver finds no GPU that it can use.",
 }
@@ -163,8 +163,8 @@ def _notes_without_tool(evidence: _Evidence, known: Nvidia) -> Iterator[str]:
         return
     if evidence.kernel_driver is not None and not known.gpus:
         yield (
-            f"The kernel has NVIDIA driver {evidence.kernel_driver}, but nvidia-smi is missing and no GPU can "
-            "be reached: start the container with `--gpus all`, or install the rest of the driver."
+            f"The kernel has NVIDIA driver {evidence.kernel_driver}, but nvidia-smi is missing and no GPU "
+            "can be reached: start the container with `--gpus all`, or install the rest of the driver."
         )
     if known.gpus and known.driver is None and evidence.surroundings != "jetson":
         yield "An NVIDIA GPU was found without an NVIDIA driver: install the driver."

@@ -31,6 +31,9 @@ class StationError(Exception):
 
     code: ClassVar[str] = "internal-error"
 
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        cls.code = code or cls.code
+
     def __init__(self, message: str, *, hint: str | None = None, log: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -43,127 +46,87 @@ class StationError(Exception):
         return ErrorInfo(code=self.code, message=self.message, hint=self.hint)
 
 
-class UsageError(StationError):
+class UsageError(StationError, code="usage"):
     """The command line itself is wrong; nothing was done. Exit code 2."""
 
-    code = "usage"
 
-
-class UnknownModel(StationError):
+class UnknownModel(StationError, code="unknown-model"):
     """The manifest has no such model."""
 
-    code = "unknown-model"
 
-
-class UnsupportedModel(StationError):
+class UnsupportedModel(StationError, code="unsupported-model"):
     """The model can't run on this machine, or not with this version of the station."""
 
-    code = "unsupported-model"
 
-
-class NoActiveModel(StationError):
+class NoActiveModel(StationError, code="no-active-model"):
     """Nothing to act on: no model is active."""
 
-    code = "no-active-model"
 
-
-class NothingToCancel(StationError):
+class NothingToCancel(StationError, code="nothing-running"):
     """No activation is running."""
 
-    code = "nothing-running"
 
-
-class NothingToRollBack(StationError):
+class NothingToRollBack(StationError, code="nothing-to-roll-back"):
     """The model has no earlier environment, or is not the one that a station serves."""
 
-    code = "nothing-to-roll-back"
 
-
-class ManifestInvalid(StationError):
+class ManifestInvalid(StationError, code="manifest-invalid"):
     """The manifest can't be read, or is not valid."""
 
-    code = "manifest-invalid"
 
-
-class ArchiveUnsafe(StationError):
+class ArchiveUnsafe(StationError, code="archive-unsafe"):
     """A backend archive holds something that must not be unpacked."""
 
-    code = "archive-unsafe"
 
-
-class BackendUnavailable(StationError):
+class BackendUnavailable(StationError, code="backend-unavailable"):
     """A backend's code is not available."""
 
-    code = "backend-unavailable"
 
-
-class RequirementsUnsafe(StationError):
+class RequirementsUnsafe(StationError, code="requirements-unsafe"):
     """A backend's requirements ask for something other than names, versions, markers and hashes."""
 
-    code = "requirements-unsafe"
 
-
-class NoBuild(StationError):
+class NoBuild(StationError, code="no-build"):
     """No PyTorch build satisfies the requirement on this machine."""
 
-    code = "no-build"
 
-
-class IndexUnreachable(StationError):
+class IndexUnreachable(StationError, code="index-unreachable"):
     """A package index did not answer, or not usefully."""
 
-    code = "index-unreachable"
 
-
-class ResolutionConflict(StationError):
+class ResolutionConflict(StationError, code="resolution-conflict"):
     """The requirements contradict each other or the chosen build."""
 
-    code = "resolution-conflict"
 
-
-class HashMismatch(StationError):
+class HashMismatch(StationError, code="hash-mismatch"):
     """A file does not match its hash in the lock, even after it was downloaded again."""
 
-    code = "hash-mismatch"
 
-
-class DownloadFailed(StationError):
+class DownloadFailed(StationError, code="download-failed"):
     """A file can't be downloaded."""
 
-    code = "download-failed"
 
-
-class NoSpace(StationError):
+class NoSpace(StationError, code="no-space"):
     """A disk is full, or would be."""
 
-    code = "no-space"
 
-
-class EnvironmentBroken(StationError):
+class EnvironmentBroken(StationError, code="environment-broken"):
     """An environment is not what its lock and its records say."""
 
-    code = "environment-broken"
 
-
-class PythonUnsuitable(StationError):
+class PythonUnsuitable(StationError, code="python-unsuitable"):
     """The requested Python interpreter can't be used."""
 
-    code = "python-unsuitable"
 
-
-class BuildFailed(StationError):
+class BuildFailed(StationError, code="build-failed"):
     """A package that the manifest allows to be built from source can't be built."""
 
-    code = "build-failed"
 
-
-class VerificationFailed(StationError):
+class VerificationFailed(StationError, code="verification-failed"):
     """Torch itself does not report what was planned.
 
     `is_curable` says whether another build could do better; it can't where driver or device are at fault.
     """
-
-    code = "verification-failed"
 
     def __init__(
         self, message: str, *, hint: str | None = None, log: str | None = None, is_curable: bool = True
@@ -172,112 +135,76 @@ class VerificationFailed(StationError):
         self.is_curable = is_curable
 
 
-class WorkerFailed(StationError):
+class WorkerFailed(StationError, code="worker-failed"):
     """A backend's worker exited, refused, or broke its protocol."""
 
-    code = "worker-failed"
 
-
-class WorkerTimeout(StationError):
+class WorkerTimeout(StationError, code="worker-timeout"):
     """A backend did not answer in time."""
 
-    code = "worker-timeout"
 
-
-class WorkerBusy(StationError):
+class WorkerBusy(StationError, code="queue-full"):
     """Too many requests are already waiting for the worker."""
 
-    code = "queue-full"
 
-
-class WorkerLoading(StationError):
+class WorkerLoading(StationError, code="worker-loading"):
     """The worker is still loading its model."""
 
-    code = "worker-loading"
 
-
-class UnknownFunction(StationError):
+class UnknownFunction(StationError, code="unknown-function"):
     """The active backend has no such function."""
 
-    code = "unknown-function"
 
-
-class BackendError(StationError):
+class BackendError(StationError, code="backend-error"):
     """A backend's function raised, or returned what can't be passed on; its worker keeps running."""
 
-    code = "backend-error"
 
-
-class WeightsUnreachable(StationError):
+class WeightsUnreachable(StationError, code="weights-unreachable"):
     """A model's weights can't be downloaded."""
 
-    code = "weights-unreachable"
 
-
-class HomeUnusable(StationError):
+class HomeUnusable(StationError, code="home-unusable"):
     """The home can't be created, read or written."""
 
-    code = "home-unusable"
 
-
-class HomeLocked(StationError):
+class HomeLocked(StationError, code="home-locked"):
     """The home's file system does not support locks, so nothing may be changed in it."""
 
-    code = "home-locked"
 
-
-class StationRunning(StationError):
+class StationRunning(StationError, code="station-running"):
     """Another station already serves this home."""
 
-    code = "station-running"
 
-
-class StationUnreachable(StationError):
+class StationUnreachable(StationError, code="station-unreachable"):
     """A station that should serve does not answer."""
 
-    code = "station-unreachable"
 
-
-class AddressUnusable(StationError):
+class AddressUnusable(StationError, code="address-unusable"):
     """The station can't listen on the given address."""
 
-    code = "address-unusable"
 
-
-class AddressInUse(StationError):
+class AddressInUse(StationError, code="address-in-use"):
     """No free port to serve on."""
 
-    code = "address-in-use"
 
-
-class SettingsInvalid(StationError):
+class SettingsInvalid(StationError, code="settings-invalid"):
     """config.json, a variable, or pip's or uv's configuration holds an invalid value."""
 
-    code = "settings-invalid"
 
-
-class OutputUnwritable(StationError):
+class OutputUnwritable(StationError, code="output-unwritable"):
     """A command's output can't be written, because a disk is full, for example."""
 
-    code = "output-unwritable"
 
-
-class ProgramMissing(StationError):
+class ProgramMissing(StationError, code="program-missing"):
     """A program that the station needs is not installed."""
 
-    code = "program-missing"
 
-
-class HistoryGone(StationError):
+class HistoryGone(StationError, code="history-gone"):
     """The events after one are no longer complete; a snapshot replaces them."""
 
-    code = "history-gone"
 
-
-class SubscriberOverflowed(StationError):
+class SubscriberOverflowed(StationError, code="subscriber-overflowed"):
     """A subscriber did not read in time and was closed; it may resume after `last_seq`."""
-
-    code = "subscriber-overflowed"
 
     def __init__(self, *, last_seq: int) -> None:
         super().__init__(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
-from moondream_station.core.builds.pythons import in_words, pythons_of
+from moondream_station.core.builds.offers import in_words, pythons_of
 from moondream_station.core.builds.visibility import describe, hiding_variable
 from moondream_station.core.selection.request import Case, Obstacle
 from moondream_station.core.selection.verdicts import Judgement, best_build, judge, why_not_system

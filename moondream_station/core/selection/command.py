@@ -5,10 +5,8 @@ from __future__ import annotations
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.pythons import fits_python
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.selection.request import Case
-from moondream_station.core.selection.verdicts import fits_system
 
 _PIP = ("python", "-m", "pip", "install")
 _UNPINNED_COMPANION = "torchaudio"  # 2.11.0 names no torch, so pip would pair it with any
@@ -45,8 +43,8 @@ def _would_differ(offer: Offer, case: Case) -> bool:
         and other.index_url == offer.index_url
         and other.version > offer.version
         and (other.is_real or other.verified)
-        and fits_system(other, case.target)
-        and fits_python(other, case.target)
+        and other.fits_system(case.target)
+        and other.fits_python(case.target)
     ]
     # Without a final release among them the filter would let pre-releases through, which pip does not.
     return any(

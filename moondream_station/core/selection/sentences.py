@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, listed
-from moondream_station.core.builds.pythons import in_words, pythons_of
+from moondream_station.core.builds.offers import in_words, pythons_of
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.selection.request import Case, Obstacle

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
-from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.pythons import fits_python, in_words, pythons_of
-from moondream_station.core.builds.target import Target, platform_name
+from moondream_station.core.builds.offers import Offer, in_words, pythons_of
+from moondream_station.core.builds.target import platform_name
 from moondream_station.core.selection.request import Case, Obstacle
 
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}  # PEP 600
@@ -128,14 +127,8 @@ def _check_requirement(build: Build, offers: tuple[Offer, ...], case: Case) -> O
 
 
 def _check_system(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
-    fitting = tuple(offer for offer in offers if fits_system(offer, case.target))
+    fitting = tuple(offer for offer in offers if offer.fits_system(case.target))
     return fitting or why_not_system(build, min(offers, key=lambda offer: offer.version), case)
-
-
-def fits_system(offer: Offer, target: Target) -> bool:
-    """Whether an offer's wheel is for a target's C library or macOS."""
-    platforms = [tag.platform for tag in offer.tags] if offer.is_real else offer.platform_tags
-    return any(platform in target.platform_tags for platform in platforms)
 
 
 def why_not_system(build: Build, offer: Offer, case: Case) -> str:
@@ -170,7 +163,7 @@ def _check_architecture(build: Build, offers: tuple[Offer, ...], case: Case) -> 
 
 def _check_python(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
     target = case.target
-    fitting = tuple(offer for offer in offers if fits_python(offer, target))
+    fitting = tuple(offer for offer in offers if offer.fits_python(target))
     if fitting:
         return fitting
     of = f" of {case.torch.text}" if case.torch.text else ""

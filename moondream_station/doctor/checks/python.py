@@ -6,7 +6,7 @@ import sys
 
 import anyio.lowlevel
 
-from moondream_station.core.builds.pythons import in_words
+from moondream_station.core.builds.offers import in_words
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON, own_interpreter
 from moondream_station.core.resolve.uv_program import OLDEST_UV, find_uv

@@ -15,9 +15,9 @@ from moondream_station.core.capabilities.cache import (
     VALID_SECONDS,
     CapabilityCache,
     Detected,
+    fingerprint,
     read_cached,
 )
-from moondream_station.core.capabilities.fingerprint import fingerprint
 from moondream_station.core.home.layout import Home
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine

@@ -65,7 +65,7 @@ def test_a_toolkit_without_a_driver_is_no_gpu() -> None:
     assert found.nvcc == "13.0"
     assert nvidia_of(found) == ([], None, None)
     assert found.nvidia_cuda is None
-    assert said(found, "toolkit", "no GPU")
+    assert said(found, "CUDA toolkit 13", "ignored")
 
 
 def test_a_toolkit_beside_a_driver_needs_no_word() -> None:
@@ -153,7 +153,7 @@ def test_a_container_that_lost_its_gpu() -> None:
     failing = smi_fails("Failed to initialize NVML: Unknown Error", 255)
     found = capabilities_of(merged(linux(*failing, driver="550.54.14"), pci(NVIDIA_CARD)))
     assert nvidia_of(found)[0] == [None]
-    assert said(found, "start the container again")
+    assert said(found, "restart the container")
 
 
 def test_a_card_without_a_driver() -> None:
@@ -319,7 +319,7 @@ def test_a_silent_mac_is_not_judged() -> None:
     """Where nobody tells of Rosetta, it is unknown, which is said with what would follow."""
     found = capabilities_of(cpu_only(replace(MACOS, machine="x86_64")))
     assert found.in_rosetta is None
-    assert said(found, "could not be found out", "arm64 Python")
+    assert said(found, "could not be detected", "arm64 Python")
 
 
 def test_the_higher_version_of_macos_is_true() -> None:

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from moondream_station.core.capabilities.detect import PROBES, detect
-from moondream_station.core.capabilities.probes.nvcc import NVCC
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
+from moondream_station.core.capabilities.probes.versions import NVCC
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import ProgramMissing
 from moondream_station.core.machine.local import LocalMachine

@@ -207,7 +207,7 @@ def test_another_python_is_the_only_difference() -> None:
     assert machine.facts.python == "3.11"
     assert machine.facts.system == "Linux"
     assert not machine.is_local
-    with pytest.raises(UsageError, match="no Python version"):
+    with pytest.raises(UsageError, match="not a Python version"):
         with_python(machine, "three")
 
 

@@ -13,7 +13,7 @@ _SPACES = re.compile(r"[\s/,-]+")
 
 
 def capability_of(name: str, *, is_cut: bool = False) -> str | None:
-    """The compute capability ("6.1") by a name as nvidia-smi or Windows prints it; `is_cut`: its end is missing.
+    """The compute capability ("6.1") by a name, of which the end `is_cut` perhaps, as a table does it.
 
     None where the name is not known, or fits GPUs of several capabilities.
     """

@@ -15,12 +15,11 @@ from moondream_station.core.capabilities.detect import PROBES
 from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, sysctl
 from moondream_station.core.capabilities.probes.amd import AMD, AmdReading
 from moondream_station.core.capabilities.probes.intel import INTEL, IntelReading
-from moondream_station.core.capabilities.probes.macos import MACOS, MacosReading
-from moondream_station.core.capabilities.probes.nvcc import NVCC, NvccReading
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER, NvidiaDriverReading
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.capabilities.probes.probe import DETAIL_LIMIT, Probe, Reading
 from moondream_station.core.capabilities.probes.sysctl import SYSCTL, SysctlReading
+from moondream_station.core.capabilities.probes.versions import MACOS, NVCC, MacosReading, NvccReading
 from moondream_station.core.capabilities.probes.windows_gpus import QUERY, WINDOWS_GPUS, WindowsReading
 from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.protocol import CommandResult
