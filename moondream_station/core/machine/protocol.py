@@ -37,9 +37,9 @@ class PlatformFacts:
     """
 
     system: str
-    release: str
     machine: str
     python: str
+    release: str = ""
     version: str = ""
     mac_ver: str = ""
     libc: tuple[str, str] = ("", "")

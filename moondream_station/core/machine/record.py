@@ -1,17 +1,20 @@
-"""A machine as a file: what every probe asked and got."""
+"""A machine as a file: what every probe asked, and the answers."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, TypeAdapter
 
 FORMAT: Final = "moondream-station/machine/1"
 LIMIT_BYTES: Final = 32 << 20
@@ -24,7 +27,7 @@ _HINT: Final = "`moondream-station doctor --record FILE` writes such a file."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineRecord:
-    """What every probe asked of a machine, and got.
+    """What every probe asked of a machine, and the answers.
 
     Args:
         platform: What Python knew of it.
@@ -56,14 +59,7 @@ class MachineRecord:
 
 
 def load_record(path: Path) -> MachineRecord:
-    """Read a machine record from a file.
-
-    Args:
-        path: The file.
-
-    Raises:
-        UsageError: There is no such file, or it is no machine record; the message says what is wrong in it.
-    """
+    """Read a machine record from a file; UsageError says why it can't be read, or what is wrong in it."""
     try:
         with path.open("rb") as file:
             content = file.read(LIMIT_BYTES + 1)
@@ -72,135 +68,71 @@ def load_record(path: Path) -> MachineRecord:
         raise UsageError(f"{path} can't be read: {reason}.", hint=_HINT) from error
     try:
         if len(content) > LIMIT_BYTES:
-            _wrong(f"it is longer than {LIMIT_BYTES >> 20} MiB")
-        return record_from_json(json.loads(content.decode("utf-8-sig"), parse_constant=_wrong_number))
+            raise _NotARecord(f"it is longer than {LIMIT_BYTES >> 20} MiB")
+        return record_from_json(json.loads(content.decode("utf-8-sig")))
     except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, _NoRecord) else "it is no JSON"
-        raise UsageError(f"{path} is no machine record: {reason}.", hint=_HINT) from error
+        reason = str(error) if isinstance(error, _NotARecord) else "it is not JSON"
+        raise UsageError(f"{path} is not a machine record: {reason}.", hint=_HINT) from error
 
 
 def record_from_json(data: Any) -> MachineRecord:
-    """Make a record from its JSON form; keys that are not known are ignored, so that newer records are read.
+    """Make a record from its JSON form; ValueError says why it is none.
 
-    Raises:
-        ValueError: It is no machine record; the text says why.
+    Keys that are not known are ignored, so that newer records are read, and null counts as missing.
     """
-    record = _object(data, "the record")
-    if record.get("format") != FORMAT:
-        _wrong(f'"format" is not "{FORMAT}"')
-    commands = _array(_given(record, "commands", []), "commands")
-    directories = _known(record, "directories")
-    return MachineRecord(
-        platform=_platform(_object(record.get("platform"), "platform")),
-        env=_texts(_known(record, "env"), "env"),
-        commands=tuple(_command(entry, f"commands[{n}]") for n, entry in enumerate(commands)),
-        files=_texts(_known(record, "files"), "files"),
-        directories={path: _names(names, f"directories[{path!r}]") for path, names in directories.items()},
-        unreadable=_texts(_given(record, "unreadable", {}), "unreadable"),
-    )
+    from pydantic import ValidationError  # noqa: PLC0415  60 ms that nothing which reads no record should pay
+
+    if not isinstance(data, dict):
+        raise _NotARecord("it is not an object")
+    if data.get("format") != FORMAT:
+        raise _NotARecord(f'"format" is not "{FORMAT}"')
+    # By way of text, because only there a strict reader takes a list for a tuple.
+    text = json.dumps([_normalized(data)], ensure_ascii=False).encode("utf-8", "replace")
+    try:
+        (record,) = _reader().validate_json(text)
+    except ValidationError as invalid:
+        error = invalid.errors()[0]
+        place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"][1:])
+        raise _NotARecord(f'"{place.lstrip(".")}": {error["msg"].lower()}') from invalid
+    if _PYTHON.fullmatch(record.platform.python) is None:
+        raise _NotARecord('"platform.python" is not a version')
+    for n, command in enumerate(record.commands):
+        if not command.argv:
+            raise _NotARecord(f'"commands[{n}].argv" is empty')
+        if command.seconds < 0:
+            raise _NotARecord(f'"commands[{n}].seconds" is negative')
+    return record
 
 
-class _NoRecord(ValueError):
+class _NotARecord(ValueError):
     """What is wrong with a record, in words for its user."""
 
 
-def _wrong(reason: str) -> NoReturn:
-    raise _NoRecord(reason)
-
-
-def _wrong_number(name: str) -> NoReturn:
-    _wrong(f"{name} is no number")
-
-
-def _given(data: Mapping[str, Any], key: str, otherwise: Any) -> Any:
-    """A value; another one where it is missing, or null, as what is unknown is written."""
-    value = data.get(key)
-    return otherwise if value is None else value
-
-
-def _known(data: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The entries of an object; one that is null is as one that is missing: not set, or not there."""
-    entries = _object(_given(data, key, {}), key)
-    return {name: value for name, value in entries.items() if value is not None}
-
-
-def _platform(data: Mapping[str, Any]) -> PlatformFacts:
-    python = _text(data.get("python"), "platform.python")
-    if _PYTHON.fullmatch(python) is None:
-        _wrong('"platform.python" is no version')
-    libc = _names(_given(data, "libc", []), "platform.libc") or ("", "")
-    if len(libc) != 2:  # noqa: PLR2004  a name and a version
-        _wrong('"platform.libc" is not a name and a version')
-    in_rosetta = data.get("in_rosetta")
-    if not (in_rosetta is None or isinstance(in_rosetta, bool)):
-        _wrong('"platform.in_rosetta" is not true, false or null')
-    return PlatformFacts(
-        system=_text(data.get("system"), "platform.system"),
-        release=_text(_given(data, "release", ""), "platform.release"),
-        version=_text(_given(data, "version", ""), "platform.version"),
-        machine=_text(data.get("machine"), "platform.machine"),
-        mac_ver=_text(_given(data, "mac_ver", ""), "platform.mac_ver"),
-        libc=(libc[0], libc[1]),
-        python=python,
-        in_rosetta=in_rosetta,
-    )
-
-
-def _command(data: Any, where: str) -> CommandResult:
-    entry = _object(data, where)
-    argv = _names(entry.get("argv"), f"{where}.argv")
-    if not argv:
-        _wrong(f'"{where}.argv" is empty')
-    timed_out = _given(entry, "timed_out", False)
-    if not isinstance(timed_out, bool):
-        _wrong(f'"{where}.timed_out" is not true or false')
-    # What was killed over its deadline has no exit status of its own.
-    returncode = _given(entry, "returncode", _KILLED) if timed_out else entry.get("returncode")
-    if not isinstance(returncode, int) or isinstance(returncode, bool):
-        _wrong(f'"{where}.returncode" is no whole number')
-    return CommandResult(
-        argv=argv,
-        returncode=returncode,
-        stdout=_text(_given(entry, "stdout", ""), f"{where}.stdout"),
-        stderr=_text(_given(entry, "stderr", ""), f"{where}.stderr"),
-        seconds=_seconds(_given(entry, "seconds", 0.0), f"{where}.seconds"),
-        timed_out=timed_out,
-    )
-
-
-def _seconds(data: Any, where: str) -> float:
-    if isinstance(data, bool) or not isinstance(data, int | float):
-        _wrong(f'"{where}" is no number')
-    try:
-        seconds = float(data)
-    except OverflowError:
-        seconds = math.inf
-    if not 0.0 <= seconds < math.inf:
-        _wrong(f'"{where}" is no time')
-    return seconds
-
-
-def _object(data: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(data, dict):
-        _wrong(f'"{where}" is no object' if where != "the record" else "it is no object")
+def _normalized(data: dict[str, Any]) -> dict[str, Any]:
+    """The record without what is unknown; what was killed over its deadline has no exit status of its own."""
+    data = {key: value if key == "unreadable" else _without_nulls(value) for key, value in data.items()}
+    data = {key: value for key, value in data.items() if value is not None}
+    commands, platform = data.get("commands"), data.get("platform")
+    for command in commands if isinstance(commands, list) else ():
+        if isinstance(command, dict) and command.get("timed_out") is True:
+            command.setdefault("returncode", _KILLED)
+    if isinstance(platform, dict) and platform.get("libc") == []:
+        del platform["libc"]
     return data
 
 
-def _array(data: Any, where: str) -> list[Any]:
-    if not isinstance(data, list):
-        _wrong(f'"{where}" is no array')
-    return data
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value
 
 
-def _text(data: Any, where: str) -> str:
-    if not isinstance(data, str):
-        _wrong(f'"{where}" is no text')
-    return data
+@lru_cache(maxsize=1)
+def _reader() -> TypeAdapter[list[MachineRecord]]:
+    from pydantic import TypeAdapter  # noqa: PLC0415  as above
 
-
-def _names(data: Any, where: str) -> tuple[str, ...]:
-    return tuple(_text(name, f"{where}[{n}]") for n, name in enumerate(_array(data, where)))
-
-
-def _texts(data: Any, where: str) -> dict[str, str]:
-    return {key: _text(text, f"{where}[{key!r}]") for key, text in _object(data, where).items()}
+    # Of lists, because pydantic takes no configuration beside a dataclass itself.
+    config: ConfigDict = {"strict": True, "extra": "ignore", "allow_inf_nan": False}
+    return TypeAdapter(list[MachineRecord], config=config)

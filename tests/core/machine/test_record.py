@@ -128,26 +128,31 @@ def test_what_is_unknown_may_be_null() -> None:
     ("path", "value", "said"),
     [
         ("format", "moondream-station/machine/2", '"format" is not'),
-        ("platform", None, '"platform" is no object'),
-        ("platform/system", 3, '"platform.system" is no text'),
-        ("platform/python", "three", '"platform.python" is no version'),
-        ("platform/libc", ["glibc"], '"platform.libc" is not a name and a version'),
-        ("platform/in_rosetta", "yes", '"platform.in_rosetta" is not true, false or null'),
-        ("env", [], '"env" is no object'),
-        ("env", {"CUDA_VISIBLE_DEVICES": 0}, "is no text"),
-        ("commands", {}, '"commands" is no array'),
-        ("commands", [{"argv": "nvidia-smi", "returncode": 0}], '"commands[0].argv" is no array'),
+        ("platform", None, '"platform": field required'),
+        ("platform", 3, '"platform": input should be'),
+        ("platform/system", 3, '"platform.system": input should be a valid string'),
+        ("platform/python", "three", '"platform.python" is not a version'),
+        ("platform/libc", ["glibc"], '"platform.libc[1]": field required'),
+        ("platform/in_rosetta", "yes", '"platform.in_rosetta": input should be a valid boolean'),
+        ("env", [], '"env": input should be an object'),
+        ("env", {"CUDA_VISIBLE_DEVICES": 0}, "should be a valid string"),
+        ("commands", {}, '"commands": input should be a valid'),
+        (
+            "commands",
+            [{"argv": "nvidia-smi", "returncode": 0}],
+            '"commands[0].argv": input should be',
+        ),
         ("commands", [{"argv": [], "returncode": 0}], '"commands[0].argv" is empty'),
-        ("commands", [{"argv": ["a"], "returncode": True}], '"commands[0].returncode" is no whole number'),
-        ("commands", [{"argv": ["a"], "returncode": None}], '"commands[0].returncode" is no whole number'),
-        ("commands", [{"argv": ["a"], "returncode": 0, "stdout": 3}], '"commands[0].stdout" is no text'),
-        ("commands", [{"argv": ["a"], "returncode": 0, "seconds": -1}], '"commands[0].seconds" is no time'),
-        ("commands", [{"argv": ["a"], "returncode": 0, "seconds": 10**400}], "is no time"),
-        ("commands", [{"argv": ["a"], "returncode": 0, "timed_out": 0}], "is not true or false"),
-        ("files", {"/a": 1}, "is no text"),
-        ("directories", {"/a": "b"}, "is no array"),
-        ("directories", {"/a": [1]}, "is no text"),
-        ("unreadable", {"/a": None}, "is no text"),
+        ("commands", [{"argv": ["a"], "returncode": True}], '"commands[0].returncode": input should be'),
+        ("commands", [{"argv": ["a"], "returncode": None}], '"commands[0].returncode": field required'),
+        ("commands", [{"argv": ["a"], "returncode": 0, "stdout": 3}], "should be a valid string"),
+        ("commands", [{"argv": ["a"], "returncode": 0, "seconds": -1}], '"commands[0].seconds" is negative'),
+        ("commands", [{"argv": ["a"], "returncode": 0, "seconds": 10**400}], '"commands[0].seconds": input'),
+        ("commands", [{"argv": ["a"], "returncode": 0, "timed_out": 0}], "should be a valid boolean"),
+        ("files", {"/a": 1}, "should be a valid string"),
+        ("directories", {"/a": "b"}, "should be a valid"),
+        ("directories", {"/a": [1]}, "should be a valid string"),
+        ("unreadable", {"/a": None}, "should be a valid string"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, path: str, value: Any, said: str) -> None:
@@ -166,7 +171,7 @@ def test_what_is_no_json_is_said(tmp_path: Path, content: bytes) -> None:
     """Whatever the file holds, the answer is a usage error."""
     file = tmp_path / "machine.json"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match="is no machine record"):
+    with pytest.raises(UsageError, match="is not a machine record"):
         load_record(file)
 
 
