@@ -141,4 +141,4 @@ async def test_a_backend_of_0_1_keeps_its_options_about_pytorch_s_index(premises
         written = station_journal(premises, course.activation)
     assert course.only(ActivationSucceeded).build == "cpu"
     assert "requirements.txt of old, line 1" in written
-    assert "is left out" in written
+    assert "is ignored" in written

@@ -6,8 +6,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import anyio
-
 from moondream_station.core.facts.errors import StationError
 
 _Job: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
@@ -15,6 +13,8 @@ _Job: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 
 async def together(*jobs: _Job) -> None:
     """Do all of them side by side, and wait for all."""
+    import anyio  # noqa: PLC0415  the command line takes `one_error` from here, and starts without anyio
+
     with one_error():
         async with anyio.create_task_group() as tasks:
             for job in jobs:
@@ -23,6 +23,8 @@ async def together(*jobs: _Job) -> None:
 
 async def accompanied(job: _Job, by: _Job) -> None:
     """Do one thing, and another beside it that ends when the first has ended."""
+    import anyio  # noqa: PLC0415  the command line takes `one_error` from here, and starts without anyio
+
     with one_error():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(by)
