@@ -1,8 +1,7 @@
 """The guide's installer: synchronous, for scripts that know nothing else of the station.
 
-It looks at the machine, chooses, locks, downloads and verifies as the station does; what it installs goes
-into the interpreter that runs it, which can't be undone. Backends never go this way: theirs are environments
-of their own.
+It detects, chooses, locks, downloads and verifies as the station does, but installs into the interpreter that
+runs it, which can't be undone. Backends never go this way: they get environments of their own.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from moondream_station.core.facts.errors import NoBuild, ResolutionConflict, Sta
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.facts.selection import Selection
 from moondream_station.core.in_place.guided import (
+    detect_now,
     guided_selection,
     install_guided,
-    look_at,
     verify_installed,
 )
 from moondream_station.core.in_place.installation import Change
@@ -42,13 +41,13 @@ _NAMED_AT_MOST = 3
 
 @dataclass(frozen=True)
 class TorchInstallResult:
-    """What became of an installation.
+    """The result of an installation.
 
     Args:
-        success: Whether everything that was asked for is there, and torch computes.
+        success: Whether everything required is installed, and torch computes.
         message: What was done, or what failed and what to do next.
         details: More of it, a line each: what was installed and replaced, why this build, a tool's output.
-        cmd: The command of the last step as it was run; empty where it did not come to that.
+        cmd: The command of the last step; empty where that was not reached.
     """
 
     success: bool
@@ -58,62 +57,64 @@ class TorchInstallResult:
 
 
 class TorchInstaller:
-    """Detects what PyTorch this machine should have, and installs it into the interpreter that runs this.
+    """Detects which PyTorch this machine should have, and installs it into the running interpreter.
 
-    Every method is synchronous and works inside a running event loop too: what it does runs in a thread of
-    its own. Ctrl-C ends it within two seconds.
+    Every method is synchronous and works inside a running event loop too, in a thread of its own. Ctrl-C ends
+    it within two seconds.
 
     Args:
-        environ: The user's variables; those of the process by default.
-        machine: The computer to look at; this one by default.
+        environ: The user's variables; the process's by default.
+        machine: The machine; this computer by default.
     """
 
     def __init__(self, *, environ: Mapping[str, str] | None = None, machine: Machine | None = None) -> None:
         self._environ = os.environ if environ is None else environ
-        self._named_machine = machine
-        self._seen: Capabilities | None = None
+        self._given_machine = machine
+        self._detected: Capabilities | None = None
 
     def detect_system_capabilities(self) -> dict[str, Any]:
-        """Look at the machine.
+        """Detect the machine.
 
         Returns:
             `os` and `machine`, lower-cased; `cuda_available`, whether an NVIDIA GPU can be used;
             `cuda_version`, the highest that its driver supports, or None; `mps_available`;
             `recommended_install` by the guide's table; `gpu_name`, or None; `detection_errors`, a sentence
-            for each question that had no answer.
+            for each probe that failed or timed out.
         """
-        seen = self._look()
-        nvidia = nvidia_in_use(seen)
-        named = [gpu.name for gpu in (*nvidia.gpus, *seen.gpus) if gpu.name is not None]
+        capabilities = self._detect()
+        nvidia = nvidia_in_use(capabilities)
+        named = [gpu.name for gpu in (*nvidia.gpus, *capabilities.gpus) if gpu.name is not None]
         unanswered = {Outcome.FAILED, Outcome.TIMED_OUT}
         return {
-            "os": seen.system.lower(),
-            "machine": seen.machine.lower(),
+            "os": capabilities.system.lower(),
+            "machine": capabilities.machine.lower(),
             "cuda_available": nvidia.absence is None,
-            "cuda_version": cuda_of_driver(seen, load_catalog()),
-            "mps_available": has_mps(seen),
-            "recommended_install": guide_build(seen, load_catalog()),
+            "cuda_version": cuda_of_driver(capabilities, load_catalog()),
+            "mps_available": has_mps(capabilities),
+            "recommended_install": guide_build(capabilities, load_catalog()),
             "gpu_name": named[0] if named else None,
             "detection_errors": [
-                f"{report.probe}: {report.detail}" for report in seen.probes if report.outcome in unanswered
+                f"{report.probe}: {report.detail}"
+                for report in capabilities.probes
+                if report.outcome in unanswered
             ],
         }
 
     def get_torch_install_command(self, spec: str = "") -> tuple[list[str], str | None]:
         """The command that installs torch, torchvision and torchaudio as the guide says.
 
-        It goes by what this version knows of PyTorch's index, without a network. Where the recommended build
-        has no torch that is asked for and can run here, it names the build that works;
-        `plan_torch_install` says why.
+        It uses the bundled catalog, without a network. Where the recommended build has no torch that `spec`
+        accepts and this machine can run, the command names the build that works; `plan_torch_install` says
+        why.
 
         Args:
-            spec: What is asked of torch's version (">=2.7.0"); empty for any.
+            spec: A version specifier for torch (">=2.7.0"); "" for any.
 
         Returns:
             The command as an argument list, and the index that it names, None where that is PyPI.
 
         Raises:
-            UsageError: `spec` is none.
+            UsageError: `spec` is not a version specifier.
             NoBuild: Nothing satisfies it on this machine; the message says what would.
         """
         selection = self.plan_torch_install(spec)
@@ -122,27 +123,24 @@ class TorchInstaller:
         return list(selection.command), selection.index_url
 
     def plan_torch_install(self, spec: str = "") -> Selection:
-        """The choice behind `get_torch_install_command`: the build, the reason, and every other's verdict.
-
-        Args:
-            spec: As there.
+        """The choice behind `get_torch_install_command`: the build, its reason, and every other's verdict.
 
         Raises:
-            UsageError: `spec` is none.
+            UsageError: `spec` is not a version specifier.
         """
-        seen = self._seen or self._look()
+        capabilities = self._detected or self._detect()
         machine = self._machine()
         python = own_interpreter().name if machine.is_local else machine.facts.python
-        return guided_selection(spec, seen, python=python, environ=self._environ)
+        return guided_selection(spec, capabilities, python=python, environ=self._environ)
 
     def install_torch_requirements(self, text: str) -> TorchInstallResult:
         """Install requirements into this interpreter, torch from the build that the guide chooses.
 
-        Only what is missing is installed, and what is not whole; a torch of another build is replaced. This
-        can't be undone. Nothing is raised for what fails: the result says it.
+        Only packages that are missing or not whole are installed; a torch of another build is replaced. This
+        can't be undone. A failure is not raised, but is in the result.
 
         Args:
-            text: Requirements as a requirements.txt holds them, a line each.
+            text: The text of a requirements.txt.
         """
         commands: list[tuple[str, ...]] = []
         try:
@@ -166,8 +164,8 @@ class TorchInstaller:
         Returns:
             `torch_version`, None where there is none that can be imported; `build`; `cuda_available`,
             `cuda_version` (what torch was built with), `device_count` (accelerators that torch uses, 0 on the
-            processor), `mps_available`; `device`, `device_name`, `arch_list`; `compute_ok`, `max_abs_error`
-            and `seconds` of a matrix product on the device; `error`, one line about what went wrong, or None.
+            CPU), `mps_available`; `device`, `device_name`, `arch_list`; `compute_ok`, `max_abs_error`
+            and `seconds` of a matrix product on the device; `error`, one line about what failed, or None.
         """
         if find_spec("torch") is None:
             return _verified(VerificationReport(), "torch is not installed in this Python.")
@@ -177,17 +175,17 @@ class TorchInstaller:
             return _verified(VerificationReport(), _sentence(error))
         return _verified(verification.report, verification.detail)
 
-    def _look(self) -> Capabilities:
-        self._seen = _in_own_thread(partial(look_at, self._machine()))
-        return self._seen
+    def _detect(self) -> Capabilities:
+        self._detected = _in_own_thread(partial(detect_now, self._machine()))
+        return self._detected
 
     def _machine(self) -> Machine:
-        """This computer as it is now, unless another one was named."""
-        return self._named_machine or LocalMachine(self._environ)
+        """This computer as it is now, unless another machine was given."""
+        return self._given_machine or LocalMachine(self._environ)
 
 
 def _in_own_thread(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run it in an event loop in a thread of its own, so that one that runs here already is no obstacle."""
+    """Run it in a thread with its own event loop, so that it works inside a running one too."""
     with start_blocking_portal() as portal:
         result: T = portal.call(function)
         return result
@@ -201,7 +199,9 @@ def _failed(error: StationError, commands: list[tuple[str, ...]]) -> TorchInstal
 def _succeeded(change: Change, commands: list[tuple[str, ...]]) -> TorchInstallResult:
     torch = f"torch {change.torch} ({change.build})" if change.torch and change.build else None
     if not change.installed:
-        message = "Nothing had to be installed: everything is there" + (f", with {torch}." if torch else ".")
+        message = "Nothing to install: everything is already installed" + (
+            f", with {torch}." if torch else "."
+        )
     else:
         message = f"Installed {_in_words(change.installed)} into this Python. This can't be undone."
     lines = [

@@ -1,4 +1,4 @@
-"""What the facade does, for event loops: the guide's choice, and installing into this interpreter."""
+"""What the facade does, as coroutines: the guide's choice, and installing into this interpreter."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.layout import home_from
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.settings import load_settings
-from moondream_station.core.in_place.installation import Change, InPlace, offer_of
+from moondream_station.core.in_place.installation import Change, InPlace
 from moondream_station.core.in_place.running_python import RunningPython
-from moondream_station.core.in_place.surroundings import Surroundings
-from moondream_station.core.in_place.verifying import verify_here
+from moondream_station.core.in_place.running_torch import offer_of, verify_here
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.core.packaging.packaging_config import load_packaging_config
+from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.guide import guide_build
 from moondream_station.core.selection.request import COMPANIONS, BuildRequest
@@ -35,14 +34,13 @@ from moondream_station.core.worker.verification import Verification, WorkerPlan
 
 _GUIDE = "guide"
 
-# A script's own logging shows what is said here; without any, Python writes it to stderr. Stdout is the
-# script's alone.
+# A script's own logging shows this; without any, Python writes it to stderr. Stdout is the script's alone.
 _log = logging.getLogger(__name__)
 
 
-async def look_at(machine: Machine) -> Capabilities:
-    """The machine as it is now; nothing is kept, nor taken from what was."""
-    return await detect(machine, on_probe=lambda _: None, on_slow=_tell_slow)
+async def detect_now(machine: Machine) -> Capabilities:
+    """The machine as it is now, without the home's cache."""
+    return await detect(machine, on_probe=lambda _: None, on_slow=_warn_slow)
 
 
 def guided_selection(
@@ -51,14 +49,14 @@ def guided_selection(
     """The build for the guide's three packages, by the catalog alone; its command is the guide's.
 
     Args:
-        spec: What is asked of torch's version (">=2.7.0"); empty for any.
+        spec: A version specifier for torch (">=2.7.0"); "" for any.
         capabilities: The machine.
-        python: The Python that would get it.
+        python: The version of the Python to install into.
         environ: The user's variables.
 
     Raises:
-        UsageError: `spec` is none.
-        SettingsInvalid: A setting can't be used.
+        UsageError: `spec` is not a version specifier.
+        SettingsInvalid: A setting is invalid.
     """
     strategy, torch_index = _settings(environ)
     requirements = _guides_three(spec)
@@ -69,7 +67,7 @@ def guided_selection(
     selection = select(request, offers).selection
     if selection.build is None:
         return selection
-    # The ordinary wheel for Apple silicon lies on PyPI too, where the guide takes it from.
+    # PyPI has the ordinary wheel for Apple silicon too, and the guide takes it from there.
     url = None if selection.build == "mps" else selection.index_url
     where = ("--index-url", url) if url is not None else ()
     command = ("python", "-m", "pip", "install", *requirements.canonical, *where)
@@ -83,13 +81,7 @@ async def install_guided(
     environ: Mapping[str, str],
     ran: Callable[[tuple[str, ...]], object],
 ) -> Change:
-    """Install requirements into the interpreter that runs this.
-
-    Args:
-        requirements: What is asked for.
-        machine: This computer.
-        environ: The user's variables.
-        ran: Told the last step's command, once it was run.
+    """Install requirements into the running interpreter; `ran` is called with the last step's command.
 
     Raises:
         PythonUnsuitable: Nothing may, or can, be installed into this Python.
@@ -101,38 +93,44 @@ async def install_guided(
     strategy, torch_index = _settings(environ)
     home = home_from(environ)
     home.create()
-    # Whoever removes downloads holds this lock, and so does whoever else installs here.
+    # The lock also keeps `prune` from removing the downloads, and a second installation waiting.
     lock = activation_lock(
         home,
         activation=new_activation_id(),
         command=f"install into {python.prefix}",
-        on_wait=_tell_wait,
+        on_wait=_warn_wait,
     )
     async with lock:
-        await sweep(home)  # a run that was killed leaves uv's cache, with all of torch in it
-        capabilities = await look_at(machine)
+        await sweep(home)  # a killed run leaves uv's cache, with all of torch in it
+        capabilities = await detect_now(machine)
         config = await load_packaging_config(environ)
+        applicable = requirements.applicable(interpreter.markers)
+        request = BuildRequest(
+            capabilities=capabilities,
+            requirements=await within_constraints(applicable, config),
+            python=interpreter.name,
+            strategy=strategy,
+        )
         async with open_client(config, torch_index=torch_index) as client:
-            surroundings = Surroundings(
+            in_place = InPlace(
+                request=request,
                 python=python,
                 interpreter=interpreter,
-                capabilities=capabilities,
-                strategy=strategy,
                 torch_index=torch_index,
-                catalog=load_catalog(),
                 config=config,
                 client=client,
                 home=home,
                 environ=environ,
+                ran=ran,
             )
-            return await InPlace(surroundings, requirements, ran=ran).install()
+            return await in_place.install()
 
 
-def _tell_slow(probe: str) -> None:
-    _log.warning("The question %s has no answer yet.", probe)
+def _warn_slow(probe: str) -> None:
+    _log.warning("The probe %s has not answered yet.", probe)
 
 
-def _tell_wait(holder: Holder | None) -> None:
+def _warn_wait(holder: Holder | None) -> None:
     who = f"{holder.command} (pid {holder.pid}, since {holder.since})" if holder else "another process"
     _log.warning("Waiting for %s, which uses the same home.", who)
 
@@ -142,13 +140,13 @@ async def verify_installed(machine: Machine, *, environ: Mapping[str, str]) -> V
     python = RunningPython.here()
     torch = find_packages(python.paths).get("torch")
     offer = offer_of(torch, load_catalog()) if torch is not None else None
-    # Where nobody knows the build, it should at least be one that uses what this machine has.
-    build = offer.build if offer is not None else guide_build(await look_at(machine), load_catalog())
+    # Where the build is not known, it should at least use what this machine has.
+    build = offer.build if offer is not None else guide_build(await detect_now(machine), load_catalog())
     return await verify_here(python, WorkerPlan(build=build), environ=environ)
 
 
 def _settings(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The strategy, which is the guide's unless the user named a build, and the index."""
+    """The strategy, which is `guide` unless the user named a build, and the index."""
     settings = load_settings(home_from(environ), environ)
     strategy = check_strategy(settings.strategy)
     return (strategy if parse_build(strategy) is not None else _GUIDE), settings.torch_index
@@ -157,5 +155,7 @@ def _settings(environ: Mapping[str, str]) -> tuple[str, str]:
 def _guides_three(spec: str) -> Requirements:
     requirements = parse_requirement_args([f"torch{spec.strip()}", *COMPANIONS])
     if requirements.items[0].name != "torch":
-        raise UsageError(f"{spec!r} is no version of torch.", hint="Give versions such as '>=2.7.0'.")
+        raise UsageError(
+            f"{spec!r} is not a valid version of torch.", hint="Use a specifier such as '>=2.7.0'."
+        )
     return requirements

@@ -14,7 +14,7 @@ from moondream_station.core.facts.errors import PythonUnsuitable
 
 _MARKER = "EXTERNALLY-MANAGED"
 _REMEDY = (
-    "Make a virtual environment (`python3 -m venv .venv`), install moondream-station into it, and run this "
+    "Create a virtual environment (`python3 -m venv .venv`), install moondream-station into it, and run this "
     "with its Python."
 )
 
@@ -48,11 +48,11 @@ class RunningPython:
         """As it is now.
 
         Raises:
-            PythonUnsuitable: Python runs inside another program, and nobody knows its interpreter.
+            PythonUnsuitable: Python is embedded in another program, without an interpreter.
         """
         if not sys.executable:
             raise PythonUnsuitable(
-                "This Python runs inside another program that does not tell its interpreter.", hint=_REMEDY
+                "This Python is embedded in another program and has no interpreter.", hint=_REMEDY
             )
         return cls(
             executable=Path(sys.executable),
@@ -66,54 +66,50 @@ class RunningPython:
         )
 
     def check_changeable(self) -> None:
-        """Make sure that packages may be installed.
+        """Check that packages may be installed.
 
         Raises:
-            PythonUnsuitable: The system's own package manager owns this Python (PEP 668), its packages can't
-                be written, or an installer would take another interpreter for it.
+            PythonUnsuitable: The system's package manager owns this Python (PEP 668), its packages can't be
+                written, or an installer would see another interpreter.
         """
         marker = self.stdlib / _MARKER
         if not self.is_virtual and marker.is_file():
             raise PythonUnsuitable(
-                f"The system's package manager owns this Python ({self.executable}), so that nothing is "
-                "installed into it.",
+                f"The system's package manager owns this Python ({self.executable}); nothing is installed "
+                "into it.",
                 hint=_REMEDY,
                 log=_words_of(marker),
             )
         if self.home is not None:
             raise PythonUnsuitable(
-                f"PYTHONHOME makes {self.executable} another Python than it is for whoever installs.",
-                hint="Run this without that variable.",
+                f"PYTHONHOME changes which Python {self.executable} is, but not for an installer.",
+                hint="Unset it.",
             )
         if not _is_writable(self.site_packages):
             raise PythonUnsuitable(
-                f"This Python's packages in {self.site_packages} can't be written by this user.", hint=_REMEDY
+                f"This Python's packages in {self.site_packages} can't be written.", hint=_REMEDY
             )
 
     def imported_of(self, packages: Iterable[str]) -> list[str]:
-        """Those packages that this process has imported, sorted, as far as their modules are named alike."""
+        """The packages that this process has imported, sorted, as far as their modules have the same name."""
         return sorted(name for name in packages if name.replace("-", "_") in self.imported)
 
     def check_replaceable(self, packages: Iterable[str]) -> None:
-        """Make sure that packages can be replaced under this process.
-
-        Args:
-            packages: Normalized names of packages whose module is named alike.
+        """Check that packages whose modules have the same name can be replaced under this process.
 
         Raises:
-            PythonUnsuitable: One of them is imported: a process that has imported torch can't change to
-                another one.
+            PythonUnsuitable: One of them is imported: a process that has imported torch keeps that one.
         """
         if imported := self.imported_of(packages):
             names = " and ".join(imported)
             raise PythonUnsuitable(
-                f"{names} must be replaced, and this process has imported it already.",
+                f"{names} must be replaced, but this process has imported it already.",
                 hint=f"Restart Python, and install before anything imports {names}.",
             )
 
 
 def _words_of(marker: Path) -> str | None:
-    """What the system's packagers say to it, where they say something (PEP 668)."""
+    """The message of the system's packagers, if there is one (PEP 668)."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(marker, encoding="utf-8")
@@ -123,7 +119,7 @@ def _words_of(marker: Path) -> str | None:
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether files can be made there; a folder that is missing is made by whoever installs."""
+    """Whether files can be created there; an installer creates a missing folder."""
     while not folder.exists():
         folder = folder.parent
     return os.access(folder, os.W_OK | os.X_OK)

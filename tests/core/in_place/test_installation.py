@@ -49,7 +49,8 @@ def test_the_second_time_nothing_is_installed(premises: Premises, filled: Scratc
     answer = filled.install(ASKED)
     assert (answer["success"], answer["cmd"], answer["details"]) == (True, [], "")
     assert (
-        answer["message"] == "Nothing had to be installed: everything is there, with torch 2.9.1+cpu (cpu)."
+        answer["message"]
+        == "Nothing to install: everything is already installed, with torch 2.9.1+cpu (cpu)."
     )
     assert not [request for request in premises.index.requests if "/simple/" in request.path]
 
@@ -59,7 +60,7 @@ def test_without_a_network_what_is_there_stays(filled: ScratchPython, tmp_path: 
     answer = filled.install(ASKED, MOONDREAM_STATION_HOME=str(tmp_path), **UNREACHABLE)
     assert (answer["success"], answer["cmd"]) == (True, [])
     answer = filled.install("pillow", MOONDREAM_STATION_HOME=str(tmp_path), **UNREACHABLE)
-    assert answer["message"] == "Nothing had to be installed: everything is there."
+    assert answer["message"] == "Nothing to install: everything is already installed."
 
 
 def test_without_a_network_what_is_missing_is_an_error_with_a_remedy(
@@ -114,7 +115,7 @@ def test_an_imported_torch_is_not_replaced(filled: ScratchPython, with_gpu: dict
     answer = filled.install(ASKED, before="import torch", **with_gpu)
     assert (answer["success"], answer["cmd"]) == (False, [])
     assert answer["message"] == (
-        "torch must be replaced, and this process has imported it already. "
+        "torch must be replaced, but this process has imported it already. "
         "Restart Python, and install before anything imports torch."
     )
     assert filled.packages() == before

@@ -1,11 +1,9 @@
-"""The last step, which can't be undone: uv puts wheels from disk into the running interpreter."""
+"""The last step, which can't be undone: uv installs wheels from disk into the running interpreter."""
 
 from __future__ import annotations
 
 import importlib
-import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -16,15 +14,14 @@ from moondream_station.core.environments.packages import find_packages
 from moondream_station.core.facts.errors import EnvironmentBroken
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.space import Need, check_space, unpacked_bytes, writing_to
-from moondream_station.core.home.storage import remove_tree
+from moondream_station.core.home.space import Need, check_space, unpacked_bytes
+from moondream_station.core.home.storage import work_folder
 from moondream_station.core.in_place.running_python import RunningPython
 from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.core.resolve.uv_failures import install_failure
 from moondream_station.core.resolve.uv_program import find_uv, output_of
 
 _NAMED_AT_MOST = 3
-_REMOVE_SECONDS = 1.0
 
 
 async def put(
@@ -36,27 +33,27 @@ async def put(
     environ: Mapping[str, str],
     ran: Callable[[tuple[str, ...]], object],
 ) -> None:
-    """Install the wheels of a lock, and nothing else, in place of what is there of the same names.
+    """Install the wheels of a lock, and nothing else, over packages of the same names.
 
-    Where it is interrupted, packages stay there half; the next run sees that by their RECORDs.
+    An interruption leaves packages half installed; the next run sees that by their RECORDs.
 
     Args:
         lock: What to install.
         wheels: Where each wheel is, by file name.
         python: The interpreter.
-        home: For uv's cache, which lives as long as this.
+        home: For uv's cache, which lasts as long as this.
         environ: The user's variables.
-        ran: Told the command that was run, whether it succeeded or not.
+        ran: Called with uv's command once it was run, whether it succeeded or not.
 
     Raises:
         NoSpace: There is not enough space.
         HashMismatch: A wheel on disk is not the one that the lock names; it is removed.
-        EnvironmentBroken: uv could not do it, or what it installed is not whole.
+        EnvironmentBroken: uv failed, or what it installed is not whole.
         ProgramMissing: uv is missing or too old.
         HomeUnusable: The home's cache can't be written.
     """
     uv = await find_uv(environ)
-    async with _scratch(home) as scratch, blaming_wheels(lock, wheels):
+    async with work_folder(home) as scratch, blaming_wheels(lock, wheels):
         await anyio.to_thread.run_sync(_check_space, scratch, python, tuple(wheels.values()))
         pylock = scratch / "pylock.toml"
         await anyio.Path(pylock).write_text(write_pylock(lock, sources=wheels), encoding="utf-8")
@@ -67,19 +64,6 @@ async def put(
             raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
         await anyio.to_thread.run_sync(_check_whole, python, lock)
     importlib.invalidate_caches()
-
-
-@asynccontextmanager
-async def _scratch(home: Home) -> AsyncIterator[Path]:
-    """A folder for uv's cache; `sweep` knows its name, and removes what a kill leaves of it."""
-    with writing_to(home.cache):
-        name = await anyio.to_thread.run_sync(lambda: tempfile.mkdtemp(prefix="lock-", dir=home.cache))
-        try:
-            yield Path(name)
-        finally:
-            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
-                # Left running where it takes longer: it holds all of torch.
-                await anyio.to_thread.run_sync(remove_tree, Path(name), abandon_on_cancel=True)
 
 
 def _check_space(scratch: Path, python: RunningPython, wheels: tuple[Path, ...]) -> None:
@@ -98,6 +82,6 @@ def _check_whole(python: RunningPython, lock: Lock) -> None:
     if problems:
         named = "; ".join(sorted(problems)[:_NAMED_AT_MOST])
         raise EnvironmentBroken(
-            f"What was installed is not whole: {named}.",
-            hint="Run it again: it installs anew what is not whole.",
+            f"The installation is not whole: {named}.",
+            hint="Run it again: it reinstalls what is not whole.",
         )
