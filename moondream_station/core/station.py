@@ -235,25 +235,27 @@ class Station:
         Nothing is resolved or installed for it, unless its environment or its code is gone or broken, or
         torch no longer works in it.
         """
-        active = read_active(self.home)
-        if active.model is None or active.model not in self.manifest.models:
+        stored = self._stored()
+        if stored is None or stored[0] not in self.manifest.models:
             return
-        environment = active.models[active.model].environment
+        model, environment = stored
         try:
-            existing = await existing_worker(self.home, self.manifest, active.model, environment)
-            if self._is_active(active.model, environment):
+            existing = await existing_worker(self.home, self.manifest, model, environment)
+            if self._stored() == stored:  # a switch may have ended while that was looked at
                 await self._active.start(existing.spec)
-        except StationError as error:
-            _log.warning(
-                "active_model_not_started", model=active.model, code=error.code, reason=error.message
-            )
-            if self._is_active(active.model, environment) and not self.is_switching:
-                self.request_switch(active.model)
+        except (StationError, OSError) as error:
+            _log.warning("active_model_not_started", model=model, reason=str(error))
+            if self._stored() == stored and not self.is_switching:
+                self.request_switch(model)
 
-    def _is_active(self, model: str, environment: str) -> bool:
-        """Whether it still is: a switch may have ended while something else was waited for."""
-        active = read_active(self.home)
-        return active.model == model and active.models[model].environment == environment
+    def _stored(self) -> tuple[str, str] | None:
+        """The active model and its environment; None where none is, or `active.json` can't be read."""
+        try:
+            active = read_active(self.home)
+        except StationError as error:
+            _log.warning("active_model_unknown", reason=error.message)
+            return None
+        return None if active.model is None else (active.model, active.models[active.model].environment)
 
     def _begin(self, request: ActivationRequest) -> tuple[str, bool]:
         running = self._running

@@ -13,6 +13,8 @@ from moondream_station.core.bus.bus import Subscription
 from moondream_station.core.environments.store import place_of
 from moondream_station.core.facts.events import (
     ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
     Fact,
     StopReason,
     WorkerStarted,
@@ -20,7 +22,7 @@ from moondream_station.core.facts.events import (
 )
 from moondream_station.core.home.active_file import read_active
 from support.machines import cpu_only
-from support.stations import HERE, Premises, course_of, switched
+from support.stations import HERE, Premises, caption, course_of, switched
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +32,7 @@ GATED = """
 import os, time
 
 def init_backend(gate, **args):
+    open(gate + ".loading", "w").close()
     while not os.path.exists(gate):
         time.sleep(0.01)
     with open(gate) as file:
@@ -66,7 +69,8 @@ async def late(premises: Premises) -> Premises:
 
 
 async def test_one_that_was_replaced_while_it_loaded(late: Premises) -> None:
-    """It goes when it is ready, also where the one that replaced it has made room for a third by then."""
+    """The small backend loads beside any other; what it has replaced goes when it is ready."""
+    late.add_model("selftest", requirements="")
     async with (
         late.station(CPU, serves=True) as station,
         station.bus.subscribe() as events,
@@ -74,19 +78,50 @@ async def test_one_that_was_replaced_while_it_loaded(late: Premises) -> None:
     ):
         tasks.start_soon(station.start_active)
         await next_fact(events, WorkerStarted, "late")
-        await switched(station, "shapes")
+        await switched(station, "selftest")
+        (late.folder / "late").touch()
+        stopped = await next_fact(events, WorkerStopped, "late")
+        assert isinstance(stopped, WorkerStopped)
+        assert stopped.reason is StopReason.REPLACED
+        assert await caption(station) == "a small caption"
+        assert station.stats()["model"] == "selftest"
+
+
+async def test_one_that_still_loads_makes_room(late: Premises) -> None:
+    """Two never load side by side; where the new one is cancelled, the former one is loaded again."""
+    async with (
+        late.station(CPU, serves=True) as station,
+        station.bus.subscribe() as events,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(station.start_active)
+        await next_fact(events, WorkerStarted, "late")
         async with course_of(station, "later") as course:
-            await next_fact(events, WorkerStopped, "shapes")
-            (late.folder / "late").touch()
             stopped = await next_fact(events, WorkerStopped, "late")
             assert isinstance(stopped, WorkerStopped)
-            assert stopped.reason is StopReason.REPLACED
+            assert stopped.reason is StopReason.MEMORY
             station.request_cancel()
             await course.end(ActivationCancelled)
-        await next_fact(events, WorkerStarted, "shapes")
-        async with station.call("caption", {}, timeout_seconds=30) as answer:
-            assert answer == {"caption": "a small caption"}
-        assert station.stats()["model"] == "shapes"
+        await next_fact(events, WorkerStarted, "late")
+        (late.folder / "late").touch()
+        assert await caption(station) == "late"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_one_that_is_to_start_while_another_loads(late: Premises, *, fails: bool) -> None:
+    """As `serve --model` has it: the active model's worker is started only where the new one fails."""
+    async with late.station(CPU, serves=True) as station, station.bus.subscribe() as events:
+        async with course_of(station, "later") as course:
+            while not (late.folder / "later.loading").exists():  # noqa: ASYNC110  the worker makes it
+                await anyio.sleep(0.01)
+            await station.start_active()
+            (late.folder / "late").touch()
+            (late.folder / "later").write_text("broken" if fails else "")
+            await course.end(ActivationFailed if fails else ActivationSucceeded)
+        assert await caption(station) == "late"
+        assert station.stats()["model"] == ("late" if fails else "later")
+    started = [event.fact.model async for event in events if isinstance(event.fact, WorkerStarted)]
+    assert started == (["later", "late"] if fails else ["later"])
 
 
 async def test_one_that_was_replaced_before_it_failed(late: Premises) -> None:

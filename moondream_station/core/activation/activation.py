@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from moondream_station.core.facts.events import (
 )
 from moondream_station.core.home.checkpoints import reached
 from moondream_station.core.home.layout import Home
+from moondream_station.core.home.log import Log
+
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,13 @@ class Activation:
         self._journal.note(self.id, output)
 
     def end(self, fact: Fact) -> None:
-        """Publish the terminal fact. `ended` is set by whoever runs it, when the home is free again."""
+        """Publish the terminal fact, once. `ended` is set by whoever runs it, when the home is free again.
+
+        What fails on the way out of an activation that has ended is logged: its outcome stays.
+        """
+        if self.outcome is not None:
+            _log.warning("activation_ended_already", activation=self.id, outcome=self.outcome.name, fact=fact)
+            return
         self.outcome = self.publish(fact)
 
     def fail(self, error: StationError) -> None:
@@ -155,6 +165,7 @@ def error_from_system(error: OSError) -> StationError:
 
 
 _POLL_SECONDS = 0.1
+_STALE_SECONDS = 60.0
 
 
 def cancel_request(home: Home, activation: str) -> Path:
@@ -170,6 +181,14 @@ def ask_to_cancel(home: Home, activation: str) -> None:
 def withdraw(home: Home, activation: str) -> None:
     """Take back what was asked of an activation that had ended by itself."""
     cancel_request(home, activation).unlink(missing_ok=True)
+
+
+def sweep_cancel_requests(home: Home) -> None:
+    """Remove what a `cancel` that was killed left behind: an activation takes a request away at once."""
+    for path in home.activations.glob("*.cancel"):
+        with suppress(FileNotFoundError):
+            if abs(time.time() - path.stat().st_mtime) > _STALE_SECONDS:
+                path.unlink()
 
 
 async def wait_for_cancel_request(home: Home, activation: str) -> None:

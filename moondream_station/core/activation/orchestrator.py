@@ -205,8 +205,8 @@ class Orchestrator:
     async def _load(self, activation: Activation, hosted: HostedWorker, device: str | None) -> None:
         """Load the backend, beside the old one where memory is known to suffice for both."""
         has_room = await hosted.fetch(device, progress=activation.progressed)
-        if self._active is not None and not (has_room or self._active.may_overlap(hosted.spec)):
-            await self._active.make_room(hosted.spec)
+        if self._active is not None:
+            await self._active.make_room(hosted.spec, has_room=has_room)
         await hosted.load(device, progress=activation.progressed)
 
     async def _commit(self, environment: Environment, report: VerificationReport) -> None:

@@ -12,7 +12,11 @@ from typing import Self
 import anyio
 import httpx2
 
-from moondream_station.core.activation.activation import Activation, error_from_system
+from moondream_station.core.activation.activation import (
+    Activation,
+    error_from_system,
+    sweep_cancel_requests,
+)
 from moondream_station.core.activation.candidates import Candidates, no_build
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.prune import freeable_bytes
@@ -41,6 +45,7 @@ from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.fetch.wheel_server import Arrivals
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
+from moondream_station.core.home.log import Log
 from moondream_station.core.home.space import no_space_hint
 from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.home.task_groups import as_raised
@@ -60,6 +65,9 @@ from moondream_station.core.serving.worker_host import Environment, WorkerSpec
 from moondream_station.core.worker.verification import WorkerPlan
 
 _LOCK_TRIES = 3
+_CLOSE_SECONDS = 0.5
+_REMOVE_SECONDS = 1.0
+_log = Log()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +109,18 @@ class Workshop:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._resources.aclose()
-            for place in self._made:
-                await anyio.to_thread.run_sync(remove_tree, place.path)
+        """Within two seconds: a cancellation waits for it. The next sweep removes what is left then."""
+        try:
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await self._resources.aclose()
+            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+                await anyio.to_thread.run_sync(self._discard, abandon_on_cancel=True)
+        except OSError as error:  # the outcome is told already: what is left over changes nothing of it
+            _log.warning("environment_not_removed", reason=str(error))
+
+    def _discard(self) -> None:
+        for place in self._made:
+            remove_tree(place.path, seconds=_REMOVE_SECONDS / len(self._made))
 
     def keep(self, environment: Environment) -> None:
         """This environment is committed; every other one made here is removed at the end."""
@@ -113,7 +129,8 @@ class Workshop:
     async def sweep(self) -> None:
         """Remove what an earlier activation left half done."""
         await sweep(self._tools.home)
-        await anyio.to_thread.run_sync(sweep_code, self._tools.home)
+        for sweep_more in (sweep_code, sweep_cancel_requests):
+            await anyio.to_thread.run_sync(sweep_more, self._tools.home)
 
     @asynccontextmanager
     async def providing(self, backend_id: str) -> AsyncIterator[Callable[[], BackendCode]]:

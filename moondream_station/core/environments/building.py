@@ -32,7 +32,7 @@ from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.core.resolve.uv_failures import install_failure
 from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
 
-_REMOVE_SECONDS = 2.0
+_REMOVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
 _NAMED_AT_MOST = 3
 
@@ -212,9 +212,10 @@ async def _new_place(home: Home, lock: Lock) -> AsyncIterator[Place]:
         try:
             yield place
         except BaseException:
+            remove = partial(remove_tree, place.path, seconds=_REMOVE_SECONDS)
             with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
                 # Left running where it takes longer: nobody meets it any more, and the next sweep ends it.
-                await anyio.to_thread.run_sync(remove_tree, place.path, abandon_on_cancel=True)
+                await anyio.to_thread.run_sync(remove, abandon_on_cancel=True)
             raise
 
 

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -83,17 +84,33 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
-def remove_tree(folder: Path) -> None:
+def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
     """Remove a folder and all in it: under another name first, so that nobody meets it half gone.
 
     Links are removed, never followed. A folder that does not exist is fine.
+
+    Args:
+        folder: The folder.
+        seconds: How long it may take; the next sweep removes the rest. None for as long as it takes.
     """
     trash = folder.with_name(f".trash-{secrets.token_hex(4)}")
     try:
         folder.rename(trash)
     except FileNotFoundError:
         return
-    shutil.rmtree(trash)
+    if seconds is None:
+        shutil.rmtree(trash)
+        return
+    ends = time.monotonic() + seconds
+    for parent, folders, files in os.walk(trash, topdown=False):
+        for name in files:
+            if time.monotonic() > ends:
+                return
+            Path(parent, name).unlink(missing_ok=True)
+        for name in folders:
+            path = Path(parent, name)
+            path.unlink() if path.is_symlink() else path.rmdir()
+    trash.rmdir()
 
 
 @asynccontextmanager

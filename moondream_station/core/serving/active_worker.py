@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
 
 from moondream_station.core.bus.bus import Bus
-from moondream_station.core.facts.errors import StationError
+from moondream_station.core.facts.errors import StationError, WorkerFailed
 from moondream_station.core.facts.events import StopReason, VerificationCompleted
 from moondream_station.core.home.log import Log
 from moondream_station.core.serving.queue import InferencePool
-from moondream_station.core.serving.worker_host import HostedWorker, WorkerHost, WorkerSpec
+from moondream_station.core.serving.worker_host import HostedWorker, WorkerHost, WorkerSpec, as_worker_failure
 from moondream_station.core.worker.verification import checked
 from moondream_station.core.worker.worker import Worker
 
@@ -20,6 +21,14 @@ _log = Log()
 _STOP_SECONDS = 5.0
 _SMALL = "selftest"
 """The backend whose workers are known to be small enough to run beside any other."""
+
+
+@dataclass(slots=True, eq=False)
+class _Load:
+    """A worker on its way, from its start until its backend is loaded."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
 
 
 class ActiveWorker:
@@ -38,47 +47,64 @@ class ActiveWorker:
         self._bus = bus
         self._tasks = tasks
         self._current: HostedWorker | None = None
+        self._loads: set[_Load] = set()
+        self._is_claimed = False
+        """Whether an activation's worker loads, or is about to, that no other may load beside."""
         self._evicted: WorkerSpec | None = None
         self._target: WorkerSpec | None = None
         """What is to be served: a worker of anything else that gets ready after all comes too late."""
 
-    def may_overlap(self, spec: WorkerSpec) -> bool:
-        """Whether memory is known to suffice for the old and the new worker side by side."""
-        return self._current is None or spec.code.id == _SMALL
+    async def make_room(self, spec: WorkerSpec, *, has_room: bool) -> None:
+        """Before a new worker loads, end what must not be in memory beside it; requests wait for the new one.
 
-    async def make_room(self, spec: WorkerSpec) -> None:
-        """End the old worker, so that the new one can load; requests wait for that one."""
-        old, self._current = self._current, None
-        if old is None:
+        Args:
+            spec: The new one. The small one fits beside any other.
+            has_room: Whether memory was seen to suffice for it. That holds beside a worker that runs, and not
+                beside one that still loads.
+        """
+        if spec.code.id == _SMALL:
             return
+        self._is_claimed = True
+        if not self._loads and (has_room or self._current is None):
+            return
+        old, self._current = self._current, None
+        self._evicted = old.spec if old is not None else self._target
+        self._target = None
         self._pool.expect(spec.model)
-        self._evicted = old.spec
-        await old.stop(StopReason.MEMORY)
+        for load in tuple(self._loads):
+            load.scope.cancel()
+            await load.ended.wait()
+        if old is not None:
+            await old.stop(StopReason.MEMORY)
 
     def take_over(self, hosted: HostedWorker) -> None:
         """Serve with this worker from now on; the old one ends when its last request has."""
         old, self._current, self._evicted = self._current, hosted, None
-        self._target = hosted.spec
+        self._target, self._is_claimed = hosted.spec, False
         self._serve(hosted)
         if old is not None:
             self._tasks.start_soon(self._retire, old)
 
     def restore(self) -> None:
-        """Start the worker again that made room for one that failed."""
-        spec, self._evicted = self._evicted, None
+        """Start the worker again that made room, or waited, for one that failed."""
+        spec, self._evicted, self._is_claimed = self._evicted, None, False
         if spec is not None:
             self._tasks.start_soon(self._restore, spec)
 
     async def start(self, spec: WorkerSpec) -> None:
         """Start the worker of the model that is active already; requests wait for it.
 
-        Where another one takes over while it loads, nothing comes of it, and no failure of it matters.
+        Where another one takes over while it loads, nothing comes of it, and no failure of it matters. Where
+        another one loads already, this one waits until that has failed.
 
         Raises:
             WorkerFailed: It died, or its backend could not be loaded.
             WorkerTimeout: It did not start, or stalled.
             VerificationFailed: Torch no longer works as it did.
         """
+        if self._is_claimed:
+            self._evicted = spec
+            return
         self._target = spec
         self._pool.expect(spec.model)
         try:
@@ -107,13 +133,31 @@ class ActiveWorker:
             _log.warning("old_worker_not_restored", model=spec.model, code=error.code, reason=error.message)
 
     async def _ready(self, spec: WorkerSpec) -> HostedWorker:
+        """A worker whose backend is loaded.
+
+        Raises:
+            WorkerFailed: It died, or was ended to make room.
+            StationError: As `start`.
+        """
+        load = _Load()
+        self._loads.add(load)
+        try:
+            with load.scope, as_worker_failure(spec.model):
+                return await self._load(spec)
+        finally:
+            self._loads.discard(load)
+            load.ended.set()
+        raise WorkerFailed(f"The worker of {spec.model} made room for another one.")
+
+    async def _load(self, spec: WorkerSpec) -> HostedWorker:
         hosted = await self._host.start(spec)
         try:
             verification = checked(await hosted.worker.verify(spec.plan))
             await hosted.load(verification.report.device)
         except BaseException:
+            reason = StopReason.CRASHED if self._target is spec else StopReason.MEMORY
             with anyio.move_on_after(_STOP_SECONDS, shield=True):
-                await hosted.stop(StopReason.CRASHED)
+                await hosted.stop(reason)
             raise
         if self._target is spec:  # otherwise it says nothing about the active model
             self._bus.publish(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,16 @@ from moondream_station.core.environments.store import (
     load_commit,
     place_of,
 )
-from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentBroken
+from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentBroken, WorkerFailed
 from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home.layout import Home
+from moondream_station.core.home.log import Log
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.worker.loading import disk_usage, model_cache
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
+
+_log = Log()
 
 Progress: TypeAlias = Callable[[int, int | None, str], object]
 
@@ -135,6 +139,23 @@ class HostedWorker:
         await self.ended.wait()
 
 
+@contextmanager
+def as_worker_failure(model: str) -> Iterator[None]:
+    """What the system refuses while a worker is started or loaded fails that worker, and nothing else.
+
+    Raises:
+        WorkerFailed: No descriptor is free, a folder is gone, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise WorkerFailed(
+            f"The worker of {model} can't be started: {error.strerror or error}{where}.",
+            hint=f"`moondream-station doctor` checks the system; `moondream-station switch {model}` retries.",
+        ) from error
+
+
 class WorkerHost:
     """Starts workers, and publishes that they started and stopped."""
 
@@ -155,10 +176,11 @@ class WorkerHost:
             activation: The activation that it is started for, None for the model that is active already.
 
         Raises:
-            WorkerFailed: It died before that.
+            WorkerFailed: It died before that, or could not be started.
             WorkerTimeout: It did not say hello in time.
         """
-        hosted: HostedWorker = await self._tasks.start(self._hold, spec, activation)
+        with as_worker_failure(spec.model):
+            hosted: HostedWorker = await self._tasks.start(self._hold, spec, activation)
         return hosted
 
     async def _hold(
@@ -180,6 +202,11 @@ class WorkerHost:
                     watching.start_soon(_release_when_failed, hosted)
                     await hosted.released.wait()
                     watching.cancel_scope.cancel()
+        except OSError as error:
+            if hosted is None:
+                raise
+            # Nobody waits for this task: raised here, it would end the station and every other worker.
+            _log.warning("worker_not_ended_cleanly", model=spec.model, reason=str(error))
         finally:
             if hosted is not None:
                 stopped = WorkerStopped(model=spec.model, pid=hosted.worker.pid, reason=hosted.reason)
