@@ -18,7 +18,7 @@ MODULES = {
     for path in (ROOT / PACKAGE).rglob("*.py")
 }
 ALONE = ("__main__", "core.station", "core.torch_installer")  # each is a floor of its own, as the root is
-TOOLS = ("core.home.log", "core.home.task_groups")  # they decide nothing: a log line, what a task group raised
+TOOLS = ("core.home.log", "core.home.task_groups")  # they decide nothing: a log line, what a group raised
 
 
 def _imported(module: str) -> set[str]:
