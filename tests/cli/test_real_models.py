@@ -185,7 +185,7 @@ def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, A
     [
         ("caption", {}, "image_url is missing"),
         ("caption", {"image_url": "https://example.org/a.png"}, "nothing is fetched"),
-        ("caption", {"image_url": "data:image/png;base64,AAAA"}, "no image that Pillow knows"),
+        ("caption", {"image_url": "data:image/png;base64,AAAA"}, "does not recognise the image"),
         ("caption", {"image_url": "AAA"}, "base64 is damaged"),
         ("caption", {"image_url": IMAGE, "length": "epic"}, "does not support caption length"),
         ("query", {"image_url": IMAGE}, "question is missing"),
@@ -316,7 +316,7 @@ def hub_cases(hub: ModelHub) -> dict[str, dict[str, Any]]:
         "no revision 7": {"model_id": "me/other", "revision": "7"},
         "or it is private": {"model_id": "me/private"},
         "it answered 500": {"model_id": "me/down"},
-        "me/reset can't be had": {"model_id": "me/reset"},
+        "me/reset is not available": {"model_id": "me/reset"},
         "it answered 403": {"model_id": "me/broken"},
         "There is no model two words": {"model_id": "two words"},
         "fetched before": {"model_id": "me/tiny", "revision": COMMIT},

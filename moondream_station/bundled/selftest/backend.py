@@ -2,28 +2,25 @@
 """Answers about an image with nothing but tensor arithmetic: proof that a machine serves, no language model.
 
 The contract is every backend's: `init_backend`, and functions that take keyword arguments and return a
-dictionary. What they say is computed with torch, on the chosen device, from the image itself.
+dictionary. What they say is computed with torch, on the chosen device, from the image itself: its colours,
+and the regions that can be told apart in it.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 import re
+import struct
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from moondream_station.bundled.selftest.picture import (
-        COLOURS,
-        Picture,
-        Region,
-        load,
-        regions_of,
-        salient,
-    )
-else:  # a backend's folder is on the worker's path
-    from picture import COLOURS, Picture, Region, load, regions_of, salient
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.nn.functional import max_pool2d
 
 PREFIX = "Self-test, no language model:"
 SYNONYMS = {"gray": "grey", "violet": "purple", "magenta": "pink", "turquoise": "cyan", "teal": "cyan"}
@@ -32,73 +29,104 @@ BRIGHT, DARK = frozenset({"bright", "light"}), frozenset({"dark"})
 BRIGHT_FROM, DARK_BELOW = 0.6, 0.3
 SMALLEST_SHARE = 0.01
 
+MAX_ENCODED_BYTES = 44 << 20
+MAX_PIXELS = 50_000_000
+SIDE = 256
+"""Images are looked at in this size at most: enough to place a region to half a percent."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for what is no image, or a damaged one."""
+
+HSV: tuple[tuple[str, tuple[float, float], tuple[float, float], tuple[float, float]], ...] = (
+    ("red", (0, 361), (0, 2), (0, 2)),
+    ("orange", (15, 42), (0, 2), (0, 2)),
+    ("yellow", (42, 70), (0, 2), (0, 2)),
+    ("green", (70, 165), (0, 2), (0, 2)),
+    ("cyan", (165, 195), (0, 2), (0, 2)),
+    ("blue", (195, 260), (0, 2), (0, 2)),
+    ("purple", (260, 290), (0, 2), (0, 2)),
+    ("pink", (290, 345), (0, 2), (0, 2)),
+    ("purple", (290, 330), (0, 2), (0, 0.75)),
+    ("pink", (0, 25), (0, 0.5), (0.75, 2)),
+    ("pink", (345, 361), (0, 0.5), (0.75, 2)),
+    ("brown", (0, 42), (0, 0.95), (0, 0.68)),
+    ("grey", (0, 361), (0, 0.15), (0, 2)),
+    ("white", (0, 361), (0, 0.15), (0.85, 2)),
+    ("black", (0, 361), (0, 2), (0, 0.18)),
+)
+"""Colour names by hue in degrees, saturation and value, each from and below; a later line wins."""
+COLOURS = tuple(dict.fromkeys(name for name, *_ in HSV))
+SALIENT_FROM = 0.25
+"""Distance from the border's colour in RGB, of 1.73 at most."""
+MOST_REGIONS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image as tensors, and its upright size in pixels before it was made smaller."""
+
+    width: int
+    height: int
+    luminance: torch.Tensor
+    """Height by width, from 0 to 1."""
+    colours: torch.Tensor
+    """Height by width: each pixel's position in `COLOURS`."""
+    rgb: torch.Tensor
+    """3 by height by width, from 0 to 1."""
+
+    def shares(self) -> list[tuple[float, str]]:
+        """Each colour's share of the image, largest first."""
+        shares = torch.stack([(self.colours == number).float().mean() for number in range(len(COLOURS))])
+        return sorted(zip(shares.tolist(), COLOURS, strict=True), reverse=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A connected region: its box and a point inside it, from 0 to 1."""
+
+    box: dict[str, float]
+    point: dict[str, float]
+
+
 _state: dict[str, torch.device] = {"device": torch.device("cpu")}
 
 
 def init_backend(device: str | None = None, **_: Any) -> None:
-    """Choose the device, and compute once on it.
-
-    Args:
-        device: "cpu", "cuda", "xpu" or "mps"; the best one that torch has by default.
-    """
+    """Choose the device, by default the best one that torch has, and compute once on it."""
     chosen = torch.device(device or _best_device())
     torch.ones(8, device=chosen).sum().item()
     _state["device"] = chosen
 
 
 def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, **_: Any) -> dict[str, Any]:
-    """Describe an image's colours, brightness and salient regions.
-
-    Args:
-        image_url: A `data:` URL, or base64.
-        length: "short", "normal" or "long".
-        stream: Whether `caption` is to be an iterator of words.
-
-    Raises:
-        ValueError: The image can't be used; the text says what to do.
-    """
+    """Describe an image's colours, brightness and salient regions."""
     if length not in {"short", "normal", "long"}:
         raise ValueError(f"length is {length!r}: use short, normal or long")
     picture = load(image_url, _state["device"])
     parts = [f"a {_brightness(picture)} image, mostly {_colours(picture)}"]
     if length != "short":
-        found = regions_of(salient(picture))
-        parts.append(f"{_count(len(found), 'salient region')}{_places(found[:3])}")
+        regions = regions_of(salient(picture))
+        parts.append(f"{_count(len(regions), 'salient region')}{_places(regions)}")
     if length == "long":
         parts.append(f"{_contrast(picture)}; {_size(picture)}")
     return {"caption": _spoken(f"{PREFIX} {'; '.join(parts)}.", stream)}
 
 
 def query(question: Any = None, image_url: Any = None, stream: Any = None, **_: Any) -> dict[str, Any]:
-    """Answer what numbers can answer: colours, brightness, contrast, size, how many regions, and where.
-
-    Args:
-        question: In English.
-        image_url: A `data:` URL, or base64.
-        stream: Whether `answer` is to be an iterator of words.
-
-    Raises:
-        ValueError: There is no question, or the image can't be used.
-    """
+    """Answer what numbers can answer: colours, brightness, contrast, size, how many regions, and where."""
     if not isinstance(question, str) or not question.strip():
         raise ValueError("question is missing: give one as text")
     if image_url is None:
-        said = "without an image there is nothing to compute; send one with the question"
+        answer = "without an image there is nothing to compute; send one with the question"
     else:
-        said = _answer(_words(question), load(image_url, _state["device"]))
-    return {"answer": _spoken(f"{PREFIX} {said}.", stream)}
+        answer = _answer(_words(question), load(image_url, _state["device"]))
+    return {"answer": _spoken(f"{PREFIX} {answer}.", stream)}
 
 
 def detect(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]:  # noqa: A002  the API's word
-    """Find regions of a colour, bright or dark ones, or salient ones.
+    """Find regions of a colour ("the blue square"), bright or dark ones, or salient ones, the largest first.
 
-    Args:
-        image_url: A `data:` URL, or base64.
-        object: A colour, alone or in a phrase ("the blue square"), "bright", "dark", "object" or "salient".
-
-    Returns:
-        `objects`, the largest first, each with `x_min`, `y_min`, `x_max`, `y_max` from 0 to 1; none for words
-        that mean nothing to arithmetic.
+    None for words that mean nothing to arithmetic.
     """
     return {"objects": [region.box for region in _find(image_url, object)]}
 
@@ -108,10 +136,10 @@ def point(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]
     return {"points": [region.point for region in _find(image_url, object)]}
 
 
-def _find(image_url: Any, wanted: Any) -> list[Region]:
-    if not isinstance(wanted, str) or not wanted.strip():
+def _find(image_url: Any, name: Any) -> list[Region]:
+    if not isinstance(name, str) or not name.strip():
         raise ValueError("object is missing: name a colour, or bright, dark, object or salient")
-    mask = _mask(_words(wanted), load(image_url, _state["device"]))
+    mask = _mask(_words(name), load(image_url, _state["device"]))
     return [] if mask is None else regions_of(mask)
 
 
@@ -119,10 +147,8 @@ def _mask(words: set[str], picture: Picture) -> torch.Tensor | None:
     """Where the image is what the words name; None where they name nothing that can be computed."""
     masks = [picture.colours == COLOURS.index(name) for name in COLOURS if name in words]
     mask = torch.stack(masks).any(dim=0) if masks else None
-    for names, matches in (
-        (BRIGHT, picture.luminance >= BRIGHT_FROM),
-        (DARK, picture.luminance < DARK_BELOW),
-    ):
+    light = picture.luminance
+    for names, matches in ((BRIGHT, light >= BRIGHT_FROM), (DARK, light < DARK_BELOW)):
         if words & names:
             mask = matches if mask is None else mask & matches
     return salient(picture) if mask is None and words & OBJECTS else mask
@@ -130,13 +156,13 @@ def _mask(words: set[str], picture: Picture) -> torch.Tensor | None:
 
 def _answer(words: set[str], picture: Picture) -> str:
     mask = _mask(words, picture)
-    found = regions_of(salient(picture) if mask is None else mask)
+    regions = regions_of(salient(picture) if mask is None else mask)
     for names, say in ANSWERS:
         if words & names:
-            return say(picture, found)
+            return say(picture, regions)
     if mask is None:
         return f"that is beyond arithmetic. The image is {_brightness(picture)}, mostly {_colours(picture)}"
-    return f"{'yes' if found else 'no'}, {float(mask.float().mean()):.0%} of the image{_places(found[:3])}"
+    return f"{'yes' if regions else 'no'}, {float(mask.float().mean()):.0%} of the image{_places(regions)}"
 
 
 def _colours(picture: Picture) -> str:
@@ -164,13 +190,11 @@ def _size(picture: Picture) -> str:
     return f"{width} x {height} pixels, {form}"
 
 
-def _places(found: list[Region]) -> str:
-    """Where regions are, in words: " (top left, centre)"."""
+def _places(regions: list[Region]) -> str:
+    """Where the largest regions are, in words: " (top left, centre)"."""
     columns, rows = ("left", "", "right"), ("top", "", "bottom")
-    names = [
-        f"{rows[min(2, int(region.point['y'] * 3))]} {columns[min(2, int(region.point['x'] * 3))]}".strip()
-        for region in found
-    ]
+    points = [region.point for region in regions[:3]]
+    names = [f"{rows[int(point['y'] * 3)]} {columns[int(point['x'] * 3)]}".strip() for point in points]
     return f" ({', '.join(name or 'centre' for name in names)})" if names else ""
 
 
@@ -180,16 +204,14 @@ def _count(number: int, noun: str) -> str:
 
 def _words(text: str) -> set[str]:
     """The words of a text, in lower case, plurals also in the singular, synonyms by their usual name."""
-    found = set(re.findall(r"[a-z]+", text.lower()[:4000]))
-    found |= {word.removesuffix("s") for word in found}
-    return found | {SYNONYMS[word] for word in found & SYNONYMS.keys()}
+    words = set(re.findall(r"[a-z]+", text.lower()[:4000]))
+    words |= {word.removesuffix("s") for word in words}
+    return words | {SYNONYMS[word] for word in words & SYNONYMS.keys()}
 
 
 def _spoken(text: str, stream: Any) -> str | Iterator[str]:
     """The text, or its words one by one; joined they are the text."""
-    if not stream:
-        return text
-    return iter(re.findall(r"\S+\s*", text))
+    return iter(re.findall(r"\S+\s*", text)) if stream else text
 
 
 def _best_device() -> str:
@@ -200,10 +222,129 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def load(image_url: Any, device: torch.device) -> Picture:
+    """A `data:` URL or base64 as tensors; a ValueError says what to send instead."""
+    try:
+        image = _open(_decode(image_url))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"it has {image.width} x {image.height} pixels")
+        upright = ImageOps.exif_transpose(image)
+        width, height = upright.size
+        pixels = np.asarray(_on_white(upright, SIDE), dtype=np.float32)
+    except BROKEN as error:
+        raise ValueError(
+            f"image_url can't be read as an image ({error}): send {', '.join(FORMATS)} of at most"
+            f" {MAX_PIXELS // 1_000_000} megapixels as a data: URL or base64"
+        ) from error
+    rgb = torch.from_numpy(pixels).to(device).permute(2, 0, 1) / 255
+    weights = torch.tensor([0.2126, 0.7152, 0.0722], device=rgb.device)
+    luminance = (rgb * weights[:, None, None]).sum(dim=0)
+    return Picture(width=width, height=height, luminance=luminance, colours=classify(rgb), rgb=rgb)
+
+
+def classify(rgb: torch.Tensor) -> torch.Tensor:
+    """Each pixel's position in `COLOURS`. `rgb` is 3 by height by width, from 0 to 1."""
+    red, green, blue = rgb
+    value = rgb.amax(dim=0)
+    chroma = value - rgb.amin(dim=0)
+    safe = chroma.clamp_min(1e-6)
+    hue = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+    hue = torch.where(value == red, (green - blue) / safe, hue) * 60 % 360
+    saturation = chroma / value.clamp_min(1e-6)
+    positions = torch.zeros_like(value, dtype=torch.int64)
+    for name, *bounds in HSV:
+        match = torch.ones_like(value, dtype=torch.bool)
+        for measure, (start, end) in zip((hue, saturation, value), bounds, strict=True):
+            match &= (measure >= start) & (measure < end)
+        positions[match] = COLOURS.index(name)
+    return positions
+
+
+def salient(picture: Picture) -> torch.Tensor:
+    """Where the colour differs from the border's median: a mask of height by width."""
+    rgb = picture.rgb
+    border = (rgb[:, 0, :], rgb[:, -1, :], rgb[:, :, 0], rgb[:, :, -1])
+    background = torch.cat(border, dim=1).median(dim=1).values
+    return (rgb - background[:, None, None]).square().sum(dim=0).sqrt() > SALIENT_FROM
+
+
+def regions_of(mask: torch.Tensor) -> list[Region]:
+    """The connected regions of a mask, largest first; specks are left out."""
+    height, width = mask.shape
+    labels = _label(mask)
+    numbers, sizes = (tensor.tolist() for tensor in labels[mask].unique(return_counts=True))
+    least = max(4, height * width // 1000)
+    largest = sorted((size, number) for size, number in zip(sizes, numbers, strict=True) if size >= least)
+    return [_region(labels == number) for _, number in reversed(largest[-MOST_REGIONS:])]
+
+
+def _label(mask: torch.Tensor) -> torch.Tensor:
+    """Give each connected region one number of its own: the largest spreads until nothing changes."""
+    inside = mask.float()
+    numbers = torch.arange(1, mask.numel() + 1, device=mask.device, dtype=torch.float32).reshape(mask.shape)
+    labels = numbers * inside
+    while True:
+        spread = labels
+        for _ in range(16):
+            spread = max_pool2d(spread[None, None], 3, stride=1, padding=1)[0, 0] * inside
+        if torch.equal(spread, labels):
+            return labels
+        labels = spread
+
+
+def _region(mask: torch.Tensor) -> Region:
+    height, width = mask.shape
+    ys, xs = mask.nonzero(as_tuple=True)
+    distance = (ys - ys.float().mean()).square() + (xs - xs.float().mean()).square()
+    nearest = int(distance.argmin())
+    return Region(
+        box={
+            "x_min": int(xs.min()) / width,
+            "y_min": int(ys.min()) / height,
+            "x_max": (int(xs.max()) + 1) / width,
+            "y_max": (int(ys.max()) + 1) / height,
+        },
+        point={"x": (int(xs[nearest]) + 0.5) / width, "y": (int(ys[nearest]) + 0.5) / height},
+    )
+
+
+def _decode(image_url: Any) -> bytes:
+    if not isinstance(image_url, str) or not image_url.strip():
+        raise ValueError("there is none")
+    text = image_url.strip()
+    if text.startswith(("http:", "https:", "file:")):
+        raise ValueError("the self-test fetches nothing")
+    if len(text) > MAX_ENCODED_BYTES:
+        raise ValueError(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
+    if text.startswith("data:"):
+        kind, comma, text = text.partition(",")
+        if not comma or not kind.endswith(";base64"):
+            raise ValueError("the data: URL is not base64")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"the base64 is damaged: {error}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("it is none of the formats below") from None
+
+
+def _on_white(image: Image.Image, side: int) -> Image.Image:
+    """The image made small, in RGB, on white where it is transparent."""
+    small = image.convert("RGBA")
+    small.thumbnail((side, side), Image.Resampling.BOX)
+    white = Image.new("RGBA", small.size, "white")
+    return Image.alpha_composite(white, small).convert("RGB")
+
+
 ANSWERS: tuple[tuple[set[str], Callable[[Picture, list[Region]], str]], ...] = (
     (
         {"many", "count", "number", "where", "position", "located"},
-        lambda _, found: f"{_count(len(found), 'region')}{_places(found[:3])}",
+        lambda _, regions: f"{_count(len(regions), 'region')}{_places(regions)}",
     ),
     ({"colour", "color"}, lambda picture, _: f"mostly {_colours(picture)}"),
     ({"contrast"}, lambda picture, _: _contrast(picture)),

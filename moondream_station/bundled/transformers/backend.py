@@ -38,7 +38,7 @@ MAX_PIXELS = 50_000_000
 _lock = threading.Lock()
 """Moondream's models keep the state of a generation inside the model: one at a time."""
 _loaded: dict[str, Any] = {}
-_found: dict[tuple[str, str | None], tuple[str, int]] = {}
+_fetched: dict[tuple[str, str | None], tuple[str, int]] = {}
 """What `fetch_backend` brought: what to load, and its size in bytes, by model and revision."""
 
 _STORED_ITEM_BYTES = 2
@@ -48,19 +48,9 @@ _STORED_ITEM_BYTES = 2
 def fetch_backend(
     model_id: str, revision: str | None = None, dtype: str | None = None, progress: Progress = lambda *_: None
 ) -> int:
-    """Get the weights, while the model before goes on answering.
-
-    Args:
-        model_id: As for `init_backend`.
-        revision: As for `init_backend`.
-        dtype: As for `init_backend`.
-        progress: As for `init_backend`.
-
-    Returns:
-        How many bytes of memory the model takes.
-    """
+    """Get the weights, while the model before goes on answering; gives the bytes of memory that they take."""
     with explained(model_id, revision):
-        _, size_bytes = _found[model_id, revision] = find(model_id, revision, progress)
+        _, size_bytes = _fetched[model_id, revision] = find(model_id, revision, progress)
     widening = getattr(torch, dtype).itemsize / _STORED_ITEM_BYTES if dtype is not None else 1
     return int(size_bytes * max(1, widening))
 
@@ -78,14 +68,14 @@ def init_backend(
     Args:
         model_id: A repository on the hub ("vikhyatk/moondream2"), or a folder.
         revision: A commit, tag or branch of the repository; a folder has none.
-        device: What torch computes on.
         dtype: The weights' type by torch's name. By default the one that the model's own code builds:
             Moondream's prepares its images in that one too (bfloat16), and fails with weights of another.
+        device: What torch computes on.
         compile: Whether the model compiles itself for a GPU, which takes minutes and makes it faster.
-        progress: Told how many bytes are here, of how many.
+        progress: Called with the bytes that are present, and of how many.
     """
     with explained(model_id, revision):
-        source, size_bytes = _found.get((model_id, revision)) or find(model_id, revision, progress)
+        source, size_bytes = _fetched.get((model_id, revision)) or find(model_id, revision, progress)
         options: dict[str, Any] = {} if dtype is None else {"dtype": getattr(torch, dtype)}
         model = AutoModelForCausalLM.from_pretrained(
             source,
@@ -105,17 +95,7 @@ def init_backend(
 def caption(
     image_url: Any = None, length: Any = "normal", stream: Any = None, settings: Any = None, **_: Any
 ) -> dict[str, Any]:
-    """Describe an image.
-
-    Args:
-        image_url: A `data:` URL, or base64.
-        length: What the model knows: "short", "normal", "long".
-        stream: Whether `caption` is to be an iterator.
-        settings: `temperature`, `top_p`, `max_tokens`.
-
-    Raises:
-        ValueError: The image can't be used, or the model does not know the length.
-    """
+    """Describe an image, given as a `data:` URL or base64; `length` is what the model knows."""
     return _text("caption", "caption", stream, _image(image_url), length=length, settings=settings)
 
 
@@ -128,19 +108,7 @@ def query(
     spatial_refs: Any = None,
     **_: Any,
 ) -> dict[str, Any]:
-    """Answer a question, about an image or without one.
-
-    Args:
-        question: The question.
-        image_url: A `data:` URL, or base64; None for a question without an image.
-        stream: Whether `answer` is to be an iterator.
-        reasoning: Whether the model thinks first; the answer tells how, under `reasoning`.
-        settings: As for `caption`.
-        spatial_refs: Points and boxes that the question is about.
-
-    Raises:
-        ValueError: There is no question, or the image can't be used.
-    """
+    """Answer a question, about an image or without one; with `reasoning` the answer tells how, too."""
     image = None if image_url is None else _image(image_url)
     options = {"question": _word(question, "question"), "reasoning": _is_true(reasoning)}
     return _text("query", "answer", stream, image, **options, settings=settings, spatial_refs=spatial_refs)
@@ -152,19 +120,9 @@ def detect(
     settings: Any = None,
     **others: Any,
 ) -> dict[str, Any]:
-    """Boxes around things.
-
-    Args:
-        image_url: A `data:` URL, or base64.
-        object: What to look for; `obj` is understood too, as Moondream Station 0.1 did.
-        settings: `max_objects`.
-        others: Nothing else is used.
-
-    Raises:
-        ValueError: Nothing is named, or the image can't be used.
-    """
-    wanted = _word(object or others.get("obj"), "object")
-    return {"objects": _ask("detect", _image(image_url), object=wanted, settings=settings)["objects"]}
+    """Boxes around things. `obj` is understood too, as Moondream Station 0.1 did."""
+    name = _word(object or others.get("obj"), "object")
+    return {"objects": _ask("detect", _image(image_url), object=name, settings=settings)["objects"]}
 
 
 def point(
@@ -174,20 +132,9 @@ def point(
     spatial_refs: Any = None,
     **others: Any,
 ) -> dict[str, Any]:
-    """Points on things, and how many there are.
-
-    Args:
-        image_url: A `data:` URL, or base64.
-        object: What to look for; or `obj`.
-        settings: `max_objects`.
-        spatial_refs: Points and boxes that it is about.
-        others: Nothing else is used.
-
-    Raises:
-        ValueError: Nothing is named, or the image can't be used.
-    """
-    wanted = _word(object or others.get("obj"), "object")
-    options = {"object": wanted, "settings": settings, "spatial_refs": spatial_refs}
+    """Points on things, and how many there are."""
+    name = _word(object or others.get("obj"), "object")
+    options = {"object": name, "settings": settings, "spatial_refs": spatial_refs}
     points = _ask("point", _image(image_url), **options)["points"]
     return {"points": points, "count": len(points)}
 
@@ -232,14 +179,14 @@ def _image(image_url: Any) -> Image.Image:
         _check_pixels(image)
         return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError:
-        raise ValueError("image_url can't be used: it is no image that Pillow knows") from None
+        raise ValueError("image_url can't be used: Pillow does not recognise the image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"image_url can't be used: {error}") from error
 
 
 def _check_pixels(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"it has {image.width} x {image.height} pixels, at most {MAX_PIXELS} are taken")
+        raise ValueError(f"it has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
 
 
 def _decoded(image_url: Any) -> bytes:
@@ -247,7 +194,7 @@ def _decoded(image_url: Any) -> bytes:
     if text.startswith(("http:", "https:", "file:")):
         raise ValueError("nothing is fetched; send the image itself, as a data: URL or base64")
     if len(text) > MAX_ENCODED_BYTES:
-        raise ValueError(f"it has {len(text)} characters, at most {MAX_ENCODED_BYTES} are taken")
+        raise ValueError(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)

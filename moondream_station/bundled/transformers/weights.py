@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  a backend's folder is no package
-"""A model's weights and code: from the hub or a folder, whole, or a sentence on why they can't be had."""
+"""A model's weights and code: from the hub or a folder, whole, or a sentence on why not."""
 
 from __future__ import annotations
 
@@ -33,18 +33,12 @@ LOOK_SECONDS = 0.5
 GB = 10**9
 RESERVE_BYTES = 64 << 20
 """What is left free on the disk that the weights go to."""
-WANTED = (".json", ".py", ".safetensors")
+LOADED = (".json", ".py", ".safetensors")
 """What a model is loaded from; a repository may hold the same weights in other forms too."""
 
 
 class Unreachable(Exception):
-    """The weights can't be had; the station reports the cause and the hint.
-
-    Args:
-        message: What failed.
-        hint: What to do.
-        cause: The station's code.
-    """
+    """The weights are not available; the station reports the hint, and the cause (one of its codes)."""
 
     def __init__(self, message: str, hint: str, *, cause: str = "weights-unreachable") -> None:
         super().__init__(message)
@@ -53,15 +47,7 @@ class Unreachable(Exception):
 
 
 def find(model_id: str, revision: str | None, progress: Progress) -> tuple[str, int]:
-    """Bring everything that a model is loaded from.
-
-    Args:
-        model_id: A repository on the hub, or a folder.
-        revision: A commit, tag or branch of the repository.
-        progress: Told how many bytes are here, of how many.
-
-    Returns:
-        What to load, and its size in bytes.
+    """Bring everything that a model is loaded from; gives what to load, and its size in bytes.
 
     Raises:
         Unreachable: There is no such folder, or it is not whole.
@@ -69,23 +55,23 @@ def find(model_id: str, revision: str | None, progress: Progress) -> tuple[str, 
     """
     folder = Path(model_id).expanduser()
     if folder.is_dir():
-        if (lack := _lack(folder)) is not None:
-            raise Unreachable(f"The model in {folder} is not whole: {lack}.", "Copy it there again, whole.")
+        if (missing := _missing(folder)) is not None:
+            raise Unreachable(f"The model in {folder} is incomplete: {missing}.", "Copy it again.")
         _offer_code(folder)
         progress(0, _size(folder), "bytes")
         return str(folder), _size(folder)
     if folder.is_absolute() or model_id.startswith((".", "~")):
         raise Unreachable(f"There is no folder {folder}.", "The model's `model_id` in the manifest names it.")
-    known = _cached(model_id, revision)
-    if known is None or revision is None:
+    cached = _cached(model_id, revision)
+    if cached is None or revision is None:
         try:
-            known = _fetch(model_id, revision, progress)
+            cached = _fetch(model_id, revision, progress)
         except (requests.RequestException, OfflineModeIsEnabled, LocalEntryNotFoundError):
-            if known is None:
+            if cached is None:
                 raise
     else:
-        progress(0, _size(known), "bytes")
-    return model_id, _size(known)
+        progress(0, _size(cached), "bytes")
+    return model_id, _size(cached)
 
 
 def _cached(model_id: str, revision: str | None) -> Path | None:
@@ -94,19 +80,19 @@ def _cached(model_id: str, revision: str | None) -> Path | None:
         folder = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if _lack(folder) is None else None
+    return folder if _missing(folder) is None else None
 
 
 def _fetch(model_id: str, revision: str | None, progress: Progress) -> Path:
     """Fetch what is missing, weights last, so that what is whole has them."""
     info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
-    wanted = [file for file in info.siblings or () if file.rfilename.endswith(WANTED)]
-    wanted.sort(key=lambda file: file.size or 0)
+    files = [file for file in info.siblings or () if file.rfilename.endswith(LOADED)]
+    files.sort(key=lambda file: file.size or 0)
     blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model_id, repo_type="model"), "blobs")
-    names = {(file.lfs.sha256 if file.lfs else file.blob_id): file.size or 0 for file in wanted}
-    _check_space(model_id, sum(names.values()) - _here(blobs, names))
-    with _watched(lambda: progress(_here(blobs, names), sum(names.values()), "bytes")):
-        for file in wanted:
+    names = {(file.lfs.sha256 if file.lfs else file.blob_id): file.size or 0 for file in files}
+    _check_space(model_id, sum(names.values()) - _present_bytes(blobs, names))
+    with _reporting(lambda: progress(_present_bytes(blobs, names), sum(names.values()), "bytes")):
+        for file in files:
             hf_hub_download(model_id, file.rfilename, revision=revision or info.sha)
     return Path(snapshot_download(model_id, revision=revision or info.sha, local_files_only=True))
 
@@ -126,13 +112,13 @@ def _check_space(model_id: str, missing_bytes: int) -> None:
 
 
 @contextmanager
-def _watched(tell: Callable[[], object]) -> Iterator[None]:
-    """Tell again and again, from a thread, while the block is worked on."""
+def _reporting(report: Callable[[], object]) -> Iterator[None]:
+    """Report again and again, from a thread: the hub's client has no callback for bytes of several files."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(LOOK_SECONDS):
-            tell()
+            report()
 
     watching = threading.Thread(target=watch, name="progress", daemon=True)
     watching.start()
@@ -141,10 +127,10 @@ def _watched(tell: Callable[[], object]) -> Iterator[None]:
     finally:
         over.set()
         watching.join()
-    tell()
+    report()
 
 
-def _here(blobs: Path, names: dict[str | None, int]) -> int:
+def _present_bytes(blobs: Path, names: dict[str | None, int]) -> int:
     """How many bytes of some files are here, finished or not."""
     total = 0
     for name, size in names.items():
@@ -155,7 +141,7 @@ def _here(blobs: Path, names: dict[str | None, int]) -> int:
     return total
 
 
-def _lack(folder: Path) -> str | None:
+def _missing(folder: Path) -> str | None:
     """What a folder lacks of a model, None where it is whole."""
     try:
         code = _entry(folder)
@@ -164,8 +150,8 @@ def _lack(folder: Path) -> str | None:
         index = folder / "model.safetensors.index.json"
         if index.is_file():
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            missing = sorted(name for name in shards if not (folder / name).is_file())
-            return f"{missing[0]} is missing" if missing else None
+            absent = sorted(name for name in shards if not (folder / name).is_file())
+            return f"{absent[0]} is missing" if absent else None
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (ValueError, KeyError, AttributeError) as error:
@@ -191,12 +177,12 @@ def _offer_code(folder: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.name.endswith(WANTED))
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.name.endswith(LOADED))
 
 
 @contextmanager
 def explained(model_id: str, revision: str | None) -> Iterator[None]:
-    """Say what failed, and what to do, in words that fit all the ways in which weights can't be had."""
+    """Translate every way in which weights can be missing into what failed and what to do."""
     hub = urlsplit(constants.ENDPOINT).hostname
     try:
         yield
@@ -228,22 +214,22 @@ def _from_system(error: OSError, model_id: str, hub: str | None) -> Unreachable:
     if error.strerror and not isinstance(error, requests.RequestException):
         is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         return Unreachable(
-            f"{model_id} can't be kept or read: {error.strerror}: {error.filename or constants.HF_HOME}.",
+            f"{model_id} can't be stored or read: {error.strerror}: {error.filename or constants.HF_HOME}.",
             "Make room, or set HF_HOME to a folder that you may write to.",
             cause="no-space" if is_full else "weights-unreachable",
         )
     response = error.response if isinstance(error, HfHubHTTPError) else None
-    said = f"it answered {response.status_code}" if response is not None else _reason(error)
+    reason = f"it answered {response.status_code}" if response is not None else _reason(error)
     return Unreachable(
-        f"{model_id} can't be had from {hub}: {said}.",
+        f"{model_id} is not available from {hub}: {reason}.",
         "Check the network and the proxy; or set HF_ENDPOINT to a mirror, or let `model_id` name a folder.",
     )
 
 
 def _reason(error: BaseException) -> str:
-    """What lies at the bottom of an error of the network: requests and urllib3 wrap it several times."""
+    """The innermost cause of a network error: requests and urllib3 wrap it several times."""
     for inner in (*error.args, getattr(error, "reason", None), error.__cause__):
         if isinstance(inner, BaseException):
             return _reason(inner)
-    said = getattr(error, "strerror", None) or str(error)
-    return str(said).strip().partition("\n")[0].rstrip(".")
+    reason = getattr(error, "strerror", None) or str(error)
+    return str(reason).strip().partition("\n")[0].rstrip(".")
