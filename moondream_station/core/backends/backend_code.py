@@ -12,31 +12,29 @@ from moondream_station.core.facts.errors import BackendUnavailable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendCode:
-    """A backend's folder, and what the manifest says about it.
-
-    Args:
-        id: The backend's id in the manifest.
-        version: Its version there.
-        folder: Where its files are; nobody changes them while it is used.
-        entry_module: The name of the module with `init_backend` and the functions, without `.py`.
-        functions: What may be called over HTTP.
-        requirements_text: The content of its `requirements.txt`, empty where it has none.
-        digest: sha256 over the names and contents of its files, 64 hex digits.
-        place: The folder below the home's `backends`, as `commit.json` names it; empty outside of the home.
-    """
+    """A backend's folder, which nobody changes while it is used, and what the manifest says about it."""
 
     id: str
     version: str
     folder: Path
     entry_module: str
     functions: tuple[str, ...]
+    """What may be called over HTTP."""
     requirements_text: str
+    """The content of its `requirements.txt`, empty where it has none."""
     digest: str
+    """sha256 over the names and contents of its files, 64 hex digits."""
     place: str = ""
+    """The folder below the home's `backends`, as `commit.json` names it; empty outside of the home."""
 
 
 def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:
-    """The requirements of a backend's code."""
+    """The requirements of a backend's code; without `info` nothing is allowed beside names and versions.
+
+    Raises:
+        RequirementsUnsafe: A line asks for what is not allowed.
+        BackendUnavailable: A file that the manifest allows can't be read.
+    """
     return read_requirements(code.requirements_text, info, folder=code.folder, backend=code.id)
 
 
@@ -58,6 +56,6 @@ def _content(path: Path, backend: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BackendUnavailable(
-            f"The backend {backend} has no {path.name} that can be read, which the manifest allows.",
+            f"The backend {backend} has no readable {path.name}, which the manifest allows.",
             hint="Correct `allow.files` in the manifest.",
         ) from error

@@ -13,11 +13,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import BackendUnavailable
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import (
@@ -38,28 +39,21 @@ _NAME_DIGITS: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeRecord:
-    """What was put into the home, and where it came from.
-
-    Args:
-        source: sha256 of what it was taken from: of the location's text for the network, which is not asked
-            twice, and of the contents for files, which are.
-        archive_sha256: The archive's digest, None for a folder.
-        digest: sha256 over the files as they were put there.
-        entry_module: As the manifest said.
-        functions: As the manifest said.
-    """
+    """What was put into the home, where it came from, and what the manifest said of it."""
 
     source: str
+    """sha256 of the URL for the network, which is not asked twice, and of the content for files."""
     archive_sha256: str | None
     digest: str
+    """sha256 over the files as they were put there."""
     entry_module: str
     functions: tuple[str, ...]
 
 
 def read_backend(home: Home, place: str) -> BackendCode | None:
-    """Code as it lies in the home; None where it is not there, or not whole.
+    """Code at a place below `backends` ("ID/VERSION/CONTENT", or "ID/VERSION"); None where it is not whole.
 
-    Nothing is fetched or compared with where it came from: a model that was installed works offline.
+    Nothing is fetched or compared with its source: a model that was installed works offline.
     """
     folder = home.backends / place
     record = read_record(folder)
@@ -199,7 +193,7 @@ def _requirements(folder: Path, backend_id: str) -> str:
     if path.stat().st_size > _MAX_REQUIREMENTS_BYTES:
         raise BackendUnavailable(
             f"requirements.txt of the backend {backend_id} is larger than 1 MiB.",
-            hint="It holds a line a package: look whether it is the right file.",
+            hint="It should hold one line a package: check that it is the right file.",
         )
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -211,33 +205,12 @@ def _requirements(folder: Path, backend_id: str) -> str:
 
 
 def _record_text(record: CodeRecord) -> str:
-    data = {
-        "format": FORMAT,
-        "source": record.source,
-        "archive_sha256": record.archive_sha256,
-        "digest": record.digest,
-        "entry_module": record.entry_module,
-        "functions": list(record.functions),
-    }
-    return json.dumps(data, indent=1) + "\n"
+    return json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n"
 
 
 def _record_from(data: Any) -> CodeRecord | None:
-    match data:
-        case {
-            "format": "moondream-station/backend/1",
-            "source": str(source),
-            "archive_sha256": str() | None as archive,
-            "digest": str(digest),
-            "entry_module": str(module),
-            "functions": [*functions],
-        }:
-            return CodeRecord(
-                source=source,
-                archive_sha256=archive,
-                digest=digest,
-                entry_module=module,
-                functions=tuple(map(str, functions)),
-            )
-        case _:
-            return None
+    try:
+        known = {**data}
+        return from_json(CodeRecord, known) if known.pop("format", None) == FORMAT else None
+    except (TypeError, ValueError):
+        return None

@@ -42,13 +42,13 @@ def _folder_name(text: str) -> str:
 
 def _module_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
-        raise ValueError(f"{text!r} is no module's name; give it without .py and without folders")
+        raise ValueError(f"{text!r} is not a module name; give it without .py and without folders")
     return text
 
 
 def _function_name(text: str) -> str:
     if not text.isidentifier():
-        raise ValueError(f"{text!r} is no function's name")
+        raise ValueError(f"{text!r} is not a function name")
     return text
 
 
@@ -56,14 +56,14 @@ def _package_name(text: str) -> str:
     try:
         return canonicalize_name(text, validate=True)
     except InvalidName:
-        raise ValueError(f"{text!r} is no package's name") from None
+        raise ValueError(f"{text!r} is not a package name") from None
 
 
 def _release(text: str) -> str:
     try:
         Version(text)
     except InvalidVersion:
-        raise ValueError(f"{text!r} is no version of Moondream Station") from None
+        raise ValueError(f"{text!r} is not a version of Moondream Station") from None
     return text
 
 
@@ -71,13 +71,7 @@ FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class Allowed(BaseModel):
-    """What a backend's requirements may hold beside names and versions, each by its name.
-
-    Attributes:
-        builds: Packages that may be built from source, where they have no wheel that fits.
-        urls: Packages that may be given by an `http(s):` URL.
-        files: Files beside requirements.txt that it may read with `-r`.
-    """
+    """What a backend's requirements may hold beside names and versions, each by its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -87,19 +81,7 @@ class Allowed(BaseModel):
 
 
 class BackendInfo(BaseModel):
-    """A backend, as the manifest names it.
-
-    Attributes:
-        name: For people.
-        download_url: A folder, or an archive as path, `file:` or `http(s):`; relative to the manifest.
-        entry_module: The module with the functions, without `.py`.
-        functions: What may be called over HTTP.
-        version: The code's version; its folder in the home is named by it.
-        min_version: The oldest station that can run it.
-        sha256: The archive's digest, 64 hex digits.
-        size: The archive's size in bytes.
-        allow: What its requirements may hold beside names and versions.
-    """
+    """A backend, as the manifest names it; docs/reference/manifest.md says what each key means."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -120,19 +102,7 @@ class BackendInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """A model, as the manifest names it.
-
-    Attributes:
-        name: For people.
-        description: For people.
-        backend: The id of the backend that serves it.
-        version: For people.
-        args: Keyword arguments of the backend's `init_backend`.
-        is_default: Whether it is taken where nobody chose one.
-        supported_os: `platform.system()` in lower case; None: every one.
-        system_requirements: For people.
-        requires_gpu: Whether it must not be run on the processor.
-    """
+    """A model, as the manifest names it; docs/reference/manifest.md says what each key means."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -193,14 +163,8 @@ class Manifest(BaseModel):
     @property
     def default_model(self) -> str | None:
         """The first model marked as default that is supported here, as 0.1 chose."""
-        return next(
-            (
-                model_id
-                for model_id, model in self.models.items()
-                if model.is_default and self.unsupported_reason(model_id) is None
-            ),
-            None,
-        )
+        defaults = (model_id for model_id, model in self.models.items() if model.is_default)
+        return next((model_id for model_id in defaults if self.unsupported_reason(model_id) is None), None)
 
     def model(self, model_id: str) -> ModelInfo:
         """The entry of a model."""
@@ -217,9 +181,9 @@ class Manifest(BaseModel):
     ) -> str | None:
         """Why a model can't be used here, None where it can."""
         model = self.models[model_id]
-        here = (system or platform.system()).lower()
-        if model.supported_os is not None and here not in {name.lower() for name in model.supported_os}:
-            return f"it runs on {', '.join(model.supported_os) or 'no system'}, this is {here}"
+        this = (system or platform.system()).lower()
+        if model.supported_os is not None and this not in {name.lower() for name in model.supported_os}:
+            return f"it runs on {', '.join(model.supported_os) or 'no system'}, this is {this}"
         backend = self.backends.get(model.backend)
         if backend is None:
             return f"the manifest has no backend {model.backend!r}"
@@ -237,13 +201,13 @@ def parse_manifest(
     """A manifest out of its JSON.
 
     Raises:
-        ManifestInvalid: It is no manifest; the message names the key and what is wrong with it.
+        ManifestInvalid: It is not a valid manifest; the message names the key and what is wrong with it.
     """
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise ManifestInvalid(
-            f"{origin} is no manifest: {_in_words(error)}.",
+            f"{origin} is not a valid manifest: {_in_words(error)}.",
             hint="docs/reference/manifest.md describes the format.",
         ) from error
     manifest._origin, manifest._folder, manifest._url = origin, folder, url  # noqa: SLF001  its maker

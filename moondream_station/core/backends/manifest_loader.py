@@ -34,8 +34,8 @@ async def load_manifest(source: str | Path | None, *, home: Home, client: httpx2
     """Read the manifest.
 
     Raises:
-        ManifestInvalid: There is none, or it is none. Where the network fails or gives no manifest, the last
-            good copy is used instead, with a warning, if there is one.
+        ManifestInvalid: It is missing or invalid. Where the network fails or gives no manifest, the last good
+            copy is used instead, with a warning, if there is one.
     """
     if source is not None and is_on_network(source):
         return await _fetch(str(source), home, client)
@@ -117,7 +117,7 @@ async def _get(url: str, origin: str, client: httpx2.AsyncClient) -> bytes:
         with anyio.fail_after(_FETCH_SECONDS):
             async with client.stream("GET", url, follow_redirects=True) as response:
                 if response.status_code != httpx2.codes.OK:
-                    raise ManifestInvalid(f"{origin} answers {response.status_code}.", hint=_HINT)
+                    raise ManifestInvalid(f"{origin} answered {response.status_code}.", hint=_HINT)
                 if announced_bytes(response) > MAX_MANIFEST_BYTES:
                     raise _too_large(origin)
                 async for chunk in response.aiter_bytes():

@@ -16,8 +16,7 @@ import anyio
 import anyio.to_thread
 import httpx2
 
-from moondream_station.core.backends.archive import DEFAULT_LIMITS, Unpacking, copy_folder
-from moondream_station.core.backends.archive_formats import unpack_archive
+from moondream_station.core.backends.archive import Unpacking, copy_folder, unpack_archive
 from moondream_station.core.backends.backend_code import BackendCode, read_requirements, requirements_of
 from moondream_station.core.backends.code_store import (
     TEMPORARY,
@@ -50,6 +49,7 @@ class Location:
     """Where a backend's code is: a path on this computer or a URL, one of them."""
 
     shown: str
+    """Without secrets."""
     path: Path | None = None
     url: str | None = None
 
@@ -71,7 +71,7 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
         return Location(shown=redact_url(text), url=text)
     if manifest.url is not None:
         raise _unavailable(
-            backend_id, f"a manifest from the network names {redact_url(text)} on this computer"
+            backend_id, f"a manifest from the network may not name {redact_url(text)} on this computer"
         )
     if scheme == "file":
         path = path_of(text)
@@ -93,7 +93,7 @@ async def provide_backend(
     with what was taken before.
 
     Raises:
-        BackendUnavailable: It is not available, or is no backend.
+        BackendUnavailable: It is not available, or is not a backend.
         ArchiveUnsafe: It holds something that must not be unpacked.
         HashMismatch: It is not the archive that the manifest names.
         NoSpace: The disk is full.
@@ -214,9 +214,7 @@ class _Provider:
             return self.kept_archive() or self._take_archive(path, workplace, finish)
         copied = workplace / "copied"
         copied.mkdir()
-        copy_folder(
-            path, Unpacking(copied, origin=self._location.shown, limits=DEFAULT_LIMITS, packed_bytes=None)
-        )
+        copy_folder(path, Unpacking(copied, origin=self._location.shown))
         source = digest_of(copied)
         return self._kept(source) or finish(copied, self._record(copied, source, None))
 
@@ -277,7 +275,7 @@ async def _fetch(
             await anyio.open_file(target, "xb") as file,
         ):
             if response.status_code != httpx2.codes.OK:
-                raise _unavailable(backend_id, f"{location.shown} answers {response.status_code}")
+                raise _unavailable(backend_id, f"{location.shown} answered {response.status_code}")
             if url.startswith("https:") and response.url.scheme != "https":
                 raise _unavailable(backend_id, f"{location.shown} redirects to a place without encryption")
             if announced_bytes(response) > most:
@@ -291,7 +289,7 @@ async def _fetch(
                     await file.write(chunk)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise _unavailable(
-            backend_id, f"{location.shown} can't be fetched: {explain_failure(error)}"
+            backend_id, f"{location.shown} could not be fetched: {explain_failure(error)}"
         ) from error
     if info.size is not None and received < info.size:
         raise _unavailable(
@@ -301,7 +299,7 @@ async def _fetch(
 
 def _unavailable(backend_id: str, why: str) -> BackendUnavailable:
     return BackendUnavailable(
-        f"The backend {backend_id} can't be had: {why}.",
+        f"The backend {backend_id} is not available: {why}.",
         hint="The manifest's `download_url` says where it is; `moondream-station doctor` checks the network.",
     )
 

@@ -18,17 +18,13 @@ Format = Literal["moondream-station/active/1"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """A model's environments.
-
-    Args:
-        environment: The name of the one it has.
-        previous: The name of the one it had before, for `rollback`; None where it had none.
-        request_key: What `environment` was made for.
-    """
+    """The names of a model's environments."""
 
     environment: str
     previous: str | None
+    """The one it had before, for `rollback`."""
     request_key: str
+    """What `environment` was made for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +87,7 @@ def write_active(home: Home, record: ActiveRecord) -> None:
     """Replace `active.json` atomically and durably; what it names must be committed before.
 
     Raises:
-        NoSpace: There is no room for it; what it said before still holds.
-        HomeUnusable: It can't be written, likewise.
+        StationError: As `writing_to` does; what the file said before still holds.
     """
     with writing_to(home.root):
         write_atomically(home.active, f"{json.dumps(to_json(record), indent=2)}\n")

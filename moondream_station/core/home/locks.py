@@ -1,4 +1,4 @@
-"""Who may change a home, and who serves it. A lock that can't be had is an error; it never fails open.
+"""Who may change a home, and who serves it. A lock that can't be taken is an error; it never fails open.
 
 The lock itself is the operating system's: it is free the moment its holder dies, however it dies. Beside it
 lies a record of who holds it, for people; a record is believed only while that very process lives.
@@ -15,14 +15,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import anyio
 import psutil
 from filelock import FileLock, Timeout
 
-from moondream_station.core.facts.errors import HomeLocked, HomeUnusable, StationRunning
-from moondream_station.core.home.layout import Home
+from moondream_station.core.facts.errors import HomeLocked, StationRunning
+from moondream_station.core.home.layout import Home, home_unusable
 from moondream_station.core.home.storage import read_json, write_atomically
 
 _POLL_SECONDS = 0.1
@@ -33,18 +33,11 @@ _SAME_PROCESS_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds the activation lock.
-
-    Args:
-        pid: The holder's process id.
-        process_created_at: When that process began, seconds since the epoch; tells it from a later one.
-        command: What it does, for people ("switch selftest").
-        activation: Its activation's id.
-        since: When it took the lock, UTC, as in events.
-    """
+    """Who holds the activation lock, since when (UTC, as in events), and what for ("switch selftest")."""
 
     pid: int
     process_created_at: float
+    """Seconds since the epoch; tells this process from a later one of the same id."""
     command: str
     activation: str
     since: str
@@ -52,25 +45,21 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationRecord:
-    """What `station.json` says of the serving station; readable by its user alone.
-
-    Args:
-        pid: The station's process id.
-        process_created_at: When that process began, seconds since the epoch.
-        address: Its base URL ("http://127.0.0.1:2020").
-        token: What other addresses than loopback must show.
-        instance: This run's own name.
-        since: When it began to serve, UTC, as in events.
-        version: The station's version.
-    """
+    """What `station.json` says of the serving station; readable by its user alone."""
 
     pid: int
     process_created_at: float
     address: str
+    """Its base URL ("http://127.0.0.1:2020")."""
     token: str
+    """What other addresses than loopback must show."""
     instance: str
+    """This run's own name."""
     since: str
     version: str
+
+
+_Record = TypeVar("_Record", Holder, StationRecord)
 
 
 def now_text() -> str:
@@ -88,8 +77,8 @@ def process_created_at(pid: int) -> float | None:
 
 def is_alive(pid: int, created_at: float) -> bool:
     """Whether that very process lives, not a later one of the same id."""
-    found = process_created_at(pid)
-    return found is not None and abs(found - created_at) < _SAME_PROCESS_SECONDS
+    actual = process_created_at(pid)
+    return actual is not None and abs(actual - created_at) < _SAME_PROCESS_SECONDS
 
 
 @asynccontextmanager
@@ -98,15 +87,17 @@ async def activation_lock(
 ) -> AsyncIterator[None]:
     """Hold the right to change the home; wait for it, visibly and cancellably.
 
+    `on_wait` is called once for each holder that is waited for, with None where that is not known.
+
     Raises:
         HomeLocked: The home's file system can't lock.
     """
     lock = _file_lock(home.activation_lock)
-    waited_for: Holder | str | None = "nobody"
+    reported: Holder | str | None = "nobody"
     while not _acquired(lock, home):
         holder = activation_holder(home)
-        if holder != waited_for:
-            waited_for = holder
+        if holder != reported:
+            reported = holder
             on_wait(holder)
         await anyio.sleep(_POLL_SECONDS)
     try:
@@ -128,14 +119,7 @@ async def activation_lock(
 
 def activation_holder(home: Home) -> Holder | None:
     """Who holds the activation lock, None where nobody that lives does."""
-    data = _record(home.activation_holder)
-    if data is None:
-        return None
-    try:
-        holder = Holder(**data)
-    except TypeError:
-        return None
-    return holder if is_alive(holder.pid, holder.process_created_at) else None
+    return _living(home.activation_holder, Holder)
 
 
 @contextmanager
@@ -179,22 +163,16 @@ def announce_station(home: Home, *, address: str, instance: str, version: str) -
 
 def read_station(home: Home) -> StationRecord | None:
     """The station that serves this home, None where none that lives does."""
-    data = _record(home.station)
-    if data is None:
-        return None
-    try:
-        record = StationRecord(**data)
-    except TypeError:
-        return None
-    return record if is_alive(record.pid, record.process_created_at) else None
+    return _living(home.station, StationRecord)
 
 
-def _record(path: Path) -> dict[str, Any] | None:
+def _living(path: Path, kind: type[_Record]) -> _Record | None:
+    """The record in a file, where it can be read and its process lives."""
     try:
-        data = read_json(path)
-    except (OSError, ValueError):
+        record = kind(**read_json(path))
+        return record if is_alive(record.pid, record.process_created_at) else None
+    except (OSError, ValueError, TypeError):
         return None
-    return data if isinstance(data, dict) else None
 
 
 def _file_lock(path: Path) -> FileLock:
@@ -208,10 +186,8 @@ def _acquired(lock: FileLock, home: Home) -> bool:
         return False
     except OSError as error:
         if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT}:
-            raise HomeUnusable(
-                f"The lock {lock.lock_file} can't be written: {error.strerror or error}.",
-                hint="Set MOONDREAM_STATION_HOME to a folder that you may write to.",
-            ) from error
+            message = f"The lock {lock.lock_file} can't be written: {error.strerror or error}."
+            raise home_unusable(message) from error
         raise _cannot_lock(home, error) from error
     except NotImplementedError as error:
         raise _cannot_lock(home, error) from error
@@ -220,6 +196,6 @@ def _acquired(lock: FileLock, home: Home) -> bool:
 
 def _cannot_lock(home: Home, error: Exception) -> HomeLocked:
     return HomeLocked(
-        f"The file system of {home.root} can't lock files ({error}): two stations could harm each other.",
+        f"The file system of {home.root} can't lock files ({error}); two stations would collide.",
         hint="Set MOONDREAM_STATION_HOME to a folder on a local disk.",
     )

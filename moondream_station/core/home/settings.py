@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid
-from moondream_station.core.home.layout import Home
+from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.home.layout import Home, home_unusable
 from moondream_station.core.home.storage import read_json
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
@@ -62,7 +62,7 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
 
     Raises:
         SettingsInvalid: A value can't be used; says where it stands.
-        HomeUnusable: The home is no folder.
+        HomeUnusable: The home is not a folder.
     """
     stored = read_config(home.config)
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
@@ -83,16 +83,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """config.json as it is, empty where there is none.
 
     Raises:
-        SettingsInvalid: It can't be read, or is no JSON object.
-        HomeUnusable: The home that it should be in is no folder.
+        SettingsInvalid: It can't be read, or is not a JSON object.
+        HomeUnusable: The home that it should be in is not a folder.
     """
     try:
         data = read_json(path)
     except NotADirectoryError as error:
-        raise HomeUnusable(
-            f"The home {path.parent} is no folder.",
-            hint="Set MOONDREAM_STATION_HOME to a folder that you may write to.",
-        ) from error
+        raise home_unusable(f"The home {path.parent} is not a folder.") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise SettingsInvalid(
@@ -101,5 +98,5 @@ def read_config(path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise SettingsInvalid(f"{path} is no JSON object.", hint="Correct the file, or move it away.")
+        raise SettingsInvalid(f"{path} is not a JSON object.", hint="Correct the file, or move it away.")
     return data

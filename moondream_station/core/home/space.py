@@ -35,9 +35,9 @@ def check_space(needs: Iterable[Need]) -> None:
     by_device: dict[int, list[Need]] = {}
     for need in needs:
         by_device.setdefault(os.stat(need.folder).st_dev, []).append(need)  # noqa: PTH116  only the device
-    for together in by_device.values():
-        folder = together[0].folder
-        needed = sum(need.size_bytes for need in together)
+    for group in by_device.values():
+        folder = group[0].folder
+        needed = sum(need.size_bytes for need in group)
         free = shutil.disk_usage(folder).free
         if needed and needed + _RESERVE_BYTES > free:
             raise NoSpace(
@@ -58,13 +58,13 @@ def no_space_hint(freeable_bytes: int | None) -> str:
         prune = "Free some space elsewhere (`moondream-station prune` would free nothing)"
     return (
         f"{prune}, or set MOONDREAM_STATION_HOME to a folder on a larger disk. Then run the command again:"
-        " downloads go on from what is here."
+        " downloads resume."
     )
 
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """What is done inside writes to that folder; what the file system says against it is told as ours.
+    """Translate what the file system raises while that folder is written to.
 
     Raises:
         NoSpace: It is full, or the user's share of it is.

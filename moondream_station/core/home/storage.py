@@ -46,7 +46,7 @@ def read_json(path: Path) -> Any:
     """A JSON file's content, None where there is no such file.
 
     Raises:
-        ValueError: The file is no JSON; the message says where it breaks off.
+        ValueError: The file is not JSON; the message says where it breaks off.
         OSError: The file can't be read.
     """
     try:
@@ -56,7 +56,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"it is no JSON ({error})") from error
+        raise ValueError(f"it is not JSON ({error})") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -94,7 +94,7 @@ def missing(name: str, why: str) -> ProgramMissing:
 
 
 def resolve_program(name: str, environ: Mapping[str, str]) -> Path | None:
-    """Find a program as a shell would, but never in the current folder.
+    """Find a program, given by a bare name or an absolute path, but never in the current folder.
 
     Relative and empty entries of PATH are passed over: what they name depends on where the station happens to
     stand. Links are kept, because a virtual environment's Python is one. On Windows only .exe and .com are

@@ -31,19 +31,14 @@ if sys.platform == "win32":
 else:
 
     def terminate_group(leader: int, *, reaped: bool) -> None:
-        """Send SIGTERM to the child's group.
-
-        Args:
-            leader: The child's process id.
-            reaped: Whether the child has ended and was waited for, so that its id may be another's by now.
-        """
-        if not (reaped and _exists(leader)):
+        """Send SIGTERM to the child's group; once the child was `reaped`, its id may be another's."""
+        if not (reaped and psutil.pid_exists(leader)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(leader, signal.SIGTERM)
 
     def kill_session(leader: int, *, reaped: bool) -> None:
         """Send SIGKILL to everything in the child's session, whichever group it is in."""
-        if reaped and _exists(leader):  # the kernel gives no id away that still names a session
+        if reaped and psutil.pid_exists(leader):  # the kernel gives no id away that still names a session
             return
         seen: set[int] = set()
         while members := _session_members(leader) - seen:  # what was forked meanwhile is found the next time
@@ -51,15 +46,6 @@ else:
             for pid in members:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-
-    def _exists(pid: int) -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
 
     def _session_members(leader: int) -> set[int]:
         members = set()

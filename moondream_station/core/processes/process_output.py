@@ -68,10 +68,6 @@ class OutputLog:
 
     At its bound the file moves aside, to its name with ".1" behind, and a new one begins. A file that can't
     be written ends the writing, with a line that says why, and nothing else: the child must be able to go on.
-
-    Args:
-        path: The file; its folder is made. It is appended to.
-        limit_bytes: The bound of one file; there are two at most.
     """
 
     def __init__(self, path: Path, limit_bytes: int = 4 * 1024 * 1024) -> None:

@@ -13,10 +13,12 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import anyio
+import anyio.to_thread
 
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.child_process import (
@@ -39,25 +41,19 @@ _KILLED = -9
 
 @dataclass(frozen=True, slots=True)
 class CompletedProcess:
-    """A program that has ended.
-
-    Attributes:
-        argv: What was asked for.
-        returncode: Its exit code, or -n where signal n ended it.
-        stdout: The beginning of its output, up to the limit.
-        stderr: The beginning of its errors, up to the limit.
-        seconds: How long it took, with its start.
-        timed_out: Whether it was ended because its time was over; the output is what it had written by then.
-        truncated: Whether stdout or stderr went over the limit.
-    """
+    """A program that has ended, with the beginning of its output and errors, up to the limit."""
 
     argv: tuple[str, ...]
     returncode: int
+    """-n where signal n ended it."""
     stdout: bytes
     stderr: bytes
     seconds: float
+    """With its start."""
     timed_out: bool
+    """Whether it was ended because its time was over; the output is what it had written by then."""
     truncated: bool
+    """Whether stdout or stderr went over the limit."""
 
 
 class _GuardedErrors:
@@ -168,5 +164,7 @@ async def _end_guard(guard: Child) -> None:
     with anyio.move_on_after(_GUARD_SECONDS):
         await guard.wait()
     if guard.returncode is None or guard.returncode < 0:
-        kill_session(guard.pid, reaped=guard.returncode is not None)
+        # In a thread, because it looks at all processes of the computer.
+        kill = partial(kill_session, guard.pid, reaped=guard.returncode is not None)
+        await anyio.to_thread.run_sync(kill, abandon_on_cancel=True)
     await guard.wait()

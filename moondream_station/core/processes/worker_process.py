@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
 from moondream_station.core.home.task_groups import as_raised
@@ -103,7 +105,9 @@ class WorkerProcess:
             self.terminate()
             with anyio.move_on_after(_TERM_SECONDS):
                 await self._child.wait()
-        self.kill()
+        # In a thread, because it looks at all processes of the computer.
+        kill = partial(kill_session, self.pid, reaped=self.returncode is not None)
+        await anyio.to_thread.run_sync(kill, abandon_on_cancel=True)
         await self.wait()
 
 
@@ -115,14 +119,9 @@ async def open_worker_process(
 
     Then its stdin ends; 0.75 seconds later its group gets SIGTERM; half a second later its session gets
     SIGKILL, also where the worker has left by itself: its own children may be there still. A crash raises
-    nothing here: `wait` tells it, and the streams end.
-
-    Args:
-        argv: The worker's Python, as an absolute path or a name to look up in env's PATH, and its arguments.
-        env: All of its variables.
-        cwd: Its working folder.
-        log_path: Where its stderr goes, line by line: up to 4 MiB, and the 4 MiB before that in its name
-            with ".1" behind.
+    nothing here: `wait` returns, and the streams end.
+    Its stderr goes to `log_path`, line by line: up to 4 MiB, and the 4 MiB before that in its name with ".1"
+    behind.
 
     Raises:
         ProgramMissing: The program is not there or can't be started.

@@ -19,8 +19,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from moondream_station.core.backends.archive import DEFAULT_LIMITS, Limits, Unpacking, copy_folder
-from moondream_station.core.backends.archive_formats import unpack_archive
+from moondream_station.core.backends.archive import (
+    DEFAULT_LIMITS,
+    Limits,
+    Unpacking,
+    copy_folder,
+    unpack_archive,
+)
 from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable
 
 FILES = {"backend/backend.py": b"x = 1\n", "backend/lib/part.py": b"", "backend/requirements.txt": b"torch\n"}
@@ -144,16 +149,16 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
 )
 def test_one_place_is_written_once(tmp_path: Path, names: tuple[str, str]) -> None:
     """Also where only some systems take two spellings for one file."""
-    with pytest.raises(ArchiveUnsafe, match="there twice"):
+    with pytest.raises(ArchiveUnsafe, match="is a duplicate"):
         unpack(tmp_path, tar_of(*((name, b"") for name in names)))
 
 
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        (Limits(members=2), "one too many"),
-        (Limits(file_bytes=5), "6 bytes; at most 5"),
-        (Limits(total_bytes=10), "larger than a backend may be"),
+        (Limits(members=2), "exceeds the limit of 2 files"),
+        (Limits(file_bytes=5), "6 bytes; the limit is 5"),
+        (Limits(total_bytes=10), "exceeds the limit for all files"),
     ],
 )
 @pytest.mark.parametrize("pack", [tar_of, zip_of])
@@ -171,7 +176,7 @@ def test_what_unpacks_to_far_more_than_it_is_is_refused(
 ) -> None:
     """A bomb stops at the limit, not at the end of the disk."""
     limits = Limits(ratio=10, free_bytes=1 << 20, members=10)
-    with pytest.raises(ArchiveUnsafe, match=r"(more|larger) than a backend may be"):
+    with pytest.raises(ArchiveUnsafe, match=r"(exceeds|more than) the limit"):
         unpack(tmp_path, pack(bytes(8 << 20)), limits)
 
 

@@ -124,7 +124,7 @@ def test_a_model_without_its_backend_is_not_supported() -> None:
         ("backends/Moondream_Backend/functions", ["a-b"], "backends.Moondream_Backend.functions.0"),
         ("backends/Moondream_Backend/entry_module", "../evil", "entry_module"),
         ("backends/Moondream_Backend/version", "../../..", "version"),
-        ("backends/Moondream_Backend/min_version", "soon", "no version of Moondream Station"),
+        ("backends/Moondream_Backend/min_version", "soon", "not a version of Moondream Station"),
         ("backends/Moondream_Backend/sha256", "abc", "sha256"),
         ("backends/moondream_backend", OLD["backends"]["Moondream_Backend"], "upper and lower case"),
         ("models/..", OLD["models"]["mlx"], "letters, digits"),
@@ -138,7 +138,7 @@ def test_a_wrong_value_is_named_with_its_key(path: str, value: Any, words: str) 
     """The message says where in which manifest what is wrong."""
     with pytest.raises(ManifestInvalid) as caught:
         parsed(changed(path, value))
-    assert caught.value.message.startswith("test.json is no manifest: ")
+    assert caught.value.message.startswith("test.json is not a valid manifest: ")
     assert words in caught.value.message
 
 
@@ -247,10 +247,10 @@ async def test_one_from_the_network_is_kept_for_when_that_fails(
         content["/manifest.json"] = b"<html>please log in</html>"
         second = await load_manifest(url, home=home, client=client)
         assert second.models == first.models
-        assert "is no manifest" in str(second.warning)
+        assert "is not a valid manifest" in str(second.warning)
         running.faults.append(Fault(match="*", status=503))
         third = await load_manifest(url, home=home, client=client)
-        assert "answers 503" in str(third.warning)
+        assert "answered 503" in str(third.warning)
 
 
 @pytest.mark.anyio
@@ -262,7 +262,7 @@ async def test_one_from_the_network_that_was_never_good_is_an_error(
     content["/endless.json"] = b" " * ((1 << 20) + 1)
     secret = running.address.replace("http://", "http://user:secret@")
     async with httpx2.AsyncClient() as client:
-        for path, words in (("absent.json", "answers 404"), ("endless.json", "larger than")):
+        for path, words in (("absent.json", "answered 404"), ("endless.json", "larger than")):
             with pytest.raises(ManifestInvalid, match=words) as caught:
                 await load_manifest(f"{secret}/{path}?token=secret", home=home, client=client)
             assert "secret" not in caught.value.message

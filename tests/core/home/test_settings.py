@@ -54,8 +54,8 @@ def test_a_config_of_0_1_is_read_as_it_is(home: Home) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "no JSON"),
-        ("[]", "no JSON object"),
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
         ('{"service_port": 70000}', "service_port is 70000"),
         ('{"inference_workers": "many"}', "inference_workers is 'many'"),
     ],

@@ -33,7 +33,7 @@ def test_read_json_tells_absent_from_broken(tmp_path: Path) -> None:
     """No file is None; a broken one is an error that says where it breaks off."""
     assert read_json(tmp_path / "none.json") is None
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"it is no JSON \(.*line 1"):
+    with pytest.raises(ValueError, match=r"it is not JSON \(.*line 1"):
         read_json(tmp_path / "broken.json")
 
 
