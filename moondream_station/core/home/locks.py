@@ -33,11 +33,18 @@ _SAME_PROCESS_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds the activation lock, since when (UTC, as in events), and what for ("switch selftest")."""
+    """Who holds the activation lock.
+
+    Args:
+        pid: The holder's process id.
+        process_created_at: When that process began, seconds since the epoch; tells it from a later one.
+        command: What it does, for people ("switch selftest").
+        activation: Its activation's id.
+        since: When it took the lock, UTC, as in events.
+    """
 
     pid: int
     process_created_at: float
-    """Seconds since the epoch; tells this process from a later one of the same id."""
     command: str
     activation: str
     since: str
@@ -45,16 +52,23 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationRecord:
-    """What `station.json` says of the serving station; readable by its user alone."""
+    """What `station.json` says of the serving station; readable by its user alone.
+
+    Args:
+        pid: The station's process id.
+        process_created_at: When that process began, seconds since the epoch.
+        address: Its base URL ("http://127.0.0.1:2020").
+        token: What other addresses than loopback must show.
+        instance: This run's own name.
+        since: When it began to serve, UTC, as in events.
+        version: The station's version.
+    """
 
     pid: int
     process_created_at: float
     address: str
-    """Its base URL ("http://127.0.0.1:2020")."""
     token: str
-    """What other addresses than loopback must show."""
     instance: str
-    """This run's own name."""
     since: str
     version: str
 
