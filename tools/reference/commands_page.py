@@ -22,65 +22,64 @@ progress to stderr. Every command takes `--help` and `--json`, the latter also b
 
 | code | means |
 |---|---|
-| 0 | done; also `serve` after SIGINT or SIGTERM, and `doctor` with nothing worse than warnings |
-| 1 | it failed; also an unknown model, `cancel` or `rollback` with nothing to act on, no build |
-| 2 | the command line itself is wrong: nothing was done, and nothing published |
-| 130 | cancelled: SIGINT, SIGTERM, SIGHUP, `cancel`, or another switch took its place |
+| 0 | done; also `serve` after SIGINT or SIGTERM, and `doctor` with warnings only |
+| 1 | failed; also an unknown model, `cancel` or `rollback` with nothing to act on, no build |
+| 2 | the command line is wrong: nothing was done or published |
+| 130 | cancelled: SIGINT, SIGTERM, SIGHUP, `cancel`, or superseded by another switch |
 
 With `--json` an error is one line on stdout, `{"error": {"code", "message", "hint"}}`
-([error.json](schemas/error.json)); [errors](errors.md) lists the codes. Only `switch` ends with its
+([error.json](schemas/error.json)); [errors](errors.md) lists the codes. `switch` ends with its
 terminal event instead, once its activation has begun.
 """
 
 _NOTES: Final[Mapping[str, str]] = {
     "": """\
-Without a command it serves as `serve` does and reads commands: `switch MODEL [--strategy S]`,
-`rollback MODEL`, `cancel`, `models`, `status`, `plan`, `help`, and `quit` (also Ctrl-D). Without a
-terminal on stdin it ends with 2.
+It serves as `serve` does, and reads commands: `switch MODEL [--strategy S]`,
+`rollback MODEL`, `cancel`, `models`, `status`, `plan`, `help`, and `quit` (also Ctrl-D). Ctrl-C
+cancels a running `plan` or switch. Without a terminal on stdin it ends with 2.
 """,
     "serve": """\
-The first line on stdout is `Moondream Station is serving on http://127.0.0.1:PORT`, printed when it
-listens; with `--json` it is `{"address", "pid"}`. Without `--port` the next free port is taken where
-the configured one is not free, 20 at most. A home is served by one station at a time. [HTTP](http.md)
-says what it answers, and to whom.
+The first line on stdout is `Moondream Station is serving on http://127.0.0.1:PORT`, printed once
+it listens; with `--json` it is `{"address", "pid"}`. Without `--port` it tries the configured port and
+the next ones, 20 at most. One station at a time serves a home. [HTTP](http.md) describes what it answers.
 """,
     "models": "With `--json`: [models.json](schemas/models.json).\n",
     "switch": """\
-Where a station serves the same home, it does the switch and this command follows it; else the command
-does it by itself, verifies with a worker, records the model as active, tells a station that began to
-serve meanwhile, and ends. On a terminal it shows a live panel, elsewhere a line a step; with `--json`
-one event a line ([events](events.md)), the terminal one last. Ctrl-C cancels; the one of a command that
-joined a switch already under way leaves that alone.
+If a station serves the same home, it does the switch and this command follows it. Otherwise the command
+switches by itself: it verifies with a worker, records the model as active, tells a station that has begun
+to serve since, and ends. On a terminal it shows a live panel, elsewhere one line for each step; with
+`--json` one event a line ([events](events.md)), the terminal one last. Ctrl-C cancels, except where the
+command joined a switch that was already running.
 """,
     "status": "With `--json`: [status.json](schemas/status.json); with `--watch` too, one line a change.\n",
     "cancel": 'With `--json`: `{"activation": ID}`.\n',
     "plan": """\
-On this computer it asks what the indexes and folders of wheels really have, within 8 seconds. With
-`--offline` or `--machine` it uses the [catalog](catalog.md) alone. With `--json`:
+It asks the indexes and find-links which wheels they have, for at most 8 seconds. With `--offline` or
+`--machine` it uses the bundled [catalog](catalog.md) instead. With `--json`:
 [plan.json](schemas/plan.json).
 """,
     "logs": 'With `--json`: `{"activation", "model", "events", "notes", "worker"}`.\n',
     "rollback": """\
-The environment is checked file by file, and torch must compute in it, before it is the model's again;
-else everything stays as it is. The active model is then loaded from it, by the station where one
-serves the same home: requests go on being answered. A second `rollback` returns. It fetches nothing.
+The environment is checked file by file, and torch must compute in it; otherwise nothing changes. The
+active model is then loaded from it, by the station if one serves the same home, which keeps answering
+requests. A second `rollback` undoes the first. Nothing is downloaded.
 With `--json`: `{"model", "environment", "previous", "build", "torch"}`.
 """,
     "remove": """\
-What it had on disk goes with the next `prune`. Refused for the model that a station serves now. With
+The next `prune` frees the disk space. Refused for the model that a station serves. With
 `--json`: `{"model"}`.
 """,
     "prune": """\
-An environment stays while `active.json` names it or a process runs in it, and its wheels stay with it.
+An environment and its wheels stay while `active.json` names it or a process runs in it.
 With `--json`: `{"removed": [{"path", "kind", "size_bytes"}], "size_bytes", "dry_run"}`.
 """,
     "doctor": """\
-`--record` writes a [machine record](schemas/machine.json) of what this computer answered; `--machine`
-looks at one instead, without disk, network, environments and station. With `--json`:
+`--record` saves a [machine record](schemas/machine.json) of this computer; `--machine` examines one
+instead, and skips disk, network, environments and the station. With `--json`:
 [doctor.json](schemas/doctor.json).
 """,
 }
-"""What the help does not say, by command."""
+"""What the help leaves out, by command."""
 
 
 def commands_page() -> str:
@@ -100,36 +99,36 @@ def commands_page() -> str:
 def _section(name: str, command: Any) -> str:
     title = f"{_PROGRAM} {name}".strip()
     heading = "## Without a command" if not name else f"## {name}"
-    own = [one for one in command.params if not _is_everywhere(one)]
+    own = [parameter for parameter in command.params if not _is_everywhere(parameter)]
     usage = " ".join([title, *map(_bracketed, own)])
     parts = [heading, "", command.help, "", f"    {usage}", ""]
     if own:
         parts += ["| option | means |", "|---|---|"]
-        parts += [f"| {_names(one)} | {one.help} |" for one in own]
+        parts += [f"| {_names(parameter)} | {parameter.help} |" for parameter in own]
         parts.append("")
     if note := _NOTES.get(name):
         parts.append(note)
     return "\n".join(parts)
 
 
-def _bracketed(one: Any) -> str:
-    if one.param_type_name == "argument":
-        name = str(one.metavar)
-        return name if one.required or name.startswith("[") else f"[{name}]"
-    text = " ".join([max(one.opts, key=len), *_value(one)])
-    return f"[{text}]{'…' if one.multiple else ''}"
+def _bracketed(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        name = str(parameter.metavar)
+        return name if parameter.required or name.startswith("[") else f"[{name}]"
+    text = " ".join([max(parameter.opts, key=len), *_value(parameter)])
+    return f"[{text}]{'…' if parameter.multiple else ''}"
 
 
-def _names(one: Any) -> str:
-    if one.param_type_name == "argument":
-        return f"`{str(one.metavar).strip('[].')}`"
-    names = ", ".join(f"`{name}`" for name in sorted(one.opts, key=len))
-    return " ".join([names, *(f"`{value}`" for value in _value(one))]).replace("|", "\\|")
+def _names(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"`{str(parameter.metavar).strip('[].')}`"
+    names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len))
+    return " ".join([names, *(f"`{value}`" for value in _value(parameter))]).replace("|", "\\|")
 
 
-def _value(one: Any) -> list[str]:
-    return [] if one.is_flag else [str(one.metavar)]
+def _value(parameter: Any) -> list[str]:
+    return [] if parameter.is_flag else [str(parameter.metavar)]
 
 
-def _is_everywhere(one: Any) -> bool:
-    return bool(one.name == "as_json")
+def _is_everywhere(parameter: Any) -> bool:
+    return bool(parameter.name == "as_json")
