@@ -35,7 +35,6 @@ from moondream_station.doctor.report.findings import (
     Finding,
     Remedy,
     Report,
-    Section,
     ok,
     report_to_json,
     warning,
@@ -125,18 +124,10 @@ async def _repaired(home: Home) -> Finding:
         verdict = ok(" ".join(done) or "Nothing needed repair.")
     except StationError as error:
         await anyio.lowlevel.checkpoint()
-        remedy = Remedy(text=error.hint) if error.hint else None
-        verdict = warning(f"The repair failed: {error.message}", remedy=remedy)
+        remedy = Remedy(error.hint) if error.hint else None
+        verdict = warning(f"The repair failed: {error.message}", remedy)
     verdict = cleaner(home, os.environ)(verdict)
-    return Finding(
-        id=_REPAIRS,
-        section=Section.STATION,
-        status=verdict.status,
-        summary=verdict.summary,
-        detail=verdict.detail,
-        remedy=verdict.remedy,
-        seconds=time.perf_counter() - began,
-    )
+    return Finding.of(verdict, check=_REPAIRS, seconds=time.perf_counter() - began)
 
 
 def _check_writable(path: Path) -> None:

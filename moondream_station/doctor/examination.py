@@ -1,4 +1,4 @@
-"""Runs the checks: all at once, each with its own limit of seconds, none able to bring the others down."""
+"""Runs the checks: all at once, each with its own time limit, none able to bring the others down."""
 
 from __future__ import annotations
 
@@ -33,107 +33,76 @@ async def examine(
     offline: bool = False,
     on_finding: OnFinding | None = None,
 ) -> Report:
-    """Look at the machine and the station, and change nothing.
+    """Examine the machine and the station, and change nothing.
 
     Args:
         home: The home; it need not exist.
         settings: The user's settings.
         environ: The user's variables.
-        machine: The machine to look at, this computer by default. Of one that is not here, only what its
-            record can answer is checked.
+        machine: The machine, this computer by default. Of another one, only what its record can answer is
+            checked.
         offline: Whether no other computer may be asked.
         on_finding: Called with each finding as its check ends.
 
     Returns:
         The report, in the registry's order, with nothing private in it.
     """
-    patient = Patient(
-        home=home,
-        settings=settings,
-        environ=environ,
-        machine=machine or LocalMachine(environ),
-        offline=offline,
-    )
+    machine = machine or LocalMachine(environ)
+    patient = Patient(home=home, settings=settings, environ=environ, machine=machine, offline=offline)
     return await examine_patient(patient, CHECKS, on_finding=on_finding)
 
 
 async def examine_patient(
     patient: Patient, checks: Iterable[Check], *, on_finding: OnFinding | None = None
 ) -> Report:
-    """Run checks on a patient.
-
-    Args:
-        patient: Who is looked at.
-        checks: The checks; the report is in their order.
-        on_finding: Called with each finding as its check ends.
-    """
-    asked = tuple(checks)
-    found: dict[str, Finding] = {}
+    """Run checks on a patient; the report is in their order."""
+    ordered = tuple(checks)
+    findings: dict[str, Finding] = {}
 
     async def run(check: Check) -> None:
         began = time.perf_counter()
-        reason = _why_not_asked(check, patient)
-        if reason is None:
-            verdict = await _verdict(check, patient)
-        else:
-            verdict = skipped(f"{check.title}: not looked at, {reason}.")
-            await anyio.lowlevel.checkpoint()
-        verdict = patient.clean(verdict)
-        finding = found[check.id] = Finding(
-            id=check.id,
-            section=check.section,
-            status=verdict.status,
-            summary=verdict.summary,
-            detail=verdict.detail,
-            remedy=verdict.remedy,
-            seconds=time.perf_counter() - began,
-        )
+        verdict = patient.clean(await _verdict(check, patient))
+        finding = Finding.of(verdict, check=check.id, seconds=time.perf_counter() - began)
+        findings[check.id] = finding
         if on_finding is not None:
             on_finding(finding)
 
     async with anyio.create_task_group() as background:
         patient.find_out(background)
         async with anyio.create_task_group() as examining:
-            for check in asked:
+            for check in ordered:
                 examining.start_soon(run, check)
         background.cancel_scope.cancel()
-    return Report(tuple(found[check.id] for check in asked))
-
-
-def _why_not_asked(check: Check, patient: Patient) -> str | None:
-    """Why a check does not apply, as a clause; None where it does."""
-    if check.needs_home and not patient.is_here:
-        return "because the machine is not this one"
-    if check.needs_network and patient.is_offline:
-        return "because no network is to be used"
-    return None
+    return Report(tuple(findings[check.id] for check in ordered))
 
 
 async def _verdict(check: Check, patient: Patient) -> Verdict:
-    """What a check says; one that fails or hangs is a finding like any other."""
+    """What a check concludes; one that fails or hangs is a finding like any other."""
+    await anyio.lowlevel.checkpoint()
+    if check.needs_home and not patient.is_here:
+        return skipped(f"{check.title}: not checked, because the record is of another machine.")
+    if check.needs_network and patient.is_offline:
+        return skipped(f"{check.title}: not checked, because no network is to be used.")
     verdict = None
     try:
         with anyio.move_on_after(check.limit_seconds):
-            verdict = await check.look(patient)
+            verdict = await check.examine(patient)
     except Exception as failure:  # noqa: BLE001  the boundary between checks: a fault in one is its own finding
         verdict = _failed(check, failure)
     await anyio.lowlevel.checkpoint()
     late = f"{check.title} could not be checked: no answer within {check.limit_seconds:g} s."
-    again = "What it looks at is slow, or hangs. Run the doctor again when the computer has less to do."
-    return verdict or warning(late, remedy=Remedy(text=again))
+    return verdict or warning(late, Remedy("Run the doctor again when the computer is less busy."))
 
 
 def _failed(check: Check, failure: Exception) -> Verdict:
     match failure:
-        case Unknowable(what=what):  # why not is what another finding tells
-            return skipped(f"{check.title}: not looked at, because {what} could not be looked at.")
+        case Unknowable(fact=fact):  # another finding says why
+            return skipped(f"{check.title}: not checked, because {fact} could not be read.")
         case StationError(message=message, hint=hint):
-            remedy = Remedy(text=hint) if hint else None
-            return warning(f"{check.title} could not be checked: {message}", remedy=remedy)
+            return warning(f"{check.title} could not be checked: {message}", Remedy(hint) if hint else None)
         case _:
-            report = "Report it, with what MOONDREAM_STATION_LOG=debug lets the doctor print."
-            summary = f"{check.title} could not be checked: {explain(failure)}"
-            return warning(summary, remedy=Remedy(text=report))
+            report = "Report it, with what MOONDREAM_STATION_LOG=debug makes the doctor print."
+            return warning(f"{check.title} could not be checked: {explain(failure)}", Remedy(report))
 
 
 def with_finding(report: Report, finding: Finding) -> Report:

@@ -45,7 +45,7 @@ def patient(tmp_path: Path) -> Patient:
 
 def check_that(look: object, name: str = "station.it", **options: object) -> Check:
     """A check that does this."""
-    fields = {"id": name, "section": Section.STATION, "title": "It", "look": look, **options}
+    fields = {"id": name, "title": "It", "examine": look, **options}
     return Check(**fields)  # type: ignore[arg-type]
 
 
@@ -93,7 +93,7 @@ async def test_a_check_that_raises_or_hangs_changes_nothing_for_the_others(patie
         (Status.WARNING, "It could not be checked: no answer within 0.05 s."),
         (Status.WARNING, "It could not be checked: ZeroDivisionError: by nought"),
         (Status.WARNING, "It could not be checked: It broke."),
-        (Status.SKIPPED, "It: not looked at, because the moon could not be looked at."),
+        (Status.SKIPPED, "It: not checked, because the moon could not be read."),
         (Status.OK, "All is well."),
     ]
     remedy = finding_of(report, "station.fails").remedy

@@ -202,7 +202,7 @@ async def test_the_toolkit_is_held_against_the_installed_torch(home: Home) -> No
     same = await examined(home, m.with_toolkit(record, "12.8"))
     assert finding_of(same, "gpu.toolkit").status is Status.OK
     other = await examined(home, m.with_toolkit(record, "13.0"))
-    assert "torch's is 12.8" in finding_of(other, "gpu.toolkit").summary
+    assert "torch's CUDA is 12.8" in finding_of(other, "gpu.toolkit").summary
 
 
 async def test_a_crashed_worker_is_an_error_with_its_last_lines(home: Home) -> None:
@@ -323,7 +323,7 @@ async def test_left_overs_are_found_and_repaired(home: Home) -> None:
 
 
 async def test_nothing_is_repaired_while_an_activation_runs(home: Home) -> None:
-    """What it makes looks half done, and is not."""
+    """What it makes looks unfinished, and is not."""
     (home.environments / "0badc0de-0001").mkdir()
     async with activation_lock(home, activation=ACTIVATION, command="switch m", on_wait=lambda _: None):
         (sentence,) = await repair(home)

@@ -64,7 +64,7 @@ def case(
 
 
 WELL = {
-    "no GPU": case(m.cpu_only(), gpu_devices="no GPU", gpu_build="cpu"),
+    "no GPU": case(m.cpu_only(), gpu_devices="No GPU", gpu_build="cpu"),
     "a toolkit without a driver": case(m.with_toolkit(m.cpu_only()), gpu_toolkit="without a driver"),
     "RTX 4090": case(m.nvidia_linux(), gpu_driver="550.54.14", gpu_devices="RTX 4090", gpu_build="cu126"),
     "GTX 1080": case(m.nvidia_linux(m.GTX_1080), gpu_build="cu126"),
@@ -80,7 +80,7 @@ WELL = {
         python_version="Python 3.14.2, free-threaded.",
     ),
     "a CUDA toolkit of torch's version": case(
-        m.with_toolkit(m.nvidia_linux(), "12.6"), gpu_toolkit="of the CUDA that torch carries"
+        m.with_toolkit(m.nvidia_linux(), "12.6"), gpu_toolkit="is the version that torch carries"
     ),
 }
 
@@ -142,7 +142,7 @@ WORSE = {
     "NVML failing": case(
         replace(m.nvidia_linux(), commands=m.smi_fails("Failed to initialize NVML: Unknown Error", 255)),
         warnings="gpu.driver",
-        gpu_driver="start the container again",
+        gpu_driver="restart the container",
     ),
     "a GPU off its bus": case(
         replace(
@@ -154,7 +154,7 @@ WORSE = {
             ),
         ),
         warnings="gpu.devices",
-        gpu_devices="does not answer on its bus",
+        gpu_devices="no longer answers on its bus",
     ),
     "an old Python": case(
         replace(m.cpu_only(), platform=replace(m.LINUX, python="3.10.4")),
@@ -175,7 +175,7 @@ WORSE = {
         replace(m.cpu_only(), unreadable={"/sys/class/kfd/kfd/topology/nodes": "permission denied"}),
         warnings="machine.probes gpu.build",
         machine_probes="needs a permission",
-        gpu_build="whether there is a GPU",
+        gpu_build="GPUs could not be detected",
     ),
 }
 
@@ -278,7 +278,7 @@ async def test_what_could_not_be_found_out_is_not_called_absent(tmp_path: Path) 
     for check in ("gpu.devices", "gpu.driver"):
         finding = finding_of(report, check)
         assert finding.status is Status.SKIPPED
-        assert "could not be found out" in finding.summary
+        assert "could not be detected for certain" in finding.summary
 
 
 async def test_a_machine_elsewhere_is_not_asked_about_this_computer(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import trustme
 
+import moondream_station
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.doctor.examination import examine
@@ -18,7 +23,7 @@ from moondream_station.doctor.report.findings import Report, Status
 from support import machines as m
 from support.environments import made_home
 from support.index_traffic import Fault
-from support.patients import Here, finding_of, install, words_of
+from support.patients import ALONE, Here, finding_of, install, words_of
 from support.stations import HERE
 from support.torch_index import TorchIndex
 from support.wheels import torch_wheel
@@ -237,3 +242,25 @@ async def test_settings_that_pip_refuses_are_an_error(home: Home, index: TorchIn
     report = await examined(home, torch_index=index.torch_url, simple=index.simple_url, variables=variables)
     assert finding_of(report, "network.settings").status is Status.ERROR
     assert finding_of(report, "network.torch-index").status is Status.SKIPPED
+
+
+async def test_a_manifest_from_the_network_is_read_and_not_kept(home: Home, tmp_path: Path) -> None:
+    """It is what a switch would use; only a switch keeps it as the last good copy."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    shutil.copy(Path(moondream_station.__file__).parent / "bundled" / "manifest.json", folder)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    before = sorted(home.root.rglob("*"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            report = await examine(
+                home=home,
+                settings=Settings(manifest=f"http://127.0.0.1:{server.server_port}/manifest.json"),
+                environ={**ALONE, "HOME": str(home.root)},
+                machine=Here(m.cpu_only()),
+            )
+        finally:
+            server.shutdown()
+    assert finding_of(report, "backends.manifest").status is Status.OK
+    assert sorted(home.root.rglob("*")) == before

@@ -12,7 +12,7 @@ from moondream_station.doctor.report.text import ASCII, UNICODE, report_text, sy
 
 def finding(section: Section, status: Status, summary: str, **more: object) -> Finding:
     """A finding."""
-    fields = {"id": f"{section}.it", "section": section, "status": status, "summary": summary, **more}
+    fields = {"id": f"{section}.it", "status": status, "summary": summary, **more}
     return Finding(seconds=0.1, **fields)  # type: ignore[arg-type]
 
 
@@ -27,7 +27,7 @@ REPORT = Report(
             remedy=Remedy(text="Restart.", commands=("sudo reboot", "nvidia-smi")),
         ),
         finding(Section.GPU, Status.WARNING, "Too old."),
-        finding(Section.DISK, Status.SKIPPED, "Not looked at."),
+        finding(Section.DISK, Status.SKIPPED, "Not checked."),
     )
 )
 
@@ -48,7 +48,7 @@ def test_findings_stand_by_section_with_their_remedies() -> None:
         "  [!] Too old.\n"
         "\n"
         "Disk\n"
-        "  [-] Not looked at.\n"
+        "  [-] Not checked.\n"
         "\n"
         "1 error and 1 warning."
     )

@@ -30,15 +30,17 @@ _HINT = (
 _log = Log()
 
 
-async def load_manifest(source: str | Path | None, *, home: Home, client: httpx2.AsyncClient) -> Manifest:
-    """Read the manifest.
+async def load_manifest(
+    source: str | Path | None, *, home: Home, client: httpx2.AsyncClient, keep: bool = True
+) -> Manifest:
+    """Read the manifest; one from the network is kept in the home as the last good copy, unless told not to.
 
     Raises:
         ManifestInvalid: It is missing or invalid. Where the network fails or gives no manifest, the last good
             copy is used instead, with a warning, if there is one.
     """
     if source is not None and is_on_network(source):
-        return await _fetch(str(source), home, client)
+        return await _fetch(str(source), home, client, keep=keep)
     return await load_local_manifest(source)
 
 
@@ -99,7 +101,7 @@ def announced_bytes(response: httpx2.Response) -> int:
     return int(announced) if re.fullmatch(r"\d{1,18}", announced) else 0
 
 
-async def _fetch(url: str, home: Home, client: httpx2.AsyncClient) -> Manifest:
+async def _fetch(url: str, home: Home, client: httpx2.AsyncClient, *, keep: bool) -> Manifest:
     origin = redact_url(url)
     copy = home.cache / "manifests" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
     try:
@@ -107,7 +109,8 @@ async def _fetch(url: str, home: Home, client: httpx2.AsyncClient) -> Manifest:
         manifest = parse_manifest(content, origin=origin, url=url)
     except ManifestInvalid as error:
         return await _last_good(copy, origin, url, error)
-    await anyio.to_thread.run_sync(_keep, copy, content)
+    if keep:
+        await anyio.to_thread.run_sync(_keep, copy, content)
     return manifest
 
 

@@ -11,7 +11,7 @@ from moondream_station.core.builds.visibility import describe, hiding_variable
 from moondream_station.core.selection.request import Case, Obstacle
 from moondream_station.core.selection.verdicts import Judgement, best_build, judge, why_not_system
 
-_ANY_DRIVER = "99999.0"
+ANY_DRIVER = "99999.0"
 _PREFERRED = (*GPU_KINDS, Kind.CPU)
 _DRIVERLESS = "it has no working NVIDIA driver"
 _JETSON = "NVIDIA publishes its own wheels for Jetson, which the station does not install."
@@ -107,7 +107,7 @@ def _first_refusal(kind: Kind, case: Case) -> str:
 
 def _newer_driver(kind: Kind, case: Case) -> str | None:
     """The lowest driver that makes a build possible, and the one of the best build where that is higher."""
-    if kind is not Kind.CUDA or (needed := _lowest_driver(case)) is None:
+    if kind is not Kind.CUDA or (needed := lowest_driver(case)) is None:
         return None
     driver, build, torch = needed
     sentence = f"driver {driver} or newer allows {build.name} with torch {torch}"
@@ -119,7 +119,7 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
     return f"{sentence}, driver {top} or newer {best.build.name} with torch {best.best.torch}."
 
 
-def _lowest_driver(case: Case) -> tuple[str, Build, str] | None:
+def lowest_driver(case: Case) -> tuple[str, Build, str] | None:
     """The lowest driver with which some CUDA build is possible, with that build and its torch."""
     other = _with_any_driver(case)
     allowed: list[tuple[tuple[int, ...], str, Judgement]] = []
@@ -205,7 +205,7 @@ def _newer_driver_and_older_torch(kind: Kind, case: Case) -> str | None:
     if kind is not Kind.CUDA:
         return None
     relaxed = case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
-    needed = _lowest_driver(relaxed)
+    needed = lowest_driver(relaxed)
     if needed is None:
         return None
     driver, build, torch = needed
@@ -214,6 +214,6 @@ def _newer_driver_and_older_torch(kind: Kind, case: Case) -> str | None:
 
 def _with_any_driver(case: Case) -> Case:
     """The same machine with the newest driver that there could be."""
-    capabilities = replace(case.request.capabilities, nvidia_driver=_ANY_DRIVER)
+    capabilities = replace(case.request.capabilities, nvidia_driver=ANY_DRIVER)
     hardware = Hardware.of(capabilities, case.target, case.catalog)
     return case.with_hardware(hardware)

@@ -1,9 +1,10 @@
-"""Manifest, backend code, and what became of the last attempt to run it."""
+"""Manifest, backend code, and how the last attempts to run it ended."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 
 import anyio.lowlevel
 
@@ -21,102 +22,87 @@ from moondream_station.core.facts.events import (
     WorkerStopped,
 )
 from moondream_station.core.home.layout import Home
-from moondream_station.doctor.patient.check import Check
 from moondream_station.doctor.patient.patient import Patient, in_thread
 from moondream_station.doctor.patient.shared import Unknowable
-from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, problem, warning
+from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, problem, warning
 
 _LAST_LINES = 10
 _TAIL_BYTES = 64 << 10
-_LIMIT_SECONDS = 30.0
 _RECENT_ACTIVATIONS = 5
+_SET_BY = "MOONDREAM_STATION_MANIFEST or `manifest` in config.json"
 
 
-async def _manifest(patient: Patient) -> Verdict:
+async def manifest(patient: Patient) -> Verdict:
+    """Whether the manifest can be read."""
     try:
-        manifest = await patient.manifest.get()
+        read = await patient.manifest.get()
     except Unknowable as unknown:
         await anyio.lowlevel.checkpoint()
-        text = (
-            "MOONDREAM_STATION_MANIFEST or `manifest` in config.json names it; without both it is built in."
-        )
-        return error("The manifest can't be used.", detail=unknown.reason, remedy=Remedy(text=text))
-    if manifest.warning is not None:
-        text = (
-            "Check the network, and the address in MOONDREAM_STATION_MANIFEST or `manifest` in config.json."
-        )
-        summary = "An older copy of the manifest is used."
-        return warning(summary, detail=manifest.warning, remedy=Remedy(text=text))
-    count = len(manifest.models)
+        remedy = Remedy(f"Correct {_SET_BY}; without both the built-in one is used.")
+        return error("The manifest can't be used.", remedy, detail=unknown.reason)
+    if read.warning is not None:
+        remedy = Remedy(f"Check the network, and the address in {_SET_BY}.")
+        return warning("An older copy of the manifest is used.", remedy, detail=read.warning)
+    count = len(read.models)
     return ok(f"The manifest names {count} {'model' if count == 1 else 'models'}.")
 
 
-async def _model(patient: Patient) -> Verdict:
-    manifest, subject = await patient.manifest.get(), await patient.subject.get()
-    model = subject.model
-    remedy = Remedy(text="Switch to a model that can be used.", commands=("moondream-station models",))
-    if model is None:
-        return warning(
-            "No model is active, and the manifest has no default one for this system.", remedy=remedy
-        )
+async def model(patient: Patient) -> Verdict:
+    """Whether the manifest has the active or default model, for this system."""
+    catalog, subject = await patient.manifest.get(), await patient.subject.get()
+    remedy = Remedy("Switch to a model that can be used.", ("moondream-station models",))
+    if subject.model is None:
+        return warning("No model is active, and the manifest has no default one for this system.", remedy)
     if subject.info is None:
-        return error(f"The active model {model} is not in the manifest.", remedy=remedy)
+        return error(f"The active model {subject.model} is not in the manifest.", remedy)
     system = None if patient.is_here else patient.machine.facts.system
-    reason = manifest.unsupported_reason(model, system=system)
+    reason = catalog.unsupported_reason(subject.model, system=system)
     if reason is not None:
-        return error(f"{subject.words} can't be used here.", detail=reason, remedy=remedy)
+        return error(f"{subject.words} can't be used here.", remedy, detail=reason)
     if not subject.is_active:
-        return ok(f"No model is active; the default one is {model}.")
+        return ok(f"No model is active; the default one is {subject.model}.")
     return ok(f"{subject.words} is supported here.")
 
 
-async def _code(patient: Patient) -> Verdict:
+async def code(patient: Patient) -> Verdict:
+    """Whether the backend's code is what was installed."""
     subject = await patient.subject.get()
     if subject.committed is None:
         return ok("No backend's code is in use yet.")
     record = subject.committed.record
-    code = await in_thread(read_backend, patient.home, record.code_place)
-    if code is None:
-        remedy = Remedy(
-            text="Take it anew.", commands=(f"moondream-station switch {shlex.quote(subject.model or '')}",)
-        )
-        return error(f"The code of the backend {record.backend} is gone, or was changed.", remedy=remedy)
-    manifest = await patient.manifest.get()
+    stored = await in_thread(read_backend, patient.home, record.code_place)
+    if stored is None:
+        switch = f"moondream-station switch {shlex.quote(subject.model or '')}"
+        summary = f"The code of the backend {record.backend} is gone, or was changed."
+        return error(summary, Remedy("Reinstall it.", (switch,)))
+    backends = (await patient.manifest.get()).backends
     try:
-        requirements = await in_thread(requirements_of, code, manifest.backends.get(record.backend))
+        requirements = await in_thread(requirements_of, stored, backends.get(record.backend))
     except (RequirementsUnsafe, BackendUnavailable) as unsafe:
-        remedy = Remedy(text=unsafe.hint or "Correct the line.")
-        return warning(unsafe.message, remedy=remedy)
-    detail = "\n".join(requirements.warnings) or None
-    return ok(f"The code of the backend {record.backend} {record.backend_version} is whole.", detail=detail)
+        return warning(unsafe.message, Remedy(unsafe.hint or "Correct the line."))
+    summary = f"The code of the backend {record.backend} {record.backend_version} is whole."
+    return ok(summary, requirements.warnings)
 
 
-async def _worker(patient: Patient) -> Verdict:
+async def worker(patient: Patient) -> Verdict:
+    """How the model's worker last ended."""
     subject = await patient.subject.get()
-    model = subject.model
-    if model is None or subject.record is None:
+    if subject.model is None or subject.record is None:
         return ok("No worker has run yet.")
-    events = await in_thread(_recent, patient.home)
-    if not _has_crashed(events, model):
-        return ok(f"The worker of {model} has not crashed since it was last started.")
-    lines = await in_thread(last_lines, patient.home, model)
+    events = await in_thread(partial(read_history, patient.home, last=_RECENT_ACTIVATIONS))
+    if not _has_crashed(events, subject.model):
+        return ok(f"The worker of {subject.model} has not crashed since it was last started.")
+    name = shlex.quote(subject.model)
     remedy = Remedy(
-        text="Read its last lines; install it anew if they do not tell what to do.",
-        commands=(
-            f"moondream-station logs {shlex.quote(model)}",
-            f"moondream-station switch {shlex.quote(model)} --upgrade",
-        ),
+        "Read its last lines; reinstall it if they do not tell what to do.",
+        (f"moondream-station logs {name}", f"moondream-station switch {name} --upgrade"),
     )
-    summary = f"The worker of {model} crashed when it last ran."
-    return error(summary, detail="\n".join(lines) or None, remedy=remedy)
-
-
-def _recent(home: Home) -> list[Event]:
-    return read_history(home, last=_RECENT_ACTIVATIONS)
+    lines = await in_thread(last_lines, patient.home, subject.model)
+    return error(f"The worker of {subject.model} crashed when it last ran.", remedy, detail=lines)
 
 
 def _has_crashed(events: Sequence[Event], model: str) -> bool:
-    """Whether the last thing told of a model's worker is that it crashed.
+    """Whether the last fact about a model's worker is that it crashed.
 
     One that crashed within a switch that failed is that switch's matter: what was active before still is.
     """
@@ -141,9 +127,8 @@ def _has_crashed(events: Sequence[Event], model: str) -> bool:
 
 def last_lines(home: Home, model: str) -> tuple[str, ...]:
     """The last lines that a model's worker wrote; none where it never wrote any."""
-    path = home.worker_log(model)
     try:
-        with path.open("rb") as file:
+        with home.worker_log(model).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
@@ -152,52 +137,23 @@ def last_lines(home: Home, model: str) -> tuple[str, ...]:
     return tuple(line for line in text.splitlines() if line.strip())[-_LAST_LINES:]
 
 
-async def _activation(patient: Patient) -> Verdict:
+async def activation(patient: Patient) -> Verdict:
+    """Whether the last switch failed."""
     latest = await in_thread(latest_activation, patient.home)
     events = await in_thread(read_activation, patient.home, latest) if latest else []
     failed = next((event.fact for event in events if isinstance(event.fact, ActivationFailed)), None)
     if failed is None:
-        return ok("The last switch did not fail." if events else "Nothing has been switched to yet.")
+        return ok("The last switch did not fail." if events else "No switch has been made yet.")
     subject = await patient.subject.get()
-    lines = (
-        await in_thread(last_lines, patient.home, failed.model) if failed.stage in {"start", "verify"} else ()
+    has_log = failed.stage in {"start", "verify"}
+    lines = await in_thread(last_lines, patient.home, failed.model) if has_log else ()
+    name = shlex.quote(failed.model)
+    return problem(
+        f"The last switch, to {failed.model}, failed at {failed.stage} ({failed.error.code}).",
+        Remedy(
+            failed.error.hint or "Retry once the cause is gone.",
+            (f"moondream-station logs {name}", f"moondream-station switch {name}"),
+        ),
+        fatal=failed.model == subject.model and not subject.is_installed,
+        detail=(failed.error.message, *lines),
     )
-    detail = "\n".join((failed.error.message, *lines))
-    model = shlex.quote(failed.model)
-    remedy = Remedy(
-        text=failed.error.hint or "Try again once the cause is gone.",
-        commands=(f"moondream-station logs {model}", f"moondream-station switch {model}"),
-    )
-    fatal = failed.model == subject.model and not subject.is_installed
-    summary = f"The last switch, to {failed.model}, failed at {failed.stage} ({failed.error.code})."
-    return problem(summary, fatal=fatal, detail=detail, remedy=remedy)
-
-
-CHECKS = (
-    Check(id="backends.manifest", section=Section.BACKENDS, title="The manifest", look=_manifest),
-    Check(id="backends.model", section=Section.BACKENDS, title="The model", look=_model),
-    Check(
-        id="backends.code",
-        section=Section.BACKENDS,
-        title="The backend's code",
-        look=_code,
-        limit_seconds=_LIMIT_SECONDS,
-        needs_home=True,
-    ),
-    Check(
-        id="backends.worker",
-        section=Section.BACKENDS,
-        title="The backend's worker",
-        look=_worker,
-        limit_seconds=_LIMIT_SECONDS,
-        needs_home=True,
-    ),
-    Check(
-        id="backends.activation",
-        section=Section.BACKENDS,
-        title="The last switch",
-        look=_activation,
-        limit_seconds=_LIMIT_SECONDS,
-        needs_home=True,
-    ),
-)

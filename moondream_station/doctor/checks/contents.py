@@ -15,14 +15,9 @@ from moondream_station.core.environments.store import Place
 def changed_files(place: Place) -> tuple[str, ...]:
     """The files whose content is not what their package's RECORD says.
 
-    Only files that were written after the commit are read: an environment is never changed after it, so that
-    most often there is nothing to read. A change that kept its file's times is not seen.
-
-    Args:
-        place: A committed environment; missing files are not its matter.
-
-    Raises:
-        OSError: A file can't be read.
+    Only files that were written after the commit are read: an environment is never changed after it, so most
+    often there is nothing to read. A change that kept its file's times is not detected.
+    Missing files are the matter of `check_whole`.
     """
     committed_ns = place.commit.stat().st_mtime_ns
     return tuple(

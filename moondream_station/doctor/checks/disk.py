@@ -10,39 +10,38 @@ from typing import Final
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind
 from moondream_station.core.home.space import in_words
-from moondream_station.doctor.patient.check import Check
 from moondream_station.doctor.patient.patient import Patient, in_thread
-from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, problem, warning
+from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, problem, warning
 
-_LIMIT_SECONDS = 10.0
 _GB = 1_000_000_000
 
 _WHEEL_BYTES: Final = {
     # What torch and the libraries beside it weigh as wheels (download.pytorch.org and PyPI, 2.14): 196 MB for
-    # the processor, 2.6 GB for CUDA with its libraries, 6.2 GB for ROCm. XPU brings oneAPI's; Apple silicon
-    # has none.
+    # the CPU, 2.6 GB for CUDA with its libraries, 6.2 GB for ROCm. XPU brings oneAPI's; Apple silicon has
+    # none.
     Kind.CPU: _GB // 4,
     Kind.MPS: _GB // 10,
     Kind.CUDA: 26 * _GB // 10,
     Kind.ROCM: 62 * _GB // 10,
     Kind.XPU: 2 * _GB,
 }
-_TO_LIVE_BYTES: Final = _GB // 2
+_RUNNING_BYTES: Final = _GB // 2
 """Journals, logs and a backend's temporary files."""
 
 _REMEDY = Remedy(
-    text="Free some space: `prune` removes what nothing refers to. "
+    "Free some space: `prune` removes what nothing refers to. "
     "Or set MOONDREAM_STATION_HOME to a folder on a larger disk.",
-    commands=("moondream-station prune",),
+    ("moondream-station prune",),
 )
 
 
-async def _space(patient: Patient) -> Verdict:
+async def space(patient: Patient) -> Verdict:
+    """Whether there is room to run, and to install the build where the model is not installed."""
     free = await in_thread(_free_bytes, patient.home.root)
     subject = await patient.subject.get()
     if subject.is_installed:
-        if free < _TO_LIVE_BYTES:
-            return warning(f"Only {in_words(free)} are free for the home.", remedy=_REMEDY)
+        if free < _RUNNING_BYTES:
+            return warning(f"Only {in_words(free)} are free for the home.", _REMEDY)
         return ok(f"{in_words(free)} are free for the home.")
     planned = await patient.planned.get()
     kind = planned.kind or Kind.CPU
@@ -50,7 +49,7 @@ async def _space(patient: Patient) -> Verdict:
     needed = int(wheels * (1 + load_catalog().unpacked_factor(kind)))
     words = f"{in_words(free)} are free for the home; {planned.build_name} needs about {in_words(needed)}."
     if free < needed:
-        return problem(f"Only {words}", fatal=free < wheels, remedy=_REMEDY)
+        return problem(f"Only {words}", _REMEDY, fatal=free < wheels)
     return ok(words)
 
 
@@ -62,32 +61,23 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-async def _home(patient: Patient) -> Verdict:
-    root = patient.home.root
-    remedy = Remedy(text="Set MOONDREAM_STATION_HOME to a folder that you may write to.")
-    if not await in_thread(root.exists):
-        if await in_thread(_is_writable, _existing(root)):
-            return ok(f"The home {root} does not exist yet; it is made when it is needed.")
-        return error(f"The home {root} does not exist, and can't be made.", remedy=remedy)
-    if not await in_thread(root.is_dir):
-        return error(f"The home {root} is no folder.", remedy=remedy)
-    if not await in_thread(_is_writable, root):
-        return error(f"The home {root} can't be written to.", remedy=remedy)
-    return ok(f"The home {root} can be used.")
+async def home(patient: Patient) -> Verdict:
+    """Whether the home can be made and written to."""
+    return await in_thread(_check_home, patient.home.root)
+
+
+def _check_home(root: Path) -> Verdict:
+    remedy = Remedy("Set MOONDREAM_STATION_HOME to a folder that you may write to.")
+    if not root.exists():
+        if _is_writable(_existing(root)):
+            return ok(f"The home {root} does not exist yet; it is created when it is needed.")
+        return error(f"The home {root} does not exist and can't be created.", remedy)
+    if not root.is_dir():
+        return error(f"The home {root} is not a folder.", remedy)
+    if not _is_writable(root):
+        return error(f"The home {root} is not writable.", remedy)
+    return ok(f"The home {root} is writable.")
 
 
 def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
-
-
-CHECKS = (
-    Check(
-        id="disk.home",
-        section=Section.DISK,
-        title="The home",
-        look=_home,
-        limit_seconds=_LIMIT_SECONDS,
-        needs_home=True,
-    ),
-    Check(id="disk.space", section=Section.DISK, title="The free space", look=_space, needs_home=True),
-)

@@ -1,4 +1,4 @@
-"""GPUs and what is made of them: which are there, which build serves them, and the CUDA toolkit beside it."""
+"""The GPUs, the build that serves them, the CUDA toolkit beside it, and access to the devices."""
 
 from __future__ import annotations
 
@@ -12,44 +12,32 @@ from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.home.space import in_words
-from moondream_station.doctor.checks.driver import look_at_driver
-from moondream_station.doctor.patient.check import OFFERS_SECONDS, Check
 from moondream_station.doctor.patient.patient import Patient, in_thread
 from moondream_station.doctor.patient.planned import Planned
-from moondream_station.doctor.report.findings import (
-    Remedy,
-    Section,
-    Verdict,
-    error,
-    ok,
-    problem,
-    skipped,
-    warning,
-)
+from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, problem, skipped, warning
 
 _LOST = {Trouble.LOST, Trouble.UNREACHABLE}
 _GPU_KINDS = {Kind.CUDA: "nvidia", Kind.ROCM: "amd", Kind.XPU: "intel"}
 _DEVICES = {Kind.CUDA: "nvidia[0-9]*", Kind.ROCM: "kfd", Kind.XPU: "dri/renderD*"}
 
 
-async def _devices(patient: Patient) -> Verdict:
-    looked, planned = await patient.looked.get(), await patient.planned.get()
-    capabilities = looked.capabilities
-    detail = "\n".join(map(_gpu_line, capabilities.gpus)) or None
-    if _LOST & set(looked.nvidia_smi.troubles):
-        remedy = Remedy(
-            text="Restart the computer; if that does not bring it back, check its power and slot."
-        )
-        return warning("An NVIDIA GPU does not answer on its bus any more.", detail=detail, remedy=remedy)
+async def devices(patient: Patient) -> Verdict:
+    """Which GPUs there are, and whether PyTorch can see them."""
+    machine, planned = await patient.examined.get(), await patient.planned.get()
+    gpus = [_gpu_line(gpu) for gpu in machine.capabilities.gpus]
+    if _LOST & set(machine.nvidia_smi.troubles):
+        remedy = Remedy("Restart the computer; if that does not bring it back, check its power and slot.")
+        return warning("An NVIDIA GPU no longer answers on its bus.", remedy, detail=gpus)
     absence = _unusable(planned)
     if absence is not None:
-        remedy = _remedy_of(absence, capabilities.system)
-        return warning(f"{absence[0].upper()}{absence[1:]}.", detail=detail, remedy=remedy)
-    if not capabilities.gpus:
+        remedy = _visibility_remedy(absence, machine.capabilities.system)
+        return warning(f"{absence[0].upper()}{absence[1:]}.", remedy, detail=gpus)
+    if not gpus:
         if any(planned.case.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
-            return skipped("Whether there is a GPU could not be found out.")
-        return ok("There is no GPU that PyTorch supports; models compute on the processor.")
-    return ok(f"{', '.join(map(_gpu_line, capabilities.gpus))}.", detail=_variables(planned))
+            return skipped("GPUs could not be detected for certain.")
+        return ok("No GPU that PyTorch supports was found; models run on the CPU.")
+    variables = planned.capabilities.variables
+    return ok(f"{', '.join(gpus)}.", [f"{name}={value}" for name, value in variables.items()])
 
 
 def _unusable(planned: Planned) -> str | None:
@@ -64,14 +52,14 @@ def _unusable(planned: Planned) -> str | None:
     return None
 
 
-def _remedy_of(absence: str, system: str) -> Remedy:
+def _visibility_remedy(absence: str, system: str) -> Remedy:
     if "hides" in absence:
         variable = absence.partition("=")[0]
         command = f"Remove-Item Env:{variable}" if system == "Windows" else f"unset {variable}"
-        return Remedy(text="Unset the variable, if that was not meant.", commands=(command,))
+        return Remedy("Unset the variable, unless it is meant.", (command,))
     return Remedy(
-        text="Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`.",
-        commands=("docker run --gpus all IMAGE",),
+        "Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`.",
+        ("docker run --gpus all IMAGE",),
     )
 
 
@@ -85,116 +73,93 @@ def _gpu_line(gpu: Gpu) -> str:
     return f"{describe(gpu)} ({facts})" if facts else describe(gpu)
 
 
-def _variables(planned: Planned) -> str | None:
-    return "\n".join(f"{key}={value}" for key, value in planned.capabilities.variables.items()) or None
-
-
-async def _build(patient: Patient) -> Verdict:
+async def build(patient: Patient) -> Verdict:
+    """Which build this machine gets, and which GPUs it leaves idle."""
     planned, subject = await patient.planned_now(), await patient.subject.get()
     selection = planned.selection
     if selection.build is None:
+        # Without a requirement known here, nobody can say that the model can do without torch.
+        fatal = subject.needs_torch or not patient.is_here
         summary = "No PyTorch build can be installed here."
-        # Without a requirement known here, nobody can say that the model can't do without torch.
-        fatal = subject.wants_torch or not patient.is_here
-        return problem(summary, fatal=fatal, detail=selection.reason, remedy=_plan_remedy(patient))
+        return problem(summary, _plan_remedy(patient), fatal=fatal, detail=selection.reason)
     chosen = f"{selection.build} with torch {selection.torch}"
     if planned.refusal is not None:
-        summary = f"{selection.build} is set by name, and can't work here."
-        text = "Let the station choose: take away the setting `strategy` or MOONDREAM_STATION_STRATEGY."
-        return error(summary, detail=planned.refusal, remedy=Remedy(text=text))
+        text = "Let the station choose: remove the setting `strategy` or MOONDREAM_STATION_STRATEGY."
+        return error(
+            f"You set {selection.build}, but it can't run here.", Remedy(text), detail=planned.refusal
+        )
     if planned.idle_gpus:
         which = "its GPU" if planned.kind is Kind.CPU else "a better GPU"
-        summary = f"This machine would get {chosen}, and {which} would not be used."
-        idle = "\n".join(planned.idle_gpus)
-        return warning(summary, detail=idle, remedy=_plan_remedy(patient))
+        summary = f"This machine would get {chosen}, which leaves {which} idle."
+        return warning(summary, _plan_remedy(patient), detail=planned.idle_gpus)
     if planned.doubts:
-        summary = (
-            f"This machine would get {chosen}, because it could not be found out whether there is a GPU."
-        )
-        return warning(summary, detail="\n".join(planned.doubts), remedy=_plan_remedy(patient))
-    left_out = _left_out(planned)
-    if left_out:
+        summary = f"This machine would get {chosen}, because GPUs could not be detected for certain."
+        return warning(summary, _plan_remedy(patient), detail=planned.doubts)
+    if left_out := _left_out(planned):
+        text = "Models run on the others. Hide the GPUs that are left out, or use them on another machine."
         summary = f"This machine would get {chosen}, which does not serve every GPU."
-        text = "Models run on the others. Hide those that are left out, or use them on another machine."
-        return warning(summary, detail=left_out, remedy=Remedy(text=text))
-    detail = "\n".join((selection.reason, *selection.warnings))
-    return ok(f"This machine gets {chosen}.", detail=detail)
+        return warning(summary, Remedy(text), detail=left_out)
+    return ok(f"This machine gets {chosen}.", (selection.reason, *selection.warnings))
 
 
 def _plan_remedy(patient: Patient) -> Remedy:
-    text = "See what is said of every build, and what would change it."
     if patient.is_here:
-        return Remedy(text=text, commands=("moondream-station plan",))
-    return Remedy(text=f"{text} Of this record `moondream-station plan --machine FILE` says it.")
+        return Remedy(
+            "See the verdict on every build, and what would change it.", ("moondream-station plan",)
+        )
+    return Remedy("`moondream-station plan --machine FILE` shows the verdict on every build.")
 
 
-def _left_out(planned: Planned) -> str | None:
-    build = planned.build
-    if build is None or planned.selection.torch is None:
-        return None
+def _left_out(planned: Planned) -> list[str]:
+    if planned.build is None or planned.selection.torch is None:
+        return []
     hardware = planned.case.hardware
-    gpus = hardware.of_kind(build.kind).gpus
-    served = hardware.served(build, Version(planned.selection.torch))
-    return "\n".join(_gpu_line(gpu) for place, gpu in enumerate(gpus) if place not in served) or None
+    served = hardware.served(planned.build, Version(planned.selection.torch))
+    gpus = hardware.of_kind(planned.build.kind).gpus
+    return [_gpu_line(gpu) for place, gpu in enumerate(gpus) if place not in served]
 
 
-async def _toolkit(patient: Patient) -> Verdict:
+async def toolkit(patient: Patient) -> Verdict:
+    """Whether nvcc and torch have the same CUDA."""
     planned, subject = await patient.planned.get(), await patient.subject.get()
     nvcc = planned.capabilities.nvcc
     if nvcc is None:
         return ok("No CUDA toolkit (nvcc) is installed, and none is needed.")
     if planned.capabilities.nvidia_driver is None:
-        return ok(f"nvcc {nvcc} without a driver is no GPU, and chooses no build.")
-    build = parse_build(subject.build) if subject.build else planned.build
-    if build is None or build.kind is not Kind.CUDA:
-        return ok(f"nvcc {nvcc} is installed; the build here does not carry CUDA.")
-    carried = build.toolkit
+        return ok(f"CUDA toolkit {nvcc} is installed without a driver; it is ignored.")
+    carrier = parse_build(subject.build) if subject.build else planned.build
+    if carrier is None or carrier.kind is not Kind.CUDA:
+        return ok(f"CUDA toolkit {nvcc} is installed; the build here does not use CUDA.")
+    carried = carrier.toolkit
     if subject.committed and (verification := subject.committed.record.verification):
         carried = verification.cuda_version or carried
-    if _minor(nvcc) == _minor(carried):
-        return ok(f"nvcc {nvcc} is of the CUDA that torch carries.")
+    if nvcc.split(".")[:2] == carried.split(".")[:2]:
+        return ok(f"CUDA toolkit {nvcc} is the version that torch carries.")
     text = (
-        "Torch brings its own CUDA and computes without nvcc. Only where a backend compiles extensions must "
-        f"the two agree: install the CUDA toolkit {carried} then."
+        "torch brings its own CUDA and computes without nvcc. Only where a backend compiles extensions must "
+        f"the two agree: then install CUDA toolkit {carried}."
     )
-    return warning(f"nvcc is of CUDA {nvcc}, torch's is {carried}.", remedy=Remedy(text=text))
+    return warning(f"CUDA toolkit {nvcc} is installed, torch's CUDA is {carried}.", Remedy(text))
 
 
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
-
-
-async def _access(patient: Patient) -> Verdict:
+async def access(patient: Patient) -> Verdict:
+    """Whether this user may open the GPU's devices."""
     planned = await patient.planned.get()
     kind = planned.kind
     if kind not in _DEVICES or planned.capabilities.system != "Linux":
-        return ok("Nothing here needs a permission on a device.")
+        return ok("No device needs a permission here.")
     refused = await in_thread(_refused, _DEVICES[kind])
     if refused is None:
         return ok("The GPU's devices can be opened.")
-    commands = ('sudo usermod -aG video,render "$USER"',)
-    remedy = Remedy(text="Join the groups that own the devices, and log in again.", commands=commands)
-    return error(f"This user may not open the GPU's device {refused}.", remedy=remedy)
+    remedy = Remedy(
+        "Join the groups that own the devices, and log in again.", ('sudo usermod -aG video,render "$USER"',)
+    )
+    return error(f"This user may not open the GPU's device {refused}.", remedy)
 
 
 def _refused(pattern: str) -> str | None:
     """A device that this user may not open, None where one may be opened or there is none."""
-    devices = sorted(Path("/dev").glob(pattern))
-    if not devices or any(os.access(device, os.R_OK | os.W_OK) for device in devices):
+    paths = sorted(Path("/dev").glob(pattern))
+    if not paths or any(os.access(path, os.R_OK | os.W_OK) for path in paths):
         return None
-    return str(devices[0])
-
-
-CHECKS = (
-    Check(id="gpu.devices", section=Section.GPU, title="The GPUs", look=_devices),
-    Check(id="gpu.driver", section=Section.GPU, title="The NVIDIA driver", look=look_at_driver),
-    Check(
-        id="gpu.build",
-        section=Section.GPU,
-        title="The build for this machine",
-        look=_build,
-        limit_seconds=OFFERS_SECONDS,
-    ),
-    Check(id="gpu.toolkit", section=Section.GPU, title="The CUDA toolkit", look=_toolkit),
-    Check(id="gpu.access", section=Section.GPU, title="The GPU's devices", look=_access, needs_home=True),
-)
+    return str(paths[0])

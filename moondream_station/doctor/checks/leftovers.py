@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 
 from moondream_station.core.backends.code_store import sweep as sweep_code
@@ -34,7 +33,7 @@ _NEVER_FINISHED = (
 
 
 def leftovers(home: Home) -> tuple[str, ...]:
-    """What an activation left half done, by path below the home; nothing of one that may be running.
+    """What an activation left unfinished, by path below the home; nothing of one that may be running.
 
     Raises:
         HomeUnusable: `active.json` can't be read, so that nobody knows what is in use.
@@ -58,32 +57,28 @@ def _temporary(home: Home) -> Iterator[Path]:
 
 
 def is_station_stale(home: Home) -> bool:
-    """Whether `station.json` is of a station that does not live any more."""
+    """Whether `station.json` is of a station that no longer runs."""
     return home.station.exists() and read_station(home) is None
 
 
 def is_holder_stale(home: Home) -> bool:
-    """Whether `activation.json` is of an activation that does not live any more."""
+    """Whether `activation.json` is of an activation that no longer runs."""
     return home.activation_holder.exists() and activation_holder(home) is None
 
 
 async def repair(home: Home) -> tuple[str, ...]:
-    """Remove what was left behind, and nothing that anybody uses.
-
-    Returns:
-        A sentence about each thing that was done, or could not be.
+    """Remove what was left behind, and nothing that is in use; gives a sentence about each thing.
 
     Raises:
         StationError: The home can't be read or written, or can't lock.
     """
-    await anyio.lowlevel.checkpoint()
-    if not home.root.is_dir():
+    stale = await anyio.to_thread.run_sync(_take_down_stale, home)
+    if stale is None:
         return ()
-    done = list(_take_down_station(home)) if is_station_stale(home) else []
-    was_stale = is_holder_stale(home)
-    if activation_holder(home) is not None:
-        return (*done, "Nothing half done was removed, because an activation is running.")
-    swept: tuple[str, ...] | None = None
+    done, was_holder_stale, is_running = stale
+    if is_running:
+        return (*done, "Nothing unfinished was removed, because an activation is running.")
+    removed: tuple[str, ...] | None = None
     with anyio.move_on_after(_LOCK_SECONDS) as waiting:
         async with activation_lock(
             home, activation=new_activation_id(), command="doctor --fix", on_wait=lambda _: None
@@ -93,17 +88,26 @@ async def repair(home: Home) -> tuple[str, ...]:
             await sweep(home)
             await anyio.to_thread.run_sync(sweep_code, home)
             after = await anyio.to_thread.run_sync(leftovers, home)
-            swept = tuple(path for path in before if path not in after)
-    if swept is None:
-        return (*done, "Nothing half done was removed, because another process changes the home.")
-    if was_stale:
-        done.append("Removed activation.json of an activation that is no longer alive.")
-    return (*done, *(f"Removed {path}, which was left half done." for path in swept))
+            removed = tuple(path for path in before if path not in after)
+    if removed is None:
+        return (*done, "Nothing unfinished was removed, because another process is changing the home.")
+    if was_holder_stale:
+        done.append("Removed activation.json of an activation that no longer runs.")
+    return (*done, *(f"Removed {path}, which was left unfinished." for path in removed))
 
 
-def _take_down_station(home: Home) -> Iterator[str]:
-    try:
-        with serve_lock(home):
-            yield "Removed station.json of a station that is no longer alive."
-    except StationRunning:
-        yield "Left station.json alone, because a station is just beginning to serve."
+def _take_down_stale(home: Home) -> tuple[list[str], bool, bool] | None:
+    """Take down a dead station's record; None where there is no home.
+
+    Also gives whether an activation's record is stale, and whether an activation runs.
+    """
+    if not home.root.is_dir():
+        return None
+    done = []
+    if is_station_stale(home):
+        try:
+            with serve_lock(home):
+                done.append("Removed station.json of a station that no longer runs.")
+        except StationRunning:
+            done.append("Left station.json, because a station is just starting.")
+    return done, is_holder_stale(home), activation_holder(home) is not None

@@ -10,18 +10,18 @@ from packaging.version import InvalidVersion, Version
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.environments.store import CommitRecord
-from moondream_station.doctor.patient.check import Check
 from moondream_station.doctor.patient.patient import Patient, in_thread
 from moondream_station.doctor.patient.planned import Planned
 from moondream_station.doctor.patient.subject import Subject
-from moondream_station.doctor.report.findings import Remedy, Section, Verdict, error, ok, warning
+from moondream_station.doctor.report.findings import Remedy, Verdict, ok, problem, warning
 
 _ACCELERATED = {Kind.CUDA, Kind.ROCM, Kind.XPU, Kind.MPS}
 _INDEX_OPTIONS_AT = 4
 """Where options stand in `python -m pip install …`."""
 
 
-async def _installed(patient: Patient) -> Verdict:
+async def installed(patient: Patient) -> Verdict:
+    """Whether the model's torch computes on this machine as well as one could."""
     subject, planned = await patient.subject.get(), await patient.planned.get()
     if subject.committed is None:
         return ok("No environment with torch is installed yet; `moondream-station switch` makes one.")
@@ -29,24 +29,25 @@ async def _installed(patient: Patient) -> Verdict:
     build = parse_build(record.build or "")
     if build is None or record.torch is None:
         return ok(f"{subject.words} needs no torch.")
+    reinstall = _reinstall(subject, planned)
     unserved = _unserved(record, planned)
-    again = _again(subject, planned)
     if unserved is not None:
         fatal, sentence = unserved
         summary = f"{subject.words} has torch {record.torch}, which does not fit this machine's GPU."
-        return (error if fatal else warning)(summary, detail=sentence, remedy=again)
+        return problem(summary, reinstall, fatal=fatal, detail=sentence)
     if record.degraded is not None:
         summary = f"{subject.words} is degraded: it runs on {build.name} instead of {record.degraded.wanted}."
-        return warning(summary, detail=record.degraded.reason, remedy=again)
+        return warning(summary, reinstall, detail=record.degraded.reason)
     if build.kind is Kind.CPU and planned.kind in _ACCELERATED:
-        summary = (
-            f"{subject.words} runs on the processor, although this machine can run {planned.build_name}."
-        )
-        return warning(summary, detail=planned.selection.reason, remedy=again)
-    return ok(f"{subject.words} has torch {record.torch}{_device(record)}.", detail=_newer(record, planned))
+        summary = f"{subject.words} runs on the CPU, although this machine can run {planned.build_name}."
+        return warning(summary, reinstall, detail=planned.selection.reason)
+    verification = record.verification
+    device = verification and (verification.device_name or verification.device)
+    verified = f", verified on {device}" if verification else ""
+    return ok(f"{subject.words} has torch {record.torch}{verified}.", _newer(record, planned))
 
 
-def _unserved(record: CommitRecord, planned: Planned) -> tuple[bool, str] | None:
+def _unserved(record: CommitRecord, planned: Planned) -> tuple[bool, str | None] | None:
     """Whether an installed build can compute on no GPU in use, and a sentence; None where all are served."""
     build = parse_build(record.build or "")
     if build is None or build.kind not in {Kind.CUDA, Kind.ROCM, Kind.XPU}:
@@ -55,47 +56,42 @@ def _unserved(record: CommitRecord, planned: Planned) -> tuple[bool, str] | None
     sentence = hardware.why_not_build(build)
     if sentence is not None:
         return True, sentence
-    try:
-        torch = Version((record.torch or "").partition("+")[0])
-    except InvalidVersion:
+    torch = _release(record.torch)
+    if torch is None:
         return None
-    gpus = hardware.of_kind(build.kind).gpus
     served = hardware.served(build, torch)
-    if len(served) == len(gpus):
+    if len(served) == len(hardware.of_kind(build.kind).gpus):
         return None
     return not served, hardware.why_not_torch(build, torch)
 
 
-def _again(subject: Subject, planned: Planned) -> Remedy:
-    model = shlex.quote(subject.model or "")
-    text = "Install it anew for the machine as it is now."
+def _release(torch: str | None) -> Version | None:
+    try:
+        return Version((torch or "").partition("+")[0])
+    except InvalidVersion:
+        return None
+
+
+def _reinstall(subject: Subject, planned: Planned) -> Remedy:
+    text = "Reinstall it for the machine as it is now."
     if planned.is_forced:
-        text = f"Take away the setting that names {planned.request.strategy}, and install it anew."
-    return Remedy(text=text, commands=(f"moondream-station switch {model} --strategy auto --upgrade",))
-
-
-def _device(record: CommitRecord) -> str:
-    verification = record.verification
-    if verification is None:
-        return ""
-    return f"; it computed on {verification.device_name or verification.device}"
+        text = f"Remove the setting that names {planned.request.strategy}, and reinstall it."
+    model = shlex.quote(subject.model or "")
+    return Remedy(text, (f"moondream-station switch {model} --strategy auto --upgrade",))
 
 
 def _newer(record: CommitRecord, planned: Planned) -> str | None:
-    newest = planned.selection.torch
-    try:
-        is_newer = newest is not None and Version(newest) > Version((record.torch or "").partition("+")[0])
-    except InvalidVersion:
+    newest, ours = planned.selection.torch, _release(record.torch)
+    if newest is None or ours is None or Version(newest) <= ours:
         return None
-    if not is_newer:
-        return None
-    return f"torch {newest} on {planned.build_name} could be had: `moondream-station switch MODEL --upgrade`."
+    return f"torch {newest} on {planned.build_name} is available: `moondream-station switch MODEL --upgrade`."
 
 
-async def _interpreter(patient: Patient) -> Verdict:
+async def interpreter(patient: Patient) -> Verdict:
+    """What torch this interpreter has; no model uses it."""
     version = await in_thread(_own_torch)
     if version is None:
-        return ok("This interpreter has no torch, and needs none: every model has an environment of its own.")
+        return ok("This interpreter has no torch, and needs none: each model has its own environment.")
     planned = await patient.planned.get()
     public, _, local = version.partition("+")
     platform = planned.case.target.platform
@@ -106,9 +102,9 @@ async def _interpreter(patient: Patient) -> Verdict:
         return ok(f"This interpreter has {words}; the station does not use it.")
     command = planned.selection.command
     replaced = (*command[:_INDEX_OPTIONS_AT], "--force-reinstall", *command[_INDEX_OPTIONS_AT:])
-    summary = f"This interpreter has {words}, although the machine can run {planned.build_name}."
-    text = "The station's models are not concerned. To replace it here, which can't be undone:"
-    return warning(summary, remedy=Remedy(text=text, commands=(shlex.join(replaced),)))
+    summary = f"This interpreter has {words}, although this machine can run {planned.build_name}."
+    text = "The station's models do not use it. To replace it, which can't be undone:"
+    return warning(summary, Remedy(text, (shlex.join(replaced),)))
 
 
 def _own_torch() -> str | None:
@@ -117,21 +113,3 @@ def _own_torch() -> str | None:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
         return None
-
-
-CHECKS = (
-    Check(
-        id="torch.installed",
-        section=Section.TORCH,
-        title="The model's torch",
-        look=_installed,
-        needs_home=True,
-    ),
-    Check(
-        id="torch.interpreter",
-        section=Section.TORCH,
-        title="Torch in this interpreter",
-        look=_interpreter,
-        needs_home=True,
-    ),
-)

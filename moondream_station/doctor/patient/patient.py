@@ -42,48 +42,37 @@ from moondream_station.core.selection.request import BuildRequest
 from moondream_station.doctor.patient.planned import Planned, plan_for
 from moondream_station.doctor.patient.shared import Shared, Unknowable
 from moondream_station.doctor.patient.subject import Subject, find_subject, unknown_subject
-from moondream_station.doctor.report.findings import Verdict
 from moondream_station.doctor.report.privacy import cleaner
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """What the machine answered.
-
-    Args:
-        capabilities: What its probes make of it.
-        record: Every question with its answer; it may hold what is private.
-    """
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """The machine as its probes see it, and each question with its answer, which may be private."""
 
     capabilities: Capabilities
     record: MachineRecord
 
     @property
     def nvidia_smi(self) -> NvidiaSmiReading:
-        """What nvidia-smi said, with its complaints."""
+        """What nvidia-smi printed, with its complaints."""
         reading = NVIDIA_SMI.read(self.record)
         assert isinstance(reading, NvidiaSmiReading)  # noqa: S101  that is what this probe reads
         return reading
 
     @property
     def kernel_driver(self) -> str | None:
-        """The NVIDIA driver's version as the kernel's files tell it."""
+        """The NVIDIA driver's version by the kernel's files."""
         reading = NVIDIA_DRIVER.read(self.record)
         return reading.version if isinstance(reading, NvidiaDriverReading) else None
 
 
 class Patient:
-    """Who is examined.
+    """Who is examined: a home that need not exist, and a machine that need not be this one.
 
-    Args:
-        home: The station's home; it need not exist.
-        settings: The user's settings.
-        environ: The user's variables.
-        machine: The machine.
-        offline: Whether no other computer may be asked.
+    Offline, and on another machine, no other computer is asked.
     """
 
     def __init__(
@@ -101,8 +90,8 @@ class Patient:
         self.machine = machine
         self.is_here = machine.is_local
         self.is_offline = offline or not machine.is_local
-        self._clean = cleaner(home, environ)
-        self.looked = Shared("the machine", self._look)
+        self.clean = cleaner(home, environ)
+        self.examined = Shared("the machine", self._detect)
         self.manifest = Shared("the manifest", self._read_manifest)
         self.subject = Shared("the active or default model", self._find_subject)
         self.planned = Shared("the choice of a build", self._plan)
@@ -111,23 +100,19 @@ class Patient:
 
     @property
     def strategy(self) -> str:
-        """How a build is chosen; `auto` where the setting is none."""
-        wanted = self.settings.strategy
-        return wanted if wanted in {"auto", "guide"} or parse_build(wanted) is not None else "auto"
+        """How a build is chosen; `auto` where the setting is invalid."""
+        strategy = self.settings.strategy
+        return strategy if strategy in {"auto", "guide"} or parse_build(strategy) is not None else "auto"
 
     def find_out(self, tasks: TaskGroup) -> None:
         """Begin to find out what several checks need."""
-        shared: list[Shared[Any]] = [self.looked, self.manifest, self.subject, self.planned]
+        shared: list[Shared[Any]] = [self.examined, self.manifest, self.subject, self.planned]
         if self.is_here:
             shared.append(self.config)
         if not self.is_offline:
             shared.append(self.offers)
         for fact in shared:
             tasks.start_soon(fact.run)
-
-    def clean(self, verdict: Verdict) -> Verdict:
-        """A verdict without anything private."""
-        return self._clean(verdict)
 
     async def load_config(self) -> PackagingConfig:
         """The user's packaging set-up.
@@ -137,10 +122,10 @@ class Patient:
         """
         return await load_packaging_config(self.environ)
 
-    async def _look(self) -> Looked:
+    async def _detect(self) -> Examined:
         recorder = Recorder(self.machine)
         capabilities = await detect(recorder, on_probe=lambda _: None)
-        return Looked(capabilities=capabilities, record=recorder.record)
+        return Examined(capabilities, recorder.record)
 
     async def _read_manifest(self) -> Manifest:
         source = self.settings.manifest
@@ -149,11 +134,12 @@ class Patient:
         if not is_on_network(source):
             return await load_local_manifest(source)
         if self.is_offline:
-            # Nobody is reached, so that the last good copy answers for one from the network.
+            # With a client that reaches nobody, the last good copy is used.
             async with httpx2.AsyncClient(transport=httpx2.MockTransport(_reach_nobody)) as client:
                 return await load_manifest(source, home=self.home, client=client)
         async with open_client(await self.config.get()) as client:
-            return await load_manifest(source, home=self.home, client=client)
+            # What is fetched is not kept: the doctor changes nothing in the home.
+            return await load_manifest(source, home=self.home, client=client, keep=False)
 
     async def _find_subject(self) -> Subject:
         manifest = await self.manifest.get()
@@ -162,10 +148,10 @@ class Patient:
         return await in_thread(find_subject, self.home, self.settings, manifest)
 
     async def _plan(self) -> Planned:
-        subject, looked = await self.subject.get(), await self.looked.get()
+        subject, machine = await self.subject.get(), await self.examined.get()
         requirements = parse_requirement_args(subject.requirements or ("torch",))
         request = BuildRequest(
-            capabilities=looked.capabilities,
+            capabilities=machine.capabilities,
             requirements=await self._within_constraints(requirements),
             python=self.machine.facts.python,
             strategy=self.strategy,
@@ -173,7 +159,7 @@ class Patient:
         return await in_thread(plan_for, request)
 
     async def _within_constraints(self, requirements: Requirements) -> Requirements:
-        """With the user's bounds; where those can't be read, without: a switch says why."""
+        """With the user's constraints; without them where they can't be read, which a switch reports."""
         if not self.is_here:
             return requirements
         try:
@@ -182,7 +168,7 @@ class Patient:
             return requirements
 
     async def planned_now(self) -> Planned:
-        """The choice of a build from what can be had at this moment; by the catalog where nobody tells."""
+        """The choice of a build by what the indexes have now; by the catalog where none answers."""
         planned = await self.planned.get()
         if self.is_offline:
             return planned
@@ -195,7 +181,7 @@ class Patient:
 
     async def _collect(self) -> CollectedOffers:
         planned, config = await self.planned.get(), await self.config.get()
-        # What is fetched is not kept: looking must not change the home.
+        # The doctor changes nothing in the home, so listings go elsewhere.
         with TemporaryDirectory(prefix="moondream-station-") as folder:
             async with open_client(config, torch_index=self.settings.torch_index) as client:
                 return await collect_offers(
@@ -213,5 +199,5 @@ def _reach_nobody(request: httpx2.Request) -> httpx2.Response:
 
 
 async def in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
-    """Call what blocks; where its check is over, it is left behind."""
+    """Call what blocks; when its check is over, the thread is abandoned."""
     return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)

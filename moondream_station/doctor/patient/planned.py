@@ -1,4 +1,4 @@
-"""Which build the machine would get, by the catalog or by what can be had, and what would change it. Pure."""
+"""Which build the machine would get, by the catalog or by the indexes, and what would change it. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,15 @@ from moondream_station.core.builds.offers import Offer
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Selection
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON
-from moondream_station.core.selection.advice import doubts, idle_gpu_warnings
+from moondream_station.core.selection.advice import ANY_DRIVER, doubts, idle_gpu_warnings, lowest_driver
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case
 from moondream_station.core.selection.select import select
 from moondream_station.core.selection.verdicts import judge
 
-_ANY_DRIVER = "99999.0"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A choice, with what it was made from.
-
-    Args:
-        case: The request in the form in which builds are judged.
-        selection: The choice.
-    """
+    """A choice, with the case that it was made from."""
 
     case: Case
     selection: Selection
@@ -79,26 +72,24 @@ class Planned:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """A sentence about each kind of GPU of which could not be found out if there is one."""
+        """A sentence about each kind of GPU that could not be detected for certain."""
         return doubts(self.case) if self.kind is Kind.CPU and not self.is_forced else ()
+
+    @property
+    def needed_driver(self) -> str | None:
+        """The NVIDIA driver that the build needs, None where that is not known."""
+        gpus = self.case.hardware.of_kind(Kind.CUDA).gpus
+        return self.case.hardware.needed_driver(self.build, gpus) if self.build else None
 
     def with_newest_driver(self) -> Planned:
         """The choice if the NVIDIA driver were the newest that there could be."""
-        capabilities = replace(self.capabilities, nvidia_driver=_ANY_DRIVER)
+        capabilities = replace(self.capabilities, nvidia_driver=ANY_DRIVER)
         return plan_for(replace(self.request, capabilities=capabilities))
 
     def lowest_driver(self) -> str | None:
         """The lowest NVIDIA driver with which a CUDA build is possible here, None where none makes it so."""
-        other = self.with_newest_driver()
-        hardware = other.case.hardware
-        found = [
-            driver
-            for build in other.case.builds
-            if build.kind is Kind.CUDA
-            and judge(build, other.case).offers
-            and (driver := hardware.needed_driver(build, hardware.of_kind(Kind.CUDA).gpus))
-        ]
-        return min(found, key=_numbers, default=None)
+        needed = lowest_driver(self.case)
+        return needed[0] if needed else None
 
     def other_pythons(self) -> tuple[str, ...]:
         """The Pythons that the station runs on and something could be installed for, oldest first."""

@@ -14,16 +14,11 @@ T = TypeVar("T")
 
 
 class Unknowable(Exception):
-    """What a check needs to know could not be found out; another check says why.
+    """A check lacks a fact that could not be found out, and for which another check says why."""
 
-    Args:
-        what: What that is ("the machine").
-        reason: Why not.
-    """
-
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(f"{what} could not be looked at: {reason}")
-        self.what = what
+    def __init__(self, fact: str, reason: str) -> None:
+        super().__init__(f"{fact} could not be read: {reason}")
+        self.fact = fact
         self.reason = reason
 
 
@@ -31,14 +26,14 @@ class Shared(Generic[T]):
     """One such fact.
 
     Args:
-        what: What it is, for those who can't have it ("the machine").
+        name: Its name in the message to checks that can't have it ("the machine").
         find: Finds it out.
     """
 
-    def __init__(self, what: str, find: Callable[[], Awaitable[T]]) -> None:
-        self._what = what
+    def __init__(self, name: str, find: Callable[[], Awaitable[T]]) -> None:
+        self._name = name
         self._find = find
-        self._is_found = anyio.Event()
+        self._is_known = anyio.Event()
         self._value: tuple[T] | None = None
         self._failure: Exception | None = None
 
@@ -49,22 +44,22 @@ class Shared(Generic[T]):
         except Exception as failure:  # noqa: BLE001  whatever it is, it must not end the other checks
             self._failure = failure
             await anyio.lowlevel.checkpoint()
-        self._is_found.set()
+        self._is_known.set()
 
     async def get(self) -> T:
-        """The fact, as soon as it is found out.
+        """The fact, as soon as it is known.
 
         Raises:
-            Unknowable: It could not be.
+            Unknowable: It could not be found out.
         """
-        await self._is_found.wait()
+        await self._is_known.wait()
         if self._value is None:
-            raise Unknowable(self._what, explain(self._failure)) from self._failure
+            raise Unknowable(self._name, explain(self._failure)) from self._failure
         return self._value[0]
 
 
 def explain(failure: Exception | None) -> str:
-    """A failure in words: our own say it themselves, others are named."""
+    """A failure in words: the station's own as they are, others with their type."""
     match failure:
         case StationError() | Unknowable():
             return str(failure)

@@ -18,9 +18,7 @@ class Subject:
 
     Args:
         model: Its id, None where the manifest has no default one.
-        info: What the manifest says of it, None where it does not know it.
-        is_active: Whether it is the active one.
-        record: Its environments, None where it has none.
+        info: Its entry in the manifest, None where there is none.
         committed: Its environment, None where that was never finished or is gone.
         requirements: Its backend's requirements as far as they are known here, canonical.
     """
@@ -43,7 +41,7 @@ class Subject:
         return None if self.committed is None else self.committed.record.build
 
     @property
-    def wants_torch(self) -> bool:
+    def needs_torch(self) -> bool:
         """Whether its backend is known to use torch."""
         if self.committed is not None:
             return self.committed.record.build is not None

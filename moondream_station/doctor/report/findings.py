@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ FORMAT: Final = "moondream-station/doctor/1"
 
 
 class Status(StrEnum):
-    """How a finding is to be taken.
+    """How serious a finding is.
 
     An error: the active or default model can't work now. A warning: it works worse than it could, or will
     break; or nobody could find out.
@@ -24,7 +24,7 @@ class Status(StrEnum):
 
 
 class Section(StrEnum):
-    """What checks are grouped by, in the order in which they are shown."""
+    """What checks are grouped by, in the order of the report."""
 
     MACHINE = "machine"
     GPU = "gpu"
@@ -36,29 +36,29 @@ class Section(StrEnum):
     BACKENDS = "backends"
     STATION = "station"
 
+    @classmethod
+    def of(cls, check: str) -> Section:
+        """The section that a check's id begins with."""
+        return cls(check.partition(".")[0])
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True)
 class Remedy:
-    """What to do.
-
-    Args:
-        text: In a sentence or two.
-        commands: Commands that can be copied to a shell, in their order.
-    """
+    """What to do: a sentence or two, and commands that can be copied to a shell, in their order."""
 
     text: str
     commands: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check says.
+    """What a check concludes.
 
     Args:
-        status: How it is to be taken.
+        status: How serious it is.
         summary: One sentence that can stand alone.
-        detail: What was seen, as many lines as needed; None where the summary says it all.
-        remedy: What to do, None where nothing needs doing.
+        detail: What was seen, in as many lines as needed; None where the summary says it all.
+        remedy: What to do; None where nothing needs doing.
     """
 
     status: Status
@@ -67,23 +67,22 @@ class Verdict:
     remedy: Remedy | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding(Verdict):
-    """A check's verdict, with the check it comes from.
+    """A check's verdict, with the check's id ("gpu.driver") and how many seconds it took."""
 
-    Args:
-        status: See `Verdict`, as the next three.
-        summary: As above.
-        detail: As above.
-        remedy: As above.
-        id: The check's stable name ("gpu.driver").
-        section: What it is grouped under.
-        seconds: How long the check took.
-    """
+    id: str = field(kw_only=True)
+    seconds: float = field(kw_only=True)
 
-    id: str
-    section: Section
-    seconds: float
+    @classmethod
+    def of(cls, verdict: Verdict, *, check: str, seconds: float) -> Finding:
+        """The finding that a check's verdict makes."""
+        return cls(verdict.status, verdict.summary, verdict.detail, verdict.remedy, id=check, seconds=seconds)
+
+    @property
+    def section(self) -> Section:
+        """What it is grouped under."""
+        return Section.of(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +119,34 @@ def _finding_to_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def ok(summary: str, *, detail: str | None = None, remedy: Remedy | None = None) -> Verdict:
+Detail = str | Iterable[str] | None
+"""A text, or its lines; no lines are no detail."""
+
+
+def ok(summary: str, detail: Detail = None) -> Verdict:
     """Everything is as it should be."""
-    return Verdict(status=Status.OK, summary=summary, detail=detail, remedy=remedy)
+    return Verdict(Status.OK, summary, _text(detail))
 
 
-def warning(summary: str, *, detail: str | None = None, remedy: Remedy | None = None) -> Verdict:
+def warning(summary: str, remedy: Remedy | None = None, *, detail: Detail = None) -> Verdict:
     """The model works worse than it could, or will break, or nobody could find out."""
-    return Verdict(status=Status.WARNING, summary=summary, detail=detail, remedy=remedy)
+    return Verdict(Status.WARNING, summary, _text(detail), remedy)
 
 
-def error(summary: str, *, detail: str | None = None, remedy: Remedy | None = None) -> Verdict:
+def error(summary: str, remedy: Remedy | None = None, *, detail: Detail = None) -> Verdict:
     """The active or default model can't work now."""
-    return Verdict(status=Status.ERROR, summary=summary, detail=detail, remedy=remedy)
+    return Verdict(Status.ERROR, summary, _text(detail), remedy)
+
+
+def problem(summary: str, remedy: Remedy, *, fatal: bool, detail: Detail = None) -> Verdict:
+    """An error where the model can't work because of it, else a warning."""
+    return (error if fatal else warning)(summary, remedy, detail=detail)
 
 
 def skipped(summary: str) -> Verdict:
-    """Nobody looked, and here is why."""
-    return Verdict(status=Status.SKIPPED, summary=summary)
+    """Nothing was checked, for this reason."""
+    return Verdict(Status.SKIPPED, summary)
 
 
-def problem(summary: str, *, fatal: bool, detail: str | None = None, remedy: Remedy | None = None) -> Verdict:
-    """An error where the model can't work for it, else a warning."""
-    return (error if fatal else warning)(summary, detail=detail, remedy=remedy)
+def _text(detail: Detail) -> str | None:
+    return detail if detail is None or isinstance(detail, str) else "\n".join(detail) or None

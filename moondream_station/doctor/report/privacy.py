@@ -1,4 +1,4 @@
-"""Takes out of a finding what is nobody else's business: reports are pasted into public places."""
+"""Removes what is private from a finding: reports are pasted into public places."""
 
 from __future__ import annotations
 
@@ -31,15 +31,12 @@ _NOBODY: Final = PlatformFacts(system="", release="", machine="", python="3")
 
 
 def cleaner(home: Home, environ: Mapping[str, str]) -> Clean:
-    """What makes a verdict fit to be shown to anybody.
+    """A function that removes what is private from a verdict.
 
-    Left out are credentials in URLs and paths below hosts other than the public indexes (tokens hide there),
+    Removed are credentials in URLs and paths below hosts other than the public indexes (tokens hide there),
     values of variables that are named like secrets, user and host names, GPU identifiers, and every path that
     is not the operating system's own; those below the user's home folder begin with `~`.
-
-    Args:
-        home: The station's home; it is shown as its variable, or below `~`.
-        environ: The user's variables.
+    The home is shown as its variable, or below `~`.
     """
     identity = local_identity(environ)
     secrets = sorted(

@@ -1,4 +1,4 @@
-"""The report for people: by section, with a symbol for each finding and commands that can be copied."""
+"""The report for people: by section, with a symbol for each finding and commands to copy."""
 
 from __future__ import annotations
 
@@ -50,36 +50,26 @@ def symbols_for(encoding: str | None) -> Symbols:
 
 def report_text(report: Report, symbols: Symbols) -> str:
     """The whole report: details only where something is wrong."""
-    lines = [line for finding in _sections(report.findings, symbols) for line in finding]
+    lines = []
+    for section, findings in groupby(report.findings, key=lambda finding: finding.section):
+        lines.append(_TITLES[section])
+        for finding in findings:
+            lines += [finding_line(finding, symbols), *_more(finding)]
+        lines.append("")
     return "\n".join([*lines, summary_text(report)])
 
 
 def summary_text(report: Report) -> str:
     """The report in one sentence."""
-    errors = sum(finding.status is Status.ERROR for finding in report.findings)
-    warnings = sum(finding.status is Status.WARNING for finding in report.findings)
-    if not errors and not warnings:
-        return "Nothing is wrong."
-    counts = [_count(errors, "error"), _count(warnings, "warning")]
-    return f"{' and '.join(count for count in counts if count)}."
+    statuses = [finding.status for finding in report.findings]
+    counts = [(statuses.count(Status.ERROR), "error"), (statuses.count(Status.WARNING), "warning")]
+    words = [f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count]
+    return f"{' and '.join(words)}." if words else "Nothing is wrong."
 
 
 def finding_line(finding: Finding, symbols: Symbols) -> str:
     """One finding in one line."""
     return f"  {symbols.of[finding.status]} {finding.summary}"
-
-
-def title_of(section: Section) -> str:
-    """A section's heading."""
-    return _TITLES[section]
-
-
-def _sections(findings: tuple[Finding, ...], symbols: Symbols) -> Iterator[list[str]]:
-    for section, members in groupby(findings, key=lambda finding: finding.section):
-        lines = [title_of(section)]
-        for finding in members:
-            lines += [finding_line(finding, symbols), *_more(finding)]
-        yield [*lines, ""]
 
 
 def _more(finding: Finding) -> Iterator[str]:
@@ -91,7 +81,3 @@ def _more(finding: Finding) -> Iterator[str]:
         yield f"{_INDENT}> {finding.remedy.text}"
         for command in finding.remedy.commands:
             yield f"{_INDENT}    {command}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}" if number else ""
