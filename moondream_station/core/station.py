@@ -70,20 +70,7 @@ async def without_doctor() -> Mapping[str, Any]:
 
 
 class Station:
-    """One run of the station on a home, as the edges see it. Made by `open_station`.
-
-    Args:
-        home: The home.
-        settings: The user's settings.
-        manifest: The models and their backends.
-        bus: Where facts are published.
-        journal: Where they are written.
-        orchestrator: Runs activations.
-        pool: Lets inference requests through to the active model's worker.
-        active: Holds that worker.
-        tasks: Where activations run.
-        examine: The doctor; it looks at the core, which therefore does not know it.
-    """
+    """One run of the station on a home, as the edges see it. Made by `open_station`."""
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +12,10 @@ import anyio
 
 from moondream_station.core.bus.bus import Bus
 from moondream_station.core.bus.journal import Journal
-from moondream_station.core.facts.errors import HomeUnusable, NoSpace, StationError
+from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
-    BuildSelected,
     CancelReason,
     EnvironmentBuilt,
     Event,
@@ -41,7 +39,7 @@ class ActivationRequest:
         id: The activation's id.
         model: The model's id in the manifest, known or not.
         strategy: `auto`, `guide` or a build's name.
-        upgrade: Whether to resolve anew although an environment exists.
+        upgrade: Whether to resolve again although an environment exists.
         python: The interpreter to make the environment from, None for the station's own.
         rollback: Whether to go back to the environment that the model had before, instead of making one.
     """
@@ -104,10 +102,13 @@ class Activation:
         """Tell how far the present stage has come."""
         self.publish(StageProgressed(stage=self.stage, done=done, total=total, unit=unit))
 
-    def reuses(self, environment: str, choice: BuildSelected, *, packages: int) -> None:
-        """Report an environment that exists as an installation reports what it makes."""
-        self.publish(choice)
-        self.publish(EnvironmentBuilt(environment=environment, packages=packages, reused=True, seconds=0.0))
+    def built(self, environment: str, *, packages: int, began: float | None = None) -> None:
+        """Report an environment that is there; `began` is None where it existed before."""
+        seconds = 0.0 if began is None else round(anyio.current_time() - began, 3)
+        fact = EnvironmentBuilt(
+            environment=environment, packages=packages, reused=began is None, seconds=seconds
+        )
+        self.publish(fact)
 
     def cancel(self, reason: CancelReason) -> None:
         """Ask it to end. The first reason counts; one that has told its outcome is left alone."""
@@ -139,29 +140,6 @@ class Activation:
     def end_cancelled(self) -> None:
         """End as cancelled."""
         self.end(ActivationCancelled(model=self.request.model, stage=self.stage, reason=self.cancel_reason))
-
-
-def error_from_system(error: OSError) -> StationError:
-    """Tell what an operating system's error means to a user.
-
-    Only for errors that no seam nearer to their cause has translated: a full disk or a home that can't be
-    written to can strike at every write.
-    """
-    where = f" on {error.filename}" if error.filename else ""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NoSpace(
-            f"The disk is full{where}.",
-            hint="Make room and run the same command again: what was downloaded is kept.",
-        )
-    if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-        return HomeUnusable(
-            f"The home can't be written to{where}: {error.strerror}.",
-            hint="Make it writable, or set MOONDREAM_STATION_HOME to a folder that you may write to.",
-        )
-    return HomeUnusable(
-        f"The system refused{where}: {error.strerror or error}.",
-        hint="Check the disk that holds the home, and run the same command again.",
-    )
 
 
 _POLL_SECONDS = 0.1

@@ -14,12 +14,7 @@ CPU = "cpu"
 
 
 class Candidates:
-    """A selection that can lose candidates. A strategy that names a build has only that one.
-
-    Args:
-        result: The selection.
-        collected: The offers that it was made from, where sources were asked for them.
-    """
+    """A selection that can lose candidates. A strategy that names a build has only that one."""
 
     def __init__(self, result: SelectionResult, collected: CollectedOffers | None = None) -> None:
         self.selection: Selection = result.selection

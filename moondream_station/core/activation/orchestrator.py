@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from moondream_station.core.activation.activation import Activation, error_from_system
+from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
 from moondream_station.core.activation.prepare import check_model, detect_again, detect_machine, needs_of
 from moondream_station.core.activation.rollback import find_previous
@@ -32,6 +32,7 @@ from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.space import storage_failure
 from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.worker_host import Environment, HostedWorker, WorkerHost
 from moondream_station.core.worker.verification import checked
@@ -41,13 +42,7 @@ _CLEANUP_SECONDS = 5.0
 
 
 class Orchestrator:
-    """Runs activations, one at a time in a home.
-
-    Args:
-        tools: What activations work with.
-        host: Starts workers.
-        active: Holds the active model's worker; None where nothing serves.
-    """
+    """Runs activations, one at a time in a home."""
 
     def __init__(self, *, tools: Tools, host: WorkerHost, active: ActiveWorker | None) -> None:
         self._tools = tools
@@ -71,7 +66,7 @@ class Orchestrator:
         except StationError as error:
             activation.fail(error)
         except OSError as error:
-            activation.fail(error_from_system(error))
+            activation.fail(storage_failure(error, self._tools.home.root))
         except Exception as error:  # noqa: BLE001  an activation ends once, also by a bug of ours
             _log.exception("activation broke", activation=activation.id)
             activation.fail(

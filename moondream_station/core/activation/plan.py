@@ -65,17 +65,7 @@ async def plan_here(
     settings: Settings,
     environ: Mapping[str, str],
 ) -> Selection:
-    """Plan with what the indexes and find-links really have, for this computer.
-
-    Args:
-        requirements: What is asked for.
-        machine: This computer.
-        python: The Python that the environment would have ("3.12", "3.12.3").
-        strategy: `auto`, `guide` or a build.
-        home: Keeps the machine's snapshot and the listings; it exists.
-        settings: The user's settings.
-        environ: The user's variables.
-    """
+    """Plan with what the indexes and find-links really have, for this computer."""
     detected = await CapabilityCache(home, machine).get(on_probe=_ignore)
     config = await load_packaging_config(environ)
     request = BuildRequest(

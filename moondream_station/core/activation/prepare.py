@@ -27,18 +27,7 @@ _log = Log()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """Everything known before a build is chosen.
-
-    Args:
-        model_id: The model's id.
-        model: Its entry in the manifest.
-        code: Its backend's code.
-        requirements: The backend's requirements.
-        strategy: `auto`, `guide` or a build's name.
-        interpreter: The Python that the environment is made from.
-        capabilities: The machine.
-        request_key: What the environment is made for, as one key.
-    """
+    """Everything known before a build is chosen."""
 
     model_id: str
     model: ModelInfo

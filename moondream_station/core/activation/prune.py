@@ -19,7 +19,7 @@ from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
-from moondream_station.core.home.storage import remove_tree
+from moondream_station.core.home.storage import remove
 from moondream_station.core.resolve.pylock import read_stored_pylock
 
 
@@ -44,14 +44,6 @@ async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None],
     An environment stays while `active.json` names it or a process runs in it; a download stays while the lock
     of an environment that stays names it; a partial one is kept by nothing.
 
-    Args:
-        home: The home; it exists.
-        dry_run: Whether to remove nothing.
-        on_wait: Called where another process changes the home, which is waited for.
-
-    Returns:
-        What was, or would be, removed.
-
     Raises:
         HomeUnusable: `active.json` can't be read, so that nobody knows what is in use.
     """
@@ -60,7 +52,8 @@ async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None],
         if not dry_run:
             await sweep(home)
             await anyio.to_thread.run_sync(sweep_code, home)
-            await anyio.to_thread.run_sync(_remove, found)
+            for unreferenced in found:
+                await anyio.to_thread.run_sync(remove, unreferenced.path)
     return found
 
 
@@ -70,24 +63,24 @@ def freeable_bytes(home: Home, lock: Lock) -> int:
     Only for the holder of `activation.lock`.
     """
     needed = {file.stored_name for file in lock.files}
-    return sum(one.size_bytes for one in _find(home) if _wheel_name(one.path, partial=True) not in needed)
+    return sum(item.size_bytes for item in _find(home) if _wheel_name(item.path, partial=True) not in needed)
 
 
 def _find(home: Home) -> list[Unreferenced]:
     named = read_active(home).environments | _running_in(home.environments)
     kept: list[Committed] = []
     found: list[Unreferenced] = []
-    committed = {one.place.name: one for one in committed_environments(home)}
+    committed = {environment.place.name: environment for environment in committed_environments(home)}
     for path in sorted(home.environments.iterdir()):
         if path.name not in named:
             found.append(_unreferenced(path, "environment"))
         elif path.name in committed:
             kept.append(committed[path.name])
-    wheels = {name for one in kept for name in _wheels_of(one)}
+    wheels = {name for environment in kept for name in _wheels_of(environment)}
     downloads = [path for path in sorted(home.downloads.iterdir()) if _wheel_name(path) not in wheels]
     found += [_unreferenced(path, "download") for path in downloads]
     found += [_unreferenced(path, "cache") for path in sorted(home.cache.iterdir())]
-    code = unnamed_code(home, {one.record.code_place for one in kept})
+    code = unnamed_code(home, {environment.record.code_place for environment in kept})
     return [*found, *(_unreferenced(path, "backend") for path in code)]
 
 
@@ -127,15 +120,7 @@ def _unreferenced(path: Path, kind: str) -> Unreferenced:
 def _own_bytes(path: Path) -> int:
     """What a file that has no other name takes; a cache's may be gone by now."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return 0
-    return found.st_size if S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
-
-
-def _remove(found: list[Unreferenced]) -> None:
-    for one in found:
-        if one.path.is_dir() and not one.path.is_symlink():
-            remove_tree(one.path)
-        else:
-            one.path.unlink(missing_ok=True)
+    return status.st_size if S_ISREG(status.st_mode) and status.st_nlink == 1 else 0

@@ -78,7 +78,8 @@ async def find_previous(activation: Activation, *, home: Home, manifest: Manifes
         reason="Going back to the environment that the model had before.",
         candidates=(),
     )
-    activation.reuses(environment.spec.place.name, choice, packages=len(record.packages))
+    activation.publish(choice)
+    activation.built(environment.spec.place.name, packages=len(record.packages))
     return environment
 
 
@@ -92,15 +93,7 @@ async def exchange(
 ) -> bool:
     """Go back to the former environment of a model that is not active; torch computes in it before.
 
-    Args:
-        home: The home.
-        manifest: The models and their backends.
-        model: The model's id.
-        environ: The user's variables.
-        on_wait: Called where another process changes the home, which is waited for.
-
-    Returns:
-        Whether it was done: nothing is for the active model.
+    Gives whether it was done: nothing is for the active model.
 
     Raises:
         NothingToRollBack: It had no other environment.

@@ -14,7 +14,6 @@ import httpx2
 
 from moondream_station.core.activation.activation import (
     Activation,
-    error_from_system,
     sweep_cancel_requests,
 )
 from moondream_station.core.activation.candidates import Candidates, no_build
@@ -34,7 +33,6 @@ from moondream_station.core.facts.errors import NoSpace, ResolutionConflict, Sta
 from moondream_station.core.facts.events import (
     BuildSelected,
     DownloadProgressed,
-    EnvironmentBuilt,
     FallbackChosen,
     RequirementsLocked,
 )
@@ -46,7 +44,7 @@ from moondream_station.core.fetch.wheel_server import Arrivals
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.space import no_space_hint
+from moondream_station.core.home.space import no_space_hint, storage_failure
 from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.index.offers import collect_offers
@@ -72,16 +70,7 @@ _log = Log()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What every activation of a station works with.
-
-    Args:
-        home: Where everything goes.
-        environ: The user's variables.
-        torch_index: Base URL of the PyTorch index or its mirror.
-        catalog: What is known about builds.
-        manifest: The models and their backends.
-        cache: The machine's capabilities.
-    """
+    """What every activation of a station works with."""
 
     home: Home
     environ: Mapping[str, str]
@@ -146,7 +135,7 @@ class Workshop:
             except StationError as error:
                 provided.append(error)
             except OSError as error:
-                provided.append(error_from_system(error))
+                provided.append(storage_failure(error, self._tools.home.root))
 
         def code() -> BackendCode:
             if isinstance(provided[0], StationError):
@@ -188,7 +177,8 @@ class Workshop:
                 return None
             fact = Candidates(result).fact()
         environment = Environment(spec=self._spec(needs, committed.place, record), record=record)
-        self._activation.reuses(environment.spec.place.name, fact, packages=len(record.packages))
+        self._activation.publish(fact)
+        self._activation.built(committed.place.name, packages=len(record.packages))
         needs.check_gpu(record.build)
         return environment
 
@@ -370,13 +360,8 @@ class Workshop:
         began = anyio.current_time()
         file_count = await building.finish(wheels)
         self._made.append(building.place)
-        seconds = round(anyio.current_time() - began, 3)
         lock = building.lock
-        self._activation.publish(
-            EnvironmentBuilt(
-                environment=building.place.name, packages=len(lock.files), reused=False, seconds=seconds
-            )
-        )
+        self._activation.built(building.place.name, packages=len(lock.files), began=began)
         current = candidates.current if lock.torch is not None else None
         record = CommitRecord(
             lock_digest=lock.digest,
@@ -401,18 +386,14 @@ class Workshop:
         return Environment(spec=spec, record=record, is_committed=False)
 
     def _spec(self, needs: Needs, place: Place, record: CommitRecord) -> WorkerSpec:
-        build, torch = record.build, record.torch
-        expected = (
-            conclusions(build, torch, needs.capabilities, self._tools.catalog)
-            if build and torch
-            else Conclusions()
-        )
+        build, torch, catalog = record.build, record.torch, self._tools.catalog
+        known = conclusions(build, torch, needs.capabilities, catalog) if build and torch else Conclusions()
         return WorkerSpec(
             model=needs.model_id,
             code=needs.code,
             args=needs.model.args,
             place=place,
-            plan=WorkerPlan(build=build, torch=torch, conclusions=expected),
+            plan=WorkerPlan(build=build, torch=torch, conclusions=known),
         )
 
     async def _connected(self) -> tuple[PackagingConfig, httpx2.AsyncClient]:

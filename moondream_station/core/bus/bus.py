@@ -102,14 +102,7 @@ def new_activation_id(at: datetime | None = None) -> str:
 
 
 class Subscription:
-    """An async iterator of events, for one reader. It ends when the bus or the subscription is closed.
-
-    Args:
-        state: The state at the moment of subscribing; what is replayed is part of it already.
-        after: The event that the reader has seen last.
-        replay: What it missed since then.
-        buffer: How many events may wait for it.
-    """
+    """An async iterator of events, for one reader. It ends when the bus or the subscription is closed."""
 
     def __init__(self, *, state: StationState, after: int, replay: Sequence[Event], buffer: int) -> None:
         self.state = state
@@ -217,15 +210,7 @@ class Bus:
         return self._state
 
     def publish(self, fact: Fact, *, activation: str | None = None) -> Event:
-        """Let everybody know, without waiting for anybody.
-
-        Args:
-            fact: What happened.
-            activation: The activation that it belongs to, None outside any.
-
-        Returns:
-            The fact in its envelope. It is part of the state, of the history and of the journal.
-        """
+        """Let everybody know, without waiting for anybody."""
         at = self._clock()
         event = Event(seq=self._next_seq(at), at=at, activation=activation, fact=fact)
         if self._journal is not None:

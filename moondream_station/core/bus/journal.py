@@ -41,11 +41,7 @@ class Past:
 
 
 class Journal:
-    """Writes facts and notes below one home. Calls are short and synchronous; no file stays open.
-
-    Args:
-        home: Where; its folders are made when they are needed.
-    """
+    """Writes facts and notes below one home. Calls are short and synchronous; no file stays open."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -82,13 +78,7 @@ class Journal:
         return Past(events=tuple(events), complete_after=0 if is_whole else first - 1)
 
     def note(self, activation: str | None, text: str, *, label: str = "output") -> None:
-        """Write what is no fact beside the facts: the whole output of a tool, say. Readers of facts skip it.
-
-        Args:
-            activation: Whose journal, None for the station's own.
-            text: The whole text, as many lines as it has.
-            label: What it is.
-        """
+        """Write a tool's whole output, say, beside the facts; readers of facts skip it."""
         self._append(activation, {"note": label, "text": text})
 
     def _flush(self, activation: str | None) -> None:
@@ -121,10 +111,6 @@ def read_activation(home: Home, activation: str) -> list[Event]:
 
 def read_history(home: Home, *, last: int | None = None) -> list[Event]:
     """The facts that the journals hold, by their seq: the station's own and those of activations.
-
-    Args:
-        home: Where.
-        last: How many activations, the latest ones; None for every one.
 
     Raises:
         OSError: A journal can't be read.

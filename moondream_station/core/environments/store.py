@@ -28,7 +28,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import writing_to
 from moondream_station.core.home.storage import (
     read_json,
-    remove_tree,
+    remove,
     sync_folder,
     sync_tree,
     write_atomically,
@@ -344,15 +344,8 @@ def _sweep(home: Home) -> tuple[str, ...]:
         *home.downloads.glob(".*.tmp"),
     ]
     for path in (*half_done, *trash, *temporary):
-        _remove(path)
+        remove(path)
     return tuple(str(path.relative_to(home.root)) for path in (*half_done, *trash, *temporary))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _places(home: Home) -> Iterator[Place]:

@@ -113,6 +113,14 @@ def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
     trash.rmdir()
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all in it."""
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @asynccontextmanager
 async def temporary_folder(parent: Path | None, prefix: str) -> AsyncIterator[Path]:
     """A folder for the time of this context; what takes longer than a second to remove goes on by itself.

@@ -32,14 +32,7 @@ class _Load:
 
 
 class ActiveWorker:
-    """Holds the active model's worker, and puts the pool in front of it.
-
-    Args:
-        host: Starts workers.
-        pool: Lets requests through.
-        bus: Where facts are published.
-        tasks: Where old workers finish their last requests.
-    """
+    """Holds the active model's worker, and puts the pool in front of it."""
 
     def __init__(self, *, host: WorkerHost, pool: InferencePool, bus: Bus, tasks: TaskGroup) -> None:
         self._pool = pool

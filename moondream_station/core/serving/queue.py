@@ -152,11 +152,6 @@ class InferencePool:
         self._tasks: TaskGroup | None = None
 
     @property
-    def state(self) -> PoolState:
-        """What a request meets now."""
-        return self._state
-
-    @property
     def worker(self) -> Worker | None:
         """The worker that new calls go to."""
         return self._line.worker
@@ -173,11 +168,8 @@ class InferencePool:
     def serve(self, worker: Worker, *, model: str, restart: Callable[[], Awaitable[Worker]]) -> None:
         """Send new calls to this worker; those that run on another one finish there (see `drained`).
 
-        Args:
-            worker: Ready for calls.
-            model: The model's id.
-            restart: Gives another worker that is ready, when this one failed. It is cancelled when something
-                else is to be served, and raises `StationError` where it can't.
+        `restart` gives another worker that is ready when this one failed, or raises `StationError`; it is
+        cancelled when something else is to be served.
         """
         self._change(PoolState.READY, worker, _Service(model=model, restart=restart))
 
@@ -185,10 +177,6 @@ class InferencePool:
         """No worker could be had for this model: requests are told why."""
         self._change(PoolState.FAILED, None, _Service(model=model))
         self._failure = failure
-
-    def stop(self) -> None:
-        """Serve nothing: requests are turned away."""
-        self._change(PoolState.STOPPED, None, None)
 
     async def drained(self, worker: Worker) -> None:
         """Wait until no call runs on a worker."""

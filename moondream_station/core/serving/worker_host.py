@@ -30,7 +30,7 @@ from moondream_station.core.facts.events import StopReason, WorkerStarted, Worke
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.worker.loading import disk_usage, model_cache
+from moondream_station.core.worker.loading import LoadOptions, disk_usage, model_cache
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 
@@ -41,15 +41,7 @@ Progress: TypeAlias = Callable[[int, int | None, str], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """What a worker is made from.
-
-    Args:
-        model: The model's id.
-        code: The backend's code.
-        args: Keyword arguments of its `init_backend`.
-        place: The environment it runs in.
-        plan: What torch should report there.
-    """
+    """What a worker is made from."""
 
     model: str
     code: BackendCode
@@ -75,16 +67,7 @@ class Environment:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class HostedWorker:
-    """A worker that a task holds open.
-
-    Args:
-        spec: What it was made from.
-        worker: The worker.
-        model_cache: The folders that a backend downloads weights to.
-        reason: Why it ended, or will end.
-        released: Set when it may end.
-        ended: Set when it has.
-    """
+    """A worker that a task holds open."""
 
     spec: WorkerSpec
     worker: Worker
@@ -94,38 +77,18 @@ class HostedWorker:
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool:
-        """Let the backend bring what it will load, where it can do that by itself.
-
-        Args:
-            device: What torch computes on.
-            progress: As for `load`.
-
-        Returns:
-            Whether memory is known to suffice for it beside all that runs now.
-        """
-        need = await self.worker.fetch(
-            self.spec.code,
-            self.spec.args,
-            device=device,
-            signs_of_life=partial(disk_usage, self.model_cache),
-            progress=progress,
-        )
+        """Let the backend bring what it will load; gives whether memory is known to suffice for it."""
+        options = self._options(device, progress)
+        need = await self.worker.fetch(self.spec.code, self.spec.args, **options)
         return need is not None and await anyio.to_thread.run_sync(need.is_met)
 
     async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
-        """Call the backend's `init_backend`; it is ready when that returned.
+        """Call the backend's `init_backend`; it is ready when that returned."""
+        await self.worker.init(self.spec.code, self.spec.args, **self._options(device, progress))
 
-        Args:
-            device: What torch computes on.
-            progress: Told how far the backend says it is: done, total where known, and of what.
-        """
-        await self.worker.init(
-            self.spec.code,
-            self.spec.args,
-            device=device,
-            signs_of_life=partial(disk_usage, self.model_cache),
-            progress=progress,
-        )
+    def _options(self, device: str | None, progress: Progress) -> LoadOptions:
+        signs_of_life = partial(disk_usage, self.model_cache)
+        return {"device": device, "signs_of_life": signs_of_life, "progress": progress}
 
     def release(self, reason: StopReason) -> None:
         """Let it end; `ended` is set when it has."""
@@ -170,10 +133,6 @@ class WorkerHost:
 
     async def start(self, spec: WorkerSpec, *, activation: str | None = None) -> HostedWorker:
         """Start a worker; returns when it has said hello.
-
-        Args:
-            spec: What it is made from.
-            activation: The activation that it is started for, None for the model that is active already.
 
         Raises:
             WorkerFailed: It died before that, or could not be started.
@@ -221,12 +180,6 @@ async def _release_when_failed(hosted: HostedWorker) -> None:
 
 async def existing_worker(home: Home, manifest: Manifest, model: str, environment: str) -> Environment:
     """A model's worker in an environment that it has, or had before.
-
-    Args:
-        home: The home.
-        manifest: The models and their backends.
-        model: The model's id.
-        environment: The environment's name.
 
     Raises:
         UnknownModel: The manifest has no such model.

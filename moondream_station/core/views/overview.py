@@ -18,10 +18,6 @@ from moondream_station.core.home.locks import activation_holder
 def stored_state(home: Home, *, station: StationInfo | None = None) -> StationState:
     """The active model and the machine, as the home's files have them; no worker runs yet.
 
-    Args:
-        home: The home; it need not exist.
-        station: The station that begins, None where none serves.
-
     Raises:
         HomeUnusable: `active.json` can't be read.
     """
@@ -57,12 +53,7 @@ def present_state(home: Home) -> StationState:
 
 
 def models_shape(manifest: Manifest, active: ActiveRecord) -> dict[str, Any]:
-    """Every model, in the manifest's order.
-
-    Args:
-        manifest: The models and their backends.
-        active: Which of them have an environment, and which one is active.
-    """
+    """Every model, in the manifest's order."""
     return {"models": [_model(manifest, active, model_id) for model_id in manifest.models]}
 
 

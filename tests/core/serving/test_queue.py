@@ -127,17 +127,14 @@ async def test_calls_go_to_the_worker_and_are_counted(tmp_path: Path) -> None:
         }
 
 
-async def test_nothing_is_served_before_a_worker_and_after_the_end(tmp_path: Path) -> None:
+async def test_nothing_is_served_before_a_worker_and_after_it_is_given_up(tmp_path: Path) -> None:
     """Both are told apart from loading and from failure."""
     pool = InferencePool()
     with pytest.raises(NoActiveModel):
         await ask(pool, "bare")
+    assert pool.stats()["status"] == "stopped"
     async with workshop(tmp_path) as shop:
         pool.serve(await shop.worker(), model="m", restart=refuse)
-        pool.stop()
-        with pytest.raises(NoActiveModel):
-            await ask(pool, "bare")
-        assert pool.stats()["status"] == "stopped"
         pool.give_up("m", WorkerFailed("no weights"))
         with pytest.raises(WorkerFailed, match="no weights"):
             await ask(pool, "bare")
@@ -268,7 +265,7 @@ async def test_a_crash_fails_what_runs_and_the_next_worker_serves_on(tmp_path: P
         with pytest.raises(WorkerFailed, match="ended with exit code 7"):
             await ask(pool, "leave")
         assert await ask(pool, "pid") == {"pid": shop.made[1].pid}
-        assert pool.state is PoolState.READY
+        assert pool._state is PoolState.READY
         assert pool.failure is None
 
 
@@ -304,7 +301,7 @@ async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
         worker = await shop.worker()
         pool.serve(worker, model="m", restart=restart)
         worker.condemn("is to fail")
-        await until(pool, lambda: pool.state is PoolState.FAILED)
+        await until(pool, lambda: pool._state is PoolState.FAILED)
         with pytest.raises(WorkerFailed, match="no worker today"):
             await ask(pool, "bare")
         assert len(tries) == 2
