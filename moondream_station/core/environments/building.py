@@ -141,7 +141,9 @@ class Building:
         if self._is_filled:
             return
         if self._is_begun:
-            await anyio.to_thread.run_sync(_remove_all, self._scratch, self.place.venv)
+            await anyio.to_thread.run_sync(
+                _remove_all, self._scratch, self.place.venv, abandon_on_cancel=True
+            )
         await anyio.to_thread.run_sync(_check_space, self._home, tuple(wheels.values()))
         await self._begin(urls={}, paths=wheels)
         await _fill(self._uv, self.place, self._scratch)
@@ -160,7 +162,9 @@ class Building:
             counts.append(await anyio.to_thread.run_sync(check_records, venv, packages))
             await anyio.to_thread.run_sync(_check_needs, venv, self._interpreter.markers)
 
-        await together(partial(anyio.to_thread.run_sync, shutil.rmtree, self._scratch), check_files)
+        # Left running where it is cancelled: uv's cache of a large environment has 20,000 files and more.
+        remove = partial(anyio.to_thread.run_sync, _remove_all, self._scratch, abandon_on_cancel=True)
+        await together(remove, check_files)
         return counts[0]
 
 

@@ -86,11 +86,7 @@ class Package:
 
 
 def find_packages(paths: Iterable[str]) -> dict[str, Package]:
-    """Every package on an interpreter's path, by normalized name; the first one of a name counts.
-
-    Args:
-        paths: Where it imports from, first wins.
-    """
+    """Every package on an interpreter's path, by normalized name; the first one of a name counts."""
     found: dict[str, Package] = {}
     for path in paths:
         for package in _packages_in(Path(path)):
@@ -101,12 +97,7 @@ def find_packages(paths: Iterable[str]) -> dict[str, Package]:
 
 
 def unmet_needs(packages: Mapping[str, Package], *, markers: Mapping[str, str]) -> Iterator[str]:
-    """A clause for each need of a package that is not met by the others, as `pip check` looks for them.
-
-    Args:
-        packages: All that are installed, by normalized name.
-        markers: The interpreter's marker environment.
-    """
+    """A clause for each need of a package that is not met by the others, as `pip check` looks for them."""
     for package in packages.values():
         who = f"{package.name} {package.version}"
         if not package.python.contains(markers["python_full_version"], prereleases=True):

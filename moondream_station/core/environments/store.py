@@ -76,15 +76,7 @@ class Place:
 
 
 def new_place(home: Home, digest: str) -> Place:
-    """Make a folder that never was an environment before.
-
-    Args:
-        home: Where environments live.
-        digest: The lock's digest.
-
-    Raises:
-        OSError: It can't be made.
-    """
+    """Make a folder that never was an environment before."""
     while True:
         path = home.environments / f"{digest[:8]}-{secrets.token_hex(2)}"
         try:
@@ -168,17 +160,7 @@ def request_key(
     python: str,
     platform: str,
 ) -> str:
-    """What an environment is made for, as 64 hexadecimal digits.
-
-    Args:
-        backend: The backend's id.
-        backend_version: Its version.
-        code_digest: Digest of its code.
-        requirements: Its requirements, canonical.
-        strategy: `auto`, `guide` or a build.
-        python: Major and minor version ("3.11", "3.14t").
-        platform: System and machine ("linux-x86_64").
-    """
+    """What an environment is made for, as 64 hexadecimal digits."""
     parts = [backend, backend_version, code_digest, sorted(requirements), strategy, python, platform]
     return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()
 
@@ -188,9 +170,6 @@ async def sync_ahead(place: Place | None) -> AsyncIterator[None]:
     """Begin to make a place durable while something else is done, so that its commit has little left to do.
 
     What fails here fails again in the commit, which counts. Left running where the other thing is done first.
-
-    Args:
-        place: The place; None where nothing is new.
     """
 
     async def sync() -> None:
@@ -286,14 +265,9 @@ def committed_environments(home: Home) -> Iterator[Committed]:
 async def find_reusable(
     home: Home, request_key: str, *, code: str, present: str | None = None
 ) -> Committed | None:
-    """A committed environment that was made for the same and is whole; None where there is none.
+    """A committed environment that was made for the same, runs the code at this place, and is whole.
 
-    Args:
-        home: The home.
-        request_key: What it must have been made for.
-        code: The place of the code that it must name, because that is what its next worker will run.
-        present: The name of the one that the model has, which is taken before newer ones: it may have been
-            gone back to.
+    `present` names the one that the model has; it goes before newer ones: it may have been gone back to.
     """
     found = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
     for committed in sorted(found, key=lambda committed: committed.place.name != present):
@@ -317,10 +291,13 @@ async def sweep(home: Home) -> tuple[str, ...]:
             not be removed.
     """
     with writing_to(home.root):
-        return await anyio.to_thread.run_sync(_sweep, home)
+        rubbish = await anyio.to_thread.run_sync(_rubbish, home)
+        # Left running where it is cancelled, after it is known what goes: nobody uses these names again.
+        await anyio.to_thread.run_sync(_remove_all, rubbish, abandon_on_cancel=True)
+    return tuple(str(path.relative_to(home.root)) for path in rubbish)
 
 
-def _sweep(home: Home) -> tuple[str, ...]:
+def _rubbish(home: Home) -> tuple[Path, ...]:
     active = read_active(home).environments
     half_done = [
         place.path for place in _places(home) if place.name not in active and not place.commit.exists()
@@ -343,9 +320,12 @@ def _sweep(home: Home) -> tuple[str, ...]:
         *home.environments.glob("*/.*.tmp"),
         *home.downloads.glob(".*.tmp"),
     ]
-    for path in (*half_done, *trash, *temporary):
+    return (*half_done, *trash, *temporary)
+
+
+def _remove_all(paths: Iterable[Path]) -> None:
+    for path in paths:
         remove(path)
-    return tuple(str(path.relative_to(home.root)) for path in (*half_done, *trash, *temporary))
 
 
 def _places(home: Home) -> Iterator[Place]:

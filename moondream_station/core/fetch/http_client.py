@@ -35,9 +35,6 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
 
     Redirects are followed; what authenticates to one host is never sent to another. The name and password in
     `torch_index`, which stands for https://download.pytorch.org/whl, go with every request to it.
-
-    Raises:
-        SettingsInvalid: A certificate or a proxy can't be used.
     """
     import httpx2  # noqa: PLC0415  see the module's docstring
 

@@ -23,10 +23,6 @@ class Authorizer:
     A URL's own come first, then those of the index that the URL lies below, then those of an index on the
     same host (an index's files often lie beside it), then the netrc file's. The HTTP library takes them off
     again where a redirect leads to another host.
-
-    Args:
-        config: The user's set-up.
-        further_urls: Further URLs whose credentials count.
     """
 
     def __init__(self, config: PackagingConfig, *further_urls: str) -> None:

@@ -28,11 +28,7 @@ class _Entry:
 
 
 class Rate:
-    """Bytes a second, smoothed with a half-life of five seconds; None until a second of samples is in.
-
-    Args:
-        clock: Seconds that only grow.
-    """
+    """Bytes a second, smoothed with a half-life of five seconds; None until a second of samples is in."""
 
     _HALF_LIFE_SECONDS = 5.0
     _SAMPLE_SECONDS = 0.25
@@ -74,10 +70,6 @@ class Ledger:
 
     Every file has a first and a last fact; between them they come at most four times a second, and while
     nothing arrives, once a second for as long as the speed still falls.
-
-    Args:
-        publish: Takes the facts.
-        clock: Seconds that only grow.
     """
 
     def __init__(self, publish: Callable[[DownloadProgressed], object], clock: Callable[[], float]) -> None:

@@ -118,7 +118,7 @@ async def _open_http(
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await response.aclose()
     except httpx2.RequestError as error:
-        raise failure_of(error, is_final=not is_answered) from error
+        raise failure_of(error, is_answered=is_answered) from error
     except httpx2.InvalidURL as error:
         raise AttemptFailed(f"its address is not valid ({error})", is_final=True) from error
 

@@ -68,11 +68,7 @@ class Patience:
     longest_pause_seconds: float = 30.0
 
     async def pause(self, fruitless: int, failure: AttemptFailed) -> None:
-        """Wait before the next attempt, after so many that brought nothing.
-
-        Raises:
-            AttemptFailed: `failure`, where a further attempt can't help or there were enough.
-        """
+        """Wait before the next attempt, after so many that brought nothing."""
         if failure.is_final or fruitless >= self.attempts:
             raise failure
         pause = self.pause_seconds * 2 ** (fruitless - 1)
@@ -137,17 +133,13 @@ async def ask(client: httpx2.AsyncClient, url: str, patience: Patience, *, metho
                     )
                 failure = refusal(response)
         except httpx2.RequestError as error:
-            failure = failure_of(error, is_final=False)
+            failure = failure_of(error, is_answered=False)
         fruitless += 1
         await patience.pause(fruitless, failure)
 
 
 async def read_bounded(response: httpx2.Response, limit_bytes: int = MAX_PAGE_BYTES) -> bytes:
-    """A body, whole.
-
-    Raises:
-        AttemptFailed: It is larger than the limit.
-    """
+    """A body, whole."""
     content = bytearray()
     async for chunk in response.aiter_bytes():
         content += chunk
@@ -183,13 +175,8 @@ def refusal(response: httpx2.Response) -> AttemptFailed:
     return AttemptFailed(reason, is_final=True, hint=hint)
 
 
-def failure_of(error: httpx2.RequestError, *, is_final: bool) -> AttemptFailed:
-    """What the HTTP library raised, as a failed attempt.
-
-    Args:
-        error: What it raised.
-        is_final: Whether a failure of TLS can't pass: it came before there was any answer.
-    """
+def failure_of(error: httpx2.RequestError, *, is_answered: bool) -> AttemptFailed:
+    """What the HTTP library raised, as a failed attempt; without any answer, a failure of TLS is final."""
     import httpx2  # noqa: PLC0415  as above
 
     from moondream_station.core.fetch.http_failures import (  # noqa: PLC0415  it imports the library
@@ -203,9 +190,9 @@ def failure_of(error: httpx2.RequestError, *, is_final: bool) -> AttemptFailed:
     hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
     return AttemptFailed(
         explain_failure(error),
-        is_final=(tls and is_final) or is_lasting,
+        is_final=(tls and not is_answered) or is_lasting,
         is_unreachable=tls or is_unreachable(error),
-        hint=hint if tls and is_final else None,
+        hint=hint if tls and not is_answered else None,
     )
 
 

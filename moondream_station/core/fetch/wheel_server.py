@@ -33,13 +33,7 @@ _GONE = (
 
 
 class Arrival:
-    """How much of one wheel is on disk so far.
-
-    Args:
-        size_bytes: How much it will be.
-        partial: Where it is while it arrives.
-        finished: Where it is once it is whole.
-    """
+    """How much of one wheel is on disk so far."""
 
     def __init__(self, size_bytes: int, partial: Path, finished: Path) -> None:
         self.size_bytes = size_bytes
@@ -65,11 +59,7 @@ class Arrival:
         return 0 if self.is_spoilt else self._here
 
     def open(self) -> BinaryIO:
-        """The file, under whichever of its two names it has.
-
-        Raises:
-            FileNotFoundError: It has neither.
-        """
+        """The file, under whichever of its two names it has."""
         partial, finished = self._places
         try:
             return partial.open("rb")
@@ -111,15 +101,9 @@ class Arrivals:
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[Mapping[str, str]]:
-        """Hand them out for as long as the context lasts.
+        """Hand them out for as long as the context lasts, at the URLs that are given by file name.
 
         On loopback, and below a path that nobody can guess: wheels of a private index are not everybody's.
-
-        Yields:
-            The URL of each wheel that is on its way, by file name.
-
-        Raises:
-            OSError: There is no port to be had.
         """
         token = secrets.token_urlsafe(24)
         paths = {f"/{token}/{name}": arrival for name, arrival in self._arrivals.items()}

@@ -39,11 +39,7 @@ async def find_finished(home: Home, file: LockedFile) -> Path | None:
 
 
 def note_finished(path: Path) -> None:
-    """Note that a file's hash was checked, just now.
-
-    Raises:
-        OSError: The note can't be written.
-    """
+    """Note that a file's hash was checked, just now."""
     # Not durable on purpose: without its note a file is read again.
     _note_of(path).write_text(json.dumps(_identity(path)), encoding="utf-8")
 
@@ -52,9 +48,6 @@ def settle(paths: Iterable[Path]) -> None:
     """Make downloads whose hash was just checked durable, and note them.
 
     In this order: a power cut may take bytes of a file that nobody noted, and that is found by its hash.
-
-    Raises:
-        OSError: A file can't be synced, or its note not written.
     """
     for path in paths:
         sync_file(path)

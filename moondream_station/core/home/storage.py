@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,9 @@ def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
         folder.rename(trash)
     except FileNotFoundError:
         return
+    # Where a removal was left running and another goes on with it, either may find a file gone already.
     if seconds is None:
-        shutil.rmtree(trash)
+        shutil.rmtree(trash, onerror=_unless_gone)
         return
     ends = time.monotonic() + seconds
     for parent, folders, files in os.walk(trash, topdown=False):
@@ -109,8 +110,10 @@ def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
             Path(parent, name).unlink(missing_ok=True)
         for name in folders:
             path = Path(parent, name)
-            path.unlink() if path.is_symlink() else path.rmdir()
-    trash.rmdir()
+            with suppress(FileNotFoundError):
+                path.unlink() if path.is_symlink() else path.rmdir()
+    with suppress(FileNotFoundError):
+        trash.rmdir()
 
 
 def remove(path: Path) -> None:
@@ -119,6 +122,11 @@ def remove(path: Path) -> None:
         remove_tree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _unless_gone(_function: object, _path: str, failure: tuple[Any, BaseException, Any]) -> None:
+    if not isinstance(failure[1], FileNotFoundError):
+        raise failure[1]
 
 
 @asynccontextmanager

@@ -42,12 +42,7 @@ class CachedListing:
 
 
 class ListingCache:
-    """Pages by their URL. What can't be read or written is as if it were not there: it is fetched again.
-
-    Args:
-        folder: Where they are kept; it need not exist.
-        now: Seconds since the epoch, to be comparable across restarts.
-    """
+    """Pages by their URL. What can't be read or written is as if it were not there: it is fetched again."""
 
     def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
         self._folder = folder

@@ -71,15 +71,7 @@ class Page:
 
 
 class PageSource:
-    """Gets pages within one deadline for all of them.
-
-    Args:
-        client: For `http` and `https`.
-        cache: Pages of the last day.
-        deadline: On anyio's clock; no page is waited for beyond it.
-        refresh: Whether servers are asked although the cache has a page of the last day.
-        connections: How many pages one server is asked for at the same time.
-    """
+    """Gets pages within one deadline, on anyio's clock, for all of them; `refresh` asks despite the cache."""
 
     def __init__(
         self,
@@ -98,12 +90,7 @@ class PageSource:
         self._slots: dict[str, anyio.Semaphore] = {}
 
     async def get(self, url: str, source: Source) -> Page:
-        """A page of an index or of find-links; a local folder is its own page.
-
-        Args:
-            url: `https:`, `http:` or `file:`, perhaps with credentials.
-            source: What kind of place it is.
-        """
+        """A page of an index or of find-links; a local folder is its own page."""
         path = local_path(url)
         if path is not None:
             return await anyio.to_thread.run_sync(_read_local, path, url, source)

@@ -36,11 +36,6 @@ class TorchIndexPages:
     The page of all builds tells of builds and versions that the catalog does not know. A build's own page is
     what the lock will be made from, so it has the last word on that build. Both are asked for at the same
     time; once nobody answers, no further page is asked for.
-
-    Args:
-        base: What stands for https://download.pytorch.org/whl, perhaps with credentials.
-        request: Decides which builds' pages are worth asking for.
-        pages: Gets them.
     """
 
     def __init__(self, base: str, request: BuildRequest, pages: PageSource) -> None:

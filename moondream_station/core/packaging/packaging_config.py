@@ -208,21 +208,13 @@ def _constraint_files(pip: Mapping[str, str], cwd: Path, home: Path, notes: list
 
 
 async def within_constraints(requirements: Requirements, config: PackagingConfig) -> Requirements:
-    """Requirements with the user's bounds on torch's family.
-
-    Raises:
-        SettingsInvalid: A constraint file can't be used.
-    """
+    """Requirements with the user's bounds on torch's family."""
     files = await anyio.to_thread.run_sync(lambda: config._constraints)  # noqa: SLF001  of this module
     return replace(requirements, bounds=tuple(item for file in files for item in file.of_family().items))
 
 
 async def ordinary_constraints(config: PackagingConfig) -> tuple[str, ...]:
-    """The user's constraints on everything but torch's family.
-
-    Raises:
-        SettingsInvalid: A constraint file can't be used.
-    """
+    """The user's constraints on everything but torch's family."""
     files = await anyio.to_thread.run_sync(lambda: config._constraints)  # noqa: SLF001  of this module
     return tuple(
         text

@@ -21,12 +21,9 @@ def to_uv_environment(config: PackagingConfig, *, torch_index: str) -> dict[str,
     """The variables that make uv look where the user's set-up says, and nowhere else.
 
     They belong into a process environment from which every other `UV_…` variable was dropped, for a uv that
-    is called with `--no-config`. Credentials are in these values and nowhere on a command line.
-
-    Args:
-        config: The user's set-up.
-        torch_index: What stands for https://download.pytorch.org/whl. A PyTorch index among the user's own is
-            left out: it would answer for pillow and numpy too, with stale copies (measured: uv takes them).
+    is called with `--no-config`. Credentials are in these values and nowhere on a command line. A PyTorch
+    index (`torch_index` or another) among the user's own is left out: it would answer for pillow and numpy
+    too, with stale copies (measured: uv takes them).
     """
     indexes = [url for url in config.index_urls if not is_torch_index(url, torch_index)]
     if config.no_index:

@@ -66,11 +66,7 @@ def uv_variables(environ: Mapping[str, str]) -> UvSettings:
 def uv_file_settings(
     environ: Mapping[str, str], *, platform: str = sys.platform, etc: Path = ETC
 ) -> tuple[UvSettings, ...]:
-    """What uv's own files say, the user's before the system's.
-
-    Raises:
-        SettingsInvalid: A file is none that uv could read.
-    """
+    """What uv's own files say, the user's before the system's."""
     return tuple(
         _from_table(table, path, environ)
         for path in uv_config_files(environ, platform=platform, etc=etc)

@@ -74,11 +74,7 @@ class Interpreter:
 
 
 def own_interpreter() -> Interpreter:
-    """The station's own base interpreter; no process is started for it.
-
-    Raises:
-        PythonUnsuitable: The station runs on something whose base can't be told or used.
-    """
+    """The station's own base interpreter; no process is started for it."""
     base = Path(getattr(sys, "_base_executable", None) or sys.executable)
     markers = {name: str(value) for name, value in default_environment().items()}
     version = ".".join(str(part) for part in sys.version_info[:3])

@@ -38,17 +38,10 @@ def read_pylock(
     builds: Collection[str] = (),
     tool_output: str = "",
 ) -> Lock:
-    """The wheels that a lock gives one interpreter.
-
-    Args:
-        text: The lock, as TOML.
-        markers: The interpreter's marker environment.
-        tags: The wheel tags it accepts, best first.
-        builds: The packages whose sources will do where there is no wheel.
-        tool_output: What the resolver said while it made the lock.
+    """The wheels that a lock gives one interpreter; sources will do for the packages of `builds`.
 
     Raises:
-        ResolutionConflict: The lock has no wheel for this interpreter, or is no lock that can be trusted.
+        ResolutionConflict: It has no wheel for this interpreter, or can't be trusted.
     """
     try:
         data = tomllib.loads(text)
@@ -73,11 +66,7 @@ def read_pylock(
 
 
 def read_stored_pylock(text: str) -> Lock:
-    """A lock that `write_pylock` wrote with URLs: one wheel a package, chosen when it was made.
-
-    Raises:
-        ResolutionConflict: It is none.
-    """
+    """A lock that `write_pylock` wrote with URLs: one wheel a package, chosen when it was made."""
     try:
         pylock = Pylock.from_dict(tomllib.loads(text))
         files = tuple(_locked_file(package, *(package.wheels or ())) for package in pylock.packages)
@@ -87,13 +76,7 @@ def read_stored_pylock(text: str) -> Lock:
 
 
 def write_pylock(lock: Lock, *, sources: Mapping[str, Path | str] | None = None) -> str:
-    """A lock as TOML.
-
-    Args:
-        lock: What to write.
-        sources: By file name, the wheels on disk, or other URLs, that stand in for the lock's; None writes
-            the lock's own.
-    """
+    """A lock as TOML; `sources` stand in for its own places: wheels on disk, or URLs, by file name."""
     lines = ['lock-version = "1.0"', 'created-by = "moondream-station"']
     if lock.requires_python:
         lines.append(f"requires-python = {toml_string(lock.requires_python)}")

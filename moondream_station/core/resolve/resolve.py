@@ -169,16 +169,7 @@ async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
 
 
 class _Resolver:
-    """uv in a folder of its own.
-
-    Args:
-        uv: The program.
-        folder: An empty folder for this run alone.
-        cache: uv's cache.
-        variables: The user's set-up, for uv.
-        interpreter: What is locked for.
-        builds: The packages that may be built from source.
-    """
+    """uv in a folder of its own."""
 
     def __init__(
         self,
@@ -233,11 +224,7 @@ class _Resolver:
         return await self._call(variables, "export", *selected, *offline, *form)
 
     async def read(self) -> Lock:
-        """The lock that `run` made, for the interpreter.
-
-        Raises:
-            ResolutionConflict: It has no wheel for the interpreter.
-        """
+        """The lock that `run` made, for the interpreter."""
         text = await anyio.Path(self._folder / "pylock.toml").read_text(encoding="utf-8")
         markers, tags = self.interpreter.markers, self.interpreter.tags
         return await anyio.to_thread.run_sync(

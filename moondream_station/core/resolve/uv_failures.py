@@ -45,12 +45,7 @@ def is_conflict(stderr: str) -> bool:
 
 
 def lock_failure(stderr: str, *, log: str) -> StationError:
-    """Why uv could not lock.
-
-    Args:
-        stderr: What it said.
-        log: Everything, for the journal.
-    """
+    """Why uv could not lock."""
     text = redact_text(stderr)
     if unauthorized := _UNAUTHORIZED.search(text):
         return IndexUnreachable(
@@ -70,13 +65,7 @@ def lock_failure(stderr: str, *, log: str) -> StationError:
 
 
 def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
-    """Why a package could not be built from source.
-
-    Args:
-        package: Its name and version.
-        stderr: What uv and the package's own building said; the last line is nearest to the cause.
-        log: Everything, for the journal.
-    """
+    """Why a package could not be built from source."""
     lines = [
         line.strip() for line in redact_text(stderr).partition("\nhint:")[0].splitlines() if line.strip()
     ]

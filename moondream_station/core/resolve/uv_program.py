@@ -24,12 +24,7 @@ _ANSWER_WORDS = 2
 
 
 class Uv:
-    """A uv that may be used.
-
-    Args:
-        path: The program.
-        environ: The user's variables, of which uv sees those that children may have.
-    """
+    """A uv that may be used."""
 
     def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
         self._path = path
@@ -50,11 +45,7 @@ class Uv:
 
 
 async def find_uv(environ: Mapping[str, str]) -> Uv:
-    """The uv that was installed with the station.
-
-    Raises:
-        ProgramMissing: There is none, or it is too old.
-    """
+    """The uv that was installed with the station."""
     try:
         path = Path(find_uv_bin())
     except FileNotFoundError as error:

@@ -219,6 +219,22 @@ async def test_half_done_things_are_swept(home: Home) -> None:
     assert await sweep(home) == ()
 
 
+async def test_a_cancelled_sweep_waits_for_no_large_tree(home: Home) -> None:
+    """What it began to remove goes on being removed, and the next sweep copes with that."""
+    half = filled_place(home)
+    for number in range(10_000):
+        (half.path / f"file-{number}").touch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sweep, home)
+        with anyio.fail_after(30):
+            while half.path.exists():  # noqa: ASYNC110  a file system tells nobody
+                await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+    assert list(home.environments.glob(".trash-*/file-*"))
+    await sweep(home)
+    assert not list(home.environments.iterdir())
+
+
 async def test_what_active_json_names_is_never_swept(home: Home) -> None:
     """Even without its commit a place that a model has, or had before, stays."""
     first, second = filled_place(home), filled_place(home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
+import trustme
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
 
 from moondream_station.core.facts.errors import (
     DownloadFailed,
@@ -25,6 +29,7 @@ from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.fetch.transfer import RemoteFile
 from moondream_station.core.home.layout import Home
+from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.resolve.pylock import write_pylock
 from support.environments import HASTY, lock_of, locked_file, loopback_config, made_home, served_lock
 from support.index_traffic import Fault
@@ -438,6 +443,50 @@ async def test_a_file_on_disk_that_is_gone_is_told(index: TorchIndex, home: Home
     lock = lock_of([locked_file(BIG, (tmp_path / BIG.filename).as_uri())])
     with pytest.raises(DownloadFailed, match="no longer exists"):
         await fetched(lock, home, index)
+
+
+async def test_a_file_on_disk_that_can_t_be_read_is_named(
+    index: TorchIndex, home: Home, tmp_path: Path
+) -> None:
+    """It is the file that has to be looked at, not the home's disk."""
+    path = tmp_path / BIG.filename
+    path.mkdir()  # what opens for nobody, not even for root
+    with pytest.raises(DownloadFailed, match=f"{BIG.filename}.*can't be read") as caught:
+        await fetched(lock_of([locked_file(BIG, path.as_uri())]), home, index)
+    assert "permissions" in (caught.value.hint or "")
+
+
+@asynccontextmanager
+async def broken_tls(tmp_path: Path) -> AsyncIterator[tuple[str, PackagingConfig]]:
+    """A server whose secure connection breaks in the middle of a body; its address, and who trusts it."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            tls = await TLSStream.wrap(stream, server_side=True, ssl_context=context)
+            await tls.receive()
+            await tls.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BIG.data)}\r\n\r\n".encode())
+            await tls.send(BIG.data[:1000])
+            await stream.send(b"no record of TLS" * 1000)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610  no Django here
+        yield f"https://127.0.0.1:{port}", PackagingConfig(cert=tmp_path / "ca.pem")
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_secure_connection_that_breaks_is_the_networks_fault(home: Home, tmp_path: Path) -> None:
+    """`ssl.SSLError` is an OSError, and not the disk's; what came before it is kept."""
+    async with broken_tls(tmp_path) as (url, config), open_client(config) as client:
+        lock = lock_of([locked_file(BIG, f"{url}/{BIG.filename}")])
+        with pytest.raises(IndexUnreachable, match="no secure connection") as caught:
+            await fetch(lock, home=home, client=client, publish=lambda _: None, patience=HASTY)
+    assert "already downloaded" in (caught.value.hint or "")
 
 
 async def test_a_wrong_file_on_disk_is_refused(index: TorchIndex, home: Home, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,17 @@ def test_a_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
     part.path.write_bytes(b"another")
     assert part.finish(tmp_path / "final") is False
     assert part.path.read_bytes() == b"another"
+
+
+def test_a_write_that_was_abandoned_closes_the_file_itself(tmp_path: Path) -> None:
+    """Else it would go on into whatever file gets the descriptor next."""
+    part = PartialFile(tmp_path / "file.partial")
+    pieces = [b"x" * (1 << 20)] * 200
+    with ThreadPoolExecutor() as threads:
+        writing = threads.submit(part.write, pieces)
+        while not part.size:
+            pass
+        part.close()
+        writing.result()
+    assert part.path.stat().st_size == 200 << 20
+    part.close()

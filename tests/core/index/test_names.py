@@ -1,0 +1,104 @@
+"""Which packages of the family an index has, asked of servers that are large, busy or endless."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from packaging.tags import sys_tags
+
+from moondream_station.core.facts.errors import IndexUnreachable
+from moondream_station.core.fetch.http_client import open_client
+from moondream_station.core.fetch.retry import PAGE_PATIENCE, Patience, patience_of
+from moondream_station.core.index.listing import parse_listing
+from moondream_station.core.index.names import FamilyNames
+from moondream_station.core.packaging.packaging_config import PackagingConfig
+from support.index_traffic import Fault
+from support.torch_index import TorchIndex
+
+pytestmark = pytest.mark.anyio
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
+
+
+async def _present(
+    url: str, *names: str, flat: bool = False, patience: Patience = PAGE_PATIENCE
+) -> frozenset[str]:
+    async with open_client(PackagingConfig()) as client:
+        family = FamilyNames(url, client, tags=tuple(sys_tags()), flat=flat, patience=patience)
+        return await family.present(names)
+
+
+@asynccontextmanager
+async def _server(body: bytes, *, is_endless: bool = False) -> AsyncIterator[str]:
+    """A page, sent once or without end; its address."""
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            try:
+                await stream.receive()
+                await stream.send(_HEAD + body)
+                while is_endless:
+                    await stream.send(body)
+            except (anyio.BrokenResourceError, anyio.EndOfStream):
+                pass
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610  no Django here
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_listing_without_end_is_given_up() -> None:
+    """A server that never stops sending fills no memory."""
+    async with _server(b" " * (1 << 20), is_endless=True) as url:
+        with anyio.fail_after(60), pytest.raises(IndexUnreachable, match="larger than 64 MiB"):
+            await _present(url, "torchvision")
+
+
+async def test_a_large_listing_stops_nothing_else() -> None:
+    """It is parsed in a thread: the event loop goes on meanwhile."""
+    links = "".join(f'<a href="torchvision-0.{n}.0-py3-none-any.whl">{n}</a>\n' for n in range(60_000))
+    page = links.encode()
+    began = time.perf_counter()
+    parse_listing(page, content_type="text/html", url="http://index.example/torchvision/")
+    parsing_seconds = time.perf_counter() - began
+    longest_seconds = 0.0
+
+    async def watch() -> None:
+        nonlocal longest_seconds
+        while True:
+            slept = time.perf_counter()
+            await anyio.sleep(0.001)
+            longest_seconds = max(longest_seconds, time.perf_counter() - slept)
+
+    async with _server(page) as url, anyio.create_task_group() as tasks:
+        tasks.start_soon(watch)
+        assert await _present(url, "torchvision") == {"torchvision"}
+        tasks.cancel_scope.cancel()
+    assert longest_seconds < parsing_seconds / 2
+
+
+@pytest.mark.parametrize(("retries", "requests"), [(None, 3), (0, 1), (1, 2)])
+async def test_an_index_is_asked_again_as_often_as_the_user_says(retries: int | None, requests: int) -> None:
+    """`retries` of pip and uv counts for every page; three attempts without it."""
+    patience = patience_of(PackagingConfig(retries=retries), PAGE_PATIENCE)
+    with TorchIndex() as index:
+        index.faults.append(Fault(match="*", status=503))
+        with pytest.raises(IndexUnreachable, match="answers 503"):
+            await _present(index.simple_url, "torchvision", patience=patience)
+        assert len(index.requests) == requests
+
+
+async def test_credentials_that_are_missing_are_named() -> None:
+    """Status 401 is not asked again, and the hint says where they belong."""
+    with TorchIndex(credentials=("me", "secret")) as index:
+        with pytest.raises(IndexUnreachable, match="requires credentials") as caught:
+            await _present(index.simple_url, "torchvision")
+        assert "netrc" in (caught.value.hint or "")
+        assert len(index.requests) == 1
