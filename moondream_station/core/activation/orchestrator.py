@@ -72,7 +72,7 @@ class Orchestrator:
             activation.fail(
                 StationError(
                     f"Internal error (a bug in Moondream Station): {type(error).__name__}: {error}",
-                    hint="Run it again with MOONDREAM_STATION_LOG=debug, and report what it prints.",
+                    hint="Run the command again with MOONDREAM_STATION_LOG=debug and report its output.",
                 )
             )
         finally:

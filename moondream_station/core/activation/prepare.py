@@ -62,7 +62,7 @@ class Needs:
             message = f"{self.model_id} needs a GPU, and only the CPU build can be used here."
             raise UnsupportedModel(
                 f"{message} {because}" if because else message,
-                hint="`moondream-station plan` says why, and what would change that.",
+                hint="`moondream-station plan` shows why, and what would change that.",
             )
 
 

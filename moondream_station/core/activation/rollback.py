@@ -37,8 +37,8 @@ def previous_environment(home: Home, model: str) -> str:
         )
     if record.previous is None:
         raise NothingToRollBack(
-            f"{model} had no environment before the one it has ({record.environment}).",
-            hint=f"`moondream-station switch {model} --upgrade` makes another one, and keeps this one.",
+            f"{model} has had no other environment than {record.environment}.",
+            hint=f"`moondream-station switch {model} --upgrade` creates another one and keeps this one.",
         )
     return record.previous
 
@@ -53,7 +53,7 @@ def check_rollback(home: Home, model: str) -> None:
     if read_active(home).model != model:
         raise NothingToRollBack(
             f"{model} is not the active model.",
-            hint=f"`moondream-station rollback {model}` exchanges the environments of such a model, too.",
+            hint=f"`moondream-station rollback {model}` handles inactive models, too.",
         )
 
 

@@ -79,7 +79,7 @@ class History:
         is_between_runs = self._seq < seq < self._begins_at
         if not self._known_after <= seq <= self._last or is_between_runs:
             raise HistoryGone(
-                f"What followed event {seq} is no longer known in full.", hint="Begin with a snapshot."
+                f"The events after {seq} are no longer complete.", hint="Start with a snapshot."
             )
         everything = chain(self._of_station.values(), *map(dict.values, self._of_activations.values()))
         return sorted((event for event in everything if event.seq > seq), key=lambda event: event.seq)

@@ -96,7 +96,7 @@ class Line:
 _BACK_OFF_SECONDS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 """Before each restart in a row; after as many failures the worker is given up."""
 _STEADY_SECONDS: Final = 60.0
-"""A worker that lived so long failed for a reason of its own: counting begins anew."""
+"""A worker that lived so long failed for a reason of its own: the count starts again."""
 
 
 class PoolState(StrEnum):
@@ -174,7 +174,7 @@ class InferencePool:
         self._change(PoolState.READY, worker, _Service(model=model, restart=restart))
 
     def give_up(self, model: str, failure: StationError) -> None:
-        """No worker could be had for this model: requests are told why."""
+        """No worker can serve this model: requests are told why."""
         self._change(PoolState.FAILED, None, _Service(model=model))
         self._failure = failure
 
@@ -208,7 +208,7 @@ class InferencePool:
         Raises:
             NoActiveModel: Nothing is served.
             WorkerBusy: Too many wait already.
-            WorkerLoading: The worker still loads after `loading_seconds`.
+            WorkerLoading: The worker is still loading after `loading_seconds`.
             WorkerTimeout: No answer in time; also raised while a stream is read.
             WorkerFailed: The worker died over it, or is given up.
             BackendError: The backend raised.
@@ -218,9 +218,9 @@ class InferencePool:
         if timeout_seconds is not None and timeout_seconds > 0:
             seconds = timeout_seconds
         try:
-            worker, request, found = await self._ask(function, kwargs, seconds)
+            worker, request, result = await self._ask(function, kwargs, seconds)
             try:
-                yield found
+                yield result
             finally:
                 self._let_go(worker, request)
         except WorkerTimeout:
@@ -247,9 +247,9 @@ class InferencePool:
     ) -> tuple[Worker, Request, dict[str, Any] | CallStream]:
         """Get an answer; a call that a dead worker never began goes to the next worker."""
         while True:
-            worker, request, left = await self._begin(function, kwargs, seconds)
+            worker, request, remaining = await self._begin(function, kwargs, seconds)
             try:
-                found = await answer(request, left, chunk_seconds=seconds)
+                result = await answer(request, remaining, chunk_seconds=seconds)
             except WorkerFailed:
                 if request.has_begun:
                     self._processed += 1
@@ -260,7 +260,7 @@ class InferencePool:
                 raise
             else:
                 self._processed += 1
-                return worker, request, found
+                return worker, request, result
 
     async def _begin(
         self, function: str, kwargs: Mapping[str, Any], seconds: float
@@ -273,7 +273,7 @@ class InferencePool:
             worker = self._line.take_seat(ticket) if self._state is PoolState.READY else None
             if worker is None and len(self._line) > self._max_queue_size:
                 raise WorkerBusy(
-                    f"{self._max_queue_size} requests wait already.",
+                    f"{self._max_queue_size} requests are waiting already.",
                     hint="Try again in a second; inference_max_queue_size says how many may wait.",
                 )
             deadline = anyio.current_time() + seconds
@@ -296,7 +296,7 @@ class InferencePool:
                 await self._line.wait_for_change()
         if self._state is PoolState.LOADING:
             raise WorkerLoading(
-                f"The model still loads after {self._loading_seconds:g} s.",
+                f"The model is still loading after {self._loading_seconds:g} s.",
                 hint="Try again later; `moondream-station status` shows how far it is.",
             )
         return anyio.current_time() + seconds
@@ -311,13 +311,13 @@ class InferencePool:
                 deadline = await self._wait_until_loaded(seconds)
                 self._check_serving()
                 continue
-            left = deadline - anyio.current_time()
-            if left <= 0:
+            remaining = deadline - anyio.current_time()
+            if remaining <= 0:
                 raise WorkerTimeout(
                     f"`{function}` did not get its turn within {seconds:g} s.",
                     hint="The worker is busy: try again, or give the request a longer `timeout`.",
                 )
-            with anyio.move_on_after(left):
+            with anyio.move_on_after(remaining):
                 await self._line.wait_for_change()
             self._check_serving()
         return worker, deadline

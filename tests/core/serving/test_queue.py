@@ -159,7 +159,7 @@ async def test_requests_wait_in_the_order_they_came_and_too_many_are_rejected(tm
             for number in range(3):
                 tasks.start_soon(call, number)
                 await until(pool, partial(lambda expected: came() == expected, number + 1))
-            with pytest.raises(WorkerBusy, match="2 requests wait already"):
+            with pytest.raises(WorkerBusy, match="2 requests are waiting already"):
                 await ask(pool, "bare")
             assert pool.stats()["queue_size"] == 2
             assert pool.stats()["processing"] == 1
@@ -187,7 +187,7 @@ async def test_requests_wait_for_a_worker_that_loads(tmp_path: Path) -> None:
     """Their own time begins when it is ready; after a while they are turned away."""
     pool = InferencePool(default_timeout_seconds=5, loading_seconds=0.1)
     pool.expect("m")
-    with pytest.raises(WorkerLoading, match=r"still loads after 0\.1 s"):
+    with pytest.raises(WorkerLoading, match=r"is still loading after 0\.1 s"):
         await ask(pool, "bare")
     patient = InferencePool(default_timeout_seconds=5)
     patient.expect("m")
