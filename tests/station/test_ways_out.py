@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,22 +66,24 @@ async def test_an_environment_that_can_not_be_removed_changes_no_outcome(
         await switched(station, "colours")
 
 
+def slowly(*args: object, _unlink: Callable[..., None] = os.unlink, **options: object) -> None:
+    """Remove a file in a millisecond."""
+    time.sleep(0.001)
+    _unlink(*args, **options)
+
+
+def fill(folder: Path) -> None:
+    """Put many files into a new folder."""
+    folder.mkdir()
+    for number in range(MANY):
+        (folder / str(number)).touch()
+
+
 async def test_many_files_do_not_hold_a_cancellation_up(
     premises: Premises, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a disk that takes a millisecond a file; the next activation removes the rest."""
     premises.index.add_torch("2.9.5", "cpu", behaviour=TorchBehaviour(import_seconds=3600))
-    unlink = os.unlink
-
-    def slowly(*args: object, **options: object) -> None:
-        time.sleep(0.001)
-        unlink(*args, **options)  # type: ignore[arg-type]
-
-    def fill(folder: Path) -> None:
-        folder.mkdir()
-        for number in range(MANY):
-            (folder / str(number)).touch()
-
     async with premises.station(CPU) as station:
         async with course_of(station, "colours") as course:
             await course.until(StageStarted, stage=Stage.VERIFY)
@@ -97,6 +99,25 @@ async def test_many_files_do_not_hold_a_cancellation_up(
         assert trash.name.startswith(".trash-")
         premises.index.add_torch("2.9.6", "cpu")
         await switched(station, "colours", upgrade=True)
+
+
+async def test_a_sweep_does_not_hold_a_cancellation_up(
+    premises: Premises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier activation left is removed before anything else; the next one goes on with it."""
+    trash = premises.home.environments / ".trash-of-another"
+    async with premises.station(CPU) as station:
+        await anyio.to_thread.run_sync(fill, trash)
+        async with course_of(station, "colours") as course:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "unlink", slowly)
+                await course.until(StageStarted, stage=Stage.PREPARE)
+                await anyio.sleep(0.1)
+                station.request_cancel()
+                with anyio.fail_after(2):
+                    await course.end(ActivationCancelled)
+        assert len(list(premises.home.environments.iterdir())) == 1
+        await switched(station, "colours")
 
 
 @contextmanager
