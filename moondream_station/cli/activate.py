@@ -32,13 +32,9 @@ if TYPE_CHECKING:
 async def activate_here(
     home: Home, settings: Settings, request: Callable[[Station], object], presenter: Presenter
 ) -> int:
-    """Open a station for this command alone, and show its activation; returns the exit code.
+    """Open a station for this command alone, `request` an activation, and show it; returns the exit code.
 
-    Args:
-        home: The home; no station serves it.
-        settings: The user's settings.
-        request: Requests the activation; a refusal must have been published.
-        presenter: Shows it.
+    No station serves the home. What `request` suppresses must have been published.
     """
     from moondream_station.core.station import open_station  # noqa: PLC0415  a station that serves has its own
 
@@ -87,14 +83,9 @@ async def activate_there(
     request: Callable[[StationClient], Awaitable[Accepted | None]],
     presenter: Presenter,
 ) -> int:
-    """Request an activation from the serving station, and show it; returns the exit code.
+    """Request an activation of a model from the serving station, and show it; returns the exit code.
 
-    Args:
-        home: The home that both use.
-        record: The station.
-        model: The model's id.
-        request: Requests the activation; returns None for a refusal that the station has published.
-        presenter: Shows it.
+    `request` returns None for a refusal that the station has published.
 
     Raises:
         StationError: What the station answered.

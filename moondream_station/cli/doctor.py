@@ -57,17 +57,7 @@ class _Options:
 def run_doctor(
     *, offline: bool, record: Path | None, machine_file: Path | None, fix: bool, as_json: bool
 ) -> int:
-    """Examine, and print the report.
-
-    Args:
-        offline: Whether to leave the network alone.
-        record: Where to save a machine record, None for nowhere.
-        machine_file: A machine record to use instead of this computer.
-        fix: Whether to repair first what can be repaired safely.
-        as_json: Whether to print JSON.
-
-    Returns:
-        1 where a finding is an error, else 0.
+    """Examine this computer or a machine record, and print the report; returns 1 where a finding is an error.
 
     Raises:
         UsageError: A file can't be read or written, or the options contradict each other.

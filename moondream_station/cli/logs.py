@@ -20,9 +20,7 @@ _WORKER_LINES = 50
 def run_logs(model: str | None, *, as_json: bool) -> int:
     """Print the last activation's journal and the worker's last lines; returns the exit code.
 
-    Args:
-        model: The model's id; None for the model of the last activation.
-        as_json: Whether to print one JSON object.
+    Without a model it is the one of the last activation.
 
     Raises:
         NoActiveModel: There is no activation, or none of this model.

@@ -62,12 +62,7 @@ def run_plan(options: PlanOptions, *, strategy: str | None, as_json: bool) -> in
 
 
 def plan_text(selection: Selection, *, width: int | None = None) -> str:
-    """A plan for people: the choice, the command, warnings, and every candidate with its reason.
-
-    Args:
-        selection: The plan.
-        width: Columns of the terminal; None where the text is not for one.
-    """
+    """A plan for people, its table broken to `width` columns: choice, command, warnings, every candidate."""
     lines = []
     if selection.build is None:
         lines.append(f"No build: {selection.reason}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -55,8 +55,7 @@ _REDRAW_SECONDS: Final = 0.25
 def run_prompt(run_command: Callable[[Sequence[str]], int]) -> int:
     """Serve, and take commands until `quit`, Ctrl-D or a signal; returns the exit code.
 
-    Args:
-        run_command: Runs a command of the command line; it prints its result or its error.
+    `run_command` runs a command of the command line, and prints its result or its error.
     """
     return run_loop(_run, run_command)
 
@@ -76,25 +75,14 @@ async def _run(run_command: Callable[[Sequence[str]], int]) -> int:
             else:
                 stopping.set()
 
-        with cancel_on_signal(heed):
-            await _until(stopping, partial(accompanied, prompt.take_commands, prompt.report))
+        async def end_with_station() -> None:
+            await stopping.wait()
+            scope.cancel()
+
+        with cancel_on_signal(heed), anyio.CancelScope() as scope:
+            await accompanied(partial(accompanied, prompt.take_commands, prompt.report), end_with_station)
         ignore_signals()  # the station is stopping
     return 0
-
-
-async def _until(stopping: anyio.Event, job: Callable[[], Awaitable[None]]) -> None:
-    """Run a job until it ends or the station does."""
-    scope = anyio.CancelScope()
-
-    async def leave() -> None:
-        await stopping.wait()
-        scope.cancel()
-
-    async def work() -> None:
-        with scope:
-            await job()
-
-    await accompanied(work, leave)
 
 
 def _announce(address: str) -> None:
@@ -102,13 +90,7 @@ def _announce(address: str) -> None:
 
 
 class Prompt:
-    """Commands above, the panel below.
-
-    Args:
-        station: The station that serves here.
-        terminal: Where the prompt is.
-        run_command: As in `run_prompt`.
-    """
+    """Commands above, the panel below."""
 
     def __init__(
         self, station: Station, terminal: Terminal, run_command: Callable[[Sequence[str]], int]

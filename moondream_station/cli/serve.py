@@ -108,18 +108,13 @@ async def serve_here(
 ) -> AsyncIterator[Station]:
     """Serve while the block runs: listen, announce, answer. The active model begins to load at once.
 
-    Args:
-        home: The home.
-        settings: The user's settings; host and port among them.
-        options: The options of `serve`.
-        stopping: Set it to stop the station; this sets it too when the server ends for another reason.
-        announce: Called with the address once the station listens and `station.json` is written.
+    `announce` is called with the address once the station listens and `station.json` is written. Setting
+    `stopping` stops the station; the server sets it when it ends for another reason.
 
     Raises:
         StationRunning: Another station serves this home.
         AddressInUse: No port is free.
-        AddressUnusable: The address is not one of this computer's.
-        StationError: The model, the home or the manifest can't be used.
+        StationError: The address, the model, the home or the manifest can't be used.
     """
     home.create()
     async with AsyncExitStack() as stack:

@@ -30,11 +30,7 @@ def create_app(
 ) -> ASGIApp:
     """The ASGI application of a serving station.
 
-    Args:
-        station: The station.
-        access: Who may send requests.
-        stopping: Set when the station is about to stop: ends event streams and cancels calls.
-        comment_seconds: How often an event stream sends a comment.
+    `stopping` is set when the station is about to stop: it ends event streams and cancels calls.
     """
     routes = StationRoutes(station, access=access, stopping=stopping)
     functions = Functions(station, stopping=stopping)

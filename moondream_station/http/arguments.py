@@ -22,17 +22,7 @@ SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorizati
 
 JSON_TYPE: Final = "application/json"
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
-_SWITCHES: Final = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "off": False,
-    "": False,
-}
+_FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ async def read_call(request: Request, function: str) -> FunctionCall:
     timeout_seconds = _timeout(arguments.pop("timeout", None))
     if isinstance(stream := arguments.get("stream"), str):
         # Forms and query parameters have no booleans, and to Python the text "false" is true.
-        arguments["stream"] = _SWITCHES.get(stream.strip().lower(), True)
+        arguments["stream"] = stream.strip().lower() not in _FALSE
     arguments["_headers"] = {
         name: value for name, value in request.headers.items() if name not in SECRET_HEADERS
     }

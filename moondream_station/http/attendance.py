@@ -28,11 +28,8 @@ async def attend(
 ) -> End:
     """Work for a client until the work ends, the client leaves or the station stops.
 
-    Args:
-        work: The work.
-        receive: The request's ASGI channel, its body already read, so that only the disconnect is left.
-        stopping: Set when the station is about to stop.
-        patience_seconds: How long the work may continue after that.
+    `receive` is the request's ASGI channel, its body already read, so that only the disconnect is left. When
+    the station stops, the work may continue for `patience_seconds`.
 
     Raises:
         Exception: The work's own.

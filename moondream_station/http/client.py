@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 import anyio
@@ -75,14 +74,9 @@ class StationClient:
         await self._http.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
-            await self._http.__aexit__(kind, error, traceback)
+            await self._http.aclose()
 
     async def is_healthy(self) -> bool:
         """Whether a Moondream Station answers at this address."""
@@ -147,7 +141,9 @@ class StationClient:
             response = await self._http.request(method, path, json=body)
         except httpx2.TransportError as error:
             raise _unreachable(self._address, error) from error
-        return _content(self._address, response)
+        if not response.is_success:
+            raise _error(self._address, response)
+        return _object(self._address, response)
 
 
 class _Feed(AsyncIterator[Message]):
@@ -204,7 +200,7 @@ class _Feed(AsyncIterator[Message]):
             event = await self._next()
             if event is not None:
                 self._after = int(event.id)
-                return _object(self._address, event.json())
+                return _object(self._address, event)
             await self._reconnect(pauses)
 
     async def _next(self) -> httpx2.ServerSentEvent | None:
@@ -242,30 +238,20 @@ def _unreachable(address: str, error: Exception) -> StationUnreachable:
     )
 
 
-def _content(address: str, response: httpx2.Response) -> Message:
-    if not response.is_success:
-        raise _error(address, response)
-    return _object(address, _parsed(address, response))
-
-
 def _error(address: str, response: httpx2.Response) -> StationError:
     """The station's error, as the class with its code."""
-    data = _object(address, _parsed(address, response)).get("error")
+    data = _object(address, response).get("error")
     if not isinstance(data, dict):
         return _no_station(address)
     kind = _KINDS.get(str(data.get("code")), StationError)
     return kind(str(data.get("message")), hint=data.get("hint"))
 
 
-def _parsed(address: str, response: httpx2.Response) -> object:
+def _object(address: str, answer: httpx2.Response | httpx2.ServerSentEvent) -> Message:
     try:
-        content: object = response.json()
+        content = answer.json()
     except ValueError as error:
         raise _no_station(address) from error
-    return content
-
-
-def _object(address: str, content: object) -> Message:
     if not isinstance(content, dict):
         raise _no_station(address)
     return content

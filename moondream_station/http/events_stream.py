@@ -48,10 +48,7 @@ class EventStream:
     A client that reads too slowly overflows its own subscription only, and gets a snapshot, as does one
     without `Last-Event-ID` or with one that is no longer in the history.
 
-    Args:
-        station: The station.
-        stopping: Set when the station is about to stop; ends every stream.
-        comment_seconds: How often to send a comment.
+    `stopping` ends every stream.
     """
 
     def __init__(

@@ -32,10 +32,7 @@ _ABSENT: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROT
 class Listeners:
     """Listening sockets, all on one port; connections wait in them until the server answers.
 
-    Args:
-        sockets: The sockets.
-        hosts: The requested name and the bound addresses.
-        port: The port.
+    `hosts` are the requested name and the bound addresses.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -94,11 +91,7 @@ async def serve(
     Leaves signals alone: those are the station's. Ends within a second, also where clients hold event streams
     open or do not read; cancelling it does the same.
 
-    Args:
-        app: The application; it ends its own streams when `stopping` is set.
-        listeners: From `listen`; closed at the end.
-        stopping: Set it to end the server. The server sets it too when it ends for another reason.
-        task_status: Where to report that it has started.
+    `app` ends its own streams when `stopping` is set; the server sets it too when it ends for another reason.
     """
     has_ended = anyio.Event()
 

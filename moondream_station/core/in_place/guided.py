@@ -48,11 +48,7 @@ def guided_selection(
 ) -> Selection:
     """The build for the guide's three packages, by the catalog alone; its command is the guide's.
 
-    Args:
-        spec: A version specifier for torch (">=2.7.0"); "" for any.
-        capabilities: The machine.
-        python: The version of the Python to install into.
-        environ: The user's variables.
+    `spec` is a version specifier for torch (">=2.7.0"), "" for any; `python` a version.
 
     Raises:
         UsageError: `spec` is not a version specifier.

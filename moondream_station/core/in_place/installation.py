@@ -67,13 +67,7 @@ class InPlace:
 
     Args:
         request: What a build is chosen for; the requirements apply here, within the user's constraints.
-        python: The running interpreter.
-        interpreter: What it accepts.
         torch_index: Base URL of the PyTorch index or its mirror; it may hold credentials.
-        config: The user's packaging set-up.
-        client: For `http` and `https`.
-        home: Where downloads and caches live.
-        environ: The user's variables.
         ran: Called with the last step's command once it was run.
     """
 

@@ -105,11 +105,7 @@ def unmet_places(
 ) -> tuple[int, ...]:
     """The places of those requirements that packages do not satisfy with all that they need in turn.
 
-    Args:
-        requirements: The requirements.
-        packages: What is installed, by normalized name.
-        markers: The interpreter's marker environment.
-        may_stay: Whether a package can be used at all: torch of another build can't.
+    `may_stay` says whether a package can be used at all: torch of another build can't.
     """
 
     def is_met(item: Requirement, seen: set[tuple[str, frozenset[str]]]) -> bool:

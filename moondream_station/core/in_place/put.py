@@ -37,13 +37,8 @@ async def put(
 
     An interruption leaves packages half installed; the next run sees that by their RECORDs.
 
-    Args:
-        lock: What to install.
-        wheels: Where each wheel is, by file name.
-        python: The interpreter.
-        home: For uv's cache, which lasts as long as this.
-        environ: The user's variables.
-        ran: Called with uv's command once it was run, whether it succeeded or not.
+    `wheels` says where each wheel is by file name; `ran` is called with uv's command, whether it succeeded or
+    not.
 
     Raises:
         NoSpace: There is not enough space.

@@ -24,13 +24,9 @@ class RunningPython:
     """The interpreter of this process.
 
     Args:
-        executable: The interpreter as it was started: a virtual environment's own, where it is in one.
+        executable: As it was started: a virtual environment's own, where it is in one.
         prefix: Its virtual environment, or its installation.
-        is_virtual: Whether it is in a virtual environment.
-        stdlib: Where its standard library is.
-        site_packages: Where packages are installed.
         paths: Where it imports from, first wins.
-        imported: The names of the modules that are imported in this process.
         home: Where `PYTHONHOME` moves the interpreter to, None where it does not.
     """
 
