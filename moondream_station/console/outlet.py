@@ -1,4 +1,4 @@
-"""Writing beside other work: a line whose reader is slow holds up nobody but who writes it."""
+"""Writing beside other work: a slow reader holds up the writing task alone."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ _ALWAYS_FITS: Final = 512 if sys.platform == "win32" else select.PIPE_BUF
 """Bytes that a pipe which can be written to takes without delay."""
 
 _LAST_SECONDS: Final = 2.0
-"""How long a command that was told to end waits for a reader that takes nothing."""
+"""How long a command that is to end waits for a reader that takes nothing."""
 
 
 class Outlet:
     """A standard stream, for a command that does other things meanwhile.
 
-    A pipe that nobody reads fills up, and whoever writes to it then waits: here only the task that does.
-
-    Args:
-        stream: The stream; nothing else writes to it before a line is through.
+    A pipe that nobody reads fills up and blocks its writer: here only the task that writes. Nothing else may
+    write to the stream before a line is through.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -38,7 +36,7 @@ class Outlet:
         """Write a line; wait as long as its reader takes.
 
         Raises:
-            BrokenPipeError: Whoever read it has gone, or takes nothing though the command is to end.
+            BrokenPipeError: Its reader is gone, or takes nothing although the command is to end.
             OutputUnwritable: It can't be written for another reason.
         """
         if self._pipe is None:
@@ -55,13 +53,13 @@ class Outlet:
             raise
 
     def mention(self, line: str) -> None:
-        """Write a short line at once, or never where its reader is slow."""
+        """Write a short line at once, or not at all where the reader is slow."""
         if self._pipe is not None and not select.select([], [self._pipe], [], 0)[1]:
             return
         write_line(self._stream, line)
 
     def hurry(self) -> None:
-        """The command was told to end: a reader that takes nothing is given no more than a moment."""
+        """The command is to end: a reader that takes nothing gets no more than a moment."""
         self._is_hurried = True
 
     async def _room(self, pipe: int) -> None:

@@ -59,7 +59,7 @@ def write_line(stream: TextIO, line: str) -> None:
     """Write a line at once.
 
     Raises:
-        BrokenPipeError: Whoever read it has gone.
+        BrokenPipeError: Its reader is gone.
         OutputUnwritable: It can't be written for another reason.
     """
     try:
@@ -68,23 +68,20 @@ def write_line(stream: TextIO, line: str) -> None:
         raise
     except OSError as error:
         raise OutputUnwritable(
-            f"What the command says can't be written: {error.strerror or error}.",
-            hint="Look at what its output is redirected to.",
+            f"The output can't be written: {error.strerror or error}.",
+            hint="Check what the output is redirected to.",
         ) from error
 
 
 def terminal_width() -> int | None:
-    """How many characters a line on stdout's terminal holds, None where stdout is none."""
+    """Columns of stdout's terminal, None where it is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], *, width: int | None = None) -> str:
-    """Lay out rows under headings, each column as wide as its widest cell, the last one unpadded.
+    """Lay out rows under headings, each column as wide as its widest cell.
 
-    Args:
-        rows: The cells by column.
-        columns: The columns in order.
-        width: What a line holds; the last column is broken to fit. None: lines are as long as they are.
+    The last column is broken to fit `width`, if there is one.
     """
     *first, last = columns
     widths = {column: max(len(column), *(len(row[column]) for row in rows), 0) for column in first}

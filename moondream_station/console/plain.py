@@ -1,4 +1,4 @@
-"""Facts as plain lines, for where there is no terminal: one a fact, and progress now and then."""
+"""Facts as plain lines, for where there is no terminal: one for each, and progress now and then."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STEP_SHARE = 0.1
 
 
 class PlainLines:
-    """Turns facts into lines. What takes long says something every tenth of the way or five seconds."""
+    """Turns facts into lines. What takes long gets one every tenth of the way, or every five seconds."""
 
     def __init__(self) -> None:
         self._download_steps = _Steps()
@@ -57,26 +57,26 @@ class PlainLines:
         is_partial = 0 < fact.resumed_from < (fact.total_bytes or fact.resumed_from + 1)
         if is_partial and fact.file not in self._resumed:
             self._resumed.add(fact.file)
-            lines.append(f"Download: {fact.file} goes on from {size_text(fact.resumed_from)} already here")
+            lines.append(f"Download: {fact.file} resumes at {size_text(fact.resumed_from)}")
         if fact.received_bytes < self._received.get(fact.file, 0):
-            lines.append(f"Download: {fact.file} begins anew: what was here of it can't be used")
+            lines.append(f"Download: {fact.file} restarts, because its partial download can't be used")
         self._received[fact.file] = fact.received_bytes
         total = fact.overall_total_bytes
         share = fact.overall_received_bytes / total if total else 0.0
         is_whole = total is not None and fact.overall_received_bytes >= total
         if self._download_steps.is_due(share, at):
             rate = f", {size_text(fact.bytes_per_second)}/s" if fact.bytes_per_second else ""
-            left = f", {duration_text(fact.eta_seconds)} left" if fact.eta_seconds else ""
+            eta = f", {duration_text(fact.eta_seconds)} left" if fact.eta_seconds else ""
             kept = fact.overall_received_bytes - fact.overall_transferred_bytes
-            before = f", {size_text(kept)} of it here before" if kept and is_whole else ""
+            before = f", {size_text(kept)} already downloaded" if kept and is_whole else ""
             lines.append(
                 f"Download: {size_text(fact.overall_received_bytes)} of {size_text(total)}"
-                f" ({share:.0%}){rate}{left}{before}"
+                f" ({share:.0%}){rate}{eta}{before}"
             )
         return tuple(lines)
 
     def _loading(self, fact: StageProgressed, at: float) -> tuple[str, ...]:
-        """What a backend says while it loads its model."""
+        """What a backend reports while it loads its model."""
         if fact.total is None:
             return ()
         share = fact.done / fact.total if fact.total else 1.0
@@ -89,14 +89,14 @@ class _Steps:
     """When progress is worth a line."""
 
     def __init__(self) -> None:
-        self._said_share = -1.0
-        self._said_at = 0.0
+        self._last_share = -1.0
+        self._last_at = 0.0
 
     def is_due(self, share: float, at: float) -> bool:
-        """Whether to say it, at this share of the way and time in seconds; it is taken to be said then."""
-        is_due = share - self._said_share >= _STEP_SHARE or at - self._said_at >= _STEP_SECONDS
-        if is_due or (share >= 1 and self._said_share < 1):
-            self._said_share, self._said_at = share, at
+        """Whether a line is due at this share of the way and time in seconds; if so, it counts as written."""
+        is_due = share - self._last_share >= _STEP_SHARE or at - self._last_at >= _STEP_SECONDS
+        if is_due or (share >= 1 and self._last_share < 1):
+            self._last_share, self._last_at = share, at
             return True
         return False
 
@@ -107,15 +107,17 @@ def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a
             return f"Switching to {fact.model} (strategy {fact.strategy})"
         case ActivationWaiting():
             who = f"pid {fact.holder_pid} ({fact.holder_command})" if fact.holder_pid else "another process"
-            return f"Waiting for {who}" + (f", at work since {fact.since}" if fact.since else "")
+            return f"Waiting for {who}" + (f", which is running since {fact.since}" if fact.since else "")
         case ProbeFinished():
             if fact.outcome is Outcome.ABSENT:
                 return None
             return f"Probe {fact.probe}: {fact.outcome}, {fact.detail} ({fact.seconds:.2f} s)"
         case CapabilitiesDetected():
-            source = "known" if fact.from_cache else "looked at"
+            cached = " (cached)" if fact.from_cache else ""
             gpus = ", ".join(gpu.name or gpu.vendor for gpu in fact.capabilities.gpus) or "no GPU found"
-            return f"Machine {source} in {fact.seconds:.2f} s: {fact.capabilities.system}, {gpus}"
+            return (
+                f"Detected this machine in {fact.seconds:.2f} s{cached}: {fact.capabilities.system}, {gpus}"
+            )
         case BuildSelected():
             if fact.build is None:
                 return f"Build: none needed. {fact.reason}"
@@ -139,13 +141,15 @@ def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a
             return f"Falling back from {fact.from_build} to {fact.to_build}: {fact.reason}"
         case ActivationSucceeded():
             result = f"{fact.model} is active" + (f" on the {fact.build} build" if fact.build else "")
-            degraded = f"; wanted {fact.degraded.wanted}: {fact.degraded.reason}" if fact.degraded else ""
+            degraded = (
+                f"; degraded, not on {fact.degraded.wanted}: {fact.degraded.reason}" if fact.degraded else ""
+            )
             return f"{result} ({duration_text(fact.seconds)}){degraded}"
         case ActivationFailed():
             hint = f"\n  hint: {fact.error.hint}" if fact.error.hint else ""
-            return f"error: {fact.error.message} [{fact.error.code}, while in {fact.stage}]{hint}"
+            return f"error: {fact.error.message} [{fact.error.code}, at {fact.stage}]{hint}"
         case ActivationCancelled():
-            return f"Cancelled while in {fact.stage} ({fact.reason}); what was downloaded is kept"
+            return f"Cancelled at {fact.stage} ({fact.reason}); what was downloaded is kept"
         case StageStarted() | StageProgressed() | DownloadProgressed():
             return None
         case _:
@@ -158,7 +162,7 @@ def _verification(fact: VerificationCompleted) -> str:
         return "Verified: the worker answers"
     if fact.ok:
         where = f"{report.device_name or report.device} ({duration_text(report.seconds or 0)})"
-        other = f"; otherwise than thought: {_differences(fact)}" if fact.mismatches else ""
+        other = f"; not as planned: {_differences(fact)}" if fact.mismatches else ""
         return f"Verified: torch {report.torch} computes on {where}{other}"
     return f"Verification failed: {_differences(fact)}"
 

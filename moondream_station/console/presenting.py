@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED
 from moondream_station.console.outlet import Outlet
@@ -22,23 +22,20 @@ from moondream_station.core.facts.events import (
     Event,
 )
 
-if TYPE_CHECKING:
-    from moondream_station.panel.presenter import PanelPresenter
-
 
 class Presenter(Protocol):
     """Shows the facts of one activation, in order."""
 
     async def show(self, event: Event) -> None:
-        """Show a fact; whoever reads it slowly holds up this alone.
+        """Show a fact; a slow reader holds up this alone.
 
         Raises:
-            BrokenPipeError: Whoever read it has gone, or takes nothing though the end was asked for.
+            BrokenPipeError: The reader is gone, or takes nothing although cancelling was requested.
             OutputUnwritable: It can't be written for another reason.
         """
 
     def cancelling(self) -> None:
-        """Show that the end was asked for; it has come with the terminal fact."""
+        """Show that cancelling was requested; it is done with the terminal fact."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -87,67 +84,32 @@ class PlainPresenter:
         """Nothing is left to do."""
 
 
-class PanelAndResult:
-    """The live panel on the terminal that stderr is; the result on stdout, where that is another place.
-
-    Args:
-        panel: The panel.
-    """
-
-    def __init__(self, panel: PanelPresenter) -> None:
-        self._panel = panel
-        self._lines = PlainLines()
-        self._result = Outlet(sys.stdout)
-
-    async def show(self, event: Event) -> None:
-        """Show the fact, and print the result where the panel does not tell it already."""
-        self._panel.show(event)
-        if isinstance(event.fact, ActivationSucceeded) and not sys.stdout.isatty():
-            for line in self._lines.lines(event):
-                await self._result.write(line)
-
-    def cancelling(self) -> None:
-        """Show that the end was asked for."""
-        self._result.hurry()
-        self._panel.cancelling()
-
-    def close(self) -> None:
-        """Let the panel stand."""
-        self._panel.close()
-
-
 def presenter_for(*, as_json: bool) -> Presenter:
     """The presenter for this command and where its output goes."""
     if as_json:
         return JsonPresenter()
     if not sys.stderr.isatty():
         return PlainPresenter()
-    from moondream_station.panel.presenter import PanelPresenter  # noqa: PLC0415  only on a terminal
+    from moondream_station.console.panel_presenter import PanelPresenter  # noqa: PLC0415  only on a terminal
     from moondream_station.panel.terminal import Terminal  # noqa: PLC0415
 
     terminal = Terminal(sys.stderr)
     if not terminal.can_draw:
         return PlainPresenter()
-    return PanelAndResult(PanelPresenter(terminal, unicode=terminal.shows_unicode(os.environ)))
+    return PanelPresenter(terminal, unicode=terminal.shows_unicode(os.environ))
 
 
 async def present(
     events: AsyncIterable[Event], presenter: Presenter, *, activation: str | None = None
 ) -> int:
-    """Show an activation until its terminal fact; gives the exit code.
-
-    Args:
-        events: Events of the station.
-        presenter: Shows them.
-        activation: The activation's id; None for the first one that is requested.
-    """
+    """Show an activation, by default the first one that is requested, to its end; gives the exit code."""
     try:
         async for event in events:
             if activation is None and isinstance(event.fact, BackendActivationRequested):
                 activation = event.activation
             if event.activation is None or event.activation != activation:
                 continue
-            # A reader that has gone, or a full disk, is no reason to break off a switch.
+            # A reader that is gone, or a full disk, is no reason to end a switch.
             with suppress(BrokenPipeError, OutputUnwritable):
                 await presenter.show(event)
             if event.is_terminal:

@@ -1,29 +1,48 @@
-"""Below the stages: the probes as they answer, why this build, which files arrive, who is waited for.
+"""Below the stages: the probes as they answer, why this build, which files arrive; in the end the result.
 
-While an activation runs this part always has as many lines, so that nothing below or above it moves.
+While an activation runs, this part always has the same number of lines, so that nothing moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, assert_never
 
 from rich.text import Text
 
 from moondream_station.core.facts.activation_state import ActivationState
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.core.facts.events import ActivationWaiting, DownloadProgressed, ProbeFinished, Stage
+from moondream_station.core.facts.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    ActivationSucceeded,
+    ActivationWaiting,
+    CancelReason,
+    Degraded,
+    DownloadProgressed,
+    ProbeFinished,
+    Stage,
+    Terminal,
+)
 from moondream_station.panel.frame import Frame
 from moondream_station.panel.quantities import count_text, duration_text, size_text
-from moondream_station.panel.stages import download_words
+from moondream_station.panel.stages import Shown, download_words
 
 _WHY_LINES, _WHY_LINES_NARROW = 2, 3
 _WORK_LINES: Final = 4
+_CANCELLED_BY: Final = {
+    CancelReason.USER: "as requested",
+    CancelReason.SUPERSEDED: "because another switch replaced it",
+    CancelReason.SHUTDOWN: "because the station is stopping",
+}
 _ORDER: Final = (Outcome.TIMED_OUT, Outcome.FAILED, Outcome.FOUND)
 
 
-def detail_lines(frame: Frame, activation: ActivationState) -> list[Text]:
-    """What there is to say of the present stage; always as many lines at one width."""
+def detail_lines(shown: Shown) -> list[Text]:
+    """The present stage's details, in the same number of lines at one width; or the result, in full."""
+    frame, activation = shown.frame, shown.activation
+    if shown.outcome is not None:
+        return _outcome_lines(frame, activation, shown.outcome)
     why_rows = _WHY_LINES_NARROW if frame.is_narrow else _WHY_LINES
     rows = why_rows + _WORK_LINES
     if activation.waiting is not None:
@@ -31,18 +50,40 @@ def detail_lines(frame: Frame, activation: ActivationState) -> list[Text]:
     elif activation.stage is Stage.DETECT:
         lines = _probe_lines(frame, activation.probes, rows)
     else:
-        lines = [*why_lines(frame, activation, rows=why_rows), *_work_lines(frame, activation)]
+        lines = [*_why_lines(frame, activation, rows=why_rows), *_work_lines(frame, activation)]
     return [*lines[:rows], *(Text("") for _ in range(rows - len(lines)))]
 
 
-def why_lines(frame: Frame, activation: ActivationState, *, rows: int | None = None) -> list[Text]:
-    """Why this build, and what it stands in for where another one did not work.
+def degraded_lines(frame: Frame, degraded: Degraded | None) -> list[Text]:
+    """What a model should run on instead, and why it does not; none where it is as planned."""
+    if degraded is None:
+        return []
+    words = f"Degraded: not on {degraded.wanted} as planned. {degraded.reason}"
+    return frame.paragraph(words, mark=frame.glyphs.warned, style="yellow")
 
-    Args:
-        frame: The picture's measures.
-        activation: How far it has come.
-        rows: How many lines may be taken, None for as many as it takes.
-    """
+
+def _outcome_lines(frame: Frame, activation: ActivationState, outcome: Terminal) -> list[Text]:
+    match outcome:
+        case ActivationSucceeded(model=model, build=build, degraded=degraded):
+            torch = activation.selection.torch if activation.selection else None
+            on = f" on the {build} build" if build else ""
+            words = f"{model} is active{on}{f', torch {torch}' if torch else ''}."
+            why = [] if degraded else _why_lines(frame, activation)
+            lines = frame.paragraph(words, mark=frame.glyphs.done, style="green")
+            return [*why, *lines, *degraded_lines(frame, degraded)]
+        case ActivationFailed(error=error):
+            message = f"{error.message} [{error.code}]"
+            lines = frame.paragraph(message, mark=frame.glyphs.failed, style="red")
+            return [*lines, *(frame.paragraph(f"hint: {error.hint}") if error.hint else ())]
+        case ActivationCancelled(stage=stage, reason=reason):
+            words = f"Cancelled at {stage}, {_CANCELLED_BY[reason]}. What was downloaded is kept."
+            return frame.paragraph(words, mark=frame.glyphs.stopped, style="yellow")
+        case _:
+            assert_never(outcome)
+
+
+def _why_lines(frame: Frame, activation: ActivationState, *, rows: int | None = None) -> list[Text]:
+    """Why this build, and what it replaces where another one did not work."""
     sentences = []
     fallback = activation.fallback
     if fallback is not None and fallback.to_build != fallback.from_build:
@@ -60,15 +101,15 @@ def _waiting_lines(frame: Frame, waiting: ActivationWaiting) -> list[Text]:
         who = f"The process {waiting.holder_pid}{what}"
     # As events write it: 2026-11-22T10:00:00.123456Z
     since = f" since {waiting.since.replace('T', ' ').partition('.')[0]} UTC" if waiting.since else ""
-    words = f"{who} changes this home{since}; this one goes on when it is done."
+    words = f"{who} changes this home{since}; this one continues when it is done."
     return frame.paragraph(words, style="yellow")
 
 
 def _probe_lines(frame: Frame, probes: Iterable[ProbeFinished], rows: int) -> list[Text]:
-    """What did not answer, then what was found, a line each; what is not there shares the last line."""
+    """What did not answer, then what was found, a line each; what was not found shares the last line."""
     telling = [probe for outcome in _ORDER for probe in probes if probe.outcome is outcome]
     absent = [probe.probe for probe in probes if probe.outcome is Outcome.ABSENT]
-    last = [Text(frame.cut(f"{frame.glyphs.skipped} not here: {', '.join(absent)}", frame.width), "dim")]
+    last = [Text(frame.cut(f"{frame.glyphs.skipped} not found: {', '.join(absent)}", frame.width), "dim")]
     last = last if absent else []
     shown = [_probe_line(frame, probe) for probe in telling]
     room = rows - len(last)
@@ -91,15 +132,14 @@ def _probe_line(frame: Frame, probe: ProbeFinished) -> Text:
 def _work_lines(frame: Frame, activation: ActivationState) -> list[Text]:
     if activation.stage not in (Stage.LOCK, Stage.DOWNLOAD):
         return []
-    arriving = [file for file in activation.files if file.received_bytes > 0 and not _is_here(file)]
-    here = [file for file in activation.files if _is_here(file)]
+    arriving = [file for file in activation.files if file.received_bytes > 0 and not _is_whole(file)]
     lines = []
     if frame.is_narrow and (words := download_words(frame, activation)):
         lines.append(Text(frame.cut(f"  {words}", frame.width)))
     room = _WORK_LINES - len(lines) - bool(activation.files)
     lines += [_file_line(frame, file) for file in arriving[:room]]
     if activation.files:
-        lines.append(_summary(frame, activation, here=len(here)))
+        lines.append(_summary(frame, activation))
     return lines
 
 
@@ -109,13 +149,16 @@ def _file_line(frame: Frame, file: DownloadProgressed) -> Text:
     else:
         amount = count_text(file.received_bytes, file.total_bytes, "bytes")
     if file.resumed_from and not frame.is_narrow:
-        amount = f"{amount}, went on from {size_text(file.resumed_from)}"
+        amount = f"{amount}, resumed from {size_text(file.resumed_from)}"
     return frame.spread(_short_name(file.file), amount, style="cyan", mark=" ")
 
 
-def _summary(frame: Frame, activation: ActivationState, *, here: int) -> Text:
+def _summary(frame: Frame, activation: ActivationState) -> Text:
+    whole = sum(map(_is_whole, activation.files))
     total = max(activation.packages or 0, len(activation.files))
-    words = [f"{here} of {total} here" if frame.is_narrow else f"{count_text(here, total, 'files')} here"]
+    words = [
+        f"{whole} of {total} done" if frame.is_narrow else f"{count_text(whole, total, 'files')} downloaded"
+    ]
     kept = sum(_is_kept(file) for file in activation.files)
     if kept:
         words.append(f"{kept} from before")
@@ -125,12 +168,12 @@ def _summary(frame: Frame, activation: ActivationState, *, here: int) -> Text:
     return Text(frame.cut(f"  {', '.join(words)}", frame.width), "dim")
 
 
-def _is_here(file: DownloadProgressed) -> bool:
+def _is_whole(file: DownloadProgressed) -> bool:
     return file.total_bytes is not None and file.received_bytes >= file.total_bytes
 
 
 def _is_kept(file: DownloadProgressed) -> bool:
-    """Whether it was here whole before this activation."""
+    """Whether it was downloaded before this activation."""
     return file.total_bytes is not None and file.resumed_from >= file.total_bytes
 
 

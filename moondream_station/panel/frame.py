@@ -1,45 +1,34 @@
-"""What one frame is drawn with: its width, its characters, its moment; and how words are fitted into it.
+"""What one picture is drawn with: its width, its characters, its moment; and how words are fitted into it.
 
-Words come from servers, tools and manifests. Whatever could move the cursor or change the terminal is taken
-out of them here, before they become a line.
+Words come from servers, tools and manifests. Whatever could move the cursor or change the terminal is removed
+here, before they become a line.
 """
 
 from __future__ import annotations
 
+import io
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.text import Text
 
 NARROW: Final = 60
 """Below so many columns a frame says less in each line, and takes more lines."""
 
 _GAP: Final = 2
+_CONSOLE: Final = Console(file=io.StringIO())
+"""What rich's line breaking asks for; nothing is printed to it."""
 _NOT_SHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of what controls, formats or breaks lines."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The characters that are not words.
-
-    Args:
-        done: Before what is over and well.
-        now: Before what is going on.
-        later: Before what is still to come.
-        skipped: Before what is not needed.
-        warned: Before what works worse than it could.
-        failed: Before what went wrong.
-        stopped: Before what was ended.
-        bar: A bar's full part.
-        rest: A bar's empty part.
-        ellipsis: For words that are left out.
-        is_ascii: Whether words must be ASCII, too.
-    """
+    """The characters that are not words: marks of stages, a bar's full and empty part, the ellipsis."""
 
     done: str
     now: str
@@ -54,43 +43,13 @@ class Glyphs:
     is_ascii: bool
 
 
-UNICODE: Final = Glyphs(
-    done="✓",
-    now="▸",
-    later="·",
-    skipped="-",
-    warned="!",
-    failed="✗",
-    stopped="■",
-    bar="━",
-    rest="─",
-    ellipsis="…",
-    is_ascii=False,
-)
-ASCII: Final = Glyphs(
-    done="+",
-    now=">",
-    later=".",
-    skipped="-",
-    warned="!",
-    failed="x",
-    stopped="#",
-    bar="#",
-    rest="-",
-    ellipsis="...",
-    is_ascii=True,
-)
+UNICODE: Final = Glyphs("✓", "▸", "·", "-", "!", "✗", "■", "━", "─", "…", is_ascii=False)
+ASCII: Final = Glyphs("+", ">", ".", "-", "!", "x", "#", "#", "-", "...", is_ascii=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One picture's measures.
-
-    Args:
-        width: Columns that a line may take, at least 20.
-        glyphs: The characters that are not words.
-        now: The moment it shows, aware.
-    """
+    """One picture's measures: columns a line may take, at least 20; its characters; its moment, aware."""
 
     width: int
     glyphs: Glyphs
@@ -118,7 +77,8 @@ class Frame:
 
     def wrap(self, words: str, width: int, rows: int | None = None) -> list[str]:
         """Words broken into lines of at most `width` columns; beyond `rows` lines they are cut."""
-        lines = list(_broken(self.clean(words).split(), max(1, width)))
+        text = Text(" ".join(self.clean(words).split()))
+        lines = [line.plain.rstrip() for line in text.wrap(_CONSOLE, max(1, width), overflow="fold") if line]
         if rows is None or len(lines) <= rows:
             return lines
         return [*lines[: rows - 1], self.cut(" ".join(lines[rows - 1 :]), width)]
@@ -149,26 +109,3 @@ class Frame:
         """A bar that is full as far as `share`, which is held between 0 and 1."""
         full = int(min(1.0, max(0.0, share)) * width)
         return self.glyphs.bar * full + self.glyphs.rest * (width - full)
-
-
-def _broken(words: list[str], width: int) -> Iterator[str]:
-    """Lines of whole words; a word that is longer than a line is broken."""
-    line = ""
-    for whole in words:
-        word = whole
-        while True:
-            longer = f"{line} {word}" if line else word
-            if cell_len(longer) <= width:
-                line = longer
-                break
-            if line:
-                yield line
-                line = ""
-                continue
-            head = set_cell_size(word, width).rstrip(" ") or word[:1]
-            yield head
-            word = word[len(head) :]
-            if not word:
-                break
-    if line:
-        yield line

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import assert_never
 
 from rich.text import Text
 
-from moondream_station.core.facts.activation_state import ActivationState, Active, WorkerState
-from moondream_station.core.facts.capabilities import Capabilities
-from moondream_station.core.facts.events import ActivationCancelled, ActivationFailed, Terminal
+from moondream_station.core.facts.activation_state import Active, WorkerState
+from moondream_station.core.facts.events import ActivationCancelled, ActivationFailed, ActivationSucceeded
 from moondream_station.core.facts.state import StationState
-from moondream_station.panel.details import detail_lines
+from moondream_station.panel.details import degraded_lines, detail_lines
 from moondream_station.panel.frame import ASCII, UNICODE, Frame
-from moondream_station.panel.outcome import outcome_lines, title_of, title_style
 from moondream_station.panel.quantities import clock_text
-from moondream_station.panel.stages import stage_line, stage_lines
+from moondream_station.panel.stages import STAGES, Shown, stage_line
 
 _LABEL_WIDTH = 9
 _LEAST_WIDTH = 20
@@ -36,24 +35,28 @@ def render(
 
     Args:
         state: What there is to show.
-        width: Columns a line may take.
+        width: Columns that a line may take.
         unicode: Whether the terminal shows more than ASCII.
         now: The moment shown, aware.
         height: Lines there are; where they do not suffice, only the present stage is shown. None: enough.
-        cancelling: Whether the end of the activation was asked for.
-
-    Returns:
-        Lines, each at most `width` columns wide.
+        cancelling: Whether cancelling was requested.
     """
-    frame = _frame(width, unicode=unicode, now=now)
     if state.activation is not None:
-        parts = _Parts(frame, state.activation, state.capabilities, cancelling=cancelling)
-        return parts.whole() if height is None or height >= len(parts.whole()) else parts.short(height)
-    if state.last is not None:
-        moment = _frame(width, unicode=unicode, now=state.last.finished_at)
-        parts = _Parts(moment, state.last.activation, state.capabilities, outcome=state.last.outcome)
-        return parts.whole() if height is None or height >= len(parts.whole()) else parts.short(height)
-    return []
+        frame = _frame(width, unicode=unicode, now=now)
+        shown = Shown(frame, state.activation, state.capabilities, is_cancelling=cancelling)
+    elif state.last is not None:
+        frame = _frame(width, unicode=unicode, now=state.last.finished_at)
+        # Of what has ended, nothing remains to be done at any speed.
+        ended = replace(state.last.activation, bytes_per_second=None, eta_seconds=None)
+        shown = Shown(frame, ended, state.capabilities, state.last.outcome)
+    else:
+        return []
+    stages = [stage_line(shown, stage) for stage in STAGES]
+    words = detail_lines(shown)
+    whole = [_title(shown), *stages, Text(""), *words]
+    if height is None or height >= len(whole):
+        return whole
+    return [whole[0], stages[STAGES.index(shown.reached)], *words][: max(0, height)]
 
 
 def render_station(
@@ -81,62 +84,26 @@ def render_summary(state: StationState, *, width: int, unicode: bool) -> Text:
     return Text(frame.cut(words, frame.width), _WORKER_STYLES[active.worker])
 
 
-class _Parts:
-    """One activation's picture, whole or short."""
-
-    def __init__(
-        self,
-        frame: Frame,
-        activation: ActivationState,
-        machine: Capabilities | None,
-        *,
-        outcome: Terminal | None = None,
-        cancelling: bool = False,
-    ) -> None:
-        self._frame = frame
-        # Of what has ended, nothing remains to be done at any speed.
-        self._activation = (
-            activation if outcome is None else replace(activation, bytes_per_second=None, eta_seconds=None)
-        )
-        self._machine = machine
-        self._outcome = outcome
-        self._cancelling = cancelling
-
-    def whole(self) -> list[Text]:
-        """Title, every stage, and what there is to say."""
-        stages = stage_lines(
-            self._frame,
-            self._activation,
-            machine=self._machine,
-            outcome=self._outcome,
-            cancelling=self._cancelling,
-        )
-        return [self._title(), *stages, Text(""), *self._words()]
-
-    def short(self, height: int) -> list[Text]:
-        """Title, the stage it is in, and as much of the rest as there is room for."""
-        reached = self._activation.stage
-        if isinstance(self._outcome, ActivationFailed | ActivationCancelled):
-            reached = self._outcome.stage
-        stage = stage_line(
-            self._frame,
-            reached,
-            self._activation,
-            machine=self._machine,
-            outcome=self._outcome,
-            cancelling=self._cancelling,
-        )
-        return [self._title(), stage, *self._words()][: max(0, height)]
-
-    def _title(self) -> Text:
-        elapsed = clock_text((self._frame.now - self._activation.started_at).total_seconds())
-        title = title_of(self._frame, self._activation, self._outcome, cancelling=self._cancelling)
-        return self._frame.spread(title, elapsed, style=title_style(self._outcome))
-
-    def _words(self) -> list[Text]:
-        if self._outcome is None:
-            return detail_lines(self._frame, self._activation)
-        return outcome_lines(self._frame, self._activation, self._outcome)
+def _title(shown: Shown) -> Text:
+    frame, model = shown.frame, shown.activation.model
+    match shown.outcome:
+        case None:
+            verb = "Cancelling the switch" if shown.is_cancelling else "Switching"
+            strategy = shown.activation.strategy
+            how = strategy if frame.is_narrow else f"strategy {strategy}"
+            title, style = f"{verb} to {model} ({how})", "bold"
+        case ActivationSucceeded(degraded=None):
+            title, style = f"Switched to {model}", "bold green"
+        case ActivationSucceeded():
+            title, style = f"Switched to {model}, degraded", "bold yellow"
+        case ActivationFailed():
+            title, style = f"Could not switch to {model}", "bold red"
+        case ActivationCancelled():
+            title, style = f"Cancelled the switch to {model}", "bold yellow"
+        case _:
+            assert_never(shown.outcome)
+    elapsed = clock_text((frame.now - shown.activation.started_at).total_seconds())
+    return frame.spread(title, elapsed, style=style)
 
 
 def _frame(width: int, *, unicode: bool, now: datetime) -> Frame:
@@ -152,10 +119,7 @@ def _active_lines(frame: Frame, state: StationState) -> list[Text]:
     if report is not None and report.torch is not None:
         words = f"torch {report.torch} computes on {report.device_name or report.device}"
         lines += _labelled(frame, "Verified", words)
-    if (degraded := active.degraded) is not None:
-        words = f"Degraded: it should have been {degraded.wanted}. {degraded.reason}"
-        lines += frame.paragraph(words, mark=frame.glyphs.warned, style="yellow")
-    return lines
+    return [*lines, *degraded_lines(frame, active.degraded)]
 
 
 _WORKER_STYLES = {

@@ -38,7 +38,7 @@ def said(
 def test_that_no_gpu_was_found_does_not_mean_that_none_is_there() -> None:
     """A probe may have failed; its own line says so."""
     fact = CapabilitiesDetected(capabilities=linux(), from_cache=False, seconds=0.1)
-    line = "Machine looked at in 0.10 s: Linux, no GPU found"
+    line = "Detected this machine in 0.10 s: Linux, no GPU found"
     assert PlainLines().lines(Event(seq=1, at=START, activation="a", fact=fact)) == (line,)
 
 
@@ -76,10 +76,10 @@ def downloaded(received_bytes: int, *, resumed_from: int = 0) -> Event:
     return Event(seq=1, at=START, activation="a", fact=fact)
 
 
-def test_a_download_that_begins_anew_says_so() -> None:
+def test_a_download_that_restarts_says_so() -> None:
     """Bytes that were counted and no longer do are not taken back in silence."""
     lines = PlainLines()
-    assert any("goes on from 500" in line for line in lines.lines(downloaded(500, resumed_from=500)))
+    assert any("resumes at 500" in line for line in lines.lines(downloaded(500, resumed_from=500)))
     told = lines.lines(downloaded(0))
-    assert told == ("Download: torch.whl begins anew: what was here of it can't be used",)
-    assert not any("begins anew" in line for line in lines.lines(downloaded(900)))
+    assert told == ("Download: torch.whl restarts, because its partial download can't be used",)
+    assert not any("restarts" in line for line in lines.lines(downloaded(900)))

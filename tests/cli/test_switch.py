@@ -53,7 +53,7 @@ def test_an_interrupted_download_is_gone_on_from(premises: Premises) -> None:
     premises.index.faults.remove(slow)
     again = run(premises, "switch", "colours")
     assert again.returncode == 0
-    assert "goes on from" in again.stderr
+    assert "resumes at" in again.stderr
     assert again.stdout.startswith("colours is active on the cpu build")
 
 

@@ -138,6 +138,6 @@ def test_nobody_to_ask(lasting: Premises, name: str) -> None:
     lasting.variables.update(_HASTY)
     done = run(lasting, "switch", "colours", "--upgrade", **_WHERE[name])
     assert done.returncode == 1
-    assert "[index-unreachable, while in select]" in done.stderr
+    assert "[index-unreachable, at select]" in done.stderr
     assert _SAID[name] in done.stderr
     assert "hint: Check the network" in done.stderr

@@ -7,11 +7,12 @@ import sys
 import threading
 from contextlib import redirect_stderr
 
+import pytest
 from rich.console import Console
 from rich.text import Text
 
+from moondream_station.console.panel_presenter import PanelPresenter
 from moondream_station.panel.live import LinesAbove, LivePicture
-from moondream_station.panel.presenter import PanelPresenter
 from moondream_station.panel.screen import Screen
 from moondream_station.panel.terminal import Terminal
 from support.scripted_activation import events, whole
@@ -84,22 +85,24 @@ def test_lines_above_move_the_picture_down() -> None:
     assert _taken(stream).endswith("\x1b[Jone\npicture\n\r\x1b[1A\x1b[Jtwo\npicture\n\r")
 
 
-def test_many_facts_are_few_pictures() -> None:
+@pytest.mark.anyio
+async def test_many_facts_are_few_pictures() -> None:
     """Thousands of facts in a moment are folded, not drawn each."""
     stream = io.StringIO()
     presenter = PanelPresenter(_terminal(stream), unicode=True)
     *happened, last = events(whole())
     for _ in range(100):
         for event in happened:
-            presenter.show(event)
-    presenter.show(last)
+            await presenter.show(event)
+    await presenter.show(last)
     presenter.close()
     assert stream.getvalue().count("\x1b[?25l") < 100
     assert "selftest is active on the cu126 build" in stream.getvalue()
     assert not any(thread.name == "panel" for thread in threading.enumerate())
 
 
-def test_a_terminal_that_has_gone_stops_nothing() -> None:
+@pytest.mark.anyio
+async def test_a_terminal_that_has_gone_stops_nothing() -> None:
     """Writing fails from some moment on, and the activation is followed to its end."""
 
     class Gone(io.StringIO):
@@ -109,15 +112,16 @@ def test_a_terminal_that_has_gone_stops_nothing() -> None:
     stream = Gone()
     presenter = PanelPresenter(_terminal(stream), unicode=True)
     for event in events(whole()):
-        presenter.show(event)
+        await presenter.show(event)
     presenter.close()
 
 
-def test_stderr_is_itself_again_afterwards() -> None:
+@pytest.mark.anyio
+async def test_stderr_is_itself_again_afterwards() -> None:
     """Also where an activation was not followed to its end."""
     before = sys.stderr
     presenter = PanelPresenter(_terminal(io.StringIO()), unicode=True)
-    presenter.show(events(whole())[0])
+    await presenter.show(events(whole())[0])
     assert sys.stderr is not before
     presenter.close()
     presenter.close()

@@ -129,7 +129,7 @@ def failed() -> list[Fact]:
         code="index-unreachable",
         message="https://download.pytorch.org/whl/cu126 does not answer: the connection was reset after"
         " 571.0 MB.",
-        hint="Check the network and the proxy, then run the same command again: it goes on from there.",
+        hint="Check the network and the proxy, then run the same command again to resume.",
     )
     end = ActivationFailed(model="selftest", stage=Stage.DOWNLOAD, error=error)
     return [*_until_download(), *_downloads()[:4], end]
@@ -224,7 +224,7 @@ def _until_download() -> list[Fact]:
 
 
 def _downloads() -> list[Fact]:
-    """Pillow is here, cuDNN goes on from where it was, torch begins."""
+    """Pillow is here, cuDNN is resumed, torch begins."""
     before = {PILLOW: _SIZES[PILLOW], CUDNN: _CUDNN_BEFORE, TORCH: 0}
     steps: list[tuple[str, int]] = [
         (PILLOW, _SIZES[PILLOW]),

@@ -1,14 +1,17 @@
-"""The panel as a presenter: folds an activation's facts, and shows what they add up to."""
+"""The live panel as a presenter."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr
 from datetime import UTC, datetime
 
 from rich.text import Text
 
-from moondream_station.core.facts.events import Event
+from moondream_station.console.outlet import Outlet
+from moondream_station.console.plain import PlainLines
+from moondream_station.core.facts.events import ActivationSucceeded, Event
 from moondream_station.core.facts.state import StationState, apply
 from moondream_station.panel.live import LinesAbove, LivePicture
 from moondream_station.panel.rendering import render
@@ -16,38 +19,42 @@ from moondream_station.panel.terminal import Terminal
 
 
 class PanelPresenter:
-    """Shows the facts of one activation on a terminal, until it is closed.
+    """The live panel on a terminal; the result on stdout, where that is another place.
 
     What others write to `sys.stderr` meanwhile appears above the panel.
 
     Args:
-        terminal: The terminal.
+        terminal: The terminal that stderr is.
         unicode: Whether it shows more than ASCII.
-        state: What was known before the first fact.
     """
 
-    def __init__(self, terminal: Terminal, *, unicode: bool, state: StationState | None = None) -> None:
+    def __init__(self, terminal: Terminal, *, unicode: bool) -> None:
         self._unicode = unicode
-        self._state = state or StationState()
+        self._state = StationState()
         self._is_cancelling = False
         self._live = LivePicture(terminal, self._picture)
         self._resources = ExitStack()
         self._is_open = False
+        self._result = Outlet(sys.stdout)
 
-    def show(self, event: Event) -> None:
-        """Fold a fact into what is shown. The terminal one is shown at once, and lets the panel stand."""
+    async def show(self, event: Event) -> None:
+        """Fold a fact into the picture; the terminal one is drawn at once, and the panel then stays."""
         self._state = apply(self._state, event)
         if not self._is_open:
             self._open()
         if event.is_terminal:
             self.close()
+        if isinstance(event.fact, ActivationSucceeded) and not sys.stdout.isatty():
+            for line in PlainLines().lines(event):
+                await self._result.write(line)
 
     def cancelling(self) -> None:
-        """Show that the end was asked for, until it is there."""
+        """Show that cancelling was requested, until it is done."""
+        self._result.hurry()
         self._is_cancelling = True
 
     def close(self) -> None:
-        """Let the panel stand as it is, and leave the terminal as it was."""
+        """Leave the panel as it is, and the terminal as it was."""
         self._resources.close()
 
     def _open(self) -> None:
