@@ -1,4 +1,4 @@
-"""What is known about PyTorch's builds: loads catalog.toml and answers questions about it.
+"""What is known about PyTorch's builds: reads catalog.toml and answers questions about it.
 
 The data and its sources are in the file; docs/reference/catalog.md says how to review and extend it.
 """
@@ -6,11 +6,11 @@ The data and its sources are in the file; docs/reference/catalog.md says how to 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -32,9 +32,8 @@ class Row:
         platform: The platform ("linux_x86_64").
         pythons: Pythons that it has wheels for ("3.11", "3.14t").
         platform_tags: Platform tags of these wheels; one that fits is enough.
-        evidence: How sure the row is, in catalog.toml's words.
-        pypi: Whether this is PyPI's own wheel; otherwise it is the download index's.
-        path: The index's folder below its base; empty for PyPI.
+        verified: Whether the wheels were seen.
+        path: The index's folder below its base; None for PyPI's own wheel.
         without: Companions that the index lacks for it.
     """
 
@@ -43,35 +42,31 @@ class Row:
     platform: str
     pythons: tuple[str, ...]
     platform_tags: tuple[str, ...]
-    evidence: str
-    pypi: bool
-    path: str
-    without: frozenset[str]
+    verified: bool
+    path: str | None
+    without: frozenset[str] = frozenset()
 
     @property
-    def verified(self) -> bool:
-        """Whether somebody saw it."""
-        return self.evidence != _UNVERIFIED
+    def pypi(self) -> bool:
+        """Whether this is PyPI's own wheel; otherwise it is the download index's."""
+        return self.path is None
 
 
-@dataclass(frozen=True, slots=True)
-class Architectures:
-    """The capabilities that a build has code for; unverified where they were taken from a neighbour."""
+class Architectures(NamedTuple):
+    """The capabilities that a build has code for; unverified where they were taken from a similar build."""
 
     codes: tuple[Capability, ...]
     verified: bool
 
 
-@dataclass(frozen=True, slots=True)
-class GfxList:
+class GfxList(NamedTuple):
     """The AMD GPUs that a build has code for; unverified where they were taken from an older ROCm."""
 
     names: frozenset[str]
     verified: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DriverBound:
+class DriverBound(NamedTuple):
     """The lowest NVIDIA driver for builds of one CUDA major; `blackwell` for GPUs from 10.0 on, besides."""
 
     linux: str
@@ -80,16 +75,14 @@ class DriverBound:
     blackwell_windows: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class IntelFamily:
+class IntelFamily(NamedTuple):
     """A family of Intel GPUs that torch.xpu supports."""
 
     name: str
     integrated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _ArchitectureRange:
+class _ArchitectureRange(NamedTuple):
     first: Version
     last: Version
     codes: tuple[Capability, ...]
@@ -103,18 +96,13 @@ class _ArchitectureRange:
 
 
 UNPACKED_FACTOR: Final = 4.0
-"""What wheels are taken to unpack to, as a multiple of their size, where nobody measured."""
+"""What wheels are assumed to unpack to, as a multiple of their size, where it was not measured."""
 
 
 class Catalog:
-    """The catalog, read once.
-
-    Args:
-        data: catalog.toml as parsed.
-    """
+    """The catalog, made from catalog.toml as parsed."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        self.reviewed: str = data["reviewed"]
         self.index: str = data["index"]
         self.rows: tuple[Row, ...] = tuple(_rows(data["releases"]))
         self._releases = {release["torch"]: release for release in data["releases"]}
@@ -165,10 +153,6 @@ class Catalog:
         """The platforms that a build has wheels for."""
         return tuple(sorted({row.platform for row in self.rows if row.build == build}))
 
-    def is_current(self, build: str) -> bool:
-        """Whether the newest release is made for a build; the others get no more wheels."""
-        return any(row.build == build for row in self.rows if Version(row.torch) == self.newest_torch)
-
     def pypi_build(self, torch: str, platform: str) -> str | None:
         """The build that PyPI's own wheel is, None where that is not known."""
         if ruled := _RULED_BY_PLATFORM.get(platform):
@@ -214,11 +198,7 @@ class Catalog:
         return self._drivers.get(build.version[0]) if build.kind is Kind.CUDA else None
 
     def unpacked_factor(self, kind: Kind | None) -> float:
-        """What the wheels of an environment unpack to, as a multiple of their size.
-
-        Args:
-            kind: The kind of its build, None without torch.
-        """
+        """What the wheels of an environment unpack to, as a multiple of their size; None is without torch."""
         return self._unpacked.get(kind or "", UNPACKED_FACTOR)
 
     def cuda_of_branch(self, driver_major: int) -> str | None:
@@ -235,7 +215,7 @@ class Catalog:
         return self._intel.get(device_id.lower())
 
     def companions(self, name: str, torch: str) -> tuple[str, ...] | None:
-        """Releases of torchvision or torchaudio that fit a torch, best first; None where nobody knows."""
+        """Releases of torchvision or torchaudio that fit a torch, best first; None where unknown."""
         release = self._releases.get(torch)
         return tuple(release[name]) if release is not None else None
 
@@ -251,48 +231,36 @@ def load_catalog() -> Catalog:
     return Catalog(tomllib.loads(text))
 
 
-def _rows(releases: list[dict[str, Any]]) -> list[Row]:
-    rows: list[Row] = []
+def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
     for release in releases:
+        python, tags = release["python"], release["tags"]
+        pythons = {
+            platform: tuple(release.get("python_on", {}).get(platform, python).split()) for platform in tags
+        }
+        index_pythons = release.get("index_python", {})
         for wheel in release["wheels"]:
-            rows += [
-                _index_row(release, wheel, platform) for platform in release["tags"] if platform in wheel
-            ]
-        rows += [_pypi_row(release, platform, build) for platform, build in release["pypi"].items()]
-    return rows
-
-
-def _index_row(release: dict[str, Any], wheel: dict[str, Any], platform: str) -> Row:
-    more = release.get("index_python", {}).get(platform, "").split()
-    return Row(
-        build=wheel["build"],
-        torch=release["torch"],
-        platform=platform,
-        pythons=(*_pythons(release, platform), *more),
-        platform_tags=tuple({**release["tags"], **wheel.get("tags", {})}[platform].split()),
-        evidence=wheel[platform],
-        pypi=False,
-        path=wheel.get("path", wheel["build"]),
-        without=frozenset(wheel.get("without", ())),
-    )
-
-
-def _pypi_row(release: dict[str, Any], platform: str, build: str) -> Row:
-    return Row(
-        build=build,
-        torch=release["torch"],
-        platform=platform,
-        pythons=_pythons(release, platform),
-        platform_tags=tuple(release["tags"][platform].split()),
-        evidence="pypi",
-        pypi=True,
-        path="",
-        without=frozenset(),
-    )
-
-
-def _pythons(release: dict[str, Any], platform: str) -> tuple[str, ...]:
-    return tuple(release.get("python_on", {}).get(platform, release["python"]).split())
+            for platform in tags:
+                if platform in wheel:
+                    yield Row(
+                        build=wheel["build"],
+                        torch=release["torch"],
+                        platform=platform,
+                        pythons=(*pythons[platform], *index_pythons.get(platform, "").split()),
+                        platform_tags=tuple({**tags, **wheel.get("tags", {})}[platform].split()),
+                        verified=wheel[platform] != _UNVERIFIED,
+                        path=wheel.get("path", wheel["build"]),
+                        without=frozenset(wheel.get("without", ())),
+                    )
+        for platform, build in release["pypi"].items():
+            yield Row(
+                build=build,
+                torch=release["torch"],
+                platform=platform,
+                pythons=pythons[platform],
+                platform_tags=tuple(tags[platform].split()),
+                verified=True,
+                path=None,
+            )
 
 
 def _architectures(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[_ArchitectureRange, ...]]:

@@ -35,13 +35,7 @@ def parse_capability(text: str) -> Capability | None:
 
 
 def runs(code: Capability, device: Capability, cuda: tuple[int, ...]) -> bool:
-    """Whether binary code runs on a device.
-
-    Args:
-        code: The capability that the code was compiled for.
-        device: The GPU's capability.
-        cuda: The CUDA that the build carries, (13, 2).
-    """
+    """Whether binary code for a capability runs on a device, in a build that carries a CUDA ((13, 2))."""
     if code == device:
         return True
     if code[0] != device[0] or code[1] > device[1]:

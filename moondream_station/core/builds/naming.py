@@ -31,13 +31,10 @@ GPU_KINDS = (Kind.CUDA, Kind.ROCM, Kind.XPU)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Build:
-    """A PyTorch build.
+    """A PyTorch build by its tag ("cu126").
 
-    Args:
-        version: The CUDA or ROCm that it carries ((12, 6), (7, 2)), empty for the others. Sorts first, so
-            that of two builds of one kind the newer one is the greater.
-        kind: What it computes on.
-        name: Its tag ("cu126").
+    Its version is the CUDA or ROCm that it carries ((12, 6), (7, 2)), empty for the others. It sorts first,
+    so that of two builds of one kind the newer one is the greater.
     """
 
     version: tuple[int, ...]
@@ -46,7 +43,7 @@ class Build:
 
     @property
     def folder(self) -> str:
-        """Its folder below an index's base: the ordinary wheel for Apple silicon lies in the processor's."""
+        """Its folder below an index's base: the ordinary wheel for Apple silicon is in the CPU's."""
         return Kind.CPU.value if self.kind is Kind.MPS else self.name
 
     @property
@@ -74,11 +71,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def check_strategy(text: str) -> str:
-    """The strategy itself, if it is one.
-
-    Raises:
-        UsageError: It is neither `auto` nor `guide` nor a build's tag.
-    """
+    """The strategy itself; UsageError where it is neither `auto` nor `guide` nor a build's tag."""
     if text in _STRATEGIES or parse_build(text) is not None:
         return text
     raise UsageError(

@@ -148,57 +148,32 @@ def platform_name(platform: str) -> str:
 
 
 def target_of(capabilities: Capabilities, python: str) -> Target:
-    """The target that a machine and a Python make.
-
-    Args:
-        capabilities: The machine.
-        python: "3.11.7", "3.11", or "3.14t" for a free-threaded one.
-    """
+    """The target that a machine and a Python ("3.11.7", "3.11", "3.14t" for a free-threaded one) make."""
     translated = capabilities.in_rosetta or (
         capabilities.apple_silicon and capabilities.system == "Darwin" and capabilities.machine == "x86_64"
     )
     libc_name, libc_version = capabilities.libc
-    return _target(
-        capabilities.system,
-        capabilities.release,
-        capabilities.machine,
-        libc_version if libc_name == "glibc" else "",
-        capabilities.macos_version or "",
-        bool(translated),
-        python,
+    match = _PYTHON.match(python.strip())
+    numbers = (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
+    return _shared(
+        Target(
+            system=capabilities.system,
+            machine=capabilities.machine,
+            python=numbers,
+            python_suffix=(match[4] or "") if match else "",
+            free_threaded=bool(match and match[5]),
+            glibc=_two_numbers(libc_version) if libc_name == "glibc" else None,
+            macos=_two_numbers(capabilities.macos_version or ""),
+            rosetta=bool(translated),
+            release=capabilities.release,
+        )
     )
 
 
-@lru_cache(maxsize=64)  # its list of tags is long, and the same machine is asked about again and again
-def _target(
-    system: str,
-    release: str,
-    machine: str,
-    glibc: str,
-    macos: str,
-    rosetta: bool,  # noqa: FBT001  as above
-    python: str,
-) -> Target:
-    version, suffix, free_threaded = _parse_python(python)
-    return Target(
-        system=system,
-        machine=machine,
-        python=version,
-        python_suffix=suffix,
-        free_threaded=free_threaded,
-        glibc=_two_numbers(glibc),
-        macos=_two_numbers(macos),
-        rosetta=rosetta,
-        release=release,
-    )
-
-
-def _parse_python(text: str) -> tuple[tuple[int, int, int], str, bool]:
-    match = _PYTHON.match(text.strip())
-    if match is None:
-        return (0, 0, 0), "", False
-    patch = int(match[3]) if match[3] else 0
-    return (int(match[1]), int(match[2]), patch), match[4] or "", bool(match[5])
+@lru_cache(maxsize=64)
+def _shared(target: Target) -> Target:
+    """One object for equal targets: its list of tags is long, and the same machine is asked about often."""
+    return target
 
 
 def _two_numbers(text: str) -> tuple[int, int] | None:

@@ -42,30 +42,16 @@ class ActivationState:
     """One activation, as far as it has come; what it has not come to yet is None or empty.
 
     Args:
-        id: The activation's id.
-        model: The model asked for.
-        strategy: How its build is chosen.
-        stage: Where it is.
         started_at: When it was requested, aware, UTC.
         stage_started_at: When it came to its stage, likewise; None where that was not seen.
-        backend: The model's backend.
-        requirements: The backend's, canonical.
         waiting: Which process is waited for; None again as soon as it resumes.
         probes: The probes that have answered, in that order.
         selection: The build chosen; with it everything below begins anew, when a fallback chooses another.
-        packages: How many packages are locked.
         total_bytes: Their wheels' size together, None also where a server does not tell it.
         files: The last progress of each file, in the order in which they began.
         overall_received_bytes: Bytes downloaded, over all files, with what was resumed or cached.
-        overall_total_bytes: Size of all files together.
-        overall_transferred_bytes: Bytes transferred in this activation.
         bytes_per_second: Smoothed, while files arrive.
-        eta_seconds: Seconds until all files are downloaded, while they arrive.
         progress: The last progress of the present stage, where it has one of its own.
-        environment: The environment's name.
-        environment_reused: Whether it existed before.
-        worker_pid: The new worker's process id.
-        verification: What torch reported in it.
         fallback: The last change to another build, kept when that is chosen.
     """
 
@@ -205,13 +191,8 @@ class Active:
     """The active model.
 
     Args:
-        model: Its id.
-        backend: The backend that serves it.
         build: The PyTorch build, None for a backend without torch.
         torch: The torch version without its local part ("2.14.1"), None where it is not known.
-        environment: The environment's name.
-        worker: What its worker does.
-        worker_pid: That worker's process id, None where none is known.
         degraded: What it should have been, None where it is that.
     """
 

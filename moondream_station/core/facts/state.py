@@ -78,10 +78,7 @@ class StationState:
     Args:
         seq: The last fact's that is part of it; 0 before the first.
         station: The station that serves, None where a command works by itself.
-        active: The active model.
-        verification: What torch said in the active model's environment.
-        activation: The activation that runs.
-        capabilities: The machine.
+        verification: What torch reported in the active model's environment.
         last: The activation that ended last.
     """
 

@@ -44,16 +44,16 @@ def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
     return next((build for lowest, build in _TABLE if cuda >= lowest), "cpu")
 
 
-def guide_order(wanted: str, possible: tuple[Build, ...]) -> tuple[Build, ...]:
+def guide_order(recommended: str, possible: tuple[Build, ...]) -> tuple[Build, ...]:
     """The possible builds in the guide's order.
 
     The recommended one first; then those of the next higher CUDA of the same major, then of the next lower,
     then the others in the order they are given.
     """
-    build = parse_build(wanted)
+    build = parse_build(recommended)
     if build is None or build.kind is not Kind.CUDA:
-        return tuple(sorted(possible, key=lambda one: one.name != wanted))
-    same = [one for one in possible if one.kind is Kind.CUDA and one.version[0] == build.version[0]]
-    higher = sorted(one for one in same if one >= build)
-    lower = sorted((one for one in same if one < build), reverse=True)
-    return (*higher, *lower, *(one for one in possible if one not in same))
+        return tuple(sorted(possible, key=lambda other: other.name != recommended))
+    same = [other for other in possible if other.kind is Kind.CUDA and other.version[0] == build.version[0]]
+    higher = sorted(other for other in same if other >= build)
+    lower = sorted((other for other in same if other < build), reverse=True)
+    return (*higher, *lower, *(other for other in possible if other not in same))
