@@ -12,13 +12,7 @@ from moondream_station.core.builds.catalog import Catalog, DriverBound
 from moondream_station.core.builds.cubin import covers, parse_capability
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.target import Target
-from moondream_station.core.builds.visibility import (
-    InUse,
-    amd_in_use,
-    describe,
-    intel_in_use,
-    nvidia_in_use,
-)
+from moondream_station.core.builds.visibility import InUse, amd_in_use, describe, intel_in_use, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 
 _BLACKWELL_MAJOR = 10

@@ -16,10 +16,7 @@ from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.target import Platform, Target
 from moondream_station.core.facts.selection import Source
 
-_MACHINES: tuple[tuple[str, Platform], ...] = (
-    ("_x86_64", "linux_x86_64"),
-    ("_aarch64", "linux_aarch64"),
-)
+_MACHINES: tuple[tuple[str, Platform], ...] = (("_x86_64", "linux_x86_64"), ("_aarch64", "linux_aarch64"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

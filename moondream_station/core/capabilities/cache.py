@@ -78,12 +78,7 @@ class CapabilityCache:
         self._kept: _Kept | None = None
         self._asking = anyio.Lock()
 
-    async def get(
-        self,
-        *,
-        on_probe: Callable[[ProbeReport], None],
-        refresh: bool = False,
-    ) -> Detected:
+    async def get(self, *, on_probe: Callable[[ProbeReport], None], refresh: bool = False) -> Detected:
         """Give the capabilities; `on_probe` gets each report, unless they come from the cache."""
         began = time.perf_counter()
         async with self._asking:

@@ -33,13 +33,7 @@ from moondream_station.core.capabilities.probes.probe import Reading
 from moondream_station.core.capabilities.probes.sysctl import SysctlReading
 from moondream_station.core.capabilities.probes.versions import MacosReading, NvccReading
 from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
-from moondream_station.core.facts.capabilities import (
-    BUS_ALONE,
-    Capabilities,
-    Gpu,
-    Outcome,
-    ProbeReport,
-)
+from moondream_station.core.facts.capabilities import BUS_ALONE, Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.machine.protocol import PlatformFacts
 
 _AMD = 0x1002

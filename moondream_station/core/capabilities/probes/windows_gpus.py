@@ -9,13 +9,7 @@ from typing import Any, Final
 
 from moondream_station.core.capabilities.probes.intel import intel_gpu
 from moondream_station.core.capabilities.probes.nvidia_names import capability_of
-from moondream_station.core.capabilities.probes.probe import (
-    Probe,
-    Reading,
-    answer_to,
-    not_answered,
-    one_line,
-)
+from moondream_station.core.capabilities.probes.probe import Probe, Reading, answer_to, not_answered, one_line
 from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
