@@ -38,8 +38,6 @@ class Hardware:
     """A machine's GPUs, asked about builds.
 
     Args:
-        catalog: The catalog.
-        target: The machine's platform.
         windows_driver: Whether NVIDIA's driver is Windows', as it is on WSL2 too.
         in_use: The GPUs in use by the kind of build that could run on them.
         required: Positions of those that a build must serve, by kind; every one where a kind is missing.

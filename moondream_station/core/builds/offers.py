@@ -24,18 +24,14 @@ class Offer:
     """An available wheel of torch.
 
     Args:
-        build: The build that it belongs to.
         torch: Its version without the local part ("2.14.1").
         local: The local part ("cu126"), None where the version has none.
-        source: Where it comes from.
         index_url: The index that has it, None unless `source` is "index".
         find_links: The folder or page that has it, as the user named it; None unless `source` is
             "find-links".
         filename: The wheel's file name; None for an offer that only the catalog knows of.
         url: Where the file is (http, https or file), None as above.
         requires_python: The Pythons that it accepts ("~=3.11" style), None where it doesn't say.
-        sha256: Its hash, None where the listing has none.
-        size_bytes: Its size, None where the listing doesn't say.
         yanked: Whether its index took it back.
         verified: Whether the catalog vouches for it; of a real wheel, for what is known about it.
         tags: Tags of a real wheel; empty for an offer of the catalog's.

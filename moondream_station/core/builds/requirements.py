@@ -103,7 +103,6 @@ class Requirements:
         items: The requirements in their order, without repetitions.
         texts: Each one as it was written, in one spelling ("torch>=2.7,<3").
         hashes: The sha256 hashes given with each one, lower case; mostly empty.
-        origin: Where they come from, for messages.
         warnings: Sentences about what was ignored.
         builds: Packages that may be built from source where they have no wheel that fits.
         bounds: Bounds on torch's family that ask for nothing by themselves: the user's constraints.

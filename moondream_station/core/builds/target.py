@@ -49,15 +49,12 @@ class Target:
     """The machine and the Python that an environment is made for.
 
     Args:
-        system: `platform.system()`.
-        machine: `platform.machine()`.
         python: Major, minor and patch; the patch is 0 where only X.Y was given.
         python_suffix: What follows the numbers of a development version ("rc1", "+").
         free_threaded: Whether it is the free-threaded build of that Python.
         glibc: Major and minor of glibc, None on other systems and with another C library.
         macos: Major and minor of macOS, None elsewhere and where unknown.
         rosetta: Whether an x86-64 Python is translated on Apple silicon.
-        release: `platform.release()`, for markers.
     """
 
     system: str

@@ -214,7 +214,7 @@ def _after_worker(
 
 
 def _is_of_the_old_worker(state: StationState, event: Event) -> bool:
-    """Whether a fact inside an activation tells of the active model's worker, making way or back again."""
+    """Whether a fact inside an activation is about the active model's worker, ended or started again."""
     running = _running(state, event)
     match event.fact:
         case WorkerStarted(model=model):

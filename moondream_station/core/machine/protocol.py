@@ -27,8 +27,6 @@ class PlatformFacts:
 
     Args:
         system: `platform.system()`: Linux, Darwin or Windows.
-        release: `platform.release()`, the kernel's.
-        version: `platform.version()`, the kernel's build.
         machine: `platform.machine()`: x86_64, AMD64, aarch64, arm64.
         mac_ver: `platform.mac_ver()[0]`, empty elsewhere.
         libc: Name and version, both empty where there is none.

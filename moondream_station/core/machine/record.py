@@ -30,11 +30,8 @@ class MachineRecord:
     """What every probe asked of a machine, and the answers.
 
     Args:
-        platform: What Python knew of it.
-        env: The recorded environment variables that were set.
         commands: Answers of programs; a program that none names is not installed.
         files: Text of every file that was read; a path in neither this nor `directories` does not exist.
-        directories: Names in every folder that was listed.
         unreadable: Paths that exist and can't be read, with the reason.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
@@ -73,24 +74,38 @@ def _remedy(kind: Kind, case: Case) -> str:
         return f"{in_use.absence}."
     if best := best_build(case, kind):
         return f"strategy {best.build.name} can use it, with torch {best.best.torch}."
-    tries = (
-        _newer_driver(kind, case),
-        _unverified_wheel(kind, case),
-        _older_torch(kind, case),
-        _without_companions(kind, case),
-        _newer_system(kind, case),
-        _other_python(kind, case),
-        _hidden_gpus(kind, case),
-    )
-    remedies = [sentence for sentence in tries if sentence]
-    if not remedies and (both := _newer_driver_and_older_torch(kind, case)):
-        remedies.append(both)
+    remedies = list(_single_remedies(kind, case))
+    if not remedies and kind is Kind.CUDA:
+        remedies += _newer_driver_and_older_torch(case)
     if is_driverless:
         remedies = [f"{_DRIVERLESS};", *remedies] if remedies else [f"{_DRIVERLESS}."]
     remedies = remedies or [_first_refusal(kind, case)]
     if case.request.capabilities.surroundings == "jetson":
         remedies.append(_JETSON)
     return " ".join(remedies)
+
+
+def _single_remedies(kind: Kind, case: Case) -> Iterator[str]:
+    """What would make a build of a kind possible by itself: the best build without that one obstacle."""
+
+    def best_without(*obstacles: Obstacle) -> Judgement | None:
+        return best_build(case.ignoring_also(*obstacles), kind)
+
+    if driver := _newer_driver(kind, case):
+        yield driver
+    if best := best_without(Obstacle.UNVERIFIED):
+        yield f"{best.named} can use it, if that wheel exists, which is not confirmed."
+    best = best_without(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    if best and not case.torch.versions.contains(best.best.full_version, prereleases=True):
+        yield f"{best.named} can use it, but {case.torch.phrase} does not allow that torch."
+    if best := best_without(Obstacle.COMPANION):
+        yield f"{best.named} can use it, without {' and '.join(case.torch.companions)}."
+    if best := best_without(Obstacle.SYSTEM):
+        yield why_not_system(best.build, best.best, case)
+    if best := best_without(Obstacle.PYTHON):
+        yield f"{best.named} has wheels for Python {in_words(pythons_of((best.best,)))}."
+    if hidden := _hidden_gpus(kind, case):
+        yield hidden
 
 
 def _first_refusal(kind: Kind, case: Case) -> str:
@@ -116,7 +131,7 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
     top = best and case.hardware.needed_driver(best.build, other.hardware.of_kind(kind).gpus)
     if best is None or top is None or best.build == build:
         return f"{sentence}."
-    return f"{sentence}, driver {top} or newer {best.build.name} with torch {best.best.torch}."
+    return f"{sentence}, driver {top} or newer {best.named}."
 
 
 def lowest_driver(case: Case) -> tuple[str, Build, str] | None:
@@ -139,48 +154,6 @@ def lowest_driver(case: Case) -> tuple[str, Build, str] | None:
     return driver, judgement.build, judgement.best.torch
 
 
-def _older_torch(kind: Kind, case: Case) -> str | None:
-    best = best_build(case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION), kind)
-    if best is None or case.torch.versions.contains(best.best.full_version, prereleases=True):
-        return None
-    return (
-        f"{best.build.name} with torch {best.best.torch} can use it, but {case.torch.phrase} does not allow "
-        "that torch."
-    )
-
-
-def _without_companions(kind: Kind, case: Case) -> str | None:
-    best = best_build(case.ignoring_also(Obstacle.COMPANION), kind)
-    if best is None:
-        return None
-    companions = " and ".join(case.torch.companions)
-    return f"{best.build.name} with torch {best.best.torch} can use it, without {companions}."
-
-
-def _unverified_wheel(kind: Kind, case: Case) -> str | None:
-    best = best_build(case.ignoring_also(Obstacle.UNVERIFIED), kind)
-    if best is None:
-        return None
-    return (
-        f"{best.build.name} with torch {best.best.torch} can use it, if that wheel exists, which is not "
-        "confirmed."
-    )
-
-
-def _newer_system(kind: Kind, case: Case) -> str | None:
-    """The C library that the best build's wheel needs, where nothing else is in its way."""
-    best = best_build(case.ignoring_also(Obstacle.SYSTEM), kind)
-    return why_not_system(best.build, best.best, case) if best else None
-
-
-def _other_python(kind: Kind, case: Case) -> str | None:
-    best = best_build(case.ignoring_also(Obstacle.PYTHON), kind)
-    if best is None:
-        return None
-    pythons = in_words(pythons_of((best.best,)))
-    return f"{best.build.name} with torch {best.best.torch} has wheels for Python {pythons}."
-
-
 def _hidden_gpus(kind: Kind, case: Case) -> str | None:
     """Of several GPUs, what would run on some if the others were hidden."""
     gpus = case.hardware.of_kind(kind).gpus
@@ -201,15 +174,10 @@ def _hidden_gpus(kind: Kind, case: Case) -> str | None:
     return f"{build.name} with torch {torch} can use {names} alone: hide the others with {variable}."
 
 
-def _newer_driver_and_older_torch(kind: Kind, case: Case) -> str | None:
-    if kind is not Kind.CUDA:
-        return None
-    relaxed = case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
-    needed = lowest_driver(relaxed)
-    if needed is None:
-        return None
-    driver, build, torch = needed
-    return f"driver {driver} or newer and a requirement that allows torch {torch} would allow {build.name}."
+def _newer_driver_and_older_torch(case: Case) -> Iterator[str]:
+    if needed := lowest_driver(case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)):
+        driver, build, torch = needed
+        yield f"driver {driver} or newer and a requirement that allows torch {torch} allow {build.name}."
 
 
 def _with_any_driver(case: Case) -> Case:

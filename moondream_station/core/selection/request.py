@@ -46,11 +46,9 @@ class BuildRequest:
     """What a build is chosen for.
 
     Args:
-        capabilities: The machine.
         requirements: What is asked for; torch itself need not be named.
         python: The environment's Python ("3.11.7", "3.11", "3.14t"), which need not be the machine's own.
         strategy: `auto`, `guide`, or a build's tag (`check_strategy`).
-        catalog: What is known about builds.
     """
 
     capabilities: Capabilities
@@ -129,9 +127,6 @@ class Case:
     """A request and the offers it is held against, in the form that verdicts are made from.
 
     Args:
-        request: The request.
-        torch: What it says of torch.
-        hardware: The machine's GPUs and driver.
         offers: What is available for this platform, by build.
         known: What the catalog knows of for this platform, by build: it gives reasons where nothing is
             available.

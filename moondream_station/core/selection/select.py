@@ -30,9 +30,7 @@ class Ranked:
     """A build that can be used, with the wheel to take.
 
     Args:
-        build: The build's tag.
         torch: The version to take, without its local part.
-        offer: The wheel.
         others: A wheel of every other torch of this build and source that is possible here, best first; where
             the requirements don't go with the first, a resolver may take one of these, and no other.
     """
@@ -56,7 +54,6 @@ class SelectionResult:
     """The answer, and what to try where it does not hold.
 
     Args:
-        selection: The answer.
         order: Every possible build, best first, the chosen one included; the chosen one alone where the
             strategy names a build.
     """
@@ -178,8 +175,8 @@ def _named(
         warning = f"You chose {strategy}; no other build is tried if it fails."
         if auto and auto.build != named.build:
             warning = (
-                f"You chose {strategy}; strategy auto would use {auto.build.name} with torch "
-                f"{auto.best.torch}. No other build is tried if {strategy} fails."
+                f"You chose {strategy}; strategy auto would use {auto.named}. No "
+                f"other build is tried if {strategy} fails."
             )
         return (named,), f"You chose {strategy}, with torch {named.best.torch}.", warning
     forced = judge(named.build, case.ignoring_also(*OVERRIDABLE))
@@ -188,7 +185,7 @@ def _named(
     if forced.refusal and auto is None:
         return (), None, None
     if forced.refusal and auto:
-        other = f"Strategy auto would use {auto.build.name} with torch {auto.best.torch}."
+        other = f"Strategy auto would use {auto.named}."
         return (), f"{forced.refusal.reason} {other}", None
     warning = f"You chose {strategy}, but it can't run here: {named.refusal.reason}"
     return (forced,), f"You chose {strategy}, with torch {forced.best.torch}.", warning

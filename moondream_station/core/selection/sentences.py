@@ -125,7 +125,7 @@ def _allow(case: Case, reason: str) -> str:
     for also in ((), (Obstacle.COMPANION,), (Obstacle.COMPANION, Obstacle.PYTHON)):
         if also == (Obstacle.COMPANION,) and (best := best_build(case.ignoring_also(*also))):
             companions = " and ".join(case.torch.companions)
-            return f" Without {companions}, {best.build.name} with torch {best.best.torch} is possible."
+            return f" Without {companions}, {best.named} is possible."
         if best := best_build(case.ignoring_also(Obstacle.REQUIREMENT, *also)):
             if f"The {best.build.name} build has torch {best.best.torch}, not " in reason:
                 return ""

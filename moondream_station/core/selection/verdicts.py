@@ -34,7 +34,6 @@ class Judgement:
     """What became of a build.
 
     Args:
-        build: The build.
         offers: Its possible wheels, best first; empty where it is refused.
         refusal: Why it is refused, None where it is possible.
     """
@@ -42,6 +41,11 @@ class Judgement:
     build: Build
     offers: tuple[Offer, ...]
     refusal: Refusal | None = None
+
+    @property
+    def named(self) -> str:
+        """The build and its best torch, for a sentence; only where the build is possible."""
+        return f"{self.build.name} with torch {self.best.torch}"
 
     @property
     def best(self) -> Offer:

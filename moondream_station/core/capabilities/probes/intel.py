@@ -28,12 +28,9 @@ class PciDisplay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntelReading(Reading):
-    """What is on the bus.
+    """Intel's GPUs and every display device on the bus, in its order.
 
-    Args:
-        gpus: Intel's, in the bus's order.
-        displays: Every display device, whoever made it.
-        bus_is_known: Whether every device on the bus told what it is.
+    `bus_is_known` says whether every device on the bus could be identified.
     """
 
     gpus: tuple[Gpu, ...] = ()

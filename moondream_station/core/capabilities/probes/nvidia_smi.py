@@ -44,9 +44,6 @@ class NvidiaSmiReading(Reading):
     """What nvidia-smi tells.
 
     Args:
-        is_installed: Whether there is such a program.
-        gpus: Those it lists, in its order.
-        driver: The driver's version.
         cuda: The highest CUDA that the driver supports.
         cuda_shown: What stands in that place, also "N/A" or "ERR!".
         troubles: What it complains of, worst first.

@@ -82,10 +82,7 @@ class SmiGpu:
 
     Args:
         index: nvidia-smi's own, in the bus's order.
-        name: Its name, cut where the table cut it.
         name_is_cut: Whether the table cut it.
-        driver: The driver's version.
-        capability: Its compute capability ("8.9").
         memory_bytes: Its own memory; None where it shares the processor's (GB10, Thor, Orin).
     """
 
