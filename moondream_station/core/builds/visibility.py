@@ -33,7 +33,7 @@ class InUse:
     """The GPUs of one vendor that a backend will see.
 
     Args:
-        gpus: Those GPUs; empty where there are none or nobody knows which.
+        gpus: Those GPUs; empty where there are none, or they are unknown.
         absence: Why there are none, as a clause without a full stop; None where there are some.
         hidden: Those that can't be seen, where that holds of every one.
         driver: NVIDIA's driver version, None for other vendors.
@@ -183,7 +183,7 @@ def _unanswered(capabilities: Capabilities, *probes: str) -> str | None:
 
 
 def _without_list(capabilities: Capabilities, driver: str) -> InUse:
-    """A driver, and no GPU listed: none there, or nobody knows which."""
+    """A driver, and no GPU listed: there is none, or it is unknown which."""
     value = capabilities.variables.get("CUDA_VISIBLE_DEVICES")
     if value is not None and not _entries(value):
         return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)

@@ -1,1 +1,1 @@
-"""What is known and said: facts, errors, states and choices, as frozen data that knows no I/O."""
+"""What is known: facts, errors, states and choices, as frozen data without I/O."""

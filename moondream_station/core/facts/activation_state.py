@@ -46,7 +46,7 @@ class ActivationState:
         stage_started_at: When it came to its stage, likewise; None where that was not seen.
         waiting: Which process is waited for; None again as soon as it resumes.
         probes: The probes that have answered, in that order.
-        selection: The build chosen; with it everything below begins anew, when a fallback chooses another.
+        selection: The build chosen; everything below starts over with it, when a fallback chooses another.
         total_bytes: Their wheels' size together, None also where a server does not tell it.
         files: The last progress of each file, in the order in which they began.
         overall_received_bytes: Bytes downloaded, over all files, with what was resumed or cached.

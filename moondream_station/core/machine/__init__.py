@@ -1,1 +1,1 @@
-"""How the computer is asked: this one, or a recorded one."""
+"""How a machine is asked: this computer, or a recorded one."""

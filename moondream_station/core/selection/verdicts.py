@@ -23,7 +23,7 @@ _SOURCE_RANK = {"index": 2, "find-links": 1, "default": 0}
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why nothing of a build is left."""
+    """Why a build is rejected."""
 
     obstacle: Obstacle
     reason: str

@@ -107,7 +107,7 @@ def _gfx(version: int) -> str | None:
 def _agents(output: str) -> tuple[str, ...]:
     matches = (_AGENT.fullmatch(line.strip()) for line in output.splitlines())
     names = (match.group(1) for match in matches if match is not None)
-    return tuple(name for name in names if name != "gfx000")  # the processor is an agent too
+    return tuple(name for name in names if name != "gfx000")  # the CPU is an agent too
 
 
 def _with_agents(gpus: tuple[Gpu, ...], agents: tuple[str, ...]) -> tuple[Gpu, ...]:

@@ -83,7 +83,7 @@ class SmiGpu:
     Args:
         index: nvidia-smi's own, in the bus's order.
         name_is_cut: Whether the table cut it.
-        memory_bytes: Its own memory; None where it shares the processor's (GB10, Thor, Orin).
+        memory_bytes: Its own memory; None where it shares the CPU's (GB10, Thor, Orin).
     """
 
     index: int

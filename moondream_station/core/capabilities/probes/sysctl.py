@@ -1,4 +1,4 @@
-"""The processor of a Mac, and whether Rosetta translates this process."""
+"""The CPU of a Mac, and whether Rosetta translates this process."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class SysctlReading(Reading):
     """What sysctl tells.
 
     Args:
-        brand: The processor's name; "VirtualApple …" under Rosetta, "Apple processor" on the first ones.
-        has_arm64: Whether the processor is Apple's own; an Intel Mac does not know the name.
+        brand: The CPU's name; "VirtualApple …" under Rosetta, "Apple processor" on the first ones.
+        has_arm64: Whether the CPU is Apple's own; an Intel Mac does not know the name.
         is_translated: Whether Rosetta translates the process, None where not told.
         memory_bytes: Main memory.
     """
@@ -57,7 +57,7 @@ def _read(record: MachineRecord) -> Reading:
         return not_answered(asked[0], "sysctl")
     return SysctlReading(
         outcome=Outcome.TIMED_OUT if slow else Outcome.FOUND,
-        detail="sysctl did not answer in time" if slow else one_line(brand or "a processor without a name"),
+        detail="sysctl did not answer in time" if slow else one_line(brand or "a CPU without a name"),
         brand=one_line(brand) if brand else None,
         has_arm64=_flag(arm64),
         is_translated=_flag(translated),

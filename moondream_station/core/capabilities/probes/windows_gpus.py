@@ -61,8 +61,8 @@ def _adapters(output: str) -> list[dict[str, Any]]:
         data = json.loads(output[start.end() :] if start else "")
     except (ValueError, RecursionError):
         return []
-    found = data if isinstance(data, list) else [data]
-    return [adapter for adapter in found if isinstance(adapter, dict)]
+    adapters = data if isinstance(data, list) else [data]
+    return [adapter for adapter in adapters if isinstance(adapter, dict)]
 
 
 def _gpu(adapter: dict[str, Any]) -> Gpu | None:
