@@ -101,7 +101,7 @@ class Hardware:
         return positions <= self.served(build, torch)
 
     def has_code(self, build: Build, torch: Version, gpu: Gpu) -> bool:
-        """Whether a build has code for a GPU; an unknown capability counts as covered, an unknown gfx doesn't."""
+        """Whether a build has code for a GPU; an unknown capability counts as one, an unknown gfx not."""
         match build.kind:
             case Kind.CUDA:
                 device = parse_capability(gpu.architecture) if gpu.architecture else None
