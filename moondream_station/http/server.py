@@ -204,7 +204,9 @@ def _listen_on(host: str, addresses: list[str], port: int) -> list[socket.socket
 
 def _listener(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # TCP is named, because asyncio sets TCP_NODELAY only where a socket says that it speaks it. Without it an
+    # answer's body waits for the acknowledgement of its head: 44 ms instead of 1.4 when kept alive.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if sys.platform == "win32":
             # Windows' SO_REUSEADDR would take the port away from a program that listens on it.

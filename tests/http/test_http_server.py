@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -52,6 +53,24 @@ def listening(host: str, port: int, *, explicit: bool) -> Iterator[Listeners]:
 def addresses(listeners: Listeners) -> list[str]:
     """What was bound."""
     return [str(listener.getsockname()[0]) for listener in listeners.sockets]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_answer_waits_for_no_acknowledgement() -> None:
+    """Connections that the station accepts send at once what is written to them (TCP_NODELAY)."""
+    accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = writer.get_extra_info("socket")
+        accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    with listening("127.0.0.1", 0, explicit=True) as listeners:
+        async with await asyncio.start_server(look, sock=listeners.sockets[0]):
+            _, client = await asyncio.open_connection("127.0.0.1", listeners.port)
+            assert await accepted
+            client.close()
+            await client.wait_closed()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
