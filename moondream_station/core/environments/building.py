@@ -89,9 +89,9 @@ class Building:
         self._is_filled = False
 
     async def unpack_arriving(self) -> None:
-        """Fill the environment with what `arrivals` tells of, while it arrives.
+        """Fill the environment with what `arrivals` announces, while it arrives.
 
-        Whatever goes wrong here is no failure yet: `finish` then begins anew, with what has arrived.
+        Whatever goes wrong here is no failure yet: `finish` then begins again, with what has arrived.
         """
         try:
             await self.arrivals.known()
@@ -245,12 +245,12 @@ async def _fill(uv: Uv, place: Place, scratch: Path, *, variables: Mapping[str, 
 
 
 def offline_options(python: Path, scratch: Path) -> tuple[str, ...]:
-    """What `uv pip` is told to fill an interpreter from wheels on disk alone, with a cache in a folder."""
+    """The options for `uv pip` to fill an interpreter from wheels on disk alone, with a cache in a folder."""
     return ("--offline", *pylock_options(python, scratch))
 
 
 def pylock_options(python: Path, scratch: Path) -> tuple[str, ...]:
-    """What `uv pip` is told to fill an interpreter with what a lock names and nothing else."""
+    """The options for `uv pip` to fill an interpreter with what a lock names and nothing else."""
     return (
         *("-q", "--no-index", "--no-build", "--require-hashes", "--link-mode", "hardlink"),
         *("--preview-features", "pylock", "-p", str(python), "--cache-dir", str(scratch / "cache")),
@@ -272,35 +272,35 @@ async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterato
     for file in damaged:
         await anyio.to_thread.run_sync(discard_finished, wheels[file.filename])
     raise HashMismatch(
-        f"{', '.join(file.filename for file in damaged)} changed on disk since it was fetched.",
-        hint="Run the command again: it is fetched anew. If that repeats, the disk is failing.",
+        f"{', '.join(file.filename for file in damaged)} changed on disk after its download.",
+        hint="Run the command again: it is downloaded again. If that repeats, the disk is failing.",
         log=failure.log,
     ) from failure
 
 
 def _check_needs(venv: Path, markers: Mapping[str, str]) -> None:
-    """What the wheels themselves need of each other, in case an index told something else."""
+    """What the wheels themselves need of each other, in case an index listed something else."""
     unmet = list(unmet_needs(find_packages(map(str, site_packages_of(venv))), markers=markers))
     if unmet:
         raise EnvironmentBroken(
             f"The installed packages don't fit each other: {'; '.join(unmet[:_NAMED_AT_MOST])}.",
-            hint="The index tells other requirements than its wheels: try another mirror.",
+            hint="The index lists other requirements than its wheels: try another mirror.",
         )
 
 
 async def _watch(cache: Path, total: int, progress: _Progress) -> None:
-    """Tell how many packages are unpacked; uv itself tells nothing where there is no terminal.
+    """Report how many packages are unpacked; uv itself reports nothing without a terminal.
 
     uv unpacks each wheel into a folder of its own in its cache. Where a later uv keeps them elsewhere,
-    nothing is told until the end.
+    nothing is reported until the end.
     """
-    told = 0
+    reported = 0
     while True:
         await anyio.sleep(_LOOK_SECONDS)
-        found = min(total, await anyio.to_thread.run_sync(_unpacked, cache))
-        if found > told:
-            progress(found, total, "packages")
-            told = found
+        unpacked = min(total, await anyio.to_thread.run_sync(_unpacked, cache))
+        if unpacked > reported:
+            progress(unpacked, total, "packages")
+            reported = unpacked
 
 
 def _unpacked(cache: Path) -> int:

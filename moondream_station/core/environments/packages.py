@@ -44,7 +44,7 @@ class Package:
         What was installed without a wheel has no RECORD, and is taken for whole.
         """
         if self.is_doubled:
-            return (f"{self.name} is there in several versions",)
+            return (f"{self.name} is installed in several versions",)
         return damage_of(self.metadata) if self.metadata.suffix == _WHEEL else ()
 
     @cached_property
@@ -52,13 +52,13 @@ class Package:
         """What it needs, with markers and extras as its metadata say."""
         if not _headers_of(self.metadata):
             return ()  # damaged, which counts by itself
-        found = []
+        requirements = []
         for text in PathDistribution(self.metadata).requires or ():
             try:
-                found.append(Requirement(text))
+                requirements.append(Requirement(text))
             except InvalidRequirement:
                 continue  # of old packages; pip passes over them too
-        return tuple(found)
+        return tuple(requirements)
 
     @cached_property
     def python(self) -> SpecifierSet:
@@ -80,20 +80,22 @@ class Package:
     @cached_property
     def wheel(self) -> str | None:
         """The name of the wheel that it was installed from, None where that is not known."""
-        told = PathDistribution(self.metadata).read_text("WHEEL") or ""
-        tags = [line.removeprefix("Tag:").strip() for line in told.splitlines() if line.startswith("Tag:")]
+        text = PathDistribution(self.metadata).read_text("WHEEL") or ""
+        tags = [
+            line.removeprefix("Tag:").strip() for line in text.splitlines() if line.startswith("Tag:")
+        ]
         return f"{self.name.replace('-', '_')}-{self.version}-{tags[0]}.whl" if tags else None
 
 
 def find_packages(paths: Iterable[str]) -> dict[str, Package]:
     """Every package on an interpreter's path, by normalized name; the first one of a name counts."""
-    found: dict[str, Package] = {}
+    packages: dict[str, Package] = {}
     for path in paths:
         for package in _packages_in(Path(path)):
-            known = found.setdefault(package.name, package)
+            known = packages.setdefault(package.name, package)
             if known.metadata.parent == package.metadata.parent and known.metadata != package.metadata:
-                found[package.name] = replace(known, is_doubled=True)
-    return found
+                packages[package.name] = replace(known, is_doubled=True)
+    return packages
 
 
 def unmet_needs(packages: Mapping[str, Package], *, markers: Mapping[str, str]) -> Iterator[str]:
@@ -103,11 +105,11 @@ def unmet_needs(packages: Mapping[str, Package], *, markers: Mapping[str, str]) 
         if not package.python.contains(markers["python_full_version"], prereleases=True):
             yield f"{who} is for Python {package.python}"
         for need in package.needs(markers):
-            found = packages.get(canonicalize_name(need.name))
-            if found is None:
+            installed = packages.get(canonicalize_name(need.name))
+            if installed is None:
                 yield f"{who} needs {need.name}{need.specifier}, which is missing"
-            elif not need.specifier.contains(found.version, prereleases=True):
-                yield f"{who} needs {need.name}{need.specifier}, which {found.version} is not"
+            elif not need.specifier.contains(installed.version, prereleases=True):
+                yield f"{who} needs {need.name}{need.specifier}, which {installed.version} is not"
 
 
 def _packages_in(folder: Path) -> Iterator[Package]:
@@ -125,8 +127,8 @@ def _name_and_version(metadata: Path, suffix: str) -> tuple[str, str]:
     name, separator, version = metadata.name.removesuffix(suffix).partition("-")
     if suffix == _WHEEL and separator:
         return name, version
-    told = _headers_of(metadata)
-    return told.get("Name", name), told.get("Version", version.partition("-")[0])
+    headers = _headers_of(metadata)
+    return headers.get("Name", name), headers.get("Version", version.partition("-")[0])
 
 
 def _headers_of(metadata: Path) -> dict[str, str]:

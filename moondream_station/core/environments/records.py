@@ -76,17 +76,17 @@ def _dist_infos(venv: Path) -> Iterator[Path]:
 
 
 def _package_problems(folders: list[Path], packages: Mapping[str, str]) -> Iterator[str]:
-    wanted = {(canonicalize_name(name), Version(version)) for name, version in packages.items()}
-    found = set()
+    expected = {(canonicalize_name(name), Version(version)) for name, version in packages.items()}
+    installed = set()
     for folder in folders:
         name, _, version = folder.name.removesuffix(".dist-info").rpartition("-")
         try:
-            found.add((canonicalize_name(name), Version(version)))
+            installed.add((canonicalize_name(name), Version(version)))
         except InvalidVersion:
             yield f"{folder.name} names no version"
-    for name, parsed in sorted(wanted - found):
+    for name, parsed in sorted(expected - installed):
         yield f"{name} {parsed} is missing"
-    for name, parsed in sorted(found - wanted):
+    for name, parsed in sorted(installed - expected):
         yield f"{name} {parsed} is not in the lock"
 
 
@@ -117,9 +117,9 @@ def _file_problems(venv: Path | None, site_packages: Path, rows: list[list[str]]
                 yield f"{path} lies outside"
                 continue
         try:
-            found = os.stat(full)  # noqa: PTH116  as above
+            status = os.stat(full)  # noqa: PTH116  as above
         except OSError:
             yield f"{path} is missing"
             continue
-        if not stat.S_ISREG(found.st_mode) or (size and str(found.st_size) != size):
-            yield f"{path} has {found.st_size} bytes instead of {size}"
+        if not stat.S_ISREG(status.st_mode) or (size and str(status.st_size) != size):
+            yield f"{path} has {status.st_size} bytes instead of {size}"

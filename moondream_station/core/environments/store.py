@@ -111,7 +111,7 @@ class CommitRecord:
         python_version: Its version ("3.11.7").
         packages: Version by normalized name.
         file_count: How many files the RECORDs name.
-        verification: What torch itself said, None where nothing was verified.
+        verification: What torch itself reported, None where nothing was verified.
         created_at: When it was committed, aware, UTC; for people: nothing is decided by it but an order.
         code: The place of its backend's code below the home's `backends`; None in the record of a station
             that had one place for a version.
@@ -254,12 +254,12 @@ async def is_whole(committed: Committed) -> bool:
 
 def committed_environments(home: Home) -> Iterator[Committed]:
     """Every committed environment, the newest first."""
-    found = []
+    environments = []
     for place in _places(home):
         record = load_commit(place)
         if record is not None:
-            found.append(Committed(place=place, record=record))
-    yield from sorted(found, key=lambda committed: committed.record.created_at, reverse=True)
+            environments.append(Committed(place=place, record=record))
+    yield from sorted(environments, key=lambda committed: committed.record.created_at, reverse=True)
 
 
 async def find_reusable(
@@ -269,8 +269,8 @@ async def find_reusable(
 
     `present` names the one that the model has; it goes before newer ones: it may have been gone back to.
     """
-    found = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
-    for committed in sorted(found, key=lambda committed: committed.place.name != present):
+    environments = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
+    for committed in sorted(environments, key=lambda committed: committed.place.name != present):
         record = committed.record
         if (record.request_key, record.code_place) == (request_key, code) and await is_whole(committed):
             return committed
@@ -281,7 +281,7 @@ async def sweep(home: Home) -> tuple[str, ...]:
     """Remove what an earlier activation left half done. Only for the holder of `activation.lock`.
 
     Never removed are a committed place and one that `active.json` names. Partial downloads stay: the next
-    activation goes on from them.
+    activation resumes them.
 
     Returns:
         What was removed, by path below the home.

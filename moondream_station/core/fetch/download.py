@@ -1,4 +1,4 @@
-"""The wheels of a lock, downloaded: several at once, resumed after any interruption, told in true bytes."""
+"""The wheels of a lock, downloaded: several at once, resumed after any interruption."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def fetch(
         publish: Takes the facts; every file has a first and a last one.
         patience: How long to wait for servers.
         unpacked_factor: What the wheels unpack to, as a multiple of their size, for the check of space.
-        arrivals: Told what is here and what is on its way, for whoever reads the wheels meanwhile. To make
+        arrivals: Learns what is here and what is on its way, for whoever reads the wheels meanwhile. To make
             them durable and to note them (`settle`) is then left to that reader, beside what comes next.
 
     Raises:
@@ -107,7 +107,7 @@ async def fetch_unhashed(
     publish: Callable[[DownloadProgressed], object],
     patience: Patience = FILE_PATIENCE,
 ) -> tuple[Path, str]:
-    """Bring one file into the home's downloads of which nobody said the hash: where it is, and its sha256.
+    """Bring one file into the home's downloads whose hash is unknown: where it is, and its sha256.
 
     Raises:
         StationError: As `fetch`.
@@ -126,7 +126,7 @@ async def fetch_unhashed(
         check_space([Need(home.downloads, max(0, (file.size_bytes or 0) - received))])
         ledger.open([(file.filename, file.size_bytes, received)])
         ledger.report(file.filename)
-        await accompanied(fetch_it, ledger.keep_telling)
+        await accompanied(fetch_it, ledger.keep_reporting)
         path, sha256 = fetched
         await anyio.to_thread.run_sync(settle, [path])
     return path, sha256
@@ -161,7 +161,7 @@ async def _fetch_all(
     # The largest first: it decides how long all take.
     largest_first = sorted(files, key=lambda file: file.size_bytes or 0, reverse=True)
     fetching = partial(together, *(partial(fetch_one, file) for file in largest_first))
-    await accompanied(fetching, ledger.keep_telling)
+    await accompanied(fetching, ledger.keep_reporting)
     return fetched
 
 

@@ -50,8 +50,8 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
             return Transport(verify=context, proxy=route.proxy, limits=limits)
         except (ValueError, httpx2.InvalidURL) as error:
             raise SettingsInvalid(
-                f"The proxy {redact_url(route.proxy or '')} can't be used: {error}",
-                hint="Give it as http://HOST:PORT, in pip's `proxy`, HTTPS_PROXY or HTTP_PROXY.",
+                f"The proxy {redact_url(route.proxy or '')} is not valid: {error}",
+                hint="Write it as http://HOST:PORT, in pip's `proxy`, HTTPS_PROXY or HTTP_PROXY.",
             ) from error
 
     routes = _routes(config)
@@ -111,8 +111,8 @@ def _check_proxies(config: PackagingConfig) -> None:
     for url in config.proxies.values():
         if urlsplit(url).scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
             raise SettingsInvalid(
-                f"The proxy {redact_url(url)} speaks SOCKS, for which a package is missing.",
-                hint="Install `socksio` beside Moondream Station, or name an HTTP proxy.",
+                f"The proxy {redact_url(url)} needs the package `socksio` for SOCKS.",
+                hint="Install `socksio` into Moondream Station's environment, or use an HTTP proxy.",
             )
 
 

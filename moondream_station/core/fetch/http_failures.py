@@ -15,7 +15,7 @@ from moondream_station.core.facts.redact import redact_text, redact_url
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 _BY_TYPE: tuple[tuple[type[Exception], str], ...] = (
-    (httpx2.ProxyError, "the proxy does not help ({text})"),
+    (httpx2.ProxyError, "the proxy failed ({text})"),
     (httpx2.ConnectTimeout, "it does not answer (no connection in time)"),
     (httpx2.TimeoutException, "it does not answer in time"),
     (TimeoutError, "it does not answer in time"),
@@ -105,7 +105,7 @@ def _explain_cause(cause: BaseException) -> str | None:
         case ConnectionRefusedError():
             words = "the connection is refused"
         case OSError() if cause.errno in _UNREACHABLE:
-            words = "there is no way to it (network unreachable)"
+            words = "the network is unreachable"
         case _:
             return None
     return words

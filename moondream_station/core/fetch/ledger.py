@@ -1,4 +1,4 @@
-"""The account of a download: bytes that are here, bytes that came over the line, how fast, how long still."""
+"""The account of a download: bytes that are here, bytes transferred, speed, remaining time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REPORT_SECONDS = 0.25
 """At most four reports a second for a file."""
 
 _SILENCE_SECONDS = 1.0
-"""When nothing came for so long, that is told: the speed falls, and the remaining time grows."""
+"""When nothing came for so long, that is reported: the speed falls, and the remaining time grows."""
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class _Entry:
     received_bytes: int
     transferred_bytes: int = 0
     reported_at: float = -math.inf
-    is_told: bool = True
+    is_reported: bool = True
 
 
 class Rate:
@@ -66,7 +66,7 @@ class Rate:
 
 
 class Ledger:
-    """What has become of each file of a download; makes the facts that tell of it.
+    """What has become of each file of a download; makes the facts about it.
 
     Every file has a first and a last fact; between them they come at most four times a second, and while
     nothing arrives, once a second for as long as the speed still falls.
@@ -78,7 +78,7 @@ class Ledger:
         self._entries: dict[str, _Entry] = {}
         self._rate = Rate(clock)
         self._latest: str | None = None
-        self._tells_rate = False
+        self._reports_rate = False
 
     def open(self, files: Iterable[tuple[str, int | None, int]]) -> None:
         """Enter every file before the first byte: its name, its size if known, and how much of it is here."""
@@ -86,12 +86,12 @@ class Ledger:
             self._entries[name] = _Entry(total_bytes, received_bytes, received_bytes)
 
     def report(self, file: str) -> None:
-        """Tell how a file stands, now."""
+        """Publish how far a file is, now."""
         entry = self._entries[file]
         entry.reported_at = self._clock()
-        entry.is_told = True
+        entry.is_reported = True
         rate = self._rate.bytes_per_second
-        self._tells_rate = rate is not None
+        self._reports_rate = rate is not None
         received, total = self.received_bytes, self.total_bytes
         eta = (total - received) / rate if rate and total is not None else None
         self._publish(
@@ -114,34 +114,34 @@ class Ledger:
         self._entries[file].total_bytes = total_bytes
 
     def transferred(self, file: str, size_bytes: int, *, received_bytes: int) -> None:
-        """Note bytes that came over the line, and how much of the file is here now; tell it if it is time."""
+        """Note transferred bytes, and how much of the file is here now; report it if it is time."""
         entry = self._entries[file]
         entry.transferred_bytes += size_bytes
         entry.received_bytes = received_bytes
-        entry.is_told = False
+        entry.is_reported = False
         self._latest = file
         self._rate.add(size_bytes)
         if self._clock() - entry.reported_at >= _REPORT_SECONDS:
             self.report(file)
 
-    async def keep_telling(self) -> None:
+    async def keep_reporting(self) -> None:
         """Catch up again and again, until cancelled."""
         while True:
             await anyio.sleep(_REPORT_SECONDS)
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Tell what no further piece has brought up: the last bytes before a silence, and the silence."""
+        """Report what no further piece has brought up: the last bytes before a silence, and the silence."""
         now = self._clock()
         self._rate.add(0)
         for file, entry in self._entries.items():
             age = now - entry.reported_at
-            is_silent = self._tells_rate and file == self._latest and age >= _SILENCE_SECONDS
-            if is_silent or (not entry.is_told and age >= _REPORT_SECONDS):
+            is_silent = self._reports_rate and file == self._latest and age >= _SILENCE_SECONDS
+            if is_silent or (not entry.is_reported and age >= _REPORT_SECONDS):
                 self.report(file)
 
     def restarted(self, file: str) -> None:
-        """Note that nothing of a file is here any more: what was resumed could not be used. Told at once."""
+        """Note that nothing of a file is here any more (what was resumed was wrong), and report it at once."""
         entry = self._entries[file]
         entry.received_bytes = 0
         entry.resumed_from = 0

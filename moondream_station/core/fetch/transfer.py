@@ -66,7 +66,7 @@ class Transfer:
         client: For `http` and `https`.
         ledger: Where the bytes are entered; it knows the file already.
         patience: How long to wait.
-        arrival: Told what is on disk, for whoever reads the file while it arrives; None where nobody does.
+        arrival: Learns what is on disk, for whoever reads the file while it arrives; None where nobody does.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class Transfer:
             raise AttemptFailed(f"the server sent nothing for {seconds:g} seconds")
 
     def _check_length(self, received: int) -> None:
-        """A server that tells no length could send for ever."""
+        """A server that announces no length could send for ever."""
         if self._file.size_bytes is not None and received > self._file.size_bytes:
             raise WrongFile(f"it is longer than {self._file.size_bytes} bytes")
 

@@ -1,7 +1,7 @@
 """Wheels that are handed out while they arrive, so that they are unpacked meanwhile.
 
 uv unpacks what it fetches while it fetches it, and on most lines that takes longer than fetching. The station
-fetches by itself (resumed, hashed, told in true bytes), so uv fetches from the station: over loopback, from a
+fetches by itself (resumed, hashed, in true bytes), so uv fetches from the station: over loopback, from a
 server that sends of each wheel what has reached the disk, and waits for the rest.
 """
 
@@ -48,7 +48,7 @@ class Arrival:
         self._tell()
 
     def spoil(self) -> None:
-        """What was handed out of it is worth nothing: it begins anew."""
+        """What was handed out of it is worth nothing: it starts again."""
         self.is_spoilt = True
         self._tell()
 
@@ -80,14 +80,14 @@ class Arrivals:
         self._known = anyio.Event()
 
     def expect(self, finished: Mapping[str, Path], arrivals: Mapping[str, Arrival]) -> None:
-        """Tell what is here and what is to come, by file name; only the first time counts."""
+        """Note what is here and what is to come, by file name; only the first time counts."""
         if not self._known.is_set():
             self.finished = finished
             self._arrivals = dict(arrivals)
             self._known.set()
 
     async def known(self) -> None:
-        """Wait until that was told."""
+        """Wait until that is known."""
         await self._known.wait()
 
     def of(self, filename: str) -> Arrival | None:
@@ -148,8 +148,10 @@ async def _send(arrival: Arrival, stream: SocketStream) -> bool:
         file = await anyio.to_thread.run_sync(arrival.open)
         with file:
             while offset < arrival.size_bytes:
-                here = await arrival.beyond(offset)
-                piece = await anyio.to_thread.run_sync(_read, file, offset, min(here - offset, _PIECE_BYTES))
+                available = await arrival.beyond(offset)
+                piece = await anyio.to_thread.run_sync(
+                    _read, file, offset, min(available - offset, _PIECE_BYTES)
+                )
                 if not piece:
                     return False
                 await stream.send(piece)

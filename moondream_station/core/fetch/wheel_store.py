@@ -1,4 +1,4 @@
-"""Wheels that are here whole, and known again without reading them while nobody touched them."""
+"""Wheels that are downloaded, and known again without reading them while nobody touched them."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def _is_as_noted(path: Path) -> bool:
 
 
 def _identity(path: Path) -> dict[str, int]:
-    found = path.stat()
-    return {"inode": found.st_ino, "size_bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+    status = path.stat()
+    return {"inode": status.st_ino, "size_bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
 async def sha256_of(path: Path) -> str | None:

@@ -14,13 +14,13 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from moondream_station.core.facts.redact import without_credentials
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
-"""What to ask an index for: JSON where it has it, because only that tells sizes."""
+"""What to ask an index for: JSON where it has it, because only that has sizes."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ListingInvalid(ValueError):
-    """A page that is no listing."""
+    """A page that is not a listing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class ListedFile:
         requires_python: The specifier, None where the page says none.
         size_bytes: Its size, None where the page says none; HTML never does.
         yanked: Whether it was withdrawn.
-        has_metadata: Whether its METADATA file can be had beside it (PEP 658).
+        has_metadata: Whether its METADATA file is available beside it (PEP 658).
     """
 
     filename: str
@@ -71,9 +71,9 @@ def _parse_json(content: bytes, url: str) -> tuple[ListedFile, ...]:
         version = str(page["meta"]["api-version"])
         entries = [entry for entry in page["files"] if isinstance(entry, dict)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ListingInvalid("the page is no listing as PEP 691 describes it") from error
+        raise ListingInvalid("the page is not a listing as PEP 691 describes it") from error
     if not version.startswith("1."):
-        raise ListingInvalid(f"the page is a listing of version {version}, only 1.x is known")
+        raise ListingInvalid(f"the page is a listing of version {version}, only 1.x is supported")
     files = (_from_json(entry, url) for entry in entries)
     return tuple(file for file in files if file is not None)
 

@@ -1,4 +1,4 @@
-"""Which wheels of torch can be had now: on PyTorch's index, in find-links and on the user's own indexes."""
+"""Which wheels of torch are available: on PyTorch's index, in find-links, on the user's own indexes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEADLINE_SECONDS = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedOffers:
-    """What can be had, and where it was looked for.
+    """What is available, and where it was looked for.
 
     Args:
         offers: Real wheels: the index's first, then those of find-links, then the user's own indexes'.
@@ -74,14 +74,14 @@ async def collect_offers(
     index = TorchIndexPages(torch_index.rstrip("/"), request, pages)
     mirrors = [url for url in config.index_urls if is_torch_index(url, torch_index)]
     own = [url for url in config.index_urls if url not in mirrors]
-    found: dict[int, Found] = {}
+    by_place: dict[int, Found] = {}
 
     async def keep(place: int, page_url: str, source: Source, url: str) -> None:
-        found[place] = found_on(await pages.get(page_url, source), url, source, catalog)
+        by_place[place] = found_on(await pages.get(page_url, source), url, source, catalog)
 
     async with anyio.create_task_group() as tasks:
         if config.no_index and torch_index.rstrip("/") == catalog.index.rstrip("/"):
-            found[0] = Found(reports=[_switched_off(torch_index)])
+            by_place[0] = Found(reports=[_switched_off(torch_index)])
         else:
             tasks.start_soon(index.collect)
         places: list[tuple[str, Source, str]] = [
@@ -91,16 +91,16 @@ async def collect_offers(
         ]
         for place, (page_url, source, url) in enumerate(places, start=1):
             tasks.start_soon(keep, place, page_url, source, url)
-    found.setdefault(0, index.found())
-    ordered = [found[place] for place in sorted(found)]
+    by_place.setdefault(0, index.found())
+    ordered = [by_place[place] for place in sorted(by_place)]
     return CollectedOffers(
-        offers=_without_repetitions(offer for one in ordered for offer in one.offers),
-        tried=tuple(report for one in ordered for report in one.reports),
+        offers=_without_repetitions(offer for found in ordered for offer in found.offers),
+        tried=tuple(report for found in ordered for report in found.reports),
     )
 
 
 def _switched_off(torch_index: str) -> SourceReport:
-    detail = "it is not asked, because no-index is set"
+    detail = "not asked, because no-index is set"
     return SourceReport(source="index", url_redacted=redact_url(torch_index), outcome="absent", detail=detail)
 
 

@@ -14,6 +14,7 @@ import anyio.to_thread
 
 from moondream_station.core.facts.redact import redact_url, without_credentials
 from moondream_station.core.facts.selection import Source
+from moondream_station.core.fetch.retry import CREDENTIALS_REFUSED, AttemptFailed, read_bounded
 from moondream_station.core.index.listing import ACCEPT, ListedFile, ListingInvalid, parse_listing
 from moondream_station.core.index.listing_cache import CachedListing, ListingCache
 from moondream_station.core.packaging.file_urls import local_path
@@ -27,7 +28,6 @@ PAGE_SECONDS = 5.0
 _CONNECT_SECONDS = 3.0
 """Shorter, so that a server that nobody reaches is given up while there is time for others."""
 
-_MAX_PAGE_BYTES = 64 << 20
 _ABSENT = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 
 
@@ -57,7 +57,7 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A listing, if it could be had, and what became of it.
+    """A listing, where it is available, and what became of it.
 
     Args:
         files: What it lists; empty unless the outcome is "ok".
@@ -111,16 +111,16 @@ class PageSource:
         )
 
         async with self._slots.setdefault(urlsplit(url).netloc, anyio.Semaphore(self._connections)):
-            left = self._deadline - anyio.current_time()
-            if left <= 0:
-                return _failed(url, source, "there was no time left to ask")
+            remaining_seconds = self._deadline - anyio.current_time()
+            if remaining_seconds <= 0:
+                return _failed(url, source, "there was no time to ask it")
             try:
-                with anyio.fail_after(min(PAGE_SECONDS, left)):
+                with anyio.fail_after(min(PAGE_SECONDS, remaining_seconds)):
                     return await self._fetch(url, source, known)
             except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
                 page = _failed(url, source, explain_failure(error))
                 return Page(files=(), report=page.report, is_server_dead=is_unreachable(error))
-            except ListingInvalid as error:
+            except (AttemptFailed, ListingInvalid) as error:
                 return _failed(url, source, str(error))
 
     async def _fetch(self, url: str, source: Source, known: CachedListing | None) -> Page:
@@ -138,7 +138,7 @@ class PageSource:
                 return _absent(url, source, f"it has no such page (status {response.status_code})")
             if response.status_code != HTTPStatus.OK:
                 return _failed(url, source, _status_in_words(response))
-            content = await _read_bounded(response)
+            content = await read_bounded(response)
             content_type = response.headers.get("Content-Type", "")
             final = without_credentials(str(response.url))
             etag = response.headers.get("ETag")
@@ -155,21 +155,12 @@ async def _in_thread(function: Callable[[], tuple[ListedFile, ...]]) -> tuple[Li
     return await anyio.to_thread.run_sync(function)
 
 
-async def _read_bounded(response: httpx2.Response) -> bytes:
-    content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > _MAX_PAGE_BYTES:
-            raise ListingInvalid(f"the page is larger than {_MAX_PAGE_BYTES >> 20} MiB")
-    return bytes(content)
-
-
 def _status_in_words(response: httpx2.Response) -> str:
     status = response.status_code
     if status == HTTPStatus.UNAUTHORIZED:
-        return "it wants a name and a password, or others than it got (status 401)"
+        return f"it {CREDENTIALS_REFUSED} (status 401)"
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return "the proxy wants a name and a password (status 407)"
+        return "the proxy requires credentials (status 407)"
     return f"it answers {status} {response.reason_phrase}".rstrip()
 
 

@@ -150,7 +150,7 @@ def found_on(page: Page, url: str, source: Source, catalog: Catalog) -> Found:
     offers = [offer for file in page.files if (offer := _offer(file, source, url, catalog)) is not None]
     report = page.report
     if report.outcome == "ok" and not offers:
-        report = replace(report, outcome="absent", detail="it lists no wheel of torch that is known here")
+        report = replace(report, outcome="absent", detail="it lists no known wheel of torch")
     elif report.outcome == "ok":
         wheels = "1 wheel" if len(offers) == 1 else f"{len(offers)} wheels"
         note = report.detail.partition("; ")[2]

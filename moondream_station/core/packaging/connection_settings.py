@@ -30,20 +30,20 @@ def proxies(
     environ: Mapping[str, str], pip: Mapping[str, str], uv: Iterable[UvSettings]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Pip's proxy for everything; else by scheme what variables say, then uv's files, then the system."""
-    said: dict[str, str] = {}
+    proxy_of: dict[str, str] = {}
     for scheme in ("http", "https", "no"):
         names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
         fallback = () if scheme == "no" else ("all_proxy", "ALL_PROXY")
         value = first(*(environ.get(name) for name in (*names, *fallback)))
         value = value or first(*(dict(settings.proxies).get(scheme) for settings in uv))
         if value:
-            said[scheme] = value
-    if not said:
-        said = _system_proxies()
-    no_proxy = tuple(host.strip() for host in said.pop("no", "").split(",") if host.strip())
+            proxy_of[scheme] = value
+    if not proxy_of:
+        proxy_of = _system_proxies()
+    no_proxy = tuple(host.strip() for host in proxy_of.pop("no", "").split(",") if host.strip())
     if pip.get("proxy"):
-        said = dict.fromkeys(("http", "https"), pip["proxy"])
-    by_scheme = {name: _with_scheme(url) for name, url in said.items() if name in {"http", "https"}}
+        proxy_of = dict.fromkeys(("http", "https"), pip["proxy"])
+    by_scheme = {name: _with_scheme(url) for name, url in proxy_of.items() if name in {"http", "https"}}
     return by_scheme, no_proxy
 
 

@@ -201,7 +201,7 @@ def _constraint_files(pip: Mapping[str, str], cwd: Path, home: Path, notes: list
     for text in pip.get("constraint", "").split():
         path = local_path(text) if "://" in text else absolute(text, cwd, home)
         if path is None:
-            notes.append(f"The constraints at {redact_url(text)} are not applied: only files are.")
+            notes.append(f"The constraints at {redact_url(text)} are ignored: only files are supported.")
         else:
             paths.append(path)
     return tuple(paths)

@@ -98,7 +98,7 @@ class Family:
     def widen(self) -> bool:
         """Let the resolver choose among all torches that may be taken; False where there is no other one.
 
-        Nor where the index tells so little that whole wheels would have to be fetched to look at them.
+        Nor where the index has so little metadata that whole wheels would have to be fetched to look at them.
         """
         others, self._others = self._others, ()
         if self._offer is None or not others or "torch" in self._on_disk:
@@ -139,19 +139,19 @@ class Family:
 
     def credentials(self, torch_index: str) -> dict[str, str]:
         """The variables that tell uv the credentials of the family's index, where its base URL holds them."""
-        found = credentials_in(torch_index)
+        credentials = credentials_in(torch_index)
         base = without_credentials(torch_index).rstrip("/")
-        if found is None or self._url is None or not f"{self._url}/".startswith(f"{base}/"):
+        if credentials is None or self._url is None or not f"{self._url}/".startswith(f"{base}/"):
             return {}
         prefix = f"UV_INDEX_{TORCH_INDEX.upper().replace('-', '_')}"
-        return {f"{prefix}_USERNAME": found.username, f"{prefix}_PASSWORD": found.password}
+        return {f"{prefix}_USERNAME": credentials.username, f"{prefix}_PASSWORD": credentials.password}
 
     async def pin(self, names: Iterable[str]) -> bool:
         """Pin those of the names that the index has and that are not pinned yet; whether there are any."""
-        wanted = {name for name in names if name in FAMILY and name != "torch"} - self._pinned
-        if self._names is None or not wanted:
+        unpinned = {name for name in names if name in FAMILY and name != "torch"} - self._pinned
+        if self._names is None or not unpinned:
             return False
-        present = await self._names.present(wanted)
+        present = await self._names.present(unpinned)
         self._pinned |= present
         return bool(present)
 
@@ -192,8 +192,8 @@ class Family:
 
     def strangers(self, lock: Lock) -> tuple[LockedFile, ...]:
         """What of the family would come from elsewhere, or is of another build, torch first."""
-        found = [file for file in lock.files if file.name in FAMILY and self._is_stranger(file)]
-        return tuple(sorted(found, key=lambda file: file.name != "torch"))
+        strangers = [file for file in lock.files if file.name in FAMILY and self._is_stranger(file)]
+        return tuple(sorted(strangers, key=lambda file: file.name != "torch"))
 
     def with_origins(self, lock: Lock) -> Lock:
         """The lock with the real places of the wheels that were offered from disk."""

@@ -91,7 +91,7 @@ async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -
         environ: The user's variables; the interpreter that is asked gets those that children may have.
 
     Raises:
-        PythonUnsuitable: There is no such interpreter, it is none, or it is too old.
+        PythonUnsuitable: There is no such interpreter, it is not one, or it is too old.
     """
     if python is None:
         return own_interpreter()
@@ -122,7 +122,7 @@ async def _ask(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         seen = "did not answer in time" if completed.timed_out else f"exited with {completed.returncode}"
         raise PythonUnsuitable(
-            f"{path} is no Python interpreter: it {seen} when asked for its version.",
+            f"{path} is not a Python interpreter: it {seen} when asked for its version.",
             hint=f"Name an interpreter of Python {_dotted(OLDEST_PYTHON)} or newer.",
             log=completed.stderr.decode(errors="replace"),
         ) from error

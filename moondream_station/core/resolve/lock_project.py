@@ -100,12 +100,12 @@ class LockProject:
 
 def required_by(uv_lock: str, name: str) -> tuple[str, ...]:
     """The packages that ask for a package, as uv's own lock of the project tells; the project is left out."""
-    found = []
+    requirers = []
     for package in tomllib.loads(uv_lock).get("package", ()):
         asked = {dependency["name"] for dependency in package.get("dependencies", ())}
         if name in asked and package["name"] != PROJECT:
-            found.append(package["name"])
-    return tuple(sorted(found))
+            requirers.append(package["name"])
+    return tuple(sorted(requirers))
 
 
 def _index_tables(indexes: Iterable[FamilyIndex]) -> list[str]:

@@ -125,7 +125,7 @@ def _version_in(filename: str) -> str:
 
 def _checked_filename(filename: str) -> str:
     if "/" in filename or "\\" in filename:
-        raise PylockValidationError(f"{filename!r} is no file name")
+        raise PylockValidationError(f"{filename!r} is not a file name")
     return filename
 
 

@@ -79,11 +79,11 @@ async def resolve_lock(
         bounds: Further constraints, on any package: what is installed already, for one.
 
     Returns:
-        The lock; `tool_output` is everything uv said.
+        The lock; `tool_output` is all of uv's output.
 
     Raises:
         ResolutionConflict: The requirements contradict each other or the build, or there is no wheel.
-        IndexUnreachable: An index does not answer, or wants credentials.
+        IndexUnreachable: An index does not answer, or requires credentials.
         HashMismatch: A wheel is none of those that the requirements' hashes name.
         SettingsInvalid: A constraint file of the user's can't be used.
         ProgramMissing: uv is missing or too old.
@@ -163,7 +163,7 @@ async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
     """Whether a failure shows what to do better in the next turn."""
     if wheel_to_fetch(failure) is None:
         return resolver.build_mentioned(failure) or await family.pin_mentioned(failure)
-    # An ordinary package of an index that tells too little: let uv fetch such wheels itself, as pip would.
+    # An ordinary package of an index with too little metadata: let uv fetch such wheels itself, as pip would.
     was_strict, resolver.is_strict = resolver.is_strict, False
     return was_strict
 
@@ -192,7 +192,7 @@ class _Resolver:
 
     @property
     def log(self) -> str:
-        """Everything uv said so far."""
+        """All of uv's output so far."""
         return output_of(*self._runs)
 
     def build_mentioned(self, failure: str) -> bool:

@@ -15,9 +15,10 @@ from moondream_station.core.facts.errors import (
     StationError,
 )
 from moondream_station.core.facts.redact import redact_text, redact_url
+from moondream_station.core.fetch.retry import CREDENTIALS_REFUSED
 from moondream_station.core.resolve.lock_project import FAMILY_GROUP, PROJECT
 
-_LOOK = "`moondream-station logs` shows everything that uv said; run the command again."
+_LOOK = "`moondream-station logs` shows all of uv's output; run the command again."
 _SENTENCE_CHARACTERS = 700
 _NO_RANGES = re.compile(r"range requests are required, but not supported for: (\S+)")
 _NO_HASH = re.compile(r"Failed to download `([^`]+)` to compute missing hashes")
@@ -40,7 +41,7 @@ def wheel_to_fetch(stderr: str) -> str | None:
 
 
 def is_conflict(stderr: str) -> bool:
-    """Whether uv says that no versions go together, rather than that something can't be had."""
+    """Whether uv says that no versions go together, rather than that something is not available."""
     return "No solution found" in stderr
 
 
@@ -49,11 +50,11 @@ def lock_failure(stderr: str, *, log: str) -> StationError:
     text = redact_text(stderr)
     if unauthorized := _UNAUTHORIZED.search(text):
         return IndexUnreachable(
-            f"The index {unauthorized[1]} wants credentials, or others than it got.",
+            f"The index {unauthorized[1]} {CREDENTIALS_REFUSED}.",
             hint="Put them into its URL, into netrc, or into uv's own variables.",
             log=log,
         )
-    if (failure := _of_the_disk(text, "There is no space left for the resolver's cache.", log)) is not None:
+    if (failure := _of_the_disk(text, "There is no space for the resolver's cache.", log)) is not None:
         return failure
     if unbuilt := _UNBUILT.search(text):
         return build_failure(unbuilt[1], text, log=log)
@@ -69,10 +70,10 @@ def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
     lines = [
         line.strip() for line in redact_text(stderr).partition("\nhint:")[0].splitlines() if line.strip()
     ]
-    said = lines[-1][:_SENTENCE_CHARACTERS] if lines else "nothing was said"
+    cause = lines[-1][:_SENTENCE_CHARACTERS] if lines else "no output"
     return BuildFailed(
-        f"{package} can't be built from source: {said}",
-        hint="Install what its building needs (a compiler, headers), or ask for a version that has a wheel.",
+        f"{package} can't be built from source: {cause}",
+        hint="Install what its build needs (a compiler, headers), or ask for a version that has a wheel.",
         log=log,
     )
 
@@ -124,7 +125,7 @@ def _hint(text: str) -> str | None:
     hint = text.partition("\nhint:")[2].strip().partition("\n")[0]
     if "building from source is disabled" in hint:
         return (
-            "There is no wheel that fits. Another version or Python (--python) may have one; a manifest may"
+            "No wheel fits. Another version or Python (--python) may have one; a manifest may"
             " also allow a package to be built from source, by its name in `allow.builds`."
         )
     return hint or None
@@ -133,4 +134,4 @@ def _hint(text: str) -> str | None:
 def _last_cause(text: str) -> str:
     causes = _CAUSE.findall(text)
     words = str(causes[-1]).strip() if causes else " ".join(text.split())[-_SENTENCE_CHARACTERS:]
-    return words or "it said nothing"
+    return words or "no output"

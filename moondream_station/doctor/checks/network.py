@@ -33,7 +33,7 @@ _REMEDIES = (
     ("403", "The server refuses: check that the address is an index's, and that you may read it."),
     ("in time", "The server is slow or out of reach: retry, raise pip's `timeout`, or set a mirror."),
     ("refused", "Nothing listens there: check the address and its port."),
-    ("no way to it", "This computer has no network, or none that leads there."),
+    ("the network is unreachable", "This computer has no network, or none that leads there."),
     ("no such page", "Check the address: the index, or its mirror, has no page for torch."),
 )
 _OTHERWISE = "Check the address and the connection."

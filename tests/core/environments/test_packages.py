@@ -86,7 +86,7 @@ def test_bytecode_that_a_record_names_is_nobody_s_business(folder: Path) -> None
 def test_two_versions_side_by_side_are_damage(folder: Path) -> None:
     """An update that was killed leaves the metadata of both."""
     unpack(torch_wheel("2.9.1", "cpu"), folder)
-    assert only(folder, "torch").damage == ("torch is there in several versions",)
+    assert only(folder, "torch").damage == ("torch is installed in several versions",)
 
 
 def test_what_has_no_wheel_is_taken_for_whole(folder: Path) -> None:

@@ -228,7 +228,7 @@ async def test_a_proxys_failures_are_its_own(free_port: int) -> None:
         ):
             config = PackagingConfig(proxies={"https": address})
             error = await _failure("https://packages.invalid/", config)
-            assert explain_failure(error).startswith("the proxy does not help (")
+            assert explain_failure(error).startswith("the proxy failed (")
             assert words in explain_failure(error)
             assert "secret" not in explain_failure(error)
             assert is_unreachable(error)

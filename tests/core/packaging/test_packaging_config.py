@@ -281,7 +281,7 @@ async def test_places_that_do_not_exist_are_left_out_with_a_note(user: _User) ->
         "The extra index /not/there/simple does not exist and is ignored.",
         f"The find-links location {user.work}/not-there does not exist and is ignored.",
         "The certificates at /not/there.pem do not exist; those of the system are used.",
-        "The constraints at https://constraints.example/c.txt are not applied: only files are.",
+        "The constraints at https://constraints.example/c.txt are ignored: only files are supported.",
     )
 
 
