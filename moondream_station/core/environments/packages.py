@@ -81,9 +81,7 @@ class Package:
     def wheel(self) -> str | None:
         """The name of the wheel that it was installed from, None where that is not known."""
         text = PathDistribution(self.metadata).read_text("WHEEL") or ""
-        tags = [
-            line.removeprefix("Tag:").strip() for line in text.splitlines() if line.startswith("Tag:")
-        ]
+        tags = [line.removeprefix("Tag:").strip() for line in text.splitlines() if line.startswith("Tag:")]
         return f"{self.name.replace('-', '_')}-{self.version}-{tags[0]}.whl" if tags else None
 
 

@@ -141,7 +141,7 @@ class Ledger:
                 self.report(file)
 
     def restarted(self, file: str) -> None:
-        """Note that nothing of a file is here any more (what was resumed was wrong), and report it at once."""
+        """Note that nothing of a file is here any more (what was resumed was wrong); report it at once."""
         entry = self._entries[file]
         entry.received_bytes = 0
         entry.resumed_from = 0

@@ -314,7 +314,7 @@ async def test_a_page_that_is_no_listing_fails(place: _Place) -> None:
     place.config = PackagingConfig(index_url=f"{place.index.address}/_requests")
     collected = await place.collect()
     assert collected.tried[-1].outcome == "failed"
-    assert "no listing" in collected.tried[-1].detail
+    assert "not a listing" in collected.tried[-1].detail
 
 
 async def test_a_page_without_files_is_not_believed_for_a_day(place: _Place) -> None:
