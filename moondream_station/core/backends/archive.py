@@ -14,6 +14,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -89,7 +90,6 @@ class Unpacking:
     def add_folder(self, name: str) -> None:
         """Make a folder."""
         parts = self._parts(name)
-        self._count(name)
         if parts:
             self._enter(name, parts)
             self._folder.joinpath(*parts).mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,6 @@ class Unpacking:
     def add_file(self, name: str, content: IO[bytes], *, size_bytes: int, executable: bool) -> None:
         """Write a file."""
         parts = self._parts(name)
-        self._count(name)
         if not parts:
             raise self.unsafe(name, "is a file without a name")
         self._enter(name, parts[:-1])
@@ -115,7 +114,7 @@ class Unpacking:
     def unsafe(self, name: str, why: str) -> ArchiveUnsafe:
         """The error for a member."""
         return ArchiveUnsafe(
-            f"{self._origin}: {_printable(name)} {why}. Nothing of it was kept.",
+            f"{self._origin}: {name[:200]!a} {why}. Nothing of it was kept.",
             hint="A backend may hold folders and plain files only; ask its author for another archive.",
         )
 
@@ -134,11 +133,6 @@ class Unpacking:
         if written < size_bytes:
             raise self.unsafe(name, f"has {written} of its announced {size_bytes} bytes")
 
-    def _count(self, name: str) -> None:
-        self._members += 1
-        if self._members > self._limits.members:
-            raise self.unsafe(name, f"exceeds the limit of {self._limits.members} files and folders")
-
     def _enter(self, name: str, parts: tuple[str, ...]) -> None:
         """Note the folders on a member's way, each in one spelling and none a file."""
         for end in range(1, len(parts) + 1):
@@ -156,6 +150,9 @@ class Unpacking:
         for part in parts:
             if (why := _strange(part)) is not None:
                 raise self.unsafe(name, why)
+        self._members += 1
+        if self._members > self._limits.members:
+            raise self.unsafe(name, f"exceeds the limit of {self._limits.members} files and folders")
         return parts
 
 
@@ -184,27 +181,23 @@ def unpack_archive(archive: Path, into: Path, *, origin: str, limits: Limits = D
 
 
 def _unpack_tar(archive: Path, magic: bytes, unpacking: Unpacking, plain: Path, limits: Limits) -> None:
+    """Write a compressed tar out first: what is between members counts too, and headers can be bounded."""
     opener = next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
     if opener is None:
         _unpack_plain_tar(archive, unpacking)
         return
+    room = min(max(limits.free_bytes, archive.stat().st_size * limits.ratio), limits.total_bytes)
+    room += limits.members * 2 * tarfile.BLOCKSIZE
     try:
-        _decompress(archive, opener, plain, unpacking, limits)
+        with opener(archive) as source, plain.open("xb") as target:
+            while chunk := source.read(_CHUNK_BYTES):
+                room -= len(chunk)
+                if room < 0:
+                    raise unpacking.unsafe(archive.name, "unpacks to more than the limit for a backend")
+                target.write(chunk)
         _unpack_plain_tar(plain, unpacking)
     finally:
         plain.unlink(missing_ok=True)
-
-
-def _decompress(archive: Path, opener: _Opener, plain: Path, unpacking: Unpacking, limits: Limits) -> None:
-    """Write the tar out first: what is between its members counts too, and headers can be bounded."""
-    most = max(limits.free_bytes, archive.stat().st_size * limits.ratio)
-    room = min(most, limits.total_bytes) + limits.members * 2 * tarfile.BLOCKSIZE
-    with opener(archive) as source, plain.open("xb") as target:
-        while chunk := source.read(_CHUNK_BYTES):
-            room -= len(chunk)
-            if room < 0:
-                raise unpacking.unsafe(archive.name, "unpacks to more than the limit for a backend")
-            target.write(chunk)
 
 
 class _BoundedReads(io.FileIO):
@@ -243,12 +236,8 @@ def _unpack_zip(archive: Path, unpacking: Unpacking) -> None:
                 unpacking.add_folder(member.filename)
                 continue
             with opened.open(member) as content:
-                unpacking.add_file(
-                    member.filename,
-                    content,
-                    size_bytes=member.file_size,
-                    executable=bool(mode & stat.S_IXUSR),
-                )
+                executable, size = bool(mode & stat.S_IXUSR), member.file_size
+                unpacking.add_file(member.filename, content, size_bytes=size, executable=executable)
 
 
 def _damaged(origin: str, why: str) -> BackendUnavailable:
@@ -296,18 +285,12 @@ def _strange(part: str) -> str | None:
     """What is wrong with one part of a path, None where it is a normal name."""
     if part == "..":
         return "leads out of the archive"
-    if any(
-        character in '\\:*?"<>|' or ord(character) < ord(" ") or character == "\x7f" for character in part
-    ):
+    if re.search(r'[\\:*?"<>|\x00-\x1f\x7f]', part):
         return "has a character in its name that not every system allows"
     if part != part.rstrip(". ") or part.partition(".")[0].casefold() in _RESERVED:
         return "has a name that not every system allows"
     try:
         encoded = part.encode()
     except UnicodeEncodeError:
-        return "has a name that is no text"
+        return "has a name that is not text"
     return "has too long a name" if len(encoded) > _LONGEST_PART_BYTES else None
-
-
-def _printable(name: str) -> str:
-    return ascii(name[:200])

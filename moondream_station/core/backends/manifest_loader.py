@@ -129,7 +129,7 @@ async def _get(url: str, origin: str, client: httpx2.AsyncClient) -> bytes:
                         raise _too_large(origin)
     except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
         raise ManifestInvalid(
-            f"The manifest {origin} can't be fetched: {explain_failure(error)}.", hint=_HINT
+            f"The manifest {origin} could not be fetched: {explain_failure(error)}.", hint=_HINT
         ) from error
     return bytes(content)
 

@@ -70,15 +70,12 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
     if scheme in {"http", "https"}:
         return Location(shown=redact_url(text), url=text)
     if manifest.url is not None:
-        raise _unavailable(
-            backend_id, f"a manifest from the network may not name {redact_url(text)} on this computer"
-        )
+        why = f"a manifest from the network may not name {redact_url(text)} on this computer"
+        raise _unavailable(backend_id, why)
     if scheme == "file":
         path = path_of(text)
     elif "://" in text:
-        raise _unavailable(
-            backend_id, f"{redact_url(text)} is neither a path nor a file:, http: or https: URL"
-        )
+        raise _unavailable(backend_id, f"{redact_url(text)} is neither a path nor a file: or http(s): URL")
     else:
         path = (manifest.folder or Path()).joinpath(Path(text).expanduser())
     return Location(shown=str(path), path=path)
@@ -99,7 +96,7 @@ async def provide_backend(
         NoSpace: The disk is full.
         HomeUnusable: The home can't be written.
     """
-    provider = _Provider(backend_id, info, locate(backend_id, info, manifest), home)
+    provider = _Provider(backend_id, info, manifest, home)
     parent = home.backends / backend_id
 
     def finish(folder: Path, record: CodeRecord) -> BackendCode:
@@ -119,7 +116,7 @@ async def backend_requirements(
     Raises:
         StationError: As `provide_backend` and `requirements_of` do.
     """
-    provider = _Provider(backend_id, info, locate(backend_id, info, manifest), home)
+    provider = _Provider(backend_id, info, manifest, home)
 
     def finish(folder: Path, record: CodeRecord) -> BackendCode:
         return code_in(folder, record, backend_id, info.version)
@@ -128,17 +125,6 @@ async def backend_requirements(
         async with temporary_folder(None, "moondream-station-") as workplace:
             code = await provider.provide(workplace, client, finish)
             return await anyio.to_thread.run_sync(requirements_of, code, info)
-
-
-def kept_code(backend_id: str, info: BackendInfo, *, manifest: Manifest, home: Home) -> BackendCode | None:
-    """The code of an archive, where `provide_backend` would find it in the home. Blocks.
-
-    Raises:
-        BackendUnavailable: The manifest names no place that can be read.
-    """
-    provider = _Provider(backend_id, info, locate(backend_id, info, manifest), home)
-    with provider.translated():
-        return provider.kept_archive()
 
 
 def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tuple[str, ...]:
@@ -151,12 +137,11 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tupl
     if model is None or info is None:
         return ()
     try:
-        location = locate(model.backend, info, manifest)
-        if location.path is not None and location.path.is_dir():
-            text = (location.path / "requirements.txt").read_text(encoding="utf-8")
-            folder = location.path
+        folder = locate(model.backend, info, manifest).path
+        if folder is not None and folder.is_dir():
+            text = (folder / "requirements.txt").read_text(encoding="utf-8")
             return read_requirements(text, info, folder=folder, backend=model.backend).canonical
-        code = kept_code(model.backend, info, manifest=manifest, home=home)
+        code = _Provider(model.backend, info, manifest, home).kept_archive()
         return requirements_of(code, info).canonical if code else ()
     except (OSError, UnicodeDecodeError, StationError):
         return ()
@@ -165,10 +150,10 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tupl
 class _Provider:
     """One backend, one location."""
 
-    def __init__(self, backend_id: str, info: BackendInfo, location: Location, home: Home) -> None:
+    def __init__(self, backend_id: str, info: BackendInfo, manifest: Manifest, home: Home) -> None:
         self._id = backend_id
         self._info = info
-        self._location = location
+        self._location = locate(backend_id, info, manifest)
         self._home = home
 
     async def provide(self, workplace: Path, client: httpx2.AsyncClient, finish: _Finish) -> BackendCode:
@@ -180,17 +165,17 @@ class _Provider:
         if kept is not None:
             return kept
         archive = workplace / "archive"
-        await _fetch(self._location, self._id, self._info, archive, client)
+        await self._fetch(archive, client)
         return await anyio.to_thread.run_sync(self._take_archive, archive, workplace, finish)
 
     def kept_archive(self) -> BackendCode | None:
         """What is in the home of an archive, where that and what the manifest says are still the same."""
         path = self._location.path
-        return self._kept(self._archive_source(None if path is None else _sha256_of_file(path)))
+        return self._kept(self._archive_source("" if path is None else _sha256_of_file(path)))
 
-    def _archive_source(self, digest: str | None) -> str:
+    def _archive_source(self, digest: str) -> str:
         """A file is known by its content; a place on the network, which is not asked twice, by its name."""
-        if digest is not None and self._location.path is not None:
+        if self._location.path is not None:
             return digest
         return hashlib.sha256(f"{self._location.url}\n{self._info.sha256}".encode()).hexdigest()
 
@@ -232,6 +217,34 @@ class _Provider:
         folder = self._top(unpacked)
         return finish(folder, self._record(folder, self._archive_source(digest), digest))
 
+    async def _fetch(self, target: Path, client: httpx2.AsyncClient) -> None:
+        url, shown, size = str(self._location.url), self._location.shown, self._info.size
+        limit = MAX_ARCHIVE_BYTES if size is None else min(size, MAX_ARCHIVE_BYTES)
+        received = 0
+        try:
+            async with (
+                client.stream("GET", url, headers=_AS_IT_IS, follow_redirects=True) as response,
+                await anyio.open_file(target, "xb") as file,
+            ):
+                if response.status_code != httpx2.codes.OK:
+                    raise _unavailable(self._id, f"{shown} answered {response.status_code}")
+                if url.startswith("https:") and response.url.scheme != "https":
+                    raise _unavailable(self._id, f"{shown} redirects to a place without encryption")
+                if announced_bytes(response) > limit:
+                    raise _unavailable(self._id, f"{shown} has more than {limit} bytes")
+                async for chunk in response.aiter_raw():
+                    received += len(chunk)
+                    if received > limit:
+                        raise _unavailable(self._id, f"{shown} has more than {limit} bytes")
+                    # Cancelled in here, the client's generators would be left standing.
+                    with anyio.CancelScope(shield=True):
+                        await file.write(chunk)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            reason = explain_failure(error)
+            raise _unavailable(self._id, f"{shown} could not be fetched: {reason}") from error
+        if size is not None and received < size:
+            raise _unavailable(self._id, f"{shown} has {received} bytes, the manifest says {size}")
+
     def _top(self, folder: Path) -> Path:
         """Where the entry module is: at the top, or in the only folder there, as 0.1 had it."""
         entry = f"{self._info.entry_module}.py"
@@ -261,40 +274,6 @@ class _Provider:
             if is_full or any(home.root in Path(name).parents for name in names):
                 raise storage_failure(error, home.backends) from error
             raise _unavailable(self._id, f"{self._location.shown}: {error.strerror or error}") from error
-
-
-async def _fetch(
-    location: Location, backend_id: str, info: BackendInfo, target: Path, client: httpx2.AsyncClient
-) -> None:
-    url = str(location.url)
-    most = MAX_ARCHIVE_BYTES if info.size is None else min(info.size, MAX_ARCHIVE_BYTES)
-    received = 0
-    try:
-        async with (
-            client.stream("GET", url, headers=_AS_IT_IS, follow_redirects=True) as response,
-            await anyio.open_file(target, "xb") as file,
-        ):
-            if response.status_code != httpx2.codes.OK:
-                raise _unavailable(backend_id, f"{location.shown} answered {response.status_code}")
-            if url.startswith("https:") and response.url.scheme != "https":
-                raise _unavailable(backend_id, f"{location.shown} redirects to a place without encryption")
-            if announced_bytes(response) > most:
-                raise _unavailable(backend_id, f"{location.shown} has more than {most} bytes")
-            async for chunk in response.aiter_raw():
-                received += len(chunk)
-                if received > most:
-                    raise _unavailable(backend_id, f"{location.shown} has more than {most} bytes")
-                # Cancelled in here, the client's generators would be left standing; while they wait they end.
-                with anyio.CancelScope(shield=True):
-                    await file.write(chunk)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise _unavailable(
-            backend_id, f"{location.shown} could not be fetched: {explain_failure(error)}"
-        ) from error
-    if info.size is not None and received < info.size:
-        raise _unavailable(
-            backend_id, f"{location.shown} has {received} bytes, the manifest says {info.size}"
-        )
 
 
 def _unavailable(backend_id: str, why: str) -> BackendUnavailable:
