@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import psutil
 from filelock import FileLock, Timeout
 
+from moondream_station.core.facts.codec import time_to_text
 from moondream_station.core.facts.errors import HomeLocked, StationRunning
 from moondream_station.core.home.layout import Home, home_unusable
 from moondream_station.core.home.storage import read_json, write_atomically
@@ -76,11 +77,6 @@ class StationRecord:
 _Record = TypeVar("_Record", Holder, StationRecord)
 
 
-def now_text() -> str:
-    """Now, as events write it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 def process_created_at(pid: int) -> float | None:
     """When a process began, seconds since the epoch; None where there is none."""
     try:
@@ -115,13 +111,7 @@ async def activation_lock(
             on_wait(holder)
         await anyio.sleep(_POLL_SECONDS)
     try:
-        record = Holder(
-            pid=os.getpid(),
-            process_created_at=process_created_at(os.getpid()) or 0.0,
-            command=command,
-            activation=activation,
-            since=now_text(),
-        )
+        record = Holder(**_this_process(), command=command, activation=activation)
         write_atomically(home.activation_holder, json.dumps(asdict(record)))
         try:
             yield
@@ -162,14 +152,9 @@ def serve_lock(home: Home) -> Iterator[None]:
 
 def announce_station(home: Home, *, address: str, instance: str, version: str) -> StationRecord:
     """Write `station.json`; the serve lock is held."""
+    token = secrets.token_urlsafe(32)
     record = StationRecord(
-        pid=os.getpid(),
-        process_created_at=process_created_at(os.getpid()) or 0.0,
-        address=address,
-        token=secrets.token_urlsafe(32),
-        instance=instance,
-        since=now_text(),
-        version=version,
+        **_this_process(), address=address, token=token, instance=instance, version=version
     )
     write_atomically(home.station, json.dumps(asdict(record)), mode=0o600)
     return record
@@ -178,6 +163,12 @@ def announce_station(home: Home, *, address: str, instance: str, version: str) -
 def read_station(home: Home) -> StationRecord | None:
     """The station that serves this home, None where none that lives does."""
     return _living(home.station, StationRecord)
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    began = process_created_at(pid) or 0.0
+    return {"pid": pid, "process_created_at": began, "since": time_to_text(datetime.now(UTC))}
 
 
 def _living(path: Path, kind: type[_Record]) -> _Record | None:

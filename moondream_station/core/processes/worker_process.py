@@ -12,7 +12,6 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
-from anyio.abc import ByteReceiveStream, ByteSendStream
 
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.child_process import (
@@ -37,25 +36,16 @@ class WorkerProcess:
     """A worker that `open_worker_process` has started."""
 
     def __init__(self, child: Child, log: OutputLog) -> None:
+        self.pid = child.pid
+        """Its process id, which is its group's and its session's too."""
+        self.stdin = child.stdin
+        """Its requests. The end of this stream asks it to leave."""
+        self.stdout = child.stdout
+        """Its answers."""
         self._child = child
         self._log = log
         self._stderr_ended = anyio.Event()
         self._reading = anyio.CancelScope(shield=True)  # a cancelled worker's last words count too
-
-    @property
-    def pid(self) -> int:
-        """Its process id, which is its group's and its session's too."""
-        return self._child.pid
-
-    @property
-    def stdin(self) -> ByteSendStream:
-        """Its requests. The end of this stream asks it to leave."""
-        return self._child.stdin
-
-    @property
-    def stdout(self) -> ByteReceiveStream:
-        """Its answers."""
-        return self._child.stdout
 
     @property
     def returncode(self) -> int | None:

@@ -120,9 +120,15 @@ class Link:
         """Hand out what the worker sends, until it is gone."""
         await checkpoint()
         decoder = FrameDecoder()
-        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            while self._take(decoder, await self.process.stdout.receive()):
-                pass
+        try:
+            async for data in self.process.stdout:
+                for frame in decoder.feed(data):
+                    self._dispatch(frame)
+        except ProtocolError as error:
+            self.fail(f"broke its protocol: {error}")
+            self.process.kill()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # `watch` reports it
         self._read_all.set()
 
     async def watch(self) -> None:
@@ -135,17 +141,6 @@ class Link:
     def _queue(self, data: bytes) -> None:
         self._outbox.append(data)
         self._queued.set()
-
-    def _take(self, decoder: FrameDecoder, data: bytes) -> bool:
-        """Hand out the frames that `data` completes; False where it is none, which ends the worker."""
-        try:
-            for frame in decoder.feed(data):
-                self._dispatch(frame)
-        except ProtocolError as error:
-            self.fail(f"broke its protocol: {error}")
-            self.process.kill()
-            return False
-        return True
 
     def _dispatch(self, frame: Frame) -> None:
         match frame:

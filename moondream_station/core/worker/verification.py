@@ -125,16 +125,21 @@ def compare(
     """
     if plan.build is None:
         return ()
-    mismatches = []
-    if report.torch is None or (plan.torch is not None and _public(report.torch) != _public(plan.torch)):
-        mismatches.append(Mismatch(field="torch", planned=plan.torch, found=report.torch))
-    if report.build != plan.build:
-        mismatches.append(Mismatch(field="build", planned=plan.build, found=report.build))
-    if report.device != plan.device:
-        mismatches.append(Mismatch(field="device", planned=plan.device, found=report.device))
-    if report.compute_ok is not True:
-        computed = None if report.compute_ok is None else "false"
-        mismatches.append(Mismatch(field="compute_ok", planned="true", found=computed))
+    is_version = report.torch is not None and (
+        plan.torch is None or _public(report.torch) == _public(plan.torch)
+    )
+    computed = None if report.compute_ok is None else str(report.compute_ok).lower()
+    fields = (
+        ("torch", plan.torch, report.torch, is_version),
+        ("build", plan.build, report.build, report.build == plan.build),
+        ("device", plan.device, report.device, report.device == plan.device),
+        ("compute_ok", "true", computed, report.compute_ok is True),
+    )
+    mismatches = [
+        Mismatch(field=name, planned=planned, found=found)
+        for name, planned, found, fits in fields
+        if not fits
+    ]
     if report.build == plan.build and report.device == plan.device:
         mismatches += _otherwise_than_concluded(plan.conclusions, report, driver_cuda)
     return tuple(mismatches)

@@ -55,12 +55,7 @@ class Worker:
         timeout_seconds: float = 300.0,
         progress: Callable[[int, int | None, str], object] = lambda *_: None,
     ) -> Verification:
-        """Let torch compute, and hold its report against the plan. Without torch only the worker answers.
-
-        Raises:
-            WorkerTimeout: Torch took longer.
-            WorkerFailed: The worker died over it.
-        """
+        """Let torch compute, and hold its report against the plan. Without torch only the worker answers."""
         value = await self._ask("verify", timeout_seconds, {"build": plan.build}, progress)
         try:
             report = report_from(value["report"])
@@ -100,14 +95,9 @@ class Worker:
             BackendError: The arguments can't be sent. `on_end` is not called.
             WorkerFailed: The worker is gone. `on_end` is not called.
         """
-        call = {
-            "op": "call",
-            "function": function,
-            "kwargs": dict(kwargs),
-            "stream": bool(kwargs.get("stream")),
-            "window": STREAM_WINDOW,
-        }
-        return self._link.request(function, call, on_end=on_end)
+        call = {"op": "call", "function": function, "kwargs": dict(kwargs)}
+        flow = {"stream": bool(kwargs.get("stream")), "window": STREAM_WINDOW}
+        return self._link.request(function, call | flow, on_end=on_end)
 
     async def wait_failed(self) -> WorkerFailed:
         """Wait until the worker fails; never returns for one that is ended on purpose."""
@@ -143,8 +133,7 @@ class Worker:
                 f"The worker could not {op}: {error.message}", log="\n".join(self.last_lines)
             ) from error
         self._is_idle = True
-        value: dict[str, Any] = frame.get("value", {})
-        return value
+        return _value_of(frame)
 
     async def _let_load(
         self, op: str, code: BackendCode, args: Mapping[str, Any], options: LoadOptions
@@ -165,8 +154,7 @@ class Worker:
         self._is_idle = True
         if frame["kind"] == "error":
             raise not_loaded(code.id, frame, log="\n".join(self.last_lines))
-        value: dict[str, Any] = frame.get("value", {})
-        return value
+        return _value_of(frame)
 
 
 async def answer(
@@ -183,6 +171,10 @@ async def answer(
     frame = await request.next_frame(timeout_seconds)
     if frame["kind"] == "stream":
         return CallStream(request, frame["key"], timeout_seconds=chunk_seconds)
+    return _value_of(frame)
+
+
+def _value_of(frame: Frame) -> dict[str, Any]:
     value: dict[str, Any] = frame.get("value", {})
     return value
 

@@ -35,13 +35,8 @@ class Call:
         self._room = threading.Semaphore(int(request["window"]))
         self._cancelled = threading.Event()
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether the station has lost interest."""
-        return self._cancelled.is_set()
-
     def cancel(self) -> None:
-        """Let whoever waits for room find out."""
+        """The station has lost interest; whoever waits for room finds out."""
         self._cancelled.set()
         self._room.release()
 
@@ -49,11 +44,15 @@ class Call:
         """The station has used up `count` chunks."""
         self._room.release(count)
 
-    def wait_for_room(self) -> None:
-        """Block until a chunk may be sent; `Cancelled` where none is wanted any more."""
-        self._room.acquire()
-        if self.is_cancelled:
+    def check(self) -> None:
+        """Raise `Cancelled` where nobody waits for an answer any more."""
+        if self._cancelled.is_set():
             raise Cancelled
+
+    def wait_for_room(self) -> None:
+        """Block until a chunk may be sent."""
+        self._room.acquire()
+        self.check()
 
 
 class Calls:
@@ -98,8 +97,7 @@ class Calls:
 
     def _perform(self, call: Call) -> dict[str, Any]:
         """Run the call to its end, sending what it streams; give its last frame."""
-        if call.is_cancelled:
-            raise Cancelled
+        call.check()
         self._send({"kind": "begun", "id": call.id})
         function = self._find(call.function)
         if function is None:
