@@ -86,12 +86,7 @@ def find_code(home: Home, backend_id: str, version: str) -> list[tuple[str, Code
 
 
 def put(home: Home, folder: Path, record: CodeRecord, backend_id: str, version: str) -> BackendCode:
-    """Move a filled folder to the place that its content names. What is there already, and whole, stays.
-
-    Raises:
-        BackendUnavailable: It is no backend.
-        OSError: The home can't be written.
-    """
+    """Move a filled folder to the place that its content names. What is there already, and whole, stays."""
     code_in(folder, record, backend_id, version)
     name = f"{backend_id}/{version}/{_name(record)}"
     place = home.backends / name
@@ -163,11 +158,7 @@ def _name(record: CodeRecord) -> str:
 def code_in(
     folder: Path, record: CodeRecord, backend_id: str, version: str, *, place: str = ""
 ) -> BackendCode:
-    """The code in a folder; `place` as in `BackendCode`.
-
-    Raises:
-        BackendUnavailable: It is no backend.
-    """
+    """The code in a folder; `place` as in `BackendCode`."""
     entry = folder / f"{record.entry_module}.py"
     if not entry.is_file():
         raise BackendUnavailable(

@@ -198,11 +198,7 @@ class Manifest(BaseModel):
 def parse_manifest(
     content: bytes | str, *, origin: str, folder: Path | None = None, url: str | None = None
 ) -> Manifest:
-    """A manifest out of its JSON.
-
-    Raises:
-        ManifestInvalid: It is not a valid manifest; the message names the key and what is wrong with it.
-    """
+    """A manifest out of its JSON."""
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:

@@ -81,11 +81,7 @@ async def read_manifest(path: Path, *, origin: str | None = None) -> Manifest:
 
 
 def path_of(url: str) -> Path:
-    """The path that a `file:` URL names.
-
-    Raises:
-        ManifestInvalid: It names another computer.
-    """
+    """The path that a `file:` URL names."""
     parts = urlsplit(url)
     if parts.netloc not in {"", "localhost"}:
         raise ManifestInvalid(

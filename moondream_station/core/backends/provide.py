@@ -58,9 +58,6 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
     """Where the manifest's `download_url` points.
 
     Relative to the manifest's own folder or URL. One from the network can't name a file on this computer.
-
-    Raises:
-        BackendUnavailable: It points nowhere that can be read.
     """
     text = info.download_url
     scheme = urlsplit(text).scheme.lower()
@@ -111,11 +108,7 @@ async def provide_backend(
 async def backend_requirements(
     backend_id: str, info: BackendInfo, *, manifest: Manifest, home: Home, client: httpx2.AsyncClient
 ) -> Requirements:
-    """The requirements of the code that `provide_backend` would provide; nothing in the home is changed.
-
-    Raises:
-        StationError: As `provide_backend` and `requirements_of` do.
-    """
+    """The requirements of the code that `provide_backend` would provide; nothing in the home is changed."""
     provider = _Provider(backend_id, info, manifest, home)
 
     def finish(folder: Path, record: CodeRecord) -> BackendCode:

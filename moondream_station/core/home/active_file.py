@@ -84,10 +84,6 @@ def read_active(home: Home) -> ActiveRecord:
 
 
 def write_active(home: Home, record: ActiveRecord) -> None:
-    """Replace `active.json` atomically and durably; what it names must be committed before.
-
-    Raises:
-        StationError: As `writing_to` does; what the file said before still holds.
-    """
+    """Replace `active.json` atomically and durably; what it names must be committed before."""
     with writing_to(home.root):
         write_atomically(home.active, f"{json.dumps(to_json(record), indent=2)}\n")

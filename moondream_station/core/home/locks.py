@@ -98,9 +98,6 @@ async def activation_lock(
     """Hold the right to change the home; wait for it, visibly and cancellably.
 
     `on_wait` is called once for each holder that is waited for, with None where that is not known.
-
-    Raises:
-        HomeLocked: The home's file system can't lock.
     """
     lock = _file_lock(home.activation_lock)
     reported: Holder | str | None = "nobody"

@@ -80,12 +80,7 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """config.json as it is, empty where there is none.
-
-    Raises:
-        SettingsInvalid: It can't be read, or is not a JSON object.
-        HomeUnusable: The home that it should be in is not a folder.
-    """
+    """config.json as it is, empty where there is none."""
     try:
         data = read_json(path)
     except NotADirectoryError as error:

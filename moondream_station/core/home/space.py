@@ -27,11 +27,7 @@ class Need:
 
 
 def check_space(needs: Iterable[Need]) -> None:
-    """Make sure that each file system has room for what comes to it, and 64 MiB more.
-
-    Raises:
-        NoSpace: One has not; the message says how much is needed, how much there is, and where.
-    """
+    """Make sure that each file system has room for what comes to it, and 64 MiB more."""
     by_device: dict[int, list[Need]] = {}
     for need in needs:
         by_device.setdefault(os.stat(need.folder).st_dev, []).append(need)  # noqa: PTH116  only the device
@@ -87,11 +83,7 @@ def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
 
 
 def unpacked_bytes(wheels: Iterable[Path]) -> int:
-    """How much space wheels take once they are unpacked, from their tables of contents, in whole blocks.
-
-    Raises:
-        EnvironmentBroken: A file is missing, or no wheel.
-    """
+    """How much space wheels take once they are unpacked, from their tables of contents, in whole blocks."""
     total = 0
     for wheel in wheels:
         try:

@@ -131,11 +131,9 @@ def _unless_gone(_function: object, _path: str, failure: tuple[Any, BaseExceptio
 
 @asynccontextmanager
 async def temporary_folder(parent: Path | None, prefix: str) -> AsyncIterator[Path]:
-    """A folder for the time of this context; what takes longer than a second to remove goes on by itself.
+    """A folder for the time of this context, in the system's own place without a `parent`.
 
-    Args:
-        parent: Where it is made; None is the system's own place.
-        prefix: What its name begins with; `sweep` knows by it what a kill left in the home.
+    `sweep` knows by the prefix what a kill left in the home. Removing it goes on by itself after a second.
     """
     name = await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=prefix, dir=parent))
     try:

@@ -84,11 +84,7 @@ class ProgramGroup:
         return True
 
     def end(self, wait: "Callable[[float], object]") -> None:
-        """Ask everything that is left to end, then make it.
-
-        Args:
-            wait: Returns after so many seconds, or sooner when something may have ended.
-        """
+        """Ask everything that is left to end, then make it; `wait` may return before its seconds are over."""
         for number, seconds in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
             deadline = time.monotonic() + seconds
             asked = False
@@ -234,11 +230,7 @@ def _end_like(status: int | None) -> "NoReturn":
 
 
 def main(argv: list[str]) -> "NoReturn":
-    """Guard one program until it, or the station, is gone.
-
-    Args:
-        argv: The token that marks a failed start, then the program's argument list.
-    """
+    """Guard one program until it, or the station, is gone."""
     token, *command = argv
     signals = _signals_to_pipe()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -96,11 +96,7 @@ def _end_at_end_of_stdin(job: int) -> None:
 
 
 def main(argv: list[str]) -> "NoReturn":
-    """Guard one program until it, or the station, is gone.
-
-    Args:
-        argv: The token that marks a failed start, then the program's argument list.
-    """
+    """Guard one program until it, or the station, is gone."""
     token, *program = argv
     job = _enter_job()
     threading.Thread(target=_end_at_end_of_stdin, args=(job,), daemon=True).start()

@@ -104,9 +104,6 @@ async def run(
         on_stderr_line: Called with every line of stderr (also beyond the limit) as it comes, without its end;
             undecodable bytes replaced, 8 KiB a line at most. What it raises ends the program and is raised.
 
-    Returns:
-        How it ended and what it wrote. Neither a time limit nor a failing exit code raises.
-
     Raises:
         ProgramMissing: The program is not installed or can't be started.
         OSError: `cwd` is no folder, or the system is out of processes or descriptors.

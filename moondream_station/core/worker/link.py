@@ -44,12 +44,7 @@ class Link:
         self._writing = anyio.CancelScope(shield=True)
 
     def request(self, subject: str, frame: Frame, *, on_end: Callable[[], None] | None = None) -> Request:
-        """Send a request without waiting for its answer.
-
-        Raises:
-            BackendError: The frame can't be sent.
-            WorkerFailed: The worker is gone.
-        """
+        """Send a request without waiting for its answer."""
         if self.failure is not None:
             raise _again(self.failure)
         number = self._last_number + 1
@@ -85,12 +80,7 @@ class Link:
         return self.failure
 
     async def greet(self, timeout_seconds: float) -> None:
-        """Wait for the worker's hello.
-
-        Raises:
-            WorkerFailed: It died before, or speaks another version.
-            WorkerTimeout: It said nothing in time.
-        """
+        """Wait for the worker's hello."""
         with anyio.move_on_after(timeout_seconds):
             await self._greeted.wait()
         if self.failure is not None:

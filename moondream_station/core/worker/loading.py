@@ -53,12 +53,7 @@ class LoadOptions(TypedDict, total=False):
 async def last_frame(
     request: Request, options: LoadOptions, *, pid: int, lines: Callable[[], tuple[str, ...]]
 ) -> Frame:
-    """The answer to a request that may take as long as the worker lives.
-
-    Raises:
-        WorkerFailed: The worker died.
-        WorkerTimeout: It stalled.
-    """
+    """The answer to a request that may take as long as the worker lives."""
     stall_seconds = options.get("stall_seconds", _STALL_SECONDS)
     progress = options.get("progress")
     look = partial(_signs, pid, lines, options.get("signs_of_life"))

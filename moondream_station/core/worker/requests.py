@@ -97,11 +97,7 @@ class Request:
             self._unreported = 0
 
     async def next_frame(self, timeout_seconds: float | None) -> Frame:
-        """The next frame that isn't an error. Whoever leaves without one abandons the request.
-
-        Raises:
-            StationError: As `worker.answer` does.
-        """
+        """The next frame that isn't an error. Whoever leaves without one abandons the request."""
         arrived = False
         try:
             with anyio.fail_after(timeout_seconds):

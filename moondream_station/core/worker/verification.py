@@ -129,16 +129,14 @@ def compare(
         plan.torch is None or _public(report.torch) == _public(plan.torch)
     )
     computed = None if report.compute_ok is None else str(report.compute_ok).lower()
-    fields = (
+    rows = (
         ("torch", plan.torch, report.torch, is_version),
         ("build", plan.build, report.build, report.build == plan.build),
         ("device", plan.device, report.device, report.device == plan.device),
         ("compute_ok", "true", computed, report.compute_ok is True),
     )
     mismatches = [
-        Mismatch(field=name, planned=planned, found=found)
-        for name, planned, found, fits in fields
-        if not fits
+        Mismatch(field=name, planned=planned, found=found) for name, planned, found, fits in rows if not fits
     ]
     if report.build == plan.build and report.device == plan.device:
         mismatches += _otherwise_than_concluded(plan.conclusions, report, driver_cuda)

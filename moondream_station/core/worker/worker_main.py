@@ -33,13 +33,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 def _sibling(name: str) -> ModuleType:
     """Load a file of this folder, which is not on `sys.path`."""
-    spec = importlib.util.spec_from_file_location(
-        f"moondream_station_{name}", Path(__file__).with_name(f"{name}.py")
-    )
+    return _load(f"moondream_station_{name}", Path(__file__).with_name(f"{name}.py"))
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{name}.py can't be loaded")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+        raise ImportError(f"{path} can't be loaded")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -137,19 +138,12 @@ class Backend:
         self._functions = frozenset(request["functions"])
 
     def _import(self, request: dict[str, Any]) -> ModuleType:
-        if self._module is not None:
-            return self._module
-        name, path = request["module"], _path_of(request)
-        sys.path.insert(0, str(path.parent))
-        sys.argv = [str(path)]
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path} can't be loaded")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        self._module = module
-        return module
+        if self._module is None:
+            path = _path_of(request)
+            sys.path.insert(0, str(path.parent))
+            sys.argv = [str(path)]
+            self._module = _load(request["module"], path)
+        return self._module
 
     def function(self, name: str) -> Any:
         """A function of the manifest's list, None where the backend has none of that name."""
