@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from rich.filesize import decimal
-
+_KILO = 1000
 _MINUTE = 60
 _HOUR = 3600
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
+# Not rich.filesize: plain lines use this too, and a command that draws nothing loads no rich.
 def size_text(count: float | None) -> str:
     """A number of bytes for people, in decimal units: "191.8 MB"; "?" where unknown."""
-    return "?" if count is None else decimal(int(count))
+    if count is None:
+        return "?"
+    value, unit = float(count), 0
+    while value >= _KILO and unit < len(_UNITS) - 1:
+        value, unit = value / _KILO, unit + 1
+    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
 def duration_text(seconds: float) -> str:

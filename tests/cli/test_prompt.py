@@ -87,7 +87,7 @@ def test_control_c_cancels_and_the_prompt_goes_on(terminal: Terminal) -> None:
     terminal.type_line("switch colours")
     terminal.wait_for("Switching to colours")
     terminal.press("C-c")
-    terminal.wait_for("Cancelled while in")
+    terminal.wait_for("Cancelled at")
     terminal.press("n", "o", "C-c")
     terminal.type_line("status")
     terminal.wait_for("Active: no model")
