@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, listed
 from moondream_station.core.builds.offers import in_words, pythons_of
 from moondream_station.core.builds.visibility import describe
@@ -109,7 +111,7 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
             and refusal.obstacle is not Obstacle.PLATFORM
         ):
             name = judgement.build.name
-            reason = refusal.reason.replace(f"{name} ", f"The {name} build ", 1)
+            reason = re.sub(rf"^{name} ", f"The {name} build ", refusal.reason)
             return f"Nothing satisfies {case.torch.phrase} on this machine. {reason}{_allow(case, reason)}"
     return (
         f"Nothing satisfies {case.torch.phrase} on this machine: allow other versions, or see the reason of "

@@ -288,7 +288,7 @@ def test_a_source_build_is_rejected_for_that() -> None:
             linux(libc=("glibc", "2.17")),
             "torch>=2.7",
             "3.12.3",
-            "needs glibc 2.28 or newer; this system has 2.17",
+            "machine. torch 2.7.0 on cpu needs glibc 2.28 or newer; this system has 2.17",
         ),
         (macos("13.6"), "torch>=2.12", "3.12.3", "needs macOS 14.0 or newer; this Mac has 13.6"),
     ],
