@@ -52,17 +52,7 @@ _Progress: TypeAlias = Callable[[int, int, str], object]
 
 
 class Building:
-    """An environment on its way. Made by `open_building`.
-
-    Args:
-        tasks: What goes on beside the fetching and filling; cancelled at the end.
-        uv: The installer.
-        place: Where it is made.
-        lock: What goes in.
-        home: Where environments live.
-        interpreter: What it is made from.
-        progress: Told how far it is, from `finish` on.
-    """
+    """An environment on its way. Made by `open_building`."""
 
     def __init__(
         self,
@@ -176,18 +166,6 @@ async def open_building(
 
     What fetches the wheels in the context may tell `arrivals` of them: then they are unpacked meanwhile. The
     context ends well once `finish` has returned; on failure and cancellation nothing of it is left.
-
-    Args:
-        lock: What goes in.
-        home: Where environments live.
-        interpreter: What it is made from.
-        environ: The user's variables.
-        progress: Told how far it is: done, total, and of what ("packages", "files").
-
-    Raises:
-        HomeUnusable: Nothing can be written there.
-        NoSpace: Likewise, because it is full.
-        ProgramMissing: uv is missing or too old.
     """
     uv = await find_uv(environ)
     async with _new_place(home, lock) as place:

@@ -107,11 +107,7 @@ async def fetch_unhashed(
     publish: Callable[[DownloadProgressed], object],
     patience: Patience = FILE_PATIENCE,
 ) -> tuple[Path, str]:
-    """Bring one file into the home's downloads whose hash is unknown: where it is, and its sha256.
-
-    Raises:
-        StationError: As `fetch`.
-    """
+    """Bring one file into the home's downloads whose hash is unknown: where it is, and its sha256."""
     ledger = Ledger(publish, anyio.current_time)
     part = _partial_of(home, file)
     transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience)

@@ -58,16 +58,7 @@ class RemoteFile:
 
 
 class Transfer:
-    """One file on its way into a folder.
-
-    Args:
-        file: What to fetch.
-        partial: Where the unfinished file is kept, also for the next process.
-        client: For `http` and `https`.
-        ledger: Where the bytes are entered; it knows the file already.
-        patience: How long to wait.
-        arrival: Learns what is on disk, for whoever reads the file while it arrives; None where nobody does.
-    """
+    """One file on its way into a folder."""
 
     def __init__(
         self,

@@ -47,12 +47,9 @@ class ListedFile:
 
 
 def parse_listing(content: bytes, *, content_type: str, url: str) -> tuple[ListedFile, ...]:
-    """The files that a page lists, in its order. What is no link to a file is left out.
+    """The files that a page lists, in its order; `url` is its own after redirects.
 
-    Args:
-        content: The page.
-        content_type: As the server says ("application/vnd.pypi.simple.v1+json", "text/html; charset=utf-8").
-        url: Where the page is, after redirects.
+    What is not a link to a file is left out.
 
     Raises:
         ListingInvalid: The page says that it is JSON, and is not what PEP 691 describes.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.facts.redact import redact_url
@@ -53,16 +54,9 @@ async def collect_offers(
     deadline_seconds: float = DEADLINE_SECONDS,
     refresh: bool = False,
 ) -> CollectedOffers:
-    """Looks in every place at the same time. A place that does not answer is reported, never raised.
+    """Looks in every place at the same time, within one deadline for all.
 
-    Args:
-        request: What a build is chosen for; it decides which builds' pages are worth asking for.
-        torch_index: What stands for https://download.pytorch.org/whl; it may hold credentials.
-        config: The user's packaging set-up.
-        home: Where listings are kept for a day.
-        client: For `http` and `https`.
-        deadline_seconds: How long all of it may take.
-        refresh: Whether servers are asked although a listing of the last day is here.
+    A place that does not answer is reported, never raised. `torch_index` may hold credentials.
     """
     pages = PageSource(
         client,
@@ -77,7 +71,8 @@ async def collect_offers(
     by_place: dict[int, Found] = {}
 
     async def keep(place: int, page_url: str, source: Source, url: str) -> None:
-        by_place[place] = found_on(await pages.get(page_url, source), url, source, catalog)
+        page = await pages.get(page_url, source)
+        by_place[place] = await anyio.to_thread.run_sync(found_on, page, url, source, catalog)
 
     async with anyio.create_task_group() as tasks:
         if config.no_index and torch_index.rstrip("/") == catalog.index.rstrip("/"):
@@ -91,7 +86,8 @@ async def collect_offers(
         ]
         for place, (page_url, source, url) in enumerate(places, start=1):
             tasks.start_soon(keep, place, page_url, source, url)
-    by_place.setdefault(0, index.found())
+    if 0 not in by_place:  # in threads: PyTorch's own page lists some thousand wheels
+        by_place[0] = await anyio.to_thread.run_sync(index.found)
     ordered = [by_place[place] for place in sorted(by_place)]
     return CollectedOffers(
         offers=_without_repetitions(offer for found in ordered for offer in found.offers),

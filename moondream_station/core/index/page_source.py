@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -113,15 +112,15 @@ class PageSource:
         async with self._slots.setdefault(urlsplit(url).netloc, anyio.Semaphore(self._connections)):
             remaining_seconds = self._deadline - anyio.current_time()
             if remaining_seconds <= 0:
-                return _failed(url, source, "there was no time to ask it")
+                return _no_page(url, source, "failed", "there was no time to ask it")
             try:
                 with anyio.fail_after(min(PAGE_SECONDS, remaining_seconds)):
                     return await self._fetch(url, source, known)
             except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
-                page = _failed(url, source, explain_failure(error))
+                page = _no_page(url, source, "failed", explain_failure(error))
                 return Page(files=(), report=page.report, is_server_dead=is_unreachable(error))
             except (AttemptFailed, ListingInvalid) as error:
-                return _failed(url, source, str(error))
+                return _no_page(url, source, "failed", str(error))
 
     async def _fetch(self, url: str, source: Source, known: CachedListing | None) -> Page:
         import httpx2  # noqa: PLC0415  as above
@@ -135,24 +134,22 @@ class PageSource:
                 await self._keep(url, known.files, known.etag)
                 return _page(known.files, url, source)
             if response.status_code in _ABSENT:
-                return _absent(url, source, f"it has no such page (status {response.status_code})")
+                return _no_page(url, source, "absent", f"it has no such page (status {response.status_code})")
             if response.status_code != HTTPStatus.OK:
-                return _failed(url, source, _status_in_words(response))
+                return _no_page(url, source, "failed", _status_in_words(response))
             content = await read_bounded(response)
             content_type = response.headers.get("Content-Type", "")
             final = without_credentials(str(response.url))
             etag = response.headers.get("ETag")
-        files = await _in_thread(lambda: parse_listing(content, content_type=content_type, url=final))
+        files = await anyio.to_thread.run_sync(
+            lambda: parse_listing(content, content_type=content_type, url=final)
+        )
         if files:  # else perhaps a hotel's login page: not to be believed for a day
             await self._keep(url, files, etag)
         return _page(files, url, source)
 
     async def _keep(self, url: str, files: tuple[ListedFile, ...], etag: str | None) -> None:
         await anyio.to_thread.run_sync(lambda: self._cache.write(url, files, etag=etag))
-
-
-async def _in_thread(function: Callable[[], tuple[ListedFile, ...]]) -> tuple[ListedFile, ...]:
-    return await anyio.to_thread.run_sync(function)
 
 
 def _status_in_words(response: httpx2.Response) -> str:
@@ -178,9 +175,9 @@ def _read_local(path: Path, url: str, source: Source) -> Page:
         else:
             files = parse_listing(path.read_bytes(), content_type="text/html", url=path.as_uri())
     except FileNotFoundError:
-        return _absent(url, source, "it does not exist")
+        return _no_page(url, source, "absent", "it does not exist")
     except OSError as error:
-        return _failed(url, source, f"it can't be read ({error.strerror or error})")
+        return _no_page(url, source, "failed", f"it can't be read ({error.strerror or error})")
     return _page(files, url, source)
 
 
@@ -193,23 +190,14 @@ def _page(
     note: str | None = None,
 ) -> Page:
     detail = f"{len(files)} files" + (f"; {note}, so an earlier listing is used" if note is not None else "")
+    shown = redact_url(url)
     report = SourceReport(
-        source=source,
-        url_redacted=redact_url(url),
-        outcome="ok",
-        detail=detail,
-        age_seconds=age_seconds,
+        source=source, url_redacted=shown, outcome="ok", detail=detail, age_seconds=age_seconds
     )
     return Page(files=files, report=report)
 
 
-def _absent(url: str, source: Source, detail: str) -> Page:
-    return Page(files=(), report=_report(url, source, "absent", detail))
-
-
-def _failed(url: str, source: Source, detail: str) -> Page:
-    return Page(files=(), report=_report(url, source, "failed", detail))
-
-
-def _report(url: str, source: Source, outcome: Literal["absent", "failed"], detail: str) -> SourceReport:
-    return SourceReport(source=source, url_redacted=redact_url(url), outcome=outcome, detail=detail)
+def _no_page(url: str, source: Source, outcome: Literal["absent", "failed"], detail: str) -> Page:
+    shown = redact_url(url)
+    report = SourceReport(source=source, url_redacted=shown, outcome=outcome, detail=detail)
+    return Page(files=(), report=report)

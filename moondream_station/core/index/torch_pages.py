@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 import anyio
+import anyio.to_thread
 
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import parse_build
@@ -67,8 +68,10 @@ class TorchIndexPages:
                 tasks.start_soon(ask, index_url)
             self._all = await self._pages.get(f"{self._base}/{TORCH}/", "index")
             give_up_if_dead(self._all)
-            more = _builds_worth_asking(self._request, self._offers_of_all()) - first
-            for index_url in self._indexes_of(more):
+            more = await anyio.to_thread.run_sync(
+                lambda: _builds_worth_asking(self._request, self._offers_of_all())
+            )
+            for index_url in self._indexes_of(more - first):
                 tasks.start_soon(ask, index_url)
 
     def found(self) -> Found:

@@ -38,15 +38,6 @@ def pip_file_options(
 
     A later file takes the place of an earlier one key by key; then section `install` goes before `global`,
     whichever file each comes from. That is pip's own order.
-
-    Args:
-        environ: The user's variables.
-        prefix: `sys.prefix` of the environment whose own `pip.conf` counts.
-        platform: As `sys.platform`.
-        etc: The system's folder of settings.
-
-    Raises:
-        SettingsInvalid: A file is none that pip could read.
     """
     sections: dict[str, dict[str, str]] = {name: {} for name in _SECTIONS}
     for path in pip_config_files(environ, prefix=prefix, platform=platform, etc=etc):

@@ -39,13 +39,8 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 class Family:
     """What keeps torch's family in its place while the requirements are locked.
 
-    Args:
-        offer: The chosen torch, None where no torch may come in.
-        others: Wheels of the torches that may be taken instead, of the same build and from the same place.
-        tags: What the interpreter accepts, best first.
-        wheels: A folder that does not exist yet, for wheels that must be offered from disk.
-        client: For the family's index.
-        patience: For it too.
+    `offer` is the chosen torch, None where no torch may come in; `others` are of the same build and place and
+    may be taken instead. `wheels` is a folder that does not exist yet, for what must be offered from disk.
     """
 
     def __init__(

@@ -83,12 +83,7 @@ def own_interpreter() -> Interpreter:
 
 
 async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -> Interpreter:
-    """The Python that environments are made from.
-
-    Args:
-        python: The interpreter a user named, also one inside a virtual environment (its base is meant), or
-            None for the station's own.
-        environ: The user's variables; the interpreter that is asked gets those that children may have.
+    """The Python that environments are made from: the base of the one a user named, or the station's own.
 
     Raises:
         PythonUnsuitable: There is no such interpreter, it is not one, or it is too old.

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from packaging.markers import Environment
 from packaging.pylock import (
@@ -24,6 +24,7 @@ from packaging.tags import Tag
 
 from moondream_station.core.builds.requirements import filename_of
 from moondream_station.core.facts.errors import ResolutionConflict
+from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.fetch.lock import Lock, LockedFile
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -113,7 +114,7 @@ def _locked_file(package: Package, chosen: object, *, builds: Collection[str] = 
         version=str(package.version) if package.version is not None else _version_in(filename),
         filename=_checked_filename(filename),
         url=_checked_url(url, package.name),
-        index=_without_credentials(package.index) if package.index is not None else None,
+        index=without_credentials(package.index) if package.index is not None else None,
         sha256=_checked_sha256(chosen.hashes, package.name),
         size_bytes=_checked_size(chosen.size, package.name),
     )
@@ -133,7 +134,7 @@ def _checked_url(url: str, name: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or ".." in unquote(parts.path).split("/"):
         raise PylockValidationError(f"{name} has no usable URL")
-    return _without_credentials(url)
+    return without_credentials(url)
 
 
 def _checked_sha256(hashes: Mapping[str, str], name: str) -> str:
@@ -147,11 +148,6 @@ def _checked_size(size: int | None, name: str) -> int | None:
     if size is not None and size <= 0:
         raise PylockValidationError(f"{name} has the size {size}")
     return size
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _first_line(error: Exception) -> str:

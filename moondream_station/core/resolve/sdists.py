@@ -31,17 +31,6 @@ async def build_wheels(
     """The lock with a wheel in the place of each archive of sources (`lock.sources`); most locks have none.
 
     What was built lies with the downloads, under the name of its content, and stays as long as they do.
-
-    Args:
-        lock: What was locked.
-        sources: Where each archive is, by file name.
-        home: Where downloads live.
-        interpreter: What the wheels are for.
-        environ: The user's variables.
-        variables: The user's set-up, for uv: what a build needs comes from there.
-
-    Raises:
-        StationError: One can't be built.
     """
     built = {}
     for file in lock.sources.files:
