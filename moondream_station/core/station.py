@@ -58,11 +58,7 @@ _log = Log()
 
 
 async def without_doctor() -> Mapping[str, Any]:
-    """What a station answers that was opened without a doctor.
-
-    Raises:
-        StationError: Always.
-    """
+    """What a station answers that was opened without a doctor: a `StationError`."""
     raise StationError(
         "The doctor is not available over HTTP here.",
         hint="Run `moondream-station doctor` in another terminal.",
@@ -293,13 +289,7 @@ async def open_station(
 ) -> AsyncIterator[Station]:
     """Open the station on a home; when the block is left, activations are cancelled and workers ended.
 
-    Args:
-        home: The home; it is made where it is missing.
-        settings: The user's settings.
-        environ: The user's variables.
-        station: Who serves, None for a command that only switches.
-        machine: The computer to look at; this one by default.
-        examine: The doctor, for those who ask over HTTP; whoever serves brings it.
+    Without `station`, which says who serves, it serves nobody: a command that only switches.
 
     Raises:
         HomeUnusable: The home can't be used.

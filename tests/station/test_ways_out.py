@@ -158,7 +158,7 @@ async def test_a_worker_that_the_system_refuses_fails_alone(premises: Premises, 
         with without(premises):
             os.kill(started.pid, signal.SIGKILL)
             with anyio.fail_after(10):
-                while "can't be started" not in str(station._pool.failure):  # noqa: ASYNC110  its own time
+                while "can't be started" not in str(station._pool._failure):  # noqa: ASYNC110  its own time
                     await anyio.sleep(0.01)
         assert await caption(station) == "a small caption"
 

@@ -57,6 +57,7 @@ class Activation:
 
     def __init__(self, request: ActivationRequest, *, bus: Bus, journal: Journal) -> None:
         self.request = request
+        self.id = request.id
         self.stage = Stage.PREPARE
         self.scope = anyio.CancelScope()
         self.cancel_reason = CancelReason.SHUTDOWN
@@ -64,11 +65,6 @@ class Activation:
         self.outcome: Event | None = None
         self._bus = bus
         self._journal = journal
-
-    @property
-    def id(self) -> str:
-        """The activation's id."""
-        return self.request.id
 
     def is_for(self, request: ActivationRequest) -> bool:
         """Whether it does what the request asks for; one that is being cancelled does not."""

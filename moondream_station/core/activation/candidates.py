@@ -53,20 +53,10 @@ class Candidates:
         )
 
     def settle_for(self, torch: str) -> bool:
-        """Take another torch of the current build, because the first one does not resolve.
-
-        Args:
-            torch: Its version, with the local part.
-
-        Returns:
-            Whether it is another one.
-        """
+        """Take another torch of the current build, named with its local part; gives whether it is another."""
         current = self.current
-        chosen = (
-            next((offer for offer in current.others if str(offer.full_version) == torch), None)
-            if current
-            else None
-        )
+        others = current.others if current else ()
+        chosen = next((offer for offer in others if str(offer.full_version) == torch), None)
         if current is None or chosen is None:
             return False
         reason = f"torch {chosen.torch} is used, because the requirements exclude torch {current.torch}."

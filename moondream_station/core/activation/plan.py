@@ -38,15 +38,7 @@ async def plan_from_catalog(
     strategy: str = "auto",
     torch_index: str | None = None,
 ) -> Selection:
-    """Plan with what this version knows, and no network: for a recorded machine, or offline.
-
-    Args:
-        requirements: What is asked for.
-        machine: The machine it is planned for.
-        python: The Python that the environment would have ("3.12", "3.12.3").
-        strategy: `auto`, `guide` or a build.
-        torch_index: What replaces the official index's base URL; shown without what is secret in it.
-    """
+    """Plan with what this version knows, and no network: for a recorded machine, or offline."""
     capabilities = await detect(machine, on_probe=_ignore)
     request = BuildRequest(
         capabilities=capabilities, requirements=requirements, python=python, strategy=strategy

@@ -67,12 +67,7 @@ class Needs:
 
 
 def check_model(manifest: Manifest, model_id: str, *, system: str | None = None) -> ModelInfo:
-    """A model's entry, where it can be switched to.
-
-    Args:
-        manifest: The models and their backends.
-        model_id: The model.
-        system: `platform.system()` of the machine that it is to run on; this computer's by default.
+    """A model's entry, where it can be switched to on a system (`platform.system()`), this one by default.
 
     Raises:
         UnknownModel: The manifest has no such model.

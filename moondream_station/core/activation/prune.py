@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
+from typing import Literal, TypeAlias
 
 import anyio
 import psutil
@@ -22,20 +23,17 @@ from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.storage import remove
 from moondream_station.core.resolve.pylock import read_stored_pylock
 
+Kind: TypeAlias = Literal["environment", "download", "backend", "cache"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreferenced:
-    """Something that can go.
-
-    Args:
-        path: Where it is.
-        size_bytes: What removing it frees at least; files that have other names too are not counted.
-        kind: "environment", "download", "backend" or "cache".
-    """
+    """Something that can go."""
 
     path: Path
     size_bytes: int
-    kind: str
+    """What removing it frees at least; files that have other names too are not counted."""
+    kind: Kind
 
 
 async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None], None]) -> list[Unreferenced]:
@@ -112,7 +110,7 @@ def _running_in(environments: Path) -> set[str]:
     return names
 
 
-def _unreferenced(path: Path, kind: str) -> Unreferenced:
+def _unreferenced(path: Path, kind: Kind) -> Unreferenced:
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
     return Unreferenced(path=path, size_bytes=sum(map(_own_bytes, files)), kind=kind)
 

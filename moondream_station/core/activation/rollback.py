@@ -44,11 +44,7 @@ def previous_environment(home: Home, model: str) -> str:
 
 
 def check_rollback(home: Home, model: str) -> None:
-    """Make sure that the model is the active one, and had another environment before.
-
-    Raises:
-        NothingToRollBack: It is not, or it had none.
-    """
+    """Make sure that the model is the active one and had another environment; else `NothingToRollBack`."""
     previous_environment(home, model)
     if read_active(home).model != model:
         raise NothingToRollBack(

@@ -174,13 +174,7 @@ class Subscription:
 
 
 class Bus:
-    """Where every fact is published, once, and where everyone who wants to know subscribes.
-
-    Args:
-        state: What is known before the first fact (the station, the active model).
-        journal: Where facts are written and where earlier ones are read; None keeps them in memory alone.
-        clock: Gives the aware time of each event.
-    """
+    """Where every fact is published, once; without a journal they are kept in memory alone."""
 
     def __init__(
         self,

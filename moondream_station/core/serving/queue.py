@@ -151,16 +151,6 @@ class InferencePool:
         self._processed = 0
         self._tasks: TaskGroup | None = None
 
-    @property
-    def worker(self) -> Worker | None:
-        """The worker that new calls go to."""
-        return self._line.worker
-
-    @property
-    def failure(self) -> StationError | None:
-        """Why the worker is gone, None while it is well."""
-        return self._failure
-
     def expect(self, model: str) -> None:
         """A worker for this model is being loaded, and none serves: requests wait for it."""
         self._change(PoolState.LOADING, None, _Service(model=model))

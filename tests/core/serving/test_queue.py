@@ -266,7 +266,7 @@ async def test_a_crash_fails_what_runs_and_the_next_worker_serves_on(tmp_path: P
             await ask(pool, "leave")
         assert await ask(pool, "pid") == {"pid": shop.made[1].pid}
         assert pool._state is PoolState.READY
-        assert pool.failure is None
+        assert pool._failure is None
 
 
 async def test_a_call_that_a_dead_worker_never_began_goes_to_the_next(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ async def test_another_model_ends_the_restart_of_the_former(tmp_path: Path) -> N
         await started.wait()
         pool.serve(new, model="new", restart=refuse)
         await cancelled.wait()
-        assert pool.worker is new
+        assert pool._line.worker is new
         assert await ask(pool, "pid") == {"pid": new.pid}
 
 
@@ -340,7 +340,7 @@ async def test_a_call_that_never_comes_back_costs_its_worker(tmp_path: Path) -> 
         pool.serve(await shop.worker(), model="m", restart=shop.worker)
         with pytest.raises(WorkerTimeout):
             await ask(pool, "slow", seconds=3600)
-        await until(pool, lambda: pool.worker is not shop.made[0])
+        await until(pool, lambda: pool._line.worker is not shop.made[0])
         assert "did not come back from `slow`" in str(shop.made[0].failure)
         async with pool.call("pid", {}, timeout_seconds=20) as answer:
             assert answer == {"pid": shop.made[1].pid}
