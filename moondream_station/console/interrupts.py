@@ -1,11 +1,10 @@
 """SIGINT, SIGTERM and SIGHUP end a command: what it started is ended too, and the exit code is 130.
 
-One handler takes them from the first moment to the last, and hands each to whoever receives it then. Nothing
-is raised, because an exception that comes in the middle of an import is changed, swallowed or mistaken by
-whatever it meets there; and the signals' own actions are not put back in between, as event loops do at their
-end.
+One handler takes them from the first moment to the last and hands each to the present receiver. Nothing is
+raised, because an exception in the middle of an import is changed or swallowed by the code that it meets; and
+the signals' own actions are never restored in between, as event loops do when they end.
 
-Loads next to nothing, so that it is there before anything else is.
+Imports next to nothing, so that it works before anything else is loaded.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ _receivers: list[_Receiver] = []
 
 
 def heed_signals() -> None:
-    """From here on a signal goes to the last receiver; where there is none, it ends the process at once.
+    """From here on a signal goes to the last receiver; without one, it ends the process at once.
 
-    One that the user lets be ignored stays so: `nohup` does it to SIGHUP, and shells to SIGINT of what they
+    Signals that are ignored stay ignored: `nohup` ignores SIGHUP, and shells ignore SIGINT for what they
     start in the background.
     """
     for number in _heeded():
@@ -38,10 +37,9 @@ def heed_signals() -> None:
 
 @contextmanager
 def received(receiver: _Receiver) -> Iterator[None]:
-    """Hand signals to a receiver while the block runs, before all others.
+    """Hand signals' numbers to a receiver while the block runs, before all others.
 
-    Args:
-        receiver: Takes the signal's number, between any two steps of the main thread; must not raise.
+    It is called between any two steps of the main thread and must not raise.
     """
     _receivers.append(receiver)
     try:
@@ -51,7 +49,7 @@ def received(receiver: _Receiver) -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """How the command ends is decided, and what it still does is soon done: no signal changes it."""
+    """Ignore signals from here on: how the command ends is decided, and what it still does is short."""
     _receivers.append(lambda _: None)
 
 

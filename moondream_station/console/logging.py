@@ -12,11 +12,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def configure_logging(level: str | None, *, default: str = "warning") -> None:
-    """Send structlog to stderr.
-
-    Args:
-        level: The user's log level, None where not set.
-        default: The level otherwise.
+    """Send structlog to stderr, at the user's level or the default one.
 
     Raises:
         SettingsInvalid: There is no such level.
@@ -24,7 +20,7 @@ def configure_logging(level: str | None, *, default: str = "warning") -> None:
     name = (level or default).lower()
     if name not in _LEVELS:
         raise SettingsInvalid(
-            f"MOONDREAM_STATION_LOG is {level!r}, which is no log level.",
+            f"MOONDREAM_STATION_LOG is {level!r}, which is not a log level.",
             hint=f"Use one of {', '.join(_LEVELS)}.",
         )
     set_up_logging(getattr(logging, name.upper()), _configure_structlog)

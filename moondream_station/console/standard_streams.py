@@ -1,6 +1,6 @@
-"""The standard streams: there, fit for every text, and no trouble once they take nothing more.
+"""The standard streams: open, able to write every text, and silent once they can't be written.
 
-Loads next to nothing, so that `--version` can use it.
+Imports next to nothing, so that `--version` can use it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TextIO
 
 
 def make_ready() -> None:
-    """Open what whoever started us has closed, and let stdout take every text, as stderr does already.
+    """Open the streams that were closed at the start, and let stdout write every text, as stderr does.
 
-    Without it the next file or socket that is opened would take the place of the stream that is missing.
+    Otherwise the next file or socket that is opened would get the descriptor of a missing stream.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -28,7 +28,7 @@ def write_line(stream: TextIO, line: str) -> None:
     """Write a line at once.
 
     Raises:
-        BrokenPipeError: Whoever read it has gone.
+        BrokenPipeError: Its reader is gone.
         OSError: It can't be written, because a disk is full, say.
     """
     try:
@@ -40,7 +40,7 @@ def write_line(stream: TextIO, line: str) -> None:
 
 
 def write_nowhere(descriptor: int) -> None:
-    """Let all that is written from now on go nowhere, so that the end of the program, too, raises nothing."""
+    """Discard everything written from now on, so that flushing at exit raises nothing."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -25,9 +25,7 @@ SECONDS_A_PICTURE: Final = 0.25
 class LivePicture:
     """Draws a picture four times a second, as far as it changed, until it is closed.
 
-    Args:
-        terminal: The terminal.
-        picture: Makes the lines; called from another thread, so it must only read what is immutable.
+    The picture is made in another thread, so it must only read what is immutable.
     """
 
     def __init__(self, terminal: Terminal, picture: Picture) -> None:
@@ -43,7 +41,7 @@ class LivePicture:
         self._thread.start()
 
     def close(self) -> None:
-        """Draw the last picture, whole, and let it stand."""
+        """Draw the last picture, whole, and leave it."""
         self._closing.set()
         self._thread.join()
         lines = self._picture(self._terminal.size.columns - 1, None)
@@ -70,7 +68,7 @@ class LivePicture:
 
     @contextmanager
     def _at_terminal(self) -> Iterator[None]:
-        """One writer at a time. A terminal that was closed shows nothing, and stops nothing."""
+        """One writer at a time. A terminal that is gone shows nothing, and stops nothing."""
         with self._lock, suppress(OSError):
             yield
 
@@ -94,7 +92,7 @@ class LinesAbove(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
-        """Show what was begun."""
+        """Show an unfinished line, too."""
         if self._begun:
             self.write("\n")
         super().close()

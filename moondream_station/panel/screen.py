@@ -16,8 +16,7 @@ _CLEAR_LINE, _CLEAR_BELOW = "\x1b[K", "\x1b[J"
 class Screen:
     """Draws a picture over the one before. Between two calls the cursor stands on the line below it, visible.
 
-    Args:
-        terminal: The terminal; its size is asked for each picture.
+    docs/explanation/dependencies.md says why this is not rich.Live.
     """
 
     def __init__(self, terminal: Terminal) -> None:
@@ -27,15 +26,11 @@ class Screen:
         self._columns = terminal.size.columns
 
     def draw(self, lines: Sequence[Text]) -> None:
-        """Replace the picture, which must not be higher than the terminal; what does not fit is left out.
-
-        Args:
-            lines: The new picture, each line narrower than the terminal.
-        """
+        """Replace the picture; lines that do not fit are left out. Each is narrower than the terminal."""
         size = self._terminal.size
         lines = lines[: size.lines - 1]
         styled = [self._terminal.styled(line) for line in lines]
-        written = self._begun_anew(size.columns) if size.columns != self._columns else ""
+        written = self._after_resize(size.columns) if size.columns != self._columns else ""
         written += self._changes(styled)
         self._drawn = styled
         self._widths = [cell_len(line.plain) for line in lines]
@@ -44,21 +39,13 @@ class Screen:
             self._write(f"\r{_CLEAR_LINE}{written}")
 
     def write_above(self, text: str) -> None:
-        """Write whole lines above the picture, which moves down.
-
-        Args:
-            text: The lines, with their ends.
-        """
+        """Write whole lines, with their ends, above the picture, which moves down."""
         up = f"\x1b[{len(self._drawn)}A" if self._drawn else ""
         again = "".join(f"{line}\n" for line in self._drawn)
         self._write(f"\r{_CLEAR_LINE}{up}{_CLEAR_BELOW}{text}{again}")
 
     def leave(self, lines: Sequence[Text]) -> None:
-        """Draw the last picture, which may be higher than the terminal: nothing is drawn over it any more.
-
-        Args:
-            lines: The picture, each line narrower than the terminal.
-        """
+        """Draw the last picture, which may be higher than the terminal: nothing is drawn over it any more."""
         room = self._terminal.size.lines - 1
         self.draw(lines)
         rest = "".join(f"{self._terminal.styled(line)}\n" for line in lines[room:])
@@ -80,8 +67,8 @@ class Screen:
             written.append(_moved(position, len(styled)))
         return "".join(written)
 
-    def _begun_anew(self, columns: int) -> str:
-        """Clear the picture: the terminal broke its lines anew when it became narrower."""
+    def _after_resize(self, columns: int) -> str:
+        """Clear the picture, whose lines the terminal rewrapped when it became narrower."""
         self._columns = columns
         height = sum(max(1, -(-width // columns)) for width in self._widths)
         self._drawn = []

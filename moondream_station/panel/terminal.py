@@ -13,12 +13,7 @@ LOCALES_OF_ASCII = frozenset({"C", "POSIX"})
 
 
 class Terminal:
-    """The terminal that a stream is, also after another file stands in for that stream.
-
-    Args:
-        stream: What is written to.
-        console: How styles are written; made for the stream by default.
-    """
+    """The terminal that a stream is, also after another file stands in for that stream."""
 
     def __init__(self, stream: TextIO, *, console: Console | None = None) -> None:
         self._stream = stream
@@ -26,7 +21,7 @@ class Terminal:
 
     @property
     def size(self) -> os.terminal_size:
-        """Columns and lines, as they are now: what COLUMNS says may be long ago."""
+        """Columns and lines now: COLUMNS may be from before a resize."""
         try:
             return os.get_terminal_size(self._stream.fileno())
         except (OSError, ValueError):  # no terminal, no file
@@ -39,12 +34,9 @@ class Terminal:
         return console.is_terminal and not console.is_dumb_terminal and not console.legacy_windows
 
     def shows_unicode(self, environ: Mapping[str, str]) -> bool:
-        """Whether it shows marks and bars that are not ASCII.
-
-        Args:
-            environ: The user's variables. An explicit C locale asks for ASCII although Python then writes
-                UTF-8 (PEP 540); the Linux console has no glyphs for most of these.
-        """
+        """Whether it shows marks and bars that are not ASCII."""
+        # An explicit C locale asks for ASCII although Python then writes UTF-8 (PEP 540); the Linux console
+        # has no glyphs for most of these.
         names = ("LC_ALL", "LC_CTYPE", "LANG")
         locale = next((value for name in names if (value := environ.get(name))), None)
         if locale in LOCALES_OF_ASCII or environ.get("TERM") == "linux":
@@ -56,7 +48,7 @@ class Terminal:
         return True
 
     def styled(self, line: Text) -> str:
-        """A line with the escape sequences of its styles, as far as the terminal and `NO_COLOR` have them."""
+        """A line with the escape sequences of its styles, as far as the terminal and `NO_COLOR` allow."""
         with self._console.capture() as captured:
             self._console.print(line, end="", soft_wrap=True)
         return captured.get()
@@ -65,7 +57,7 @@ class Terminal:
         """Write at once.
 
         Raises:
-            OSError: The terminal has gone.
+            OSError: The terminal is gone.
         """
         self._stream.write(text)
         self._stream.flush()

@@ -41,7 +41,7 @@ def test_the_user_may_see_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("DEBUG")
     Log().debug("small")
     assert json.loads(capsys.readouterr().err)["event"] == "small"
-    with pytest.raises(SettingsInvalid, match="no log level"):
+    with pytest.raises(SettingsInvalid, match="not a log level"):
         configure_logging("loud")
 
 
