@@ -86,7 +86,7 @@ async def _hand_over(home: Home, record: StationRecord, options: _Options) -> No
     active = await anyio.to_thread.run_sync(read_active, home)
     if active.model != options.model:
         return  # another command has switched since
-    result = "was not told: interrupted."
+    result = "was not notified: interrupted."
     with anyio.CancelScope() as scope, cancel_on_signal(lambda _: scope.cancel()):
         result = await _tell(record, options, environment=active.models[options.model].environment)
     if result:
@@ -106,5 +106,5 @@ async def _tell(record: StationRecord, options: _Options, *, environment: str) -
                 return ""
             await client.switch(options.model, options.strategy, python=options.python)
     except StationError as error:
-        return f"was not told: {error.message}"
-    return f"was told, and is switching to {options.model}."
+        return f"was not notified: {error.message}"
+    return f"was notified, and is switching to {options.model}."

@@ -94,7 +94,7 @@ class Boundary:
             failure = error
         except Exception as error:  # noqa: BLE001  the boundary of HTTP: a bug of ours is answered too
             _log.exception("request failed", method=scope["method"], path=scope["path"])
-            # Without its text: that may hold arguments of another client's request.
+            # Without its text, which may hold paths of this computer or data of the request.
             failure = StationError(
                 f"Internal error (a bug in Moondream Station): {type(error).__name__}",
                 hint="The station's log has the traceback; please report it.",

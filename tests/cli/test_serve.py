@@ -255,7 +255,7 @@ def test_a_station_that_does_not_answer_is_not_waited_for_after_a_signal(install
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=20) == 0
         assert process.stderr is not None
-        assert f"The station at {address} was not told: interrupted." in process.stderr.read()
+        assert f"The station at {address} was not notified: interrupted." in process.stderr.read()
 
 
 def test_who_joins_a_switch_only_detaches(installed: Premises) -> None:
