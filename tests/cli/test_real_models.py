@@ -193,7 +193,7 @@ def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, A
         (
             "point",
             {"image_url": IMAGE, "object": "red", "spatial_refs": [[0.1, 0.1]]},
-            "takes no spatial_refs",
+            "does not accept spatial_refs",
         ),
     ],
 )
@@ -338,7 +338,7 @@ def folder_cases(premises: ModelPremises) -> dict[str, dict[str, Any]]:
         "words.py is missing": {"model_id": str(lacking["words.py"])},
         "it has no weights": {"model_id": str(lacking["model.safetensors"])},
         "are damaged": {"model_id": str(damaged)},
-        "There is no folder": {"model_id": str(absent)},
+        "does not exist": {"model_id": str(absent)},
     }
 
 

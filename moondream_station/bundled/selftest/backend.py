@@ -35,7 +35,7 @@ SIDE = 256
 """Images are looked at in this size at most: enough to place a region to half a percent."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for what is no image, or a damaged one."""
+"""What Pillow raises for what is not an image, or a damaged one."""
 
 HSV: tuple[tuple[str, tuple[float, float], tuple[float, float], tuple[float, float]], ...] = (
     ("red", (0, 361), (0, 2), (0, 2)),

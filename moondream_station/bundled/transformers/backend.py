@@ -48,7 +48,7 @@ _STORED_ITEM_BYTES = 2
 def fetch_backend(
     model_id: str, revision: str | None = None, dtype: str | None = None, progress: Progress = lambda *_: None
 ) -> int:
-    """Get the weights, while the model before goes on answering; gives the bytes of memory that they take."""
+    """Get the weights, while the previous model keeps answering; gives the bytes of memory that they take."""
     with explained(model_id, revision):
         _, size_bytes = _fetched[model_id, revision] = find(model_id, revision, progress)
     widening = getattr(torch, dtype).itemsize / _STORED_ITEM_BYTES if dtype is not None else 1
@@ -167,7 +167,7 @@ def _call(function: str, image: Any, **options: Any) -> dict[str, Any]:
         # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.
         given["settings"] = {**given["settings"], "variant": None}
     if strange := sorted(given.keys() - known.keys()):
-        raise ValueError(f"this model takes no {', '.join(strange)} for {function}: leave it out")
+        raise ValueError(f"this model does not accept {', '.join(strange)} for {function}: leave it out")
     answer: dict[str, Any] = method(image, **given)
     return answer
 

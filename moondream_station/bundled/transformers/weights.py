@@ -50,7 +50,7 @@ def find(model_id: str, revision: str | None, progress: Progress) -> tuple[str, 
     """Bring everything that a model is loaded from; gives what to load, and its size in bytes.
 
     Raises:
-        Unreachable: There is no such folder, or it is not whole.
+        Unreachable: There is no such folder, or it is incomplete.
         OSError: The hub does not give it; `explained` says why.
     """
     folder = Path(model_id).expanduser()
@@ -61,7 +61,7 @@ def find(model_id: str, revision: str | None, progress: Progress) -> tuple[str, 
         progress(0, _size(folder), "bytes")
         return str(folder), _size(folder)
     if folder.is_absolute() or model_id.startswith((".", "~")):
-        raise Unreachable(f"There is no folder {folder}.", "The model's `model_id` in the manifest names it.")
+        raise Unreachable(f"The folder {folder} does not exist.", "Check `model_id` in the manifest.")
     cached = _cached(model_id, revision)
     if cached is None or revision is None:
         try:
@@ -98,7 +98,7 @@ def _fetch(model_id: str, revision: str | None, progress: Progress) -> Path:
 
 
 def _check_space(model_id: str, missing_bytes: int) -> None:
-    """Tell before the first byte what would otherwise be told after the last one that fits."""
+    """Fail before the first byte instead of after the last one that fits."""
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
@@ -215,7 +215,7 @@ def _from_system(error: OSError, model_id: str, hub: str | None) -> Unreachable:
         is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         return Unreachable(
             f"{model_id} can't be stored or read: {error.strerror}: {error.filename or constants.HF_HOME}.",
-            "Make room, or set HF_HOME to a folder that you may write to.",
+            "Make room, or set HF_HOME to a folder that you can write to.",
             cause="no-space" if is_full else "weights-unreachable",
         )
     response = error.response if isinstance(error, HfHubHTTPError) else None

@@ -34,7 +34,7 @@ _RESERVED = frozenset(
     {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(1, 10))}
 )
 _LEFT_OUT = frozenset({"__pycache__", ".git", ".hg", ".svn"})
-"""Folders that are no part of a backend's code."""
+"""Folders that are not part of a backend's code."""
 
 
 _HEADER_BYTES: Final = 4 << 20
@@ -114,7 +114,7 @@ class Unpacking:
     def unsafe(self, name: str, why: str) -> ArchiveUnsafe:
         """The error for a member."""
         return ArchiveUnsafe(
-            f"{self._origin}: {name[:200]!a} {why}. Nothing of it was kept.",
+            f"{self._origin}: {name[:200]!a} {why}. Nothing was unpacked.",
             hint="A backend may hold folders and plain files only; ask its author for another archive.",
         )
 
@@ -252,7 +252,7 @@ def copy_folder(source: Path, unpacking: Unpacking) -> None:
     root = source.resolve()
     for path, name in _walk(source, ""):
         if not path.resolve().is_relative_to(root):
-            raise unpacking.unsafe(name, "is a link out of the folder")
+            raise unpacking.unsafe(name, "is a link that leads out of the folder")
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             unpacking.add_folder(name)
@@ -292,5 +292,5 @@ def _strange(part: str) -> str | None:
     try:
         encoded = part.encode()
     except UnicodeEncodeError:
-        return "has a name that is not text"
+        return "has a name that is not valid text"
     return "has too long a name" if len(encoded) > _LONGEST_PART_BYTES else None

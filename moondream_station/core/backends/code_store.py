@@ -162,7 +162,7 @@ def code_in(
     entry = folder / f"{record.entry_module}.py"
     if not entry.is_file():
         raise BackendUnavailable(
-            f"The backend {backend_id} {version} has no {entry.name} at its top.",
+            f"The backend {backend_id} {version} has no {entry.name} at its top level.",
             hint="The manifest's `entry_module` names the module that has the functions.",
         )
     return BackendCode(

@@ -173,7 +173,7 @@ class Manifest(BaseModel):
         except KeyError:
             known = ", ".join(self.models) or "none"
             raise UnknownModel(
-                f"There is no model {model_id!r} in {self.origin}.", hint=f"It names these models: {known}."
+                f"There is no model {model_id!r} in {self.origin}.", hint=f"Available models: {known}."
             ) from None
 
     def unsupported_reason(
@@ -183,7 +183,7 @@ class Manifest(BaseModel):
         model = self.models[model_id]
         this = (system or platform.system()).lower()
         if model.supported_os is not None and this not in {name.lower() for name in model.supported_os}:
-            return f"it runs on {', '.join(model.supported_os) or 'no system'}, this is {this}"
+            return f"it runs on {', '.join(model.supported_os) or 'no system'}, not on {this}"
         backend = self.backends.get(model.backend)
         if backend is None:
             return f"the manifest has no backend {model.backend!r}"

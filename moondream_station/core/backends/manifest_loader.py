@@ -23,9 +23,7 @@ from moondream_station.core.home.storage import write_atomically
 MAX_MANIFEST_BYTES: Final = 1 << 20
 _FETCH_SECONDS: Final = 15.0
 _BUILT_IN: Final = Path(__file__).parents[2] / "bundled" / "manifest.json"
-_HINT = (
-    "MOONDREAM_STATION_MANIFEST or `manifest` in config.json names it; without both the built-in one is used."
-)
+_HINT = "Check MOONDREAM_STATION_MANIFEST, or `manifest` in config.json; the default is built in."
 
 _log = Log()
 

@@ -201,7 +201,7 @@ class _Provider:
         expected = self._info.sha256
         if expected is not None and digest != expected.lower():
             raise HashMismatch(
-                f"{self._location.shown} has sha256 {digest}, the manifest says {expected.lower()}.",
+                f"{self._location.shown} has sha256 {digest}, but the manifest says {expected.lower()}.",
                 hint="Ask whoever publishes the manifest: the archive or the manifest was changed.",
             )
         unpacked = workplace / "unpacked"
@@ -236,7 +236,7 @@ class _Provider:
             reason = explain_failure(error)
             raise _unavailable(self._id, f"{shown} could not be fetched: {reason}") from error
         if size is not None and received < size:
-            raise _unavailable(self._id, f"{shown} has {received} bytes, the manifest says {size}")
+            raise _unavailable(self._id, f"{shown} has {received} bytes, but the manifest says {size}")
 
     def _top(self, folder: Path) -> Path:
         """Where the entry module is: at the top, or in the only folder there, as 0.1 had it."""

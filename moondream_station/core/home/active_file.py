@@ -79,7 +79,7 @@ def read_active(home: Home) -> ActiveRecord:
     except (OSError, ValueError) as error:
         raise HomeUnusable(
             f"{home.active} can't be used: {error}",
-            hint="Update the station, if a newer one wrote it; or move the file away and switch again.",
+            hint="Update this station if a newer one wrote it; else move the file away and switch again.",
         ) from error
 
 

@@ -33,13 +33,13 @@ class Point(StrEnum):
     """`commit.json` is written, and `active.json` names the environment before."""
 
     NAMED = "named"
-    """`active.json` names the new environment, and nobody was told."""
+    """`active.json` names the new environment, and nothing has been published."""
 
 
 def reached(name: str) -> None:
     """Stand still here, if a test wants it."""
-    wanted, _, folder = os.environ.get(VARIABLE, "").partition(":")
-    if wanted != name:
+    point, _, folder = os.environ.get(VARIABLE, "").partition(":")
+    if point != name:
         return
     Path(folder, f"{name}.arrived").write_text(str(os.getpid()), encoding="ascii")
     go = Path(folder, f"{name}.go")

@@ -137,7 +137,7 @@ def serve_lock(home: Home) -> Iterator[None]:
         where = f" at {record.address} (pid {record.pid}, since {record.since})" if record else ""
         raise StationRunning(
             f"A station is already serving{where}.",
-            hint="Use that one, or end it first; another home can be set with MOONDREAM_STATION_HOME.",
+            hint="Use that station, or end it first; MOONDREAM_STATION_HOME sets another home.",
         )
     try:
         home.station.unlink(missing_ok=True)  # a killed station's record

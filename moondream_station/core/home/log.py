@@ -23,7 +23,7 @@ class Log:
         _log(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: object) -> None:
-        """What goes on."""
+        """What happens."""
         _log(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:

@@ -36,9 +36,9 @@ def check_space(needs: Iterable[Need]) -> None:
         needed = sum(need.size_bytes for need in group)
         free = shutil.disk_usage(folder).free
         if needed and needed + _RESERVE_BYTES > free:
+            sizes = f"{in_words(needed)} needed, {in_words(free)} free"
             raise NoSpace(
-                f"{in_words(needed)} are needed on the file system of {folder}; {in_words(free)} are free.",
-                hint=no_space_hint(None),
+                f"Not enough space on the file system of {folder}: {sizes}.", hint=no_space_hint(None)
             )
 
 

@@ -82,7 +82,7 @@ def locate(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """The argument list with the program's absolute path."""
     program = resolve_program(argv[0], env)
     if program is None:
-        raise missing(argv[0], "it is not installed, or not executable")
+        raise missing(argv[0], "it is not installed or not executable")
     return [str(program), *argv[1:]]
 
 

@@ -112,7 +112,7 @@ def _try_to(kill: "Callable[[int, int], None]", target: int, number: int) -> Non
 
 
 def _descendants_outside(group: int) -> list[int]:
-    """The guard's descendants that have left the group; none where there is no Linux /proc."""
+    """The guard's descendants that have left the group; empty without Linux's /proc."""
     families: dict[int, tuple[int, int]] = {}
     try:
         entries = os.listdir("/proc")  # noqa: PTH208  pathlib costs too much here
@@ -128,10 +128,10 @@ def _descendants_outside(group: int) -> list[int]:
         _, parent, members = stat[stat.rindex(b")") + 1 :].split(maxsplit=3)[:3]
         families[int(entry)] = int(parent), int(members)
     known: set[int] = set()
-    found = {os.getpid()}
-    while found:
-        known |= found
-        found = {pid for pid, (parent, _) in families.items() if parent in known} - known
+    added = {os.getpid()}
+    while added:
+        known |= added
+        added = {pid for pid, (parent, _) in families.items() if parent in known} - known
     return [pid for pid in known - {os.getpid()} if families[pid][1] != group]
 
 

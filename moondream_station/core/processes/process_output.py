@@ -35,7 +35,7 @@ class CappedOutput:
 
 
 class Lines:
-    """A stream cut into lines of text; bytes that are no UTF-8 become U+FFFD."""
+    """A stream cut into lines of text; bytes that are not UTF-8 become U+FFFD."""
 
     def __init__(self, limit_bytes: int = LINE_LIMIT_BYTES) -> None:
         self._limit = limit_bytes

@@ -1,7 +1,7 @@
 """Run programs that answer and end; `open_worker_process`, for those that stay, is beside it.
 
 Nothing else in the station starts a child process. A program runs behind guard.py, which ends it and
-all that it started when the station goes, however that dies. Whichever way the caller goes on (return,
+all that it started when the station goes, however that dies. Whichever way the caller leaves (return,
 exception, cancellation), nothing of the program is left when it does.
 """
 
@@ -106,7 +106,7 @@ async def run(
 
     Raises:
         ProgramMissing: The program is not installed or can't be started.
-        OSError: `cwd` is no folder, or the system is out of processes or descriptors.
+        OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
     """
     program = locate(argv, env)
     token = os.urandom(16).hex()

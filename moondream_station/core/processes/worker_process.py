@@ -115,7 +115,7 @@ async def open_worker_process(
 
     Raises:
         ProgramMissing: The program is not there or can't be started.
-        OSError: `cwd` is no folder, or the system is out of processes or descriptors.
+        OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
     """
     child = await _open(locate(argv, env), env, cwd)
     try:

@@ -40,7 +40,7 @@ class Link:
         self._queued = anyio.Event()
         self._requests: dict[int, Request] = {}
         self._last_number = 0
-        # What is told to a worker when its owner is cancelled, goodbye, must still reach it.
+        # The goodbye that a worker is sent when its owner is cancelled must still reach it.
         self._writing = anyio.CancelScope(shield=True)
 
     def request(self, subject: str, frame: Frame, *, on_end: Callable[[], None] | None = None) -> Request:
@@ -155,7 +155,7 @@ class Link:
     def _answer(self, number: int, frame: Frame) -> None:
         request = self._open(number)
         if not request.put(frame):
-            raise ProtocolError(f"more chunks for request {number} than were asked for")
+            raise ProtocolError(f"more chunks for request {number} than requested")
         if request.is_ended:
             del self._requests[number]
 

@@ -82,7 +82,7 @@ async def last_frame(
 
 
 def not_loaded(backend: str, frame: Frame, *, log: str) -> StationError:
-    """Why a backend could not be initialised; it may have said by which cause."""
+    """Why a backend could not be initialised; it may have given the cause."""
     for kind in _GIVEN_BY_BACKENDS:
         if frame.get("cause") == kind.code:
             return kind(frame["message"], hint=frame.get("hint"), log=log)

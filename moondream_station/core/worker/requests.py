@@ -85,12 +85,12 @@ class Request:
         self._end()
 
     def abandon(self) -> None:
-        """Nobody waits any more; the worker is told, and goes on as soon as it can."""
+        """Nobody waits any more: tell the worker, which ends the call as soon as it can."""
         if not self.is_ended:
             self._send({"op": "cancel", "id": self.number})
 
     def consumed(self) -> None:
-        """One chunk was used up: the worker may send more, told so twice a window."""
+        """One chunk was used up: let the worker send more, twice a window."""
         self._unreported += 1
         if self._unreported >= STREAM_WINDOW // 2 and not self.is_ended:
             self._send({"op": "more", "id": self.number, "count": self._unreported})

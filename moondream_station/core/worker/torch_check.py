@@ -103,7 +103,7 @@ def _describe(report: dict[str, Any], planned_build: str) -> None:
 
 
 def _use_device(report: dict[str, Any], planned_build: str) -> str | None:
-    """Choose the device, falling back to the processor; say why where it is not the planned one."""
+    """Choose the device, falling back to the CPU; say why where it is not the planned one."""
     import torch  # noqa: PLC0415
 
     kind = device_of(planned_build)
@@ -131,7 +131,7 @@ def _why_unavailable(kind: str) -> str:
 
     try:
         torch.ones(1, device=kind)
-    except Exception as error:  # noqa: BLE001  its words are what is wanted
+    except Exception as error:  # noqa: BLE001  its message is the result
         return _in_words(error)
     return f"torch.{kind}.is_available() is false, though a tensor can be made there"
 

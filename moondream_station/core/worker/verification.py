@@ -77,7 +77,7 @@ class Verification:
 
     @property
     def is_ok(self) -> bool:
-        """Whether torch computes as planned. A wrong row in the catalog is no reason against that."""
+        """Whether torch computes as planned. A wrong row in the catalog is not a reason to refuse it."""
         return not self.failures
 
 

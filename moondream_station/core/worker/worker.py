@@ -164,7 +164,7 @@ async def answer(
 
     Raises:
         WorkerTimeout: No answer in time. The worker stays usable once its function returns.
-        BackendError: The backend raised, or its answer is no JSON.
+        BackendError: The backend raised, or its answer is not JSON.
         UnknownFunction: The backend has no such function.
         WorkerFailed: The worker died.
     """

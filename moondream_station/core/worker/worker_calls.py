@@ -25,7 +25,7 @@ class Cancelled(Exception):
 
 
 class Call:
-    """One call: whether it is still wanted, and how many chunks the station has room for."""
+    """One call: whether anybody still waits for it, and how many chunks the station has room for."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         self.id = request["id"]

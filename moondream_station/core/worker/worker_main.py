@@ -64,7 +64,7 @@ def watch(requests: int) -> None:
     """Fork a process that ends the whole group as soon as the station or this process is gone.
 
     The thread that reads the requests does the same, but not while C code of a backend holds the
-    interpreter's lock. `PR_SET_PDEATHSIG` is no way out: it would leave this process's own children behind,
+    interpreter's lock. `PR_SET_PDEATHSIG` is not enough: it would leave this process's own children behind,
     and it fires when the *thread* that started the worker ends, which on trio is one of a pool.
     `requests` is the descriptor that the requests arrive on; its end is the station's.
     """

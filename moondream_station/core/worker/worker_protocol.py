@@ -21,18 +21,18 @@ _SHORTEST = len(b"{}")
 
 
 class ProtocolError(ValueError):
-    """What arrived is no frame."""
+    """What arrived is not a frame."""
 
 
 class FrameUnfit(ValueError):
-    """A value can't be sent: it is no JSON, or too large."""
+    """A value can't be sent: it is not JSON, or too large."""
 
 
 def encode(frame: Mapping[str, Any]) -> bytes:
     """One frame as bytes.
 
     Raises:
-        FrameUnfit: A value in it is no JSON (also NaN and infinity), or the frame exceeds `MAX_FRAME_BYTES`.
+        FrameUnfit: A value in it is not JSON (also NaN and infinity), or the frame exceeds `MAX_FRAME_BYTES`.
     """
     try:
         text = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -55,7 +55,7 @@ class FrameDecoder:
         """The frames that are complete with `data`. The iterator must be used up before the next call.
 
         Raises:
-            ProtocolError: The bytes are no frames. The decoder is of no further use.
+            ProtocolError: The bytes are not frames. The decoder is of no further use.
         """
         self._buffer += data
         while len(self._buffer) >= _LENGTH_BYTES:
@@ -74,7 +74,7 @@ def _decode(body: bytes) -> dict[str, Any]:
     try:
         frame = json.loads(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a frame holds no JSON: {error}") from error
+        raise ProtocolError(f"a frame does not hold JSON: {error}") from error
     if not isinstance(frame, dict):
         raise ProtocolError(f"a frame holds {type(frame).__name__}, not an object")
     return frame

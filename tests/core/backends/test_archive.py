@@ -111,7 +111,7 @@ def test_names_that_are_no_normal_paths_are_refused(
     """On no system may an archive write outside its folder, or what another system can't have."""
     if pack is zip_of and name == "\udcff":
         name = "\x7f"  # zipfile itself can't write a name that is no text
-    with pytest.raises(ArchiveUnsafe, match="Nothing of it was kept"):
+    with pytest.raises(ArchiveUnsafe, match="Nothing was unpacked"):
         unpack(tmp_path, pack((name, b"evil")))
 
 
@@ -257,7 +257,7 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path: Path) -> None:
     source.mkdir()
     (tmp_path / "secret").write_text("secret")
     (source / "link").symlink_to("../secret")
-    with pytest.raises(ArchiveUnsafe, match="a link out of the folder"):
+    with pytest.raises(ArchiveUnsafe, match="leads out of the folder"):
         copied(source, tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_support_is_decided_by_system_station_and_backend() -> None:
     assert manifest.unsupported_reason("moondream-2", system="Linux", station_version="0.2.0") is None
     assert (
         manifest.unsupported_reason("moondream-2", system="Darwin")
-        == "it runs on linux, windows, this is darwin"
+        == "it runs on linux, windows, not on darwin"
     )
     assert "needs Moondream Station 0.1.5 or newer, this is 0.1.4" in str(
         manifest.unsupported_reason("moondream-2", system="Windows", station_version="0.1.4")
@@ -107,7 +107,7 @@ def test_an_unknown_model_is_named_with_those_that_are_known() -> None:
     """The hint lists the models."""
     with pytest.raises(UnknownModel) as caught:
         parsed(OLD).model("moondream-9")
-    assert caught.value.hint == "It names these models: moondream-2, mlx."
+    assert caught.value.hint == "Available models: moondream-2, mlx."
 
 
 def test_a_model_without_its_backend_is_not_supported() -> None:

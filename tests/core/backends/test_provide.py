@@ -239,7 +239,10 @@ async def test_a_broken_download_leaves_nothing(setting: Setting) -> None:
 
 @pytest.mark.parametrize(
     ("files", "words"),
-    [({"other.py": ""}, r"has no backend\.py at its top"), ({"backend.py": "", "requirements.txt": ""}, "")],
+    [
+        ({"other.py": ""}, r"has no backend\.py at its top"),
+        ({"backend.py": "", "requirements.txt": ""}, ""),
+    ],
 )
 async def test_a_folder_must_hold_the_entry_module(
     setting: Setting, files: dict[str, str], words: str
