@@ -205,7 +205,8 @@ def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
     if releases is None:
         return name != "torchaudio" or offer.version < catalog.newest_torch
     specifier = case.torch.companions[name]
-    return any(specifier.contains(release, prereleases=True) for release in releases)
+    versions = {release if offer.local is None else f"{release}+{offer.local}" for release in releases}
+    return any(specifier.contains(version, prereleases=True) for version in versions)
 
 
 def _check_verified(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
