@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
+from moondream_station.console.exit_codes import CANCELLED, DONE
 from moondream_station.console.interrupts import conclude, heed_signals
 from moondream_station.console.standard_streams import make_ready, write_line
 from moondream_station.core.facts.version import VERSION
@@ -16,7 +17,8 @@ starts spends a tenth of its time looking through what it has just loaded, which
 
 def main() -> int:
     """Run the command line; `--version` alone loads nothing else, so that it answers at once."""
-    heed_signals()
+    # A signal is how `serve` is meant to end, also before it serves.
+    heed_signals(DONE if "serve" in sys.argv[1:3] else CANCELLED)
     gc.set_threshold(_UNCOLLECTED)
     make_ready()
     if sys.argv[1:] == ["--version"]:

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from moondream_station.console.exit_codes import DONE
 from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_text
@@ -71,8 +72,9 @@ def run_serve(options: ServeOptions, *, host: str | None, port: int | None, as_j
                 hint="Check what stdout is redirected to.",
             ) from error
 
-    run_loop(_serve, home, settings, options, announce)
-    return 0
+    with suppress(KeyboardInterrupt):  # a signal that came before `_serve` could take it
+        run_loop(_serve, home, settings, options, announce)
+    return DONE
 
 
 async def _serve(

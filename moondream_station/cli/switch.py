@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,26 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.cli.activate import activate_here, activate_there
-from moondream_station.console.exit_codes import DONE
+from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED
 from moondream_station.console.logging import configure_logging
-from moondream_station.console.output import print_progress
-from moondream_station.console.presenting import presenter_for
+from moondream_station.console.output import print_json, print_progress
+from moondream_station.console.presenting import JsonPresenter, Presenter, presenter_for
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
+from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import StationError, UnknownModel, UsageError
+from moondream_station.core.facts.events import (
+    ActivationCancelled,
+    ActivationFailed,
+    CancelReason,
+    Event,
+    Stage,
+)
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.home.task_groups import one_error
 
 if TYPE_CHECKING:
     from moondream_station.core.station import Station
@@ -37,11 +47,48 @@ class _Options:
     strategy: str
     upgrade: bool
     python: Path | None
-    as_json: bool
 
 
 def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path | None, as_json: bool) -> int:
-    """Activate a model; returns the exit code."""
+    """Activate a model; returns the exit code.
+
+    Raises:
+        UsageError: There is no such strategy or interpreter.
+        StationError: It failed before its activation began; with `as_json` that is its terminal event.
+    """
+    presenter = JsonPresenter() if as_json else None
+    try:
+        with one_error():
+            return _run(model, strategy=strategy, upgrade=upgrade, python=python, presenter=presenter)
+    except UsageError:
+        raise
+    except StationError as error:
+        if presenter is None or presenter.last is not None:
+            raise
+        _print_end(ActivationFailed(model=model, stage=Stage.PREPARE, error=error.info))
+        return FAILED
+    except KeyboardInterrupt:
+        if presenter is None or presenter.last is not None:
+            raise
+        _print_end(ActivationCancelled(model=model, stage=Stage.PREPARE, reason=CancelReason.USER))
+        return CANCELLED
+
+
+def _print_end(fact: ActivationFailed | ActivationCancelled) -> None:
+    """Print the terminal event of an activation that could not begin, and so was never published."""
+    now = datetime.now(UTC)
+    event = Event(seq=int(now.timestamp() * 1_000_000), at=now, activation=None, fact=fact)
+    print_json({**event_to_json(event), "activation": None})
+
+
+def _run(
+    model: str,
+    *,
+    strategy: str | None,
+    upgrade: bool,
+    python: Path | None,
+    presenter: JsonPresenter | None,
+) -> int:
     home = home_from(os.environ)
     settings = load_settings(home, os.environ, strategy=strategy)
     check_strategy(settings.strategy)
@@ -50,13 +97,11 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
         if not python.is_file():
             raise UsageError(f"There is no file {python}.", hint="Give the path of a Python interpreter.")
     configure_logging(settings.log)
-    options = _Options(
-        model=model, strategy=settings.strategy, upgrade=upgrade, python=python, as_json=as_json
-    )
-    return run_loop(_switch, home, settings, options)
+    options = _Options(model=model, strategy=settings.strategy, upgrade=upgrade, python=python)
+    return run_loop(_switch, home, settings, options, presenter or presenter_for(as_json=False))
 
 
-async def _switch(home: Home, settings: Settings, options: _Options) -> int:
+async def _switch(home: Home, settings: Settings, options: _Options, presenter: Presenter) -> int:
     def request_here(station: Station) -> None:
         with suppress(UnknownModel):  # published, and so presented
             station.request_switch(options.model, upgrade=options.upgrade, python=options.python)
@@ -69,7 +114,6 @@ async def _switch(home: Home, settings: Settings, options: _Options) -> int:
         except UnknownModel:
             return None  # published, and so presented
 
-    presenter = presenter_for(as_json=options.as_json)
     if (record := await anyio.to_thread.run_sync(read_station, home)) is not None:
         return await activate_there(home, record, options.model, request_there, presenter)
     code = await activate_here(home, settings, request_here, presenter)

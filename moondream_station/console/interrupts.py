@@ -25,12 +25,13 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _receivers: list[_Receiver] = []
 
 
-def heed_signals() -> None:
-    """From here on a signal goes to the last receiver; without one, it ends the process at once.
+def heed_signals(code: int = CANCELLED) -> None:
+    """From here on a signal goes to the last receiver; without one, it ends the process at once with `code`.
 
     Signals that are ignored stay ignored: `nohup` ignores SIGHUP, and shells ignore SIGINT for what they
     start in the background.
     """
+    _receivers.append(lambda _: os._exit(code))
     for number in _heeded():
         signal.signal(number, _hand_over)
 
@@ -46,6 +47,11 @@ def received(receiver: _Receiver) -> Iterator[None]:
         yield
     finally:
         _receivers.remove(receiver)
+
+
+def end_at_once(number: int) -> None:
+    """End the process as a signal does that nobody receives."""
+    _receivers[0](number)
 
 
 def ignore_signals() -> None:
@@ -74,7 +80,4 @@ def _heeded() -> list[int]:
 
 
 def _hand_over(number: int, _frame: FrameType | None) -> None:
-    if _receivers:
-        _receivers[-1](number)
-    else:
-        os._exit(CANCELLED)
+    _receivers[-1](number)

@@ -46,9 +46,11 @@ class JsonPresenter:
 
     def __init__(self) -> None:
         self._out = Outlet(sys.stdout)
+        self.last: Event | None = None
 
     async def show(self, event: Event) -> None:
         """Print the fact."""
+        self.last = event
         await self._out.write(json_line(event_to_json(event)))
 
     def cancelling(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import sys
@@ -16,8 +15,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import anyio
 from anyio import from_thread
 
-from moondream_station.console.exit_codes import CANCELLED
-from moondream_station.console.interrupts import received
+from moondream_station.console.interrupts import end_at_once, received
 from moondream_station.core.facts.events import CancelReason
 
 Args = TypeVarTuple("Args")
@@ -44,10 +42,10 @@ def run_loop(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) 
         loop = asyncio.get_running_loop()
         is_cancelled = False
 
-        def cancel(_number: int) -> None:
+        def cancel(number: int) -> None:
             nonlocal is_cancelled
             if is_cancelled:
-                os._exit(CANCELLED)
+                end_at_once(number)
             is_cancelled = True
             loop.call_soon_threadsafe(scope.cancel)
 

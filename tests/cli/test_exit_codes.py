@@ -212,6 +212,26 @@ def test_a_broken_set_up_of_pip_is_told_where_it_matters(call: Call, lasting: Pr
 
 
 @pytest.mark.parametrize(
+    ("code", "variable"),
+    [
+        ("manifest-invalid", "MOONDREAM_STATION_MANIFEST"),
+        ("settings-invalid", "MOONDREAM_STATION_LOG"),
+        ("home-unusable", "MOONDREAM_STATION_HOME"),
+    ],
+)
+def test_a_switch_that_can_not_begin_ends_all_the_same(
+    call: Call, lasting: Premises, code: str, variable: str
+) -> None:
+    """Its one line is the terminal event of an activation that was never published, and so has no id."""
+    journals = set(lasting.home.activations.iterdir())
+    done = call("switch", "colours", "--json", **{variable: str(lasting.folder / "record.json")})
+    (end,) = map(json.loads, done.stdout.splitlines())
+    assert (done.returncode, end["event"], end["stage"]) == (FAILED, "ActivationFailed", "prepare")
+    assert (end["activation"], end["model"], end["error"]["code"]) == (None, "colours", code)
+    assert set(lasting.home.activations.iterdir()) == journals
+
+
+@pytest.mark.parametrize(
     "line", ["models", "status", "plan", "switch colours", "serve --port 0", "prune", "rollback colours"]
 )
 def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None:
@@ -220,7 +240,8 @@ def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None
     place.write_text("mine")
     done = call(*line.split(), "--json", MOONDREAM_STATION_HOME=str(place))
     assert done.returncode == FAILED
-    assert json.loads(done.stdout)["error"]["code"] == "home-unusable"
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["error"]["code"] == "home-unusable"
     assert place.read_text() == "mine"
 
 

@@ -148,6 +148,24 @@ def test_none_is_lost_while_modules_are_imported(premises: Premises, number: sig
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+@pytest.mark.parametrize("number", _SIGNALS, ids=lambda number: number.name)
+def test_serve_is_ended_in_order_at_any_moment(lasting: Premises, number: signal.Signals) -> None:
+    """A signal is how it ends: exit code 0 also while it imports, reads its settings, or begins to listen."""
+    arguments = 'sys.argv = ["moondream-station", "serve", "--port", "0"]'
+    early = _IN_AN_IMPORT.format(number=int(number)).replace(
+        'sys.argv = ["moondream-station", "models"]', arguments
+    )
+    for module in ("typer", "anyio", "uvicorn", "moondream_station.core.machine.local"):
+        done = subprocess.run(
+            [sys.executable, "-c", early.replace('"typer"', f'"{module}"')],
+            env=lasting.environ,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, (module, done)
+
+
 def test_the_second_one_waits_for_nothing(premises: Premises) -> None:
     """Whatever it is that does not let itself be cancelled."""
     premises.home.create()

@@ -29,7 +29,7 @@ progress to stderr. Every command takes `--help` and `--json`, the latter also b
 
 With `--json` an error is one line on stdout, `{"error": {"code", "message", "hint"}}`
 ([error.json](schemas/error.json)); [errors](errors.md) lists the codes. `switch` ends with its
-terminal event instead, once its activation has begun.
+terminal event instead; where its activation could not begin, `stage` is `prepare` and `activation` null.
 """
 
 _NOTES: Final[Mapping[str, str]] = {
