@@ -6,6 +6,7 @@ are additions. Keys that nobody knows are accepted, as 0.1 did. docs/reference/m
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 from collections.abc import Mapping
@@ -198,7 +199,9 @@ class Manifest(BaseModel):
 def parse_manifest(
     content: bytes | str, *, origin: str, folder: Path | None = None, url: str | None = None
 ) -> Manifest:
-    """A manifest out of its JSON."""
+    """A manifest out of its JSON, with a byte-order mark or without."""
+    if isinstance(content, bytes) and (encoding := json.detect_encoding(content)) != "utf-8":
+        content = content.decode(encoding, "replace")
     try:
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:

@@ -50,11 +50,11 @@ def read_json(path: Path) -> Any:
         OSError: The file can't be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        return json.loads(text)
+        return json.loads(content)  # bytes may be UTF-8 with a byte-order mark, or UTF-16
     except ValueError as error:
         raise ValueError(f"it is not JSON ({error})") from error
 

@@ -66,7 +66,7 @@ def load_record(path: Path) -> MachineRecord:
     try:
         if len(content) > LIMIT_BYTES:
             raise _NotARecord(f"it is longer than {LIMIT_BYTES >> 20} MiB")
-        return record_from_json(json.loads(content.decode("utf-8-sig")))
+        return record_from_json(json.loads(content))
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, _NotARecord) else "it is not JSON"
         raise UsageError(f"{path} is not a machine record: {reason}.", hint=_HINT) from error
