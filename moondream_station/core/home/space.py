@@ -36,9 +36,12 @@ def check_space(needs: Iterable[Need]) -> None:
         needed = sum(need.size_bytes for need in group)
         free = shutil.disk_usage(folder).free
         if needed and needed + _RESERVE_BYTES > free:
-            sizes = f"{in_words(needed)} needed, {in_words(free)} free"
+            missing = needed + _RESERVE_BYTES - free
             raise NoSpace(
-                f"Not enough space on the file system of {folder}: {sizes}.", hint=no_space_hint(None)
+                f"Not enough space on the file system of {folder}: {in_words(needed)} needed and"
+                f" {in_words(_RESERVE_BYTES)} (64 MiB) to stay free, {in_words(free)} free;"
+                f" {in_words(missing)} more must be freed.",
+                hint=no_space_hint(None),
             )
 
 
