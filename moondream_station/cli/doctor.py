@@ -21,7 +21,7 @@ from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_progress, print_text
 from moondream_station.console.signals import run_loop
 from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
-from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.layout import Home, absolute, home_from
 from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
@@ -122,7 +122,7 @@ async def _repaired(home: Home) -> Finding:
 
 def _check_writable(path: Path) -> None:
     """Refuse a path that can't be written, before anything else is done."""
-    folder = path.absolute().parent
+    folder = absolute(path).parent
     if path.is_dir():
         reason = "it is a folder"
     elif not folder.is_dir():

@@ -29,7 +29,7 @@ from moondream_station.core.facts.events import (
     Stage,
 )
 from moondream_station.core.home.active_file import read_active
-from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.layout import Home, absolute, home_from
 from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.home.task_groups import one_error
@@ -93,7 +93,7 @@ def _run(
     settings = load_settings(home, os.environ, strategy=strategy)
     check_strategy(settings.strategy)
     if python is not None:
-        python = python.expanduser().absolute()
+        python = absolute(python)
         if not python.is_file():
             raise UsageError(f"There is no file {python}.", hint="Give the path of a Python interpreter.")
     configure_logging(settings.log)

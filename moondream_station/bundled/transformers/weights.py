@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -53,7 +54,7 @@ def find(model_id: str, revision: str | None, progress: Progress) -> tuple[str, 
         Unreachable: There is no such folder, or it is incomplete.
         OSError: The hub does not give it; `explained` says why.
     """
-    folder = Path(model_id).expanduser()
+    folder = Path(os.path.expanduser(model_id))  # noqa: PTH111  pathlib's raises where there is no such user
     if folder.is_dir():
         if (missing := _missing(folder)) is not None:
             raise Unreachable(f"The model in {folder} is incomplete: {missing}.", "Copy it again.")
@@ -149,7 +150,7 @@ def _missing(folder: Path) -> str | None:
             get_relative_import_files(code)
         index = folder / "model.safetensors.index.json"
         if index.is_file():
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            shards = set(json.loads(index.read_bytes())["weight_map"].values())
             absent = sorted(name for name in shards if not (folder / name).is_file())
             return f"{absent[0]} is missing" if absent else None
     except FileNotFoundError as error:
@@ -161,7 +162,7 @@ def _missing(folder: Path) -> str | None:
 
 def _entry(folder: Path) -> Path | None:
     """The module that its code begins with; None where it comes from another repository, or from nowhere."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_bytes())
     named = config.get("auto_map", {}).get("AutoModelForCausalLM", "")
     return folder / f"{named.partition('.')[0]}.py" if named and "--" not in named else None
 

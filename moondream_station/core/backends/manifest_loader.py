@@ -16,7 +16,7 @@ from moondream_station.core.backends.manifest import Manifest, parse_manifest, w
 from moondream_station.core.facts.errors import ManifestInvalid
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
-from moondream_station.core.home.layout import Home
+from moondream_station.core.home.layout import Home, expanded
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import write_atomically
 
@@ -54,7 +54,7 @@ async def load_local_manifest(source: str | Path | None) -> Manifest:
     text = str(source)
     if text.startswith("file:"):
         return await read_manifest(path_of(text))
-    return await read_manifest(Path(text).expanduser())  # noqa: ASYNC240  text alone
+    return await read_manifest(expanded(text))
 
 
 def read_built_in() -> Manifest:
@@ -75,7 +75,7 @@ async def read_manifest(path: Path, *, origin: str | None = None) -> Manifest:
     if len(content) > MAX_MANIFEST_BYTES:
         raise _too_large(origin)
     folder = path.absolute().parent  # noqa: ASYNC240  text alone
-    return parse_manifest(content.removeprefix(b"\xef\xbb\xbf"), origin=origin, folder=folder)
+    return parse_manifest(content, origin=origin, folder=folder)
 
 
 def path_of(url: str) -> Path:

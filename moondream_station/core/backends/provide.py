@@ -33,7 +33,7 @@ from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
-from moondream_station.core.home.layout import Home
+from moondream_station.core.home.layout import Home, expanded
 from moondream_station.core.home.space import storage_failure
 from moondream_station.core.home.storage import temporary_folder
 
@@ -74,7 +74,7 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
     elif "://" in text:
         raise _unavailable(backend_id, f"{redact_url(text)} is neither a path nor a file: or http(s): URL")
     else:
-        path = (manifest.folder or Path()).joinpath(Path(text).expanduser())
+        path = (manifest.folder or Path()).joinpath(expanded(text))
     return Location(shown=str(path), path=path)
 
 
@@ -132,7 +132,7 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tupl
     try:
         folder = locate(model.backend, info, manifest).path
         if folder is not None and folder.is_dir():
-            text = (folder / "requirements.txt").read_text(encoding="utf-8")
+            text = (folder / "requirements.txt").read_text(encoding="utf-8-sig")
             return read_requirements(text, info, folder=folder, backend=model.backend).canonical
         code = _Provider(model.backend, info, manifest, home).kept_archive()
         return requirements_of(code, info).canonical if code else ()

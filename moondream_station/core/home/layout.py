@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from moondream_station.core.facts.errors import HomeUnusable
+from moondream_station.core.facts.errors import HomeUnusable, UsageError
 
 
 class _Place:
@@ -59,9 +61,11 @@ class Home:
             for folder in folders:
                 folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise home_unusable(f"The home {self.root} can't be used: {error.strerror or error}.") from error
+            raise home_unusable(
+                f"The home {self.root} can't be used: {error.strerror or error}.", self.root
+            ) from error
         if not os.access(self.root, os.W_OK | os.X_OK):
-            raise home_unusable(f"The home {self.root} is not writable.")
+            raise home_unusable(f"The home {self.root} is not writable.", self.root)
 
 
 def home_from(environ: Mapping[str, str]) -> Home:
@@ -69,15 +73,57 @@ def home_from(environ: Mapping[str, str]) -> Home:
 
     Raises:
         HomeUnusable: There is neither that variable nor a home folder of the user's.
+        UsageError: It is relative, and the working folder was deleted.
     """
     named = environ.get("MOONDREAM_STATION_HOME", "").strip()
     try:
         root = Path(named).expanduser() if named else Path.home() / ".moondream-station"
     except RuntimeError as error:
         raise home_unusable(f"No home folder: {error}") from error
-    return Home(root=root.absolute())
+    return Home(root=absolute(root))
 
 
-def home_unusable(message: str) -> HomeUnusable:
-    """The error for a home that another folder can stand in for."""
-    return HomeUnusable(message, hint="Set MOONDREAM_STATION_HOME to a folder that you can write to.")
+def expanded(text: str | Path) -> Path:
+    """A path with `~` and `~name` written out; as in a shell, they stay where there is no such user."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  pathlib's raises where there is no such user
+
+
+def absolute(path: str | Path) -> Path:
+    """A path as a user writes it, in full: `~` written out, links kept.
+
+    Raises:
+        UsageError: It is relative, and the working folder was deleted.
+    """
+    path = expanded(path)
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise UsageError(
+            f"The working folder no longer exists, so the relative path {path} can't be found.",
+            hint="Change to a folder that exists, or give an absolute path.",
+        ) from error
+
+
+def home_unusable(message: str, path: Path | None = None) -> HomeUnusable:
+    """The error for a home that another folder can stand in for; names the owner of `path`, if another."""
+    hint = "Set MOONDREAM_STATION_HOME to a folder that you can write to."
+    if (foreign := _foreign(path) if path is not None else None) is not None:
+        place, owner = foreign
+        message = f"{message} {place} belongs to {owner}."
+        hint = f"Run the command as {owner}, or set MOONDREAM_STATION_HOME to a folder of your own."
+    return HomeUnusable(message, hint=hint)
+
+
+def _foreign(path: Path) -> tuple[Path, str] | None:
+    """Another user's file or folder, the path itself or the nearest above that can be seen, and that user."""
+    if sys.platform == "win32":
+        return None
+    for place in (path, *path.parents):
+        with suppress(OSError):
+            uid = place.stat().st_uid
+            if uid == os.geteuid():
+                return None
+            with suppress(KeyError):
+                return place, place.owner()
+            return place, f"the user with the id {uid}"
+    return None

@@ -189,7 +189,7 @@ def _acquired(lock: FileLock, home: Home) -> bool:
     except OSError as error:
         if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT}:
             message = f"The lock {lock.lock_file} can't be written: {error.strerror or error}."
-            raise home_unusable(message) from error
+            raise home_unusable(message, Path(lock.lock_file)) from error
         raise _cannot_lock(home, error) from error
     except NotImplementedError as error:
         raise _cannot_lock(home, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
 
     Raises:
         SettingsInvalid: A value can't be used; says where it stands.
-        HomeUnusable: The home is not a folder.
+        HomeUnusable: The home is not a folder, or not ours to read.
     """
     stored = read_config(home.config)
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
@@ -85,6 +86,9 @@ def read_config(path: Path) -> dict[str, Any]:
         data = read_json(path)
     except NotADirectoryError as error:
         raise home_unusable(f"The home {path.parent} is not a folder.") from error
+    except PermissionError as error:
+        what = path if os.access(path.parent, os.X_OK) else f"The home {path.parent}"
+        raise home_unusable(f"{what} can't be read: {error.strerror}.", path) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise SettingsInvalid(

@@ -7,6 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from moondream_station.core.home import layout
+
 
 def url_of(place: str, cwd: Path, home: Path) -> str:
     """A place as a URL: what is none is a path, `~` is the user's home."""
@@ -16,10 +18,10 @@ def url_of(place: str, cwd: Path, home: Path) -> str:
 
 
 def absolute(text: str, cwd: Path, home: Path) -> Path:
-    """A path as a user writes it: `~` is the home, a relative one counts from the current folder."""
+    """A path as a user writes it: `~` is the home, a relative one counts from `cwd`."""
     if text == "~" or text.startswith(("~/", "~\\")):
         return home / text[2:]
-    return cwd / text
+    return layout.absolute(cwd / text)
 
 
 def local_path(url: str) -> Path | None:

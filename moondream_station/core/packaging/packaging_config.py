@@ -95,7 +95,7 @@ async def load_packaging_config(
     environ: Mapping[str, str],
     *,
     prefix: Path = Path(sys.prefix),
-    cwd: Path | None = None,
+    cwd: Path = Path(),
     platform: str = sys.platform,
     etc: Path = ETC,
 ) -> PackagingConfig:
@@ -112,7 +112,7 @@ async def load_packaging_config(
         SettingsInvalid: A file or a value can't be understood; pip and uv would refuse it too.
     """
     return await anyio.to_thread.run_sync(
-        lambda: _load(environ, prefix=prefix, cwd=cwd or Path.cwd(), platform=platform, etc=etc)
+        lambda: _load(environ, prefix=prefix, cwd=cwd, platform=platform, etc=etc)
     )
 
 

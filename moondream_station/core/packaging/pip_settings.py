@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.home.layout import expanded
 
 ETC = Path("/etc")
 
@@ -64,9 +65,10 @@ def pip_config_files(
 
 
 def home_folder(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """The user's home folder."""
+    """The user's home folder; for a user who has none the root, as container engines set it."""
     named = environ.get("USERPROFILE" if platform == _WINDOWS else "HOME")
-    return Path(named) if named else Path.home()
+    home = Path(named) if named else expanded("~")
+    return home if home.is_absolute() else Path(home.anchor or os.sep)
 
 
 def _global_folders(environ: Mapping[str, str], prefix: Path, platform: str, etc: Path) -> Iterable[Path]:

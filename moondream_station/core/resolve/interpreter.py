@@ -15,6 +15,7 @@ from packaging.markers import default_environment
 from packaging.tags import Tag, parse_tag, sys_tags
 
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
+from moondream_station.core.home.layout import absolute
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.processes.run import run
 
@@ -90,7 +91,7 @@ async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -
     """
     if python is None:
         return own_interpreter()
-    path = _written_out(python)
+    path = absolute(python)  # links stay: a virtual environment's Python is one, and knows its base
     answer = await _ask(path, environ)
     minor = (int(answer["minor"][0]), int(answer["minor"][1]))
     _check_suitable(path, minor, answer["implementation"], answer["version"])
@@ -122,11 +123,6 @@ async def _ask(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
             log=completed.stderr.decode(errors="replace"),
         ) from error
     return dict(answer)
-
-
-def _written_out(path: Path) -> Path:
-    """The path in full. Links stay: a virtual environment's Python is one, and knows its base."""
-    return path.expanduser().absolute()
 
 
 def _check_suitable(path: Path, minor: tuple[int, int], implementation: str, version: str) -> None:

@@ -37,11 +37,11 @@ class Uv:
 
         Args:
             *args: Subcommand and arguments.
-            cwd: Its working folder.
+            cwd: Its working folder; its own one by default, for the station's may be gone.
             variables: What it is to see beside the ordinary ones: indexes, proxies, credentials.
         """
         env = {**child_environment(self._environ), **_QUIET, **(variables or {})}
-        return await run([str(self._path), *args, "--no-config"], env=env, cwd=cwd)
+        return await run([str(self._path), *args, "--no-config"], env=env, cwd=cwd or self._path.parent)
 
 
 async def find_uv(environ: Mapping[str, str]) -> Uv:

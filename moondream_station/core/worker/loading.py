@@ -20,6 +20,7 @@ from moondream_station.core.facts.errors import (
     WorkerFailed,
     WorkerTimeout,
 )
+from moondream_station.core.home.layout import expanded
 from moondream_station.core.worker.requests import Frame, Request
 
 _FACTOR: Final = 2
@@ -168,7 +169,7 @@ def model_cache(environ: Mapping[str, str]) -> tuple[Path, ...]:
     In the order of huggingface_hub's constants.py, where HF_HUB_CACHE goes before HF_HOME, and HF_HOME before
     XDG_CACHE_HOME.
     """
-    home = Path(environ.get("HOME") or environ.get("USERPROFILE") or "~").expanduser()
+    home = expanded(environ.get("HOME") or environ.get("USERPROFILE") or "~")
     caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
     hugging_face = Path(environ.get("HF_HOME") or caches / "huggingface")
     named = (environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE"))
