@@ -173,13 +173,14 @@ async def test_every_kind_of_index_will_do(
 
 
 async def test_torch_of_the_ordinary_index_will_do(premises: Premises) -> None:
-    """PyPI's own wheel belongs to the build that the catalog gives it on this platform, and to no index."""
+    """PyPI's own wheel is the build that the catalog gives it on this platform; the index is named."""
     premises.variables["MOONDREAM_STATION_TORCH_INDEX"] = "http://127.0.0.1:9/whl"
     async with premises.station(CUDA_12) as station:
         course = await switched(station, "colours")
     selected = course.only(BuildSelected)
     assert (selected.build, selected.torch) == ("cu128", "2.9.1")
-    assert (selected.source, selected.index_url) == ("default", None)
+    assert (selected.source, selected.index_url) == ("default", premises.index.simple_url)
+    assert f"your index {premises.index.simple_url}" in selected.reason
 
 
 @pytest.mark.parametrize("requirements", ["torch>=2.8\n", "wrapstorch\n"])
@@ -256,7 +257,10 @@ async def test_a_mac_is_given_pypis_wheel_as_the_mps_build(premises: Premises) -
     async with premises.station(machine) as station:
         course = await failed(station, "colours")
     first, *_ = course.every(BuildSelected)
-    assert (first.build, first.torch, first.source, first.index_url) == ("mps", "2.9.1", "default", None)
+    assert (first.build, first.torch, first.source, first.index_url) == (
+        *("mps", "2.9.1", "default"),
+        premises.index.simple_url,
+    )
     assert course.only(ActivationFailed).error.code == "verification-failed"
     verified, _ = course.every(VerificationCompleted)
     found = {mismatch.field: mismatch.found for mismatch in verified.mismatches}

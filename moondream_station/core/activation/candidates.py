@@ -9,6 +9,7 @@ from moondream_station.core.facts.events import BuildSelected, Degraded
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
 from moondream_station.core.index.offers import CollectedOffers
 from moondream_station.core.selection.select import Ranked, SelectionResult
+from moondream_station.core.selection.sentences import origin_of
 
 CPU = "cpu"
 
@@ -46,7 +47,7 @@ class Candidates:
         return BuildSelected(
             build=current.build if current else None,
             torch=current.torch if current else None,
-            index_url=offer.index_url if offer and offer.source == "index" else None,
+            index_url=offer.index_url if offer else None,
             source=offer.source if offer else None,
             reason=self.selection.reason,
             candidates=self.selection.candidates,
@@ -60,6 +61,7 @@ class Candidates:
         if current is None or chosen is None:
             return False
         reason = f"torch {chosen.torch} is used, because the requirements exclude torch {current.torch}."
+        reason += origin_of(chosen)
         self._remaining[0] = replace(current, torch=chosen.torch, offer=chosen, others=())
         self.selection = replace(
             self.selection,
@@ -96,9 +98,10 @@ class Candidates:
         self._remaining = remaining
         self._reason = reason
         following = self.current
-        sentence = (
-            f"{following.build} is used because {rejected} does not work: {reason}" if following else reason
-        )
+        sentence = reason
+        if following:
+            sentence = f"{following.build} is used because {rejected} does not work: {reason}"
+            sentence += origin_of(following.offer)
         self.selection = replace(
             self.selection,
             build=following.build if following else None,

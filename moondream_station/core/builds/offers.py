@@ -26,13 +26,14 @@ class Offer:
     Args:
         torch: Its version without the local part ("2.14.1").
         local: The local part ("cu126"), None where the version has none.
-        index_url: The index that has it, None unless `source` is "index".
+        index_url: The index that has it; None for find-links, and for PyPI as the default index.
         find_links: The folder or page that has it, as the user named it; None unless `source` is
             "find-links".
         filename: The wheel's file name; None for an offer that only the catalog knows of.
         url: Where the file is (http, https or file), None as above.
         requires_python: The Pythons that it accepts ("~=3.11" style), None where it doesn't say.
         yanked: Whether its index took it back.
+        is_from_users_index: Whether the index that has it is the user's own default index.
         verified: Whether the catalog vouches for it; of a real wheel, for what is known about it.
         tags: Tags of a real wheel; empty for an offer of the catalog's.
         pythons: Pythons of an offer of the catalog's ("3.11", "3.14t"); empty for a real wheel.
@@ -52,6 +53,7 @@ class Offer:
     sha256: str | None = None
     size_bytes: int | None = None
     yanked: bool = False
+    is_from_users_index: bool = False
     verified: bool = True
     tags: frozenset[Tag] = frozenset()
     pythons: tuple[str, ...] = ()

@@ -105,7 +105,7 @@ class CommitRecord:
         build: The PyTorch build, None for a backend without torch.
         torch: The version of torch with its local part, None likewise.
         source: Where torch came from, None likewise.
-        index_url: The index that has it, None unless `source` is "index".
+        index_url: The index that has it; None for find-links, and for PyPI as the default index.
         degraded: What the machine should have had instead, None where it is that.
         python: The base interpreter's path.
         python_version: Its version ("3.11.7").

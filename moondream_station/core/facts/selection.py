@@ -43,7 +43,7 @@ class Selection:
         requirement: The requirements it was asked for, canonical, as strings.
         build: The chosen build, None where nothing satisfies the requirement here.
         torch: The torch version that the build gives, without its local part.
-        index_url: The index that it comes from, None unless `source` is "index".
+        index_url: The index that it comes from; None for find-links, and for PyPI as the default index.
         source: Where the wheel comes from.
         reason: One sentence that a user understands; where nothing was chosen, what to do.
         command: The pip command that would install it, as an argument list; from an index of PyTorch's it

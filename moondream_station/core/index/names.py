@@ -67,7 +67,7 @@ class FamilyNames:
 
     async def _names_on(self, url: str) -> frozenset[str]:
         """The packages that a page, or a folder, has a usable wheel of."""
-        path = local_path(url) if self._flat else None
+        path = local_path(url)
         if path is not None:
             return await anyio.to_thread.run_sync(self._names_in, path)
         try:
@@ -87,7 +87,13 @@ class FamilyNames:
         return await anyio.to_thread.run_sync(self._names_of, answer, abandon_on_cancel=True)
 
     def _names_in(self, folder: Path) -> frozenset[str]:
-        return self._usable(path.name for path in folder.glob("*.whl"))
+        if self._flat:
+            return self._usable(path.name for path in folder.glob("*.whl"))
+        page = folder / "index.html"
+        if not page.is_file():
+            return frozenset()
+        files = parse_listing(page.read_bytes(), content_type="text/html", url=page.as_uri())
+        return self._usable(file.filename for file in files)
 
     def _names_of(self, answer: Answer) -> frozenset[str]:
         try:

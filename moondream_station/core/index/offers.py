@@ -1,9 +1,9 @@
-"""Which wheels of torch are available: on PyTorch's index, in find-links, on the user's own indexes."""
+"""Which wheels of torch are available: on PyTorch's index, in find-links, on the user's default index."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,7 +21,7 @@ from moondream_station.core.index.torch_pages import (
     TorchIndexPages,
     found_on,
 )
-from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.packaging.packaging_config import PYPI_URL, PackagingConfig
 from moondream_station.core.packaging.uv_environment import is_torch_index
 from moondream_station.core.selection.request import BuildRequest
 
@@ -36,7 +36,7 @@ class CollectedOffers:
     """What is available, and where it was looked for.
 
     Args:
-        offers: Real wheels: the index's first, then those of find-links, then the user's own indexes'.
+        offers: Real wheels: the index's first, then those of find-links, then the user's default index's.
         tried: What became of each place, in the same order.
     """
 
@@ -56,7 +56,8 @@ async def collect_offers(
 ) -> CollectedOffers:
     """Looks in every place at the same time, within one deadline for all.
 
-    A place that does not answer is reported, never raised. `torch_index` may hold credentials.
+    A place that does not answer is reported, never raised. `torch_index` may hold credentials. An extra index
+    is no place for torch: whoever lists a higher version there would decide what computes.
     """
     pages = PageSource(
         client,
@@ -66,24 +67,26 @@ async def collect_offers(
     )
     catalog = request.catalog
     index = TorchIndexPages(torch_index.rstrip("/"), request, pages)
-    mirrors = [url for url in config.index_urls if is_torch_index(url, torch_index)]
-    own = [url for url in config.index_urls if url not in mirrors]
     by_place: dict[int, Found] = {}
 
     async def keep(place: int, page_url: str, source: Source, url: str) -> None:
         page = await pages.get(page_url, source)
-        by_place[place] = await anyio.to_thread.run_sync(found_on, page, url, source, catalog)
+        found = await anyio.to_thread.run_sync(found_on, page, url, source, catalog)
+        if source != "find-links" and url != PYPI_URL:
+            found.offers = [replace(offer, is_from_users_index=True) for offer in found.offers]
+        by_place[place] = found
 
     async with anyio.create_task_group() as tasks:
         if config.no_index and torch_index.rstrip("/") == catalog.index.rstrip("/"):
             by_place[0] = Found(reports=[_switched_off(torch_index)])
         else:
             tasks.start_soon(index.collect)
-        places: list[tuple[str, Source, str]] = [
-            *((f"{url}/{TORCH}/", "index", url) for url in mirrors),
-            *((url, "find-links", url) for url in config.find_links),
-            *((f"{url}/{TORCH}/", "default", url) for url in own),
-        ]
+        places: list[tuple[str, Source, str]] = [(url, "find-links", url) for url in config.find_links]
+        own = f"{config.index_url}/{TORCH}/"
+        if not config.no_index and is_torch_index(config.index_url, torch_index):
+            places.insert(0, (own, "index", config.index_url))
+        elif not config.no_index:
+            places.append((own, "default", config.index_url))
         for place, (page_url, source, url) in enumerate(places, start=1):
             tasks.start_soon(keep, place, page_url, source, url)
     if 0 not in by_place:  # in threads: PyTorch's own page lists some thousand wheels

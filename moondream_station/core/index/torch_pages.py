@@ -17,6 +17,7 @@ from moondream_station.core.facts.redact import redact_url, without_credentials
 from moondream_station.core.facts.selection import Source, Verdict
 from moondream_station.core.index.listing import ListedFile
 from moondream_station.core.index.page_source import Page, PageSource, SourceReport
+from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select
 
@@ -149,8 +150,16 @@ def _not_rejected(request: BuildRequest, offers: tuple[Offer, ...]) -> frozenset
 
 
 def found_on(page: Page, url: str, source: Source, catalog: Catalog) -> Found:
-    """The offers on a page; a page without any is reported as absent."""
-    offers = [offer for file in page.files if (offer := _offer(file, source, url, catalog)) is not None]
+    """The offers on a page; a page without any is reported as absent.
+
+    On the user's default index only PyPI's own builds count: a local version is no name that PyPI has.
+    """
+    offers = [
+        offer
+        for file in page.files
+        if (offer := _offer(file, source, url, catalog)) is not None
+        and (source != "default" or offer.local is None)
+    ]
     report = page.report
     if report.outcome == "ok" and not offers:
         report = replace(report, outcome="absent", detail="it lists no known wheel of torch")
@@ -166,7 +175,7 @@ def _offer(file: ListedFile, source: Source, url: str, catalog: Catalog) -> Offe
         file.filename,
         catalog=catalog,
         source=source,
-        index_url=without_credentials(url) if source == "index" else None,
+        index_url=without_credentials(url) if source != "find-links" and url != PYPI_URL else None,
         find_links=without_credentials(url) if source == "find-links" else None,
         url=file.url,
         requires_python=file.requires_python,

@@ -15,7 +15,6 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
-from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY
 from moondream_station.core.facts.redact import credentials_in, redact_url, without_credentials
@@ -23,6 +22,7 @@ from moondream_station.core.fetch.lock import Lock, LockedFile
 from moondream_station.core.fetch.retry import Patience
 from moondream_station.core.fetch.transfer import RemoteFile
 from moondream_station.core.index.names import FamilyNames
+from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.core.resolve.lock_project import (
     TORCH_INDEX,
     TORCH_WHEEL,
@@ -67,8 +67,9 @@ class Family:
         self._on_disk: dict[str, LockedFile] = {}
 
     async def begin(self) -> None:
-        """Find out what must be pinned beside torch from the start."""
-        await self.pin(TRITON_NAMES)
+        """Find out what must be pinned beside torch from the start: on PyPI, nothing."""
+        if self._offer is not None and self._offer.source != "default":
+            await self.pin(TRITON_NAMES)
 
     @property
     def version(self) -> str | None:
@@ -132,14 +133,15 @@ class Family:
             indexes.append(FamilyIndex(name=TORCH_WHEEL, url=str(self._wheels), flat=True))
         return tuple(indexes)
 
-    def credentials(self, torch_index: str) -> dict[str, str]:
+    def credentials(self, *bases: str) -> dict[str, str]:
         """The variables that tell uv the credentials of the family's index, where its base URL holds them."""
-        credentials = credentials_in(torch_index)
-        base = without_credentials(torch_index).rstrip("/")
-        if credentials is None or self._url is None or not f"{self._url}/".startswith(f"{base}/"):
-            return {}
-        prefix = f"UV_INDEX_{TORCH_INDEX.upper().replace('-', '_')}"
-        return {f"{prefix}_USERNAME": credentials.username, f"{prefix}_PASSWORD": credentials.password}
+        for base in bases:
+            credentials = credentials_in(base)
+            bare = without_credentials(base).rstrip("/")
+            if credentials is not None and f"{self._url}/".startswith(f"{bare}/"):
+                name = f"UV_INDEX_{TORCH_INDEX.upper().replace('-', '_')}"
+                return {f"{name}_USERNAME": credentials.username, f"{name}_PASSWORD": credentials.password}
+        return {}
 
     async def pin(self, names: Iterable[str]) -> bool:
         """Pin those of the names that the index has and that are not pinned yet; whether there are any."""
@@ -206,17 +208,14 @@ class Family:
             return True
         if file.name in self._on_disk:
             return False
-        if self._url is not None:
-            return _comparable(file.index or "") != _comparable(self._url)
-        local = Version(file.version).local
-        return local is not None and parse_build(local) is not None and local != (offer.local or offer.build)
+        return _comparable(file.index or "") != _comparable(self._url or "")
 
 
 def _family_url(offer: Offer | None) -> str | None:
-    """The explicit index: None where the user's own indexes serve the family, or nothing does."""
-    if offer is None or offer.source == "default":
+    """The explicit index, None where there is no torch; PyPI is one too, or an extra index would go first."""
+    if offer is None:
         return None
-    place = offer.index_url if offer.source == "index" else offer.find_links
+    place = offer.find_links if offer.source == "find-links" else offer.index_url or PYPI_URL
     return without_credentials(place).rstrip("/") if place is not None else None
 
 

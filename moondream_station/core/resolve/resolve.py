@@ -103,7 +103,7 @@ async def resolve_lock(
         )
         variables = {
             **to_uv_environment(config, torch_index=torch_index),
-            **family.credentials(torch_index),
+            **family.credentials(torch_index, config.index_url),
         }
         resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter, requirements.builds)
         fetch = partial(

@@ -18,7 +18,13 @@ from moondream_station.core.selection.advice import doubts, idle_gpu_warnings, o
 from moondream_station.core.selection.command import install_command
 from moondream_station.core.selection.guide import guide_build, guide_order
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case, Obstacle
-from moondream_station.core.selection.sentences import why_chosen, why_guided, why_none, why_possible
+from moondream_station.core.selection.sentences import (
+    origin_of,
+    why_chosen,
+    why_guided,
+    why_none,
+    why_possible,
+)
 from moondream_station.core.selection.verdicts import Judgement, judge
 
 _RANKS = {Kind.MPS: 9, Kind.CUDA: 9, Kind.ROCM: 8, Kind.XPU: 7, Kind.CPU: 0}
@@ -83,6 +89,8 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
     else:
         order, reason, about_name = _named(strategy, judgements, possible, case)
     chosen = order[0] if order else None
+    if chosen and reason:
+        reason += origin_of(chosen.best)
     # A build that was named needs no advice about better ones: that warning says what auto would use.
     idle = () if about_name or (possible and not order) else idle_gpu_warnings(chosen, case)
     named = (about_name,) if about_name else ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, listed
-from moondream_station.core.builds.offers import in_words, pythons_of
+from moondream_station.core.builds.offers import Offer, in_words, pythons_of
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.facts.capabilities import Gpu
+from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.selection.request import Case, Obstacle
 from moondream_station.core.selection.verdicts import Judgement, Refusal, best_build, judge
 
@@ -56,6 +57,12 @@ def why_guided(chosen: Judgement, recommended: str, refusal: Refusal | None) -> 
         f"The guide's table recommends {recommended}, which is not possible here{why}; "
         f"{chosen.build.name} with torch {torch} is used instead."
     )
+
+
+def origin_of(offer: Offer) -> str:
+    """The user's own index, as a further sentence, where torch comes from it; else nothing."""
+    is_own = offer.is_from_users_index or offer.source == "default"
+    return f" It comes from your index {redact_url(offer.index_url)}." if is_own and offer.index_url else ""
 
 
 def why_possible(judgement: Judgement, chosen: Judgement | None) -> str:

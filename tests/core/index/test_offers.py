@@ -124,7 +124,7 @@ async def test_an_offer_says_all_that_its_page_says(place: _Place, tmp_path: Pat
     assert offer.url == f"{place.index.torch_url}/cu126/{wheel.filename.replace('+', '%2B')}"
     assert (offer.sha256, offer.requires_python, offer.size_bytes) == (wheel.sha256, ">=3.10", None)
     (own,) = (one for one in collected.offers if one.source == "default")
-    assert own.index_url is None
+    assert own.index_url == place.index.simple_url
     assert own.size_bytes == len(_torch("2.9.0", None).data)
     place.index.json = True
     with_sizes = await place.collect(refresh=True)
@@ -299,14 +299,35 @@ async def test_a_page_of_find_links_and_an_index_on_disk(place: _Place, tmp_path
 
 async def test_a_pytorch_index_among_the_users_own_is_one(place: _Place) -> None:
     """Its wheels can be locked from it alone, so they count as an index's."""
-    config = PackagingConfig(
-        index_url="file:///not/there", extra_index_urls=(f"{place.index.torch_url}/cu126",)
-    )
+    config = PackagingConfig(index_url=f"{place.index.torch_url}/cu126")
     with TorchIndex() as gone:
         dead = gone.torch_url
     collected = await place.collect(config=config, torch_index=dead)
     assert _seen(collected) == {("index", "cu126", "2.8.0"), ("index", "cu126", "2.9.0")}
     assert {offer.index_url for offer in collected.offers} == {f"{place.index.torch_url}/cu126"}
+
+
+@pytest.mark.parametrize("path", ["simple", "whl/cpu"])
+async def test_an_extra_index_is_no_source_of_torch(place: _Place, path: str) -> None:
+    """Whatever it lists, and whatever it is called: it is not even asked."""
+    with TorchIndex() as stranger:
+        stranger.add_torch("99.0", "cpu", **_LINUX)
+        stranger.add_simple(_torch("99.0", "cpu"))
+        stranger.add_simple(_torch("2.8.0", None))
+        extra = stranger.simple_url if path == "simple" else f"{stranger.torch_url}/cpu"
+        collected = await place.collect(config=replace(place.config, extra_index_urls=(extra,)))
+        assert _seen(collected) == _seen(await place.collect())
+        assert stranger.requests == ()
+
+
+async def test_of_the_default_index_pypis_own_builds_alone_count(place: _Place) -> None:
+    """A local version, or a release that the catalog does not know, is nothing that PyPI has."""
+    for version, build in (("99.0", "cpu"), ("2.9.1", "cpu"), ("99.0", None)):
+        place.index.add_simple(_torch(version, build))
+    own = [offer for offer in (await place.collect()).offers if offer.source == "default"]
+    assert [(offer.torch, offer.local, offer.index_url) for offer in own] == [
+        ("2.9.0", None, place.index.simple_url)
+    ]
 
 
 async def test_a_page_that_is_no_listing_fails(place: _Place) -> None:

@@ -205,16 +205,32 @@ async def test_find_links_serve_torch_as_an_index_would(
 async def test_the_user_s_own_index_may_hold_torch(home: Home, index: TorchIndex) -> None:
     """A torch of the ordinary index is pinned to the chosen version there."""
     index.add_simple(torch_wheel("2.9.2", None))
-    offer = Offer(build="cu128", torch="2.9.1", source="default")
+    offer = Offer(build="cu128", torch="2.9.1", source="default", index_url=index.simple_url)
     lock = await locked(home, index, "wrapstorch", offer=offer)
     assert lock.torch == "2.9.1"
     assert set(indexes_of(lock).values()) == {"simple"}
 
 
+async def test_an_extra_index_gives_nothing_of_the_family(home: Home, index: TorchIndex) -> None:
+    """Uv asks extra indexes before the default one: torch and its companions must not come from there."""
+    offer = Offer(build="cu128", torch="2.9.1", source="default", index_url=index.simple_url)
+    index.add_simple(module_wheel("torchao", "0.14.0"))
+    with TorchIndex() as stranger:
+        stranger.add_simple(torch_wheel("2.9.1", None, requires=["triton"]))
+        stranger.add_simple(module_wheel("torchao", "99.0"))
+        extra = (stranger.simple_url,)
+        lock = await locked(home, index, "torch", "torchao", offer=offer, extra_index_urls=extra)
+        family = [file for file in lock.files if file.name in {"torch", "torchao"}]
+        assert {(file.name, file.version, file.index) for file in family} == {
+            ("torch", "2.9.1", index.simple_url),
+            ("torchao", "0.14.0", index.simple_url),
+        }
+
+
 async def test_another_build_of_the_chosen_version_is_refused(home: Home, index: TorchIndex) -> None:
     """A plain 2.9.4 is not the 2.9.4+rocm6.4 that an index offers under the same number."""
     index.add_simple(torch_wheel("2.9.4", "rocm6.4"))
-    offer = Offer(build="cu128", torch="2.9.4", source="default")
+    offer = Offer(build="cu128", torch="2.9.4", source="default", index_url=index.simple_url)
     with pytest.raises(ResolutionConflict, match=r"2\.9\.4\+rocm6\.4"):
         await locked(home, index, "wrapstorch", offer=offer)
 
