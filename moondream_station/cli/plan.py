@@ -22,6 +22,7 @@ from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     FAMILY,
     Requirements,
+    decode_requirements,
     parse_requirement_args,
     parse_requirements,
 )
@@ -152,12 +153,13 @@ async def _requirements(options: PlanOptions, home: Home, settings: Settings, *,
 
 def _read(path: Path) -> Requirements:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        lines = decode_requirements(path.read_bytes()).splitlines()
+    except OSError as error:
         raise UsageError(
-            f"Can't read {path}: {reason}.", hint="Give the path of a requirements file."
+            f"Can't read {path}: {error.strerror}.", hint="Give the path of a requirements file."
         ) from error
+    except ValueError as error:
+        raise UsageError(f"Can't read {path}: {error}.", hint="Save it as UTF-8.") from error
     try:
         return parse_requirements(lines, origin=str(path))
     except RequirementsUnsafe as error:

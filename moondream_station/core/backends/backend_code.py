@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moondream_station.core.backends.manifest import BackendInfo
-from moondream_station.core.builds.requirements import NOTHING, Allowances, Requirements, parse_requirements
+from moondream_station.core.builds.requirements import (
+    NOTHING,
+    Allowances,
+    Requirements,
+    decode_requirements,
+    parse_requirements,
+)
 from moondream_station.core.facts.errors import BackendUnavailable
 
 
@@ -53,8 +59,8 @@ def _allowances(info: BackendInfo, folder: Path, backend: str) -> Allowances:
 def _content(path: Path, backend: str) -> str:
     """Links inside a backend's folder lead nowhere else: what is taken of it has none."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return decode_requirements(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise BackendUnavailable(
             f"The backend {backend} has no readable {path.name}, which the manifest allows.",
             hint="Correct `allow.files` in the manifest.",

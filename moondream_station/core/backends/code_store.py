@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.builds.requirements import decode_requirements
 from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import BackendUnavailable
 from moondream_station.core.home.layout import Home
@@ -187,11 +188,10 @@ def _requirements(folder: Path, backend_id: str) -> str:
             hint="It should hold one line a package: check that it is the right file.",
         )
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+        return decode_requirements(path.read_bytes())
+    except ValueError as error:
         raise BackendUnavailable(
-            f"requirements.txt of the backend {backend_id} is not UTF-8: byte {error.start}: {error.reason}.",
-            hint="Save it as UTF-8.",
+            f"requirements.txt of the backend {backend_id} can't be read: {error}.", hint="Save it as UTF-8."
         ) from error
 
 

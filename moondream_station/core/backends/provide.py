@@ -29,7 +29,7 @@ from moondream_station.core.backends.code_store import (
 )
 from moondream_station.core.backends.manifest import BackendInfo, Manifest
 from moondream_station.core.backends.manifest_loader import announced_bytes, path_of
-from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.builds.requirements import Requirements, decode_requirements
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
@@ -132,11 +132,11 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tupl
     try:
         folder = locate(model.backend, info, manifest).path
         if folder is not None and folder.is_dir():
-            text = (folder / "requirements.txt").read_text(encoding="utf-8-sig")
+            text = decode_requirements((folder / "requirements.txt").read_bytes())
             return read_requirements(text, info, folder=folder, backend=model.backend).canonical
         code = _Provider(model.backend, info, manifest, home).kept_archive()
         return requirements_of(code, info).canonical if code else ()
-    except (OSError, UnicodeDecodeError, StationError):
+    except (OSError, ValueError, StationError):
         return ()
 
 

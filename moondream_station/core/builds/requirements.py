@@ -7,6 +7,8 @@ are only superfluous, because the station chooses the build, and are ignored wit
 
 from __future__ import annotations
 
+import codecs
+import locale
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,14 @@ MAX_LINES = 5_000
 MAX_LINE_CHARACTERS = 16_384
 MAX_CHARACTERS = 1 << 20
 
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_CODING = re.compile(rb"#.*coding[:=]\s*([-\w.]+)")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _HASH = re.compile(r"\s--hash(?:=|\s+)(\S+)")
 _SHA256 = re.compile(r"sha256:([0-9a-fA-F]{64})")
@@ -143,6 +153,34 @@ class Requirements:
         ]
         items, texts, hashes = zip(*kept, strict=True) if kept else ((), (), ())
         return replace(self, items=items, texts=texts, hashes=hashes)
+
+
+def decode_requirements(content: bytes) -> str:
+    """The text of a requirements file, as pip decodes it (`pip._internal.req.req_file`, 25.0).
+
+    That is by its byte order mark, by a PEP 263 line among the first two, as UTF-8, or as the system's locale
+    says: PowerShell's `pip freeze > requirements.txt` writes UTF-16.
+
+    Raises:
+        ValueError: It is none of these; the message says what, in words that follow a colon.
+    """
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return _decoded(content.removeprefix(mark), encoding)
+    for line in content.split(b"\n")[:2]:
+        if declared := _CODING.match(line):
+            return _decoded(content, declared[1].decode("ascii"))
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return _decoded(content, locale.getpreferredencoding(do_setlocale=False))
+
+
+def _decoded(content: bytes, encoding: str) -> str:
+    try:
+        return content.decode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise ValueError(f"it is not {encoding.upper()} text") from error
 
 
 def parse_requirements(lines: Iterable[str], *, origin: str, allowed: Allowances = NOTHING) -> Requirements:

@@ -22,7 +22,12 @@ from pathlib import Path
 import anyio.to_thread
 from packaging.utils import canonicalize_name
 
-from moondream_station.core.builds.requirements import FAMILY, Requirements, parse_requirements
+from moondream_station.core.builds.requirements import (
+    FAMILY,
+    Requirements,
+    decode_requirements,
+    parse_requirements,
+)
 from moondream_station.core.facts.errors import RequirementsUnsafe, SettingsInvalid
 from moondream_station.core.facts.redact import redact_text, redact_url
 from moondream_station.core.packaging.connection_settings import certificates, first, netrc_file, proxies
@@ -226,13 +231,12 @@ async def ordinary_constraints(config: PackagingConfig) -> tuple[str, ...]:
 
 def _read_constraints(path: Path) -> Requirements:
     try:
-        with path.open(encoding="utf-8") as file:
-            return parse_requirements(file, origin=str(path))
+        return parse_requirements(decode_requirements(path.read_bytes()).splitlines(), origin=str(path))
     except RequirementsUnsafe as error:
         raise SettingsInvalid(
             error.message, hint="A constraint file may hold names, versions, markers and hashes here."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsInvalid(
             f"The constraint file {path} can't be read: {error}",
             hint="pip's `constraint` names it: PIP_CONSTRAINT, or what `pip config list` shows.",
