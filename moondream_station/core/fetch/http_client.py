@@ -9,11 +9,12 @@ import importlib.util
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from moondream_station.core.facts.errors import SettingsInvalid
-from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.facts.redact import redact_text, redact_url
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.fetch.http_credentials import Authorizer
 from moondream_station.core.packaging.packaging_config import PackagingConfig
@@ -28,6 +29,7 @@ READ_SECONDS = 30.0
 """uv's own limits; the user's setting goes before them. They bound silence, not a whole transfer."""
 
 _MAX_CONNECTIONS = 32
+_IPV6 = 6
 
 
 def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> httpx2.AsyncClient:
@@ -85,26 +87,73 @@ def _routes(config: PackagingConfig) -> dict[str, _Route]:
     routes = {"all://": _Route()}
     routes |= {f"{scheme}://": _Route(proxy=url) for scheme, url in proxies.items()}
     if proxies:
-        routes |= {_pattern(host): _Route() for host in config.no_proxy}
-    for host in config.trusted_hosts:
-        is_direct = any(_is_below(host.partition(":")[0], name) for name in config.no_proxy)
+        patterns = map(_pattern, config.no_proxy)
+        routes |= {pattern: _Route() for pattern in patterns if pattern is not None}
+    for trusted in config.trusted_hosts:
+        url = _trusted_url(trusted)
+        is_direct = any(_excepts(entry, url.host) for entry in config.no_proxy)
         proxy = None if is_direct else proxies.get("https")
-        routes[f"https://{host}"] = _Route(proxy=proxy, check_certificate=False)
+        routes[str(url)] = _Route(proxy=proxy, check_certificate=False)
     return routes
 
 
-def _pattern(no_proxy_host: str) -> str:
-    """A host of NO_PROXY means its subdomains too, an address means itself."""
-    host = no_proxy_host.partition("://")[2] or no_proxy_host
-    is_address = host.replace(".", "").replace(":", "").isdigit() or host.lower() == "localhost"
-    if ":" in host and not host.startswith("[") and host.count(":") > 1:
-        return f"all://[{host}]"
-    return f"all://{host}" if is_address or host.startswith("[") else f"all://*{host}"
+def _pattern(entry: str) -> str | None:
+    """An entry of NO_PROXY as curl, pip and uv understand it: a network, an address, or a name and all below.
+
+    None for one that none of them does: they skip it, and so does the station.
+    """
+    import httpx2  # noqa: PLC0415  as above
+
+    network = _network(entry)
+    if network is not None:
+        address = network.network_address
+        host = f"[{address}]" if network.version == _IPV6 else str(address)
+        return f"all://{host}/{network.prefixlen}"
+    name = _bare(entry)
+    pattern = f"all://{name}" if name.startswith("[") else f"all://*{name}"
+    try:
+        return str(httpx2.URL(pattern)) if "/" not in name else None
+    except httpx2.InvalidURL:
+        return None
 
 
-def _is_below(host: str, name: str) -> bool:
-    bare = name.lstrip(".").lower()
-    return host.lower() == bare or host.lower().endswith(f".{bare}")
+def _network(entry: str) -> IPv4Network | IPv6Network | None:
+    """The network that an entry of NO_PROXY names, an address being one of its own; None for a name."""
+    try:  # a zone ("fe80::1%eth0") is no part of a network, and the HTTP library refuses it
+        return ip_network(_bare(entry).replace("[", "").replace("]", "").partition("%")[0], strict=False)
+    except ValueError:
+        return None
+
+
+def _excepts(entry: str, host: str) -> bool:
+    """Whether an entry of NO_PROXY is about a host."""
+    network = _network(entry)
+    if network is None:
+        name = _bare(entry).lstrip(".").lower()
+        return host == name or host.endswith(f".{name}")
+    try:
+        return ip_address(host) in network
+    except ValueError:
+        return False
+
+
+def _bare(entry: str) -> str:
+    return (entry.partition("://")[2] or entry).rstrip("/")
+
+
+def _trusted_url(host: str) -> httpx2.URL:
+    """The URL of a host whose certificate is not checked; pip takes IPv6 addresses without brackets too."""
+    import httpx2  # noqa: PLC0415  as above
+
+    try:
+        return httpx2.URL(
+            f"https://[{host}]" if host.count(":") > 1 and "[" not in host else f"https://{host}"
+        )
+    except httpx2.InvalidURL as error:
+        raise SettingsInvalid(
+            f"The trusted host {redact_text(host)!r} is not valid: {error}",
+            hint="Write it as HOST or HOST:PORT, in pip's `trusted-host` or UV_INSECURE_HOST.",
+        ) from error
 
 
 def _check_proxies(config: PackagingConfig) -> None:
