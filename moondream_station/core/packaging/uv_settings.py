@@ -20,6 +20,9 @@ from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.redact import credentials_in
 from moondream_station.core.packaging.pip_settings import ETC, home_folder
 
+_OF_PIP = ("index-url", "extra-index-url", "find-links", "no-index", "index-strategy", "keyring-provider")
+"""What of the table `[pip]` counts here; uv 0.13.9 knows `[[index]]` and the hosts at the top level alone."""
+
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", re.DOTALL)
 
 
@@ -68,7 +71,7 @@ def uv_file_settings(
 ) -> tuple[UvSettings, ...]:
     """What uv's own files say, the user's before the system's."""
     return tuple(
-        _from_table(table, path, environ)
+        _from_table(_as_pip_reads(table), path, environ)
         for path in uv_config_files(environ, platform=platform, etc=etc)
         if (table := _read(path)) is not None
     )
@@ -104,6 +107,18 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise SettingsInvalid(
             f"uv's configuration file {path} can't be read: {error}", hint="Correct or remove it."
         ) from error
+
+
+def _as_pip_reads(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A file as `uv pip` reads it: what `[pip]` says goes before the rest, and lists are joined."""
+    pip = table.get("pip")
+    if not isinstance(pip, dict):
+        return table
+    of_pip = {key: pip[key] for key in _OF_PIP if key in pip}
+    joined = {
+        key: [*value, *_strings(table.get(key))] for key, value in of_pip.items() if isinstance(value, list)
+    }
+    return {**table, **of_pip, **joined}
 
 
 def _from_table(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> UvSettings:
