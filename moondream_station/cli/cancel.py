@@ -56,9 +56,10 @@ async def _request_cancel(home: Home) -> tuple[str, Holder | None]:
         try:
             async with StationClient(record.address, token=record.token) as client:
                 return await client.cancel(), None
-        except NothingToCancel:
-            if await anyio.to_thread.run_sync(activation_holder, home) is None:
-                raise
+        except NothingToCancel as error:
+            nothing = error
+        if await anyio.to_thread.run_sync(activation_holder, home) is None:
+            raise nothing
     holder = await anyio.to_thread.run_sync(_activating, home)
     await anyio.to_thread.run_sync(ask_to_cancel, home, holder.activation)
     return holder.activation, holder

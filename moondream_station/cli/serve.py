@@ -162,11 +162,12 @@ async def _take_lock(home: Home, stack: AsyncExitStack) -> None:
         while True:
             try:
                 stack.enter_context(serve_lock(home))
-            except StationRunning:
-                if await anyio.to_thread.run_sync(read_station, home) is not None:
-                    raise
+            except StationRunning as error:
+                running = error
             else:
                 return
+            if await anyio.to_thread.run_sync(read_station, home) is not None:
+                raise running
             await anyio.sleep(_POLL_SECONDS)
     stack.enter_context(serve_lock(home))
 

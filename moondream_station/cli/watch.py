@@ -166,9 +166,12 @@ async def _follow(home: Home, view: _View) -> None:
             continue
         try:
             await _follow_station(home, record, view)
-        except StationUnreachable:
-            if await _read_station(home) == record:
-                raise
+        except StationUnreachable as error:
+            unreachable = error
+        else:
+            continue
+        if await _read_station(home) == record:
+            raise unreachable
 
 
 async def _follow_station(home: Home, record: StationRecord, view: _View) -> None:

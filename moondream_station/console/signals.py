@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
-from anyio import from_thread
+import anyio.from_thread
 
 from moondream_station.console.interrupts import end_at_once, received
 from moondream_station.core.facts.events import CancelReason
@@ -33,8 +33,8 @@ def run_loop(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) 
     """
     if threading.current_thread() is not threading.main_thread():
         try:
-            return from_thread.run(function, *args)
-        except CancelledError:
+            return anyio.from_thread.run(function, *args)
+        except concurrent.futures.CancelledError:
             raise KeyboardInterrupt from None
     results: list[T] = []
 

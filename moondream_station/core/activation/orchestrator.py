@@ -129,19 +129,18 @@ class Orchestrator:
                         workshop.keep(environment)
                         self._succeed(activation, worker, environment, seconds=anyio.current_time() - began)
                         return
-                except VerificationFailed as failure:
-                    build = environment.record.build
-                    if needs is None or not failure.is_curable or build is None or build == CPU:
-                        raise
-                    if candidates is None:
-                        # The environment was made when the machine was another one.
-                        needs = await detect_again(needs, tools.cache, activation)
-                        activation.enter(Stage.SELECT)
-                        candidates = await workshop.choose(needs)
-                    if candidates.fall_back(build, failure.message) is None:
-                        raise
-                    workshop.announce_fallback(build, candidates, failure.message)
-                    environment = None
+                except VerificationFailed as error:
+                    failure = error
+                build = environment.record.build
+                if needs is None or not failure.is_curable or build is None or build == CPU:
+                    raise failure
+                if candidates is None:
+                    # The environment was made when the machine was another one.
+                    needs = await detect_again(needs, tools.cache, activation)
+                    activation.enter(Stage.SELECT)
+                    candidates = await workshop.choose(needs)
+                workshop.fall_back(build, candidates, failure)
+                environment = None
 
     @asynccontextmanager
     async def _locked(self, activation: Activation) -> AsyncIterator[None]:

@@ -29,7 +29,7 @@ from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.building import Building, open_building
 from moondream_station.core.environments.store import CommitRecord, Committed, Place, find_reusable, sweep
-from moondream_station.core.facts.errors import NoSpace, ResolutionConflict, StationError
+from moondream_station.core.facts.errors import NoSpace, ResolutionConflict, StationError, VerificationFailed
 from moondream_station.core.facts.events import (
     BuildSelected,
     DownloadProgressed,
@@ -227,6 +227,16 @@ class Workshop:
         self._activation.publish(candidates.fact())
         needs.check_gpu(candidates.selection.build, because=candidates.selection.reason)
 
+    def fall_back(self, build: str, candidates: Candidates, failure: VerificationFailed) -> None:
+        """Go on with another build than the one on which torch does not compute.
+
+        Raises:
+            VerificationFailed: There is none.
+        """
+        if candidates.fall_back(build, failure.message) is None:
+            raise failure
+        self.announce_fallback(build, candidates, failure.message)
+
     def announce_fallback(self, from_build: str, candidates: Candidates, reason: str) -> None:
         """Report that the current candidate is taken instead: another build, or another torch of the same."""
         assert candidates.current is not None  # noqa: S101  the one that is taken
@@ -315,9 +325,12 @@ class Workshop:
                 progress=self._activation.progressed,
             ) as building:
                 yield building
-        except NoSpace as full:
-            freeable = await anyio.to_thread.run_sync(freeable_bytes, self._tools.home, lock)
-            raise NoSpace(full.message, hint=no_space_hint(freeable), log=full.log) from full
+        except NoSpace as error:
+            full = error
+        else:
+            return
+        freeable = await anyio.to_thread.run_sync(freeable_bytes, self._tools.home, lock)
+        raise NoSpace(full.message, hint=no_space_hint(freeable), log=full.log) from full
 
     async def _with_built_wheels(self, needs: Needs, lock: Lock) -> Lock:
         """The lock with a wheel in the place of each archive of sources; most locks have none."""

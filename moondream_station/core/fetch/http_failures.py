@@ -6,7 +6,6 @@ import errno
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 
 import httpx2
 
@@ -41,8 +40,9 @@ class Transport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Sends a request."""
         try:
-            with _of_the_library(request):
-                response = await super().handle_async_request(request)
+            response = await super().handle_async_request(request)
+        except ssl.SSLError as error:
+            raise httpx2.ReadError(str(error), request=request) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             if self._proxy is None or is_of_tls(error):  # behind a proxy TLS is spoken with the server itself
                 raise
@@ -59,20 +59,14 @@ class _Body(httpx2.AsyncByteStream):
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _of_the_library(self._request):
+        try:
             async for piece in self._stream:
                 yield piece
+        except ssl.SSLError as error:  # what the library passes on as it is
+            raise httpx2.ReadError(str(error), request=self._request) from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-
-@contextmanager
-def _of_the_library(request: httpx2.Request) -> Iterator[None]:
-    try:
-        yield
-    except ssl.SSLError as error:
-        raise httpx2.ReadError(str(error), request=request) from error
 
 
 def explain_failure(error: Exception) -> str:

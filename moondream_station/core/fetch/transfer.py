@@ -232,7 +232,10 @@ class _Buffer:
 
     async def __aexit__(self, *_: object) -> None:
         self._scope.deadline = math.inf
-        await self._flush(_CLOSE_SECONDS)
+        with anyio.move_on_after(
+            _CLOSE_SECONDS * 2, shield=True
+        ):  # `_flush` itself gives up after half of it
+            await self._flush(_CLOSE_SECONDS)
 
     async def add(self, piece: bytes) -> None:
         if piece:
