@@ -20,6 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
+from moondream_station.core.facts.redact import redact_text
 
 FAMILY: frozenset[str] = frozenset({
     "fbgemm-gpu", "fbgemm-gpu-genai", "pytorch-triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "torch",
@@ -52,8 +53,6 @@ _PYTORCH_INDEX = re.compile(
     r"(?:cpu|cu[0-9]{2,3}|rocm[0-9.]+|xpu)(?:[/?#]|$))"
 )
 _NESTED = re.compile(r"(?:-r|--requirement)(?:\s*=\s*|\s+)(\S+)")
-_CREDENTIALS = re.compile(r"(?<=://)\S*@")
-_QUERY = re.compile(r"\?\S*")
 _ARCHIVE = (
     ".whl", ".zip", ".gz", ".tgz", ".tar", ".bz2", ".tbz", ".xz", ".txz", ".tlz", ".lz", ".lzma", ".egg",
 )  # fmt: skip
@@ -350,5 +349,5 @@ def _unsafe(origin: str, number: int, line: str, why: str) -> RequirementsUnsafe
 
 def _shown(text: str) -> str:
     """A text without credentials, cut where it is long."""
-    clean = _QUERY.sub("?***", _CREDENTIALS.sub("***@", text.strip()))
+    clean = redact_text(text.strip())
     return clean if len(clean) <= _SHOWN_CHARACTERS else f"{clean[:_SHOWN_CHARACTERS]}…"

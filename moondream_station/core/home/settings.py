@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.facts.redact import checked_url
 from moondream_station.core.home.layout import Home, home_unusable
 from moondream_station.core.home.storage import read_json
 
@@ -68,8 +69,11 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
     stored = read_config(home.config)
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
     given = {key: value for key, value in flags.items() if value is not None}
+    merged = {**stored, **variables, **given}
+    for name in {"torch_index", "manifest"} & merged.keys():
+        checked_url(str(merged[name] or ""), f"the setting `{name}`")
     try:
-        return Settings.model_validate({**stored, **variables, **given})
+        return Settings.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from moondream_station.core.facts.redact import checked_url
 from moondream_station.core.packaging.file_urls import absolute
 from moondream_station.core.packaging.uv_settings import UvSettings
 
@@ -55,7 +56,7 @@ def _system_proxies() -> dict[str, str]:
 
 
 def _with_scheme(proxy: str) -> str:
-    return proxy if "://" in proxy else f"http://{proxy}"
+    return checked_url(proxy if "://" in proxy else f"http://{proxy}", "a proxy")
 
 
 def first(*values: str | None) -> str | None:

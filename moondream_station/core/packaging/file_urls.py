@@ -7,11 +7,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from moondream_station.core.facts.redact import checked_url
 from moondream_station.core.home import layout
 
 
 def url_of(place: str, cwd: Path, home: Path) -> str:
     """A place as a URL: what is none is a path, `~` is the user's home."""
+    checked_url(place, "an index or find-links location")
     if "://" in place or place.startswith("file:"):
         return place
     return absolute(place, cwd, home).as_uri()

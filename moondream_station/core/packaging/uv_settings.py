@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from moondream_station.core.facts.errors import SettingsInvalid
-from moondream_station.core.facts.redact import credentials_in
+from moondream_station.core.facts.redact import checked_url, credentials_in
 from moondream_station.core.packaging.pip_settings import ETC, home_folder
 
 _OF_PIP = ("index-url", "extra-index-url", "find-links", "no-index", "index-strategy", "keyring-provider")
@@ -172,6 +172,7 @@ def _with_credentials(url: str, name: str, environ: Mapping[str, str]) -> str:
 
 def _located(location: str, path: Path) -> str:
     """A path in a file counts from that file's folder."""
+    checked_url(location, f"an index or find-links location in {path}")
     return location if "://" in location else str(path.parent / Path(location))
 
 
