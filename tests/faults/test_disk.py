@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from moondream_station.core.facts.events import Stage
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.checkpoints import Point
 from support.checkpoints import CHECKPOINTS, stopped_at
-from support.commands import run, switch
+from support.commands import run, serving, switch
 from support.small_disk import full, need_mounts, read_only, small_disk
 from support.stations import Premises, open_premises
 from support.survival import Survival
@@ -113,3 +114,42 @@ def test_the_cache_is_emptied_by_somebody(confined: Premises, stage: Stage) -> N
         code, printed = stopped.end()
     assert code == 0, printed
     survival.check(fetched_again_at_most=0)
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Iterator[Premises]:
+    """Premises with the active model `colours`, on a disk on which not one byte is free."""
+    folder = tmp_path / "disk"
+    need_mounts(folder)
+    with small_disk(folder, _DISK_BYTES), open_premises(folder) as premises:
+        for model in ("others", "colours"):
+            premises.add_model(model)
+            assert switch(premises, model)[-1]["event"] == "ActivationSucceeded"
+        with full(folder):
+            yield premises
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("prune", "prune --dry-run", "remove others", "remove colours", "status", "models"),
+        *("doctor --fix --offline",),
+    ],
+)
+def test_a_disk_without_a_free_byte(filled: Premises, words: str) -> None:
+    """The commands that `no-space` names free space there."""
+    done = run(filled, *words.split(), "--json")
+    assert "no-space" not in done.stdout
+    assert "internal-error" not in done.stdout
+    assert "The repair failed" not in done.stdout
+    assert done.returncode == 0 or words.startswith("doctor"), done.stdout
+    if words.startswith("remove"):
+        assert words.split()[1] not in read_active(filled.home).models
+
+
+def test_a_model_is_served_without_a_free_byte(filled: Premises) -> None:
+    """It is intact, and to answer takes no space; other commands find the station."""
+    with serving(filled) as station:
+        assert station.get("/v1/models")
+        assert station.post("/v1/caption", {})
+        assert "serving" in run(filled, "status").stdout

@@ -10,8 +10,7 @@ from typing import Literal
 from moondream_station.core.facts.codec import from_json, to_json
 from moondream_station.core.facts.errors import HomeUnusable
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.space import writing_to
-from moondream_station.core.home.storage import read_json, write_atomically
+from moondream_station.core.home.storage import read_json, write_record
 
 Format = Literal["moondream-station/active/1"]
 
@@ -85,5 +84,4 @@ def read_active(home: Home) -> ActiveRecord:
 
 def write_active(home: Home, record: ActiveRecord) -> None:
     """Replace `active.json` atomically and durably; what it names must be committed before."""
-    with writing_to(home.root):
-        write_atomically(home.active, f"{json.dumps(to_json(record), indent=2)}\n")
+    write_record(home, home.active, f"{json.dumps(to_json(record), indent=2)}\n")

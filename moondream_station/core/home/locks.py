@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +22,12 @@ import psutil
 from filelock import FileLock, Timeout
 
 from moondream_station.core.facts.codec import time_to_text
-from moondream_station.core.facts.errors import HomeLocked, StationRunning
+from moondream_station.core.facts.errors import HomeLocked, NoSpace, StationRunning
 from moondream_station.core.home.layout import Home, home_unusable
-from moondream_station.core.home.storage import read_json, write_atomically
+from moondream_station.core.home.log import Log
+from moondream_station.core.home.storage import read_json, write_record
 
+_log = Log()
 _POLL_SECONDS = 0.1
 # A process's creation time is computed from the boot time, which moves when the clock is set: two readings of
 # one process can differ. Another process with the same id is never created that soon after the first.
@@ -109,7 +111,8 @@ async def activation_lock(
         await anyio.sleep(_POLL_SECONDS)
     try:
         record = Holder(**_this_process(), command=command, activation=activation)
-        write_atomically(home.activation_holder, json.dumps(asdict(record)))
+        with suppress(NoSpace):  # it is for people who wait; what frees space must not fail for it
+            write_record(home, home.activation_holder, json.dumps(asdict(record)))
         try:
             yield
         finally:
@@ -153,7 +156,10 @@ def announce_station(home: Home, *, address: str, instance: str, version: str) -
     record = StationRecord(
         **_this_process(), address=address, token=token, instance=instance, version=version
     )
-    write_atomically(home.station, json.dumps(asdict(record)), mode=0o600)
+    try:
+        write_record(home, home.station, json.dumps(asdict(record)), mode=0o600)
+    except NoSpace as error:  # it serves all the same; other commands don't find it
+        _log.warning("station_not_announced", reason=error.message)
     return record
 
 

@@ -77,12 +77,17 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
     """Why a folder can't be written to."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if is_full(error):
         return NoSpace(f"The file system of {folder} is full.", hint=no_space_hint(None))
     return HomeUnusable(
         f"{error.filename or folder} can't be used: {error.strerror or error}.",
         hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",
     )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no space, or no inode, or the user's share of them is used up."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def unpacked_bytes(wheels: Iterable[Path]) -> int:

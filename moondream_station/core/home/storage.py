@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.space import writing_to
+from moondream_station.core.home.space import is_full, writing_to
 
 _REMOVE_SECONDS = 1.0
 
@@ -40,6 +40,27 @@ def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o644) -> Non
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_record(home: Home, path: Path, data: str, *, mode: int = 0o644) -> None:
+    """Replace a file of the home whole; on a full disk what can be found out again gives way to it.
+
+    Without that the commands that free space could not run: each has a record to write first.
+
+    Raises:
+        NoSpace: There is no room for it all the same.
+        HomeUnusable: It can't be written for another reason.
+    """
+    with writing_to(home.root):
+        try:
+            write_atomically(path, data, mode=mode)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            for expendable in (home.capabilities, *home.cache.glob("listings/*")):
+                with suppress(OSError):
+                    expendable.unlink()
+            write_atomically(path, data, mode=mode)
 
 
 def read_json(path: Path) -> Any:
