@@ -40,7 +40,7 @@ from moondream_station.panel.terminal import Terminal
 
 COMMANDS: Final[Mapping[str, str]] = {
     "switch": "switch MODEL [--strategy S]: activate a model",
-    "rollback": "rollback MODEL: go back to the active model's previous environment",
+    "rollback": "rollback MODEL: go back to the environment that the model had before",
     "cancel": "cancel: cancel the running switch (also Ctrl-C)",
     "models": "models: list the models",
     "status": "status: show the active model and the running switch",
@@ -180,8 +180,7 @@ class Prompt:
             case ["help"]:
                 print_result("\n".join(COMMANDS.values()))
             case _:
-                hint = COMMANDS.get(words[0], "`help` lists the commands.")
-                raise UsageError(f"Unknown command {line.strip()!r}.", hint=hint)
+                raise _not_a_command(words[0], line)
 
     def panel(self) -> ANSI:
         """The running activation, in at most half of the terminal, and the active model."""
@@ -235,6 +234,12 @@ class Prompt:
 
 def _is_in_panel(fact: Fact) -> bool:
     return isinstance(fact, DownloadProgressed | ProbeFinished)
+
+
+def _not_a_command(name: str, line: str) -> UsageError:
+    if name in COMMANDS:
+        return UsageError(f"{name} can't be run like this.", hint=COMMANDS[name])
+    return UsageError(f"Unknown command {line.strip()!r}.", hint="`help` lists the commands.")
 
 
 def _split(line: str) -> list[str]:

@@ -94,7 +94,15 @@ def from_json(kind: type[T], data: Any) -> T:
         text = json.dumps([data], allow_nan=False)
     except (TypeError, RecursionError) as error:
         raise ValueError(f"{kind.__name__}: {error}") from error
-    return adapter(kind).validate_json(text)[0]
+    reader = adapter(kind)
+    from pydantic import ValidationError  # noqa: PLC0415  imported by then, as the reader is pydantic's
+
+    try:
+        return reader.validate_json(text)[0]
+    except ValidationError as invalid:  # whose text has many lines, and an address at pydantic's
+        first = invalid.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"][1:])
+        raise ValueError(f"{place or kind.__name__}: {first['msg']}") from invalid
 
 
 def time_to_text(moment: datetime) -> str:

@@ -76,8 +76,9 @@ def read_active(home: Home) -> ActiveRecord:
         data = read_json(home.active)
         return ActiveRecord() if data is None else from_json(ActiveRecord, data)
     except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
         raise HomeUnusable(
-            f"{home.active} can't be used: {error}",
+            f"{home.active} can't be used: {reason or error}.",
             hint="Update this station if a newer one wrote it; else move the file away and switch again.",
         ) from error
 

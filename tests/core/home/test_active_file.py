@@ -1,0 +1,42 @@
+"""What is active, as the home records it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moondream_station.core.facts.errors import HomeUnusable
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
+
+_NEWER = '{"format": "moondream-station/active/9"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_NEWER, "format: Input should be 'moondream-station/active/1'"),
+        ('{"models": {"m": {"environment": 3}}}', "models.m.environment: Input should be a valid string"),
+        ("[]", "ActiveRecord: "),
+        ("{", "it is not JSON"),
+    ],
+)
+def test_what_can_not_be_used_is_said_in_one_line(tmp_path: Path, content: str, reason: str) -> None:
+    """Not in the many lines of a validator."""
+    home = Home(tmp_path)
+    home.active.write_text(content)
+    with pytest.raises(HomeUnusable) as caught:
+        read_active(home)
+    assert f"active.json can't be used: {reason}" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "pydantic" not in caught.value.message
+    assert caught.value.message.endswith(".")
+
+
+def test_the_reason_of_the_system_is_said_alone(tmp_path: Path) -> None:
+    """Without its number, and without the path again."""
+    home = Home(tmp_path)
+    home.active.mkdir()
+    with pytest.raises(HomeUnusable, match=r"active\.json can't be used: Is a directory\.$"):
+        read_active(home)
