@@ -23,9 +23,13 @@ _STATUS: Final[Mapping[str, int]] = {
     errors.WorkerBusy.code: 429,
     errors.NoActiveModel.code: 503,
     errors.WorkerLoading.code: 503,
+    errors.WorkerReplaced.code: 503,
     errors.WorkerTimeout.code: 504,
 }
 """HTTP statuses of the station's errors, by code; every other one is 500."""
+
+_PASSING: Final = frozenset({errors.WorkerBusy.code, errors.WorkerLoading.code, errors.WorkerReplaced.code})
+"""What is over soon: the same request may succeed a second later, and then waits by itself."""
 
 _STATION_PATHS: Final = frozenset(route.path for route in ROUTES)
 
@@ -82,7 +86,7 @@ def error_response(path: str, error: StationError) -> Response:
     """The answer to a request that failed."""
     headers = dict(error.headers) if isinstance(error, Refusal) else {}
     status = status_of(error)
-    if status == 429:  # noqa: PLR2004  Too Many Requests
+    if error.code in _PASSING:
         headers["Retry-After"] = "1"
     shape = station_error if is_station_path(path) else function_error
     return json_response(shape(error), status=status, headers=headers)

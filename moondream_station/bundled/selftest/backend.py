@@ -91,6 +91,11 @@ class Region:
 _state: dict[str, torch.device] = {"device": torch.device("cpu")}
 
 
+def fetch_backend() -> int:
+    """Nothing is fetched; gives the bytes that an image of the largest size takes."""
+    return 4 * SIDE * SIDE * len(COLOURS)
+
+
 def init_backend(device: str | None = None, **_: Any) -> None:
     """Choose the device, by default the best one that torch has, and compute once on it."""
     chosen = torch.device(device or _best_device())

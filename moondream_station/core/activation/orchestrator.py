@@ -78,6 +78,8 @@ class Orchestrator:
         finally:
             if activation.outcome is None:
                 activation.end_cancelled()
+            if self._active is not None:
+                self._active.settle()
             activation.ended.set()
         assert activation.outcome is not None  # noqa: S101  every way above ends it
         return activation.outcome
@@ -163,17 +165,13 @@ class Orchestrator:
 
     @asynccontextmanager
     async def _worker(self, activation: Activation, environment: Environment) -> AsyncIterator[HostedWorker]:
-        """A worker in an environment; where the block fails it ends, and the old one starts again."""
+        """A worker in an environment; where the block fails it ends."""
         hosted = await self._host.start(environment.spec, activation=activation.id)
         try:
             yield hosted
         except BaseException:
             with anyio.move_on_after(_CLEANUP_SECONDS, shield=True):
-                try:
-                    await hosted.stop(StopReason.SHUTDOWN)
-                finally:
-                    if self._active is not None:
-                        self._active.restore()
+                await hosted.stop(StopReason.SHUTDOWN)
             raise
 
     async def _verify(

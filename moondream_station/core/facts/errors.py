@@ -151,6 +151,10 @@ class WorkerLoading(StationError, code="worker-loading"):
     """The worker is still loading its model."""
 
 
+class WorkerReplaced(StationError, code="worker-replaced"):
+    """The worker was ended in the middle of a call, because another one needed its memory."""
+
+
 class UnknownFunction(StationError, code="unknown-function"):
     """The active backend has no such function."""
 

@@ -19,8 +19,6 @@ from moondream_station.core.worker.worker import Worker
 
 _log = Log()
 _STOP_SECONDS = 5.0
-_SMALL = "selftest"
-"""The backend whose workers are known to be small enough to run beside any other."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,19 +45,21 @@ class ActiveWorker:
         self._target: WorkerSpec | None = None
         """What is to be served: a worker of anything else that gets ready after all comes too late."""
 
-    async def make_room(self, spec: WorkerSpec, *, has_room: bool) -> None:
+    async def make_room(self, spec: WorkerSpec, *, has_room: bool | None) -> None:
         """Before a new worker loads, end what must not be in memory beside it; requests wait for the new one.
 
         Args:
-            spec: The new one. The small one fits beside any other.
-            has_room: Whether memory was seen to suffice for it. That holds beside a worker that runs, and not
-                beside one that still loads.
+            spec: The new one.
+            has_room: Whether memory was seen to suffice for it; None where nobody knows what it needs, and
+                the old one stays if ending it would free next to nothing. That holds beside a worker that
+                runs, and not beside one that still loads.
         """
-        if spec.code.id == _SMALL:
-            return
         self._is_claimed = True
+        if has_room is None and not self._loads and self._current is not None:
+            has_room = await self._current.is_small()
         if not self._loads and (has_room or self._current is None):
             return
+        self._host.settled = anyio.Event()
         old, self._current = self._current, None
         self._evicted = old.spec if old is not None else self._target
         self._target = None
@@ -78,8 +78,9 @@ class ActiveWorker:
         if old is not None:
             self._tasks.start_soon(self._retire, old)
 
-    def restore(self) -> None:
-        """Start the worker again that made room, or waited, for one that failed."""
+    def settle(self) -> None:
+        """An activation has ended: start the worker again that made room, or waited, for one that failed."""
+        self._host.settled.set()
         spec, self._evicted, self._is_claimed = self._evicted, None, False
         if spec is not None:
             self._tasks.start_soon(self._restore, spec)

@@ -20,6 +20,7 @@ from moondream_station.core.facts.errors import (
     WorkerBusy,
     WorkerFailed,
     WorkerLoading,
+    WorkerReplaced,
     WorkerTimeout,
 )
 from moondream_station.core.worker.requests import CallStream, Request
@@ -201,6 +202,7 @@ class InferencePool:
             WorkerLoading: The worker is still loading after `loading_seconds`.
             WorkerTimeout: No answer in time; also raised while a stream is read.
             WorkerFailed: The worker died over it, or is given up.
+            WorkerReplaced: The worker was ended over it, to make room for another one.
             BackendError: The backend raised.
             UnknownFunction: It has no such function.
         """
@@ -235,12 +237,12 @@ class InferencePool:
     async def _ask(
         self, function: str, kwargs: Mapping[str, Any], seconds: float
     ) -> tuple[Worker, Request, dict[str, Any] | CallStream]:
-        """Get an answer; a call that a dead worker never began goes to the next worker."""
+        """Get an answer; a call that a worker never began before it ended goes to the next worker."""
         while True:
             worker, request, remaining = await self._begin(function, kwargs, seconds)
             try:
                 result = await answer(request, remaining, chunk_seconds=seconds)
-            except WorkerFailed:
+            except (WorkerFailed, WorkerReplaced):
                 if request.has_begun:
                     self._processed += 1
                     raise

@@ -30,7 +30,14 @@ from moondream_station.core.facts.events import StopReason, WorkerStarted, Worke
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.worker.loading import LoadOptions, disk_usage, model_cache
+from moondream_station.core.worker.loading import (
+    LoadOptions,
+    MemoryNeed,
+    disk_usage,
+    held_bytes,
+    is_small,
+    model_cache,
+)
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 
@@ -72,19 +79,28 @@ class HostedWorker:
     spec: WorkerSpec
     worker: Worker
     model_cache: tuple[Path, ...]
+    need: MemoryNeed | None = None
+    device: str | None = None
     reason: StopReason = StopReason.SHUTDOWN
     released: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
-    async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool:
-        """Let the backend bring what it will load; gives whether memory is known to suffice for it."""
+    async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool | None:
+        """Let the backend bring what it will load; gives whether memory suffices, None where it won't say."""
         options = self._options(device, progress)
-        need = await self.worker.fetch(self.spec.code, self.spec.args, **options)
-        return need is not None and await anyio.to_thread.run_sync(need.is_met)
+        self.need = await self.worker.fetch(self.spec.code, self.spec.args, **options)
+        return None if self.need is None else await anyio.to_thread.run_sync(self.need.is_met)
 
     async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
         """Call the backend's `init_backend`; it is ready when that returned."""
+        self.device = device
         await self.worker.init(self.spec.code, self.spec.args, **self._options(device, progress))
+
+    async def is_small(self) -> bool:
+        """Whether ending it would free next to nothing, as measured; on a GPU, as its backend said."""
+        if self.device not in {None, "cpu"}:
+            return self.need is not None and is_small(self.need.needed_bytes)
+        return await anyio.to_thread.run_sync(lambda: is_small(held_bytes(self.worker.pid)))
 
     def _options(self, device: str | None, progress: Progress) -> LoadOptions:
         signs_of_life = partial(disk_usage, self.model_cache)
@@ -130,6 +146,9 @@ class WorkerHost:
         self._home = home
         self._environ = environ
         self._threads = threads
+        self.settled = anyio.Event()
+        """Set while no activation has ended a worker to make room; until then nobody hears of its end."""
+        self.settled.set()
 
     async def start(self, spec: WorkerSpec, *, activation: str | None = None) -> HostedWorker:
         """Start a worker; returns when it has said hello.
@@ -169,8 +188,13 @@ class WorkerHost:
         finally:
             if hosted is not None:
                 stopped = WorkerStopped(model=spec.model, pid=hosted.worker.pid, reason=hosted.reason)
-                self._bus.publish(stopped)
-                hosted.ended.set()
+                try:
+                    if hosted.reason is StopReason.MEMORY:
+                        hosted.ended.set()  # the activation that waits for this is told of first
+                        await self.settled.wait()
+                finally:
+                    self._bus.publish(stopped)
+                    hosted.ended.set()
 
 
 async def _release_when_failed(hosted: HostedWorker) -> None:

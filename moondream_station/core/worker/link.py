@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from moondream_station.core.facts.errors import BackendError, WorkerFailed, WorkerTimeout
+from moondream_station.core.facts.errors import BackendError, WorkerFailed, WorkerReplaced, WorkerTimeout
 from moondream_station.core.processes.worker_process import WorkerProcess
 from moondream_station.core.worker.requests import Frame, Request
 from moondream_station.core.worker.worker_protocol import (
@@ -40,6 +40,7 @@ class Link:
         self._queued = anyio.Event()
         self._requests: dict[int, Request] = {}
         self._last_number = 0
+        self._has_ended = False
         # The goodbye that a worker is sent when its owner is cancelled must still reach it.
         self._writing = anyio.CancelScope(shield=True)
 
@@ -78,6 +79,18 @@ class Link:
             self.failed.set()
             self._greeted.set()
         return self.failure
+
+    def end(self) -> None:
+        """The worker is ended on purpose: who waits for an answer is told at once, and no frame counts."""
+        self._has_ended = True
+        requests, self._requests = self._requests, {}
+        for request in requests.values():
+            request.fail(
+                WorkerReplaced(
+                    f"The worker was replaced before it was done with `{request.subject}`.",
+                    hint="Send the request again; it waits until the new worker is ready.",
+                )
+            )
 
     async def greet(self, timeout_seconds: float) -> None:
         """Wait for the worker's hello."""
@@ -133,6 +146,8 @@ class Link:
         self._queued.set()
 
     def _dispatch(self, frame: Frame) -> None:
+        if self._has_ended:
+            return
         match frame:
             case {"kind": "hello", "protocol": int(protocol), "pid": int(), "python": str()}:
                 if protocol != PROTOCOL_VERSION:

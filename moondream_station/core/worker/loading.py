@@ -117,6 +117,23 @@ def _cpu_seconds(pid: int) -> float:
     return total
 
 
+def held_bytes(pid: int) -> int:
+    """The memory that a process and its children hold, in bytes; 0 once it is gone. Blocks."""
+    total = 0
+    try:
+        leader = psutil.Process(pid)
+        for process in (leader, *leader.children(recursive=True)):
+            total += process.memory_info().rss
+    except psutil.Error:
+        return total
+    return total
+
+
+def is_small(held: int) -> bool:
+    """Whether so many bytes make little difference to whoever needs memory, since much more is free."""
+    return held <= min(_RESERVE_BYTES, available_bytes() // 4)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryNeed:
     """The memory that a model's weights take, and the GPU's free memory (None where that is unknown)."""

@@ -212,6 +212,7 @@ async def open_worker(
                     try:
                         yield worker
                     finally:
+                        link.end()
                         with anyio.move_on_after(worker.say_goodbye(), shield=True):
                             await process.wait()
                 finally:
