@@ -70,7 +70,7 @@ async def read_object(request: Request) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise RequestInvalid(f"The body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
@@ -126,6 +126,13 @@ def _timeout(value: Any) -> float | None:
     if not (math.isfinite(seconds) and seconds > 0):
         raise RequestInvalid(f"timeout must be a number of seconds above 0, not {value!r:.40}")
     return seconds
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.40} is too large a number")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moondream_station.http.refusals import BodyTooLarge, HostForbidden, OriginForbidden, TokenRequired
+from moondream_station.http.refusals import (
+    BodyTooLarge,
+    ContentEncodingUnsupported,
+    HostForbidden,
+    OriginForbidden,
+    TokenRequired,
+)
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -109,10 +115,26 @@ class Access:
         return authority
 
 
+def _is_own(origin: str, authority: str) -> bool:
+    """Whether a page of this origin came from the station itself, by this or another loopback name."""
+    scheme, _, place = origin.lower().partition("://")
+    if scheme not in {"http", "https"}:  # https: behind a proxy that terminates TLS the authority is the same
+        return False
+    if place == authority:
+        return True
+    # The station listens on all loopback addresses on one port, so nobody else can have such an origin.
+    names = {host_of(place), host_of(authority)}
+    return names <= LOOPBACK_NAMES and _port_of(place) == _port_of(authority)
+
+
+def _port_of(authority: str) -> str | None:
+    match = _AUTHORITY.fullmatch(authority)
+    return match["port"] if match else None
+
+
 def _check_origin(authority: str, headers: Headers) -> None:
     for origin in headers.getlist("origin"):
-        # https too: behind a proxy that terminates TLS the authority stays the same.
-        if origin.lower() not in (f"http://{authority}", f"https://{authority}"):
+        if not _is_own(origin, authority):
             raise OriginForbidden(
                 f"The origin {origin!r} is not allowed",
                 hint="Use the station's own page, or a program outside the browser.",
@@ -131,6 +153,12 @@ class Guard:
         """Answer one request, or raise why not."""
         headers = Headers(scope=scope)
         self._access.check(scope["path"], headers)
+        if (coding := headers.get("content-encoding", "").strip().lower()) not in {"", "identity"}:
+            raise ContentEncodingUnsupported(
+                f"Unsupported content encoding {coding!r}",
+                hint="Send the body as it is, without Content-Encoding.",
+                headers={"Accept-Encoding": "identity"},
+            )
         if int(headers.get("content-length", "0")) > self._max_body_bytes:
             raise self._too_large()
         received_bytes = 0

@@ -75,6 +75,13 @@ class ContentTypeUnsupported(Refusal):
     status = 415
 
 
+class ContentEncodingUnsupported(Refusal):
+    """The body is compressed, and no route takes that."""
+
+    code = "content-encoding-unsupported"
+    status = 415
+
+
 class StationStopping(Refusal):
     """The station is stopping."""
 

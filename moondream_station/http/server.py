@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
+import h11
 import uvicorn
 from anyio.abc import TaskStatus
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moondream_station.core.facts.errors import AddressInUse, AddressUnusable, UsageError
 
@@ -22,6 +24,8 @@ MAX_PORT: Final = 65535
 BACKLOG: Final = 128
 FAREWELL_SECONDS: Final = 0.4
 """How long clients may delay the server's end; then their connections are closed."""
+_ARE_YOU_THERE_SECONDS: Final = (0.5, 0.75)
+"""After a client ended its side: by then most answers are written, and need no question before them."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what a user may ask for, never a default
@@ -127,7 +131,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",  # the same parser everywhere, whatever else happens to be installed
+                http=_Connection,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -159,6 +163,34 @@ class _Server(uvicorn.Server):
             await self.on_tick(0)
             with anyio.move_on_after(1):
                 await self._stopping.wait()
+
+
+class _Connection(H11Protocol):
+    """A connection, by the same parser everywhere, that answers a client which has ended its own side.
+
+    A client may send its request and say at once that nothing more comes (RFC 9112, 9.6); uvicorn takes that
+    for having left (encode/uvicorn#1264). One that has left looks the same until something is written to it.
+    """
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep the connection for the answer to a whole request; without one, close it."""
+        cycle = self.cycle
+        is_whole = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
+        # What a GET streams has no end: who ends its own side there has left.
+        is_endless = is_whole and cycle.response_started and cycle.scope["method"] == "GET"
+        if not is_whole or is_endless or cycle.response_complete:
+            return None
+        cycle.keep_alive = False
+        for seconds in _ARE_YOU_THERE_SECONDS:
+            self.loop.call_later(seconds, self._ask_whether_there)
+        return True
+
+    def _ask_whether_there(self) -> None:
+        """Write what every client skips; where nobody is, the system refuses the next such write."""
+        if self.cycle.response_started or self.transport.is_closing():
+            return
+        if self.scope["http_version"] == "1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _addresses(host: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
@@ -22,6 +23,7 @@ from moondream_station.core.facts.errors import (
     WorkerBusy,
     WorkerFailed,
     WorkerLoading,
+    WorkerReplaced,
     WorkerTimeout,
 )
 from moondream_station.http.api import Answer
@@ -230,6 +232,7 @@ async def test_functions_are_called_by_post_alone(
         (WorkerBusy("The queue is full"), 429, "rejected"),
         (NoActiveModel("No model is active", hint="Switch to one."), 503, "rejected"),
         (WorkerLoading("The model still loads"), 503, "rejected"),
+        (WorkerReplaced("Another worker took its place"), 503, "rejected"),
         (WorkerTimeout("No answer in 30 s"), 504, "timeout"),
         (BackendError("division by zero"), 500, "error"),
         (WorkerFailed("The worker died"), 500, "error"),
@@ -247,7 +250,8 @@ async def test_errors_keep_their_cause(
     answer = response.json()
     assert (answer["status"], answer["code"]) == (kind, error.code)
     assert answer["error"].startswith(error.message)
-    assert ("retry-after" in response.headers) == (status == 429)
+    is_over_soon = isinstance(error, WorkerBusy | WorkerLoading | WorkerReplaced)
+    assert ("retry-after" in response.headers) == is_over_soon
 
 
 async def test_without_a_model_the_station_answers(served: Served, client: httpx2.AsyncClient) -> None:
@@ -419,3 +423,23 @@ def test_numbers_are_counted_as_in_0_1() -> None:
     assert count_tokens({"caption": " a  red\nsquare ", "n": 1, "more": ["x y"], "reasoning": "yes"}) == 4
     assert measure(7, 0.333333) == {"tokens": 7, "duration": 0.33, "tokens_per_sec": 21.0}
     assert measure(0, 0.0) == {"tokens": 0, "duration": 0.0, "tokens_per_sec": 0.0}
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "[1, 2e400]", "NaN", "9" * 5000])
+async def test_numbers_that_json_can_not_hold_are_refused(client: httpx2.AsyncClient, number: str) -> None:
+    """As every body that is not JSON: the backend would get an infinity that nobody sent."""
+    response = await client.post(
+        "/v1/caption",
+        content=f'{{"length": {number}}}'.encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    assert (response.status_code, response.json()["code"]) == (400, "request-invalid")
+
+
+@pytest.mark.parametrize("path", ["/v1/caption", "/v1/station/switch"])
+async def test_a_compressed_body_is_refused(client: httpx2.AsyncClient, path: str) -> None:
+    """With what is understood (RFC 9110, 8.4 and 15.5.16), instead of as broken JSON."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = await client.post(path, content=gzip.compress(b"{}"), headers=headers)
+    assert (response.status_code, response.headers["Accept-Encoding"]) == (415, "identity")
+    assert "content-encoding-unsupported" in response.text

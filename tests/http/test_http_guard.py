@@ -98,16 +98,24 @@ def test_bound_and_allowed_names_are_answered_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://localhost:2020", "https://localhost:2020", "HTTP://LOCALHOST:2020"]
+    "origin",
+    [
+        "http://localhost:2020",
+        "https://localhost:2020",
+        "HTTP://LOCALHOST:2020",
+        "http://127.0.0.1:2020",
+        "http://[::1]:2020",
+    ],
 )
 def test_own_origin_passes(origin: str) -> None:
-    """The station's own page may ask; behind a proxy with TLS its scheme is https."""
+    """The station's own page may ask, by each loopback name; behind a proxy with TLS its scheme is https."""
     Access.of(bound=["127.0.0.1"], token=TOKEN).check("/", local(origin=origin))
 
 
 @pytest.mark.parametrize(
     "origin",
-    ["null", "", "http://evil.example", "http://localhost", "http://localhost:3000", "http://127.0.0.1:2020",
+    ["null", "", "http://evil.example", "http://localhost", "http://localhost:3000", "http://127.0.0.1:3000",
+     "http://127.0.0.2:2020", "http://192.0.2.7:2020",
      "file://", "http://localhost:2020.evil.example", "ftp://localhost:2020", "http://localhost:2020/"],
 )  # fmt: skip
 def test_other_origins_are_refused(origin: str) -> None:
