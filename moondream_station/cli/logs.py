@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 from moondream_station.console.output import print_text
@@ -12,7 +13,7 @@ from moondream_station.core.bus.journal import activations, read_activation
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import NoActiveModel
 from moondream_station.core.facts.events import BackendActivationRequested, Event
-from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.layout import Home, home_from, home_unusable
 
 _WORKER_LINES = 50
 
@@ -24,9 +25,15 @@ def run_logs(model: str | None, *, as_json: bool) -> int:
 
     Raises:
         NoActiveModel: There is no activation, or none of this model.
+        HomeUnusable: The home can't be read.
     """
     home = home_from(os.environ)
-    latest = _latest(home, model)
+    try:
+        latest = _latest(home, model)
+    except OSError as error:
+        raise home_unusable(
+            f"The home {home.root} can't be read: {error.strerror or error}.", home.root
+        ) from error
     if latest is None:
         raise NoActiveModel(
             f"No activation of {model} is on record." if model else "No activation is on record.",
@@ -47,6 +54,8 @@ def run_logs(model: str | None, *, as_json: bool) -> int:
 
 
 def _latest(home: Home, model: str | None) -> tuple[str, list[Event], str] | None:
+    with suppress(FileNotFoundError):
+        next(home.activations.iterdir(), None)  # a pattern matches nothing in a folder that can't be read
     for activation in reversed(activations(home)):
         events = read_activation(home, activation)
         first = events[0].fact if events else None
