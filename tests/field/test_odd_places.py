@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -143,13 +144,13 @@ def _as_somebody() -> Iterator[None]:
 @pytest.fixture
 def lobby(tmp_path: Path) -> Path:
     """A folder that everybody may enter, unlike pytest's own."""
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[:3]):  # the last may be the system's, which others write to
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o055)
     return tmp_path
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o000])
-@pytest.mark.parametrize("arguments", [("status",), ("models",), ("switch", "colours")])
+@pytest.mark.parametrize("arguments", [("status",), ("models",), ("logs",), ("switch", "colours")])
 def test_a_home_of_another_user_is_named_with_its_owner(
     premises: Premises, lobby: Path, mode: int, arguments: tuple[str, ...]
 ) -> None:
