@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -317,18 +318,24 @@ def _decode(image_url: Any) -> bytes:
     if not isinstance(image_url, str) or not image_url.strip():
         raise ValueError("there is none")
     text = image_url.strip()
-    if text.startswith(("http:", "https:", "file:")):
+    if text[:6].lower().startswith(("http:", "https:", "file:")):
         raise ValueError("the self-test fetches nothing")
     if len(text) > MAX_ENCODED_BYTES:
         raise ValueError(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
-    if text.startswith("data:"):
-        kind, comma, text = text.partition(",")
-        if not comma or not kind.endswith(";base64"):
-            raise ValueError("the data: URL is not base64")
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode("".join(_base64_of(text).split()), validate=True)
     except binascii.Error as error:
         raise ValueError(f"the base64 is damaged: {error}") from error
+
+
+def _base64_of(text: str) -> str:
+    """What a `data:` URL (RFC 2397; scheme and parameters in any case) has encoded, or the text itself."""
+    if text[:5].lower() != "data:":
+        return text
+    kind, comma, encoded = text.partition(",")
+    if not comma or kind.rpartition(";")[2].strip().lower() != "base64":
+        raise ValueError("the data: URL is not base64")
+    return unquote(encoded)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -338,9 +345,24 @@ def _open(data: bytes) -> Image.Image:
         raise ValueError("it is none of the formats below") from None
 
 
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """Grey values of more bits scaled down: Pillow's own conversion cuts them off at 255.
+
+    Pillow does not tell what white is. Whole numbers are of 16 bits unless one is larger; fractions have the
+    smallest usual range that they fit.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.nan_to_num(np.asarray(image).astype(np.float32))
+    most = float(values.max(initial=0))
+    usual = (1, 255, 65535) if image.mode == "F" else (65535, 2**31 - 1)
+    white = next((limit for limit in usual if most <= limit), most)
+    return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
+
+
 def _on_white(image: Image.Image, side: int) -> Image.Image:
     """The image made small, in RGB, on white where it is transparent."""
-    small = image.convert("RGBA")
+    small = _with_8_bits(image).convert("RGBA")
     small.thumbnail((side, side), Image.Resampling.BOX)
     white = Image.new("RGBA", small.size, "white")
     return Image.alpha_composite(white, small).convert("RGB")

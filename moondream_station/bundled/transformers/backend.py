@@ -15,11 +15,13 @@ import os
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 # Bars are lines without an end, and the station shows the progress itself. Both are read at import.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AutoModelForCausalLM
@@ -177,11 +179,26 @@ def _image(image_url: Any) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(_decoded(image_url)))
         _check_pixels(image)
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return _with_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except UnidentifiedImageError:
         raise ValueError("image_url can't be used: Pillow does not recognise the image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"image_url can't be used: {error}") from error
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """Grey values of more bits scaled down: Pillow's own conversion cuts them off at 255.
+
+    Pillow does not tell what white is. Whole numbers are of 16 bits unless one is larger; fractions have the
+    smallest usual range that they fit.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.nan_to_num(np.asarray(image).astype(np.float32))
+    most = float(values.max(initial=0))
+    usual = (1, 255, 65535) if image.mode == "F" else (65535, 2**31 - 1)
+    white = next((limit for limit in usual if most <= limit), most)
+    return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -191,15 +208,24 @@ def _check_pixels(image: Image.Image) -> None:
 
 def _decoded(image_url: Any) -> bytes:
     text = _word(image_url, "image_url").strip()
-    if text.startswith(("http:", "https:", "file:")):
+    if text[:6].lower().startswith(("http:", "https:", "file:")):
         raise ValueError("nothing is fetched; send the image itself, as a data: URL or base64")
     if len(text) > MAX_ENCODED_BYTES:
         raise ValueError(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
-    encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
+        return base64.b64decode("".join(_base64_of(text).split()), validate=True)
     except binascii.Error as error:
         raise ValueError(f"the base64 is damaged: {error}") from error
+
+
+def _base64_of(text: str) -> str:
+    """What a `data:` URL (RFC 2397; scheme and parameters in any case) has encoded, or the text itself."""
+    if text[:5].lower() != "data:":
+        return text
+    kind, comma, encoded = text.partition(",")
+    if not comma or kind.rpartition(";")[2].strip().lower() != "base64":
+        raise ValueError("the data: URL is not base64")
+    return unquote(encoded)
 
 
 def _word(value: Any, name: str) -> str:
