@@ -60,7 +60,10 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
     Relative to the manifest's own folder or URL. One from the network can't name a file on this computer.
     """
     text = info.download_url
-    scheme = urlsplit(text).scheme.lower()
+    try:
+        scheme = urlsplit(text).scheme.lower()
+    except ValueError as error:
+        raise _unavailable(backend_id, f"its `download_url` is not a valid URL ({error})") from error
     if manifest.url is not None and scheme in {"", "http", "https"}:
         text = urljoin(manifest.url, text)
         scheme = urlsplit(text).scheme.lower()

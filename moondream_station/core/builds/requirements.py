@@ -78,8 +78,11 @@ class Allowances:
 
     def check_url(self, item: Requirement) -> None:
         """Raises InvalidRequirement with the reason, where a requirement's URL is not allowed."""
+        try:
+            parts = urlsplit(item.url or "")
+        except ValueError as error:
+            raise InvalidRequirement(f"its URL is not valid ({error})") from error
         name = canonicalize_name(item.name)
-        parts = urlsplit(item.url or "")
         filename = filename_of(item.url or "")
         if name not in self.urls:
             why = "URLs are not accepted unless the manifest allows the package by name"

@@ -25,6 +25,8 @@ _NO_HASH = re.compile(r"Failed to download `([^`]+)` to compute missing hashes")
 _FETCHED = re.compile(
     r"(?:Failed to fetch|Failed to download|error sending request for url)[:\s]+[`(]?([^\s`)]+)"
 )
+_NO_LISTING = re.compile(r"Received some unexpected (?:JSON|HTML) from `([^`]+)`")
+_BY_URL = re.compile(r"Package `([^`]+)` was included as a URL dependency")
 _UNBUILT = re.compile(r"Failed to build `([^`]+)`")
 _UNAUTHORIZED = re.compile(
     r"An index URL \((\S+)\) could not be queried due to a lack of valid authentication"
@@ -60,9 +62,27 @@ def lock_failure(stderr: str, *, log: str) -> StationError:
         return build_failure(unbuilt[1], text, log=log)
     if is_conflict(text):
         return ResolutionConflict(_sentence(text), hint=_hint(text), log=log)
+    return _failure_to_fetch(text, log)
+
+
+def _failure_to_fetch(text: str, log: str) -> StationError:
+    """Not our own fault, whatever it is: those raise, and what uv is given was checked before."""
     if fetched := _FETCHED.search(text):
         return _unreachable(fetched[1], text, log)
-    return StationError(f"uv could not lock the requirements: {_last_cause(text)}", hint=_LOOK, log=log)
+    if listing := _NO_LISTING.search(text):
+        return IndexUnreachable(
+            f"{redact_url(listing[1])} is not a list of files: {_last_cause(text)}",
+            hint="The index, or something on the way, answers wrongly: try another mirror.",
+            log=log,
+        )
+    if by_url := _BY_URL.search(text):
+        return ResolutionConflict(
+            f"A required package asks for {by_url[1]} by a URL; only the backend itself may do that.",
+            hint=f"Name {by_url[1]} with that URL in the backend's requirements, and in `allow.urls` of the"
+            " manifest, or ask for another version of the package that wants it.",
+            log=log,
+        )
+    return ResolutionConflict(f"uv could not lock the requirements: {_last_cause(text)}", hint=_LOOK, log=log)
 
 
 def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
