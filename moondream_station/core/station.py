@@ -36,8 +36,13 @@ from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.capabilities.cache import CapabilityCache
-from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel
-from moondream_station.core.facts.events import BackendActivationRequested, CancelReason, Event
+from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel, WorkerFailed
+from moondream_station.core.facts.events import (
+    ActivationFailed,
+    BackendActivationRequested,
+    CancelReason,
+    Event,
+)
 from moondream_station.core.facts.state import StationInfo, StationState, status
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.active_file import read_active
@@ -55,6 +60,9 @@ from moondream_station.core.views.overview import models_shape, stored_state
 Examine: TypeAlias = Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
 """Looks at the machine and the station, and gives the doctor's shape; who serves brings it."""
 _log = Log()
+
+RECOVERY_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds before each further attempt to install an active model again whose environment is broken."""
 
 
 async def without_doctor() -> Mapping[str, Any]:
@@ -228,7 +236,26 @@ class Station:
                 await self._active.start(existing.spec)
         except (StationError, OSError) as error:
             _log.warning("active_model_not_started", model=model, reason=str(error))
-            if self._stored() == stored and not self.is_switching:
+            if self._stored() == stored:
+                if not self.is_switching:
+                    self.request_switch(model)
+                self._tasks.start_soon(self._recover, stored)
+
+    async def _recover(self, stored: tuple[str, str]) -> None:
+        """Activate the active model again, with pauses, until it is served or another one is active.
+
+        Between the attempts requests are answered at once with what stands in the way.
+        """
+        model, attempts = stored[0], 0
+        while True:
+            while (running := self._running) is not None:
+                await running.ended.wait()
+            if self._stored() != stored or self._active.serves:
+                return
+            self._pool.give_up(model, _unrecovered(model, self._latest))
+            await anyio.sleep(RECOVERY_PAUSES[min(attempts, len(RECOVERY_PAUSES) - 1)])
+            attempts += 1
+            if not self.is_switching and self._stored() == stored and not self._active.serves:
                 self.request_switch(model)
 
     def _stored(self) -> tuple[str, str] | None:
@@ -275,6 +302,19 @@ class Station:
             tasks.start_soon(obey_requests)
             await self._orchestrator.run(activation, after=before)
             tasks.cancel_scope.cancel()
+
+
+def _unrecovered(model: str, attempt: Activation | None) -> WorkerFailed:
+    """Why a model whose worker could not be started is not served: what the last attempt came to."""
+    again = f"`moondream-station switch {model}` tries again at once."
+    outcome = attempt.outcome if attempt is not None else None
+    if outcome is not None and isinstance(outcome.fact, ActivationFailed) and outcome.fact.model == model:
+        error = outcome.fact.error
+        return WorkerFailed(
+            f"{model} could not be started, nor installed again: {error.message}",
+            hint=f"{error.hint} {again}" if error.hint else again,
+        )
+    return WorkerFailed(f"{model} could not be started, and was not installed again.", hint=again)
 
 
 @asynccontextmanager

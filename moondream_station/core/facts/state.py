@@ -172,7 +172,16 @@ def _ended(state: StationState, event: Event, outcome: Terminal) -> StationState
     if running is None:
         return state
     last = FinishedActivation(activation=running, outcome=outcome, finished_at=event.at)
-    return replace(state, activation=None, last=last)
+    active = state.active
+    if (
+        state.station is not None
+        and active is not None
+        and active.worker is WorkerState.STOPPED
+        and running.model == active.model
+        and not isinstance(outcome, ActivationSucceeded)
+    ):
+        active = replace(active, worker=WorkerState.FAILED)  # it was to be made again, to be started at all
+    return replace(state, activation=None, last=last, active=active)
 
 
 def _succeeded(state: StationState, event: Event, fact: ActivationSucceeded) -> StationState:

@@ -45,6 +45,11 @@ class ActiveWorker:
         self._target: WorkerSpec | None = None
         """What is to be served: a worker of anything else that gets ready after all comes too late."""
 
+    @property
+    def serves(self) -> bool:
+        """Whether a worker serves, or is on its way to."""
+        return self._current is not None or bool(self._loads)
+
     async def make_room(self, spec: WorkerSpec, *, has_room: bool | None) -> None:
         """Before a new worker loads, end what must not be in memory beside it; requests wait for the new one.
 
