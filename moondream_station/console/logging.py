@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
 
 from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.facts.printable import printable
 from moondream_station.core.home.log import set_up_logging
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -26,12 +30,25 @@ def configure_logging(level: str | None, *, default: str = "warning") -> None:
     set_up_logging(getattr(logging, name.upper()), _configure_structlog)
 
 
+def _printable(_logger: object, _name: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What tools and backends wrote, without what would control the terminal; JSON escapes it anyway."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _print_traceback(file: TextIO, exception: Any) -> None:
+    import structlog  # noqa: PLC0415  the reason stands in core/home/log.py
+
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exception)
+    file.write(printable(text.getvalue()))
+
+
 def _configure_structlog() -> None:
     import structlog  # noqa: PLC0415  the reason stands in core/home/log.py
 
     renderers: list[structlog.typing.Processor] = (
         # Not rich's traceback, which is the default: it prints the values of variables, secrets too.
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [_printable, structlog.dev.ConsoleRenderer(exception_formatter=_print_traceback)]
         if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

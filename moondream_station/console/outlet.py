@@ -12,6 +12,7 @@ import anyio
 
 from moondream_station.console.output import write_line
 from moondream_station.console.standard_streams import write_nowhere
+from moondream_station.core.facts.printable import printable
 
 _ALWAYS_FITS: Final = 512 if sys.platform == "win32" else select.PIPE_BUF
 """Bytes that a pipe which can be written to takes without delay."""
@@ -42,7 +43,7 @@ class Outlet:
         if self._pipe is None:
             write_line(self._stream, line)
             return
-        data = (line + "\n").encode(self._stream.encoding, self._stream.errors or "strict")
+        data = (printable(line) + "\n").encode(self._stream.encoding, self._stream.errors or "strict")
         try:
             for start in range(0, len(data), _ALWAYS_FITS):
                 await self._room(self._pipe)

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from moondream_station.core.facts.printable import printable
+
 
 def make_ready() -> None:
     """Open the streams that were closed at the start, and let stdout write every text, as stderr does.
@@ -25,14 +27,14 @@ def make_ready() -> None:
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """Write a line at once.
+    """Write a line, or several, at once; whatever would control a terminal is left out.
 
     Raises:
         BrokenPipeError: Its reader is gone.
         OSError: It can't be written, because a disk is full, say.
     """
     try:
-        stream.write(line + "\n")
+        stream.write(printable(line) + "\n")
         stream.flush()
     except OSError:
         write_nowhere(stream.fileno())

@@ -7,7 +7,6 @@ here, before they become a line.
 from __future__ import annotations
 
 import io
-import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -16,14 +15,14 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from moondream_station.core.facts.printable import printable
+
 NARROW: Final = 60
 """Below so many columns a frame says less in each line, and takes more lines."""
 
 _GAP: Final = 2
 _CONSOLE: Final = Console(file=io.StringIO())
 """What rich's line breaking asks for; nothing is printed to it."""
-_NOT_SHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what controls, formats or breaks lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Frame:
 
     def clean(self, words: str) -> str:
         """Words as one line that only shows itself: no control characters, and ASCII where it must be."""
-        shown = "".join(" " if unicodedata.category(char) in _NOT_SHOWN else char for char in words)
+        shown = printable(words, keep="")
         if not self.glyphs.is_ascii:
             return shown
         return shown.replace("…", "...").encode("ascii", "replace").decode("ascii")
