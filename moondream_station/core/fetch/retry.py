@@ -56,20 +56,23 @@ class Patience:
     Args:
         first_byte_seconds: From a request to the first byte of its answer.
         stall_seconds: Between two pieces of an answer.
+        silence_seconds: Of one address in all, whatever attempts remain: then it is an error that names it.
         attempts: How many attempts in a row may bring nothing.
         pause_seconds: Before the second attempt; doubled before each further one.
         longest_pause_seconds: No pause is longer, also where a server asks for it.
     """
 
     first_byte_seconds: float = 30.0
-    stall_seconds: float = 60.0
+    stall_seconds: float = 30.0
+    silence_seconds: float = 60.0
     attempts: int = 5
     pause_seconds: float = 0.5
     longest_pause_seconds: float = 30.0
 
-    async def pause(self, fruitless: int, failure: AttemptFailed) -> None:
-        """Wait before the next attempt, after so many that brought nothing."""
-        if failure.is_final or fruitless >= self.attempts:
+    async def pause(self, fruitless: int, failure: AttemptFailed, *, silent_since: float) -> None:
+        """Wait before the next attempt, after so many that brought nothing since a time on anyio's clock."""
+        is_over = anyio.current_time() - silent_since >= self.silence_seconds
+        if failure.is_final or fruitless >= self.attempts or is_over:
             raise failure
         pause = self.pause_seconds * 2 ** (fruitless - 1)
         await anyio.sleep(min(max(pause, failure.retry_after_seconds), self.longest_pause_seconds))
@@ -87,6 +90,7 @@ def patience_of(config: PackagingConfig, usual: Patience = FILE_PATIENCE) -> Pat
         usual,
         first_byte_seconds=usual.first_byte_seconds if seconds is None else seconds,
         stall_seconds=usual.stall_seconds if seconds is None else seconds,
+        silence_seconds=max(usual.silence_seconds, seconds or 0.0),
         attempts=usual.attempts if retries is None else retries + 1,
     )
 
@@ -119,7 +123,7 @@ async def ask(client: httpx2.AsyncClient, url: str, patience: Patience, *, metho
     import httpx2  # noqa: PLC0415  65 ms that nothing which asks nobody should pay
 
     headers = {"Accept-Encoding": "identity"} if method == "HEAD" else {}
-    fruitless = 0
+    fruitless, began = 0, anyio.current_time()
     while True:
         try:
             async with client.stream(method, url, headers=headers, follow_redirects=True) as response:
@@ -135,7 +139,7 @@ async def ask(client: httpx2.AsyncClient, url: str, patience: Patience, *, metho
         except httpx2.RequestError as error:
             failure = failure_of(error, is_answered=False)
         fruitless += 1
-        await patience.pause(fruitless, failure)
+        await patience.pause(fruitless, failure, silent_since=began)
 
 
 async def read_bounded(response: httpx2.Response, limit_bytes: int = MAX_PAGE_BYTES) -> bytes:

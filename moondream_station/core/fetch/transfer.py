@@ -77,6 +77,7 @@ class Transfer:
         self._patience = patience
         self._arrival = arrival or Arrival(0, partial, partial)
         self._fruitless = 0
+        self._silent_since = math.inf
         self._best = 0
         self._wrong: str | None = None
 
@@ -94,6 +95,7 @@ class Transfer:
             HomeUnusable: The file can't be written.
         """
         async with self._open() as part:
+            self._silent_since = anyio.current_time()
             while True:
                 try:
                     await self._attempt(part)
@@ -151,7 +153,7 @@ class Transfer:
                     self._ledger.learn_size(self._file.filename, source.total_bytes)
                 async with _Buffer(part, scope, self._patience.stall_seconds, self._arrival) as buffer:
                     async for piece in source.pieces:
-                        answered = True
+                        answered, self._silent_since = True, anyio.current_time()
                         await buffer.add(source.new_bytes_of(piece))
                         received = part.size + buffer.size
                         self._check_length(received)
@@ -198,7 +200,7 @@ class Transfer:
             self._fruitless = 0
         self._fruitless += 1
         try:
-            await self._patience.pause(self._fruitless, failure)
+            await self._patience.pause(self._fruitless, failure, silent_since=self._silent_since)
         except AttemptFailed:
             raise self._last_word(part, failure) from failure
 

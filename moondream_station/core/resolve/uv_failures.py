@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 from moondream_station.core.facts.errors import (
     BuildFailed,
@@ -122,12 +121,11 @@ def _of_the_disk(text: str, full: str, log: str) -> NoSpace | HomeUnusable | Non
 
 
 def _unreachable(url: str, text: str, log: str) -> IndexUnreachable:
-    place = urlsplit(url).hostname or redact_url(url)
     reason = _last_cause(text)
     hint = "Check the network, the proxy and the index's address."
     if "certificate" in text:
         hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
-    return IndexUnreachable(f"The index at {place} can't be reached: {reason}", hint=hint, log=log)
+    return IndexUnreachable(f"The index at {redact_url(url)} can't be reached: {reason}", hint=hint, log=log)
 
 
 def _sentence(text: str) -> str:

@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -293,6 +294,20 @@ async def test_a_server_without_ranges_loses_no_good_bytes(index: TorchIndex, ho
     assert facts[-1].transferred_bytes == len(BIG.data)
     assert facts[-1].resumed_from == 1_000_000
     assert_true_progress(facts)
+
+
+@pytest.mark.parametrize("hang_after_bytes", [0, 2_000_000])
+async def test_a_silent_server_is_given_up_when_its_silence_lasts(
+    index: TorchIndex, home: Home, hang_after_bytes: int
+) -> None:
+    """The silence of all attempts together counts, not their number."""
+    index.faults.append(Fault(match="*big*", times=1, hang_after_bytes=hang_after_bytes))
+    index.faults.append(Fault(match="*big*", skip=1, hang_after_bytes=0))
+    patience = replace(HASTY, first_byte_seconds=0.4, stall_seconds=0.4, silence_seconds=0.6, attempts=20)
+    lock = served_lock(index, BIG)
+    async with client_of(index) as client:
+        with pytest.raises(DownloadFailed, match=r"sent nothing for 0.4 seconds \(2 attempts\)"):
+            await fetch(lock, home=home, client=client, publish=lambda _: None, patience=patience)
 
 
 async def test_a_file_that_changed_on_the_server_starts_over(index: TorchIndex, home: Home) -> None:
