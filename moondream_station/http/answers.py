@@ -15,6 +15,7 @@ from moondream_station.http.routes import ROUTES
 
 _STATUS: Final[Mapping[str, int]] = {
     errors.UsageError.code: 400,
+    errors.ArgumentInvalid.code: 400,
     errors.UnknownModel.code: 404,
     errors.UnknownFunction.code: 404,
     errors.UnsupportedModel.code: 409,

@@ -16,7 +16,7 @@ import pytest
 
 from moondream_station.core.backends.manifest_loader import read_built_in
 from moondream_station.core.backends.provide import provide_backend
-from moondream_station.core.facts.errors import BackendError
+from moondream_station.core.facts.errors import ArgumentInvalid
 from moondream_station.core.home.layout import Home
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.worker.requests import CallStream
@@ -218,7 +218,7 @@ async def test_wrong_input_says_what_to_send(
     ]
     async with selftest(torch_environment, tmp_path) as worker:
         for function, kwargs, words in wrong:
-            with pytest.raises(BackendError, match=words):
+            with pytest.raises(ArgumentInvalid, match=words):
                 await call(worker, function, kwargs)
         assert worker.failure is None
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moondream_station.core.facts.errors import (
+    ArgumentInvalid,
     BackendError,
     NoActiveModel,
     StationError,
@@ -235,6 +236,7 @@ async def test_functions_are_called_by_post_alone(
         (WorkerReplaced("Another worker took its place"), 503, "rejected"),
         (WorkerTimeout("No answer in 30 s"), 504, "timeout"),
         (BackendError("division by zero"), 500, "error"),
+        (ArgumentInvalid("image_url is missing"), 400, "rejected"),
         (WorkerFailed("The worker died"), 500, "error"),
         (UnknownFunction("There is no function 'caption'"), 404, "rejected"),
         (StationError("Anything else"), 500, "error"),

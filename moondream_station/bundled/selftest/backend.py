@@ -62,6 +62,12 @@ SALIENT_FROM = 0.25
 MOST_REGIONS = 16
 
 
+class ArgumentInvalid(ValueError):
+    """The caller's argument can't be used: the station answers 400."""
+
+    cause = "argument-invalid"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """An image as tensors, and its upright size in pixels before it was made smaller."""
@@ -107,7 +113,7 @@ def init_backend(device: str | None = None, **_: Any) -> None:
 def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, **_: Any) -> dict[str, Any]:
     """Describe an image's colours, brightness and salient regions."""
     if length not in {"short", "normal", "long"}:
-        raise ValueError(f"length is {length!r}: use short, normal or long")
+        raise ArgumentInvalid(f"length is {length!r}: use short, normal or long")
     picture = load(image_url, _state["device"])
     parts = [f"a {_brightness(picture)} image, mostly {_colours(picture)}"]
     if length != "short":
@@ -121,7 +127,7 @@ def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, *
 def query(question: Any = None, image_url: Any = None, stream: Any = None, **_: Any) -> dict[str, Any]:
     """Answer what numbers can answer: colours, brightness, contrast, size, how many regions, and where."""
     if not isinstance(question, str) or not question.strip():
-        raise ValueError("question is missing: give one as text")
+        raise ArgumentInvalid("question is missing: give one as text")
     if image_url is None:
         answer = "without an image there is nothing to compute; send one with the question"
     else:
@@ -144,7 +150,7 @@ def point(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]
 
 def _find(image_url: Any, name: Any) -> list[Region]:
     if not isinstance(name, str) or not name.strip():
-        raise ValueError("object is missing: name a colour, or bright, dark, object or salient")
+        raise ArgumentInvalid("object is missing: name a colour, or bright, dark, object or salient")
     mask = _mask(_words(name), load(image_url, _state["device"]))
     return [] if mask is None else regions_of(mask)
 
@@ -233,12 +239,12 @@ def load(image_url: Any, device: torch.device) -> Picture:
     try:
         image = _open(_decode(image_url))
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"it has {image.width} x {image.height} pixels")
+            raise ArgumentInvalid(f"it has {image.width} x {image.height} pixels")
         upright = ImageOps.exif_transpose(image)
         width, height = upright.size
         pixels = np.asarray(_on_white(upright, SIDE), dtype=np.float32)
     except BROKEN as error:
-        raise ValueError(
+        raise ArgumentInvalid(
             f"image_url can't be read as an image ({error}): send {', '.join(FORMATS)} of at most"
             f" {MAX_PIXELS // 1_000_000} megapixels as a data: URL or base64"
         ) from error
@@ -316,16 +322,16 @@ def _region(mask: torch.Tensor) -> Region:
 
 def _decode(image_url: Any) -> bytes:
     if not isinstance(image_url, str) or not image_url.strip():
-        raise ValueError("there is none")
+        raise ArgumentInvalid("there is none")
     text = image_url.strip()
     if text[:6].lower().startswith(("http:", "https:", "file:")):
-        raise ValueError("the self-test fetches nothing")
+        raise ArgumentInvalid("the self-test fetches nothing")
     if len(text) > MAX_ENCODED_BYTES:
-        raise ValueError(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
+        raise ArgumentInvalid(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
     try:
         return base64.b64decode("".join(_base64_of(text).split()), validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the base64 is damaged: {error}") from error
+        raise ArgumentInvalid(f"the base64 is damaged: {error}") from error
 
 
 def _base64_of(text: str) -> str:
@@ -334,7 +340,7 @@ def _base64_of(text: str) -> str:
         return text
     kind, comma, encoded = text.partition(",")
     if not comma or kind.rpartition(";")[2].strip().lower() != "base64":
-        raise ValueError("the data: URL is not base64")
+        raise ArgumentInvalid("the data: URL is not base64")
     return unquote(encoded)
 
 
@@ -342,7 +348,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError("it is none of the formats below") from None
+        raise ArgumentInvalid("it is none of the formats below") from None
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:

@@ -47,6 +47,12 @@ _STORED_ITEM_BYTES = 2
 """Moondream's weights are stored as bfloat16."""
 
 
+class ArgumentInvalid(ValueError):
+    """The caller's argument can't be used: the station answers 400."""
+
+    cause = "argument-invalid"
+
+
 def fetch_backend(
     model_id: str, revision: str | None = None, dtype: str | None = None, progress: Progress = lambda *_: None
 ) -> int:
@@ -169,7 +175,7 @@ def _call(function: str, image: Any, **options: Any) -> dict[str, Any]:
         # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.
         given["settings"] = {**given["settings"], "variant": None}
     if strange := sorted(given.keys() - known.keys()):
-        raise ValueError(f"this model does not accept {', '.join(strange)} for {function}: leave it out")
+        raise ArgumentInvalid(f"this model does not accept {', '.join(strange)} for {function}: leave it out")
     answer: dict[str, Any] = method(image, **given)
     return answer
 
@@ -181,9 +187,9 @@ def _image(image_url: Any) -> Image.Image:
         _check_pixels(image)
         return _with_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except UnidentifiedImageError:
-        raise ValueError("image_url can't be used: Pillow does not recognise the image") from None
+        raise ArgumentInvalid("image_url can't be used: Pillow does not recognise the image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image_url can't be used: {error}") from error
+        raise ArgumentInvalid(f"image_url can't be used: {error}") from error
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
@@ -203,19 +209,19 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
 
 def _check_pixels(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"it has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
+        raise ArgumentInvalid(f"it has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
 
 
 def _decoded(image_url: Any) -> bytes:
     text = _word(image_url, "image_url").strip()
     if text[:6].lower().startswith(("http:", "https:", "file:")):
-        raise ValueError("nothing is fetched; send the image itself, as a data: URL or base64")
+        raise ArgumentInvalid("nothing is fetched; send the image itself, as a data: URL or base64")
     if len(text) > MAX_ENCODED_BYTES:
-        raise ValueError(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
+        raise ArgumentInvalid(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
     try:
         return base64.b64decode("".join(_base64_of(text).split()), validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the base64 is damaged: {error}") from error
+        raise ArgumentInvalid(f"the base64 is damaged: {error}") from error
 
 
 def _base64_of(text: str) -> str:
@@ -224,13 +230,13 @@ def _base64_of(text: str) -> str:
         return text
     kind, comma, encoded = text.partition(",")
     if not comma or kind.rpartition(";")[2].strip().lower() != "base64":
-        raise ValueError("the data: URL is not base64")
+        raise ArgumentInvalid("the data: URL is not base64")
     return unquote(encoded)
 
 
 def _word(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name} is missing: give one as text")
+        raise ArgumentInvalid(f"{name} is missing: give one as text")
     return value
 
 

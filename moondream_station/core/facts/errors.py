@@ -163,6 +163,10 @@ class BackendError(StationError, code="backend-error"):
     """A backend's function raised, or returned what can't be passed on; its worker keeps running."""
 
 
+class ArgumentInvalid(BackendError, code="argument-invalid"):
+    """An argument of a backend's function is missing, of the wrong type, or no readable image."""
+
+
 class WeightsUnreachable(StationError, code="weights-unreachable"):
     """A model's weights can't be downloaded."""
 

@@ -9,7 +9,13 @@ from typing import Any, Self
 import anyio
 from anyio.lowlevel import checkpoint
 
-from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
+from moondream_station.core.facts.errors import (
+    ArgumentInvalid,
+    BackendError,
+    StationError,
+    UnknownFunction,
+    WorkerTimeout,
+)
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
 Frame = dict[str, Any]
@@ -159,4 +165,6 @@ class CallStream:
 def _error_from(frame: Frame, subject: str) -> StationError:
     if frame["code"] == "unknown-function":
         return UnknownFunction(f"The active model has no function `{subject}`.")
+    if frame.get("cause") == ArgumentInvalid.code:
+        return ArgumentInvalid(frame["message"], hint=frame.get("hint"))
     return BackendError(frame["message"])

@@ -6,6 +6,7 @@ Loaded by `worker_main.py` by path inside a backend's environment: standard libr
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 import time
 import traceback
@@ -22,6 +23,12 @@ _APART_SECONDS = 0.25
 
 class Cancelled(Exception):
     """The station no longer wants a call's chunks."""
+
+
+class ArgumentInvalid(Exception):
+    """The caller's arguments don't fit the function."""
+
+    cause = "argument-invalid"
 
 
 class Call:
@@ -103,6 +110,7 @@ class Calls:
         if function is None:
             text = f"the backend has no function {call.function!r}"
             return {"kind": "error", "id": call.id, "code": "unknown-function", "message": text}
+        _check_arguments(function, call.kwargs)
         value = function(**call.kwargs)
         answer = value if isinstance(value, dict) else {"result": value}
         key = next((key for key, part in answer.items() if _is_iterator(part)), None)
@@ -170,6 +178,19 @@ def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
         "message": text[:_MOST_CHARACTERS],
         **_given_by(error),
     }
+
+
+def _check_arguments(function: Any, kwargs: dict[str, Any]) -> None:
+    """Raise `ArgumentInvalid` where an argument is missing or not known, with its name."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # what C code defines may have none
+        return
+    try:
+        # Without `_headers` and `_method`, which the caller did not name.
+        signature.bind(**{name: value for name, value in kwargs.items() if not name.startswith("_")})
+    except TypeError as error:
+        raise ArgumentInvalid(str(error)) from None
 
 
 def complain(error: BaseException) -> None:

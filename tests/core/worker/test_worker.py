@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from moondream_station.core.facts.errors import (
+    ArgumentInvalid,
     BackendError,
     NoSpace,
     StationError,
@@ -140,6 +141,18 @@ async def test_what_a_backend_raises_is_its_callers_answer(tmp_path: Path) -> No
             await call(worker, "refuse", {})
         assert await call(worker, "bare", {}) == {"result": "no dict"}
         assert any("ValueError" in line for line in worker.last_lines)
+
+
+@pytest.mark.parametrize(("given", "name"), [({}, "lines"), ({"lines": 1, "colour": "red"}, "colour")])
+async def test_arguments_that_do_not_fit_are_the_callers_mistake(
+    tmp_path: Path, given: dict[str, object], name: str
+) -> None:
+    """Missing or unknown: the error names the argument, and has a code of its own."""
+    source = "def init_backend():\n    pass\n\ndef strict(lines):\n    return {'lines': lines}\n"
+    async with serving(tmp_path, source) as worker:
+        with pytest.raises(ArgumentInvalid, match=name):
+            await call(worker, "strict", given)
+        assert await call(worker, "strict", {"lines": 1}) == {"lines": 1}
 
 
 @pytest.mark.parametrize(
