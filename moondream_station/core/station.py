@@ -338,7 +338,7 @@ async def open_station(
     home.create()
     manifest = await open_manifest(home, settings, environ)
     journal = Journal(home)
-    bus = Bus(state=stored_state(home, station=station), journal=journal)
+    bus = Bus(state=stored_state(home, station=station, manifest=manifest), journal=journal)
     async with anyio.create_task_group() as tasks:
         host = WorkerHost(
             tasks=tasks, bus=bus, home=home, environ=environ, threads=settings.inference_workers

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from moondream_station.core.bus.bus import Subscription
-from moondream_station.core.environments.store import place_of
+from moondream_station.core.environments.store import Committed, is_whole, load_commit, place_of
 from moondream_station.core.facts.events import (
     ActivationSucceeded,
     ActivationWaiting,
@@ -20,7 +20,7 @@ from moondream_station.core.facts.events import (
 )
 from moondream_station.core.home.active_file import read_active
 from support.machines import cpu_only, nvidia_linux
-from support.stations import HERE, Course, Premises, switched
+from support.stations import HERE, Course, Premises, failed, switched
 from support.wheels import TorchBehaviour
 
 T = TypeVar("T")
@@ -85,7 +85,38 @@ def lose_the_python(home: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("damage", [lose_a_file, cut_a_file, lose_the_python])
+def lose_its_settings(home: Path) -> None:
+    """Without `pyvenv.cfg` every environment's Python is the base one, with the base one's packages."""
+    for path in home.glob("environments/*/venv/pyvenv.cfg"):
+        path.unlink()
+
+
+def change_its_settings(home: Path) -> None:
+    """Let every environment see the packages of the system."""
+    for path in home.glob("environments/*/venv/pyvenv.cfg"):
+        path.write_text(f"{path.read_text()}include-system-site-packages = true\n")
+
+
+def change_the_python(home: Path) -> None:
+    """Let every environment run another Python."""
+    for path in home.glob("environments/*/venv/bin/python"):
+        path.unlink()
+        path.symlink_to("/bin/true")
+
+
+def lose_a_script(home: Path) -> None:
+    """Take a script of every environment's own away."""
+    for path in home.glob("environments/*/venv/bin/activate"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lose_a_file, cut_a_file, lose_the_python, lose_its_settings, change_its_settings),
+        *(change_the_python, lose_a_script),
+    ],
+)
 async def test_a_damaged_one_is_made_anew_from_what_was_downloaded(
     premises: Premises, damage: object
 ) -> None:
@@ -139,6 +170,25 @@ async def test_a_build_that_the_machine_can_no_longer_run_is_not_used_again(prem
     assert second.every(RequirementsLocked) != []
 
 
+async def test_one_that_failed_verification_is_never_used_again(premises: Premises) -> None:
+    """Where no check sees the damage, torch does: the next switch makes another one."""
+    async with premises.station(CPU) as station:
+        first = await switched(station, "colours")
+        place = place_of(premises.home, built(first)[0])
+        (behaviour,) = place.venv.glob("lib/python*/site-packages/torch/behaviour.json")
+        size = behaviour.stat().st_size
+        told = TorchBehaviour(compute_errors={"cpu": "x"}).as_json("2.9.1+cpu").replace(b"\n ", b"")
+        behaviour.unlink()  # it may be a hard link
+        behaviour.write_bytes(told.ljust(size))
+        await failed(station, "colours")
+        environment, reused = built(await switched(station, "colours"))
+    assert not reused
+    assert environment != place.name
+    record = load_commit(place)
+    assert record is not None
+    assert not await is_whole(Committed(place=place, record=record))
+
+
 async def test_one_in_which_torch_no_longer_computes_gives_way(premises: Premises) -> None:
     """The machine is looked at again, which the station tells beside it, and another build is chosen."""
     async with premises.station(CUDA_12) as station:
@@ -157,3 +207,14 @@ async def test_one_in_which_torch_no_longer_computes_gives_way(premises: Premise
     fallback = second.only(FallbackChosen)
     assert (fallback.from_build, fallback.to_build) == ("cu128", "cu126")
     assert second.only(ActivationSucceeded).build == "cu126"
+
+
+async def test_a_model_whose_record_is_lost_is_still_the_active_one(premises: Premises) -> None:
+    """`active.json` names it: a station that serves makes it again."""
+    async with premises.station(CPU) as station:
+        first = await switched(station, "colours")
+    place_of(premises.home, built(first)[0]).commit.write_text("{")
+    async with premises.station(CPU, serves=True) as station:
+        active = station.state.active
+        assert active is not None
+        assert (active.model, active.backend, active.build) == ("colours", "colours", None)

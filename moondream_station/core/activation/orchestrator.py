@@ -17,7 +17,7 @@ from moondream_station.core.activation.candidates import CPU
 from moondream_station.core.activation.prepare import check_model, detect_again, detect_machine, needs_of
 from moondream_station.core.activation.rollback import find_previous
 from moondream_station.core.activation.workshop import Tools, Workshop
-from moondream_station.core.environments.store import commit, sync_ahead
+from moondream_station.core.environments.store import commit, reject, sync_ahead
 from moondream_station.core.facts.errors import StationError, VerificationFailed, WorkerFailed
 from moondream_station.core.facts.events import (
     ActivationSucceeded,
@@ -87,11 +87,10 @@ class Orchestrator:
     async def _activate(self, activation: Activation) -> None:
         """The nine stages. A rollback enters those that are left when the environment is given."""
         request, tools, began = activation.request, self._tools, anyio.current_time()
-        model = check_model(tools.manifest, request.model)
+        model, needs, candidates = check_model(tools.manifest, request.model), None, None
         activation.enter(Stage.PREPARE)
         async with self._locked(activation), Workshop(tools, activation) as workshop:
             await workshop.sweep()
-            needs = None
             if not request.rollback:
                 async with workshop.providing(model.backend) as code:  # neither needs the other
                     activation.enter(Stage.DETECT)
@@ -102,7 +101,6 @@ class Orchestrator:
                     )
 
             activation.enter(Stage.SELECT)
-            candidates = None
             environment = (
                 await find_previous(activation, home=tools.home, manifest=tools.manifest)
                 if needs is None
@@ -133,6 +131,8 @@ class Orchestrator:
                         return
                 except VerificationFailed as error:
                     failure = error
+                if environment.is_committed and failure.is_curable:
+                    await reject(environment.spec.place)
                 build = environment.record.build
                 if needs is None or not failure.is_curable or build is None or build == CPU:
                     raise failure
@@ -183,7 +183,7 @@ class Orchestrator:
             try:
                 verification = await hosted.worker.verify(spec.plan, progress=activation.progressed)
             except WorkerFailed as error:
-                if spec.plan.build in {None, CPU}:
+                if spec.plan.build in {None, CPU} and not environment.is_committed:
                     raise
                 # An accelerator's library that takes the process down is one more way of not computing there.
                 raise VerificationFailed(error.message, hint=error.hint, log=error.log) from error

@@ -15,7 +15,13 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from moondream_station.core.environments.packages import find_packages, unmet_needs
-from moondream_station.core.environments.records import check_records, site_packages_of
+from moondream_station.core.environments.records import (
+    changed_names,
+    check_records,
+    own_files,
+    owner_of,
+    site_packages_of,
+)
 from moondream_station.core.environments.store import Place, new_place
 from moondream_station.core.facts.errors import EnvironmentBroken, HashMismatch, StationError
 from moondream_station.core.fetch.lock import Lock
@@ -77,6 +83,7 @@ class Building:
         self._tried = anyio.Event()
         self._is_begun = False
         self._is_filled = False
+        self._own_files: Mapping[str, str] = {}
 
     async def unpack_arriving(self) -> None:
         """Fill the environment with what `arrivals` announces, while it arrives.
@@ -142,6 +149,7 @@ class Building:
         sources: dict[str, Path | str] = {**urls, **paths}
         await anyio.to_thread.run_sync(_write_locks, self.place, self._scratch, self.lock, sources)
         await _make_venv(self._uv, self.place, self._interpreter, self._home.cache / "uv")
+        self._own_files = await anyio.to_thread.run_sync(own_files, self.place.venv)
 
     async def _check(self) -> int:
         """Check what is installed, and remove what installed it: nothing of this waits for the other."""
@@ -149,6 +157,7 @@ class Building:
 
         async def check_files() -> None:
             venv, packages = self.place.venv, self.lock.packages
+            await anyio.to_thread.run_sync(_check_own_files, venv, self._own_files)
             counts.append(await anyio.to_thread.run_sync(check_records, venv, packages))
             await anyio.to_thread.run_sync(_check_needs, venv, self._interpreter.markers)
 
@@ -254,6 +263,17 @@ async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterato
         hint="Run the command again: it is downloaded again. If that repeats, the disk is failing.",
         log=failure.log,
     ) from failure
+
+
+def _check_own_files(venv: Path, before: Mapping[str, str]) -> None:
+    """A wheel may bring files for anywhere in the environment, but not for those that make it one."""
+    if changed := changed_names(before, own_files(venv)):
+        owners = {name: owner for name in changed if (owner := owner_of(venv, name))}
+        whose = ", ".join(sorted(set(owners.values()))) or "A package"
+        raise EnvironmentBroken(
+            f"{whose} overwrites files of the environment itself: {', '.join(changed)}.",
+            hint="The wheel is broken or malicious: use another version, or another index.",
+        )
 
 
 def _check_needs(venv: Path, markers: Mapping[str, str]) -> None:

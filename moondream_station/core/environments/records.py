@@ -7,9 +7,11 @@ to pip. `__pycache__` is not looked at: Python writes it, and no RECORD of a whe
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from moondream_station.core.facts.errors import EnvironmentBroken
 
 _NAMED_AT_MOST = 3
 _COLUMNS = 3
+_READ_AT_MOST_BYTES = 1 << 20
 _MAY_LEAD_OUTSIDE = re.compile(r"\A[/\\]|\.\.|:")
 
 
@@ -50,6 +53,44 @@ def check_records(venv: Path, packages: Mapping[str, str]) -> int:
         more = f"; and {len(problems) - _NAMED_AT_MOST} more" if len(problems) > _NAMED_AT_MOST else ""
         raise EnvironmentBroken(f"The environment {venv.parent.name} is not whole: {named}{more}.")
     return count
+
+
+def own_files(venv: Path) -> dict[str, str]:
+    """What a virtual environment has beside its packages, and what is in it: `pyvenv.cfg`, links and scripts.
+
+    A link is told by where it leads, a large file by its size alone.
+    """
+    programs = venv / ("Scripts" if sys.platform == "win32" else "bin")
+    paths = [venv / "pyvenv.cfg", *(programs.iterdir() if programs.is_dir() else ())]
+    return {
+        path.relative_to(venv).as_posix(): _content(path)
+        for path in paths
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def owner_of(venv: Path, name: str) -> str | None:
+    """The package whose RECORD names a file of the environment, None where none does."""
+    for folder in _dist_infos(venv):
+        for row in _read_record(folder, []):
+            if os.path.normpath(folder.parent / row[0]) == str(venv / name):
+                return folder.name.removesuffix(".dist-info").replace("-", " ")
+    return None
+
+
+def _content(path: Path) -> str:
+    if path.is_symlink():
+        return f"link:{path.readlink()}"
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode) & 0o111
+    if status.st_size > _READ_AT_MOST_BYTES:
+        return f"{mode:o}:{status.st_size}"
+    return f"{mode:o}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Which of the files were lost or changed; what came in addition does no harm."""
+    return tuple(name for name, content in before.items() if after.get(name) != content)
 
 
 def damage_of(dist_info: Path) -> tuple[str, ...]:

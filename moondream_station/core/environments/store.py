@@ -9,7 +9,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from typing import Literal
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.records import changed_names, check_records, own_files
 from moondream_station.core.facts.codec import from_json, to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.facts.events import Degraded, VerificationReport
@@ -70,6 +70,11 @@ class Place:
         return self.path / "pylock.toml"
 
     @property
+    def rejected(self) -> Path:
+        """Is there once torch did not compute in it: it is not used again."""
+        return self.path / "rejected"
+
+    @property
     def commit(self) -> Path:
         """The record that makes it count; a place without it is rubbish."""
         return self.path / "commit.json"
@@ -115,6 +120,8 @@ class CommitRecord:
         created_at: When it was committed, aware, UTC; for people: nothing is decided by it but an order.
         code: The place of its backend's code below the home's `backends`; None in the record of a station
             that had one place for a version.
+        own_files: What the virtual environment has beside its packages, as `records.own_files` tells it;
+            empty in the record of a station that did not look at that.
     """
 
     format: Format = "moondream-station/environment/1"
@@ -135,6 +142,7 @@ class CommitRecord:
     verification: VerificationReport | None
     created_at: datetime
     code: str | None = None
+    own_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def code_place(self) -> str:
@@ -198,6 +206,7 @@ async def commit(place: Place, record: CommitRecord) -> None:
         await anyio.to_thread.run_sync(sync_tree, place.path, abandon_on_cancel=True)
         await anyio.to_thread.run_sync(sync_folder, place.path.parent)
         reached(Point.SYNCED)
+        record = replace(record, own_files=await anyio.to_thread.run_sync(own_files, place.venv))
         await anyio.to_thread.run_sync(_write_json, place.commit, record)
     reached(Point.COMMITTED)
 
@@ -215,6 +224,12 @@ def load_commit(place: Place) -> CommitRecord | None:
         return None
 
 
+async def reject(place: Place) -> None:
+    """Note that torch did not compute in a committed environment, so that it is never used again."""
+    with suppress(OSError):  # where that can't be written, it is verified once more, and fails again
+        await anyio.Path(place.rejected).touch()
+
+
 async def check_whole(committed: Committed) -> None:
     """Look whether a committed environment can still be used: its files, its lock, its base Python.
 
@@ -230,6 +245,10 @@ def _check_whole(committed: Committed) -> None:
         raise EnvironmentBroken(f"The Python of environment {place.name} is gone: {record.python}.")
     if not os.access(place.python, os.X_OK):
         raise EnvironmentBroken(f"The environment {place.name} has no working Python.")
+    if place.rejected.exists():
+        raise EnvironmentBroken(f"PyTorch did not work in environment {place.name}.")
+    if changed := changed_names(record.own_files, own_files(place.venv)):
+        raise EnvironmentBroken(f"In environment {place.name} was lost or changed: {', '.join(changed)}.")
     try:
         lock = read_stored_pylock(place.pylock.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ResolutionConflict) as error:

@@ -15,8 +15,13 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder
 
 
-def stored_state(home: Home, *, station: StationInfo | None = None) -> StationState:
+def stored_state(
+    home: Home, *, station: StationInfo | None = None, manifest: Manifest | None = None
+) -> StationState:
     """The active model and the machine, as the home's files have them; no worker runs yet.
+
+    A model that `active.json` names is active also where its environment's record is lost: a station makes
+    it again. The manifest then tells its backend.
 
     Raises:
         HomeUnusable: `active.json` can't be read.
@@ -25,14 +30,15 @@ def stored_state(home: Home, *, station: StationInfo | None = None) -> StationSt
     stored = record.models.get(record.model) if record.model else None
     commit = load_commit(place_of(home, stored.environment)) if stored else None
     active = None
-    if record.model is not None and stored is not None and commit is not None:
+    if record.model is not None and stored is not None:
+        known = manifest.models.get(record.model) if manifest else None
         active = Active(
             model=record.model,
-            backend=commit.backend,
-            build=commit.build,
-            torch=commit.torch.partition("+")[0] if commit.torch else None,
+            backend=commit.backend if commit else known.backend if known else record.model,
+            build=commit.build if commit else None,
+            torch=commit.torch.partition("+")[0] if commit and commit.torch else None,
             environment=stored.environment,
-            degraded=commit.degraded,
+            degraded=commit.degraded if commit else None,
         )
     return StationState(
         station=station,

@@ -161,6 +161,17 @@ async def test_packages_that_don_t_fit_each_other_are_refused(home: Home) -> Non
     assert list(home.environments.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "path", ["data/pyvenv.cfg", "data/bin/python", "data/bin/activate", "scripts/python", "scripts/activate"]
+)
+async def test_a_wheel_does_not_overwrite_the_environment_itself(home: Home, path: str) -> None:
+    """Its Python, its settings and its scripts are no package's."""
+    wheel = Wheel(name="evil", version="1.0", files={f"evil-1.0.data/{path}": b"#!python\nhome = /nowhere\n"})
+    with pytest.raises(EnvironmentBroken, match=r"evil 1\.0 overwrites|reserved name"):  # or uv refuses it
+        await built(home, *downloaded(home, wheel))
+    assert list(home.environments.iterdir()) == []
+
+
 async def test_a_wheel_that_can_t_fit_is_not_unpacked(home: Home) -> None:
     """The space that wheels unpack to is known before they are, and looked for."""
     lock, wheels = downloaded(home, TORCH)

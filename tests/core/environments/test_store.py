@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.records import check_records, own_files
 from moondream_station.core.environments.store import (
     CommitRecord,
     Committed,
@@ -91,6 +91,7 @@ def record_of(home: Home, place: Place, **changes: object) -> CommitRecord:
         packages=LOCK.packages,
         file_count=check_records(place.venv, LOCK.packages),
         verification=VerificationReport(torch="2.9.0+cpu", build="cpu", compute_ok=True, seconds=1.5),
+        own_files=own_files(place.venv),
         created_at=datetime(2026, 11, 23, 10, 0, tzinfo=UTC),
     )
     return replace(record, **changes)  # type: ignore[arg-type]
