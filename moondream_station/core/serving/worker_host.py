@@ -166,35 +166,35 @@ class WorkerHost:
     ) -> None:
         hosted: HostedWorker | None = None
         try:
-            async with open_worker(
-                spec.place.python,
-                env=child_environment(self._environ),
-                cwd=spec.code.folder,
-                log_path=self._home.worker_log(spec.model),
-                threads=self._threads,
-            ) as worker:
-                hosted = HostedWorker(spec=spec, worker=worker, model_cache=model_cache(self._environ))
-                self._bus.publish(WorkerStarted(model=spec.model, pid=worker.pid), activation=activation)
-                task_status.started(hosted)
-                async with anyio.create_task_group() as watching:
-                    watching.start_soon(_release_when_failed, hosted)
-                    await hosted.released.wait()
-                    watching.cancel_scope.cancel()
-        except OSError as error:
-            if hosted is None:
-                raise
-            # Nobody waits for this task: raised here, it would end the station and every other worker.
-            _log.warning("worker_not_ended_cleanly", model=spec.model, reason=str(error))
+            try:
+                async with open_worker(
+                    spec.place.python,
+                    env=child_environment(self._environ),
+                    cwd=spec.code.folder,
+                    log_path=self._home.worker_log(spec.model),
+                    threads=self._threads,
+                ) as worker:
+                    hosted = HostedWorker(spec=spec, worker=worker, model_cache=model_cache(self._environ))
+                    self._bus.publish(WorkerStarted(model=spec.model, pid=worker.pid), activation=activation)
+                    task_status.started(hosted)
+                    async with anyio.create_task_group() as watching:
+                        watching.start_soon(_release_when_failed, hosted)
+                        await hosted.released.wait()
+                        watching.cancel_scope.cancel()
+            except OSError as error:
+                if hosted is None:
+                    raise
+                # Nobody waits for this task: raised here, it would end the station and every other worker.
+                _log.warning("worker_not_ended_cleanly", model=spec.model, reason=str(error))
+            if hosted is not None and hosted.reason is StopReason.MEMORY:
+                hosted.ended.set()  # the activation that waits for this is reported first
+                await self.settled.wait()
         finally:
             if hosted is not None:
-                stopped = WorkerStopped(model=spec.model, pid=hosted.worker.pid, reason=hosted.reason)
-                try:
-                    if hosted.reason is StopReason.MEMORY:
-                        hosted.ended.set()  # the activation that waits for this is told of first
-                        await self.settled.wait()
-                finally:
-                    self._bus.publish(stopped)
-                    hosted.ended.set()
+                self._bus.publish(
+                    WorkerStopped(model=spec.model, pid=hosted.worker.pid, reason=hosted.reason)
+                )
+                hosted.ended.set()
 
 
 async def _release_when_failed(hosted: HostedWorker) -> None:
