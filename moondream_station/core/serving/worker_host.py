@@ -186,7 +186,7 @@ class WorkerHost:
                     raise
                 # Nobody waits for this task: raised here, it would end the station and every other worker.
                 _log.warning("worker_not_ended_cleanly", model=spec.model, reason=str(error))
-            if hosted is not None and hosted.reason is StopReason.MEMORY:
+            if hosted.reason is StopReason.MEMORY:
                 hosted.ended.set()  # the activation that waits for this is reported first
                 await self.settled.wait()
         finally:
