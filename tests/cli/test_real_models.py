@@ -115,12 +115,12 @@ def switched_while_held(premises: ModelPremises, disturb: Callable[[int], object
         gate.unlink()
 
 
-def refused(station: Served, path: str, body: object) -> dict[str, Any]:
-    """What a path answers that refuses a body with status 500."""
+def refused(station: Served, path: str, body: object, status: int = 500) -> dict[str, Any]:
+    """What a path answers that refuses a body with this status."""
     with pytest.raises(urllib.error.HTTPError) as caught:
         station.post(path, body)
     with caught.value as response:
-        assert response.status == 500
+        assert response.status == status
         answer: dict[str, Any] = json.load(response)
         return answer
 
@@ -200,9 +200,10 @@ def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, A
 def test_what_can_not_be_answered_says_why(
     station: Served, switched: list[dict[str, Any]], function: str, body: dict[str, Any], words: str
 ) -> None:
-    """Each with status 500 and a sentence, as every backend's exceptions."""
-    answer = refused(station, f"/v1/{function}", body)
-    assert answer["status"] == "error"
+    """Each with a sentence: 400 for the caller's mistake, 500 for what the model's own code refuses."""
+    status = 500 if "length" in body else 400
+    answer = refused(station, f"/v1/{function}", body, status)
+    assert answer["status"] == ("error" if status == 500 else "rejected")
     assert words in answer["error"]
 
 

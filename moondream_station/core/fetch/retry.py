@@ -145,10 +145,13 @@ async def ask(client: httpx2.AsyncClient, url: str, patience: Patience, *, metho
 async def read_bounded(response: httpx2.Response, limit_bytes: int = MAX_PAGE_BYTES) -> bytes:
     """A body, whole."""
     content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > limit_bytes:
-            raise AttemptFailed(f"the page is larger than {limit_bytes >> 20} MiB", is_final=True)
+    with anyio.CancelScope() as scope:
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > limit_bytes:
+                scope.cancel()  # not left by an error: the library's generators would be left standing
+    if len(content) > limit_bytes:
+        raise AttemptFailed(f"the page is larger than {limit_bytes >> 20} MiB", is_final=True)
     return bytes(content)
 
 
