@@ -7,10 +7,12 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -106,13 +108,19 @@ async def test_a_sweep_does_not_hold_a_cancellation_up(
 ) -> None:
     """What an earlier activation left is removed before anything else; the next one goes on with it."""
     trash = premises.home.environments / ".trash-of-another"
+    removing = threading.Event()
+
+    def noticed(*args: Any, **options: Any) -> None:
+        removing.set()
+        slowly(*args, **options)
+
     async with premises.station(CPU) as station:
         await anyio.to_thread.run_sync(fill, trash)
         async with course_of(station, "colours") as course:
             with monkeypatch.context() as patch:
-                patch.setattr(os, "unlink", slowly)
+                patch.setattr(os, "unlink", noticed)
                 await course.until(StageStarted, stage=Stage.PREPARE)
-                await anyio.sleep(0.1)
+                assert await anyio.to_thread.run_sync(removing.wait, 10)
                 station.request_cancel()
                 with anyio.fail_after(2):
                     await course.end(ActivationCancelled)

@@ -33,7 +33,7 @@ SMALLEST_SHARE = 0.01
 MAX_ENCODED_BYTES = 44 << 20
 MAX_PIXELS = 50_000_000
 SIDE = 256
-"""Images are looked at in this size at most: enough to place a region to half a percent."""
+"""Images are scaled down to this size at most: enough to place a region to half a percent."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for what is not an image, or a damaged one."""
