@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from dataclasses import asdict
+from typing import Any, Final
 
 from starlette.responses import Response
 
@@ -31,6 +32,7 @@ _STATUS: Final[Mapping[str, int]] = {
 
 _PASSING: Final = frozenset({errors.WorkerBusy.code, errors.WorkerLoading.code, errors.WorkerReplaced.code})
 """What is over soon: the same request may succeed a second later, and then waits by itself."""
+
 
 _STATION_PATHS: Final = frozenset(route.path for route in ROUTES)
 
@@ -59,35 +61,23 @@ def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] |
 
 def status_of(error: StationError) -> int:
     """The HTTP status of an error."""
-    if isinstance(error, Refusal):
-        return error.status
-    return _STATUS.get(error.code, 500)
+    return error.status if isinstance(error, Refusal) else _STATUS.get(error.code, 500)
 
 
 def function_error(error: StationError) -> dict[str, str]:
     """An error in the shape of FUNCTION routes, which Moondream Station 0.1 had."""
-    kind: Literal["rejected", "timeout", "error"]
-    match status_of(error):
-        case 504:
-            kind = "timeout"
-        case 500:
-            kind = "error"
-        case _:
-            kind = "rejected"
+    kind = {504: "timeout", 500: "error"}.get(status_of(error), "rejected")
     text = f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
     return {"error": text, "status": kind, "code": error.code}
 
 
-def station_error(error: StationError) -> dict[str, Any]:
-    """An error in the shape of every other route."""
-    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-
-
 def error_response(path: str, error: StationError) -> Response:
-    """The answer to a request that failed."""
+    """The answer to a request that failed, in the shape of its route."""
     headers = dict(error.headers) if isinstance(error, Refusal) else {}
-    status = status_of(error)
     if error.code in _PASSING:
         headers["Retry-After"] = "1"
-    shape = station_error if is_station_path(path) else function_error
-    return json_response(shape(error), status=status, headers=headers)
+    if is_station_path(path):
+        shape: Mapping[str, Any] = {"error": asdict(error.info)}
+    else:
+        shape = function_error(error)
+    return json_response(shape, status=status_of(error), headers=headers)

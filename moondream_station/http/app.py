@@ -17,9 +17,9 @@ from moondream_station.http.api import StationApi
 from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
 from moondream_station.http.functions import Functions
 from moondream_station.http.guard import Access, Guard
-from moondream_station.http.page import StatusPage
+from moondream_station.http.page import status_page
 from moondream_station.http.refusals import RouteUnknown
-from moondream_station.http.routes import ROUTES, RouteInfo
+from moondream_station.http.routes import ROUTES
 from moondream_station.http.station_routes import Handler, Resource, StationRoutes
 
 _log = Log()
@@ -42,7 +42,7 @@ def create_app(
         await functions(scope, receive, send)
 
     handlers: Mapping[str, Handler] = {
-        "/": StatusPage(station).get,
+        "/": status_page(station),
         "/health": routes.health,
         "/v1/models": routes.models,
         "/v1/stats": routes.stats,
@@ -53,14 +53,11 @@ def create_app(
         "/v1/station/doctor": routes.doctor,
     }
 
-    def endpoint(route: RouteInfo) -> ASGIApp:
-        if route.is_stream:
-            return events
-        handler = handlers[route.path]
-        return Resource(get=handler) if route.method == "GET" else Resource(post=handler)
-
     router = Router(
-        [Route(route.path, endpoint(route)) for route in ROUTES],
+        [
+            Route(route.path, events if route.is_stream else Resource(route.method, handlers[route.path]))
+            for route in ROUTES
+        ],
         redirect_slashes=False,
         default=elsewhere,
     )

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from enum import Enum, auto
 
 import anyio
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from moondream_station.core.home.task_groups import as_raised
-
-
-class End(Enum):
-    """Why the work for a client ended."""
-
-    DONE = auto()
-    CLIENT_GONE = auto()
-    STATION_STOPPING = auto()
+from moondream_station.http.refusals import StationStopping
 
 
 async def attend(
@@ -25,30 +18,32 @@ async def attend(
     receive: Receive,
     stopping: anyio.Event,
     patience_seconds: float = 0.0,
-) -> End:
+) -> None:
     """Work for a client until the work ends, the client leaves or the station stops.
 
     `receive` is the request's ASGI channel, its body already read, so that only the disconnect is left. When
     the station stops, the work may continue for `patience_seconds`.
 
     Raises:
+        ClientDisconnect: The client has left.
+        StationStopping: The station stops.
         Exception: The work's own.
     """
-    end = End.DONE
+    end: Exception | None = None
 
     async def until_gone() -> None:
         nonlocal end
         while (await receive())["type"] != "http.disconnect":
             pass
-        end = End.CLIENT_GONE
+        end = ClientDisconnect()
         attending.cancel_scope.cancel()
 
     async def until_stopping() -> None:
         nonlocal end
         await stopping.wait()
-        end = End.STATION_STOPPING
         with anyio.move_on_after(patience_seconds):
             await anyio.sleep_forever()
+        end = StationStopping("The station is stopping")
         attending.cancel_scope.cancel()
 
     with as_raised():
@@ -56,5 +51,7 @@ async def attend(
             attending.start_soon(until_gone)
             attending.start_soon(until_stopping)
             await work()
+            end = None
             attending.cancel_scope.cancel()
-    return end
+    if end is not None:
+        raise end

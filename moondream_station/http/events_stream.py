@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -12,11 +13,11 @@ from starlette.types import Receive, Scope, Send
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.facts.state import StationState, status
-from moondream_station.core.home.task_groups import as_raised
+from moondream_station.core.home.task_groups import accompanied
 from moondream_station.http.answers import to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.attendance import attend
-from moondream_station.http.refusals import MethodRefused
+from moondream_station.http.refusals import MethodRefused, StationStopping
 
 COMMENT_SECONDS: Final = 15.0
 """How often a stream sends a comment, so that neither proxies nor clients take it for dead."""
@@ -63,18 +64,14 @@ class EventStream:
         if scope["method"] != "GET":
             raise MethodRefused("/v1/station/events takes GET", headers={"Allow": "GET"})
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
-        follow = partial(self._follow_alive, last_event_id(Headers(scope=scope)), send)
-        # What was published before the station began to stop is still sent.
-        await attend(follow, receive=receive, stopping=self._stopping, patience_seconds=FAREWELL_SECONDS)
+        follow = partial(self._follow, last_event_id(Headers(scope=scope)), send)
+        follow_alive = partial(accompanied, follow, by=partial(self._comment, send))
+        with suppress(StationStopping):  # what was published before the station began to stop is still sent
+            await attend(
+                follow_alive, receive=receive, stopping=self._stopping, patience_seconds=FAREWELL_SECONDS
+            )
         with anyio.move_on_after(FAREWELL_SECONDS):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _follow_alive(self, after: int | None, send: Send) -> None:
-        with as_raised():
-            async with anyio.create_task_group() as streaming:
-                streaming.start_soon(self._comment, send)
-                await self._follow(after, send)
-                streaming.cancel_scope.cancel()
 
     async def _follow(self, after: int | None, send: Send) -> None:
         while True:

@@ -16,9 +16,9 @@ from moondream_station.core.facts.errors import BackendError, StationError, Unkn
 from moondream_station.http.answers import error_response, function_error, json_response, to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import FunctionCall, read_call
-from moondream_station.http.attendance import End, attend
+from moondream_station.http.attendance import attend
 from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
-from moondream_station.http.refusals import MethodRefused, StationStopping
+from moondream_station.http.refusals import MethodRefused
 
 
 def function_name(path: str) -> str:
@@ -65,9 +65,10 @@ class Functions:
         if request.method != "POST":
             raise MethodRefused(f"{name} takes POST, not {request.method}", headers={"Allow": "POST"})
         exchange = _Exchange(self._station, await read_call(request, name), scope, receive, send)
-        end = await attend(exchange.run, receive=receive, stopping=self._stopping)
-        if end is End.STATION_STOPPING:
-            await exchange.fail(StationStopping("The station is stopping"))
+        try:
+            await attend(exchange.run, receive=receive, stopping=self._stopping)
+        except StationError as error:
+            await exchange.fail(error)
 
 
 class _Phase(Enum):
@@ -91,19 +92,16 @@ class _Exchange:
         self._started = time.monotonic()
 
     async def run(self) -> None:
-        """Call the function and answer, also with a `StationError`."""
+        """Call the function and answer."""
         call = self._call
-        try:
-            async with self._station.call(
-                call.function, call.arguments, timeout_seconds=call.timeout_seconds
-            ) as answer:
-                if not isinstance(answer, Mapping):
-                    await self._stream(answer)
-                    return
-            # Outside the call: a client that reads slowly must not hold the backend.
-            await self._respond(self._whole(answer))
-        except StationError as error:
-            await self.fail(error)
+        async with self._station.call(
+            call.function, call.arguments, timeout_seconds=call.timeout_seconds
+        ) as answer:
+            if not isinstance(answer, Mapping):
+                await self._stream(answer)
+                return
+        # Outside the call: a client that reads slowly must not hold the backend.
+        await self._respond(self._whole(answer))
 
     async def fail(self, error: StationError) -> None:
         """Answer with an error, or end the stream with it; nothing where the answer was complete."""

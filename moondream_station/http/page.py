@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Final
 
@@ -50,21 +51,16 @@ def why(state: StationState) -> str:
     return state.last.activation.selection.reason
 
 
-class StatusPage:
-    """Serves the page."""
+def status_page(station: StationApi) -> Callable[[Request], Response]:
+    """The handler of the page; what changes in it comes from the station's other routes."""
+    page = load_page()
+    headers = {"Content-Security-Policy": content_policy(page), "Referrer-Policy": "no-referrer"}
 
-    def __init__(self, station: StationApi) -> None:
-        self._station = station
-        self._page = load_page()
-        self._headers = {
-            "Content-Security-Policy": content_policy(self._page),
-            "Referrer-Policy": "no-referrer",
-        }
+    def get(_request: Request) -> Response:
+        reason = html.escape(why(station.state))
+        return Response(page.replace("{{why}}", reason), media_type="text/html", headers=headers)
 
-    def get(self, _request: Request) -> Response:
-        """The page; what changes in it comes from the station's other routes."""
-        page = self._page.replace("{{why}}", html.escape(why(self._station.state)))
-        return Response(page, media_type="text/html", headers=self._headers)
+    return get
 
 
 def _digest(page: str, tag: str) -> str:

@@ -13,6 +13,10 @@ class Refusal(StationError):
 
     status: ClassVar[int] = 400
 
+    def __init_subclass__(cls, *, code: str, status: int) -> None:
+        super().__init_subclass__(code=code)
+        cls.status = status
+
     def __init__(
         self, message: str, *, hint: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
@@ -20,70 +24,41 @@ class Refusal(StationError):
         self.headers = dict(headers or {})
 
 
-class RequestInvalid(Refusal):
+class RequestInvalid(Refusal, code="request-invalid", status=400):
     """The body or a parameter can't be used."""
 
-    code = "request-invalid"
 
-
-class TokenRequired(Refusal):
+class TokenRequired(Refusal, code="token-required", status=401):
     """The request needs the station's token, and does not have it."""
 
-    code = "token-required"
-    status = 401
 
-
-class HostForbidden(Refusal):
+class HostForbidden(Refusal, code="host-forbidden", status=403):
     """The `Host` header names something other than this station, as DNS rebinding does."""
 
-    code = "host-forbidden"
-    status = 403
 
-
-class OriginForbidden(Refusal):
+class OriginForbidden(Refusal, code="origin-forbidden", status=403):
     """A page of another origin sent the request through a browser."""
 
-    code = "origin-forbidden"
-    status = 403
 
-
-class RouteUnknown(Refusal):
+class RouteUnknown(Refusal, code="not-found", status=404):
     """There is no such route."""
 
-    code = "not-found"
-    status = 404
 
-
-class MethodRefused(Refusal):
+class MethodRefused(Refusal, code="method-not-allowed", status=405):
     """The route does not take this method."""
 
-    code = "method-not-allowed"
-    status = 405
 
-
-class BodyTooLarge(Refusal):
+class BodyTooLarge(Refusal, code="body-too-large", status=413):
     """The body is too large."""
 
-    code = "body-too-large"
-    status = 413
 
-
-class ContentTypeUnsupported(Refusal):
+class ContentTypeUnsupported(Refusal, code="content-type-unsupported", status=415):
     """The route does not take this content type."""
 
-    code = "content-type-unsupported"
-    status = 415
 
-
-class ContentEncodingUnsupported(Refusal):
+class ContentEncodingUnsupported(Refusal, code="content-encoding-unsupported", status=415):
     """The body is compressed, and no route takes that."""
 
-    code = "content-encoding-unsupported"
-    status = 415
 
-
-class StationStopping(Refusal):
+class StationStopping(Refusal, code="station-stopping", status=503):
     """The station is stopping."""
-
-    code = "station-stopping"
-    status = 503

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.http.answers import json_response
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import JSON_TYPE, media_type, read_object
-from moondream_station.http.attendance import End, attend
+from moondream_station.http.attendance import attend
 from moondream_station.http.guard import Access
-from moondream_station.http.refusals import (
-    ContentTypeUnsupported,
-    MethodRefused,
-    RequestInvalid,
-    StationStopping,
-)
+from moondream_station.http.refusals import ContentTypeUnsupported, MethodRefused, RequestInvalid
 
 HEALTH = {"status": "ok", "server": "moondream-station"}
 
@@ -31,34 +26,30 @@ Handler = Callable[[Request], Response | Awaitable[Response]]
 
 
 class Resource:
-    """One path: a handler for GET (and HEAD), or one for POST.
+    """One path with a handler for GET (and HEAD), or for POST.
 
     A POST must have `Content-Type: application/json`: a page of another origin can send that only after a
     CORS preflight, which is never granted.
     """
 
-    def __init__(self, *, get: Handler | None = None, post: Handler | None = None) -> None:
-        self._handlers = {
-            method: handler
-            for method, handler in (("GET", get), ("HEAD", get), ("POST", post))
-            if handler is not None
-        }
+    def __init__(self, method: Literal["GET", "POST"], handler: Handler) -> None:
+        self._methods = ("GET", "HEAD") if method == "GET" else ("POST",)
+        self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or raise why not."""
         request = Request(scope, receive)
-        handler = self._handlers.get(request.method)
-        if handler is None:
-            allowed = ", ".join(self._handlers)
+        if request.method not in self._methods:
+            methods = ", ".join(self._methods)
             raise MethodRefused(
-                f"{request.url.path} takes {allowed}, not {request.method}", headers={"Allow": allowed}
+                f"{request.url.path} takes {methods}, not {request.method}", headers={"Allow": methods}
             )
         if request.method == "POST" and media_type(request) != JSON_TYPE:
             raise ContentTypeUnsupported(
                 f"{request.url.path} takes {JSON_TYPE}, not {media_type(request) or '(none)'!r}",
                 hint=f"Send the header 'Content-Type: {JSON_TYPE}'.",
             )
-        outcome = handler(request)
+        outcome = self._handler(request)
         response = outcome if isinstance(outcome, Response) else await outcome
         await response(scope, receive, send)
 
@@ -89,26 +80,29 @@ class StationRoutes:
 
     async def switch(self, request: Request) -> Response:
         """`POST /v1/station/switch`; `python` names a program to run, so it needs the token."""
-        options = _switch_options(await read_object(request))
-        if options.python is not None:
+        body = await read_object(request)
+        model, strategy, upgrade = _model(body), body.get("strategy"), body.get("upgrade", False)
+        if not isinstance(strategy, str | None):
+            raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
+        if not isinstance(upgrade, bool):
+            raise RequestInvalid("'upgrade' must be true or false")
+        python = body.get("python")
+        if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
+            raise RequestInvalid("'python' must be the absolute path of an interpreter")
+        _refuse_others(body, "A switch", "model", "strategy", "upgrade", "python")
+        if python is not None:
             self._access.check_token(
                 request.headers, "'python' names a program to run, and requires the station's token"
             )
-        activation, joined = self._station.request_switch(
-            options.model,
-            options.strategy,
-            upgrade=options.upgrade,
-            python=None if options.python is None else Path(options.python),
-        )
-        return json_response({"activation": activation, "joined": joined}, status=202)
+        path = None if python is None else Path(python)
+        return _accepted(self._station.request_switch(model, strategy, upgrade=upgrade, python=path))
 
     async def rollback(self, request: Request) -> Response:
         """`POST /v1/station/rollback`."""
         body = await read_object(request)
         model = _model(body)
-        _refuse_others(body, "A rollback", ("model",))
-        activation, joined = self._station.request_rollback(model)
-        return json_response({"activation": activation, "joined": joined}, status=202)
+        _refuse_others(body, "A rollback", "model")
+        return _accepted(self._station.request_rollback(model))
 
     async def cancel(self, request: Request) -> Response:
         """`POST /v1/station/cancel`; its body is empty or an object."""
@@ -117,41 +111,19 @@ class StationRoutes:
 
     async def doctor(self, request: Request) -> Response:
         """`GET /v1/station/doctor`; a client that leaves cancels the examination."""
-        report: Mapping[str, Any] | None = None
+        report: Mapping[str, Any] = {}
 
         async def examine() -> None:
             nonlocal report
             report = await self._station.doctor()
 
         await request.body()
-        end = await attend(examine, receive=request.receive, stopping=self._stopping)
-        if report is None:
-            raise (
-                StationStopping("The station is stopping")
-                if end is End.STATION_STOPPING
-                else ClientDisconnect
-            )
+        await attend(examine, receive=request.receive, stopping=self._stopping)
         return json_response(report)
 
 
-class _SwitchOptions(NamedTuple):
-    model: str
-    strategy: str | None
-    upgrade: bool
-    python: str | None
-
-
-def _switch_options(body: Mapping[str, Any]) -> _SwitchOptions:
-    model, strategy, upgrade = _model(body), body.get("strategy"), body.get("upgrade", False)
-    if not isinstance(strategy, str | None):
-        raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
-    if not isinstance(upgrade, bool):
-        raise RequestInvalid("'upgrade' must be true or false")
-    python = body.get("python")
-    if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
-        raise RequestInvalid("'python' must be the absolute path of an interpreter")
-    _refuse_others(body, "A switch", _SwitchOptions._fields)
-    return _SwitchOptions(model, strategy, upgrade, python)
+def _accepted(activation: tuple[str, bool]) -> Response:
+    return json_response(dict(zip(("activation", "joined"), activation, strict=True)), status=202)
 
 
 def _model(body: Mapping[str, Any]) -> str:
@@ -161,6 +133,6 @@ def _model(body: Mapping[str, Any]) -> str:
     return model
 
 
-def _refuse_others(body: Mapping[str, Any], what: str, fields: Sequence[str]) -> None:
+def _refuse_others(body: Mapping[str, Any], what: str, *fields: str) -> None:
     if unknown := sorted(body.keys() - set(fields)):
         raise RequestInvalid(f"{what} takes {', '.join(fields)}, not {unknown[0]!r}")
