@@ -20,23 +20,28 @@ The rules, each with its test:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final, Literal, TypeVar
 
-from moondream_station.core.capabilities.nvidia_evidence import Nvidia, weigh_nvidia
-from moondream_station.core.capabilities.probes.amd import AmdReading
 from moondream_station.core.capabilities.probes.intel import IntelReading
-from moondream_station.core.capabilities.probes.nvidia_driver import NvidiaDriverReading
-from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReading
+from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReading, Trouble
 from moondream_station.core.capabilities.probes.probe import Reading
 from moondream_station.core.capabilities.probes.sysctl import SysctlReading
-from moondream_station.core.capabilities.probes.versions import MacosReading, NvccReading
-from moondream_station.core.capabilities.probes.windows_gpus import WindowsReading
-from moondream_station.core.facts.capabilities import BUS_ALONE, Capabilities, Gpu, Outcome, ProbeReport
+from moondream_station.core.facts.capabilities import (
+    BUS_ALONE,
+    Capabilities,
+    Gpu,
+    Outcome,
+    ProbeReport,
+    Vendor,
+)
 from moondream_station.core.machine.protocol import PlatformFacts
 
-_AMD = 0x1002
+_VENDOR_IDS: Mapping[Vendor, int] = {"nvidia": 0x10DE, "amd": 0x1002}
+_UNKNOWN: Final = Gpu(vendor="nvidia")
+_OF_AN_IMAGE: Final = frozenset({Trouble.NOT_LOADED, Trouble.NO_LIBRARY, Trouble.NO_DEVICES})
+_UNANSWERED: Final = frozenset({Outcome.TIMED_OUT, Outcome.FAILED})
 _ROSETTA: Mapping[bool | None, str] = {
     True: "This Python is an x86-64 build that runs under Rosetta; the Mac's GPU needs an arm64 Python.",
     None: (
@@ -46,140 +51,170 @@ _ROSETTA: Mapping[bool | None, str] = {
 }
 
 R = TypeVar("R", bound=Reading)
-Surroundings = Literal["wsl2", "jetson"]
+Source = Literal["nvidia-smi", "proc", "sys", "wmi"]
+
+
+class _Evidence:
+    """The readings of a machine's probes; those of one that was not asked say nothing."""
+
+    def __init__(self, facts: PlatformFacts, readings: Mapping[str, Reading]) -> None:
+        def of(probe: str, kind: type[R]) -> R:
+            reading = readings.get(probe)
+            return reading if isinstance(reading, kind) else kind()
+
+        self.facts = facts
+        self.smi = of("nvidia_smi", NvidiaSmiReading)
+        self.bus = of("intel", IntelReading)
+        self.sysctl = of("sysctl", SysctlReading)
+        self.kernel = of("nvidia_driver", Reading)
+        self.windows = of("windows_gpus", Reading)
+        self.amd = of("amd", Reading)
+        self.macos = of("macos", Reading)
+        self.toolkit = of("nvcc", Reading).version
+
+    @property
+    def surroundings(self) -> Literal["wsl2", "jetson"] | None:
+        release = self.facts.release.lower()
+        if "microsoft" in release:
+            return "wsl2"
+        return "jetson" if "tegra" in release else None
+
+    def listed(self, vendor: Vendor) -> tuple[Gpu, ...]:
+        """A vendor's cards as Windows lists them."""
+        return _numbered(gpu for gpu in self.windows.gpus if gpu.vendor == vendor)
+
+    def on_bus(self, vendor: Vendor) -> tuple[Gpu, ...]:
+        """A vendor's cards as the bus shows them."""
+        cards = (card for card in self.bus.displays if card.vendor == _VENDOR_IDS[vendor])
+        return _numbered(Gpu(vendor=vendor) for _ in cards)
+
+
+def _numbered(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
+    return tuple(replace(gpu, index=n) for n, gpu in enumerate(gpus))
 
 
 def combine(
     facts: PlatformFacts,
     variables: Mapping[str, str],
-    readings: Iterable[Reading],
+    readings: Mapping[str, Reading],
     reports: tuple[ProbeReport, ...],
 ) -> Capabilities:
-    """Make the snapshot; the reading of a probe that was not asked is missing."""
-    read = tuple(readings)
-    surroundings = _surroundings(facts)
-    nvidia = weigh_nvidia(
-        smi=_one(read, NvidiaSmiReading),
-        kernel=_one(read, NvidiaDriverReading),
-        bus=_one(read, IntelReading),
-        windows=_one(read, WindowsReading),
-        surroundings=surroundings,
-    )
-    apple = _apple(facts, _one(read, SysctlReading), _one(read, MacosReading))
-    nvcc = _one(read, NvccReading)
-    toolkit = nvcc.version if nvcc is not None else None
-    return Capabilities(
+    """Make the snapshot from the readings by probe; one that was not asked is missing."""
+    evidence = _Evidence(facts, readings)
+    driver, source = _driver(evidence)
+    nvidia = _nvidia_gpus(evidence, driver)
+    capabilities = Capabilities(
         system=facts.system,
         release=facts.release,
         machine=facts.machine,
         python=facts.python,
         libc=facts.libc,
-        macos_version=apple.macos_version,
-        in_rosetta=apple.in_rosetta,
-        apple_silicon=apple.silicon,
-        cpu_brand=apple.brand,
-        memory_bytes=apple.memory_bytes,
-        surroundings=surroundings,
-        gpus=(*nvidia.gpus, *_other_gpus(read), *apple.gpus),
-        nvidia_driver=nvidia.driver,
-        nvidia_driver_source=nvidia.driver_source,
-        nvidia_cuda=nvidia.cuda,
-        nvcc=toolkit,
+        surroundings=evidence.surroundings,
+        gpus=(*nvidia, *_other_gpus(evidence)),
+        nvidia_driver=driver,
+        nvidia_driver_source=source,
+        nvidia_cuda=evidence.smi.cuda,
+        nvcc=evidence.toolkit,
         variables=dict(variables),
         probes=reports,
-        notes=(*nvidia.notes, *_toolkit_notes(toolkit, nvidia), *apple.notes),
+        notes=tuple(_nvidia_notes(evidence, driver, nvidia)),
     )
+    return _as_mac(capabilities, evidence) if facts.system == "Darwin" else capabilities
 
 
-def _one(readings: tuple[Reading, ...], kind: type[R]) -> R | None:
-    return next((reading for reading in readings if isinstance(reading, kind)), None)
+def _driver(evidence: _Evidence) -> tuple[str | None, Source | None]:
+    kernel = evidence.kernel
+    sources: tuple[tuple[str | None, Source | None], ...] = (
+        (evidence.smi.version, "nvidia-smi"),
+        (kernel.version, kernel.source),
+        (evidence.windows.version, "wmi"),
+    )
+    return next((told for told in sources if told[0] is not None), (None, None))
 
 
-def _surroundings(facts: PlatformFacts) -> Surroundings | None:
-    release = facts.release.lower()
-    if "microsoft" in release:
-        return "wsl2"
-    return "jetson" if "tegra" in release else None
+def _nvidia_gpus(evidence: _Evidence, driver: str | None) -> tuple[Gpu, ...]:
+    gpus = _gpus_under(driver, evidence)
+    if evidence.surroundings == "jetson":
+        return tuple(replace(gpu, integrated=True) for gpu in gpus)
+    return gpus
 
 
-def _toolkit_notes(toolkit: str | None, nvidia: Nvidia) -> tuple[str, ...]:
-    if toolkit is None or nvidia.driver is not None:
+def _gpus_under(driver: str | None, evidence: _Evidence) -> tuple[Gpu, ...]:
+    smi, adapters = evidence.smi, evidence.listed("nvidia")
+    if smi.gpus:
+        return smi.gpus
+    if evidence.surroundings == "jetson":
+        return (replace(_UNKNOWN, index=0, name="NVIDIA Jetson"),)
+    if driver is None:
+        return adapters or evidence.on_bus("nvidia")
+    if any(trouble.hides_all for trouble in smi.troubles):
         return ()
-    return (f"CUDA toolkit {toolkit} is installed without a driver; it is ignored.",)
+    if smi.outcome in _UNANSWERED and not adapters:
+        return evidence.on_bus("nvidia") if evidence.bus.bus_is_known else (replace(_UNKNOWN, index=0),)
+    return adapters
 
 
-def _other_gpus(readings: tuple[Reading, ...]) -> tuple[Gpu, ...]:
+def _nvidia_notes(evidence: _Evidence, driver: str | None, gpus: tuple[Gpu, ...]) -> Iterator[str]:
+    smi, in_kernel = evidence.smi, evidence.kernel.version
+    if smi.outcome is Outcome.TIMED_OUT:
+        so_far = f"; the kernel reports driver {in_kernel}." if in_kernel else "."
+        yield f"nvidia-smi did not answer in time{so_far}"
+    # A tool without a driver and without a card, as on an image made for GPUs, is not worth a note.
+    is_there = bool(gpus or driver or evidence.on_bus("nvidia"))
+    yield from (trouble.remedy for trouble in smi.troubles if is_there or trouble not in _OF_AN_IMAGE)
+    if smi.gpus and smi.version and in_kernel and smi.version != in_kernel:
+        yield (
+            f"nvidia-smi reports driver {smi.version} and the kernel {in_kernel}: they are out of step, "
+            "restart the computer."
+        )
+    if smi.cuda_shown and not smi.cuda:
+        yield (
+            f"nvidia-smi shows {smi.cuda_shown} as CUDA version: the driver's CUDA library is missing. "
+            "A container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility."
+        )
+    if not smi.is_installed and in_kernel and not gpus:
+        yield (
+            f"The kernel has NVIDIA driver {in_kernel}, but nvidia-smi is missing and no GPU "
+            "can be reached: start the container with `--gpus all`, or install the rest of the driver."
+        )
+    if not smi.is_installed and gpus and driver is None and evidence.surroundings != "jetson":
+        yield "An NVIDIA GPU was found without an NVIDIA driver: install the driver."
+    if evidence.toolkit and driver is None:
+        yield f"CUDA toolkit {evidence.toolkit} is installed without a driver; it is ignored."
+
+
+def _other_gpus(evidence: _Evidence) -> tuple[Gpu, ...]:
     """AMD's and Intel's: from the kernel, else as Windows lists them or the bus shows them."""
-    windows = _one(readings, WindowsReading)
-    amd = _one(readings, AmdReading)
-    intel = _one(readings, IntelReading)
-    listed = windows.gpus if windows is not None else ()
-    return (
-        *(amd.gpus if amd is not None and amd.gpus else _of((*listed, *_amd_on_bus(amd, intel)), "amd")),
-        *(intel.gpus if intel is not None and intel.gpus else _of(listed, "intel")),
+    amd = evidence.amd.gpus or evidence.listed("amd")
+    if not amd and evidence.amd.outcome is Outcome.ABSENT:
+        amd = tuple(replace(gpu, architecture_source=BUS_ALONE) for gpu in evidence.on_bus("amd"))
+    return (*amd, *(evidence.bus.gpus or evidence.listed("intel")))
+
+
+def _as_mac(capabilities: Capabilities, evidence: _Evidence) -> Capabilities:
+    facts, sysctl = evidence.facts, evidence.sysctl
+    brand = sysctl.brand or ""
+    # "Apple M2", "Apple processor" on early systems; under Rosetta "VirtualApple @ 2.50GHz", whichever it is
+    is_branded = brand.startswith(("Apple", "VirtualApple"))
+    silicon = bool(
+        facts.machine == "arm64" or facts.in_rosetta or sysctl.has_arm64 or sysctl.is_translated or is_branded
     )
-
-
-def _amd_on_bus(amd: AmdReading | None, bus: IntelReading | None) -> tuple[Gpu, ...]:
-    if amd is None or bus is None or amd.outcome is not Outcome.ABSENT:
-        return ()
-    cards = (display for display in bus.displays if display.vendor == _AMD)
-    return tuple(Gpu(vendor="amd", architecture_source=BUS_ALONE) for _ in cards)
-
-
-def _of(gpus: tuple[Gpu, ...], vendor: str) -> tuple[Gpu, ...]:
-    chosen = (gpu for gpu in gpus if gpu.vendor == vendor)
-    return tuple(replace(gpu, index=n) for n, gpu in enumerate(chosen))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Apple:
-    macos_version: str | None = None
-    silicon: bool = False
-    in_rosetta: bool | None = None
-    brand: str | None = None
-    memory_bytes: int | None = None
-    gpus: tuple[Gpu, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def _apple(facts: PlatformFacts, sysctl: SysctlReading | None, macos: MacosReading | None) -> _Apple:
-    if facts.system != "Darwin":
-        return _Apple()
-    brand = sysctl.brand if sysctl is not None else None
-    silicon = _is_apple_silicon(facts, sysctl)
-    in_rosetta = _is_in_rosetta(facts, sysctl, silicon=silicon)
-    # Rosetta makes it "VirtualApple @ 2.50GHz", whichever it is.
-    name = brand if brand is not None and brand.startswith("Apple") else "Apple silicon"
+    in_rosetta: bool | None = silicon and facts.machine != "arm64"
+    if not silicon and not brand:
+        in_rosetta = facts.in_rosetta
+    name = brand if brand.startswith("Apple") else "Apple silicon"
     gpu = Gpu(vendor="apple", index=0, name=name, integrated=True)
-    versions = (facts.mac_ver, macos.version if macos is not None else None)
-    return _Apple(
-        macos_version=max((version for version in versions if version), key=_numbers, default=None),
-        silicon=silicon,
+    versions = filter(None, (facts.mac_ver, evidence.macos.version))
+    return replace(
+        capabilities,
+        macos_version=max(versions, key=_numbers, default=None),
+        apple_silicon=silicon,
         in_rosetta=in_rosetta,
-        brand=brand,
-        memory_bytes=sysctl.memory_bytes if sysctl is not None else None,
-        gpus=(gpu,) if silicon else (),
-        notes=() if in_rosetta is False else (_ROSETTA[in_rosetta],),
+        cpu_brand=sysctl.brand,
+        memory_bytes=sysctl.memory_bytes,
+        gpus=(*capabilities.gpus, gpu) if silicon else capabilities.gpus,
+        notes=capabilities.notes if in_rosetta is False else (*capabilities.notes, _ROSETTA[in_rosetta]),
     )
-
-
-def _is_apple_silicon(facts: PlatformFacts, sysctl: SysctlReading | None) -> bool:
-    if facts.machine == "arm64" or facts.in_rosetta:
-        return True
-    if sysctl is None:
-        return False
-    # "Apple M2", "Apple processor" on early systems, "VirtualApple @ 2.50GHz" under Rosetta
-    is_branded = sysctl.brand is not None and sysctl.brand.startswith(("Apple", "VirtualApple"))
-    return bool(sysctl.has_arm64 or sysctl.is_translated or is_branded)
-
-
-def _is_in_rosetta(facts: PlatformFacts, sysctl: SysctlReading | None, *, silicon: bool) -> bool | None:
-    if facts.machine == "arm64":
-        return False
-    if silicon:
-        return True
-    return False if sysctl is not None and sysctl.brand is not None else facts.in_rosetta
 
 
 def _numbers(version: str) -> tuple[int, ...]:

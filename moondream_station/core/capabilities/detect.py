@@ -15,10 +15,9 @@ from moondream_station.core.capabilities.probes.amd import AMD
 from moondream_station.core.capabilities.probes.intel import INTEL
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
-from moondream_station.core.capabilities.probes.platform import PLATFORM
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, one_line
 from moondream_station.core.capabilities.probes.sysctl import SYSCTL
-from moondream_station.core.capabilities.probes.versions import MACOS, NVCC
+from moondream_station.core.capabilities.probes.versions import MACOS, NVCC, PLATFORM
 from moondream_station.core.capabilities.probes.windows_gpus import WINDOWS_GPUS
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError
@@ -81,12 +80,11 @@ async def detect(
                 asking.start_soon(ask, probe)
         watching.cancel_scope.cancel()
 
-    answers = [done[probe.name] for probe in asked]
     return combine(
         machine.facts,
         machine.variables,
-        (reading for reading, _ in answers),
-        tuple(report for _, report in answers),
+        {probe: reading for probe, (reading, _) in done.items()},
+        tuple(done[probe.name][1] for probe in asked),
     )
 
 

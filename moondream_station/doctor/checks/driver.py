@@ -8,7 +8,7 @@ from typing import Final
 
 from moondream_station.core.builds.naming import Kind
 from moondream_station.core.builds.visibility import describe
-from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
+from moondream_station.core.capabilities.probes.nvidia_smi import Trouble
 from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.doctor.patient.patient import Examined, Patient
 from moondream_station.doctor.patient.planned import Planned
@@ -32,7 +32,7 @@ def _complains(trouble: Trouble) -> Callable[[Examined], bool]:
 
 
 def _is_out_of_step(machine: Examined) -> bool:
-    loaded, kernel = machine.nvidia_smi.driver, machine.kernel_driver
+    loaded, kernel = machine.nvidia_smi.version, machine.kernel_driver
     differ = loaded is not None and kernel is not None and loaded != kernel
     return differ or Trouble.MISMATCH in machine.nvidia_smi.troubles
 

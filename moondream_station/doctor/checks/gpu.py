@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.visibility import describe
-from moondream_station.core.capabilities.probes.nvidia_smi_output import Trouble
+from moondream_station.core.capabilities.probes.nvidia_smi import Trouble
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.home.space import in_words
 from moondream_station.doctor.patient.patient import Patient, in_thread

@@ -22,7 +22,7 @@ from moondream_station.core.backends.manifest_loader import (
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER, NvidiaDriverReading
+from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.errors import StationError
@@ -65,8 +65,7 @@ class Examined:
     @property
     def kernel_driver(self) -> str | None:
         """The NVIDIA driver's version by the kernel's files."""
-        reading = NVIDIA_DRIVER.read(self.record)
-        return reading.version if isinstance(reading, NvidiaDriverReading) else None
+        return NVIDIA_DRIVER.read(self.record).version
 
 
 class Patient:

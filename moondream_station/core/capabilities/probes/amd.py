@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import anyio
@@ -15,6 +15,7 @@ from moondream_station.core.capabilities.probes.probe import (
     ask_file,
     ask_folder,
     one_line,
+    refused,
 )
 from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import Machine
@@ -34,13 +35,6 @@ _INTEGRATED: Final = frozenset({
 """Those that LLVM lists as APU (llvm.org/docs/AMDGPUUsage.html, "Processors"); gfx942 is either."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AmdReading(Reading):
-    """The GPUs in the kernel's order."""
-
-    gpus: tuple[Gpu, ...] = ()
-
-
 async def _ask(machine: Machine) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(machine.run, *_ARGV)
@@ -56,17 +50,13 @@ def _read(record: MachineRecord) -> Reading:
     if gpus:
         outcome = Outcome.TIMED_OUT if slow else Outcome.FOUND
         names = ", ".join(gpu.architecture or "of unknown architecture" for gpu in gpus)
-        return AmdReading(outcome=outcome, detail=one_line(names), gpus=gpus)
+        return Reading(outcome=outcome, detail=one_line(names), gpus=gpus)
     if slow:
-        return AmdReading(outcome=Outcome.TIMED_OUT, detail="rocm_agent_enumerator did not answer in time")
-    refused = [path for path in record.unreadable if path.startswith(NODES)]
-    if refused:
-        reason = record.unreadable[refused[0]]
-        return AmdReading(outcome=Outcome.FAILED, detail=one_line(f"{refused[0]} can't be read: {reason}"))
+        return Reading(outcome=Outcome.TIMED_OUT, detail="rocm_agent_enumerator did not answer in time")
+    if unreadable := refused(record, NODES):
+        return Reading(outcome=Outcome.FAILED, detail=unreadable)
     where = "the kernel knows no AMD GPU for computing"
-    return AmdReading(
-        outcome=Outcome.ABSENT, detail=where if NODES in record.directories else f"{where} (no KFD)"
-    )
+    return Reading(detail=where if NODES in record.directories else f"{where} (no KFD)")
 
 
 def _properties_of(node: str) -> str:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from moondream_station.core.capabilities.probes.probe import Probe, Reading, ask_file, ask_folder, one_line
+from moondream_station.core.capabilities.probes.probe import (
+    Probe,
+    Reading,
+    ask_file,
+    ask_folder,
+    one_line,
+    refused,
+)
 from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
@@ -18,8 +25,7 @@ _DISPLAY: Final = 0x03
 _INTEL: Final = 0x8086
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PciDisplay:
+class PciDisplay(NamedTuple):
     """A display device: its vendor's and its own number."""
 
     vendor: int
@@ -33,7 +39,6 @@ class IntelReading(Reading):
     `bus_is_known` says whether every device on the bus could be identified.
     """
 
-    gpus: tuple[Gpu, ...] = ()
     displays: tuple[PciDisplay, ...] = ()
     bus_is_known: bool = False
 
@@ -60,9 +65,8 @@ def _read(record: MachineRecord) -> Reading:
     seen = ", ".join(f"{display.vendor:04x}:{display.device:04x}" for display in displays)
     outcome = Outcome.FOUND if gpus else Outcome.ABSENT
     detail = f"display devices on the PCI bus: {seen}" if seen else "no display device on the PCI bus"
-    refused = [path for path in record.unreadable if path.startswith(DEVICES)]
-    if refused and not gpus:
-        outcome, detail = Outcome.FAILED, f"{refused[0]} can't be read: {record.unreadable[refused[0]]}"
+    if not gpus and (unreadable := refused(record, DEVICES)):
+        outcome, detail = Outcome.FAILED, unreadable
     return IntelReading(
         outcome=outcome,
         detail=one_line(detail),

@@ -1,23 +1,22 @@
-"""NVIDIA's GPUs and driver, as its own tool tells them."""
+"""NVIDIA's GPUs and driver, as its own tool tells them, over ten years of drivers.
+
+Reading is total: no text makes it raise.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
 
 import anyio
 
 from moondream_station.core.capabilities.probes.nvidia_names import capability_of
-from moondream_station.core.capabilities.probes.nvidia_smi_output import (
-    SmiGpu,
-    SmiHeader,
-    Trouble,
-    parse_header,
-    parse_rows,
-    parse_table,
-    refuses_field,
-    troubles_of,
-)
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
@@ -36,25 +35,72 @@ PLAIN: Final = ("nvidia-smi",)
 QUERY: Final = ("nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
 OLD_QUERY: Final = ("nvidia-smi", f"--query-gpu={','.join(_OLD_FIELDS)}", "--format=csv,noheader,nounits")
 
+_VERSION = re.compile(r"\d{2,4}(?:\.\d{1,4}){1,3}", re.ASCII)
+# Driver 610 renamed "Driver Version" to "KMD Version" and "CUDA Version" to "CUDA UMD Version". The number
+# after "NVIDIA-SMI" is the program's own, and another than the driver's on WSL2.
+_HEADER_DRIVER = re.compile(r"\b(?:KMD|Driver) Version: {0,20}(\S{1,40})", re.ASCII)
+_HEADER_CUDA = re.compile(r"\bCUDA (?:UMD )?Version: {0,20}(\d{1,3}\.\d{1,3}|N/A|ERR!)", re.ASCII)
+_TABLE_ROW = re.compile(
+    r"\| +(\d{1,4}) +(\S.{0,60}?) +(?:On|Off|N/A|ERR!|WDDM|TCC|MCDM) *\|"
+    r" *(?:[0-9A-F]{4,8}:[0-9A-F]{2}:[0-9A-F]{2}\.[0-9A-F]|N/A) ",
+    re.ASCII | re.IGNORECASE,
+)
+_INDEX = re.compile(r"\d{1,4}", re.ASCII)
+_CAPABILITY = re.compile(r"\d{1,2}\.\d", re.ASCII)
+_MEBIBYTES = re.compile(r"(\d{1,9})(?: MiB)?", re.ASCII)
+_LINE_LIMIT: Final = 400
+_CUT: Final = "..."  # the end of a name that is too long for the plain table
+
+
+class Trouble(StrEnum):
+    """Why nvidia-smi gave less than all, worst first; nvidia_smi.toml knows more of each."""
+
+    MISMATCH = "driver and library out of step"
+    NOT_LOADED = "driver not loaded"
+    NO_LIBRARY = "driver's library missing"
+    NO_PERMISSION = "no permission"
+    BLOCKED = "blocked by the operating system"
+    NVML = "NVML failed"
+    LOST = "GPU lost"
+    UNREACHABLE = "GPU unreachable"
+    NO_DEVICES = "no device"
+
+    @property
+    def remedy(self) -> str:
+        """What is wrong, and what to do about it, as a sentence."""
+        return str(_troubles()[self]["remedy"])
+
+    @property
+    def hides_all(self) -> bool:
+        """Whether no GPU can compute until it is repaired."""
+        return "hides_all" in _troubles()[self]
+
+
+@cache
+def _troubles() -> Mapping[str, dict[str, Any]]:
+    data = tomllib.loads(files(__package__).joinpath("nvidia_smi.toml").read_text("utf-8"))
+    return {trouble["is"]: trouble for trouble in data["troubles"]}
+
+
 _NOT_THERE: Final = frozenset({Trouble.NO_DEVICES, Trouble.NOT_LOADED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvidiaSmiReading(Reading):
-    """What nvidia-smi tells.
+    """What nvidia-smi tells; `version` is the driver's.
 
-    Args:
-        cuda: The highest CUDA that the driver supports.
-        cuda_shown: What stands in that place, also "N/A" or "ERR!".
-        troubles: What it complains of, worst first.
+    `cuda_shown` stands where the highest CUDA that the driver supports does: also "N/A" or "ERR!". `troubles`
+    are what it complains of, worst first.
     """
 
-    is_installed: bool = True
-    gpus: tuple[Gpu, ...] = ()
-    driver: str | None = None
-    cuda: str | None = None
+    is_installed: bool = False
     cuda_shown: str | None = None
     troubles: tuple[Trouble, ...] = ()
+
+    @property
+    def cuda(self) -> str | None:
+        """The highest CUDA that the driver supports."""
+        return self.cuda_shown if self.cuda_shown and self.cuda_shown[0].isdigit() else None
 
 
 async def _ask(machine: Machine) -> None:
@@ -66,79 +112,123 @@ async def _ask(machine: Machine) -> None:
 
 
 def _asks_again(result: CommandResult) -> bool:
-    """Old drivers refuse `compute_cap`, and not all of them in the same words."""
+    """Old drivers refuse `compute_cap`, which fails the whole query, and not all in the same words."""
     text = _all_of(result)
     if result.timed_out or parse_rows(result.stdout, _FIELDS):
         return False
-    return refuses_field(text) or (result.returncode != 0 and not troubles_of(text, result.returncode))
+    is_refused = "is not a valid field to query" in text
+    return is_refused or (result.returncode != 0 and not troubles_of(text, result.returncode))
 
 
 def _read(record: MachineRecord) -> Reading:
     plain, query, old = (answer_to(record, *argv) for argv in (PLAIN, QUERY, OLD_QUERY))
     results = [result for result in (query, old, plain) if result is not None]
     if not results:
-        return NvidiaSmiReading(
-            outcome=Outcome.ABSENT, detail="nvidia-smi is not installed", is_installed=False
-        )
-    rows = _rows(query, _FIELDS) or _rows(old, _OLD_FIELDS) or parse_table(plain.stdout if plain else "")
-    header = parse_header(plain.stdout) if plain is not None else SmiHeader()
-    named = {trouble for result in results for trouble in troubles_of(_all_of(result), result.returncode)}
-    troubles = tuple(trouble for trouble in Trouble if trouble in named)
-    gpus = tuple(_gpu(row) for row in rows)
-    driver = next((row.driver for row in rows if row.driver), header.driver)
-    outcome, detail = _verdict(results, gpus, driver, header.cuda, troubles)
-    return NvidiaSmiReading(
-        outcome=outcome,
-        detail=detail,
-        gpus=gpus,
-        driver=driver,
-        cuda=header.cuda,
-        cuda_shown=header.cuda_shown,
-        troubles=troubles,
+        return NvidiaSmiReading(detail="nvidia-smi is not installed")
+    table = plain.stdout if plain is not None else ""
+    rows = (
+        parse_rows(query.stdout if query is not None else "", _FIELDS)
+        or parse_rows(old.stdout if old is not None else "", _OLD_FIELDS)
+        or parse_table(table)
     )
+    in_header, cuda_shown = parse_header(table)
+    named = {trouble for result in results for trouble in troubles_of(_all_of(result), result.returncode)}
+    in_rows = (version_of(row.get("driver_version", "")) for row in rows)
+    reading = NvidiaSmiReading(
+        gpus=tuple(map(gpu_of, rows)),
+        version=next(filter(None, in_rows), in_header),
+        is_installed=True,
+        cuda_shown=cuda_shown,
+        troubles=tuple(trouble for trouble in Trouble if trouble in named),
+    )
+    outcome, detail = _verdict(results, reading)
+    return replace(reading, outcome=outcome, detail=detail)
 
 
-def _verdict(
-    results: list[CommandResult],
-    gpus: tuple[Gpu, ...],
-    driver: str | None,
-    cuda: str | None,
-    troubles: tuple[Trouble, ...],
-) -> tuple[Outcome, str]:
+def _verdict(results: list[CommandResult], reading: NvidiaSmiReading) -> tuple[Outcome, str]:
     slow = any(result.timed_out for result in results)
-    if gpus:
-        names = ", ".join(f"{gpu.name} ({gpu.architecture or 'unknown'})" for gpu in gpus)
-        detail = f"{names}; driver {driver or 'unknown'}, CUDA {cuda or 'unknown'} at most"
-        return (Outcome.TIMED_OUT if slow else Outcome.FOUND, one_line(detail))
+    if reading.gpus:
+        names = ", ".join(f"{gpu.name} ({gpu.architecture or 'unknown'})" for gpu in reading.gpus)
+        known = f"driver {reading.version or 'unknown'}, CUDA {reading.cuda or 'unknown'} at most"
+        return Outcome.TIMED_OUT if slow else Outcome.FOUND, one_line(f"{names}; {known}")
     if slow:
-        return (Outcome.TIMED_OUT, "nvidia-smi did not answer in time")
-    if not troubles:
-        reading = not_answered(results[0], "nvidia-smi")
-        return (reading.outcome, reading.detail)
+        return Outcome.TIMED_OUT, "nvidia-smi did not answer in time"
+    if not reading.troubles:
+        nothing = not_answered(results[0], "nvidia-smi")
+        return nothing.outcome, nothing.detail
     output = first_line(*(text for result in results for text in (result.stdout, result.stderr)))
-    outcome = Outcome.ABSENT if set(troubles) <= _NOT_THERE else Outcome.FAILED
-    return (outcome, one_line(f"{troubles[0]}: {output}" if output else troubles[0]))
-
-
-def _rows(result: CommandResult | None, fields: tuple[str, ...]) -> tuple[SmiGpu, ...]:
-    return parse_rows(result.stdout, fields) if result is not None else ()
+    outcome = Outcome.ABSENT if set(reading.troubles) <= _NOT_THERE else Outcome.FAILED
+    worst = reading.troubles[0]
+    return outcome, one_line(f"{worst}: {output}" if output else worst)
 
 
 def _all_of(result: CommandResult) -> str:
     return f"{result.stdout}\n{result.stderr}"
 
 
-def _gpu(row: SmiGpu) -> Gpu:
-    by_name = None if row.capability else capability_of(row.name, is_cut=row.name_is_cut)
-    source = "nvidia-smi" if row.capability else "name" if by_name else None
+def parse_rows(text: str, fields: Sequence[str]) -> tuple[dict[str, str], ...]:
+    """Read `--format=csv,noheader,nounits`, whatever lines stand before, between or after the rows.
+
+    The first of the fields is `index`, the second `name`.
+    """
+    rows = (_cells(line, len(fields)) for line in text.splitlines())
+    return tuple(dict(zip(fields, cells, strict=True)) for cells in rows if cells)
+
+
+def _cells(line: str, count: int) -> list[str] | None:
+    """A row's cells; should a name hold a comma, it stays one cell."""
+    cells = [cell.strip() for cell in line[:_LINE_LIMIT].split(",")]
+    if len(cells) < count or _INDEX.fullmatch(cells[0]) is None:
+        return None
+    after_name = len(cells) - (count - 2)
+    name = ", ".join(cells[1:after_name])
+    return [cells[0], name, *cells[after_name:]] if name else None
+
+
+def parse_table(text: str) -> tuple[dict[str, str], ...]:
+    """Read the GPUs in the plain table, which cuts long names and shows no capability."""
+    rows = (_TABLE_ROW.match(line[:_LINE_LIMIT]) for line in text.splitlines())
+    return tuple({"index": row[1], "name": row[2]} for row in rows if row is not None)
+
+
+def parse_header(text: str) -> tuple[str | None, str | None]:
+    """The driver in the plain table's header, old and new, and what stands there in CUDA's place."""
+    driver, cuda = _HEADER_DRIVER.search(text), _HEADER_CUDA.search(text)
+    return version_of(driver[1]) if driver is not None else None, cuda[1] if cuda is not None else None
+
+
+def troubles_of(text: str, returncode: int) -> tuple[Trouble, ...]:
+    """What nvidia-smi complains of, worst first, by all that it printed, else by its exit status."""
+    lower, known = text.lower(), _troubles()
+    troubles = {name for name, trouble in known.items() if any(words in lower for words in trouble["words"])}
+    troubles = troubles or {name for name, trouble in known.items() if trouble.get("status") == returncode}
+    implied = {name for trouble in troubles for name in known[trouble].get("implies", ())}
+    return tuple(trouble for trouble in Trouble if trouble in troubles - implied)
+
+
+def version_of(text: str) -> str | None:
+    """A driver's version, None where the text is none ("580.xx.xx", "[N/A]")."""
+    return text if _VERSION.fullmatch(text) else None
+
+
+def gpu_of(row: Mapping[str, str]) -> Gpu:
+    """The GPU of a row; what nvidia-smi would not tell (`[N/A]`, `[Not Supported]`, `ERR!`) is None.
+
+    GPUs that share the CPU's memory (GB10, Thor, Orin) have none of their own.
+    """
+    name, told = row["name"], row.get("compute_cap", "")
+    capability = told if _CAPABILITY.fullmatch(told) else None
+    by_name = None if capability else capability_of(name.removesuffix(_CUT), is_cut=name.endswith(_CUT))
+    memory = _MEBIBYTES.fullmatch(row.get("memory.total", ""))
+    memory_bytes = int(memory[1]) << 20 if memory is not None else None
     return Gpu(
         vendor="nvidia",
-        index=row.index,
-        name=one_line(row.name) or None,
-        architecture=row.capability or by_name,
-        architecture_source=source,
-        memory_bytes=row.memory_bytes,
-        integrated=False if row.memory_bytes else None,
+        index=int(row["index"]),
+        name=one_line(name.removesuffix(_CUT)) or None,
+        architecture=capability or by_name,
+        architecture_source="nvidia-smi" if capability else "name" if by_name else None,
+        memory_bytes=memory_bytes,
+        integrated=False if memory_bytes else None,
     )
 
 

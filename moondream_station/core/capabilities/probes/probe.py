@@ -7,14 +7,14 @@ reading can be tested with any text.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.facts.capabilities import Outcome
+from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import CommandResult, Machine, Unreadable
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.redaction import redact_text
@@ -25,23 +25,25 @@ DETAIL_LIMIT: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a probe concluded from the answers; `detail` is what it saw, one line, nothing private."""
+    """What a probe concluded from the answers.
 
-    outcome: Outcome
-    detail: str
+    `detail` is what it saw, one line, nothing private; `version` that of the driver, toolkit or system that
+    it is about, and `source` the file that told it. The defaults are those of a probe that was not asked.
+    """
+
+    outcome: Outcome = Outcome.ABSENT
+    detail: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    version: str | None = None
+    source: Literal["proc", "sys"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One question to the machine.
+    """Questions to the machine, under one deadline.
 
-    Args:
-        name: Its name, as docs/reference has it.
-        ask: Asks its questions; the recorder before the machine keeps the answers.
-        read: Reads what was answered. Pure, and total: no text makes it raise.
-        deadline_seconds: For all its questions together.
-        system: The only `platform.system()` it is asked on, None for every one.
-        programs: The programs it runs.
+    `read` is pure, and total: no text makes it raise. With a `system`, only that one is asked. `programs` are
+    those that it runs.
     """
 
     name: str
@@ -52,10 +54,10 @@ class Probe:
     programs: tuple[str, ...] = ()
 
 
-async def ask_commands(machine: Machine, *questions: tuple[str, ...]) -> None:
+async def ask_commands(machine: Machine, argvs: Iterable[tuple[str, ...]]) -> None:
     """Run several programs at once; their answers are with the recorder."""
     async with anyio.create_task_group() as group:
-        for argv in questions:
+        for argv in argvs:
             group.start_soon(machine.run, *argv)
 
 
@@ -80,6 +82,12 @@ async def ask_folder(machine: Machine, path: str) -> tuple[str, ...]:
 def answer_to(record: MachineRecord, *argv: str) -> CommandResult | None:
     """What a program answered, None where it was not asked or is not installed."""
     return next((result for result in record.commands if result.argv == argv), None)
+
+
+def refused(record: MachineRecord, root: str) -> str | None:
+    """The first path from a root on that can't be read, with the reason; None where all could."""
+    paths = (path for path in record.unreadable if path.startswith(root))
+    return next((one_line(f"{path} can't be read: {record.unreadable[path]}") for path in paths), None)
 
 
 def first_line(*texts: str) -> str:

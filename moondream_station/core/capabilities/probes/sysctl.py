@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from moondream_station.core.capabilities.probes.probe import (
@@ -15,7 +16,6 @@ from moondream_station.core.capabilities.probes.probe import (
     one_line,
 )
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 
 BRAND: Final = ("sysctl", "-n", "machdep.cpu.brand_string")
@@ -27,14 +27,7 @@ _QUESTIONS: Final = (BRAND, ARM64, TRANSLATED, MEMORY)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SysctlReading(Reading):
-    """What sysctl tells.
-
-    Args:
-        brand: The CPU's name; "VirtualApple …" under Rosetta, "Apple processor" on the first ones.
-        has_arm64: Whether the CPU is Apple's own; an Intel Mac does not know the name.
-        is_translated: Whether Rosetta translates the process, None where not told.
-        memory_bytes: Main memory.
-    """
+    """What sysctl tells; None is not told. An Intel Mac does not know the name of `has_arm64`."""
 
     brand: str | None = None
     has_arm64: bool | None = None
@@ -42,15 +35,10 @@ class SysctlReading(Reading):
     memory_bytes: int | None = None
 
 
-async def _ask(machine: Machine) -> None:
-    await ask_commands(machine, *_QUESTIONS)
-
-
 def _read(record: MachineRecord) -> Reading:
-    results = [answer_to(record, *argv) for argv in _QUESTIONS]
-    asked = [result for result in results if result is not None]
+    asked = [result for argv in _QUESTIONS if (result := answer_to(record, *argv))]
     if not asked:
-        return SysctlReading(outcome=Outcome.ABSENT, detail="sysctl is not installed")
+        return Reading(detail="sysctl is not installed")
     brand, arm64, translated, memory = (_value(record, argv) for argv in _QUESTIONS)
     slow = any(result.timed_out for result in asked)
     if not (brand or arm64 or translated or memory or slow):
@@ -76,4 +64,10 @@ def _flag(value: str | None) -> bool | None:
     return {"1": True, "0": False}.get(value or "")
 
 
-SYSCTL = Probe(name="sysctl", ask=_ask, read=_read, system="Darwin", programs=("sysctl",))
+SYSCTL = Probe(
+    name="sysctl",
+    ask=partial(ask_commands, argvs=_QUESTIONS),
+    read=_read,
+    system="Darwin",
+    programs=("sysctl",),
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 from moondream_station.core.capabilities.probes.intel import intel_gpu
@@ -25,14 +24,6 @@ _PNP = re.compile(r"PCI\\VEN_([0-9A-F]{4})&DEV_([0-9A-F]{4})", re.IGNORECASE | r
 _NVIDIA_DRIVER = re.compile(r"\d{1,3}\.\d{1,3}\.\d{0,3}(\d)\.(\d{1,4})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowsReading(Reading):
-    """The adapters that are GPUs on the PCI bus, and NVIDIA's driver by NVIDIA's own number."""
-
-    gpus: tuple[Gpu, ...] = ()
-    nvidia_driver: str | None = None
-
-
 async def _ask(machine: Machine) -> None:
     await machine.run(*_ARGV)
 
@@ -40,17 +31,17 @@ async def _ask(machine: Machine) -> None:
 def _read(record: MachineRecord) -> Reading:
     result = answer_to(record, *_ARGV)
     if result is None:
-        return WindowsReading(outcome=Outcome.ABSENT, detail="powershell is not installed")
+        return Reading(outcome=Outcome.ABSENT, detail="powershell is not installed")
     adapters = _adapters(result.stdout)
     if result.timed_out or (not adapters and (result.returncode != 0 or result.stdout.strip())):
         return not_answered(result, "powershell")
     gpus = tuple(gpu for adapter in adapters if (gpu := _gpu(adapter)) is not None)
     names = ", ".join(name for adapter in adapters if (name := _text(adapter, "Name")))
-    return WindowsReading(
+    return Reading(
         outcome=Outcome.FOUND if gpus else Outcome.ABSENT,
         detail=one_line(names) or "no display adapter",
         gpus=gpus,
-        nvidia_driver=next((driver for adapter in adapters if (driver := _nvidia_driver(adapter))), None),
+        version=next((driver for adapter in adapters if (driver := _nvidia_driver(adapter))), None),
     )
 
 

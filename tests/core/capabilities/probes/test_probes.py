@@ -13,14 +13,14 @@ from hypothesis import given
 
 from moondream_station.core.capabilities.detect import PROBES
 from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, sysctl
-from moondream_station.core.capabilities.probes.amd import AMD, AmdReading
+from moondream_station.core.capabilities.probes.amd import AMD
 from moondream_station.core.capabilities.probes.intel import INTEL, IntelReading
-from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER, NvidiaDriverReading
+from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.capabilities.probes.probe import DETAIL_LIMIT, Probe, Reading
 from moondream_station.core.capabilities.probes.sysctl import SYSCTL, SysctlReading
-from moondream_station.core.capabilities.probes.versions import MACOS, NVCC, MacosReading, NvccReading
-from moondream_station.core.capabilities.probes.windows_gpus import QUERY, WINDOWS_GPUS, WindowsReading
+from moondream_station.core.capabilities.probes.versions import MACOS, NVCC
+from moondream_station.core.capabilities.probes.windows_gpus import QUERY, WINDOWS_GPUS
 from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.protocol import CommandResult
 from moondream_station.core.machine.record import MachineRecord
@@ -186,7 +186,7 @@ async def test_nvidia_smi_finds_gpus() -> None:
         (1, "6.1", "nvidia-smi"),
     ]
     assert [gpu.memory_bytes for gpu in reading.gpus] == [24564 << 20, 8192 << 20]
-    assert (reading.driver, reading.cuda) == ("550.54.14", "12.4")
+    assert (reading.version, reading.cuda) == ("550.54.14", "12.4")
 
 
 async def test_an_old_driver_tells_the_capability_by_the_name() -> None:
@@ -212,7 +212,7 @@ async def test_the_table_alone_is_enough() -> None:
     )
     reading = await read_as(NvidiaSmiReading, NVIDIA_SMI, record)
     assert [(gpu.name, gpu.architecture) for gpu in reading.gpus] == [("NVIDIA GeForce RTX 4090", "8.9")]
-    assert (reading.driver, reading.cuda) == ("550.54.14", "12.4")
+    assert (reading.version, reading.cuda) == ("550.54.14", "12.4")
 
 
 async def test_a_usable_answer_counts_whatever_the_exit_status() -> None:
@@ -277,7 +277,7 @@ async def test_what_was_answered_before_a_hang_counts() -> None:
 async def test_the_kernel_tells_the_driver(files: Mapping[str, str], version: str, source: str) -> None:
     """Open and proprietary modules, by either file."""
     record = MachineRecord(platform=LINUX, files=files)
-    reading = await read_as(NvidiaDriverReading, NVIDIA_DRIVER, record)
+    reading = await read(NVIDIA_DRIVER, record)
     assert (reading.outcome, reading.version, reading.source) == (Outcome.FOUND, version, source)
 
 
@@ -297,7 +297,7 @@ async def test_the_kernel_without_a_driver(record: MachineRecord, outcome: Outco
 
 async def test_nvcc_tells_its_release() -> None:
     """The toolkit's version, nothing where there is none, failed where it says something else."""
-    found = await read_as(NvccReading, NVCC, with_toolkit(cpu_only(), "12.8"))
+    found = await read(NVCC, with_toolkit(cpu_only(), "12.8"))
     assert (found.outcome, found.version) == (Outcome.FOUND, "12.8")
     assert (await read(NVCC, cpu_only())).outcome is Outcome.ABSENT
     broken = MachineRecord(platform=LINUX, commands=(answer("nvcc", "--version", stderr="oops"),))
@@ -334,7 +334,7 @@ async def test_sysctl_without_answers() -> None:
 
 async def test_macos_tells_its_version() -> None:
     """The version, or that it could not be found out."""
-    assert (await read_as(MacosReading, MACOS, mac(version="14.5"))).version == "14.5"
+    assert (await read(MACOS, mac(version="14.5"))).version == "14.5"
     assert (await read(MACOS, mac(version="unknown"))).outcome is Outcome.FAILED
     assert (await read(MACOS, cpu_only(MACOS_FACTS))).outcome is Outcome.ABSENT
 
@@ -345,7 +345,7 @@ async def test_macos_tells_its_version() -> None:
 )
 async def test_kfd_tells_the_architecture(version: int, name: str) -> None:
     """A target version's last two pairs are hexadecimal in the name; the processor's node is no GPU."""
-    reading = await read_as(AmdReading, AMD, kfd({"gfx_target_version": version}))
+    reading = await read(AMD, kfd({"gfx_target_version": version}))
     assert [(gpu.architecture, gpu.architecture_source) for gpu in reading.gpus] == [(name, "kfd")]
     assert reading.outcome is Outcome.FOUND
 
@@ -353,7 +353,7 @@ async def test_kfd_tells_the_architecture(version: int, name: str) -> None:
 async def test_an_integrated_gpu_beside_a_discrete_one_is_marked() -> None:
     """Both are found, in the kernel's order, and told apart."""
     record = kfd({"gfx_target_version": 110000}, {"gfx_target_version": 100306})
-    reading = await read_as(AmdReading, AMD, record)
+    reading = await read(AMD, record)
     assert [(gpu.index, gpu.architecture, gpu.integrated) for gpu in reading.gpus] == [
         (0, "gfx1100", False),
         (1, "gfx1036", True),
@@ -363,7 +363,7 @@ async def test_an_integrated_gpu_beside_a_discrete_one_is_marked() -> None:
 async def test_nodes_are_taken_by_number() -> None:
     """Node 10 comes after node 2."""
     many = kfd(*({"gfx_target_version": 90402, "local_mem_size": n} for n in range(1, 12)))
-    reading = await read_as(AmdReading, AMD, many)
+    reading = await read(AMD, many)
     assert [gpu.memory_bytes for gpu in reading.gpus] == list(range(1, 12))
 
 
@@ -371,9 +371,9 @@ async def test_an_old_kernel_leaves_the_architecture_to_rocm() -> None:
     """Without a target version, the enumerator tells; the processor is none of its GPUs."""
     enumerator = answer("rocm_agent_enumerator", stdout="gfx000\ngfx906:sramecc+:xnack-\n")
     record = merged(kfd({}), MachineRecord(platform=LINUX, commands=(enumerator,)))
-    (gpu,) = (await read_as(AmdReading, AMD, record)).gpus
+    (gpu,) = (await read(AMD, record)).gpus
     assert (gpu.architecture, gpu.architecture_source) == ("gfx906", "rocm_agent_enumerator")
-    (alone,) = (await read_as(AmdReading, AMD, replace(cpu_only(), commands=(enumerator,)))).gpus
+    (alone,) = (await read(AMD, replace(cpu_only(), commands=(enumerator,)))).gpus
     assert alone.architecture == "gfx906"
 
 
@@ -381,7 +381,7 @@ async def test_an_architecture_that_nobody_tells_is_unknown() -> None:
     """Two GPUs and one name: which is whose cannot be told."""
     enumerator = answer("rocm_agent_enumerator", stdout="gfx906\n")
     record = merged(kfd({}, {}), MachineRecord(platform=LINUX, commands=(enumerator,)))
-    assert [gpu.architecture for gpu in (await read_as(AmdReading, AMD, record)).gpus] == [None, None]
+    assert [gpu.architecture for gpu in (await read(AMD, record)).gpus] == [None, None]
 
 
 async def test_a_topology_that_can_not_be_read_failed() -> None:
@@ -432,8 +432,8 @@ def adapters(stdout: str, returncode: int = 0) -> MachineRecord:
 async def test_windows_tells_nvidias_driver_by_nvidias_number() -> None:
     """The last five digits of Windows' number are NVIDIA's; the name tells the capability."""
     record = replace(windows(RTX_4090, driver="560.94"), commands=windows(RTX_4090).commands[:1])
-    reading = await read_as(WindowsReading, WINDOWS_GPUS, record)
-    assert reading.nvidia_driver == "560.94"
+    reading = await read(WINDOWS_GPUS, record)
+    assert reading.version == "560.94"
     assert [(gpu.architecture, gpu.architecture_source) for gpu in reading.gpus] == [("8.9", "name")]
 
 
@@ -448,9 +448,9 @@ async def test_windows_gives_one_object_or_an_array() -> None:
         {"Name": "AMD Radeon RX 7900 XTX", "PNPDeviceID": "PCI\\VEN_1002&DEV_744C", "DriverVersion": None},
         {"Name": "Remote Display Adapter", "PNPDeviceID": "ROOT\\BASICDISPLAY", "DriverVersion": "10"},
     ]
-    reading = await read_as(WindowsReading, WINDOWS_GPUS, adapters(json.dumps(listed)))
+    reading = await read(WINDOWS_GPUS, adapters(json.dumps(listed)))
     assert [(gpu.vendor, gpu.architecture) for gpu in reading.gpus] == [("intel", "0xe20b"), ("amd", None)]
-    assert reading.nvidia_driver is None
+    assert reading.version is None
 
 
 async def test_windows_may_put_a_warning_in_front() -> None:
@@ -459,7 +459,7 @@ async def test_windows_may_put_a_warning_in_front() -> None:
         '{"Name": "AMD Radeon RX 7600", "PNPDeviceID": "PCI\\\\VEN_1002&DEV_7480", "DriverVersion": "32"}'
     )
     for before in ("", "\ufeff", "WARNING: [1] of {2} modules is not signed\r\n", "\r\n"):
-        reading = await read_as(WindowsReading, WINDOWS_GPUS, adapters(f"{before}{listed}\r\n"))
+        reading = await read(WINDOWS_GPUS, adapters(f"{before}{listed}\r\n"))
         assert [gpu.vendor for gpu in reading.gpus] == ["amd"], before
 
 
@@ -470,8 +470,8 @@ async def test_a_card_under_windows_own_driver_has_none_of_nvidias() -> None:
         "PNPDeviceID": "PCI\\VEN_10DE&DEV_2684",
         "DriverVersion": "10.0.19041.3636",
     }
-    reading = await read_as(WindowsReading, WINDOWS_GPUS, adapters(json.dumps(basic)))
-    assert reading.nvidia_driver is None
+    reading = await read(WINDOWS_GPUS, adapters(json.dumps(basic)))
+    assert reading.version is None
     assert [gpu.vendor for gpu in reading.gpus] == ["nvidia"]
 
 
