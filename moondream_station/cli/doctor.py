@@ -8,10 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import anyio.lowlevel
 import anyio.to_thread
 from rich.console import Console
 from rich.live import Live
@@ -29,9 +28,7 @@ from moondream_station.core.machine.record import load_record
 from moondream_station.core.machine.recorded import RecordedMachine
 from moondream_station.core.machine.recorder import Recorder
 from moondream_station.core.machine.redaction import local_identity, redact
-from moondream_station.doctor.checks.leftovers import repair
-from moondream_station.doctor.examination import examine, with_finding
-from moondream_station.doctor.report.findings import (
+from moondream_station.doctor.checks.findings import (
     Finding,
     Remedy,
     Report,
@@ -39,8 +36,10 @@ from moondream_station.doctor.report.findings import (
     report_to_json,
     warning,
 )
-from moondream_station.doctor.report.privacy import cleaner
-from moondream_station.doctor.report.text import Symbols, finding_line, report_text, symbols_for
+from moondream_station.doctor.examination import examine
+from moondream_station.doctor.privacy import cleaner
+from moondream_station.doctor.repair import repair
+from moondream_station.doctor.text import Symbols, finding_line, in_colour, report_text, symbols_for
 
 _REPAIRS = "station.repairs"
 
@@ -103,7 +102,7 @@ async def _doctor(home: Home, settings: Settings, machine: Machine, options: _Op
         )
     if options.record is not None:
         await anyio.to_thread.run_sync(_write, options.record, recorder)
-    return with_finding(report, repairs) if repairs is not None else report
+    return replace(report, findings=(*report.findings, repairs)) if repairs is not None else report
 
 
 async def _repaired(home: Home) -> Finding:
@@ -113,7 +112,6 @@ async def _repaired(home: Home) -> Finding:
         done = await repair(home)
         verdict = ok(" ".join(done) or "Nothing needed repair.")
     except StationError as error:
-        await anyio.lowlevel.checkpoint()
         remedy = Remedy(error.hint) if error.hint else None
         verdict = warning(f"The repair failed: {error.message}", remedy)
     verdict = cleaner(home, os.environ)(verdict)
@@ -151,7 +149,7 @@ def _unwritable(path: Path, reason: str) -> UsageError:
 def _symbols() -> Symbols:
     symbols = symbols_for(sys.stdout.encoding)
     has_colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return symbols.in_colour() if has_colour and sys.platform != "win32" else symbols
+    return in_colour(symbols) if has_colour and sys.platform != "win32" else symbols
 
 
 @contextmanager

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import TypeAlias
 
 import anyio
-import anyio.lowlevel
 
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.doctor.patient.check import Check
-from moondream_station.doctor.patient.patient import Patient
-from moondream_station.doctor.patient.shared import Unknowable, explain
-from moondream_station.doctor.registry import CHECKS
-from moondream_station.doctor.report.findings import Finding, Remedy, Report, Verdict, skipped, warning
+from moondream_station.doctor.checks.findings import Finding, Remedy, Report, Verdict, skipped, warning
+from moondream_station.doctor.checks.patient import Patient, Unknowable, explain
+from moondream_station.doctor.privacy import cleaner
+from moondream_station.doctor.registry import CHECKS, Check
 
 OnFinding: TypeAlias = Callable[[Finding], None]
 
@@ -33,19 +30,11 @@ async def examine(
     offline: bool = False,
     on_finding: OnFinding | None = None,
 ) -> Report:
-    """Examine the machine and the station, and change nothing.
+    """Examine a machine, this computer by default, and the station, and change nothing.
 
-    Args:
-        home: The home; it need not exist.
-        settings: The user's settings.
-        environ: The user's variables.
-        machine: The machine, this computer by default. Of another one, only what its record can answer is
-            checked.
-        offline: Whether no other computer may be asked.
-        on_finding: Called with each finding as its check ends.
-
-    Returns:
-        The report, in the registry's order, with nothing private in it.
+    The home need not exist. Of another machine only what its record can answer is checked; `offline`, no
+    other computer is asked. `on_finding` is called as each check ends. The report is in the registry's order,
+    with nothing private in it.
     """
     machine = machine or LocalMachine(environ)
     patient = Patient(home=home, settings=settings, environ=environ, machine=machine, offline=offline)
@@ -57,11 +46,12 @@ async def examine_patient(
 ) -> Report:
     """Run checks on a patient; the report is in their order."""
     ordered = tuple(checks)
+    clean = cleaner(patient.home, patient.environ)
     findings: dict[str, Finding] = {}
 
     async def run(check: Check) -> None:
         began = time.perf_counter()
-        verdict = patient.clean(await _verdict(check, patient))
+        verdict = clean(await _verdict(check, patient))
         finding = Finding.of(verdict, check=check.id, seconds=time.perf_counter() - began)
         findings[check.id] = finding
         if on_finding is not None:
@@ -78,33 +68,20 @@ async def examine_patient(
 
 async def _verdict(check: Check, patient: Patient) -> Verdict:
     """What a check concludes; one that fails or hangs is a finding like any other."""
-    await anyio.lowlevel.checkpoint()
     if check.needs_home and not patient.is_here:
         return skipped(f"{check.title}: not checked, because the record is of another machine.")
     if check.needs_network and patient.is_offline:
         return skipped(f"{check.title}: not checked, because no network is to be used.")
-    verdict = None
+    why = f"no answer within {check.limit_seconds:g} s."
+    remedy: str | None = "Run the doctor again when the computer is less busy."
     try:
         with anyio.move_on_after(check.limit_seconds):
-            verdict = await check.examine(patient)
+            return await check.examine(patient)
+    except Unknowable as unknown:  # another finding says why
+        return skipped(f"{check.title}: not checked, because {unknown.fact} could not be read.")
+    except StationError as error:
+        why, remedy = error.message, error.hint
     except Exception as failure:  # noqa: BLE001  the boundary between checks: a fault in one is its own finding
-        verdict = _failed(check, failure)
-    await anyio.lowlevel.checkpoint()
-    late = f"{check.title} could not be checked: no answer within {check.limit_seconds:g} s."
-    return verdict or warning(late, Remedy("Run the doctor again when the computer is less busy."))
-
-
-def _failed(check: Check, failure: Exception) -> Verdict:
-    match failure:
-        case Unknowable(fact=fact):  # another finding says why
-            return skipped(f"{check.title}: not checked, because {fact} could not be read.")
-        case StationError(message=message, hint=hint):
-            return warning(f"{check.title} could not be checked: {message}", Remedy(hint) if hint else None)
-        case _:
-            report = "Report it, with what MOONDREAM_STATION_LOG=debug makes the doctor print."
-            return warning(f"{check.title} could not be checked: {explain(failure)}", Remedy(report))
-
-
-def with_finding(report: Report, finding: Finding) -> Report:
-    """The report with one more finding at its end."""
-    return replace(report, findings=(*report.findings, finding))
+        why = explain(failure)
+        remedy = "Report it, with what MOONDREAM_STATION_LOG=debug makes the doctor print."
+    return warning(f"{check.title} could not be checked: {why}", Remedy(remedy) if remedy else None)

@@ -11,20 +11,19 @@ from moondream_station.core.facts.errors import DownloadFailed
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.protocol import CommandResult
-from moondream_station.doctor.examination import examine, examine_patient
-from moondream_station.doctor.patient.check import Check
-from moondream_station.doctor.patient.patient import Patient
-from moondream_station.doctor.patient.shared import Unknowable
-from moondream_station.doctor.registry import CHECKS
-from moondream_station.doctor.report.findings import (
+from moondream_station.doctor.checks.findings import (
     Finding,
-    Section,
+    Remedy,
     Status,
     Verdict,
     error,
     ok,
     report_to_json,
 )
+from moondream_station.doctor.checks.patient import Patient, Unknowable
+from moondream_station.doctor.examination import examine, examine_patient
+from moondream_station.doctor.registry import CHECKS, Check
+from moondream_station.doctor.text import SECTIONS
 from support.machines import cpu_only
 from support.patients import ALONE, Here, finding_of, ids_of
 
@@ -76,7 +75,7 @@ async def fails(_: Patient) -> Verdict:
 async def does_not_know(_: Patient) -> Verdict:
     """A check that lacks what another one reports on."""
     await anyio.lowlevel.checkpoint()
-    raise Unknowable("the moon", "clouds")
+    raise Unknowable("the moon", ValueError("clouds"))
 
 
 async def test_a_check_that_raises_or_hangs_changes_nothing_for_the_others(patient: Patient) -> None:
@@ -155,7 +154,7 @@ async def test_an_error_and_nothing_else_makes_the_report_bad(patient: Patient) 
 
     async def is_ill(_: Patient) -> Verdict:
         await anyio.lowlevel.checkpoint()
-        return error("It is broken.")
+        return error("It is broken.", Remedy("Mend it."))
 
     assert (await examine_patient(patient, [check_that(raises)])).is_ok
     report = await examine_patient(patient, [check_that(is_well), check_that(is_ill, "station.ill")])
@@ -166,10 +165,9 @@ def test_the_registry_is_in_order() -> None:
     """Ids are unique and begin with their section; sections stand together, in their order."""
     ids = [check.id for check in CHECKS]
     assert len(set(ids)) == len(ids)
-    assert all(check.id.startswith(f"{check.section}.") for check in CHECKS)
-    sections = [check.section for check in CHECKS]
-    assert sections == sorted(sections, key=list(Section).index)
-    assert set(sections) == set(Section)
+    sections = [check.id.partition(".")[0] for check in CHECKS]
+    assert sections == sorted(sections, key=list(SECTIONS).index)
+    assert set(sections) == set(SECTIONS)
 
 
 async def test_nothing_is_changed_by_looking(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.record import load_record
 from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.doctor.checks.findings import Report, Status, report_to_json
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report.findings import Report, Status, report_to_json
-from moondream_station.doctor.report.text import ASCII, report_text
+from moondream_station.doctor.text import ASCII, report_text
 from support.gallery import RecordedCase, recorded_cases
 from support.patients import finding_of, ids_of, words_of
 
@@ -33,7 +33,7 @@ def _check_text(report: Report) -> None:
     """The text tells every finding of the JSON, in its order, with its status and its remedy's commands."""
     rest = report_text(report, ASCII)
     for finding in report_to_json(report)["findings"]:
-        line = f"  {ASCII.of[Status(finding['status'])]} {finding['summary']}\n"
+        line = f"  {ASCII[Status(finding['status'])]} {finding['summary']}\n"
         assert line in rest
         rest = rest.partition(line)[2]
         if finding["status"] in {"warning", "error"} and finding["remedy"]:

@@ -32,9 +32,10 @@ from moondream_station.core.home.locks import activation_lock, announce_station
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
-from moondream_station.doctor.checks.leftovers import leftovers, repair
+from moondream_station.doctor.checks.environments import leftovers
+from moondream_station.doctor.checks.findings import Report, Status
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report.findings import Report, Status
+from moondream_station.doctor.repair import repair
 from support import machines as m
 from support.environments import made_home
 from support.patients import ALONE, Here, finding_of, ids_of, install, site_packages_of, words_of
@@ -315,7 +316,7 @@ async def test_left_overs_are_found_and_repaired(home: Home) -> None:
     done = await repair(home)
     assert len(done) == 6
     assert all(text.startswith("Removed ") for text in done)
-    assert leftovers(home) == ()
+    assert leftovers(home) == []
     again = await examined(home)
     assert not stale & ids_of(again.findings, Status.WARNING)
     assert finding_of(again, "environments.active").status is Status.OK
@@ -331,7 +332,7 @@ async def test_nothing_is_repaired_while_an_activation_runs(home: Home) -> None:
         report = await examined(home)
         assert finding_of(report, "environments.leftovers").status is Status.OK
         assert "switch m" in finding_of(report, "station.activation").summary
-    assert leftovers(home) == ("environments/0badc0de-0001",)
+    assert leftovers(home) == ["environments/0badc0de-0001"]
 
 
 async def test_nothing_is_repaired_where_there_is_no_home(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.doctor.checks.findings import Report, Status, report_to_json
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report.findings import Report, Section, Status, report_to_json
 from support import machines as m
 from support.patients import finding_of, ids_of, words_of
 from tools.reference.schemas import schemas
@@ -284,7 +284,7 @@ async def test_what_could_not_be_found_out_is_not_called_absent(tmp_path: Path) 
 async def test_a_machine_elsewhere_is_not_asked_about_this_computer(tmp_path: Path) -> None:
     """Disk, network, environments and station are skipped; the home is not touched."""
     report = await examined(WELL["RTX 4090"], tmp_path)
-    elsewhere = {Section.DISK, Section.NETWORK, Section.ENVIRONMENTS, Section.STATION}
+    elsewhere = {"disk", "network", "environments", "station"}
     statuses = {one.status for one in report.findings if one.section in elsewhere}
     assert statuses == {Status.SKIPPED}
     assert not Home(root=tmp_path / "home").root.exists()

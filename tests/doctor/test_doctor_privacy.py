@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
+from moondream_station.doctor.checks.findings import Remedy, Verdict, ok, report_to_json, warning
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report.findings import Remedy, Verdict, ok, report_to_json, warning
-from moondream_station.doctor.report.privacy import cleaner
-from moondream_station.doctor.report.text import ASCII, report_text
+from moondream_station.doctor.privacy import cleaner
+from moondream_station.doctor.text import ASCII, report_text
 from support import machines as m
 from support.environments import made_home
 from support.patients import Here, install, site_packages_of

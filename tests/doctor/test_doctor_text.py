@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from moondream_station.doctor.checks.findings import Finding, Remedy, Report, Status, report_to_json
 from moondream_station.doctor.registry import CHECKS
-from moondream_station.doctor.report.findings import Finding, Remedy, Report, Section, Status, report_to_json
-from moondream_station.doctor.report.text import ASCII, UNICODE, report_text, symbols_for
+from moondream_station.doctor.text import ASCII, UNICODE, in_colour, report_text, symbols_for
 
 
-def finding(section: Section, status: Status, summary: str, **more: object) -> Finding:
+def finding(section: str, status: Status, summary: str, **more: object) -> Finding:
     """A finding."""
     fields = {"id": f"{section}.it", "status": status, "summary": summary, **more}
     return Finding(seconds=0.1, **fields)  # type: ignore[arg-type]
@@ -18,16 +18,16 @@ def finding(section: Section, status: Status, summary: str, **more: object) -> F
 
 REPORT = Report(
     (
-        finding(Section.MACHINE, Status.OK, "Linux.", detail="not shown"),
+        finding("machine", Status.OK, "Linux.", detail="not shown"),
         finding(
-            Section.GPU,
+            "gpu",
             Status.ERROR,
             "Out of step.",
             detail="seen this\nand that",
             remedy=Remedy(text="Restart.", commands=("sudo reboot", "nvidia-smi")),
         ),
-        finding(Section.GPU, Status.WARNING, "Too old."),
-        finding(Section.DISK, Status.SKIPPED, "Not checked."),
+        finding("gpu", Status.WARNING, "Too old."),
+        finding("disk", Status.SKIPPED, "Not checked."),
     )
 )
 
@@ -73,7 +73,7 @@ def test_symbols_are_those_that_can_be_shown() -> None:
 
 def test_colours_are_around_the_symbols_alone() -> None:
     """So that a line can be copied."""
-    assert "\x1b[31m[x]\x1b[0m Out of step.\n" in report_text(REPORT, ASCII.in_colour())
+    assert "\x1b[31m[x]\x1b[0m Out of step.\n" in report_text(REPORT, in_colour(ASCII))
 
 
 def test_every_check_is_documented() -> None:

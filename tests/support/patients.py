@@ -18,7 +18,7 @@ from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorded import RecordedMachine
 from moondream_station.core.resolve.pylock import write_pylock
-from moondream_station.doctor.report.findings import Finding, Report, Status
+from moondream_station.doctor.checks.findings import Finding, Report, Status
 from support.environments import lock_of, locked_file
 from support.wheels import torch_wheel
 

@@ -11,7 +11,6 @@ from typing import Literal, TypeAlias
 import anyio
 import psutil
 
-from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.backends.code_store import unnamed_code
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.environments.store import Committed, committed_environments, sweep
@@ -49,7 +48,6 @@ async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None],
         found = await anyio.to_thread.run_sync(_find, home)
         if not dry_run:
             await sweep(home)
-            await anyio.to_thread.run_sync(sweep_code, home)
             for unreferenced in found:
                 await anyio.to_thread.run_sync(remove, unreferenced.path)
     return found

@@ -20,7 +20,6 @@ from moondream_station.core.activation.candidates import Candidates, no_build
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.prune import freeable_bytes
 from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.backends.code_store import sweep as sweep_code
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import Catalog
@@ -118,8 +117,7 @@ class Workshop:
     async def sweep(self) -> None:
         """Remove what an earlier activation left half done."""
         await sweep(self._tools.home)
-        for sweep_more in (sweep_code, sweep_cancel_requests):
-            await anyio.to_thread.run_sync(sweep_more, self._tools.home)
+        await anyio.to_thread.run_sync(sweep_cancel_requests, self._tools.home)
 
     @asynccontextmanager
     async def providing(self, backend_id: str) -> AsyncIterator[Callable[[], BackendCode]]:

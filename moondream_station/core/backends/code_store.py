@@ -106,13 +106,6 @@ def put(home: Home, folder: Path, record: CodeRecord, backend_id: str, version: 
     return code_in(place, record, backend_id, version, place=name)
 
 
-def sweep(home: Home) -> None:
-    """Remove what an interrupted run left half done. Only while holding `activation.lock`."""
-    for pattern in (f"*/{TEMPORARY}*", "*/.trash-*", "*/*/.trash-*"):
-        for folder in home.backends.glob(pattern):
-            remove_tree(folder)
-
-
 def unnamed_code(home: Home, places: AbstractSet[str]) -> Iterator[Path]:
     """The folders and files in `backends` that belong to none of the places that commits name."""
     named = {home.backends / place for place in places}

@@ -6,6 +6,7 @@ to pip. `__pycache__` is not looked at: Python writes it, and no RECORD of a whe
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import os
@@ -67,6 +68,32 @@ def own_files(venv: Path) -> dict[str, str]:
         for path in paths
         if path.is_symlink() or path.is_file()
     }
+
+
+def rewritten_files(venv: Path, since_ns: int) -> tuple[str, ...]:
+    """The files that were written after a moment and whose content is not what their package's RECORD says.
+
+    An environment is never changed after its commit, so most often there is nothing to read. A change that
+    kept its file's times is not detected, and a file that is missing is the matter of `check_records`.
+    """
+    return tuple(
+        row[0]
+        for folder in _dist_infos(venv)
+        for row in _read_record(folder, [])
+        if len(row) > 1 and row[1].startswith("sha256=")
+        if _is_rewritten(folder.parent / row[0], row[1], since_ns)
+    )
+
+
+def _is_rewritten(path: Path, expected: str, since_ns: int) -> bool:
+    try:
+        if os.stat(path).st_mtime_ns <= since_ns:  # noqa: PTH116  pathlib costs three times as much here
+            return False
+    except FileNotFoundError:
+        return False
+    with path.open("rb") as file:
+        digest = base64.urlsafe_b64encode(hashlib.file_digest(file, "sha256").digest())
+    return digest.rstrip(b"=").decode() != expected.removeprefix("sha256=")
 
 
 def owner_of(venv: Path, name: str) -> str | None:

@@ -17,6 +17,7 @@ from typing import Literal
 import anyio
 import anyio.to_thread
 
+from moondream_station.core.backends.code_store import TEMPORARY
 from moondream_station.core.environments.records import changed_names, check_records, own_files
 from moondream_station.core.facts.codec import from_json, to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
@@ -310,13 +311,14 @@ async def sweep(home: Home) -> tuple[str, ...]:
             not be removed.
     """
     with writing_to(home.root):
-        rubbish = await anyio.to_thread.run_sync(_rubbish, home)
+        rubbish = await anyio.to_thread.run_sync(unfinished, home)
         # Left running where it is cancelled, after it is known what goes: nobody uses these names again.
         await anyio.to_thread.run_sync(_remove_all, rubbish, abandon_on_cancel=True)
     return tuple(str(path.relative_to(home.root)) for path in rubbish)
 
 
-def _rubbish(home: Home) -> tuple[Path, ...]:
+def unfinished(home: Home) -> tuple[Path, ...]:
+    """What `sweep` would remove; some of it may belong to an activation that runs."""
     active = read_active(home).environments
     half_done = [
         place.path for place in _places(home) if place.name not in active and not place.commit.exists()
@@ -327,6 +329,8 @@ def _rubbish(home: Home) -> tuple[Path, ...]:
             (home.environments, ".trash-*"),
             (home.backends, ".trash-*"),
             (home.backends, "*/.trash-*"),
+            (home.backends, "*/*/.trash-*"),
+            (home.backends, f"*/{TEMPORARY}*"),
             (home.downloads, ".trash-*"),
             (home.cache, "lock-*"),
             (home.cache, ".trash-*"),

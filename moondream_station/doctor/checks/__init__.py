@@ -1,1 +1,1 @@
-"""What the doctor examines, one module a subject."""
+"""What the doctor checks, one module a subject, and the facts that several checks need."""

@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 
-import anyio.lowlevel
-
 from moondream_station.core.backends.backend_code import requirements_of
 from moondream_station.core.backends.code_store import read_backend
 from moondream_station.core.bus.journal import latest_activation, read_activation, read_history
@@ -22,9 +20,8 @@ from moondream_station.core.facts.events import (
     WorkerStopped,
 )
 from moondream_station.core.home.layout import Home
-from moondream_station.doctor.patient.patient import Patient, in_thread
-from moondream_station.doctor.patient.shared import Unknowable
-from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, problem, warning
+from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
+from moondream_station.doctor.checks.patient import Patient, Unknowable, in_thread
 
 _LAST_LINES = 10
 _TAIL_BYTES = 64 << 10
@@ -37,12 +34,11 @@ async def manifest(patient: Patient) -> Verdict:
     try:
         read = await patient.manifest.get()
     except Unknowable as unknown:
-        await anyio.lowlevel.checkpoint()
         remedy = Remedy(f"Correct {_SET_BY}; without both the built-in one is used.")
-        return error("The manifest can't be used.", remedy, detail=unknown.reason)
+        return error("The manifest can't be used.", remedy, unknown.reason)
     if read.warning is not None:
         remedy = Remedy(f"Check the network, and the address in {_SET_BY}.")
-        return warning("An older copy of the manifest is used.", remedy, detail=read.warning)
+        return warning("An older copy of the manifest is used.", remedy, read.warning)
     count = len(read.models)
     return ok(f"The manifest names {count} {'model' if count == 1 else 'models'}.")
 
@@ -58,7 +54,7 @@ async def model(patient: Patient) -> Verdict:
     system = None if patient.is_here else patient.machine.facts.system
     reason = catalog.unsupported_reason(subject.model, system=system)
     if reason is not None:
-        return error(f"{subject.words} can't be used here.", remedy, detail=reason)
+        return error(f"{subject.words} can't be used here.", remedy, reason)
     if not subject.is_active:
         return ok(f"No model is active; the default one is {subject.model}.")
     return ok(f"{subject.words} is supported here.")
@@ -97,8 +93,8 @@ async def worker(patient: Patient) -> Verdict:
         "Read its last lines; reinstall it if they do not tell what to do.",
         (f"moondream-station logs {name}", f"moondream-station switch {name} --upgrade"),
     )
-    lines = await in_thread(last_lines, patient.home, subject.model)
-    return error(f"The worker of {subject.model} crashed when it last ran.", remedy, detail=lines)
+    lines = await in_thread(_last_lines, patient.home, subject.model)
+    return error(f"The worker of {subject.model} crashed when it last ran.", remedy, lines)
 
 
 def _has_crashed(events: Sequence[Event], model: str) -> bool:
@@ -125,16 +121,15 @@ def _has_crashed(events: Sequence[Event], model: str) -> bool:
     return crashed
 
 
-def last_lines(home: Home, model: str) -> tuple[str, ...]:
+def _last_lines(home: Home, model: str) -> list[str]:
     """The last lines that a model's worker wrote; none where it never wrote any."""
     try:
         with home.worker_log(model).open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
+            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
-        return ()
-    return tuple(line for line in text.splitlines() if line.strip())[-_LAST_LINES:]
+        return []
+    return [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
 
 
 async def activation(patient: Patient) -> Verdict:
@@ -146,7 +141,7 @@ async def activation(patient: Patient) -> Verdict:
         return ok("The last switch did not fail." if events else "No switch has been made yet.")
     subject = await patient.subject.get()
     has_log = failed.stage in {"start", "verify"}
-    lines = await in_thread(last_lines, patient.home, failed.model) if has_log else ()
+    lines = await in_thread(_last_lines, patient.home, failed.model) if has_log else []
     name = shlex.quote(failed.model)
     return problem(
         f"The last switch, to {failed.model}, failed at {failed.stage} ({failed.error.code}).",
@@ -154,6 +149,6 @@ async def activation(patient: Patient) -> Verdict:
             failed.error.hint or "Retry once the cause is gone.",
             (f"moondream-station logs {name}", f"moondream-station switch {name}"),
         ),
+        (failed.error.message, *lines),
         fatal=failed.model == subject.model and not subject.is_installed,
-        detail=(failed.error.message, *lines),
     )

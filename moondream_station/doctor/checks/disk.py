@@ -10,8 +10,8 @@ from typing import Final
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind
 from moondream_station.core.home.space import in_words
-from moondream_station.doctor.patient.patient import Patient, in_thread
-from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, problem, warning
+from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
+from moondream_station.doctor.checks.patient import Patient, in_thread
 
 _GB = 1_000_000_000
 
@@ -27,7 +27,6 @@ _WHEEL_BYTES: Final = {
 }
 _RUNNING_BYTES: Final = _GB // 2
 """Journals, logs and a backend's temporary files."""
-
 _REMEDY = Remedy(
     "Free some space: `prune` removes what nothing refers to. "
     "Or set MOONDREAM_STATION_HOME to a folder on a larger disk.",
@@ -37,7 +36,7 @@ _REMEDY = Remedy(
 
 async def space(patient: Patient) -> Verdict:
     """Whether there is room to run, and to install the build where the model is not installed."""
-    free = await in_thread(_free_bytes, patient.home.root)
+    free = (await in_thread(shutil.disk_usage, _existing(patient.home.root))).free
     subject = await patient.subject.get()
     if subject.is_installed:
         if free < _RUNNING_BYTES:
@@ -47,14 +46,11 @@ async def space(patient: Patient) -> Verdict:
     kind = planned.kind or Kind.CPU
     wheels = _WHEEL_BYTES[kind]
     needed = int(wheels * (1 + load_catalog().unpacked_factor(kind)))
-    words = f"{in_words(free)} are free for the home; {planned.build_name} needs about {in_words(needed)}."
+    build = planned.selection.build or "no build"
+    words = f"{in_words(free)} are free for the home; {build} needs about {in_words(needed)}."
     if free < needed:
         return problem(f"Only {words}", _REMEDY, fatal=free < wheels)
     return ok(words)
-
-
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(_existing(folder)).free
 
 
 def _existing(folder: Path) -> Path:
@@ -67,17 +63,12 @@ async def home(patient: Patient) -> Verdict:
 
 
 def _check_home(root: Path) -> Verdict:
+    if root.is_dir() or not root.exists():
+        if os.access(_existing(root), os.W_OK | os.X_OK):
+            when = "is writable" if root.exists() else "does not exist yet; it is created when it is needed"
+            return ok(f"The home {root} {when}.")
+        fault = "is not writable" if root.exists() else "does not exist and can't be created"
+    else:
+        fault = "is not a folder"
     remedy = Remedy("Set MOONDREAM_STATION_HOME to a folder that you may write to.")
-    if not root.exists():
-        if _is_writable(_existing(root)):
-            return ok(f"The home {root} does not exist yet; it is created when it is needed.")
-        return error(f"The home {root} does not exist and can't be created.", remedy)
-    if not root.is_dir():
-        return error(f"The home {root} is not a folder.", remedy)
-    if not _is_writable(root):
-        return error(f"The home {root} is not writable.", remedy)
-    return ok(f"The home {root} is writable.")
-
-
-def _is_writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK | os.X_OK)
+    return error(f"The home {root} {fault}.", remedy)

@@ -2,81 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from moondream_station.core.builds.naming import Kind
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia_smi import Trouble
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.doctor.patient.patient import Examined, Patient
-from moondream_station.doctor.patient.planned import Planned
-from moondream_station.doctor.report.findings import Remedy, Verdict, ok, problem, skipped, warning
+from moondream_station.doctor.checks.findings import Remedy, Verdict, ok, problem, skipped, warning
+from moondream_station.doctor.checks.patient import Examined, Patient
+from moondream_station.doctor.checks.planned import Planned
 
 _DRIVERS = "https://www.nvidia.com/drivers"
+_TIMED_OUT, _NO_CUDA = "timed out", "no CUDA library"
 
-
-@dataclass(frozen=True, slots=True)
-class _Ailment:
-    """A driver that is installed and does not work; an incurable one serves no build."""
-
-    shows: Callable[[Examined], bool]
-    summary: str
-    remedy: Remedy
-    is_incurable: bool = False
-
-
-def _complains(trouble: Trouble) -> Callable[[Examined], bool]:
-    return lambda machine: trouble in machine.nvidia_smi.troubles
-
-
-def _is_out_of_step(machine: Examined) -> bool:
-    loaded, kernel = machine.nvidia_smi.version, machine.kernel_driver
-    differ = loaded is not None and kernel is not None and loaded != kernel
-    return differ or Trouble.MISMATCH in machine.nvidia_smi.troubles
-
-
-_AILMENTS: Final = (
-    _Ailment(
-        _is_out_of_step,
+_AILMENTS: Final = {
+    Trouble.MISMATCH: (
         "The NVIDIA driver and its library have different versions.",
         Remedy("Restart the computer.", ("sudo reboot",)),
-        is_incurable=True,
     ),
-    _Ailment(
-        _complains(Trouble.NO_PERMISSION),
+    Trouble.NO_PERMISSION: (
         "This user may not use the NVIDIA GPU.",
         Remedy(
             "Join the groups that own /dev/nvidia*, and log in again.",
             ('sudo usermod -aG video,render "$USER"',),
         ),
-        is_incurable=True,
     ),
-    _Ailment(
-        _complains(Trouble.BLOCKED),
+    Trouble.BLOCKED: (
         "Windows keeps the GPU from WSL.",
         Remedy("Update its driver for Windows, then WSL.", ("wsl --update",)),
     ),
-    _Ailment(
-        _complains(Trouble.NVML),
+    Trouble.NVML: (
         "nvidia-smi can't reach the GPU.",
         Remedy("In a container, restart the container; otherwise restart the computer."),
     ),
-    _Ailment(
-        lambda machine: machine.nvidia_smi.outcome is Outcome.TIMED_OUT,
+    _TIMED_OUT: (
         "nvidia-smi did not answer in time.",
         Remedy("Run it by hand; if it hangs there too, restart the computer.", ("nvidia-smi",)),
     ),
-    _Ailment(
-        lambda machine: machine.nvidia_smi.cuda_shown in {"N/A", "ERR!"},
+    _NO_CUDA: (
         "The NVIDIA driver's CUDA library is missing.",
         Remedy(
             "Give the container the driver's CUDA library, or reinstall the driver.",
             ("docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility IMAGE",),
         ),
     ),
-)
+}
+"""What keeps an installed driver from working, the most telling first."""
+_INCURABLE: Final = {Trouble.MISMATCH, Trouble.NO_PERMISSION}
+"""With these no build is served."""
 
 
 async def driver(patient: Patient) -> Verdict:
@@ -91,17 +64,24 @@ async def driver(patient: Patient) -> Verdict:
     if version is None:
         return ok("No NVIDIA GPU was found, so no NVIDIA driver is needed.")
     cuda = planned.capabilities.nvidia_cuda
-    return ok(
-        f"NVIDIA driver {version}{f', for CUDA up to {cuda}' if cuda else ''}.", _newer_build_note(planned)
-    )
+    summary = f"NVIDIA driver {version}{f', for CUDA up to {cuda}' if cuda else ''}."
+    return ok(summary, _newer_build_note(planned))
 
 
 def _ailing(machine: Examined, planned: Planned) -> Verdict | None:
-    ailment = next((ailment for ailment in _AILMENTS if ailment.shows(machine)), None)
-    if ailment is None:
-        return None
-    fatal = ailment.is_incurable and planned.kind is Kind.CUDA
-    return problem(ailment.summary, ailment.remedy, fatal=fatal, detail=planned.capabilities.notes)
+    smi, kernel = machine.nvidia_smi, machine.kernel_driver
+    ailments: set[str] = {*smi.troubles}
+    if smi.version is not None and kernel is not None and smi.version != kernel:
+        ailments.add(Trouble.MISMATCH)
+    if smi.outcome is Outcome.TIMED_OUT:
+        ailments.add(_TIMED_OUT)
+    if smi.cuda_shown in {"N/A", "ERR!"}:
+        ailments.add(_NO_CUDA)
+    for ailment, (summary, remedy) in _AILMENTS.items():
+        if ailment in ailments:
+            fatal = ailment in _INCURABLE and planned.kind is Kind.CUDA
+            return problem(summary, remedy, planned.capabilities.notes, fatal=fatal)
+    return None
 
 
 def _missing(machine: Examined, planned: Planned) -> Verdict | None:
@@ -115,24 +95,23 @@ def _missing(machine: Examined, planned: Planned) -> Verdict | None:
         summary = f"The library of the driver of {name} is missing."
     else:
         summary = f"{name} has no NVIDIA driver."
-    return warning(summary, _install(planned, planned.lowest_driver()), detail=planned.capabilities.notes)
+    return warning(summary, _install(planned, planned.lowest_driver()), planned.capabilities.notes)
 
 
 def _too_old(planned: Planned) -> Verdict | None:
     """A driver that suffices for no build, or not for the one that was set by name."""
-    installed, build = planned.capabilities.nvidia_driver, planned.build
+    installed, forced = planned.capabilities.nvidia_driver, planned.forced
     if installed is None or not planned.case.hardware.of_kind(Kind.CUDA).gpus:
         return None
-    if planned.is_forced and build is not None and build.kind is Kind.CUDA:
-        sentence = planned.case.hardware.why_not_build(build)
-        if sentence is None:
-            return None
+    if forced is not None:
+        chosen = planned.build if planned.kind is Kind.CUDA else None
+        sentence = chosen and planned.case.hardware.why_not_build(chosen)
         needed = planned.needed_driver or planned.lowest_driver()
-        return problem(sentence, _install(planned, needed), fatal=True)
-    if planned.kind is Kind.CUDA or planned.is_forced or planned.with_newest_driver().kind is not Kind.CUDA:
+        return problem(sentence, _install(planned, needed), fatal=True) if sentence else None
+    if planned.kind is Kind.CUDA or planned.with_newest_driver().kind is not Kind.CUDA:
         return None
     summary = f"NVIDIA driver {installed} is too old for every build that this machine could use."
-    return warning(summary, _install(planned, planned.lowest_driver()), detail=planned.idle_gpus)
+    return warning(summary, _install(planned, planned.lowest_driver()), planned.idle_gpus)
 
 
 def _install(planned: Planned, lowest: str | None) -> Remedy:
@@ -140,15 +119,14 @@ def _install(planned: Planned, lowest: str | None) -> Remedy:
     match planned.capabilities.surroundings, planned.capabilities.system:
         case "jetson", _:
             which = f" whose driver is {lowest} or newer" if lowest else ""
-            return Remedy(f"On a Jetson the driver comes with JetPack: install one{which}.")
+            text = f"On a Jetson the driver comes with JetPack: install one{which}."
         case "wsl2", _:
-            return Remedy(f"Install {newest}, in Windows: WSL2 uses that one ({_DRIVERS}).")
+            text = f"Install {newest}, in Windows: WSL2 uses that one ({_DRIVERS})."
         case _, "Linux":
-            return Remedy(
-                f"Install {newest}, with your distribution's tool or from {_DRIVERS}. Then restart."
-            )
+            text = f"Install {newest}, with your distribution's tool or from {_DRIVERS}. Then restart."
         case _:
-            return Remedy(f"Install {newest}, from {_DRIVERS}. Then restart.")
+            text = f"Install {newest}, from {_DRIVERS}. Then restart."
+    return Remedy(text)
 
 
 def _newer_build_note(planned: Planned) -> str | None:

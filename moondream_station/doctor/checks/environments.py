@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shlex
 
-import anyio.lowlevel
-
+from moondream_station.core.environments.records import rewritten_files
 from moondream_station.core.environments.store import Committed, check_whole
+from moondream_station.core.environments.store import unfinished as unfinished_in
 from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable
 from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder
-from moondream_station.doctor.checks.contents import changed_files
-from moondream_station.doctor.checks.leftovers import leftovers
-from moondream_station.doctor.patient.patient import Patient, in_thread
-from moondream_station.doctor.patient.subject import committed_of
-from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, warning
+from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, warning
+from moondream_station.doctor.checks.patient import Patient, in_thread
+from moondream_station.doctor.checks.subject import committed_of
 
 _NAMED_AT_MOST = 3
 
@@ -24,37 +23,35 @@ async def active(patient: Patient) -> Verdict:
     try:
         await in_thread(read_active, patient.home)
     except HomeUnusable as unusable:
-        await anyio.lowlevel.checkpoint()
         return error(unusable.message, Remedy(unusable.hint or "Move the file away."))
     subject = await patient.subject.get()
     if subject.record is None:
         return ok("No model has an environment yet.")
-    reinstall = _reinstall(subject.model)
+    name = shlex.quote(subject.model or "MODEL")
+    reinstall = Remedy(
+        "Reinstall it; an environment is never repaired in place.",
+        (f"moondream-station remove {name}", f"moondream-station switch {name}"),
+    )
     if subject.committed is None:
         return error(f"The environment of {subject.words.lower()} is gone.", reinstall)
     broken = await _why_broken(subject.committed)
     if broken is not None:
-        return error(f"The environment of {subject.model} is not whole.", reinstall, detail=broken)
-    changed = await in_thread(changed_files, subject.committed.place)
+        return error(f"The environment of {subject.model} is not whole.", reinstall, broken)
+    changed = await in_thread(_changed, subject.committed)
     if changed:
-        summary = f"The environment of {subject.model} changed since it was committed."
-        return warning(summary, reinstall, detail=_named(changed))
+        return warning(
+            f"The environment of {subject.model} changed since it was committed.", reinstall, changed
+        )
     files = f"{subject.committed.record.file_count} files"
     return ok(f"The environment of {subject.model} is whole ({files}).")
 
 
-def _named(changed: tuple[str, ...]) -> str:
-    more = len(changed) - _NAMED_AT_MOST
-    named = ", ".join(changed[:_NAMED_AT_MOST])
-    return f"Changed since they were installed: {named}" + (f", and {more} more." if more > 0 else ".")
-
-
-def _reinstall(model: str | None) -> Remedy:
-    name = shlex.quote(model or "MODEL")
-    return Remedy(
-        "Reinstall it; an environment is never repaired in place.",
-        (f"moondream-station remove {name}", f"moondream-station switch {name}"),
-    )
+def _changed(committed: Committed) -> str | None:
+    place = committed.place
+    names = rewritten_files(place.venv, place.commit.stat().st_mtime_ns)
+    more = f", and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+    named = ", ".join(names[:_NAMED_AT_MOST])
+    return f"Changed since they were installed: {named}{more}." if names else None
 
 
 async def others(patient: Patient) -> Verdict:
@@ -66,7 +63,7 @@ async def others(patient: Patient) -> Verdict:
     for model, record in records.items():
         committed = await in_thread(committed_of, patient.home, record)
         gone = f"The environment {record.environment} is gone."
-        why = gone if committed is None else await _why_broken(committed)
+        why = await _why_broken(committed) if committed else gone
         if why is not None:
             broken[model] = why
     if broken:
@@ -76,7 +73,7 @@ async def others(patient: Patient) -> Verdict:
                 "Leave it, or remove the model.",
                 tuple(f"moondream-station remove {shlex.quote(model)}" for model in broken),
             ),
-            detail=[f"{model}: {why}" for model, why in broken.items()],
+            [f"{model}: {why}" for model, why in broken.items()],
         )
     if not records:
         return ok("No other model has an environment.")
@@ -87,7 +84,6 @@ async def _why_broken(committed: Committed) -> str | None:
     try:
         await check_whole(committed)
     except EnvironmentBroken as broken:
-        await anyio.lowlevel.checkpoint()
         return broken.message
     return None
 
@@ -100,4 +96,9 @@ async def unfinished(patient: Patient) -> Verdict:
     if not paths:
         return ok("Nothing was left unfinished.")
     remedy = Remedy("The next switch removes it; to do so now:", ("moondream-station doctor --fix",))
-    return warning("An earlier activation left something unfinished.", remedy, detail=paths)
+    return warning("An earlier activation left something unfinished.", remedy, paths)
+
+
+def leftovers(home: Home) -> list[str]:
+    """What an activation left unfinished, by path below the home; of one that runs, too."""
+    return sorted(path.relative_to(home.root).as_posix() for path in unfinished_in(home))

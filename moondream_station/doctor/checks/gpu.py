@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from packaging.version import Version
@@ -10,14 +11,14 @@ from packaging.version import Version
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia_smi import Trouble
-from moondream_station.core.facts.capabilities import Gpu
+from moondream_station.core.facts.capabilities import Gpu, Vendor
 from moondream_station.core.home.space import in_words
-from moondream_station.doctor.patient.patient import Patient, in_thread
-from moondream_station.doctor.patient.planned import Planned
-from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, problem, skipped, warning
+from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, skipped, warning
+from moondream_station.doctor.checks.patient import Patient, in_thread
+from moondream_station.doctor.checks.planned import Planned
 
 _LOST = {Trouble.LOST, Trouble.UNREACHABLE}
-_GPU_KINDS = {Kind.CUDA: "nvidia", Kind.ROCM: "amd", Kind.XPU: "intel"}
+_GPU_KINDS: Mapping[Kind, Vendor] = {Kind.CUDA: "nvidia", Kind.ROCM: "amd", Kind.XPU: "intel"}
 _DEVICES = {Kind.CUDA: "nvidia[0-9]*", Kind.ROCM: "kfd", Kind.XPU: "dri/renderD*"}
 
 
@@ -27,24 +28,23 @@ async def devices(patient: Patient) -> Verdict:
     gpus = [_gpu_line(gpu) for gpu in machine.capabilities.gpus]
     if _LOST & set(machine.nvidia_smi.troubles):
         remedy = Remedy("Restart the computer; if that does not bring it back, check its power and slot.")
-        return warning("An NVIDIA GPU no longer answers on its bus.", remedy, detail=gpus)
+        return warning("An NVIDIA GPU no longer answers on its bus.", remedy, gpus)
     absence = _unusable(planned)
     if absence is not None:
         remedy = _visibility_remedy(absence, machine.capabilities.system)
-        return warning(f"{absence[0].upper()}{absence[1:]}.", remedy, detail=gpus)
-    if not gpus:
-        if any(planned.case.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
-            return skipped("GPUs could not be detected for certain.")
-        return ok("No GPU that PyTorch supports was found; models run on the CPU.")
-    variables = planned.capabilities.variables
-    return ok(f"{', '.join(gpus)}.", [f"{name}={value}" for name, value in variables.items()])
+        return warning(f"{absence[0].upper()}{absence[1:]}.", remedy, gpus)
+    if gpus:
+        variables = planned.capabilities.variables
+        return ok(f"{', '.join(gpus)}.", [f"{name}={value}" for name, value in variables.items()])
+    if any(planned.case.hardware.of_kind(kind).uncertain for kind in _GPU_KINDS):
+        return skipped("GPUs could not be detected for certain.")
+    return ok("No GPU that PyTorch supports was found; models run on the CPU.")
 
 
 def _unusable(planned: Planned) -> str | None:
     """Why GPUs that are there, or should be, are not seen; a missing driver is the driver's own matter."""
     for kind, vendor in _GPU_KINDS.items():
-        in_use = planned.case.hardware.of_kind(kind)
-        gpus = [gpu for gpu in planned.capabilities.gpus if gpu.vendor == vendor]
+        in_use, gpus = planned.case.hardware.of_kind(kind), planned.capabilities.gpus_of(vendor)
         is_hidden = bool(gpus) and not in_use.gpus and "hides" in (in_use.absence or "")
         is_missing = not gpus and in_use.driver is not None
         if in_use.absence and (is_hidden or is_missing):
@@ -57,10 +57,8 @@ def _visibility_remedy(absence: str, system: str) -> Remedy:
         variable = absence.partition("=")[0]
         command = f"Remove-Item Env:{variable}" if system == "Windows" else f"unset {variable}"
         return Remedy("Unset the variable, unless it is meant.", (command,))
-    return Remedy(
-        "Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`.",
-        ("docker run --gpus all IMAGE",),
-    )
+    text = "Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`."
+    return Remedy(text, ("docker run --gpus all IMAGE",))
 
 
 def _gpu_line(gpu: Gpu) -> str:
@@ -77,37 +75,28 @@ async def build(patient: Patient) -> Verdict:
     """Which build this machine gets, and which GPUs it leaves idle."""
     planned, subject = await patient.planned_now(), await patient.subject.get()
     selection = planned.selection
+    see = Remedy("`moondream-station plan --machine FILE` shows the verdict on every build.")
+    if patient.is_here:
+        text = "See the verdict on every build, and what would change it."
+        see = Remedy(text, ("moondream-station plan",))
     if selection.build is None:
         # Without a requirement known here, nobody can say that the model can do without torch.
         fatal = subject.needs_torch or not patient.is_here
-        summary = "No PyTorch build can be installed here."
-        return problem(summary, _plan_remedy(patient), fatal=fatal, detail=selection.reason)
-    chosen = f"{selection.build} with torch {selection.torch}"
+        return problem("No PyTorch build can be installed here.", see, selection.reason, fatal=fatal)
     if planned.refusal is not None:
         text = "Let the station choose: remove the setting `strategy` or MOONDREAM_STATION_STRATEGY."
-        return error(
-            f"You set {selection.build}, but it can't run here.", Remedy(text), detail=planned.refusal
-        )
+        summary = f"You set {selection.build}, but it can't run here."
+        return error(summary, Remedy(text), planned.refusal)
+    would = f"This machine would get {selection.build} with torch {selection.torch}"
     if planned.idle_gpus:
         which = "its GPU" if planned.kind is Kind.CPU else "a better GPU"
-        summary = f"This machine would get {chosen}, which leaves {which} idle."
-        return warning(summary, _plan_remedy(patient), detail=planned.idle_gpus)
+        return warning(f"{would}, which leaves {which} idle.", see, planned.idle_gpus)
     if planned.doubts:
-        summary = f"This machine would get {chosen}, because GPUs could not be detected for certain."
-        return warning(summary, _plan_remedy(patient), detail=planned.doubts)
+        return warning(f"{would}, because GPUs could not be detected for certain.", see, planned.doubts)
     if left_out := _left_out(planned):
         text = "Models run on the others. Hide the GPUs that are left out, or use them on another machine."
-        summary = f"This machine would get {chosen}, which does not serve every GPU."
-        return warning(summary, Remedy(text), detail=left_out)
-    return ok(f"This machine gets {chosen}.", (selection.reason, *selection.warnings))
-
-
-def _plan_remedy(patient: Patient) -> Remedy:
-    if patient.is_here:
-        return Remedy(
-            "See the verdict on every build, and what would change it.", ("moondream-station plan",)
-        )
-    return Remedy("`moondream-station plan --machine FILE` shows the verdict on every build.")
+        return warning(f"{would}, which does not serve every GPU.", Remedy(text), left_out)
+    return ok(f"{would.replace('would get', 'gets')}.", (selection.reason, *selection.warnings))
 
 
 def _left_out(planned: Planned) -> list[str]:
@@ -127,12 +116,12 @@ async def toolkit(patient: Patient) -> Verdict:
         return ok("No CUDA toolkit (nvcc) is installed, and none is needed.")
     if planned.capabilities.nvidia_driver is None:
         return ok(f"CUDA toolkit {nvcc} is installed without a driver; it is ignored.")
-    carrier = parse_build(subject.build) if subject.build else planned.build
+    record = subject.committed.record if subject.committed else None
+    carrier = parse_build(record.build) if record and record.build else planned.build
     if carrier is None or carrier.kind is not Kind.CUDA:
         return ok(f"CUDA toolkit {nvcc} is installed; the build here does not use CUDA.")
-    carried = carrier.toolkit
-    if subject.committed and (verification := subject.committed.record.verification):
-        carried = verification.cuda_version or carried
+    verification = record and record.verification
+    carried = (verification and verification.cuda_version) or carrier.toolkit
     if nvcc.split(".")[:2] == carried.split(".")[:2]:
         return ok(f"CUDA toolkit {nvcc} is the version that torch carries.")
     text = (
@@ -151,15 +140,13 @@ async def access(patient: Patient) -> Verdict:
     refused = await in_thread(_refused, _DEVICES[kind])
     if refused is None:
         return ok("The GPU's devices can be opened.")
-    remedy = Remedy(
-        "Join the groups that own the devices, and log in again.", ('sudo usermod -aG video,render "$USER"',)
-    )
+    text = "Join the groups that own the devices, and log in again."
+    remedy = Remedy(text, ('sudo usermod -aG video,render "$USER"',))
     return error(f"This user may not open the GPU's device {refused}.", remedy)
 
 
-def _refused(pattern: str) -> str | None:
+def _refused(pattern: str) -> Path | None:
     """A device that this user may not open, None where one may be opened or there is none."""
     paths = sorted(Path("/dev").glob(pattern))
-    if not paths or any(os.access(path, os.R_OK | os.W_OK) for path in paths):
-        return None
-    return str(paths[0])
+    is_open = any(os.access(path, os.R_OK | os.W_OK) for path in paths)
+    return paths[0] if paths and not is_open else None

@@ -1,14 +1,18 @@
-"""The machine itself: can PyTorch run on it at all, and did every probe answer."""
+"""The machine, and the Python that environments are made from: can PyTorch run here at all."""
 
 from __future__ import annotations
 
-import anyio.lowlevel
+import sys
 
+from moondream_station.core.builds.offers import in_words
 from moondream_station.core.facts.capabilities import Capabilities, Outcome
-from moondream_station.doctor.patient.patient import Patient
-from moondream_station.doctor.patient.shared import Unknowable
-from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, warning
+from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
+from moondream_station.core.resolve.interpreter import OLDEST_PYTHON, own_interpreter
+from moondream_station.core.resolve.uv_program import OLDEST_UV, find_uv
+from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
+from moondream_station.doctor.checks.patient import Patient, Unknowable, in_thread
 
+_BITS_32 = 2**32
 _UNKNOWN = {Outcome.FAILED, Outcome.TIMED_OUT}
 _SURROUNDINGS = {"wsl2": "WSL2", "jetson": "NVIDIA Jetson"}
 
@@ -21,17 +25,17 @@ async def platform(patient: Patient) -> Verdict:
     summary = f"{target.place} ({facts})" if facts else target.place
     if target.platform is None or (target.system == "Linux" and target.glibc is None):
         remedy = Remedy("Run the station on a platform that PyTorch has wheels for.")
-        return error(f"PyTorch does not run here: {summary}.", remedy, detail=planned.selection.reason)
+        return error(f"PyTorch does not run here: {summary}.", remedy, planned.selection.reason)
     return ok(f"{summary}.")
 
 
-def _facts(capabilities: Capabilities) -> list[str]:
-    facts = [capabilities.cpu_brand, _SURROUNDINGS.get(capabilities.surroundings or "")]
-    if capabilities.macos_version:
-        facts.append(f"macOS {capabilities.macos_version}")
+def _facts(machine: Capabilities) -> list[str]:
+    facts = [machine.cpu_brand, _SURROUNDINGS.get(machine.surroundings or "")]
+    if machine.macos_version:
+        facts.append(f"macOS {machine.macos_version}")
     else:
-        release = f"release {capabilities.release}" if capabilities.release else None
-        facts += [release, " ".join(capabilities.libc).strip()]
+        release = f"release {machine.release}" if machine.release else None
+        facts += [release, " ".join(machine.libc).strip()]
     return [fact for fact in facts if fact]
 
 
@@ -40,18 +44,73 @@ async def probes(patient: Patient) -> Verdict:
     try:
         reports = (await patient.examined.get()).capabilities.probes
     except Unknowable as unknown:
-        await anyio.lowlevel.checkpoint()
         remedy = Remedy("Report it: detection is built never to fail as a whole.")
-        return warning("This machine could not be detected.", remedy, detail=unknown.reason)
+        return warning("This machine could not be detected.", remedy, unknown.reason)
     detail = [
         f"{probe.probe}: {probe.outcome.replace('_', ' ')}, {probe.detail} ({probe.seconds:.1f} s)"
         for probe in reports
     ]
     unanswered = [probe.probe for probe in reports if probe.outcome in _UNKNOWN]
     if unanswered:
-        remedy = Remedy(
+        text = (
             "The build was chosen by the other probes. Run a program that does not answer by hand; a file "
             "that can't be read needs a permission."
         )
-        return warning(f"Some probes found no answer: {', '.join(unanswered)}.", remedy, detail=detail)
+        return warning(f"Some probes found no answer: {', '.join(unanswered)}.", Remedy(text), detail)
     return ok(f"All {len(reports)} probes answered.", detail)
+
+
+async def version(patient: Patient) -> Verdict:
+    """Whether PyTorch has wheels for this Python, and whether the station runs on it."""
+    if patient.is_here:
+        try:
+            await in_thread(own_interpreter)
+        except PythonUnsuitable as unsuitable:
+            # The message names the interpreter's place, which may be private; the cleaner takes it out.
+            return error(unsuitable.message, Remedy(unsuitable.hint or "Install CPython."))
+    planned = await patient.planned.get()
+    target = planned.case.target
+    python = f"{target.python_full}{', free-threaded' if target.free_threaded else ''}"
+    if planned.selection.build is None and not target.rosetta:
+        others = await in_thread(planned.other_pythons)
+        if others:
+            summary = f"PyTorch has no wheel for Python {target.python_minor} here."
+            return error(summary, _with_another(f"Python {in_words(others)}"), planned.selection.reason)
+    if target.python[:2] < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        others = await in_thread(planned.other_pythons)
+        newer = in_words(others) if others else f"{oldest} or newer"
+        return warning(
+            f"Python {python} is too old; the station needs {oldest}.", _with_another(f"Python {newer}")
+        )
+    return ok(f"Python {python}.")
+
+
+def _with_another(python: str, *commands: str) -> Remedy:
+    return Remedy(f"Install {python}, and reinstall the station with it.", commands)
+
+
+async def architecture(patient: Patient) -> Verdict:
+    """Whether Python was built for this machine's CPU."""
+    planned = await patient.planned.get()
+    if planned.case.target.rosetta:
+        return error(
+            "This Python is built for x86-64 and translated by Rosetta; PyTorch has no wheel for it.",
+            _with_another("an arm64 Python", "/opt/homebrew/bin/brew install python@3.13"),
+        )
+    if patient.is_here and sys.maxsize <= _BITS_32:
+        summary = "This Python is a 32-bit build; PyTorch has no wheel for it."
+        return error(summary, _with_another("a 64-bit Python"))
+    return ok(f"Python matches the CPU ({planned.capabilities.machine}).")
+
+
+async def uv(patient: Patient) -> Verdict:
+    """Whether the installer is there and new enough."""
+    try:
+        await find_uv(patient.environ)
+    except ProgramMissing as missing:
+        subject = await patient.subject.get()
+        command = f"python -m pip install 'uv>={OLDEST_UV}'"
+        remedy = Remedy("Install it into the station's environment.", (command,))
+        return problem(missing.message, remedy, fatal=not subject.is_installed)
+    return ok(f"uv {OLDEST_UV} or newer is installed.")

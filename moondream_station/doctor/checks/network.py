@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.index.offers import CollectedOffers
 from moondream_station.core.index.page_source import SourceReport
-from moondream_station.core.packaging.packaging_config import PackagingConfig
-from moondream_station.doctor.patient.patient import Patient
-from moondream_station.doctor.report.findings import Remedy, Verdict, ok, problem, warning
+from moondream_station.doctor.checks.findings import Remedy, Verdict, ok, problem, warning
+from moondream_station.doctor.checks.patient import Patient, Unknowable
 
 _REMEDIES = (
     (
@@ -47,31 +46,25 @@ _Reports = Sequence[SourceReport]
 async def settings(patient: Patient) -> Verdict:
     """Whether pip's and uv's settings can be used, and where packages come from."""
     try:
-        # Not the shared fact: what is wrong with the settings is for this check to say.
-        config = await patient.load_config()
-    except SettingsInvalid as invalid:
+        config = await patient.config.get()
+    except Unknowable as unknown:
         subject = await patient.subject.get()
-        return problem(
-            "pip's or uv's settings can't be used.",
-            Remedy(invalid.hint or "Correct it; this shows all of it:", _CONFIG_LIST),
-            fatal=not subject.is_installed,
-            detail=invalid.message,
-        )
+        hint = unknown.failure.hint if isinstance(unknown.failure, StationError) else None
+        remedy = Remedy(hint or "Correct it; this shows all of it:", _CONFIG_LIST)
+        summary = "pip's or uv's settings can't be used."
+        return problem(summary, remedy, unknown.reason, fatal=not subject.is_installed)
     if config.notes:
         summary = "Some of pip's or uv's settings are ignored."
-        return warning(summary, Remedy("Correct or remove them.", _CONFIG_LIST), detail=config.notes)
+        return warning(summary, Remedy("Correct or remove them.", _CONFIG_LIST), config.notes)
     places = len(config.index_urls)
-    return ok(f"Packages come from {places} {'index' if places == 1 else 'indexes'}.", _shown(config))
-
-
-def _shown(config: PackagingConfig) -> list[str]:
-    lines = [f"index: {redact_url(url)}" for url in config.index_urls]
-    lines += [f"find-links: {redact_url(url)}" for url in config.find_links]
-    lines += [
-        f"{scheme} proxy: {urlsplit(url).netloc.rpartition('@')[2]}" for scheme, url in config.proxies.items()
+    proxies = {scheme: urlsplit(url).netloc.rpartition("@")[2] for scheme, url in config.proxies.items()}
+    shown = [
+        *(f"index: {redact_url(url)}" for url in config.index_urls),
+        *(f"find-links: {redact_url(url)}" for url in config.find_links),
+        *(f"{scheme} proxy: {host}" for scheme, host in proxies.items()),
+        *(f"not checked: {host}" for host in config.trusted_hosts),
     ]
-    lines += [f"not checked: {host}" for host in config.trusted_hosts]
-    return lines
+    return ok(f"Packages come from {places} {'index' if places == 1 else 'indexes'}.", shown)
 
 
 async def torch_index(patient: Patient) -> Verdict:
@@ -123,21 +116,15 @@ def _verdict(name: str, reports: _Reports, *, fatal: bool) -> Verdict:
     has_answered = any(report.outcome == "ok" for report in reports)
     if has_answered and not failed:
         return ok(f"{name} answers, and has torch.", _lines(reports))
-    if failed:
-        reason, summary = failed[0], f"{name} can't be reached: {failed[0]}."
-    else:
-        reason = reports[0].detail if reports else "no address is set"
-        summary = f"{name} has no torch: {reason}."
+    reason = next(iter(failed), reports[0].detail if reports else "no address is set")
+    text = next((text for word, text in _REMEDIES if word in reason), _OTHERWISE)
+    # PyTorch's index is set in the station's own settings, which pip does not show.
+    remedy = Remedy(f"{text} {_MIRROR}") if name == _TORCH_INDEX else Remedy(text, _CONFIG_LIST)
     if has_answered:
-        return warning(f"{name} answers only in part.", _remedy(name, reason), detail=_lines(reports))
-    return problem(summary, _remedy(name, reason), fatal=fatal, detail=_lines(reports))
+        return warning(f"{name} answers only in part.", remedy, _lines(reports))
+    what = "can't be reached" if failed else "has no torch"
+    return problem(f"{name} {what}: {reason}.", remedy, _lines(reports), fatal=fatal)
 
 
 def _lines(reports: _Reports) -> list[str]:
     return [report.sentence for report in reports]
-
-
-def _remedy(name: str, detail: str) -> Remedy:
-    """What to do; PyTorch's index is set in the station's own settings, which pip does not show."""
-    text = next((text for word, text in _REMEDIES if word in detail), _OTHERWISE)
-    return Remedy(f"{text} {_MIRROR}") if name == _TORCH_INDEX else Remedy(text, _CONFIG_LIST)

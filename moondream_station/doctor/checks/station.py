@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import anyio.lowlevel
-
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import SettingsInvalid, UsageError
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder, read_station
 from moondream_station.core.home.settings import load_settings
-from moondream_station.doctor.checks.leftovers import is_holder_stale, is_station_stale
-from moondream_station.doctor.patient.patient import Patient, in_thread
-from moondream_station.doctor.report.findings import Remedy, Verdict, error, ok, warning
+from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, warning
+from moondream_station.doctor.checks.patient import Patient, in_thread
 
 _FIX = Remedy("The next start removes it; to do so now:", ("moondream-station doctor --fix",))
 
@@ -21,12 +19,10 @@ async def settings(patient: Patient) -> Verdict:
         loaded = await in_thread(load_settings, patient.home, patient.environ)
         check_strategy(loaded.strategy)
     except SettingsInvalid as invalid:
-        await anyio.lowlevel.checkpoint()
         return error(invalid.message, Remedy(invalid.hint or "Correct it."))
     except UsageError as unknown:
-        await anyio.lowlevel.checkpoint()
         summary = "The setting `strategy` is neither `auto` nor `guide` nor a build."
-        return error(summary, Remedy(unknown.hint or "Correct it."), detail=unknown.message)
+        return error(summary, Remedy(unknown.hint or "Correct it."), unknown.message)
     return ok("The settings are valid.")
 
 
@@ -56,3 +52,13 @@ async def activation(patient: Patient) -> Verdict:
     if await in_thread(is_holder_stale, patient.home):
         return warning("activation.json is of an activation that no longer runs.", _FIX)
     return ok("No activation is running.")
+
+
+def is_station_stale(home: Home) -> bool:
+    """Whether `station.json` is of a station that no longer runs."""
+    return home.station.exists() and read_station(home) is None
+
+
+def is_holder_stale(home: Home) -> bool:
+    """Whether `activation.json` is of an activation that no longer runs."""
+    return home.activation_holder.exists() and activation_holder(home) is None

@@ -14,11 +14,12 @@ import httpx2
 import pytest
 
 from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.backends.code_store import RECORD, read_backend, sweep, unnamed_code
+from moondream_station.core.backends.code_store import RECORD, read_backend, unnamed_code
 from moondream_station.core.backends.manifest import BackendInfo, Manifest, parse_manifest
 from moondream_station.core.backends.manifest_loader import read_built_in
 from moondream_station.core.backends.provide import backend_requirements, locate, provide_backend
 from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.environments.store import sweep
 from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable, HashMismatch, HomeUnusable
 from moondream_station.core.home.layout import Home
 from support.index_server import IndexServer
@@ -312,7 +313,7 @@ async def test_a_taking_that_was_interrupted_keeps_the_old_one(setting: Setting)
     (setting.home.backends / "test" / ".new-12345678" / "copied").mkdir(parents=True)
     (setting.home.backends / "test" / "1.0.0" / ".trash-12345678").mkdir()
     assert read_backend(setting.home, code.place) == code
-    sweep(setting.home)
+    await sweep(setting.home)
     assert setting.left_over() == {"1.0.0"}
     assert [path.name for path in code.folder.parent.iterdir()] == [code.folder.name]
     assert read_backend(setting.home, code.place) == code

@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
+
+from moondream_station.core.facts.codec import to_json
 
 FORMAT: Final = "moondream-station/doctor/1"
 
 
 class Status(StrEnum):
-    """How serious a finding is.
-
-    An error: the active or default model can't work now. A warning: it works worse than it could, or will
-    break; or nobody could find out.
-    """
+    """How serious a finding is."""
 
     OK = "ok"
     WARNING = "warning"
+    """The model works worse than it could, or will break; or nobody could find out."""
     ERROR = "error"
+    """The active or default model can't work now."""
     SKIPPED = "skipped"
-
-
-class Section(StrEnum):
-    """What checks are grouped by, in the order of the report."""
-
-    MACHINE = "machine"
-    GPU = "gpu"
-    PYTHON = "python"
-    TORCH = "torch"
-    NETWORK = "network"
-    DISK = "disk"
-    ENVIRONMENTS = "environments"
-    BACKENDS = "backends"
-    STATION = "station"
-
-    @classmethod
-    def of(cls, check: str) -> Section:
-        """The section that a check's id begins with."""
-        return cls(check.partition(".")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +33,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check concludes.
-
-    Args:
-        status: How serious it is.
-        summary: One sentence that can stand alone.
-        detail: What was seen, in as many lines as needed; None where the summary says it all.
-        remedy: What to do; None where nothing needs doing.
-    """
+    """What a check concludes: one sentence that can stand alone, and what was seen, in lines as needed."""
 
     status: Status
     summary: str
@@ -80,9 +54,9 @@ class Finding(Verdict):
         return cls(verdict.status, verdict.summary, verdict.detail, verdict.remedy, id=check, seconds=seconds)
 
     @property
-    def section(self) -> Section:
-        """What it is grouped under."""
-        return Section.of(self.id)
+    def section(self) -> str:
+        """What it is grouped under: what its check's id begins with."""
+        return self.id.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +73,10 @@ class Report:
 
 def report_to_json(report: Report) -> Mapping[str, Any]:
     """The report in the public shape, as docs/reference/schemas/doctor.json has it."""
-    return {
-        "format": FORMAT,
-        "ok": report.is_ok,
-        "findings": [_finding_to_json(finding) for finding in report.findings],
-    }
-
-
-def _finding_to_json(finding: Finding) -> dict[str, Any]:
-    remedy = finding.remedy
-    return {
-        "id": finding.id,
-        "section": str(finding.section),
-        "status": str(finding.status),
-        "summary": finding.summary,
-        "detail": finding.detail,
-        "remedy": None if remedy is None else {**asdict(remedy), "commands": list(remedy.commands)},
-        "seconds": round(finding.seconds, 6),
-    }
+    findings = [
+        {"id": finding.id, "section": finding.section, **to_json(finding)} for finding in report.findings
+    ]
+    return {"format": FORMAT, "ok": report.is_ok, "findings": findings}
 
 
 Detail = str | Iterable[str] | None
@@ -128,19 +88,19 @@ def ok(summary: str, detail: Detail = None) -> Verdict:
     return Verdict(Status.OK, summary, _text(detail))
 
 
-def warning(summary: str, remedy: Remedy | None = None, *, detail: Detail = None) -> Verdict:
+def warning(summary: str, remedy: Remedy | None, detail: Detail = None) -> Verdict:
     """The model works worse than it could, or will break, or nobody could find out."""
     return Verdict(Status.WARNING, summary, _text(detail), remedy)
 
 
-def error(summary: str, remedy: Remedy | None = None, *, detail: Detail = None) -> Verdict:
+def error(summary: str, remedy: Remedy, detail: Detail = None) -> Verdict:
     """The active or default model can't work now."""
     return Verdict(Status.ERROR, summary, _text(detail), remedy)
 
 
-def problem(summary: str, remedy: Remedy, *, fatal: bool, detail: Detail = None) -> Verdict:
+def problem(summary: str, remedy: Remedy, detail: Detail = None, *, fatal: bool) -> Verdict:
     """An error where the model can't work because of it, else a warning."""
-    return (error if fatal else warning)(summary, remedy, detail=detail)
+    return (error if fatal else warning)(summary, remedy, detail)
 
 
 def skipped(summary: str) -> Verdict:

@@ -14,9 +14,7 @@ from moondream_station.core.machine.protocol import PlatformFacts
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.redaction import local_identity, redact
 from moondream_station.core.packaging.packaging_config import PYPI_URL
-from moondream_station.doctor.report.findings import Verdict
-
-Clean = Callable[[Verdict], Verdict]
+from moondream_station.doctor.checks.findings import Verdict
 
 _SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
 _SECRET_CHARACTERS: Final = 6
@@ -30,7 +28,7 @@ _PUBLIC_PATH: Final = re.compile(
 _NOBODY: Final = PlatformFacts(system="", release="", machine="", python="3")
 
 
-def cleaner(home: Home, environ: Mapping[str, str]) -> Clean:
+def cleaner(home: Home, environ: Mapping[str, str]) -> Callable[[Verdict], Verdict]:
     """A function that removes what is private from a verdict.
 
     Removed are credentials in URLs and paths below hosts other than the public indexes (tokens hide there),
@@ -39,11 +37,10 @@ def cleaner(home: Home, environ: Mapping[str, str]) -> Clean:
     The home is shown as its variable, or below `~`.
     """
     identity = local_identity(environ)
-    secrets = sorted(
-        {value for name, value in environ.items() if _SECRET_NAME.search(name) and _is_secret(value)},
-        key=len,
-        reverse=True,
-    )
+    # SSH_AUTH_SOCK and its like are paths, which are taken out as such.
+    named = {value for name, value in environ.items() if _SECRET_NAME.search(name)}
+    secrets = [value for value in named if len(value) >= _SECRET_CHARACTERS and value[0] not in "/~"]
+    secrets.sort(key=len, reverse=True)
     is_usual = any(str(home.root) == f"{folder}/.moondream-station" for folder in identity.homes)
 
     def clean(text: str) -> str:
@@ -56,21 +53,12 @@ def cleaner(home: Home, environ: Mapping[str, str]) -> Clean:
         return _PATH.sub(_without_place, text)
 
     def clean_verdict(verdict: Verdict) -> Verdict:
-        remedy = verdict.remedy
-        return replace(
-            verdict,
-            summary=clean(verdict.summary),
-            detail=None if verdict.detail is None else clean(verdict.detail),
-            # Commands are the doctor's own words, and must stay what they are.
-            remedy=None if remedy is None else replace(remedy, text=clean(remedy.text)),
-        )
+        # Commands are the doctor's own words, and must stay what they are.
+        remedy = verdict.remedy and replace(verdict.remedy, text=clean(verdict.remedy.text))
+        detail = verdict.detail and clean(verdict.detail)
+        return replace(verdict, summary=clean(verdict.summary), detail=detail, remedy=remedy)
 
     return clean_verdict
-
-
-def _is_secret(value: str) -> bool:
-    # SSH_AUTH_SOCK and its like are paths, which are taken out as such.
-    return len(value) >= _SECRET_CHARACTERS and not value.startswith(("/", "~"))
 
 
 def _without_path(match: re.Match[str]) -> str:

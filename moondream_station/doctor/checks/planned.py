@@ -40,40 +40,32 @@ class Planned:
         return parse_build(self.selection.build) if self.selection.build else None
 
     @property
-    def build_name(self) -> str:
-        """Its tag, "no build" where there is none."""
-        return self.selection.build or "no build"
-
-    @property
     def kind(self) -> Kind | None:
-        """What it would compute on, None where there is no build."""
+        """What it would compute on."""
         return self.build.kind if self.build else None
 
     @property
-    def is_forced(self) -> bool:
-        """Whether the strategy names the build."""
-        return parse_build(self.request.strategy) is not None
+    def forced(self) -> Build | None:
+        """The build that the strategy names, None where it leaves the choice."""
+        return parse_build(self.request.strategy)
 
     @property
     def refusal(self) -> str | None:
         """What speaks against a build that was chosen by name, None where nothing does."""
-        forced = parse_build(self.request.strategy)
-        if forced is None:
-            return None
-        refusal = judge(forced, self.case).refusal
+        refusal = judge(self.forced, self.case).refusal if self.forced else None
         return refusal.reason if refusal and refusal.obstacle in OVERRIDABLE else None
 
     @property
     def idle_gpus(self) -> tuple[str, ...]:
         """A sentence about each GPU that will not be used, with what would change it."""
-        if self.build is None or self.is_forced:
+        if self.build is None or self.forced is not None:
             return ()
         return idle_gpu_warnings(judge(self.build, self.case), self.case)
 
     @property
     def doubts(self) -> tuple[str, ...]:
         """A sentence about each kind of GPU that could not be detected for certain."""
-        return doubts(self.case) if self.kind is Kind.CPU and not self.is_forced else ()
+        return doubts(self.case) if self.kind is Kind.CPU and self.forced is None else ()
 
     @property
     def needed_driver(self) -> str | None:

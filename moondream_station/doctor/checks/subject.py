@@ -14,31 +14,22 @@ from moondream_station.core.home.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The active or default model, as far as it is on this computer.
-
-    Args:
-        model: Its id, None where the manifest has no default one.
-        info: Its entry in the manifest, None where there is none.
-        committed: Its environment, None where that was never finished or is gone.
-        requirements: Its backend's requirements as far as they are known here, canonical.
-    """
+    """The active or default model, as far as it is on this computer."""
 
     model: str | None
     info: ModelInfo | None
+    """Its entry in the manifest, None where there is none."""
     is_active: bool = False
     record: ModelRecord | None = None
     committed: Committed | None = None
+    """Its environment, None where that was never finished or is gone."""
     requirements: tuple[str, ...] = ()
+    """Its backend's requirements as far as they are known here, canonical."""
 
     @property
     def is_installed(self) -> bool:
         """Whether it has an environment, so that it works without any index."""
         return self.committed is not None
-
-    @property
-    def build(self) -> str | None:
-        """The PyTorch build that it has, None where it has none."""
-        return None if self.committed is None else self.committed.record.build
 
     @property
     def needs_torch(self) -> bool:
@@ -60,11 +51,7 @@ def unknown_subject(manifest: Manifest) -> Subject:
 
 
 def find_subject(home: Home, settings: Settings, manifest: Manifest) -> Subject:
-    """The active model, else the one that 0.1 had active, else the manifest's default.
-
-    Raises:
-        HomeUnusable: `active.json` can't be read.
-    """
+    """The active model, else the one that 0.1 had active, else the manifest's default."""
     active = read_active(home)
     chosen = settings.current_model if settings.current_model in manifest.models else None
     model = active.model or chosen or manifest.default_model

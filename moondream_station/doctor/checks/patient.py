@@ -1,13 +1,15 @@
-"""Who is examined, and what is known of it: the facts that several checks need."""
+"""Who is examined, and the facts that several checks need, each found out once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple, cast
 
+import anyio
 import anyio.to_thread
 import httpx2
 from anyio.abc import TaskGroup
@@ -20,7 +22,7 @@ from moondream_station.core.backends.manifest_loader import (
     read_built_in,
 )
 from moondream_station.core.builds.naming import parse_build
-from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
+from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
 from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
@@ -33,19 +35,56 @@ from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.core.machine.recorder import Recorder
-from moondream_station.core.packaging.packaging_config import (
-    PackagingConfig,
-    load_packaging_config,
-    within_constraints,
-)
+from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
 from moondream_station.core.selection.request import BuildRequest
-from moondream_station.doctor.patient.planned import Planned, plan_for
-from moondream_station.doctor.patient.shared import Shared, Unknowable
-from moondream_station.doctor.patient.subject import Subject, find_subject, unknown_subject
-from moondream_station.doctor.report.privacy import cleaner
+from moondream_station.doctor.checks.planned import Planned, plan_for
+from moondream_station.doctor.checks.subject import Subject, find_subject, unknown_subject
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
+
+
+class Unknowable(Exception):
+    """A check lacks a fact that could not be found out, and for which another check says why."""
+
+    def __init__(self, fact: str, failure: Exception) -> None:
+        self.fact = fact
+        self.failure = failure
+        self.reason = explain(failure)
+        super().__init__(f"{fact} could not be read: {self.reason}")
+
+
+class Shared(Generic[T]):
+    """A fact that several checks need, found out in a task of its own, so that no check holds up another."""
+
+    def __init__(self, name: str, find: Callable[[], Awaitable[T]]) -> None:
+        self._name = name
+        self._find = find
+        self._is_known = anyio.Event()
+        self._value: tuple[T] | None = None
+        self._failure: Exception = RuntimeError("nobody looked")
+
+    async def run(self) -> None:
+        """Find it out; a failure is kept for those who ask."""
+        try:
+            self._value = (await self._find(),)
+        except Exception as failure:  # noqa: BLE001  whatever it is, it must not end the other checks
+            self._failure = failure
+        self._is_known.set()
+
+    async def get(self) -> T:
+        """The fact, as soon as it is known; raises `Unknowable` where it could not be found out."""
+        await self._is_known.wait()
+        if self._value is None:
+            raise Unknowable(self._name, self._failure) from self._failure
+        return self._value[0]
+
+
+def explain(failure: Exception) -> str:
+    """A failure in words: the station's own as they are, others with their type."""
+    if isinstance(failure, StationError | Unknowable):
+        return str(failure)
+    return f"{type(failure).__name__}: {failure}".removesuffix(": ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +97,7 @@ class Examined:
     @property
     def nvidia_smi(self) -> NvidiaSmiReading:
         """What nvidia-smi printed, with its complaints."""
-        reading = NVIDIA_SMI.read(self.record)
-        assert isinstance(reading, NvidiaSmiReading)  # noqa: S101  that is what this probe reads
-        return reading
+        return cast("NvidiaSmiReading", NVIDIA_SMI.read(self.record))
 
     @property
     def kernel_driver(self) -> str | None:
@@ -69,7 +106,7 @@ class Examined:
 
 
 class Patient:
-    """Who is examined: a home that need not exist, and a machine that need not be this one.
+    """A home that need not exist, and a machine that need not be this one.
 
     Offline, and on another machine, no other computer is asked.
     """
@@ -89,19 +126,12 @@ class Patient:
         self.machine = machine
         self.is_here = machine.is_local
         self.is_offline = offline or not machine.is_local
-        self.clean = cleaner(home, environ)
         self.examined = Shared("the machine", self._detect)
         self.manifest = Shared("the manifest", self._read_manifest)
         self.subject = Shared("the active or default model", self._find_subject)
         self.planned = Shared("the choice of a build", self._plan)
-        self.config = Shared("the packaging set-up", self.load_config)
+        self.config = Shared("the packaging set-up", lambda: load_packaging_config(environ))
         self.offers = Shared("what the indexes have", self._collect)
-
-    @property
-    def strategy(self) -> str:
-        """How a build is chosen; `auto` where the setting is invalid."""
-        strategy = self.settings.strategy
-        return strategy if strategy in {"auto", "guide"} or parse_build(strategy) is not None else "auto"
 
     def find_out(self, tasks: TaskGroup) -> None:
         """Begin to find out what several checks need."""
@@ -112,14 +142,6 @@ class Patient:
             shared.append(self.offers)
         for fact in shared:
             tasks.start_soon(fact.run)
-
-    async def load_config(self) -> PackagingConfig:
-        """The user's packaging set-up.
-
-        Raises:
-            SettingsInvalid: It can't be understood.
-        """
-        return await load_packaging_config(self.environ)
 
     async def _detect(self) -> Examined:
         recorder = Recorder(self.machine)
@@ -149,22 +171,18 @@ class Patient:
     async def _plan(self) -> Planned:
         subject, machine = await self.subject.get(), await self.examined.get()
         requirements = parse_requirement_args(subject.requirements or ("torch",))
+        if self.is_here:
+            with suppress(Unknowable, StationError):  # a switch reports constraints that can't be read
+                requirements = await within_constraints(requirements, await self.config.get())
+        strategy = self.settings.strategy
+        is_valid = strategy in {"auto", "guide"} or parse_build(strategy) is not None
         request = BuildRequest(
             capabilities=machine.capabilities,
-            requirements=await self._within_constraints(requirements),
+            requirements=requirements,
             python=self.machine.facts.python,
-            strategy=self.strategy,
+            strategy=strategy if is_valid else "auto",
         )
         return await in_thread(plan_for, request)
-
-    async def _within_constraints(self, requirements: Requirements) -> Requirements:
-        """With the user's constraints; without them where they can't be read, which a switch reports."""
-        if not self.is_here:
-            return requirements
-        try:
-            return await within_constraints(requirements, await self.config.get())
-        except (Unknowable, StationError):
-            return requirements
 
     async def planned_now(self) -> Planned:
         """The choice of a build by what the indexes have now; by the catalog where none answers."""

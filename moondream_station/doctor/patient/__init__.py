@@ -1,1 +1,0 @@
-"""Who is examined, and the facts that several checks need, each found out once."""
