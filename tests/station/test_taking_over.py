@@ -64,7 +64,8 @@ async def late(premises: Premises) -> Premises:
     (premises.folder / "late").touch()
     async with premises.station(CPU) as station:
         await switched(station, "late")
-    (premises.folder / "late").unlink()
+    for name in ("late", "late.loading"):
+        (premises.folder / name).unlink()
     return premises
 
 
@@ -115,7 +116,9 @@ async def test_one_that_is_to_start_while_another_loads(late: Premises, *, fails
         async with course_of(station, "later") as course:
             while not (late.folder / "later.loading").exists():  # noqa: ASYNC110  the worker makes it
                 await anyio.sleep(0.01)
-            await station.start_active()
+            with anyio.move_on_after(5):  # it waits for nobody
+                await station.start_active()
+            assert not (late.folder / "late.loading").exists()
             (late.folder / "late").touch()
             (late.folder / "later").write_text("broken" if fails else "")
             await course.end(ActivationFailed if fails else ActivationSucceeded)
