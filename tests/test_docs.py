@@ -42,6 +42,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert lost == []
 
 
+@every_page
+def test_tests_that_are_named_are_there(page: Path) -> None:
+    """Every `tests/…` in backticks is a file, a folder or a pattern that some file meets."""
+    named = re.findall(r"`(tests/[^`\s]*)`", prose(page))
+    assert [path for path in named if not list(ROOT.glob(path.rstrip("/")))] == []
+
+
 def test_every_page_can_be_found() -> None:
     """The index links to each page."""
     linked = {(DOCS / target).resolve() for target, _ in _LINK.findall(prose(DOCS / "README.md"))}
