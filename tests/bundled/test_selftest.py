@@ -19,7 +19,7 @@ from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.facts.errors import ArgumentInvalid
 from moondream_station.core.home.layout import Home
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.worker.requests import CallStream
+from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import call

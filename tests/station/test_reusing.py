@@ -8,7 +8,8 @@ from typing import TypeVar
 import pytest
 
 from moondream_station.core.bus.bus import Subscription
-from moondream_station.core.environments.store import Committed, is_whole, load_commit, place_of
+from moondream_station.core.environments.store import Committed, check_whole, load_commit, place_of
+from moondream_station.core.facts.errors import EnvironmentBroken
 from moondream_station.core.facts.events import (
     ActivationSucceeded,
     ActivationWaiting,
@@ -186,7 +187,8 @@ async def test_one_that_failed_verification_is_never_used_again(premises: Premis
     assert environment != place.name
     record = load_commit(place)
     assert record is not None
-    assert not await is_whole(Committed(place=place, record=record))
+    with pytest.raises(EnvironmentBroken, match="PyTorch did not work"):
+        await check_whole(Committed(place=place, record=record))
 
 
 async def test_one_in_which_torch_no_longer_computes_gives_way(premises: Premises) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.worker.requests import CallStream
+from moondream_station.core.backends.code_store import BackendCode
+from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, answer
 
 ECHO = '''

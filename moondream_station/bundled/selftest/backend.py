@@ -28,13 +28,15 @@ SYNONYMS = {"gray": "grey", "violet": "purple", "magenta": "pink", "turquoise": 
 OBJECTS = frozenset({"object", "thing", "salient", "subject", "foreground", "region", "shape", "anything"})
 BRIGHT, DARK = frozenset({"bright", "light"}), frozenset({"dark"})
 BRIGHT_FROM, DARK_BELOW = 0.6, 0.3
+LOW_CONTRAST, HIGH_CONTRAST = 0.1, 0.25
 SMALLEST_SHARE = 0.01
 
 MAX_ENCODED_BYTES = 44 << 20
 MAX_PIXELS = 50_000_000
 SIDE = 256
 """Images are scaled down to this size at most: enough to place a region to half a percent."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+"""Those of them that Pillow has."""
 BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for what is not an image, or a damaged one."""
 
@@ -80,19 +82,6 @@ class Picture:
     """Height by width: each pixel's position in `COLOURS`."""
     rgb: torch.Tensor
     """3 by height by width, from 0 to 1."""
-
-    def shares(self) -> list[tuple[float, str]]:
-        """Each colour's share of the image, largest first."""
-        shares = torch.stack([(self.colours == number).float().mean() for number in range(len(COLOURS))])
-        return sorted(zip(shares.tolist(), COLOURS, strict=True), reverse=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
-    """A connected region: its box and a point inside it, from 0 to 1."""
-
-    box: dict[str, float]
-    point: dict[str, float]
 
 
 _state: dict[str, torch.device] = {"device": torch.device("cpu")}
@@ -140,15 +129,15 @@ def detect(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any
 
     None for words that mean nothing to arithmetic.
     """
-    return {"objects": [region.box for region in _find(image_url, object)]}
+    return {"objects": [_box(region) for region in _find(image_url, object)]}
 
 
 def point(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]:  # noqa: A002  the API's word
     """Find what `detect` finds, each as a point `x`, `y` inside it."""
-    return {"points": [region.point for region in _find(image_url, object)]}
+    return {"points": [_point(region) for region in _find(image_url, object)]}
 
 
-def _find(image_url: Any, name: Any) -> list[Region]:
+def _find(image_url: Any, name: Any) -> list[torch.Tensor]:
     if not isinstance(name, str) or not name.strip():
         raise ArgumentInvalid("object is missing: name a colour, or bright, dark, object or salient")
     mask = _mask(_words(name), load(image_url, _state["device"]))
@@ -178,9 +167,11 @@ def _answer(words: set[str], picture: Picture) -> str:
 
 
 def _colours(picture: Picture) -> str:
-    return " and ".join(
-        f"{name} ({share:.0%})" for share, name in picture.shares()[:2] if share >= SMALLEST_SHARE
-    )
+    shares = [
+        (float((picture.colours == number).float().mean()), name) for number, name in enumerate(COLOURS)
+    ]
+    largest = sorted(shares, reverse=True)[:2]
+    return " and ".join(f"{name} ({share:.0%})" for share, name in largest if share >= SMALLEST_SHARE)
 
 
 def _brightness(picture: Picture) -> str:
@@ -191,8 +182,7 @@ def _brightness(picture: Picture) -> str:
 
 def _contrast(picture: Picture) -> str:
     spread = float(picture.luminance.std(correction=0))
-    steps = ((0.1, "low"), (0.25, "medium"))
-    name = next((name for below, name in steps if spread < below), "high")
+    name = "low" if spread < LOW_CONTRAST else "medium" if spread < HIGH_CONTRAST else "high"
     return f"{name} contrast ({spread:.2f})"
 
 
@@ -202,10 +192,10 @@ def _size(picture: Picture) -> str:
     return f"{width} x {height} pixels, {form}"
 
 
-def _places(regions: list[Region]) -> str:
+def _places(regions: list[torch.Tensor]) -> str:
     """Where the largest regions are, in words: " (top left, centre)"."""
     columns, rows = ("left", "", "right"), ("top", "", "bottom")
-    points = [region.point for region in regions[:3]]
+    points = [_point(region) for region in regions[:3]]
     names = [f"{rows[int(point['y'] * 3)]} {columns[int(point['x'] * 3)]}".strip() for point in points]
     return f" ({', '.join(name or 'centre' for name in names)})" if names else ""
 
@@ -236,16 +226,19 @@ def _best_device() -> str:
 
 def load(image_url: Any, device: torch.device) -> Picture:
     """A `data:` URL or base64 as tensors; a ValueError says what to send instead."""
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        image = _open(_decode(image_url))
+        image = Image.open(io.BytesIO(_decoded(image_url)), formats=formats)
         if image.width * image.height > MAX_PIXELS:
             raise ArgumentInvalid(f"it has {image.width} x {image.height} pixels")
         upright = ImageOps.exif_transpose(image)
         width, height = upright.size
         pixels = np.asarray(_on_white(upright, SIDE), dtype=np.float32)
     except BROKEN as error:
+        why = "it is none of the formats below" if isinstance(error, UnidentifiedImageError) else error
         raise ArgumentInvalid(
-            f"image_url can't be read as an image ({error}): send {', '.join(FORMATS)} of at most"
+            f"image_url can't be read as an image ({why}): send {', '.join(formats)} of at most"
             f" {MAX_PIXELS // 1_000_000} megapixels as a data: URL or base64"
         ) from error
     rgb = torch.from_numpy(pixels).to(device).permute(2, 0, 1) / 255
@@ -280,14 +273,13 @@ def salient(picture: Picture) -> torch.Tensor:
     return (rgb - background[:, None, None]).square().sum(dim=0).sqrt() > SALIENT_FROM
 
 
-def regions_of(mask: torch.Tensor) -> list[Region]:
-    """The connected regions of a mask, largest first; specks are left out."""
-    height, width = mask.shape
+def regions_of(mask: torch.Tensor) -> list[torch.Tensor]:
+    """The connected regions of a mask, each a mask, the largest first; specks are left out."""
     labels = _label(mask)
     numbers, sizes = (tensor.tolist() for tensor in labels[mask].unique(return_counts=True))
-    least = max(4, height * width // 1000)
+    least = max(4, mask.numel() // 1000)
     largest = sorted((size, number) for size, number in zip(sizes, numbers, strict=True) if size >= least)
-    return [_region(labels == number) for _, number in reversed(largest[-MOST_REGIONS:])]
+    return [labels == number for _, number in reversed(largest[-MOST_REGIONS:])]
 
 
 def _label(mask: torch.Tensor) -> torch.Tensor:
@@ -304,51 +296,44 @@ def _label(mask: torch.Tensor) -> torch.Tensor:
         labels = spread
 
 
-def _region(mask: torch.Tensor) -> Region:
-    height, width = mask.shape
-    ys, xs = mask.nonzero(as_tuple=True)
-    distance = (ys - ys.float().mean()).square() + (xs - xs.float().mean()).square()
-    nearest = int(distance.argmin())
-    return Region(
-        box={
-            "x_min": int(xs.min()) / width,
-            "y_min": int(ys.min()) / height,
-            "x_max": (int(xs.max()) + 1) / width,
-            "y_max": (int(ys.max()) + 1) / height,
-        },
-        point={"x": (int(xs[nearest]) + 0.5) / width, "y": (int(ys[nearest]) + 0.5) / height},
-    )
+def _box(region: torch.Tensor) -> dict[str, float]:
+    height, width = region.shape
+    ys, xs = region.nonzero(as_tuple=True)
+    return {
+        "x_min": int(xs.min()) / width,
+        "y_min": int(ys.min()) / height,
+        "x_max": (int(xs.max()) + 1) / width,
+        "y_max": (int(ys.max()) + 1) / height,
+    }
 
 
-def _decode(image_url: Any) -> bytes:
-    if not isinstance(image_url, str) or not image_url.strip():
+def _point(region: torch.Tensor) -> dict[str, float]:
+    """The point of a region that is nearest to its centre."""
+    height, width = region.shape
+    ys, xs = region.nonzero(as_tuple=True)
+    nearest = int(((ys - ys.float().mean()).square() + (xs - xs.float().mean()).square()).argmin())
+    return {"x": (int(xs[nearest]) + 0.5) / width, "y": (int(ys[nearest]) + 0.5) / height}
+
+
+def _decoded(image_url: Any) -> bytes:
+    """The bytes of a `data:` URL (RFC 2397; scheme and parameters in any case), or of the base64 itself."""
+    text = image_url.strip() if isinstance(image_url, str) else ""
+    if not text:
         raise ArgumentInvalid("there is none")
-    text = image_url.strip()
-    if text[:6].lower().startswith(("http:", "https:", "file:")):
-        raise ArgumentInvalid("the self-test fetches nothing")
     if len(text) > MAX_ENCODED_BYTES:
         raise ArgumentInvalid(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
+    scheme = text[:6].lower()
+    if scheme.startswith(("http:", "https:", "file:")):
+        raise ArgumentInvalid("the self-test fetches nothing")
+    if scheme.startswith("data:"):
+        kind, _, encoded = text.partition(",")
+        if kind.rpartition(";")[2].strip().lower() != "base64":
+            raise ArgumentInvalid("the data: URL is not base64")
+        text = unquote(encoded)
     try:
-        return base64.b64decode("".join(_base64_of(text).split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:
         raise ArgumentInvalid(f"the base64 is damaged: {error}") from error
-
-
-def _base64_of(text: str) -> str:
-    """What a `data:` URL (RFC 2397; scheme and parameters in any case) has encoded, or the text itself."""
-    if text[:5].lower() != "data:":
-        return text
-    kind, comma, encoded = text.partition(",")
-    if not comma or kind.rpartition(";")[2].strip().lower() != "base64":
-        raise ArgumentInvalid("the data: URL is not base64")
-    return unquote(encoded)
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ArgumentInvalid("it is none of the formats below") from None
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
@@ -374,7 +359,7 @@ def _on_white(image: Image.Image, side: int) -> Image.Image:
     return Image.alpha_composite(white, small).convert("RGB")
 
 
-ANSWERS: tuple[tuple[set[str], Callable[[Picture, list[Region]], str]], ...] = (
+ANSWERS: tuple[tuple[set[str], Callable[[Picture, list[torch.Tensor]], str]], ...] = (
     (
         {"many", "count", "number", "where", "position", "located"},
         lambda _, regions: f"{_count(len(regions), 'region')}{_places(regions)}",

@@ -73,14 +73,9 @@ def init_backend(
 ) -> None:
     """Load the weights; get them first where `fetch_backend` has not.
 
-    Args:
-        model_id: A repository on the hub ("vikhyatk/moondream2"), or a folder.
-        revision: A commit, tag or branch of the repository; a folder has none.
-        dtype: The weights' type by torch's name. By default the one that the model's own code builds:
-            Moondream's prepares its images in that one too (bfloat16), and fails with weights of another.
-        device: What torch computes on.
-        compile: Whether the model compiles itself for a GPU, which takes minutes and makes it faster.
-        progress: Called with the bytes that are present, and of how many.
+    `model_id` is a repository on the hub, or a folder, which has no `revision`. `dtype` is torch's name of
+    the weights' type; by default it is the one that the model's own code builds: Moondream's prepares its
+    images in that one too (bfloat16), and fails with weights of another.
     """
     with explained(model_id, revision):
         source, size_bytes = _fetched.get((model_id, revision)) or find(model_id, revision, progress)
@@ -182,14 +177,17 @@ def _call(function: str, image: Any, **options: Any) -> dict[str, Any]:
 
 def _image(image_url: Any) -> Image.Image:
     """The image, upright, in RGB."""
+    Image.init()
+    formats = [name for name in Image.OPEN if name != "EPS"]  # which Pillow lets Ghostscript run
     try:
-        image = Image.open(io.BytesIO(_decoded(image_url)))
-        _check_pixels(image)
+        image = Image.open(io.BytesIO(_decoded(image_url)), formats=formats)
+        if image.width * image.height > MAX_PIXELS:
+            raise ArgumentInvalid(f"it has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
         return _with_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
-    except UnidentifiedImageError:
-        raise ArgumentInvalid("image_url can't be used: Pillow does not recognise the image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ArgumentInvalid(f"image_url can't be used: {error}") from error
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        why = "Pillow does not recognise the image" if is_unknown else error
+        raise ArgumentInvalid(f"image_url can't be used: {why}") from error
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
@@ -207,31 +205,23 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
 
 
-def _check_pixels(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ArgumentInvalid(f"it has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
-
-
 def _decoded(image_url: Any) -> bytes:
+    """The bytes of a `data:` URL (RFC 2397; scheme and parameters in any case), or of the base64 itself."""
     text = _word(image_url, "image_url").strip()
-    if text[:6].lower().startswith(("http:", "https:", "file:")):
-        raise ArgumentInvalid("nothing is fetched; send the image itself, as a data: URL or base64")
     if len(text) > MAX_ENCODED_BYTES:
         raise ArgumentInvalid(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
+    scheme = text[:6].lower()
+    if scheme.startswith(("http:", "https:", "file:")):
+        raise ArgumentInvalid("nothing is fetched; send the image itself, as a data: URL or base64")
+    if scheme.startswith("data:"):
+        kind, _, encoded = text.partition(",")
+        if kind.rpartition(";")[2].strip().lower() != "base64":
+            raise ArgumentInvalid("the data: URL is not base64")
+        text = unquote(encoded)
     try:
-        return base64.b64decode("".join(_base64_of(text).split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:
         raise ArgumentInvalid(f"the base64 is damaged: {error}") from error
-
-
-def _base64_of(text: str) -> str:
-    """What a `data:` URL (RFC 2397; scheme and parameters in any case) has encoded, or the text itself."""
-    if text[:5].lower() != "data:":
-        return text
-    kind, comma, encoded = text.partition(",")
-    if not comma or kind.rpartition(";")[2].strip().lower() != "base64":
-        raise ArgumentInvalid("the data: URL is not base64")
-    return unquote(encoded)
 
 
 def _word(value: Any, name: str) -> str:

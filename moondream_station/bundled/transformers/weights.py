@@ -50,9 +50,7 @@ class Unreachable(Exception):
 def find(model_id: str, revision: str | None, progress: Progress) -> tuple[str, int]:
     """Bring everything that a model is loaded from; gives what to load, and its size in bytes.
 
-    Raises:
-        Unreachable: There is no such folder, or it is incomplete.
-        OSError: The hub does not give it; `explained` says why.
+    Where the hub does not give it, `explained` says why.
     """
     folder = Path(os.path.expanduser(model_id))  # noqa: PTH111  pathlib's raises where there is no such user
     if folder.is_dir():

@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
-from moondream_station.core.backends.backend_code import BackendCode, requirements_of
+from moondream_station.core.backends.code_store import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.requirements import Requirements

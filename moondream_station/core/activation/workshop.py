@@ -19,7 +19,7 @@ from moondream_station.core.activation.activation import (
 from moondream_station.core.activation.candidates import Candidates, no_build
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.prune import freeable_bytes
-from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import Catalog

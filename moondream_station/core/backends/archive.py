@@ -23,8 +23,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Final, TypeAlias
+from typing import IO, Final, TypeAlias, cast
 
 from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable
 
@@ -47,7 +48,7 @@ _COMPRESSIONS: Final[tuple[tuple[bytes, _Opener], ...]] = (
     (b"\xfd7zXZ\x00", lzma.LZMAFile),
 )
 _DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, ValueError, OverflowError, RuntimeError, struct.error),
 )
 """What the standard library raises over damaged archives; the last line by fuzzing."""
@@ -71,12 +72,10 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Unpacking:
+class _Unpacking:
     """Writes members below a fresh folder; a folder that is copied has no packed size, and so no ratio."""
 
-    def __init__(
-        self, folder: Path, *, origin: str, limits: Limits = DEFAULT_LIMITS, packed_bytes: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path, origin: str, limits: Limits, packed_bytes: int | None = None) -> None:
         self._folder = folder
         self._origin = origin
         self._limits = limits
@@ -87,16 +86,17 @@ class Unpacking:
         self._spellings: dict[str, str] = {}
         self._files: set[str] = set()
 
-    def add_folder(self, name: str) -> None:
-        """Make a folder."""
+    def add(self, name: str, mode: int, size_bytes: int, read: Callable[[], IO[bytes]]) -> None:
+        """Make a folder, or write a file: which one it is, its mode says, as `os.stat` gives it."""
+        is_folder = stat.S_ISDIR(mode)
+        if not is_folder and not stat.S_ISREG(mode):
+            raise self.unsafe(name, "is neither a folder nor a plain file")
         parts = self._parts(name)
-        if parts:
+        path = self._folder.joinpath(*parts)
+        if is_folder:
             self._enter(name, parts)
-            self._folder.joinpath(*parts).mkdir(parents=True, exist_ok=True)
-
-    def add_file(self, name: str, content: IO[bytes], *, size_bytes: int, executable: bool) -> None:
-        """Write a file."""
-        parts = self._parts(name)
+            path.mkdir(parents=True, exist_ok=True)
+            return
         if not parts:
             raise self.unsafe(name, "is a file without a name")
         self._enter(name, parts[:-1])
@@ -105,11 +105,10 @@ class Unpacking:
             raise self.unsafe(name, "is a duplicate, or differs from another only in spelling")
         self._spellings[key] = "/".join(parts)
         self._files.add(key)
-        path = self._folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
+        with read() as content, path.open("xb") as file:
             self._copy(name, content, file, size_bytes)
-        path.chmod(0o755 if executable else 0o644)
+        path.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
 
     def unsafe(self, name: str, why: str) -> ArchiveUnsafe:
         """The error for a member."""
@@ -159,12 +158,9 @@ class Unpacking:
 def unpack_archive(archive: Path, into: Path, *, origin: str, limits: Limits = DEFAULT_LIMITS) -> None:
     """Unpack a tar (plain, gzip, bzip2, xz) or a zip; which one it is, its first bytes say.
 
-    Raises:
-        ArchiveUnsafe: It holds something that must not be unpacked.
-        BackendUnavailable: It is damaged, or no archive.
-        OSError: It can't be read, or its files can't be written.
+    `ArchiveUnsafe` for what must not be unpacked, `BackendUnavailable` for what is damaged or no archive.
     """
-    unpacking = Unpacking(into, origin=origin, limits=limits, packed_bytes=archive.stat().st_size)
+    unpacking = _Unpacking(into, origin, limits, archive.stat().st_size)
     with archive.open("rb") as file:
         magic = file.read(8)
     try:
@@ -172,15 +168,16 @@ def unpack_archive(archive: Path, into: Path, *, origin: str, limits: Limits = D
             _unpack_zip(archive, unpacking)
         else:
             _unpack_tar(archive, magic, unpacking, into.with_name(f"{into.name}.tar"), limits)
-    except _DAMAGED as error:
-        raise _damaged(origin, str(error)) from error
-    except OSError as error:
-        if error.errno in {None, errno.EINVAL}:  # bz2 says so of broken data, zipfile seeks where nothing is
-            raise _damaged(origin, str(error)) from error
-        raise
+    except (*_DAMAGED, OSError) as error:
+        # bz2 gives no number for broken data, and zipfile seeks where nothing is.
+        if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
+            raise
+        raise BackendUnavailable(
+            f"{origin} can't be unpacked: {error}.", hint="Use an undamaged tar (also .gz, .bz2, .xz) or zip."
+        ) from error
 
 
-def _unpack_tar(archive: Path, magic: bytes, unpacking: Unpacking, plain: Path, limits: Limits) -> None:
+def _unpack_tar(archive: Path, magic: bytes, unpacking: _Unpacking, plain: Path, limits: Limits) -> None:
     """Write a compressed tar out first: what is between members counts too, and headers can be bounded."""
     opener = next((opener for start, opener in _COMPRESSIONS if magic.startswith(start)), None)
     if opener is None:
@@ -209,59 +206,36 @@ class _BoundedReads(io.FileIO):
         return super().read(size) or b""
 
 
-def _unpack_plain_tar(archive: Path, unpacking: Unpacking) -> None:
+def _unpack_plain_tar(archive: Path, unpacking: _Unpacking) -> None:
     with _BoundedReads(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
-            if member.isdir():
-                unpacking.add_folder(member.name)
-            elif member.type in {tarfile.REGTYPE, tarfile.AREGTYPE} and not member.issparse():
-                content = tar.extractfile(member)
-                if content is None:
-                    raise tarfile.ReadError(f"{member.name} has no content")
-                executable = bool(member.mode & stat.S_IXUSR)
-                unpacking.add_file(member.name, content, size_bytes=member.size, executable=executable)
-            else:
-                raise unpacking.unsafe(member.name, "is neither a folder nor a plain file")
+            is_file = member.type in {tarfile.REGTYPE, tarfile.AREGTYPE} and not member.issparse()
+            kind = stat.S_IFDIR if member.isdir() else stat.S_IFREG if is_file else 0
+            read = partial(tar.extractfile, member)  # gives None for what is no file alone
+            mode = kind | stat.S_IMODE(member.mode)
+            unpacking.add(member.name, mode, member.size, cast("Callable[[], IO[bytes]]", read))
 
 
-def _unpack_zip(archive: Path, unpacking: Unpacking) -> None:
+def _unpack_zip(archive: Path, unpacking: _Unpacking) -> None:
     with zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
-            mode = member.external_attr >> 16
-            if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR}:
-                raise unpacking.unsafe(member.filename, "is neither a folder nor a plain file")
             if member.flag_bits & 0x1:
                 raise unpacking.unsafe(member.filename, "is encrypted")
-            if member.is_dir():
-                unpacking.add_folder(member.filename)
-                continue
-            with opened.open(member) as content:
-                executable, size = bool(mode & stat.S_IXUSR), member.file_size
-                unpacking.add_file(member.filename, content, size_bytes=size, executable=executable)
+            mode = member.external_attr >> 16
+            if stat.S_IFMT(mode) in {0, stat.S_IFREG, stat.S_IFDIR}:  # the name says which of them it is
+                mode = (stat.S_IFDIR if member.is_dir() else stat.S_IFREG) | stat.S_IMODE(mode)
+            unpacking.add(member.filename, mode, member.file_size, partial(opened.open, member))
 
 
-def _damaged(origin: str, why: str) -> BackendUnavailable:
-    return BackendUnavailable(
-        f"{origin} can't be unpacked: {why}.",
-        hint="Use an undamaged tar (also .gz, .bz2, .xz) or zip.",
-    )
-
-
-def copy_folder(source: Path, unpacking: Unpacking) -> None:
+def copy_folder(source: Path, into: Path, *, origin: str, limits: Limits = DEFAULT_LIMITS) -> None:
     """Copy a backend's folder. Links inside it are followed as long as they stay inside."""
+    unpacking = _Unpacking(into, origin, limits)
     root = source.resolve()
     for path, name in _walk(source, ""):
         if not path.resolve().is_relative_to(root):
             raise unpacking.unsafe(name, "is a link that leads out of the folder")
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            unpacking.add_folder(name)
-        elif stat.S_ISREG(mode):
-            with path.open("rb") as content:
-                size = os.fstat(content.fileno()).st_size
-                unpacking.add_file(name, content, size_bytes=size, executable=bool(mode & stat.S_IXUSR))
-        else:
-            raise unpacking.unsafe(name, "is neither a folder nor a plain file")
+        status = path.stat()
+        unpacking.add(name, status.st_mode, status.st_size, partial(io.FileIO, path))
 
 
 def _walk(folder: Path, above: str) -> Iterator[tuple[Path, str]]:

@@ -15,10 +15,16 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.builds.requirements import decode_requirements
+from moondream_station.core.backends.manifest import BackendInfo
+from moondream_station.core.builds.requirements import (
+    NOTHING,
+    Allowances,
+    Requirements,
+    decode_requirements,
+    parse_requirements,
+)
 from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import BackendUnavailable
 from moondream_station.core.home.layout import Home
@@ -36,6 +42,24 @@ _MAX_REQUIREMENTS_BYTES: Final = 1 << 20
 TEMPORARY: Final = ".new-"
 """How folders in which code is being taken begin, beside the versions."""
 _NAME_DIGITS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendCode:
+    """A backend's folder, which nobody changes while it is used, and what the manifest says about it."""
+
+    id: str
+    version: str
+    folder: Path
+    entry_module: str
+    functions: tuple[str, ...]
+    """What may be called over HTTP."""
+    requirements_text: str
+    """The content of its `requirements.txt`, empty where it has none."""
+    digest: str
+    """sha256 over the names and contents of its files, 64 hex digits."""
+    place: str = ""
+    """The folder below the home's `backends`, as `commit.json` names it; empty outside of the home."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +94,12 @@ def read_backend(home: Home, place: str) -> BackendCode | None:
 
 
 def read_record(folder: Path) -> CodeRecord | None:
-    """The record of a folder, None where there is none that can be used."""
+    """The record of a folder, None where there is none that can be used: the folder is taken again."""
     try:
-        data = read_json(folder / RECORD)
-    except (ValueError, OSError):
-        return None  # torn or unreadable: the folder is taken again
-    return _record_from(data)
+        data = {**read_json(folder / RECORD)}
+        return from_json(CodeRecord, data) if data.pop("format", None) == FORMAT else None
+    except (TypeError, ValueError, OSError):
+        return None
 
 
 def find_code(home: Home, backend_id: str, version: str) -> list[tuple[str, CodeRecord]]:
@@ -192,9 +216,29 @@ def _record_text(record: CodeRecord) -> str:
     return json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n"
 
 
-def _record_from(data: Any) -> CodeRecord | None:
+def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:
+    """The requirements of a backend's code; without `info` nothing is allowed beside names and versions."""
+    return read_requirements(code.requirements_text, info, folder=code.folder, backend=code.id)
+
+
+def read_requirements(text: str, info: BackendInfo | None, *, folder: Path, backend: str) -> Requirements:
+    """The requirements in a backend's requirements.txt."""
+    allowed = _allowances(info, folder, backend) if info is not None else NOTHING
+    return parse_requirements(text.splitlines(), origin=f"requirements.txt of {backend}", allowed=allowed)
+
+
+def _allowances(info: BackendInfo, folder: Path, backend: str) -> Allowances:
+    allow = info.allow
+    files = {name: _content(folder / name, backend) for name in allow.files}
+    return Allowances(builds=frozenset(allow.builds), urls=frozenset(allow.urls), files=files)
+
+
+def _content(path: Path, backend: str) -> str:
+    """Links inside a backend's folder lead nowhere else: what is taken of it has none."""
     try:
-        known = {**data}
-        return from_json(CodeRecord, known) if known.pop("format", None) == FORMAT else None
-    except (TypeError, ValueError):
-        return None
+        return decode_requirements(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BackendUnavailable(
+            f"The backend {backend} has no readable {path.name}, which the manifest allows.",
+            hint="Correct `allow.files` in the manifest.",
+        ) from error

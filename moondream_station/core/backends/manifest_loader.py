@@ -31,12 +31,7 @@ _log = Log()
 async def load_manifest(
     source: str | Path | None, *, home: Home, client: httpx2.AsyncClient, keep: bool = True
 ) -> Manifest:
-    """Read the manifest; one from the network is kept in the home as the last good copy, unless told not to.
-
-    Raises:
-        ManifestInvalid: It is missing or invalid. Where the network fails or gives no manifest, the last good
-            copy is used instead, with a warning, if there is one.
-    """
+    """Read the manifest; from the network, the last good copy stands in where it can't be fetched or read."""
     if source is not None and is_on_network(source):
         return await _fetch(str(source), home, client, keep=keep)
     return await load_local_manifest(source)

@@ -16,16 +16,18 @@ import anyio
 import anyio.to_thread
 import httpx2
 
-from moondream_station.core.backends.archive import Unpacking, copy_folder, unpack_archive
-from moondream_station.core.backends.backend_code import BackendCode, read_requirements, requirements_of
+from moondream_station.core.backends.archive import copy_folder, unpack_archive
 from moondream_station.core.backends.code_store import (
     TEMPORARY,
+    BackendCode,
     CodeRecord,
     code_in,
     digest_of,
     find_code,
     put,
     read_backend,
+    read_requirements,
+    requirements_of,
 )
 from moondream_station.core.backends.manifest import BackendInfo, Manifest
 from moondream_station.core.backends.manifest_loader import announced_bytes, path_of
@@ -88,13 +90,6 @@ async def provide_backend(
 
     An archive from the network is fetched once a version; a folder or a file on this computer is compared
     with what was taken before.
-
-    Raises:
-        BackendUnavailable: It is not available, or is not a backend.
-        ArchiveUnsafe: It holds something that must not be unpacked.
-        HashMismatch: It is not the archive that the manifest names.
-        NoSpace: The disk is full.
-        HomeUnusable: The home can't be written.
     """
     provider = _Provider(backend_id, info, manifest, home)
     parent = home.backends / backend_id
@@ -195,7 +190,7 @@ class _Provider:
             return self.kept_archive() or self._take_archive(path, workplace, finish)
         copied = workplace / "copied"
         copied.mkdir()
-        copy_folder(path, Unpacking(copied, origin=self._location.shown))
+        copy_folder(path, copied, origin=self._location.shown)
         source = digest_of(copied)
         return self._kept(source) or finish(copied, self._record(copied, source, None))
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -57,29 +58,21 @@ _log = Log()
 _Progress: TypeAlias = Callable[[int, int, str], object]
 
 
+@dataclass(eq=False, kw_only=True)
 class Building:
     """An environment on its way. Made by `open_building`."""
 
-    def __init__(
-        self,
-        tasks: TaskGroup,
-        uv: Uv,
-        place: Place,
-        lock: Lock,
-        *,
-        home: Home,
-        interpreter: Interpreter,
-        progress: _Progress,
-    ) -> None:
-        self.place = place
+    place: Place
+    lock: Lock
+    uv: Uv
+    home: Home
+    interpreter: Interpreter
+    tasks: TaskGroup
+    progress: _Progress
+
+    def __post_init__(self) -> None:
         self.arrivals = Arrivals()
-        self._tasks = tasks
-        self._uv = uv
-        self.lock = lock
-        self._home = home
-        self._interpreter = interpreter
-        self._progress = progress
-        self._scratch = place.path / ".build"
+        self._scratch = self.place.path / ".build"
         self._tried = anyio.Event()
         self._is_begun = False
         self._is_filled = False
@@ -95,8 +88,7 @@ class Building:
             if _CAN_RENAME_OPEN_FILES and self.arrivals.covers(file.filename for file in self.lock.files):
                 self._is_begun = True
                 async with self.arrivals.served() as urls:
-                    await self._begin(urls=urls, paths=self.arrivals.finished)
-                    await _fill(self._uv, self.place, self._scratch, variables=_FROM_US)
+                    await self._unpack(urls=urls, paths=self.arrivals.finished)
                 self._is_filled = True
         except (StationError, OSError) as error:
             _log.debug("unpacking_while_fetching_failed", reason=str(error))
@@ -104,33 +96,23 @@ class Building:
             self._tried.set()
 
     async def finish(self, wheels: Mapping[str, Path]) -> int:
-        """Fill the environment as far as that is still to be done, and check it file by file.
+        """Fill the environment as far as that is still to be done, check it, and count its files.
 
-        Args:
-            wheels: Where each wheel is, by file name.
-
-        Returns:
-            How many files it has.
-
-        Raises:
-            NoSpace: There is not enough space.
-            HomeUnusable: Nothing can be written there.
-            HashMismatch: A wheel on disk is not the one that the lock names; it is removed.
-            EnvironmentBroken: It could not be made, or is not whole.
+        A wheel (by file name) that is not the one that the lock names is removed, and a `HashMismatch`.
         """
         total = len(self.lock.files)
         self.arrivals.expect(wheels, {})
         arrived = [path for name, path in wheels.items() if name not in self.arrivals.finished]
-        self._tasks.start_soon(_settle, arrived)
+        self.tasks.start_soon(_settle, arrived)
         async with blaming_wheels(self.lock, wheels):
             unpacked = await anyio.to_thread.run_sync(_unpacked, self._scratch / "cache")
-            self._progress(min(unpacked, total), total, "packages")
+            self.progress(min(unpacked, total), total, "packages")
             fill = partial(self._fill, wheels)
-            await accompanied(fill, by=partial(_watch, self._scratch / "cache", total, self._progress))
-            self._progress(total, total, "packages")
+            await accompanied(fill, by=partial(_watch, self._scratch / "cache", total, self.progress))
+            self.progress(total, total, "packages")
             reached(Point.FILLED)
             count = await self._check()
-            self._progress(count, count, "files")
+            self.progress(count, count, "files")
         return count
 
     async def _fill(self, wheels: Mapping[str, Path]) -> None:
@@ -141,15 +123,29 @@ class Building:
             await anyio.to_thread.run_sync(
                 _remove_all, self._scratch, self.place.venv, abandon_on_cancel=True
             )
-        await anyio.to_thread.run_sync(_check_space, self._home, tuple(wheels.values()))
-        await self._begin(urls={}, paths=wheels)
-        await _fill(self._uv, self.place, self._scratch)
+        await anyio.to_thread.run_sync(_check_space, self.home, tuple(wheels.values()))
+        await self._unpack(urls={}, paths=wheels)
 
-    async def _begin(self, *, urls: Mapping[str, str], paths: Mapping[str, Path]) -> None:
+    async def _unpack(self, *, urls: Mapping[str, str], paths: Mapping[str, Path]) -> None:
+        """Make the virtual environment, unpack and link the wheels; offline, but for those that arrive.
+
+        The resolver's cache knows the interpreter already. uv's cache of the wheels lives as long as this:
+        the environment's files are hard links into it, so that a later damage to either would go over to the
+        next environment made from it.
+        """
         sources: dict[str, Path | str] = {**urls, **paths}
         await anyio.to_thread.run_sync(_write_locks, self.place, self._scratch, self.lock, sources)
-        await _make_venv(self._uv, self.place, self._interpreter, self._home.cache / "uv")
+        known = ("-p", str(self.interpreter.path), "--cache-dir", str(self.home.cache / "uv"))
+        await self._run("venv", "-q", "--no-project", "--offline", *known, str(self.place.venv))
         self._own_files = await anyio.to_thread.run_sync(own_files, self.place.venv)
+        options = (pylock_options if urls else offline_options)(self.place.python, self._scratch)
+        pylock = str(self._scratch / "pylock.toml")
+        await self._run("pip", "sync", *options, pylock, variables=_FROM_US if urls else None)
+
+    async def _run(self, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+        completed = await self.uv.run(*arguments, variables=variables)
+        if completed.returncode != 0:
+            raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
 
     async def _check(self) -> int:
         """Check what is installed, and remove what installed it: nothing of this waits for the other."""
@@ -159,7 +155,7 @@ class Building:
             venv, packages = self.place.venv, self.lock.packages
             await anyio.to_thread.run_sync(_check_own_files, venv, self._own_files)
             counts.append(await anyio.to_thread.run_sync(check_records, venv, packages))
-            await anyio.to_thread.run_sync(_check_needs, venv, self._interpreter.markers)
+            await anyio.to_thread.run_sync(_check_needs, venv, self.interpreter.markers)
 
         # Left running where it is cancelled: uv's cache of a large environment has 20,000 files and more.
         remove = partial(anyio.to_thread.run_sync, _remove_all, self._scratch, abandon_on_cancel=True)
@@ -181,7 +177,13 @@ async def open_building(
         with as_raised():
             async with anyio.create_task_group() as tasks:
                 building = Building(
-                    tasks, uv, place, lock, home=home, interpreter=interpreter, progress=progress
+                    place=place,
+                    lock=lock,
+                    uv=uv,
+                    home=home,
+                    interpreter=interpreter,
+                    tasks=tasks,
+                    progress=progress,
                 )
                 tasks.start_soon(building.unpack_arriving)
                 yield building
@@ -208,27 +210,6 @@ async def _new_place(home: Home, lock: Lock) -> AsyncIterator[Place]:
                 # Left running where it takes longer: nobody meets it any more, and the next sweep ends it.
                 await anyio.to_thread.run_sync(remove, abandon_on_cancel=True)
             raise
-
-
-async def _make_venv(uv: Uv, place: Place, interpreter: Interpreter, cache: Path) -> None:
-    """Make the virtual environment; the resolver's cache knows the interpreter already."""
-    options = ("-q", "--no-project", "--offline", "-p", str(interpreter.path), "--cache-dir", str(cache))
-    completed = await uv.run("venv", *options, str(place.venv))
-    if completed.returncode != 0:
-        raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
-
-
-async def _fill(uv: Uv, place: Place, scratch: Path, *, variables: Mapping[str, str] | None = None) -> None:
-    """Unpack and link the wheels; offline, but where variables say how to reach those that arrive.
-
-    uv's cache lives as long as this: the environment's files are hard links into it, so that a later damage
-    to either would go over to the next environment made from it.
-    """
-    where = (place.python, scratch)
-    options = offline_options(*where) if variables is None else pylock_options(*where)
-    completed = await uv.run("pip", "sync", *options, str(scratch / "pylock.toml"), variables=variables)
-    if completed.returncode != 0:
-        raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
 
 
 def offline_options(python: Path, scratch: Path) -> tuple[str, ...]:

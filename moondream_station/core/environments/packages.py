@@ -23,19 +23,14 @@ _OLDER = ".egg-info"
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A package that is installed, whole or not.
-
-    Args:
-        name: Its normalized name.
-        version: Its version, with the local part.
-        metadata: Its folder of metadata; a file for some of the oldest kind.
-        is_doubled: Whether metadata of another version lie beside it, as an update that was killed leaves it.
-    """
+    """A package that is installed, whole or not."""
 
     name: str
     version: Version
     metadata: Path
+    """Its folder of metadata; a file for some of the oldest kind."""
     is_doubled: bool = False
+    """Whether metadata of another version lie beside it, as an update that was killed leaves it."""
 
     @cached_property
     def damage(self) -> tuple[str, ...]:

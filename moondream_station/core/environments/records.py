@@ -28,19 +28,9 @@ _MAY_LEAD_OUTSIDE = re.compile(r"\A[/\\]|\.\.|:")
 
 
 def check_records(venv: Path, packages: Mapping[str, str]) -> int:
-    """Look at every installed file, and at the set of packages.
+    """How many files the RECORDs name; each must be there in its size, and exactly `packages` installed.
 
-    About 0.1 s for 19,000 files; nothing is read but the RECORDs.
-
-    Args:
-        venv: The virtual environment.
-        packages: What must be installed, version by normalized name; nothing else may be.
-
-    Returns:
-        How many files the RECORDs name.
-
-    Raises:
-        EnvironmentBroken: A file or package is missing, has another size, or should not be there.
+    `packages` is version by normalized name. About 0.1 s for 19,000 files; nothing is read but the RECORDs.
     """
     folders = list(_dist_infos(venv))
     problems = list(_package_problems(folders, packages))

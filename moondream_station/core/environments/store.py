@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import anyio
 import anyio.to_thread
@@ -39,14 +39,16 @@ from moondream_station.core.resolve.pylock import read_stored_pylock
 
 Format = Literal["moondream-station/environment/1"]
 
+_NEVER_FINISHED: Final = (
+    *(".active.json.*.tmp", "environments/.trash-*", "environments/*/.*.tmp"),
+    *("backends/.trash-*", "backends/*/.trash-*", f"backends/*/{TEMPORARY}*", "backends/*/*/.trash-*"),
+    *("downloads/.trash-*", "downloads/.*.tmp", "cache/.trash-*", "cache/lock-*", "cache/uv/.tmp*"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An environment's folder and what is in it.
-
-    Args:
-        path: The folder, absolute: `HOME/environments/NAME`.
-    """
+    """An environment's folder (`HOME/environments/NAME`, absolute) and what is in it."""
 
     path: Path
 
@@ -99,51 +101,35 @@ def place_of(home: Home, name: str) -> Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRecord:
-    """What an environment is, written when it is finished and never changed.
-
-    Args:
-        format: What this file is.
-        lock_digest: The whole digest of its lock.
-        request_key: What it was made for.
-        model: The model it was made for, None where it was made for none.
-        backend: The backend's id.
-        backend_version: The backend's version.
-        build: The PyTorch build, None for a backend without torch.
-        torch: The version of torch with its local part, None likewise.
-        source: Where torch came from, None likewise.
-        index_url: The index that has it; None for find-links, and for PyPI as the default index.
-        degraded: What the machine should have had instead, None where it is that.
-        python: The base interpreter's path.
-        python_version: Its version ("3.11.7").
-        packages: Version by normalized name.
-        file_count: How many files the RECORDs name.
-        verification: What torch itself reported, None where nothing was verified.
-        created_at: When it was committed, aware, UTC; for people: nothing is decided by it but an order.
-        code: The place of its backend's code below the home's `backends`; None in the record of a station
-            that had one place for a version.
-        own_files: What the virtual environment has beside its packages, as `records.own_files` tells it;
-            empty in the record of a station that did not look at that.
-    """
+    """What an environment is, written when it is finished and never changed."""
 
     format: Format = "moondream-station/environment/1"
     lock_digest: str
     request_key: str
     model: str | None
+    """None where it was made for none."""
     backend: str
     backend_version: str
     build: str | None
+    """None for a backend without torch, as `torch` and `source`."""
     torch: str | None
     source: Source | None
     index_url: str | None
+    """None for find-links, and for PyPI as the default index."""
     degraded: Degraded | None
     python: str
+    """The base interpreter's path."""
     python_version: str
     packages: Mapping[str, str]
+    """Version by normalized name."""
     file_count: int
     verification: VerificationReport | None
     created_at: datetime
+    """UTC. For people: nothing is decided by it but an order."""
     code: str | None = None
+    """None in the record of a station that had one place for a version (see `code_place`)."""
     own_files: Mapping[str, str] = field(default_factory=dict)
+    """As `records.own_files` gives them; empty in the record of a station that did not look at them."""
 
     @property
     def code_place(self) -> str:
@@ -194,12 +180,7 @@ async def sync_ahead(place: Place | None) -> AsyncIterator[None]:
 
 
 async def commit(place: Place, record: CommitRecord) -> None:
-    """Make an environment count: everything in it is durable before `commit.json`, written last, names it.
-
-    Raises:
-        NoSpace: There is no room for it; the place stays rubbish.
-        HomeUnusable: It can't be written or synced, likewise.
-    """
+    """Make an environment count: everything in it is durable before `commit.json`, written last, names it."""
     with writing_to(place.path):
         if record.verification is not None:
             await anyio.to_thread.run_sync(_write_json, place.path / "verification.json", record.verification)
@@ -232,11 +213,7 @@ async def reject(place: Place) -> None:
 
 
 async def check_whole(committed: Committed) -> None:
-    """Look whether a committed environment can still be used: its files, its lock, its base Python.
-
-    Raises:
-        EnvironmentBroken: It can't; the message says why.
-    """
+    """Raise `EnvironmentBroken` where a committed environment can't be used: files, lock, base Python."""
     await anyio.to_thread.run_sync(_check_whole, committed)
 
 
@@ -263,22 +240,10 @@ def _check_whole(committed: Committed) -> None:
         )
 
 
-async def is_whole(committed: Committed) -> bool:
-    """Whether a committed environment can still be used."""
-    try:
-        await check_whole(committed)
-    except EnvironmentBroken:
-        return False
-    return True
-
-
 def committed_environments(home: Home) -> Iterator[Committed]:
     """Every committed environment, the newest first."""
-    environments = []
-    for place in _places(home):
-        record = load_commit(place)
-        if record is not None:
-            environments.append(Committed(place=place, record=record))
+    records = ((place, load_commit(place)) for place in _places(home))
+    environments = [Committed(place=place, record=record) for place, record in records if record is not None]
     yield from sorted(environments, key=lambda committed: committed.record.created_at, reverse=True)
 
 
@@ -292,8 +257,10 @@ async def find_reusable(
     environments = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
     for committed in sorted(environments, key=lambda committed: committed.place.name != present):
         record = committed.record
-        if (record.request_key, record.code_place) == (request_key, code) and await is_whole(committed):
-            return committed
+        if (record.request_key, record.code_place) == (request_key, code):
+            with suppress(EnvironmentBroken):
+                await check_whole(committed)
+                return committed
     return None
 
 
@@ -302,13 +269,6 @@ async def sweep(home: Home) -> tuple[str, ...]:
 
     Never removed are a committed place and one that `active.json` names. Partial downloads stay: the next
     activation resumes them.
-
-    Returns:
-        What was removed, by path below the home.
-
-    Raises:
-        HomeUnusable: `active.json` can't be read, so that nobody knows what is in use; or something could
-            not be removed.
     """
     with writing_to(home.root):
         rubbish = await anyio.to_thread.run_sync(unfinished, home)
@@ -320,30 +280,11 @@ async def sweep(home: Home) -> tuple[str, ...]:
 def unfinished(home: Home) -> tuple[Path, ...]:
     """What `sweep` would remove; some of it may belong to an activation that runs."""
     active = read_active(home).environments
-    half_done = [
+    half_done = (
         place.path for place in _places(home) if place.name not in active and not place.commit.exists()
-    ]
-    trash = [
-        path
-        for folder, pattern in (
-            (home.environments, ".trash-*"),
-            (home.backends, ".trash-*"),
-            (home.backends, "*/.trash-*"),
-            (home.backends, "*/*/.trash-*"),
-            (home.backends, f"*/{TEMPORARY}*"),
-            (home.downloads, ".trash-*"),
-            (home.cache, "lock-*"),
-            (home.cache, ".trash-*"),
-            (home.cache, "uv/.tmp*"),
-        )
-        for path in folder.glob(pattern)
-    ]
-    temporary = [
-        *home.root.glob(f".{home.active.name}.*.tmp"),
-        *home.environments.glob("*/.*.tmp"),
-        *home.downloads.glob(".*.tmp"),
-    ]
-    return (*half_done, *trash, *temporary)
+    )
+    temporary = (path for pattern in _NEVER_FINISHED for path in home.root.glob(pattern))
+    return (*half_done, *temporary)
 
 
 def _remove_all(paths: Iterable[Path]) -> None:

@@ -53,11 +53,8 @@ class ActiveWorker:
     async def make_room(self, spec: WorkerSpec, *, has_room: bool | None) -> None:
         """Before a new worker loads, end what must not be in memory beside it; requests wait for the new one.
 
-        Args:
-            spec: The new one.
-            has_room: Whether memory was seen to suffice for it; None where nobody knows what it needs, and
-                the old one stays if ending it would free next to nothing. That holds beside a worker that
-                runs, and not beside one that still loads.
+        `has_room` is whether memory was seen to suffice for both; None where nobody knows what the new one
+        needs: the old one stays if ending it would free next to nothing, unless it still loads.
         """
         self._is_claimed = True
         if has_room is None and not self._loads and self._current is not None:
@@ -95,11 +92,6 @@ class ActiveWorker:
 
         Where another one takes over while it loads, nothing comes of it, and no failure of it matters. Where
         another one loads already, this one waits until that has failed.
-
-        Raises:
-            WorkerFailed: It died, or its backend could not be loaded.
-            WorkerTimeout: It did not start, or stalled.
-            VerificationFailed: Torch no longer works as it did.
         """
         if self._is_claimed:
             self._evicted = spec
@@ -132,12 +124,7 @@ class ActiveWorker:
             _log.warning("old_worker_not_restored", model=spec.model, code=error.code, reason=error.message)
 
     async def _ready(self, spec: WorkerSpec) -> HostedWorker:
-        """A worker whose backend is loaded.
-
-        Raises:
-            WorkerFailed: It died, or was ended to make room.
-            StationError: As `start`.
-        """
+        """A worker whose backend is loaded; a `StationError` as in `start`, also where it made room."""
         load = _Load()
         self._loads.add(load)
         try:

@@ -23,7 +23,7 @@ from moondream_station.core.facts.errors import (
     WorkerReplaced,
     WorkerTimeout,
 )
-from moondream_station.core.worker.requests import CallStream, Request
+from moondream_station.core.worker.link import CallStream, Request
 from moondream_station.core.worker.worker import Worker, answer
 
 
@@ -117,32 +117,19 @@ class _Service:
     restart: Callable[[], Awaitable[Worker]] | None = None
 
 
+@dataclass(eq=False, kw_only=True)
 class InferencePool:
-    """Lets requests through to the worker, as many at once as it has threads.
+    """Lets requests through to the worker, as many at once as it has threads."""
 
-    Args:
-        max_queue_size: How many requests may wait; further ones are rejected.
-        default_timeout_seconds: How long a request may wait and be worked on, where it does not say itself.
-        loading_seconds: How long a request waits for a worker that loads.
-        stuck_seconds: How long a call that nobody waits for any more may occupy the worker before that is
-            replaced.
-        back_off_seconds: How long to wait before each restart in a row.
-    """
+    max_queue_size: int = 10
+    default_timeout_seconds: float = 30.0
+    """How long a request may wait and be worked on, where it does not say itself."""
+    loading_seconds: float = 60.0
+    stuck_seconds: float = 300.0
+    """How long a call that nobody waits for any more may occupy the worker before that is replaced."""
+    back_off_seconds: tuple[float, ...] = _BACK_OFF_SECONDS
 
-    def __init__(
-        self,
-        *,
-        max_queue_size: int = 10,
-        default_timeout_seconds: float = 30.0,
-        loading_seconds: float = 60.0,
-        stuck_seconds: float = 300.0,
-        back_off_seconds: tuple[float, ...] = _BACK_OFF_SECONDS,
-    ) -> None:
-        self._max_queue_size = max_queue_size
-        self._default_timeout_seconds = default_timeout_seconds
-        self._loading_seconds = loading_seconds
-        self._stuck_seconds = stuck_seconds
-        self._back_off_seconds = back_off_seconds
+    def __post_init__(self) -> None:
         self._line = Line()
         self._state = PoolState.STOPPED
         self._service: _Service | None = None
@@ -190,23 +177,10 @@ class InferencePool:
     ) -> AsyncIterator[dict[str, Any] | CallStream]:
         """Let the active model's backend run a function; leaving the block gives up what is left of a stream.
 
-        Args:
-            function: The function's name.
-            kwargs: Its keyword arguments, as JSON; with a true `stream` the answer may be a stream.
-            timeout_seconds: How long the request may wait for its turn and its answer, and then for each
-                chunk of a streamed one. None, 0 or less: the default.
-
-        Raises:
-            NoActiveModel: Nothing is served.
-            WorkerBusy: Too many wait already.
-            WorkerLoading: The worker is still loading after `loading_seconds`.
-            WorkerTimeout: No answer in time; also raised while a stream is read.
-            WorkerFailed: The worker died over it, or is given up.
-            WorkerReplaced: The worker was ended over it, to make room for another one.
-            BackendError: The backend raised.
-            UnknownFunction: It has no such function.
+        `timeout_seconds` is for waiting and answer together, and then for each chunk of a streamed one; None,
+        0 or less is the default. A `WorkerTimeout` may also come while the stream is read.
         """
-        seconds = self._default_timeout_seconds
+        seconds = self.default_timeout_seconds
         if timeout_seconds is not None and timeout_seconds > 0:
             seconds = timeout_seconds
         try:
@@ -225,10 +199,10 @@ class InferencePool:
         return {
             "workers": 0 if worker is None else worker.threads,
             "queue_size": len(self._line),
-            "max_queue_size": self._max_queue_size,
+            "max_queue_size": self.max_queue_size,
             "processing": self._line.seated,
             "timeouts": self._timeouts,
-            "default_timeout": self._default_timeout_seconds,
+            "default_timeout": self.default_timeout_seconds,
             "model": None if self._service is None else self._service.model,
             "status": "stopped" if self._state is PoolState.STOPPED else "running",
             "requests_processed": self._processed,
@@ -246,13 +220,13 @@ class InferencePool:
                 if request.has_begun:
                     self._processed += 1
                     raise
+                continue
             except BaseException:
                 self._processed += 1
                 self._let_go(worker, request)
                 raise
-            else:
-                self._processed += 1
-                return worker, request, result
+            self._processed += 1
+            return worker, request, result
 
     async def _begin(
         self, function: str, kwargs: Mapping[str, Any], seconds: float
@@ -262,13 +236,13 @@ class InferencePool:
         self._check_serving()
         ticket = self._line.join()
         try:
+            deadline = anyio.current_time() + seconds
             worker = self._line.take_seat(ticket) if self._state is PoolState.READY else None
-            if worker is None and len(self._line) > self._max_queue_size:
+            if worker is None and len(self._line) > self.max_queue_size:
                 raise WorkerBusy(
-                    f"{self._max_queue_size} requests are waiting already.",
+                    f"{self.max_queue_size} requests are waiting already.",
                     hint="Try again in a second; inference_max_queue_size says how many may wait.",
                 )
-            deadline = anyio.current_time() + seconds
             if worker is None:
                 worker, deadline = await self._wait_for_seat(ticket, function, seconds)
         finally:
@@ -282,27 +256,27 @@ class InferencePool:
 
     async def _wait_until_loaded(self, seconds: float) -> float:
         """Wait for a worker that loads; gives when the request's own time is over, which begins only then."""
-        with anyio.move_on_after(self._loading_seconds):
+        with anyio.move_on_after(self.loading_seconds):
             await checkpoint()
             while self._state is PoolState.LOADING:
                 await self._line.wait_for_change()
         if self._state is PoolState.LOADING:
             raise WorkerLoading(
-                f"The model is still loading after {self._loading_seconds:g} s.",
+                f"The model is still loading after {self.loading_seconds:g} s.",
                 hint="Try again later; `moondream-station status` shows how far it is.",
             )
         return anyio.current_time() + seconds
 
     async def _wait_for_seat(self, ticket: object, function: str, seconds: float) -> tuple[Worker, float]:
         """Wait for a worker that is ready and free; gives when the request's own time is over."""
-        deadline = await self._wait_until_loaded(seconds)
-        await checkpoint()  # none after the seat is taken: a cancellation there would lose it
-        self._check_serving()
-        while (worker := self._line.take_seat(ticket)) is None:
+        deadline = anyio.current_time() + seconds
+        while True:
             if self._state is PoolState.LOADING:
                 deadline = await self._wait_until_loaded(seconds)
-                self._check_serving()
-                continue
+            self._check_serving()
+            # No checkpoint after the seat is taken: a cancellation there would lose it.
+            if (worker := self._line.take_seat(ticket)) is not None:
+                return worker, deadline
             remaining = deadline - anyio.current_time()
             if remaining <= 0:
                 raise WorkerTimeout(
@@ -311,8 +285,6 @@ class InferencePool:
                 )
             with anyio.move_on_after(remaining):
                 await self._line.wait_for_change()
-            self._check_serving()
-        return worker, deadline
 
     def _check_serving(self) -> None:
         if self._state is PoolState.STOPPED:
@@ -327,7 +299,7 @@ class InferencePool:
             self._tasks.start_soon(self._replace_if_stuck, worker, request)
 
     async def _replace_if_stuck(self, worker: Worker, request: Request) -> None:
-        with anyio.move_on_after(self._stuck_seconds):
+        with anyio.move_on_after(self.stuck_seconds):
             await request.ended.wait()
         if not request.is_ended:
             worker.condemn(f"did not come back from `{request.subject}`")
@@ -368,11 +340,11 @@ class InferencePool:
                 if self._service is not service:
                     return
                 self._failure = error
-                if failures > len(self._back_off_seconds):
+                if failures > len(self.back_off_seconds):
                     self._set(PoolState.FAILED, None)
                     return
                 self._set(PoolState.LOADING, None)
-                await anyio.sleep(self._back_off_seconds[failures - 1])
+                await anyio.sleep(self.back_off_seconds[failures - 1])
                 try:
                     another = await restart()
                 except StationError as reason:

@@ -13,8 +13,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
-from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.backends.code_store import read_backend
+from moondream_station.core.backends.code_store import BackendCode, read_backend
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import Bus
 from moondream_station.core.environments.store import (
@@ -59,13 +58,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """An environment that is whole, and the worker that belongs in it.
-
-    Args:
-        spec: The worker.
-        record: What is committed of it; what will be, but for the verification, where it is not yet.
-        is_committed: Whether it is.
-    """
+    """An environment that is whole, and the worker that belongs in it."""
 
     spec: WorkerSpec
     record: CommitRecord
@@ -120,11 +113,7 @@ class HostedWorker:
 
 @contextmanager
 def as_worker_failure(model: str) -> Iterator[None]:
-    """What the system refuses while a worker is started or loaded fails that worker, and nothing else.
-
-    Raises:
-        WorkerFailed: No descriptor is free, a folder is gone, and the like.
-    """
+    """What the system refuses while a worker is started or loaded fails that worker, and nothing else."""
     try:
         yield
     except OSError as error:
@@ -151,12 +140,7 @@ class WorkerHost:
         self.settled.set()
 
     async def start(self, spec: WorkerSpec, *, activation: str | None = None) -> HostedWorker:
-        """Start a worker; returns when it has said hello.
-
-        Raises:
-            WorkerFailed: It died before that, or could not be started.
-            WorkerTimeout: It did not say hello in time.
-        """
+        """Start a worker; returns when it has said hello."""
         with as_worker_failure(spec.model):
             hosted: HostedWorker = await self._tasks.start(self._hold, spec, activation)
         return hosted
@@ -203,13 +187,7 @@ async def _release_when_failed(hosted: HostedWorker) -> None:
 
 
 async def existing_worker(home: Home, manifest: Manifest, model: str, environment: str) -> Environment:
-    """A model's worker in an environment that it has, or had before.
-
-    Raises:
-        UnknownModel: The manifest has no such model.
-        EnvironmentBroken: The environment is gone, or not whole.
-        BackendUnavailable: The code it was made for is gone.
-    """
+    """A model's worker in an environment that it has, or had before."""
     place = place_of(home, environment)
     commit = load_commit(place)
     if commit is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.home.layout import expanded
-from moondream_station.core.worker.requests import Frame, Request
+from moondream_station.core.worker.link import Frame, Request
 
 _FACTOR: Final = 2
 """Weights are there twice for a moment, as they are read and as they are used."""
@@ -64,7 +65,7 @@ async def last_frame(
     while True:
         frame = None
         with anyio.move_on_after(look_seconds):
-            frame = await request.inbox.get()
+            frame = await request.get()
         if frame is not None and frame["kind"] != "progress":
             return frame
         if frame is not None:
@@ -101,32 +102,27 @@ def _signs(
 
     Blocks: it looks at all processes of the computer, and `elsewhere` at many files.
     """
-    return (_cpu_seconds(pid), lines(), elsewhere() if elsewhere else None)
+    return (_total(pid, _cpu_seconds), lines(), elsewhere() if elsewhere else None)
 
 
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its children so far; 0 once it is gone."""
+def _total(pid: int, measure: Callable[[psutil.Process], float]) -> float:
+    """A measure of a process and its children; what is gone meanwhile counts as nothing."""
     total = 0.0
-    try:
+    with suppress(psutil.Error):
         leader = psutil.Process(pid)
         for process in (leader, *leader.children(recursive=True)):
-            times = process.cpu_times()
-            total += times.user + times.system
-    except psutil.Error:
-        return total  # gone meanwhile, which the link reports
+            total += measure(process)
     return total
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def held_bytes(pid: int) -> int:
     """The memory that a process and its children hold, in bytes; 0 once it is gone. Blocks."""
-    total = 0
-    try:
-        leader = psutil.Process(pid)
-        for process in (leader, *leader.children(recursive=True)):
-            total += process.memory_info().rss
-    except psutil.Error:
-        return total
-    return total
+    return int(_total(pid, lambda process: process.memory_info().rss))
 
 
 def is_small(held: int) -> bool:

@@ -44,17 +44,13 @@ _OF_THE_SYSTEM: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerPlan:
-    """What an environment was made for.
-
-    Args:
-        build: The build ("cpu", "cu126", "mps"), None for a backend without torch.
-        torch: The planned torch version; a local part ("+cpu") is not compared. None: any.
-        conclusions: What the build was chosen for; a report that differs from it fails nothing.
-    """
+    """What an environment was made for; `build` is None for a backend without torch."""
 
     build: str | None
     torch: str | None = None
+    """A local part ("+cpu") is not compared; None: any."""
     conclusions: Conclusions = field(default_factory=Conclusions)
+    """What the build was chosen for; a report that differs from it fails nothing."""
 
     @property
     def device(self) -> str | None:
@@ -105,11 +101,7 @@ def verification_failure(verification: Verification) -> VerificationFailed:
 
 
 def report_from(data: Mapping[str, Any]) -> VerificationReport:
-    """A report out of a worker's frame; fields that it does not name stay None.
-
-    Raises:
-        ValueError: It has another shape: what comes over the pipe is not trusted.
-    """
+    """A report out of a worker's frame, which is not trusted: a ValueError where it has another shape."""
     try:
         return from_json(VerificationReport, data)
     except ValueError as error:

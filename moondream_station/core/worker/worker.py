@@ -9,13 +9,12 @@ from typing import Any, Final, Unpack
 
 import anyio
 
-from moondream_station.core.backends.backend_code import BackendCode
+from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.facts.errors import BackendError, WorkerFailed
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
-from moondream_station.core.worker.link import Link
+from moondream_station.core.worker.link import CallStream, Frame, Link, Request
 from moondream_station.core.worker.loading import LoadOptions, MemoryNeed, last_frame, not_loaded
-from moondream_station.core.worker.requests import CallStream, Frame, Request
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
@@ -76,25 +75,16 @@ class Worker:
         return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free if isinstance(free, int) else None)
 
     async def init(self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]) -> None:
-        """Load the backend's module and call its `init_backend`, which may take as long as it does something.
+        """Load the backend's module and call its `init_backend`, for as long as that shows signs of life.
 
-        Raises:
-            WeightsUnreachable: The backend says that it can't get the model's weights.
-            NoSpace: The backend says that there is no room for them.
-            WorkerFailed: The backend raised anything else, or the worker died.
-            WorkerTimeout: It stalled.
+        What it raises is a `WorkerFailed`, or what it says: `WeightsUnreachable` or `NoSpace`.
         """
         await self._let_load("init", code, args, options)
 
     def begin(
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
     ) -> Request:
-        """Send a call without waiting for its answer.
-
-        Raises:
-            BackendError: The arguments can't be sent. `on_end` is not called.
-            WorkerFailed: The worker is gone. `on_end` is not called.
-        """
+        """Send a call without waiting for its answer. `on_end` is not called where this raises."""
         call = {"op": "call", "function": function, "kwargs": dict(kwargs)}
         flow = {"stream": bool(kwargs.get("stream")), "window": STREAM_WINDOW}
         return self._link.request(function, call | flow, on_end=on_end)
@@ -160,14 +150,7 @@ class Worker:
 async def answer(
     request: Request, timeout_seconds: float | None, *, chunk_seconds: float | None = None
 ) -> dict[str, Any] | CallStream:
-    """Wait for the answer of a call that was begun.
-
-    Raises:
-        WorkerTimeout: No answer in time. The worker stays usable once its function returns.
-        BackendError: The backend raised, or its answer is not JSON.
-        UnknownFunction: The backend has no such function.
-        WorkerFailed: The worker died.
-    """
+    """Wait for the answer of a call that was begun; after a timeout the worker stays usable."""
     frame = await request.next_frame(timeout_seconds)
     if frame["kind"] == "stream":
         return CallStream(request, frame["key"], timeout_seconds=chunk_seconds)
@@ -192,11 +175,6 @@ async def open_worker(
     """Start a worker in an environment, and end it with its whole process group when the block is left.
 
     `cwd` is the backend's folder, for backends that open files beside them.
-
-    Raises:
-        WorkerFailed: It died before it said hello, or is another version.
-        WorkerTimeout: It did not say hello in time.
-        ProgramMissing: There is no such interpreter.
     """
     argv = [str(python), "-P", str(_WORKER_MAIN), "--threads", str(threads)]
     async with open_worker_process(argv, env=env, cwd=cwd, log_path=log_path) as process:

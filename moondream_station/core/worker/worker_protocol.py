@@ -29,11 +29,7 @@ class FrameUnfit(ValueError):
 
 
 def encode(frame: Mapping[str, Any]) -> bytes:
-    """One frame as bytes.
-
-    Raises:
-        FrameUnfit: A value in it is not JSON (also NaN and infinity), or the frame exceeds `MAX_FRAME_BYTES`.
-    """
+    """One frame as bytes; `FrameUnfit` also for NaN and infinity, and past `MAX_FRAME_BYTES`."""
     try:
         text = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
@@ -52,10 +48,9 @@ class FrameDecoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """The frames that are complete with `data`. The iterator must be used up before the next call.
+        """The frames that are complete with `data`; use them up before the next call.
 
-        Raises:
-            ProtocolError: The bytes are not frames. The decoder is of no further use.
+        After a `ProtocolError` the decoder is of no further use.
         """
         self._buffer += data
         while len(self._buffer) >= _LENGTH_BYTES:

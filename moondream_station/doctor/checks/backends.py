@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Sequence
 from functools import partial
 
-from moondream_station.core.backends.backend_code import requirements_of
-from moondream_station.core.backends.code_store import read_backend
+from moondream_station.core.backends.code_store import read_backend, requirements_of
 from moondream_station.core.bus.journal import latest_activation, read_activation, read_history
 from moondream_station.core.facts.errors import BackendUnavailable, RequirementsUnsafe
 from moondream_station.core.facts.events import (

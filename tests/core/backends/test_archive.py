@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from moondream_station.core.backends.archive import (
     DEFAULT_LIMITS,
     Limits,
-    Unpacking,
     copy_folder,
     unpack_archive,
 )
@@ -233,7 +232,7 @@ def copied(source: Path, tmp_path: Path) -> dict[str, bytes]:
     """What is taken of a folder."""
     into = tmp_path / "copy"
     into.mkdir()
-    copy_folder(source, Unpacking(into, origin="folder", limits=DEFAULT_LIMITS, packed_bytes=None))
+    copy_folder(source, into, origin="folder")
     return contents(into)
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from moondream_station.core.backends.backend_code import BackendCode
-from moondream_station.core.backends.code_store import RECORD, read_backend, unnamed_code
+from moondream_station.core.backends.code_store import RECORD, BackendCode, read_backend, unnamed_code
 from moondream_station.core.backends.manifest import BackendInfo, Manifest, parse_manifest
 from moondream_station.core.backends.manifest_loader import read_built_in
 from moondream_station.core.backends.provide import backend_requirements, locate, provide_backend

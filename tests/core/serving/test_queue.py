@@ -28,7 +28,7 @@ from moondream_station.core.facts.errors import (
 )
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.serving.queue import InferencePool, PoolState
-from moondream_station.core.worker.requests import CallStream
+from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import ECHO, HOSTILE, STREAMING, write_backend
 

@@ -24,8 +24,8 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.loading import MemoryNeed
-from moondream_station.core.worker.requests import CallStream
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import ECHO, HOSTILE, SIBLING, SIBLING_FILES, STREAMING, call, write_backend
