@@ -12,9 +12,7 @@ from moondream_station.core.packaging.packaging_config import PackagingConfig
 from support.torch_index import TorchIndex
 from support.wheels import Wheel
 
-HASTY = Patience(
-    first_byte_seconds=0.4, stall_seconds=0.4, attempts=3, pause_seconds=0.01, longest_pause_seconds=0.02
-)
+HASTY = Patience(stall_seconds=0.4, attempts=3, pause_seconds=0.01, longest_pause_seconds=0.02)
 """For servers that are known to be slow, silent or broken."""
 
 

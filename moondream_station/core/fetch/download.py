@@ -16,9 +16,9 @@ import anyio.to_thread
 from moondream_station.core.builds.catalog import UNPACKED_FACTOR
 from moondream_station.core.facts.events import DownloadProgressed
 from moondream_station.core.fetch.ledger import Ledger
-from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
 from moondream_station.core.fetch.retry import FILE_PATIENCE, AttemptFailed, Patience, ask
-from moondream_station.core.fetch.transfer import RemoteFile, Transfer
+from moondream_station.core.fetch.transfer import Transfer
 from moondream_station.core.fetch.wheel_server import Arrival, Arrivals
 from moondream_station.core.fetch.wheel_store import find_finished, settle
 from moondream_station.core.home.layout import Home
@@ -92,7 +92,7 @@ def _arrivals(files: Iterable[LockedFile], home: Home) -> Mapping[str, Arrival]:
     """What can be handed out while it arrives: every file whose size is known."""
     return {
         file.filename: Arrival(
-            file.size_bytes, _partial_of(home, _remote(file)), home.downloads / file.stored_name
+            file.size_bytes, home.downloads / file.partial_name, home.downloads / file.stored_name
         )
         for file in files
         if file.size_bytes is not None
@@ -109,16 +109,15 @@ async def fetch_unhashed(
 ) -> tuple[Path, str]:
     """Bring one file into the home's downloads whose hash is unknown: where it is, and its sha256."""
     ledger = Ledger(publish, anyio.current_time)
-    part = _partial_of(home, file)
-    transfer = Transfer(file, part, client=client, ledger=ledger, patience=patience)
+    transfer = Transfer(file, home.downloads, client=client, ledger=ledger, patience=patience)
     fetched: tuple[Path, str]
 
     async def fetch_it() -> None:
         nonlocal fetched
-        fetched = await transfer.run(home.downloads)
+        fetched = await transfer.run()
 
     with writing_to(home.downloads):
-        received = await anyio.to_thread.run_sync(_size_of, part)
+        received = await anyio.to_thread.run_sync(_size_of, home.downloads / file.partial_name)
         check_space([Need(home.downloads, max(0, (file.size_bytes or 0) - received))])
         ledger.open([(file.filename, file.size_bytes, received)])
         ledger.report(file.filename)
@@ -141,18 +140,12 @@ async def _fetch_all(
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def fetch_one(file: LockedFile) -> None:
-        remote = _remote(file)
+        arrival = arrivals.of(file.filename)
         async with limiter:
             transfer = Transfer(
-                remote,
-                _partial_of(home, remote),
-                client=client,
-                ledger=ledger,
-                patience=patience,
-                arrival=arrivals.of(file.filename),
+                file, home.downloads, client=client, ledger=ledger, patience=patience, arrival=arrival
             )
-            path, _ = await transfer.run(home.downloads)
-        fetched[file.filename] = path
+            fetched[file.filename], _ = await transfer.run()
 
     # The largest first: it decides how long all take.
     largest_first = sorted(files, key=lambda file: file.size_bytes or 0, reverse=True)
@@ -161,13 +154,9 @@ async def _fetch_all(
     return fetched
 
 
-def _partial_of(home: Home, file: RemoteFile) -> Path:
-    return home.downloads / f"{file.key}-{file.filename}.partial"
-
-
 def _received(home: Home, file: LockedFile, finished: Path | None) -> int:
     """How much of a file is here; no more than its size, where that is known."""
-    size = _size_of(finished or _partial_of(home, _remote(file)))
+    size = _size_of(finished or home.downloads / file.partial_name)
     return size if file.size_bytes is None else min(size, file.size_bytes)
 
 
@@ -183,10 +172,6 @@ def _check_space(home: Home, lock: Lock, received: Mapping[str, int], unpacked_f
     missing = sum(max(0, size - received[name]) for name, size in sizes.items())
     unpacked = int(sum(sizes.values()) * unpacked_factor)
     check_space([Need(home.downloads, missing), Need(home.environments, unpacked)])
-
-
-def _remote(file: LockedFile) -> RemoteFile:
-    return RemoteFile(filename=file.filename, url=file.url, sha256=file.sha256, size_bytes=file.size_bytes)
 
 
 async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from moondream_station.core.facts.events import DownloadProgressed
+from moondream_station.core.fetch.lock import total_of
 
 _REPORT_SECONDS = 0.25
 """At most four reports a second for a file."""
@@ -37,10 +38,8 @@ class Rate:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._sampled_at = clock()
-        self._pending = 0
-        self._bytes = 0.0
-        self._seconds = 0.0
-        self._samples = 0
+        self._pending = self._samples = 0
+        self._bytes = self._seconds = 0.0
 
     def add(self, size_bytes: int) -> None:
         """Note bytes that arrived."""
@@ -92,7 +91,8 @@ class Ledger:
         entry.is_reported = True
         rate = self._rate.bytes_per_second
         self._reports_rate = rate is not None
-        received, total = self.received_bytes, self.total_bytes
+        received = sum(each.received_bytes for each in self._entries.values())
+        total = total_of(each.total_bytes for each in self._entries.values())
         eta = (total - received) / rate if rate and total is not None else None
         self._publish(
             DownloadProgressed(
@@ -143,17 +143,5 @@ class Ledger:
     def restarted(self, file: str) -> None:
         """Note that nothing of a file is here any more (what was resumed was wrong); report it at once."""
         entry = self._entries[file]
-        entry.received_bytes = 0
-        entry.resumed_from = 0
+        entry.received_bytes = entry.resumed_from = 0
         self.report(file)
-
-    @property
-    def received_bytes(self) -> int:
-        """How much of all files is here."""
-        return sum(entry.received_bytes for entry in self._entries.values())
-
-    @property
-    def total_bytes(self) -> int | None:
-        """Size of all files, None while one is unknown."""
-        sizes = [entry.total_bytes for entry in self._entries.values()]
-        return None if any(size is None for size in sizes) else sum(size or 0 for size in sizes)

@@ -4,33 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LockedFile:
+class RemoteFile:
+    """A file to fetch.
+
+    Args:
+        filename: Its name, for people and facts.
+        url: Where it is: `https://`, `http://` or `file://`, without credentials.
+        sha256: What it must be, 64 hexadecimal digits in lower case; None where nobody said.
+        size_bytes: Its size, None where nobody said.
+    """
+
+    filename: str
+    url: str
+    sha256: str | None
+    size_bytes: int | None
+
+    @property
+    def partial_name(self) -> str:
+        """The name of what is here of it: one for each content where that is known, else for each place."""
+        key = self.sha256 or hashlib.sha256(self.url.encode()).hexdigest()
+        return f"{key[:16]}-{self.filename}.partial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedFile(RemoteFile):
     """One wheel, or one archive of sources that a wheel is made of before it is installed.
 
     Args:
         name: The package's normalized name ("torch").
         version: Its version, with a local part ("2.13.0+cpu").
-        filename: The wheel's file name.
-        url: Where it is: `https://`, `http://` or `file://`, without credentials.
         index: The index that named it, None where the lock does not say.
-        sha256: 64 hexadecimal digits, in lower case.
-        size_bytes: Its size, None where nobody said.
+        sha256: What it must be.
     """
 
     name: str
     version: str
-    filename: str
-    url: str
     index: str | None
     sha256: str
-    size_bytes: int | None
 
     @property
     def is_wheel(self) -> bool:
@@ -45,12 +62,9 @@ class LockedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """The wheels of an environment, sorted by name.
+    """The wheels of an environment, one a package, sorted by name.
 
-    Args:
-        files: One wheel a package.
-        requires_python: The Pythons it was made for, as a specifier ("==3.11.*").
-        tool_output: What the resolver said, for the journal.
+    `requires_python` is a specifier ("==3.11.*"); `tool_output` what the resolver said, for the journal.
     """
 
     files: tuple[LockedFile, ...]
@@ -81,5 +95,10 @@ class Lock:
     @property
     def total_bytes(self) -> int | None:
         """Size of all wheels, None while one is unknown."""
-        sizes = [file.size_bytes for file in self.files]
-        return None if any(size is None for size in sizes) else sum(size or 0 for size in sizes)
+        return total_of(file.size_bytes for file in self.files)
+
+
+def total_of(sizes: Iterable[int | None]) -> int | None:
+    """The sum of sizes, None while one is unknown."""
+    known = list(sizes)
+    return None if None in known else sum(size or 0 for size in known)

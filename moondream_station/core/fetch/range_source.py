@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.fetch.partial import PartialFile, Validator
-from moondream_station.core.fetch.retry import AttemptFailed, content_length, failure_of, refusal
+from moondream_station.core.fetch.retry import Answer, AttemptFailed, failure_of, head_of, refusal
 from moondream_station.core.packaging.file_urls import local_path
 
 if TYPE_CHECKING:
@@ -36,13 +36,10 @@ class FileChanged(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Source:
-    """An answer.
+    """The bytes as they come, and the size of the whole file, None where the server does not say.
 
-    Args:
-        pieces: The bytes, as they come.
-        total_bytes: Size of the whole file, None where the server does not say.
-        known_bytes: How many of the first ones are here already, because the server sends the file from its
-            beginning whatever it is asked for.
+    `known_bytes` of the first ones are here already: the server sends the file from its beginning whatever it
+    is asked for.
     """
 
     pieces: AsyncIterator[bytes]
@@ -104,7 +101,7 @@ def _unreadable(error: OSError) -> AttemptFailed:
 async def _open_http(
     url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
 ) -> AsyncIterator[Source]:
-    import httpx2  # noqa: PLC0415  65 ms that nothing which fetches nothing should pay
+    import httpx2  # noqa: PLC0415  as in `ask`
 
     is_answered = False
     url_sha256 = hashlib.sha256(url.encode()).hexdigest()
@@ -117,10 +114,8 @@ async def _open_http(
         finally:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await response.aclose()
-    except httpx2.RequestError as error:
+    except (httpx2.RequestError, httpx2.InvalidURL) as error:
         raise failure_of(error, is_answered=is_answered) from error
-    except httpx2.InvalidURL as error:
-        raise AttemptFailed(f"its address is not valid ({error})", is_final=True) from error
 
 
 def _headers(part: PartialFile, url_sha256: str) -> dict[str, str]:
@@ -135,26 +130,27 @@ def _headers(part: PartialFile, url_sha256: str) -> dict[str, str]:
 async def _read_answer(
     response: httpx2.Response, part: PartialFile, size_bytes: int | None, url_sha256: str
 ) -> Source:
-    validator = _validator_of(response, url_sha256)
+    answer = head_of(response)
+    validator = _validator_of(answer, url_sha256)
     known_bytes = 0
-    if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-        start, total = _content_range(response)
+    if answer.status == HTTPStatus.PARTIAL_CONTENT:
+        start, total = _content_range(answer)
         if start != part.size:
             raise AttemptFailed("the server sent another part than it was asked for")
         if _is_another(validator, part.validator):
             raise FileChanged  # it does not heed `If-Range`
         validator = _completed(validator, part.validator)
-    elif response.status_code == HTTPStatus.OK:
-        total = content_length(response)
+    elif answer.status == HTTPStatus.OK:
+        total = answer.announced_bytes
         known_bytes = part.size
         if part.size and _is_another(validator, part.validator):
             raise FileChanged
-    elif response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.size:
-        if response.headers.get("Content-Range", "").strip() != f"bytes */{part.size}":
+    elif answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.size:
+        if answer.headers.get("Content-Range", "").strip() != f"bytes */{part.size}":
             raise FileChanged
         return Source(pieces=_nothing(), total_bytes=part.size)  # all of it is here already
     else:
-        raise refusal(response)
+        raise refusal(answer)
     _check_total(total, size_bytes)
     await anyio.to_thread.run_sync(part.note, validator)
     return Source(pieces=response.aiter_raw(), total_bytes=total, known_bytes=known_bytes)
@@ -182,14 +178,14 @@ def _completed(now: Validator, before: Validator | None) -> Validator:
     return replace(now, etag=now.etag or before.etag, last_modified=now.last_modified or before.last_modified)
 
 
-def _validator_of(response: httpx2.Response, url_sha256: str) -> Validator:
-    etag = response.headers.get("ETag")
-    strong = etag if etag is not None and not etag.startswith("W/") else None
-    return Validator(url_sha256=url_sha256, etag=strong, last_modified=response.headers.get("Last-Modified"))
+def _validator_of(answer: Answer, url_sha256: str) -> Validator:
+    etag = answer.headers.get("ETag", "")
+    strong = etag if etag and not etag.startswith("W/") else None
+    return Validator(url_sha256=url_sha256, etag=strong, last_modified=answer.headers.get("Last-Modified"))
 
 
-def _content_range(response: httpx2.Response) -> tuple[int, int | None]:
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+def _content_range(answer: Answer) -> tuple[int, int | None]:
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
     if match is None:
         raise AttemptFailed("the server sent a part and did not say which")
     return int(match[1]), None if match[2] == "*" else int(match[2])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import email.utils
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import anyio
 
+from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 
 if TYPE_CHECKING:
@@ -17,9 +19,23 @@ if TYPE_CHECKING:
 MAX_PAGE_BYTES = 64 << 20
 """PyPI's largest listings have some 20 MB; what is larger is none, and must not fill the memory."""
 
+_SLOWEST_BYTES_PER_SECOND = 1 << 10
+"""What sends less than this counts as silent: a page that trickles would come for hours."""
+
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 CREDENTIALS_HINT = "Put them into the index's URL or into netrc."
 CREDENTIALS_REFUSED = "requires credentials, or rejected those it was given"
+_REASONS = {
+    401: f"it {CREDENTIALS_REFUSED} (status 401)",
+    407: "the proxy requires credentials (status 407)",
+}
+_HINTS = {
+    401: CREDENTIALS_HINT,
+    403: "The file may no longer exist (the PyTorch index answers 403 for that), or the index requires"
+    " credentials. `--upgrade` locks again.",
+    404: "The file no longer exists. `--upgrade` locks again.",
+    407: "The proxy requires credentials: put them into its URL.",
+}
 
 
 class AttemptFailed(Exception):
@@ -54,15 +70,15 @@ class Patience:
     """How long a server may take; there is no limit for a whole file.
 
     Args:
-        first_byte_seconds: From a request to the first byte of its answer.
-        stall_seconds: Between two pieces of an answer.
+        connect_seconds: For a connection.
+        stall_seconds: From a request to the first byte of its answer, and between two pieces of it.
         silence_seconds: Of one address in all, whatever attempts remain: then it is an error that names it.
         attempts: How many attempts in a row may bring nothing.
         pause_seconds: Before the second attempt; doubled before each further one.
         longest_pause_seconds: No pause is longer, also where a server asks for it.
     """
 
-    first_byte_seconds: float = 30.0
+    connect_seconds: float = 10.0
     stall_seconds: float = 30.0
     silence_seconds: float = 60.0
     attempts: int = 5
@@ -85,10 +101,10 @@ PAGE_PATIENCE = Patience(attempts=3, pause_seconds=0.3)
 
 def patience_of(config: PackagingConfig, usual: Patience = FILE_PATIENCE) -> Patience:
     """As patient as the user's packaging set-up says, the usual where it says nothing."""
-    seconds, retries = config.timeout_seconds, config.retries
+    seconds, connect, retries = config.timeout_seconds, config.connect_timeout_seconds, config.retries
     return replace(
         usual,
-        first_byte_seconds=usual.first_byte_seconds if seconds is None else seconds,
+        connect_seconds=usual.connect_seconds if connect is None else connect,
         stall_seconds=usual.stall_seconds if seconds is None else seconds,
         silence_seconds=max(usual.silence_seconds, seconds or 0.0),
         attempts=usual.attempts if retries is None else retries + 1,
@@ -97,68 +113,78 @@ def patience_of(config: PackagingConfig, usual: Patience = FILE_PATIENCE) -> Pat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A server's answer with its whole body.
-
-    Args:
-        status: 4xx too; what may pass by itself was asked again.
-        url: Where it came from, after redirects.
-        content_type: As the server says.
-        content: The body; empty for HEAD.
-        announced_bytes: The size of the body by its head, None where that does not say.
-    """
+    """A server's answer with its whole body, which is empty for HEAD; `url` is its own after redirects."""
 
     status: int
+    reason: str
     url: str
-    content_type: str
-    content: bytes
-    announced_bytes: int | None
+    headers: Mapping[str, str]
+    content: bytes = b""
+
+    @property
+    def announced_bytes(self) -> int | None:
+        """The size of the body by its head, None where that does not say."""
+        text = self.headers.get("Content-Length", "")
+        return int(text) if text.isascii() and text.isdigit() else None
 
 
-async def ask(client: httpx2.AsyncClient, url: str, patience: Patience, *, method: str = "GET") -> Answer:
+async def ask(
+    client: httpx2.AsyncClient,
+    url: str,
+    patience: Patience,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
     """A server's answer about a page or file, whether that exists or not.
 
     Raises:
-        AttemptFailed: It can't be reached, keeps failing, or its page is too large.
+        AttemptFailed: It can't be reached, keeps failing or sends next to nothing, or its page is too large.
     """
     import httpx2  # noqa: PLC0415  65 ms that nothing which asks nobody should pay
 
-    headers = {"Accept-Encoding": "identity"} if method == "HEAD" else {}
+    headers = {"Accept-Encoding": "identity"} if method == "HEAD" else headers
+    timeout = httpx2.Timeout(patience.stall_seconds, connect=patience.connect_seconds, pool=None)
     fruitless, began = 0, anyio.current_time()
-    while True:
-        try:
-            async with client.stream(method, url, headers=headers, follow_redirects=True) as response:
-                if not is_passing(response.status_code):
-                    return Answer(
-                        status=response.status_code,
-                        url=str(response.url),
-                        content_type=response.headers.get("Content-Type", ""),
-                        content=await read_bounded(response),
-                        announced_bytes=content_length(response),
-                    )
-                failure = refusal(response)
-        except httpx2.RequestError as error:
-            failure = failure_of(error, is_answered=False)
-        fruitless += 1
-        await patience.pause(fruitless, failure, silent_since=began)
+    with anyio.CancelScope(deadline=began + patience.silence_seconds) as scope:
+        while True:
+            try:
+                async with client.stream(
+                    method, url, headers=headers, timeout=timeout, follow_redirects=True
+                ) as response:
+                    answer = head_of(response)
+                    if not is_passing(answer.status):
+                        return replace(answer, content=await _read(response, scope))
+                    failure = refusal(answer)
+            except (httpx2.RequestError, httpx2.InvalidURL) as error:
+                failure = failure_of(error, is_answered=False)
+            fruitless += 1
+            await patience.pause(fruitless, failure, silent_since=began)
+    raise AttemptFailed(f"it sent next to nothing for {patience.silence_seconds:g} seconds")
 
 
-async def read_bounded(response: httpx2.Response, limit_bytes: int = MAX_PAGE_BYTES) -> bytes:
-    """A body, whole."""
+async def _read(response: httpx2.Response, slow: anyio.CancelScope) -> bytes:
+    """A body, whole; what arrives puts off the end of patience."""
     content = bytearray()
     with anyio.CancelScope() as scope:
         async for chunk in response.aiter_bytes():
             content += chunk
-            if len(content) > limit_bytes:
+            slow.deadline += len(chunk) / _SLOWEST_BYTES_PER_SECOND
+            if len(content) > MAX_PAGE_BYTES:
                 scope.cancel()  # not left by an error: the library's generators would be left standing
-    if len(content) > limit_bytes:
-        raise AttemptFailed(f"the page is larger than {limit_bytes >> 20} MiB", is_final=True)
+    if len(content) > MAX_PAGE_BYTES:
+        raise AttemptFailed(f"the page is larger than {MAX_PAGE_BYTES >> 20} MiB", is_final=True)
     return bytes(content)
 
 
-def content_length(response: httpx2.Response) -> int | None:
-    """The size that a server announces, None where it does not."""
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+def head_of(response: httpx2.Response) -> Answer:
+    """An answer without its body."""
+    return Answer(
+        status=response.status_code,
+        reason=response.reason_phrase,
+        url=without_credentials(str(response.url)),
+        headers=response.headers,
+    )
 
 
 def is_passing(status: int) -> bool:
@@ -166,23 +192,16 @@ def is_passing(status: int) -> bool:
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
 
 
-def refusal(response: httpx2.Response) -> AttemptFailed:
+def refusal(answer: Answer) -> AttemptFailed:
     """What a status that is no success says."""
-    status = response.status_code
-    reason = f"the server answers {status} {response.reason_phrase}".rstrip()
+    status = answer.status
+    reason = _REASONS.get(status) or f"it answers {status} {answer.reason}".rstrip()
     if is_passing(status):
-        return AttemptFailed(reason, retry_after_seconds=_retry_after(response))
-    hint = {
-        HTTPStatus.UNAUTHORIZED: f"The index {CREDENTIALS_REFUSED}. {CREDENTIALS_HINT}",
-        HTTPStatus.FORBIDDEN: "The file may no longer exist (the PyTorch index answers 403 for that), or the "
-        "index requires credentials. `--upgrade` locks again.",
-        HTTPStatus.NOT_FOUND: "The file no longer exists. `--upgrade` locks again.",
-        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "The proxy requires credentials: put them into its URL.",
-    }.get(HTTPStatus(status) if status in set(HTTPStatus) else HTTPStatus.OK)
-    return AttemptFailed(reason, is_final=True, hint=hint)
+        return AttemptFailed(reason, retry_after_seconds=_retry_after(answer.headers))
+    return AttemptFailed(reason, is_final=True, hint=_HINTS.get(status))
 
 
-def failure_of(error: httpx2.RequestError, *, is_answered: bool) -> AttemptFailed:
+def failure_of(error: httpx2.RequestError | httpx2.InvalidURL, *, is_answered: bool) -> AttemptFailed:
     """What the HTTP library raised, as a failed attempt; without any answer, a failure of TLS is final."""
     import httpx2  # noqa: PLC0415  as above
 
@@ -192,6 +211,8 @@ def failure_of(error: httpx2.RequestError, *, is_answered: bool) -> AttemptFaile
         is_unreachable,
     )
 
+    if isinstance(error, httpx2.InvalidURL):
+        return AttemptFailed(f"its address is not valid ({error})", is_final=True)
     tls = is_of_tls(error)
     is_lasting = isinstance(error, httpx2.UnsupportedProtocol | httpx2.TooManyRedirects)
     hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
@@ -203,15 +224,13 @@ def failure_of(error: httpx2.RequestError, *, is_answered: bool) -> AttemptFaile
     )
 
 
-def _retry_after(response: httpx2.Response) -> float:
-    text = response.headers.get("Retry-After", "").strip()
+def _retry_after(headers: Mapping[str, str]) -> float:
+    text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
-    if not text:
-        return 0.0
     try:
         at = email.utils.parsedate_to_datetime(text)
-        sent = email.utils.parsedate_to_datetime(response.headers.get("Date", ""))
-    except (ValueError, TypeError):
+        sent = email.utils.parsedate_to_datetime(headers.get("Date", ""))
+        return max(0.0, (at - sent).total_seconds())
+    except (ValueError, TypeError):  # no date, or one of the two without a time zone
         return 0.0
-    return max(0.0, (at - sent).total_seconds()) if (at.tzinfo is None) == (sent.tzinfo is None) else 0.0

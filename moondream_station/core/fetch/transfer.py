@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -18,6 +16,7 @@ import anyio.to_thread
 
 from moondream_station.core.facts.errors import DownloadFailed, HashMismatch, IndexUnreachable
 from moondream_station.core.fetch.ledger import Ledger
+from moondream_station.core.fetch.lock import RemoteFile
 from moondream_station.core.fetch.partial import PartialFile
 from moondream_station.core.fetch.range_source import FileChanged, WrongFile, open_source
 from moondream_station.core.fetch.retry import AttemptFailed, Patience
@@ -35,35 +34,13 @@ _DISK_SECONDS = 30.0
 """How long a disk may take to accept a MiB."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteFile:
-    """A file to fetch.
-
-    Args:
-        filename: Its name, for people and facts.
-        url: `https://`, `http://` or `file://`.
-        sha256: What it must be, None where nobody said.
-        size_bytes: Likewise.
-    """
-
-    filename: str
-    url: str
-    sha256: str | None
-    size_bytes: int | None
-
-    @property
-    def key(self) -> str:
-        """Tells files apart in a folder: by content where that is known, else by where it is."""
-        return (self.sha256 or hashlib.sha256(self.url.encode()).hexdigest())[:16]
-
-
 class Transfer:
     """One file on its way into a folder."""
 
     def __init__(
         self,
         file: RemoteFile,
-        partial: Path,
+        folder: Path,
         *,
         client: httpx2.AsyncClient,
         ledger: Ledger,
@@ -71,21 +48,19 @@ class Transfer:
         arrival: Arrival | None = None,
     ) -> None:
         self._file = file
-        self._path = partial
+        self._folder = folder
+        self._path = folder / file.partial_name
         self._client = client
         self._ledger = ledger
         self._patience = patience
-        self._arrival = arrival or Arrival(0, partial, partial)
+        self._arrival = arrival or Arrival(0, self._path, self._path)
         self._fruitless = 0
         self._silent_since = math.inf
         self._best = 0
         self._wrong: str | None = None
 
-    async def run(self, folder: Path) -> tuple[Path, str]:
-        """Fetch the file; `folder/KEY-FILENAME` names it once it is whole and what it should be.
-
-        Returns:
-            Where it is, and its sha256.
+    async def run(self) -> tuple[Path, str]:
+        """Fetch the file: where it is, once it is whole and what it should be, and its sha256.
 
         Raises:
             HashMismatch: It is not what it should be, also after a second download.
@@ -109,7 +84,7 @@ class Transfer:
                 except AttemptFailed as error:
                     await self._pause(part, error)
                     continue
-                final = folder / f"{part.sha256[:16]}-{self._file.filename}"
+                final = self._folder / f"{part.sha256[:16]}-{self._file.filename}"
                 sha256 = part.sha256
                 reached(Point.FETCHED)
                 named = await anyio.to_thread.run_sync(part.finish, final)
@@ -136,7 +111,7 @@ class Transfer:
             finally:
                 part.close()
         except OSError as error:
-            raise storage_failure(error, self._path.parent) from error
+            raise storage_failure(error, self._folder) from error
 
     async def _attempt(self, part: PartialFile) -> None:
         """Fetch what is missing.
@@ -146,14 +121,14 @@ class Transfer:
         """
         if self._file.size_bytes is not None and part.size >= self._file.size_bytes:
             return  # whole already, or longer than it may be: the check tells which
-        answered = False
-        with anyio.CancelScope(deadline=anyio.current_time() + self._patience.first_byte_seconds) as scope:
+        stall_seconds = self._patience.stall_seconds
+        with anyio.CancelScope(deadline=anyio.current_time() + stall_seconds) as scope:
             async with open_source(self._file.url, part, self._client, self._file.size_bytes) as source:
                 if self._file.size_bytes is None and source.total_bytes is not None:
                     self._ledger.learn_size(self._file.filename, source.total_bytes)
-                async with _Buffer(part, scope, self._patience.stall_seconds, self._arrival) as buffer:
+                async with _Buffer(part, scope, stall_seconds, self._arrival) as buffer:
                     async for piece in source.pieces:
-                        answered, self._silent_since = True, anyio.current_time()
+                        self._silent_since = anyio.current_time()
                         await buffer.add(source.new_bytes_of(piece))
                         received = part.size + buffer.size
                         self._check_length(received)
@@ -161,8 +136,7 @@ class Transfer:
                 if source.total_bytes is not None and part.size < source.total_bytes:
                     raise AttemptFailed("the server ended the answer before its end")
         if scope.cancelled_caught:
-            seconds = self._patience.stall_seconds if answered else self._patience.first_byte_seconds
-            raise AttemptFailed(f"the server sent nothing for {seconds:g} seconds")
+            raise AttemptFailed(f"the server sent nothing for {stall_seconds:g} seconds")
 
     def _check_length(self, received: int) -> None:
         """A server that announces no length could send for ever."""
@@ -176,8 +150,7 @@ class Transfer:
             raise WrongFile(f"its sha256 is {part.sha256} instead of {self._file.sha256}")
 
     async def _throw_away(self, part: PartialFile, reason: str) -> None:
-        self._arrival.spoil()
-        await anyio.to_thread.run_sync(part.restart)
+        await self._restart(part)
         self._best = 0
         if self._wrong is not None:
             part.discard()
@@ -187,7 +160,6 @@ class Transfer:
                 hint="The index, or something on the way, alters files: try another mirror or --upgrade.",
             )
         self._wrong = reason
-        self._ledger.restarted(self._file.filename)
 
     async def _restart(self, part: PartialFile) -> None:
         self._arrival.spoil()

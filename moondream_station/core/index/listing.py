@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from html.parser import HTMLParser
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from moondream_station.core.facts.redact import without_credentials
+from moondream_station.core.fetch.retry import MAX_PAGE_BYTES, Answer
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 """What to ask an index for: JSON where it has it, because only that has sizes."""
@@ -57,9 +59,52 @@ def parse_listing(content: bytes, *, content_type: str, url: str) -> tuple[Liste
     if "json" in content_type.lower():
         return _parse_json(content, url)
     page = _Page(url)
-    page.feed(content.decode("utf-8", errors="replace"))
+    page.feed(_text(content, content_type))
     page.close()
     return tuple(page.files)
+
+
+def listed_in(answer: Answer) -> tuple[ListedFile, ...]:
+    """The files that a server's page lists."""
+    content_type = answer.headers.get("Content-Type", "")
+    return parse_listing(answer.content, content_type=content_type, url=answer.url)
+
+
+def read_local(path: Path, *, flat: bool) -> tuple[ListedFile, ...]:
+    """The files of an index's page on disk; where it is `flat`, of a page or a folder of files.
+
+    Raises:
+        OSError: It can't be read.
+        ListingInvalid: It is no ordinary file, or a larger one than any listing.
+    """
+    page = path if flat else path / "index.html"
+    if page.is_dir():
+        return tuple(
+            ListedFile(filename=entry.name, url=entry.as_uri(), size_bytes=entry.stat().st_size)
+            for entry in sorted(page.iterdir())
+            if entry.suffix == ".whl" and entry.is_file()
+        )
+    if page.exists() and not page.is_file():  # reading a pipe would never end
+        raise ListingInvalid("it is no ordinary file")
+    with page.open("rb") as file:
+        content = file.read(MAX_PAGE_BYTES + 1)
+    if len(content) > MAX_PAGE_BYTES:
+        raise ListingInvalid(f"it is larger than {MAX_PAGE_BYTES >> 20} MiB")
+    return parse_listing(content, content_type="text/html", url=page.as_uri())
+
+
+def _text(content: bytes, content_type: str) -> str:
+    """A page as text: by its byte-order mark or what UTF-16 looks like, else as the server says, else UTF-8.
+
+    What can't be decoded is replaced: the addresses of files are ASCII, whatever else a page says.
+    """
+    header = Message()
+    header["Content-Type"] = content_type
+    shown, named = json.detect_encoding(content), header.get_content_charset("utf-8")
+    try:
+        return content.decode(named if shown == "utf-8" else shown, errors="replace")
+    except (LookupError, UnicodeError):  # no charset that Python knows
+        return content.decode(errors="replace")
 
 
 def _parse_json(content: bytes, url: str) -> tuple[ListedFile, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -14,16 +13,10 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.facts.redact import redact_url
-from moondream_station.core.fetch.retry import (
-    CREDENTIALS_HINT,
-    CREDENTIALS_REFUSED,
-    Answer,
-    AttemptFailed,
-    Patience,
-    ask,
-)
+from moondream_station.core.fetch.retry import AttemptFailed, Patience, ask, refusal
 from moondream_station.core.home.task_groups import together
-from moondream_station.core.index.listing import ListingInvalid, parse_listing
+from moondream_station.core.index.listing import ListedFile, ListingInvalid, listed_in, read_local
+from moondream_station.core.index.page_source import ABSENT
 from moondream_station.core.packaging.file_urls import local_path
 
 if TYPE_CHECKING:
@@ -68,48 +61,36 @@ class FamilyNames:
     async def _names_on(self, url: str) -> frozenset[str]:
         """The packages that a page, or a folder, has a usable wheel of."""
         path = local_path(url)
-        if path is not None:
-            return await anyio.to_thread.run_sync(self._names_in, path)
         try:
-            answer = await ask(self._client, url, self._patience)
+            if path is not None:
+                read = partial(read_local, path, flat=self._flat)
+            else:
+                answer = await ask(self._client, url, self._patience)
+                if answer.status in ABSENT and not self._flat:
+                    return frozenset()
+                if answer.status != HTTPStatus.OK:
+                    raise refusal(answer)
+                read = partial(listed_in, answer)
+            # In a thread: PyPI's largest pages take seconds to parse.
+            return await anyio.to_thread.run_sync(lambda: self._usable(read()), abandon_on_cancel=True)
+        except FileNotFoundError:
+            return frozenset()
         except AttemptFailed as failure:
             raise IndexUnreachable(
-                f"The index {redact_url(url)} can't be reached: {failure}",
+                f"The index {redact_url(url)} can't be reached: {failure}.",
                 hint=failure.hint or "Check the network, the proxy and the index's address.",
             ) from failure
-        if answer.status == HTTPStatus.UNAUTHORIZED:
+        except (ListingInvalid, OSError) as error:
             raise IndexUnreachable(
-                f"The index {redact_url(url)} {CREDENTIALS_REFUSED}.", hint=CREDENTIALS_HINT
-            )
-        if answer.status != HTTPStatus.OK and not self._flat:
-            return frozenset()
-        # In a thread: PyPI's largest pages take seconds to parse.
-        return await anyio.to_thread.run_sync(self._names_of, answer, abandon_on_cancel=True)
-
-    def _names_in(self, folder: Path) -> frozenset[str]:
-        if self._flat:
-            return self._usable(path.name for path in folder.glob("*.whl"))
-        page = folder / "index.html"
-        if not page.is_file():
-            return frozenset()
-        files = parse_listing(page.read_bytes(), content_type="text/html", url=page.as_uri())
-        return self._usable(file.filename for file in files)
-
-    def _names_of(self, answer: Answer) -> frozenset[str]:
-        try:
-            page = parse_listing(answer.content, content_type=answer.content_type, url=answer.url)
-        except ListingInvalid as error:
-            raise IndexUnreachable(
-                f"{redact_url(answer.url)} is not a list of files: {error}",
+                f"{redact_url(url)} is not a list of files: {error}.",
                 hint="Check the index's address: it may lead to a page for people, or to a proxy's.",
             ) from error
-        return self._usable(file.filename for file in page)
 
-    def _usable(self, filenames: Iterable[str]) -> frozenset[str]:
+    def _usable(self, files: Iterable[ListedFile]) -> frozenset[str]:
         names = set()
-        for filename in filenames:
+        for file in files:
             try:
-                name, _, _, tags = parse_wheel_filename(filename)
+                name, _, _, tags = parse_wheel_filename(file.filename)
             except InvalidWheelFilename:
                 continue  # whatever else lies there is not asked for
             if not self._tags.isdisjoint(tags):

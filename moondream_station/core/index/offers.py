@@ -15,12 +15,7 @@ from moondream_station.core.facts.selection import Source
 from moondream_station.core.home.layout import Home
 from moondream_station.core.index.listing_cache import ListingCache
 from moondream_station.core.index.page_source import PageSource, SourceReport
-from moondream_station.core.index.torch_pages import (
-    TORCH,
-    Found,
-    TorchIndexPages,
-    found_on,
-)
+from moondream_station.core.index.torch_pages import TORCH, Found, TorchIndexPages, found_on
 from moondream_station.core.packaging.packaging_config import PYPI_URL, PackagingConfig
 from moondream_station.core.packaging.uv_environment import is_torch_index
 from moondream_station.core.selection.request import BuildRequest
@@ -33,11 +28,9 @@ DEADLINE_SECONDS = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedOffers:
-    """What is available, and where it was looked for.
+    """Real wheels, the index's first, then those of find-links, then the user's default index's.
 
-    Args:
-        offers: Real wheels: the index's first, then those of find-links, then the user's default index's.
-        tried: What became of each place, in the same order.
+    `tried` is what became of each place, in the same order.
     """
 
     offers: tuple[Offer, ...]
@@ -71,14 +64,14 @@ async def collect_offers(
 
     async def keep(place: int, page_url: str, source: Source, url: str) -> None:
         page = await pages.get(page_url, source)
-        found = await anyio.to_thread.run_sync(found_on, page, url, source, catalog)
+        offers, reports = await anyio.to_thread.run_sync(found_on, page, url, source, catalog)
         if source != "find-links" and url != PYPI_URL:
-            found.offers = [replace(offer, is_from_users_index=True) for offer in found.offers]
-        by_place[place] = found
+            offers = [replace(offer, is_from_users_index=True) for offer in offers]
+        by_place[place] = offers, reports
 
     async with anyio.create_task_group() as tasks:
         if config.no_index and torch_index.rstrip("/") == catalog.index.rstrip("/"):
-            by_place[0] = Found(reports=[_switched_off(torch_index)])
+            by_place[0] = [], [_switched_off(torch_index)]
         else:
             tasks.start_soon(index.collect)
         places: list[tuple[str, Source, str]] = [(url, "find-links", url) for url in config.find_links]
@@ -93,8 +86,8 @@ async def collect_offers(
         by_place[0] = await anyio.to_thread.run_sync(index.found)
     ordered = [by_place[place] for place in sorted(by_place)]
     return CollectedOffers(
-        offers=_without_repetitions(offer for found in ordered for offer in found.offers),
-        tried=tuple(report for found in ordered for report in found.reports),
+        offers=_without_repetitions(offer for offers, _ in ordered for offer in offers),
+        tried=tuple(report for _, reports in ordered for report in reports),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -24,12 +25,8 @@ from moondream_station.core.selection.select import select
 TORCH = "torch"
 
 
-@dataclass(slots=True)
-class Found:
-    """What was found in one place, and what became of looking there."""
-
-    offers: list[Offer] = field(default_factory=list)
-    reports: list[SourceReport] = field(default_factory=list)
+Found: TypeAlias = tuple[list[Offer], list[SourceReport]]
+"""What was found in one place, and what became of looking there."""
 
 
 class TorchIndexPages:
@@ -42,7 +39,6 @@ class TorchIndexPages:
 
     def __init__(self, base: str, request: BuildRequest, pages: PageSource) -> None:
         self._base = base
-        self._shown = redact_url(base)
         self._request = request
         self._pages = pages
         self._known_pages = _known_pages(request, base)
@@ -78,28 +74,23 @@ class TorchIndexPages:
     def found(self) -> Found:
         """What came of it; one report where nobody answers, else one for each page."""
         if self._dead is not None and not self._by_build_ok():
-            return Found(reports=[replace(self._dead.report, url_redacted=self._shown)])
-        found = Found()
-        asked = {url: page for url, page in self._by_build.items() if page.report.outcome != "failed"}
-        for url in sorted(self._by_build):
-            on_page = found_on(self._by_build[url], url, "index", self._request.catalog)
-            found.offers += on_page.offers
-            found.reports += on_page.reports
-        found.offers += [offer for offer in self._offers_of_all() if offer.index_url not in asked]
-        if self._all is not None:
-            found.reports.insert(0, self._all.report)
-        return found
+            return [], [replace(self._dead.report, url_redacted=redact_url(self._base))]
+        offers: list[Offer] = []
+        reports = [self._all.report] if self._all is not None else []
+        for url, page in sorted(self._by_build.items()):
+            on_page, of_page = found_on(page, url, "index", self._request.catalog)
+            offers += on_page
+            reports += of_page
+        asked = {url for url, page in self._by_build.items() if page.report.outcome != "failed"}
+        return offers + [offer for offer in self._offers_of_all() if offer.index_url not in asked], reports
 
     def _by_build_ok(self) -> bool:
-        pages = [*self._by_build.values(), *([self._all] if self._all is not None else [])]
-        return any(page.report.outcome == "ok" for page in pages)
+        pages = (self._all, *self._by_build.values())
+        return any(page is not None and page.report.outcome == "ok" for page in pages)
 
     def _indexes_of(self, builds: Iterable[str]) -> list[str]:
-        unknown = frozenset[str]()
         return sorted(
-            url
-            for build in builds
-            for url in self._known_pages.get(build, unknown) or {f"{self._base}/{build}"}
+            url for build in builds for url in self._known_pages.get(build, {f"{self._base}/{build}"})
         )
 
     def _index_with(self, build: str, folder: str) -> str:
@@ -122,13 +113,13 @@ class TorchIndexPages:
         return offers
 
 
-def _known_pages(request: BuildRequest, base: str) -> Mapping[str, frozenset[str]]:
+def _known_pages(request: BuildRequest, base: str) -> Mapping[str, set[str]]:
     """The pages of each build on an index, as the catalog knows them; previews had others."""
     known: dict[str, set[str]] = {}
     for offer in request.catalog_offers(index=base):
         if offer.index_url is not None:
             known.setdefault(offer.build, set()).add(offer.index_url)
-    return {build: frozenset(urls) for build, urls in known.items()}
+    return known
 
 
 def _builds_worth_asking(request: BuildRequest, seen: Iterable[Offer] = ()) -> frozenset[str]:
@@ -167,7 +158,7 @@ def found_on(page: Page, url: str, source: Source, catalog: Catalog) -> Found:
         wheels = "1 wheel" if len(offers) == 1 else f"{len(offers)} wheels"
         note = report.detail.partition("; ")[2]
         report = replace(report, detail=f"{wheels} of torch" + (f"; {note}" if note else ""))
-    return Found(offers=offers, reports=[report])
+    return offers, [report]
 
 
 def _offer(file: ListedFile, source: Source, url: str, catalog: Catalog) -> Offer | None:

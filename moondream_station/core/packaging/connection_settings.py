@@ -36,7 +36,7 @@ def proxies(
         names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
         fallback = () if scheme == "no" else ("all_proxy", "ALL_PROXY")
         value = first(*(environ.get(name) for name in (*names, *fallback)))
-        value = value or first(*(dict(settings.proxies).get(scheme) for settings in uv))
+        value = value or first(*(settings.proxies.get(scheme) for settings in uv))
         if value:
             proxy_of[scheme] = value
     if not proxy_of:

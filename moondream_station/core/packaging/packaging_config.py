@@ -13,7 +13,7 @@ it is given of the family.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
@@ -33,7 +33,7 @@ from moondream_station.core.facts.redact import redact_text, redact_url
 from moondream_station.core.packaging.connection_settings import certificates, first, netrc_file, proxies
 from moondream_station.core.packaging.file_urls import absolute, existing, local_path, url_of
 from moondream_station.core.packaging.pip_settings import ETC, home_folder, pip_file_options, pip_variables
-from moondream_station.core.packaging.uv_settings import uv_file_settings, uv_variables
+from moondream_station.core.packaging.uv_settings import UvSettings, uv_file_settings, uv_variables
 
 PYPI_URL = "https://pypi.org/simple"
 
@@ -104,14 +104,7 @@ async def load_packaging_config(
     platform: str = sys.platform,
     etc: Path = ETC,
 ) -> PackagingConfig:
-    """The user's packaging set-up.
-
-    Args:
-        environ: The user's variables.
-        prefix: The Python environment whose own `pip.conf` counts.
-        cwd: The folder that relative paths in variables count from; the current one by default.
-        platform: As `sys.platform`.
-        etc: The system's folder of settings.
+    """The user's packaging set-up; `prefix` is the Python environment whose own `pip.conf` counts.
 
     Raises:
         SettingsInvalid: A file or a value can't be understood; pip and uv would refuse it too.
@@ -124,38 +117,42 @@ async def load_packaging_config(
 def _load(
     environ: Mapping[str, str], *, prefix: Path, cwd: Path, platform: str, etc: Path
 ) -> PackagingConfig:
-    pip = {**pip_file_options(environ, prefix=prefix, platform=platform, etc=etc), **pip_variables(environ)}
-    ours = uv_variables(environ)
-    uv = (ours, *uv_file_settings(environ, platform=platform, etc=etc))
+    variables = pip_variables(environ)
+    pip = {**pip_file_options(environ, prefix=prefix, platform=platform, etc=etc), **variables}
+    ours, *files = uv = (uv_variables(environ), *uv_file_settings(environ, platform=platform, etc=etc))
     home = home_folder(environ, platform)
     notes: list[str] = []
-    pip_extras = pip.get("extra-index-url", "").split()
-    extras = chain(*(settings.indexes for settings in uv), pip_extras)
-    links = chain(*(settings.find_links for settings in uv), pip.get("find-links", "").split())
-    hosts = chain(*(settings.insecure_hosts for settings in uv), pip.get("trusted-host", "").split())
-    file_default = next((settings.default_index for settings in uv[1:] if settings.default_index), None)
+
+    def listed(option: str, of_uv: Callable[[UvSettings], tuple[str, ...]]) -> list[str]:
+        return [*chain(*map(of_uv, uv)), *pip.get(option, "").split()]
+
+    def located(places: Iterable[str]) -> list[str]:
+        return [url_of(place, cwd, home) for place in places]
+
     # A variable goes before any file, and within each, uv's before pip's.
-    default = first(
-        ours.default_index, pip_variables(environ).get("index-url"), file_default, pip.get("index-url")
-    )
-    located = [url_of(place, cwd, home) for place in extras]
-    strategy = next((settings.index_strategy for settings in uv if settings.index_strategy), None)
+    of_files = (settings.default_index for settings in files)
+    default = first(ours.default_index, variables.get("index-url"), *of_files, pip.get("index-url"))
+    extras = located(listed("extra-index-url", lambda settings: settings.indexes))
+    links = located(listed("find-links", lambda settings: settings.find_links))
+    usual_strategy = "unsafe-best-match" if pip.get("extra-index-url") else None
+    keyring = "subprocess" if pip.get("keyring-provider") == "subprocess" else None
     by_scheme, no_proxy = proxies(environ, pip, uv)
+    retries = _number(environ, "UV_HTTP_RETRIES", pip, "retries")
     return PackagingConfig(
         index_url=url_of(default or PYPI_URL, cwd, home).rstrip("/"),
-        extra_index_urls=existing(located, "extra index", notes),
-        find_links=existing((url_of(place, cwd, home) for place in links), "find-links location", notes),
+        extra_index_urls=existing(extras, "extra index", notes),
+        find_links=existing(links, "find-links location", notes),
         no_index=_flag(pip, "no-index") or any(settings.no_index for settings in uv),
-        index_strategy=strategy or ("unsafe-best-match" if pip_extras else None),
-        keyring_provider=first(*(settings.keyring_provider for settings in uv), _keyring(pip)),
+        index_strategy=first(*(settings.index_strategy for settings in uv), usual_strategy),
+        keyring_provider=first(*(settings.keyring_provider for settings in uv), keyring),
         cert=certificates(environ, pip, cwd, home, notes),
-        client_cert=_path(pip.get("client-cert"), cwd, home),
+        client_cert=absolute(pip["client-cert"], cwd, home) if pip.get("client-cert") else None,
         proxies=by_scheme,
         no_proxy=no_proxy,
         timeout_seconds=_number(environ, "UV_HTTP_TIMEOUT", pip, "timeout"),
         connect_timeout_seconds=_number(environ, "UV_HTTP_CONNECT_TIMEOUT", {}, ""),
-        retries=_count(_number(environ, "UV_HTTP_RETRIES", pip, "retries")),
-        trusted_hosts=tuple(dict.fromkeys(hosts)),
+        retries=None if retries is None else int(retries),
+        trusted_hosts=tuple(dict.fromkeys(listed("trusted-host", lambda settings: settings.insecure_hosts))),
         constraints=_constraint_files(pip, cwd, home, notes),
         netrc=netrc_file(environ, home, platform),
         notes=tuple(notes),
@@ -187,18 +184,6 @@ def _where_set(name: str) -> str:
     if not name.startswith("pip's "):
         return "Correct or unset the variable."
     return "Correct or remove it: it is a variable PIP_…, or stands in a file that `pip config debug` shows."
-
-
-def _count(number: float | None) -> int | None:
-    return None if number is None else int(number)
-
-
-def _path(text: str | None, cwd: Path, home: Path) -> Path | None:
-    return absolute(text, cwd, home) if text else None
-
-
-def _keyring(pip: Mapping[str, str]) -> str | None:
-    return "subprocess" if pip.get("keyring-provider") == "subprocess" else None
 
 
 def _constraint_files(pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]) -> tuple[Path, ...]:

@@ -30,40 +30,33 @@ _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", re.DOTALL)
 class UvSettings:
     """What uv was told about indexes, by variables or by one file. Holds credentials: no repr.
 
-    Args:
-        default_index: Stands in for PyPI, None where nothing does.
-        indexes: Further indexes, most important first.
-        find_links: Pages and folders of files.
-        no_index: Whether only find-links count.
-        index_strategy: "first-index", "unsafe-best-match", … None where not set.
-        keyring_provider: "subprocess" or "disabled", None where not set.
-        insecure_hosts: Hosts whose certificates are not checked.
-        proxies: Proxy URLs by scheme ("http", "https"), and hosts without ("no").
+    What stands in for PyPI, further indexes, most important first, and what else is set. `proxies` has URLs
+    under "http" and "https", and under "no" the hosts without, by commas.
     """
 
-    default_index: str | None = None
-    indexes: tuple[str, ...] = ()
-    find_links: tuple[str, ...] = ()
-    no_index: bool | None = None
-    index_strategy: str | None = None
-    keyring_provider: str | None = None
-    insecure_hosts: tuple[str, ...] = ()
-    proxies: tuple[tuple[str, str], ...] = ()
+    default_index: str | None
+    indexes: tuple[str, ...]
+    find_links: tuple[str, ...]
+    no_index: bool
+    index_strategy: str | None
+    keyring_provider: str | None
+    insecure_hosts: tuple[str, ...]
+    proxies: Mapping[str, str]
 
 
 def uv_variables(environ: Mapping[str, str]) -> UvSettings:
     """What `UV_…` variables say."""
-    default = environ.get("UV_DEFAULT_INDEX") or environ.get("UV_INDEX_URL")
+    default = environ.get("UV_DEFAULT_INDEX") or environ.get("UV_INDEX_URL", "")
     extra = environ.get("UV_INDEX", "").split() + environ.get("UV_EXTRA_INDEX_URL", "").split()
-    links = (link.strip() for link in environ.get("UV_FIND_LINKS", "").split(","))
-    return UvSettings(
-        default_index=_named_index(default.strip(), environ) if default and default.strip() else None,
-        indexes=tuple(_named_index(index, environ) for index in extra),
-        find_links=tuple(link for link in links if link),
-        index_strategy=environ.get("UV_INDEX_STRATEGY") or None,
-        keyring_provider=environ.get("UV_KEYRING_PROVIDER") or None,
-        insecure_hosts=tuple(environ.get("UV_INSECURE_HOST", "").replace(",", " ").split()),
-    )
+    table = {
+        "index": [{**_named(text), "default": True} for text in [default.strip()] if text]
+        + [_named(text) for text in extra],
+        "find-links": [link.strip() for link in environ.get("UV_FIND_LINKS", "").split(",")],
+        "index-strategy": environ.get("UV_INDEX_STRATEGY"),
+        "keyring-provider": environ.get("UV_KEYRING_PROVIDER"),
+        "allow-insecure-host": environ.get("UV_INSECURE_HOST", "").replace(",", " ").split(),
+    }
+    return _from_table(table, None, environ)
 
 
 def uv_file_settings(
@@ -121,69 +114,60 @@ def _as_pip_reads(table: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**table, **of_pip, **joined}
 
 
-def _from_table(table: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> UvSettings:
-    entries = [entry for entry in _dicts(table.get("index")) if isinstance(entry.get("url"), str)]
-    usable = [entry for entry in entries if entry.get("explicit") is not True]
-    flat = [_from_entry(entry, path, environ) for entry in usable if entry.get("format") == "flat"]
-    simple = [entry for entry in usable if entry.get("format") != "flat"]
-    defaults = [_from_entry(entry, path, environ) for entry in simple if entry.get("default") is True]
-    defaults += [_located(url, path) for url in _strings(table.get("index-url"))]
-    extras = [_from_entry(entry, path, environ) for entry in simple if entry.get("default") is not True]
-    extras += [_located(url, path) for url in _strings(table.get("extra-index-url"))]
-    no_index = table.get("no-index")
-    proxies = {scheme: _strings(table.get(f"{scheme}-proxy")) for scheme in ("http", "https")}
-    proxies["no"] = [",".join(_strings(table.get("no-proxy")))]
+def _from_table(table: Mapping[str, Any], path: Path | None, environ: Mapping[str, str]) -> UvSettings:
+    """A file's table, or what variables say in the form of one; paths in a file count from its folder."""
+    flat, defaults, others = list[str](), list[str](), list[str]()
+    entries = table.get("index")
+    for entry in entries if isinstance(entries, list) else ():
+        if (
+            isinstance(entry, dict)
+            and isinstance(entry.get("url"), str)
+            and entry.get("explicit") is not True
+        ):
+            url = _with_credentials(_located(entry["url"], path), entry.get("name"), environ)
+            kind = defaults if entry.get("default") is True else others
+            (flat if entry.get("format") == "flat" else kind).append(url)
+
+    def places(key: str) -> list[str]:
+        return [_located(place, path) for place in _strings(table.get(key))]
+
+    proxies = {name: ",".join(_strings(table.get(f"{name}-proxy"))) for name in ("http", "https", "no")}
     return UvSettings(
-        default_index=defaults[0] if defaults else None,
-        indexes=tuple(extras),
-        find_links=(*flat, *(_located(link, path) for link in _strings(table.get("find-links")))),
-        no_index=no_index if isinstance(no_index, bool) else None,
-        index_strategy=_first(table.get("index-strategy")),
-        keyring_provider=_first(table.get("keyring-provider")),
+        default_index=next(iter([*defaults, *places("index-url")]), None),
+        indexes=(*others, *places("extra-index-url")),
+        find_links=(*flat, *places("find-links")),
+        no_index=table.get("no-index") is True,
+        index_strategy=next(iter(_strings(table.get("index-strategy"))), None),
+        keyring_provider=next(iter(_strings(table.get("keyring-provider"))), None),
         insecure_hosts=tuple(_strings(table.get("allow-insecure-host"))),
-        proxies=tuple((scheme, values[0]) for scheme, values in proxies.items() if values and values[0]),
+        proxies=proxies,
     )
 
 
-def _from_entry(entry: Mapping[str, Any], path: Path, environ: Mapping[str, str]) -> str:
-    url = _located(str(entry["url"]), path)
-    name = entry.get("name")
-    return _with_credentials(url, name, environ) if isinstance(name, str) else url
-
-
-def _named_index(text: str, environ: Mapping[str, str]) -> str:
+def _named(text: str) -> dict[str, str]:
     """An index as a variable gives it: a URL or a path, after `NAME=` or without."""
     named = _NAMED.fullmatch(text)
-    if named is None:
-        return text
-    return _with_credentials(named[2], named[1], environ)
+    return {"url": text} if named is None else {"name": named[1], "url": named[2]}
 
 
-def _with_credentials(url: str, name: str, environ: Mapping[str, str]) -> str:
+def _with_credentials(url: str, name: object, environ: Mapping[str, str]) -> str:
     """The URL with the credentials that variables give to an index of this name, unless it has its own."""
+    if not isinstance(name, str) or "://" not in url or credentials_in(url) is not None:
+        return url
     prefix = "UV_INDEX_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
     username, password = environ.get(f"{prefix}_USERNAME"), environ.get(f"{prefix}_PASSWORD")
-    if (username is None and password is None) or "://" not in url or credentials_in(url) is not None:
+    if username is None and password is None:
         return url
     parts = urlsplit(url)
     userinfo = f"{quote(username or '', safe='')}:{quote(password or '', safe='')}"
     return urlunsplit(parts._replace(netloc=f"{userinfo}@{parts.netloc}"))
 
 
-def _located(location: str, path: Path) -> str:
-    """A path in a file counts from that file's folder."""
-    checked_url(location, f"an index or find-links location in {path}")
-    return location if "://" in location else str(path.parent / Path(location))
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+def _located(place: str, path: Path | None) -> str:
+    checked_url(place, "an index or find-links location" + (f" in {path}" if path is not None else ""))
+    return place if path is None or "://" in place else str(path.parent / place)
 
 
 def _strings(value: object) -> list[str]:
     values: Iterable[object] = value if isinstance(value, list) else [value]
     return [item for item in values if isinstance(item, str) and item]
-
-
-def _first(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -18,9 +18,8 @@ from packaging.version import Version
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY
 from moondream_station.core.facts.redact import credentials_in, redact_url, without_credentials
-from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
 from moondream_station.core.fetch.retry import Patience
-from moondream_station.core.fetch.transfer import RemoteFile
 from moondream_station.core.index.names import FamilyNames
 from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.core.resolve.lock_project import (

@@ -22,9 +22,8 @@ from moondream_station.core.facts.errors import (
 from moondream_station.core.facts.events import DownloadProgressed
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.download import fetch_unhashed, with_sizes
-from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
 from moondream_station.core.fetch.retry import PAGE_PATIENCE, patience_of
-from moondream_station.core.fetch.transfer import RemoteFile
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import work_folder
 from moondream_station.core.packaging.packaging_config import PackagingConfig, ordinary_constraints

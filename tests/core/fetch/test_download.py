@@ -27,8 +27,7 @@ from moondream_station.core.facts.errors import (
 from moondream_station.core.facts.events import DownloadProgressed
 from moondream_station.core.fetch.download import fetch, fetch_unhashed
 from moondream_station.core.fetch.http_client import open_client
-from moondream_station.core.fetch.lock import Lock
-from moondream_station.core.fetch.transfer import RemoteFile
+from moondream_station.core.fetch.lock import Lock, RemoteFile
 from moondream_station.core.home.layout import Home
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.resolve.pylock import write_pylock
@@ -303,7 +302,7 @@ async def test_a_silent_server_is_given_up_when_its_silence_lasts(
     """The silence of all attempts together counts, not their number."""
     index.faults.append(Fault(match="*big*", times=1, hang_after_bytes=hang_after_bytes))
     index.faults.append(Fault(match="*big*", skip=1, hang_after_bytes=0))
-    patience = replace(HASTY, first_byte_seconds=0.4, stall_seconds=0.4, silence_seconds=0.6, attempts=20)
+    patience = replace(HASTY, stall_seconds=0.4, silence_seconds=0.6, attempts=20)
     lock = served_lock(index, BIG)
     async with client_of(index) as client:
         with pytest.raises(DownloadFailed, match=r"sent nothing for 0.4 seconds \(2 attempts\)"):
