@@ -46,17 +46,10 @@ async def fetch(
 ) -> Mapping[str, Path]:
     """Bring every wheel of a lock into the home's downloads, and say where each is by its file name.
 
-    What is there already is used, whole or in part. Cancelling keeps the bytes that are here.
-
-    Args:
-        lock: The wheels.
-        home: Where downloads live.
-        client: It brings proxies, certificates and credentials.
-        publish: Takes the facts; every file has a first and a last one.
-        patience: How long to wait for servers.
-        unpacked_factor: What the wheels unpack to, as a multiple of their size, for the check of space.
-        arrivals: Learns what is here and what is on its way, for whoever reads the wheels meanwhile. To make
-            them durable and to note them (`settle`) is then left to that reader, beside what comes next.
+    What is there already is used, whole or in part. Cancelling keeps the bytes that are here. Every file has
+    a first and a last fact. There must be space for the wheels and for `unpacked_factor` times their size.
+    `arrivals` learns what is here and what is on its way, for whoever reads the wheels meanwhile: to make
+    them durable and to note them (`settle`) is then left to that reader, beside what comes next.
 
     Raises:
         NoSpace: Wheels and environment would not fit, or the file system became full.
@@ -80,9 +73,8 @@ async def fetch(
         present = {name: path for name, path in finished.items() if path is not None}
         missing = [file for file in lock.files if file.filename not in present]
         readers.expect(present, _arrivals(missing, home))
-        fetched = await _fetch_all(
-            missing, home=home, client=client, ledger=ledger, patience=patience, arrivals=readers
-        )
+        came = await _fetch_all(missing, home, client, ledger, patience, readers)
+        fetched = {name: path for name, (path, _) in came.items()}
         if arrivals is None:
             await anyio.to_thread.run_sync(settle, list(fetched.values()), abandon_on_cancel=True)
     return {**present, **fetched}
@@ -109,43 +101,36 @@ async def fetch_unhashed(
 ) -> tuple[Path, str]:
     """Bring one file into the home's downloads whose hash is unknown: where it is, and its sha256."""
     ledger = Ledger(publish, anyio.current_time)
-    transfer = Transfer(file, home.downloads, client=client, ledger=ledger, patience=patience)
-    fetched: tuple[Path, str]
-
-    async def fetch_it() -> None:
-        nonlocal fetched
-        fetched = await transfer.run()
-
     with writing_to(home.downloads):
-        received = await anyio.to_thread.run_sync(_size_of, home.downloads / file.partial_name)
+        received = await anyio.to_thread.run_sync(_received, home, file, None)
         check_space([Need(home.downloads, max(0, (file.size_bytes or 0) - received))])
         ledger.open([(file.filename, file.size_bytes, received)])
         ledger.report(file.filename)
-        await accompanied(fetch_it, ledger.keep_reporting)
-        path, sha256 = fetched
+        fetched = await _fetch_all([file], home, client, ledger, patience, Arrivals())
+        path, sha256 = fetched[file.filename]
         await anyio.to_thread.run_sync(settle, [path])
     return path, sha256
 
 
 async def _fetch_all(
-    files: Iterable[LockedFile],
-    *,
+    files: Iterable[RemoteFile],
     home: Home,
     client: httpx2.AsyncClient,
     ledger: Ledger,
     patience: Patience,
     arrivals: Arrivals,
-) -> dict[str, Path]:
-    fetched: dict[str, Path] = {}
+) -> dict[str, tuple[Path, str]]:
+    """Where each is by its file name, and its sha256."""
+    fetched: dict[str, tuple[Path, str]] = {}
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
-    async def fetch_one(file: LockedFile) -> None:
+    async def fetch_one(file: RemoteFile) -> None:
         arrival = arrivals.of(file.filename)
         async with limiter:
             transfer = Transfer(
                 file, home.downloads, client=client, ledger=ledger, patience=patience, arrival=arrival
             )
-            fetched[file.filename], _ = await transfer.run()
+            fetched[file.filename] = await transfer.run()
 
     # The largest first: it decides how long all take.
     largest_first = sorted(files, key=lambda file: file.size_bytes or 0, reverse=True)
@@ -154,7 +139,7 @@ async def _fetch_all(
     return fetched
 
 
-def _received(home: Home, file: LockedFile, finished: Path | None) -> int:
+def _received(home: Home, file: RemoteFile, finished: Path | None) -> int:
     """How much of a file is here; no more than its size, where that is known."""
     size = _size_of(finished or home.downloads / file.partial_name)
     return size if file.size_bytes is None else min(size, file.size_bytes)

@@ -5,18 +5,19 @@ The HTTP library is imported when a client is opened, so that commands that fetc
 
 from __future__ import annotations
 
-import importlib.util
+import base64
+import netrc
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from moondream_station.core.facts.errors import SettingsInvalid
-from moondream_station.core.facts.redact import redact_text, redact_url
+from moondream_station.core.facts.redact import Credentials, credentials_in, redact_text, redact_url
 from moondream_station.core.facts.version import VERSION
-from moondream_station.core.fetch.http_credentials import Authorizer
+from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 USER_AGENT = f"moondream-station/{VERSION}"
 
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 30.0
-"""uv's own limits; the user's setting goes before them. They bound silence, not a whole transfer."""
-
 _MAX_CONNECTIONS = 32
 _IPV6 = 6
+_Route: TypeAlias = tuple[str | None, bool]
+"""By which proxy a server is reached, and whether its certificate is checked."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> httpx2.AsyncClient:
@@ -47,53 +48,45 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
     limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
 
     def transport(route: _Route) -> Transport:
-        context = trusting if route.check_certificate else careless
+        proxy, is_checked = route
         try:
-            return Transport(verify=context, proxy=route.proxy, limits=limits)
+            return Transport(verify=trusting if is_checked else careless, proxy=proxy, limits=limits)
+        except ImportError as error:
+            raise SettingsInvalid(
+                f"The proxy {redact_url(proxy or '')} needs the package `socksio` for SOCKS.",
+                hint="Install `socksio` into Moondream Station's environment, or use an HTTP proxy.",
+            ) from error
         except (ValueError, httpx2.InvalidURL) as error:
             raise SettingsInvalid(
-                f"The proxy {redact_url(route.proxy or '')} is not valid: {error}",
+                f"The proxy {redact_url(proxy or '')} is not valid: {error}",
                 hint="Write it as http://HOST:PORT, in pip's `proxy`, HTTPS_PROXY or HTTP_PROXY.",
             ) from error
 
-    routes = _routes(config)
-    _check_proxies(config)
-    authorize = Authorizer(config, *([torch_index] if torch_index is not None else []))
+    routes, usual = _routes(config), patience_of(config)
     return httpx2.AsyncClient(
-        auth=authorize,
+        auth=_Authorizer(config, *([torch_index] if torch_index is not None else [])),
         headers={"User-Agent": USER_AGENT},
         follow_redirects=True,
-        timeout=httpx2.Timeout(
-            config.timeout_seconds or READ_SECONDS,
-            connect=config.connect_timeout_seconds or CONNECT_SECONDS,
-            pool=None,
-        ),
+        timeout=httpx2.Timeout(usual.stall_seconds, connect=usual.connect_seconds, pool=None),
         transport=transport(routes.pop("all://")),
         mounts={pattern: transport(route) for pattern, route in routes.items()},
         trust_env=False,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Route:
-    proxy: str | None = None
-    check_certificate: bool = True
-
-
 def _routes(config: PackagingConfig) -> dict[str, _Route]:
     """How each URL is reached, by the library's own patterns; the most specific one counts."""
     everywhere = {"*"} & set(config.no_proxy)
     proxies: Mapping[str, str] = {} if everywhere else config.proxies
-    routes = {"all://": _Route()}
-    routes |= {f"{scheme}://": _Route(proxy=url) for scheme, url in proxies.items()}
+    routes: dict[str, _Route] = {"all://": (None, True)}
+    routes |= {f"{scheme}://": (url, True) for scheme, url in proxies.items()}
     if proxies:
         patterns = map(_pattern, config.no_proxy)
-        routes |= {pattern: _Route() for pattern in patterns if pattern is not None}
+        routes |= {pattern: (None, True) for pattern in patterns if pattern is not None}
     for trusted in config.trusted_hosts:
         url = _trusted_url(trusted)
         is_direct = any(_excepts(entry, url.host) for entry in config.no_proxy)
-        proxy = None if is_direct else proxies.get("https")
-        routes[str(url)] = _Route(proxy=proxy, check_certificate=False)
+        routes[str(url)] = (None if is_direct else proxies.get("https"), False)
     return routes
 
 
@@ -156,15 +149,6 @@ def _trusted_url(host: str) -> httpx2.URL:
         ) from error
 
 
-def _check_proxies(config: PackagingConfig) -> None:
-    for url in config.proxies.values():
-        if urlsplit(url).scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
-            raise SettingsInvalid(
-                f"The proxy {redact_url(url)} needs the package `socksio` for SOCKS.",
-                hint="Install `socksio` into Moondream Station's environment, or use an HTTP proxy.",
-            )
-
-
 def _tls_context(config: PackagingConfig, *, check: bool = True) -> ssl.SSLContext:
     """What servers have to prove: to the user's own certificates, else to those of the system."""
     import httpx2  # noqa: PLC0415  as above
@@ -190,3 +174,62 @@ def _tls_context(config: PackagingConfig, *, check: bool = True) -> ssl.SSLConte
                 hint="pip's `client-cert` names it: one PEM file with the certificate and its key.",
             ) from error
     return context
+
+
+class _Authorizer:
+    """Adds a user's name and password to requests for the places they belong to.
+
+    A URL's own come first, then those of the index that the URL lies below, then those of an index on the
+    same host (an index's files often lie beside it), then the netrc file's. The HTTP library takes them off
+    again where a redirect leads to another host.
+    """
+
+    def __init__(self, config: PackagingConfig, *further_urls: str) -> None:
+        self._places: list[tuple[str, str, Credentials]] = []
+        for url in (*further_urls, *config.index_urls, *config.find_links):
+            credentials = credentials_in(url)
+            if credentials is not None:
+                self._places.append((_origin(url), urlsplit(url).path, credentials))
+        self._places.sort(key=lambda place: len(place[1]), reverse=True)
+        self._netrc = _read_netrc(config.netrc) if config.netrc is not None else None
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Request:
+        """The request with what belongs to its URL, unless it is authorized already."""
+        if "Authorization" not in request.headers:
+            credentials = self._find(request)
+            if credentials is not None:
+                request.headers["Authorization"] = _basic(credentials)
+        return request
+
+    def _find(self, request: httpx2.Request) -> Credentials | None:
+        url = request.url
+        if url.username or url.password:
+            return Credentials(url.username, url.password)
+        origin = _origin(str(url))
+        here = [(path, known) for place, path, known in self._places if place == origin]
+        below = [known for path, known in here if url.path.startswith(path)]
+        for known in (*below, *(known for _, known in here)):
+            return known
+        entry = self._netrc.authenticators(url.host) if self._netrc is not None else None
+        return Credentials(entry[0] or "", entry[2] or "") if entry else None
+
+
+def _basic(credentials: Credentials) -> str:
+    """RFC 7617, in UTF-8."""
+    return "Basic " + base64.b64encode(":".join(credentials).encode()).decode()
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _DEFAULT_PORTS.get(parts.scheme)}"
+
+
+def _read_netrc(path: Path) -> netrc.netrc | None:
+    """The file, None for one that can't be understood.
+
+    pip and uv go on without it too; a server that wanted its credentials then says so (status 401).
+    """
+    try:
+        return netrc.netrc(path)
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        return None

@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import anyio.from_thread
 
 from moondream_station.core.home.storage import read_json
 
@@ -18,10 +21,7 @@ _REHASH_BYTES = 32 << 20
 class Validator:
     """What tells whether a server still has the file that a part was fetched of.
 
-    Args:
-        url_sha256: Hash of the URL that sent it; another URL's validators mean nothing.
-        etag: Its strong `ETag`.
-        last_modified: Its `Last-Modified`.
+    `url_sha256` is of the URL that sent it: another URL's validators mean nothing. `etag` is a strong one.
     """
 
     url_sha256: str
@@ -58,22 +58,16 @@ class PartialFile:
         """Hash of the first `size` bytes, in hexadecimal digits."""
         return self._hash.hexdigest()
 
-    def load_validator(self) -> None:
-        """Read what an earlier process noted; a note that can't be read is none."""
-        try:
+    def resume(self) -> None:
+        """Take over what an earlier process left: its note, if that can be read, and its bytes."""
+        with suppress(OSError, ValueError, TypeError):
             data = read_json(_note_of(self.path))
             self.validator = None if data is None else Validator(**data)
-        except (OSError, ValueError, TypeError):
-            self.validator = None
-
-    def absorb(self) -> bool:
-        """Hash the next piece of what an earlier process left; False once there is no more of it."""
-        os.lseek(self._descriptor, self.size, os.SEEK_SET)
         with os.fdopen(self._descriptor, "rb", closefd=False) as file:
-            piece = file.read(_REHASH_BYTES)
-        self._hash.update(piece)
-        self.size += len(piece)
-        return bool(piece)
+            while piece := file.read(_REHASH_BYTES):
+                self._hash.update(piece)
+                self.size += len(piece)
+                anyio.from_thread.check_cancelled()  # a cancellation need not wait for the whole file
 
     def write(self, pieces: list[bytes]) -> None:
         """Add bytes to the end."""

@@ -41,12 +41,8 @@ _HINTS = {
 class AttemptFailed(Exception):
     """An attempt did not bring everything; the message says why, in words that follow a colon.
 
-    Args:
-        reason: Those words.
-        is_final: Whether a further attempt can't help.
-        is_unreachable: Whether nobody answered at all, or no secure connection came of it.
-        retry_after_seconds: How long the server asked to wait.
-        hint: What to do, where this failure has a remedy of its own.
+    It is final where a further attempt can't help, and unreachable where nobody answered at all, or no secure
+    connection came of it. `hint` is what to do, where this failure has a remedy of its own.
     """
 
     def __init__(
@@ -67,7 +63,7 @@ class AttemptFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a server may take; there is no limit for a whole file.
+    """How long a server may take, uv's own limits; there is no limit for a whole file.
 
     Args:
         connect_seconds: For a connection.
@@ -104,8 +100,8 @@ def patience_of(config: PackagingConfig, usual: Patience = FILE_PATIENCE) -> Pat
     seconds, connect, retries = config.timeout_seconds, config.connect_timeout_seconds, config.retries
     return replace(
         usual,
-        connect_seconds=usual.connect_seconds if connect is None else connect,
-        stall_seconds=usual.stall_seconds if seconds is None else seconds,
+        connect_seconds=connect or usual.connect_seconds,
+        stall_seconds=seconds or usual.stall_seconds,
         silence_seconds=max(usual.silence_seconds, seconds or 0.0),
         attempts=usual.attempts if retries is None else retries + 1,
     )

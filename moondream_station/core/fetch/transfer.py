@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
@@ -102,9 +102,7 @@ class Transfer:
         try:
             part = await anyio.to_thread.run_sync(PartialFile, self._path)
             try:
-                await anyio.to_thread.run_sync(part.load_validator)
-                while await anyio.to_thread.run_sync(part.absorb):
-                    pass
+                await anyio.to_thread.run_sync(part.resume)
                 self._best = part.size
                 self._arrival.grew(part.size)
                 yield part
@@ -119,29 +117,27 @@ class Transfer:
         The scope's deadline is the clock for the first byte, then for a stall; while our own disk is written
         to, no clock runs.
         """
-        if self._file.size_bytes is not None and part.size >= self._file.size_bytes:
+        name, size_bytes = self._file.filename, self._file.size_bytes
+        if size_bytes is not None and part.size >= size_bytes:
             return  # whole already, or longer than it may be: the check tells which
         stall_seconds = self._patience.stall_seconds
         with anyio.CancelScope(deadline=anyio.current_time() + stall_seconds) as scope:
-            async with open_source(self._file.url, part, self._client, self._file.size_bytes) as source:
-                if self._file.size_bytes is None and source.total_bytes is not None:
-                    self._ledger.learn_size(self._file.filename, source.total_bytes)
-                async with _Buffer(part, scope, stall_seconds, self._arrival) as buffer:
+            async with open_source(self._file.url, part, self._client, size_bytes) as source:
+                if size_bytes is None and source.total_bytes is not None:
+                    self._ledger.learn_size(name, source.total_bytes)
+                async with _buffered(part, scope, self._arrival) as buffer:
                     async for piece in source.pieces:
                         self._silent_since = anyio.current_time()
                         await buffer.add(source.new_bytes_of(piece))
                         received = part.size + buffer.size
-                        self._check_length(received)
-                        self._ledger.transferred(self._file.filename, len(piece), received_bytes=received)
+                        if size_bytes is not None and received > size_bytes:  # it might send for ever
+                            raise WrongFile(f"it is longer than {size_bytes} bytes")
+                        self._ledger.transferred(name, len(piece), received_bytes=received)
+                        scope.deadline = anyio.current_time() + stall_seconds
                 if source.total_bytes is not None and part.size < source.total_bytes:
                     raise AttemptFailed("the server ended the answer before its end")
         if scope.cancelled_caught:
             raise AttemptFailed(f"the server sent nothing for {stall_seconds:g} seconds")
-
-    def _check_length(self, received: int) -> None:
-        """A server that announces no length could send for ever."""
-        if self._file.size_bytes is not None and received > self._file.size_bytes:
-            raise WrongFile(f"it is longer than {self._file.size_bytes} bytes")
 
     def _check(self, part: PartialFile) -> None:
         if self._file.size_bytes is not None and part.size != self._file.size_bytes:
@@ -188,41 +184,26 @@ class Transfer:
 
 
 class _Buffer:
-    """Gathers pieces for the disk; writes them out when they are many or old, and on every way out."""
+    """Gathers pieces for the disk; writes them out when they are many or old. No clock runs meanwhile."""
 
-    def __init__(
-        self, part: PartialFile, scope: anyio.CancelScope, stall_seconds: float, arrival: Arrival
-    ) -> None:
+    def __init__(self, part: PartialFile, scope: anyio.CancelScope, arrival: Arrival) -> None:
         self._part = part
         self._scope = scope
-        self._stall_seconds = stall_seconds
         self._arrival = arrival
         self._pieces: list[bytes] = []
         self._flushed_at = anyio.current_time()
         self.size = 0
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._scope.deadline = math.inf
-        with anyio.move_on_after(
-            _CLOSE_SECONDS * 2, shield=True
-        ):  # `_flush` itself gives up after half of it
-            await self._flush(_CLOSE_SECONDS)
-
     async def add(self, piece: bytes) -> None:
         if piece:
             self._pieces.append(piece)
             self.size += len(piece)
-        now = anyio.current_time()
-        if self.size >= _FLUSH_BYTES or (self.size and now - self._flushed_at >= _FLUSH_SECONDS):
-            self._scope.deadline = math.inf
-            await self._flush(_DISK_SECONDS)
-            now = anyio.current_time()
-        self._scope.deadline = now + self._stall_seconds
+        is_old = anyio.current_time() - self._flushed_at >= _FLUSH_SECONDS
+        if self.size >= _FLUSH_BYTES or (self.size and is_old):
+            await self.flush(_DISK_SECONDS)
 
-    async def _flush(self, limit_seconds: float) -> None:
+    async def flush(self, limit_seconds: float) -> None:
+        self._scope.deadline = math.inf
         pieces, self._pieces, self.size = self._pieces, [], 0
         if pieces:
             # Shielded: cancelled here, the pieces would be lost, and the client's generators left standing.
@@ -233,6 +214,17 @@ class _Buffer:
                 raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(self._part.path))
             self._arrival.grew(self._part.size)
         self._flushed_at = anyio.current_time()
+
+
+@asynccontextmanager
+async def _buffered(part: PartialFile, scope: anyio.CancelScope, arrival: Arrival) -> AsyncIterator[_Buffer]:
+    """A buffer that is written out on every way out."""
+    buffer = _Buffer(part, scope, arrival)
+    try:
+        yield buffer
+    finally:
+        with anyio.move_on_after(_CLOSE_SECONDS * 2, shield=True):  # `flush` gives up after half of it
+            await buffer.flush(_CLOSE_SECONDS)
 
 
 def _place(url: str) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import anyio.from_thread
 import anyio.to_thread
 
 from moondream_station.core.fetch.lock import LockedFile
@@ -21,9 +22,6 @@ async def find_finished(home: Home, file: LockedFile) -> Path | None:
 
     A file that is the same (by inode, size and time) as when its hash was last checked is not read again. One
     that turns out to be another is removed.
-
-    Raises:
-        OSError: It can't be read or removed.
     """
     path = home.downloads / file.stored_name
     if await anyio.to_thread.run_sync(_is_as_noted, path):
@@ -74,23 +72,19 @@ def _identity(path: Path) -> dict[str, int]:
 
 async def sha256_of(path: Path) -> str | None:
     """A file's hash in hexadecimal digits, None where there is no such file."""
-    digest = hashlib.sha256()
 
-    def absorb(offset: int) -> int:
+    def read() -> str:
+        digest = hashlib.sha256()
         with path.open("rb") as file:
-            file.seek(offset)
-            piece = file.read(_HASH_BYTES)
-        digest.update(piece)
-        return len(piece)
+            while piece := file.read(_HASH_BYTES):
+                digest.update(piece)
+                anyio.from_thread.check_cancelled()  # a cancellation need not wait for the whole file
+        return digest.hexdigest()
 
-    offset = 0
     try:
-        # Piece by piece, so that a cancellation need not wait for the whole file.
-        while size := await anyio.to_thread.run_sync(absorb, offset):
-            offset += size
+        return await anyio.to_thread.run_sync(read)
     except FileNotFoundError:
         return None
-    return digest.hexdigest()
 
 
 def _note_of(path: Path) -> Path:

@@ -27,16 +27,10 @@ class ListingInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedFile:
-    """One file that a page lists.
+    """One file that a page lists; None where it does not say, as HTML never says a size.
 
-    Args:
-        filename: Its name, decoded ("torch-2.9.0+cu128-cp311-cp311-manylinux_2_28_x86_64.whl").
-        url: Where it is: `https:`, `http:` or `file:`, without credentials and fragment.
-        sha256: 64 hexadecimal digits, None where the page says none.
-        requires_python: The specifier, None where the page says none.
-        size_bytes: Its size, None where the page says none; HTML never does.
-        yanked: Whether it was withdrawn.
-        has_metadata: Whether its METADATA file is available beside it (PEP 658).
+    The name is decoded ("torch-2.9.0+cu128-…"), and the URL (`https:`, `http:` or `file:`) has neither
+    credentials nor a fragment.
     """
 
     filename: str
@@ -45,7 +39,6 @@ class ListedFile:
     requires_python: str | None = None
     size_bytes: int | None = None
     yanked: bool = False
-    has_metadata: bool = False
 
 
 def parse_listing(content: bytes, *, content_type: str, url: str) -> tuple[ListedFile, ...]:
@@ -135,7 +128,6 @@ def _from_json(entry: Mapping[str, Any], base: str) -> ListedFile | None:
         requires_python=requires_python if isinstance(requires_python, str) else None,
         size_bytes=size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None,
         yanked=entry.get("yanked", False) is not False,
-        has_metadata=bool(entry.get("core-metadata", entry.get("dist-info-metadata", False))),
     )
 
 
@@ -171,7 +163,6 @@ class _Page(HTMLParser):
             sha256=_sha256(digest.partition("&")[0]) if algorithm == "sha256" else None,
             requires_python=attributes.get("data-requires-python") or None,
             yanked="data-yanked" in attributes,
-            has_metadata="data-core-metadata" in attributes or "data-dist-info-metadata" in attributes,
         )
 
 

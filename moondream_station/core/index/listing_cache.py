@@ -23,13 +23,7 @@ _FORMAT = "moondream-station/listing/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedListing:
-    """A page as it was.
-
-    Args:
-        files: What it listed.
-        etag: What to ask with whether it changed, None where the server gave none.
-        age_seconds: How long ago it was fetched, or said to be unchanged.
-    """
+    """A page as it was, when it was fetched or said to be unchanged; `etag` asks whether it has changed."""
 
     files: tuple[ListedFile, ...]
     etag: str | None

@@ -13,11 +13,13 @@ it is given of the family.
 from __future__ import annotations
 
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 from packaging.utils import canonicalize_name
@@ -29,14 +31,14 @@ from moondream_station.core.builds.requirements import (
     parse_requirements,
 )
 from moondream_station.core.facts.errors import RequirementsUnsafe, SettingsInvalid
-from moondream_station.core.facts.redact import redact_text, redact_url
-from moondream_station.core.packaging.connection_settings import certificates, first, netrc_file, proxies
+from moondream_station.core.facts.redact import checked_url, redact_text, redact_url
 from moondream_station.core.packaging.file_urls import absolute, existing, local_path, url_of
 from moondream_station.core.packaging.pip_settings import ETC, home_folder, pip_file_options, pip_variables
 from moondream_station.core.packaging.uv_settings import UvSettings, uv_file_settings, uv_variables
 
 PYPI_URL = "https://pypi.org/simple"
 
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _TRUE, _FALSE = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
 
 
@@ -131,21 +133,21 @@ def _load(
 
     # A variable goes before any file, and within each, uv's before pip's.
     of_files = (settings.default_index for settings in files)
-    default = first(ours.default_index, variables.get("index-url"), *of_files, pip.get("index-url"))
+    default = _first(ours.default_index, variables.get("index-url"), *of_files, pip.get("index-url"))
     extras = located(listed("extra-index-url", lambda settings: settings.indexes))
     links = located(listed("find-links", lambda settings: settings.find_links))
     usual_strategy = "unsafe-best-match" if pip.get("extra-index-url") else None
     keyring = "subprocess" if pip.get("keyring-provider") == "subprocess" else None
-    by_scheme, no_proxy = proxies(environ, pip, uv)
+    by_scheme, no_proxy = _proxies(environ, pip, uv)
     retries = _number(environ, "UV_HTTP_RETRIES", pip, "retries")
     return PackagingConfig(
         index_url=url_of(default or PYPI_URL, cwd, home).rstrip("/"),
         extra_index_urls=existing(extras, "extra index", notes),
         find_links=existing(links, "find-links location", notes),
         no_index=_flag(pip, "no-index") or any(settings.no_index for settings in uv),
-        index_strategy=first(*(settings.index_strategy for settings in uv), usual_strategy),
-        keyring_provider=first(*(settings.keyring_provider for settings in uv), keyring),
-        cert=certificates(environ, pip, cwd, home, notes),
+        index_strategy=_first(*(settings.index_strategy for settings in uv), usual_strategy),
+        keyring_provider=_first(*(settings.keyring_provider for settings in uv), keyring),
+        cert=_certificates(environ, pip, cwd, home, notes),
         client_cert=absolute(pip["client-cert"], cwd, home) if pip.get("client-cert") else None,
         proxies=by_scheme,
         no_proxy=no_proxy,
@@ -154,9 +156,68 @@ def _load(
         retries=None if retries is None else int(retries),
         trusted_hosts=tuple(dict.fromkeys(listed("trusted-host", lambda settings: settings.insecure_hosts))),
         constraints=_constraint_files(pip, cwd, home, notes),
-        netrc=netrc_file(environ, home, platform),
+        netrc=_netrc_file(environ, home, platform),
         notes=tuple(notes),
     )
+
+
+def _certificates(
+    environ: Mapping[str, str], pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]
+) -> Path | None:
+    """Pip's own setting first, then the variables that uv and pip's library read."""
+    for text in (pip.get("cert"), *(environ.get(name) for name in _CERTIFICATE_VARIABLES)):
+        path = absolute(text, cwd, home) if text else None
+        if path is not None and path.exists():
+            return path
+        if path is not None:
+            notes.append(f"The certificates at {path} do not exist; those of the system are used.")
+    return None
+
+
+def _proxies(
+    environ: Mapping[str, str], pip: Mapping[str, str], uv: Iterable[UvSettings]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Pip's proxy for everything; else by scheme what variables say, then uv's files, then the system."""
+    proxy_of: dict[str, str] = {}
+    for scheme in ("http", "https", "no"):
+        names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")
+        fallback = () if scheme == "no" else ("all_proxy", "ALL_PROXY")
+        value = _first(*(environ.get(name) for name in (*names, *fallback)))
+        value = value or _first(*(settings.proxies.get(scheme) for settings in uv))
+        if value:
+            proxy_of[scheme] = value
+    if not proxy_of:
+        proxy_of = _system_proxies()
+    no_proxy = tuple(host.strip() for host in proxy_of.pop("no", "").split(",") if host.strip())
+    if pip.get("proxy"):
+        proxy_of = dict.fromkeys(("http", "https"), pip["proxy"])
+    by_scheme = {name: _with_scheme(url) for name, url in proxy_of.items() if name in {"http", "https"}}
+    return by_scheme, no_proxy
+
+
+def _system_proxies() -> dict[str, str]:
+    """What macOS and Windows have set for every program; other systems have variables alone."""
+    ask: Any = getattr(urllib.request, "getproxies_macosx_sysconf", None)
+    ask = ask or getattr(urllib.request, "getproxies_registry", None)
+    return dict(ask()) if ask is not None else {}
+
+
+def _with_scheme(proxy: str) -> str:
+    return checked_url(proxy if "://" in proxy else f"http://{proxy}", "a proxy")
+
+
+def _first(*values: str | None) -> str | None:
+    """The first that says something."""
+    return next((value for value in values if value), None)
+
+
+def _netrc_file(environ: Mapping[str, str], home: Path, platform: str) -> Path | None:
+    """The file of credentials by host, None where there is none."""
+    named = environ.get("NETRC")
+    places = [Path(named)] if named else [home / ".netrc"]
+    if platform == "win32" and not named:
+        places.append(home / "_netrc")
+    return next((path for path in places if path.is_file()), None)
 
 
 def _flag(pip: Mapping[str, str], option: str) -> bool:

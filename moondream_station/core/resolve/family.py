@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -31,8 +30,6 @@ from moondream_station.core.resolve.lock_project import (
 
 if TYPE_CHECKING:
     import httpx2
-
-_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
 class Family:
@@ -150,10 +147,6 @@ class Family:
         present = await self._names.present(unpinned)
         self._pinned |= present
         return bool(present)
-
-    async def pin_mentioned(self, text: str) -> bool:
-        """Pin what a failure speaks of: unpinned companions make uv look at the wrong versions of torch."""
-        return await self.pin(_NAME.findall(text))
 
     def whole_wheel(self, url: str) -> RemoteFile | None:
         """The family's wheel that uv must fetch whole; None for an ordinary one, or the second time."""

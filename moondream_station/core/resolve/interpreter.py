@@ -13,6 +13,7 @@ import anyio
 from packaging import __file__ as packaging_file
 from packaging.markers import default_environment
 from packaging.tags import Tag, parse_tag, sys_tags
+from packaging.version import Version
 
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.home.layout import absolute
@@ -22,14 +23,14 @@ from moondream_station.core.processes.run import run
 OLDEST_PYTHON = (3, 11)
 """The oldest Python an environment can have: the worker's half of the station is written for it."""
 
+_OLDEST = ".".join(map(str, OLDEST_PYTHON))
 _ANSWER_SECONDS = 30.0
 
 # Runs in the interpreter that is asked. Its own folders are left out (-S), so that nothing installed there
 # can answer for it; `packaging` is ours, so that every interpreter is described by the same rules.
 _QUESTION = """
 import json, sys
-answer = {"version": "%d.%d.%d" % sys.version_info[:3], "minor": list(sys.version_info[:2]),
-          "implementation": sys.implementation.name,
+answer = {"version": "%d.%d.%d" % sys.version_info[:3], "implementation": sys.implementation.name,
           "path": getattr(sys, "_base_executable", None) or sys.executable}
 if sys.version_info >= (3, 8):
     sys.path.insert(0, sys.argv[1])
@@ -43,13 +44,9 @@ print(json.dumps(answer))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interpreter:
-    """A Python that environments can be made from.
+    """A Python that environments can be made from: a base interpreter, in no virtual environment.
 
-    Args:
-        path: The base interpreter itself: absolute, links resolved, in no virtual environment.
-        version: Its whole version ("3.11.7").
-        markers: The marker environment it evaluates requirements in.
-        tags: The wheel tags it accepts, best first.
+    The path is absolute, links resolved; the version whole ("3.11.7"); the best tag comes first.
     """
 
     path: Path
@@ -78,8 +75,8 @@ def own_interpreter() -> Interpreter:
     """The station's own base interpreter; no process is started for it."""
     base = Path(getattr(sys, "_base_executable", None) or sys.executable)
     markers = {name: str(value) for name, value in default_environment().items()}
-    version = ".".join(str(part) for part in sys.version_info[:3])
-    _check_suitable(base, sys.version_info[:2], sys.implementation.name, version)
+    version = ".".join(map(str, sys.version_info[:3]))
+    _check_suitable(base, sys.implementation.name, version)
     return Interpreter(path=base.resolve(), version=version, markers=markers, tags=tuple(sys_tags()))
 
 
@@ -93,8 +90,7 @@ async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -
         return own_interpreter()
     path = absolute(python)  # links stay: a virtual environment's Python is one, and knows its base
     answer = await _ask(path, environ)
-    minor = (int(answer["minor"][0]), int(answer["minor"][1]))
-    _check_suitable(path, minor, answer["implementation"], answer["version"])
+    _check_suitable(path, answer["implementation"], answer["version"])
     tags = tuple(tag for text in answer["tags"] for tag in parse_tag(text))
     base = await anyio.Path(answer["path"]).resolve()
     return Interpreter(path=Path(base), version=answer["version"], markers=answer["markers"], tags=tags)
@@ -114,29 +110,25 @@ async def _ask(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         raise PythonUnsuitable(f"{path} can't be started.", hint="Name a Python interpreter.") from error
     try:
         answer = json.loads(completed.stdout)
-        answer["version"], answer["minor"], answer["implementation"], answer["path"]
+        Version(answer["version"]), answer["implementation"], answer["path"]
     except (ValueError, TypeError, KeyError) as error:
         seen = "did not answer in time" if completed.timed_out else f"exited with {completed.returncode}"
         raise PythonUnsuitable(
             f"{path} is not a Python interpreter: it {seen} when asked for its version.",
-            hint=f"Name an interpreter of Python {_dotted(OLDEST_PYTHON)} or newer.",
+            hint=f"Name an interpreter of Python {_OLDEST} or newer.",
             log=completed.stderr.decode(errors="replace"),
         ) from error
     return dict(answer)
 
 
-def _check_suitable(path: Path, minor: tuple[int, int], implementation: str, version: str) -> None:
+def _check_suitable(path: Path, implementation: str, version: str) -> None:
     if implementation != "cpython":
         raise PythonUnsuitable(
             f"{path} is {implementation} {version}; PyTorch has wheels for CPython alone.",
-            hint=f"Name an interpreter of CPython {_dotted(OLDEST_PYTHON)} or newer.",
+            hint=f"Name an interpreter of CPython {_OLDEST} or newer.",
         )
-    if minor < OLDEST_PYTHON:
+    if Version(version) < Version(_OLDEST):
         raise PythonUnsuitable(
-            f"{path} is Python {version}; environments need {_dotted(OLDEST_PYTHON)} or newer.",
-            hint=f"Install Python {_dotted(OLDEST_PYTHON)} or newer and name it with --python.",
+            f"{path} is Python {version}; environments need {_OLDEST} or newer.",
+            hint=f"Install Python {_OLDEST} or newer and name it with --python.",
         )
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.pylock import toml_string, toml_strings
 
 PROJECT = "moondream-station-lock"
@@ -31,71 +32,56 @@ TRITON_NAMES = (
 """What torch itself requires from its own index, by build and release; each index has one or two of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FamilyIndex:
+class FamilyIndex(NamedTuple):
     """An explicit index: it answers for the names that a source gives to it, and for no other.
 
-    Args:
-        name: What the project calls it.
-        url: Its URL, or a folder's `file:` URL or path.
-        flat: Whether it is a page or folder of files, as find-links are.
+    `url` may be a folder's path; `flat` is a page or folder of files, as find-links are.
     """
 
     name: str
     url: str
-    flat: bool = False
+    flat: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockProject:
-    """What is locked, for one interpreter.
+def project_toml(
+    interpreter: Interpreter,
+    *,
+    dependencies: Iterable[str],
+    family: Iterable[str] = (),
+    sources: Mapping[str, str] | None = None,
+    indexes: Iterable[FamilyIndex] = (),
+    constraints: Sequence[str] = (),
+) -> str:
+    """The project as `pyproject.toml`, for one interpreter.
 
-    Args:
-        requires_python: As a specifier ("==3.11.*").
-        markers: The interpreter's marker environment.
-        dependencies: The requirements.
-        family: What goes into the group: torch's own pin first.
-        sources: The index that answers for a name of the family, by name.
-        indexes: Those indexes.
-        constraints: The user's constraints.
+    `family` is what goes into the group, torch's own pin first; `sources` the index that answers for a name.
     """
-
-    requires_python: str
-    markers: Mapping[str, str]
-    dependencies: Sequence[str]
-    family: Sequence[str] = ()
-    sources: Mapping[str, str] = field(default_factory=dict)
-    indexes: Sequence[FamilyIndex] = ()
-    constraints: Sequence[str] = ()
-
-    def to_toml(self) -> str:
-        """The project as `pyproject.toml`."""
-        platform = self._platform()
-        lines = [
-            "[project]",
-            f"name = {toml_string(PROJECT)}",
-            'version = "0"',
-            f"requires-python = {toml_string(self.requires_python)}",
-            f"dependencies = {toml_strings(self.dependencies)}",
-            "[dependency-groups]",
-            f"{FAMILY_GROUP} = {toml_strings(self.family)}",
-            "[tool.uv]",
-            "package = false",
-            "default-groups = []",
-            f"environments = {toml_strings([platform])}",
-            f"required-environments = {toml_strings([platform])}",
-        ]
-        if self.constraints:
-            lines.append(f"constraint-dependencies = {toml_strings(self.constraints)}")
-        # A workspace in a parent folder would otherwise take the project over.
-        lines += ["[tool.uv.workspace]", "members = []", "[tool.uv.sources]"]
-        lines += [f"{name} = {{ index = {toml_string(index)} }}" for name, index in self.sources.items()]
-        return "\n".join([*lines, *_index_tables(self.indexes), ""])
-
-    def _platform(self) -> str:
-        return " and ".join(
-            f"{name} == '{self.markers[name]}'" for name in ("sys_platform", "platform_machine")
-        )
+    markers = interpreter.markers
+    platform = " and ".join(f"{name} == '{markers[name]}'" for name in ("sys_platform", "platform_machine"))
+    lines = [
+        "[project]",
+        f"name = {toml_string(PROJECT)}",
+        'version = "0"',
+        f"requires-python = {toml_string(f'=={interpreter.minor}.*')}",
+        f"dependencies = {toml_strings(dependencies)}",
+        "[dependency-groups]",
+        f"{FAMILY_GROUP} = {toml_strings(family)}",
+        "[tool.uv]",
+        "package = false",
+        "default-groups = []",
+        f"environments = {toml_strings([platform])}",
+        f"required-environments = {toml_strings([platform])}",
+    ]
+    if constraints:
+        lines.append(f"constraint-dependencies = {toml_strings(constraints)}")
+    # A workspace in a parent folder would otherwise take the project over.
+    lines += ["[tool.uv.workspace]", "members = []", "[tool.uv.sources]"]
+    lines += [f"{name} = {{ index = {toml_string(index)} }}" for name, index in (sources or {}).items()]
+    for index in indexes:
+        lines += ["[[tool.uv.index]]", f"name = {toml_string(index.name)}", f"url = {toml_string(index.url)}"]
+        lines += ['format = "flat"'] if index.flat else []
+        lines.append("explicit = true")
+    return "\n".join([*lines, ""])
 
 
 def required_by(uv_lock: str, name: str) -> tuple[str, ...]:
@@ -106,16 +92,3 @@ def required_by(uv_lock: str, name: str) -> tuple[str, ...]:
         if name in asked and package["name"] != PROJECT:
             requirers.append(package["name"])
     return tuple(sorted(requirers))
-
-
-def _index_tables(indexes: Iterable[FamilyIndex]) -> list[str]:
-    lines: list[str] = []
-    for index in indexes:
-        lines += [
-            "[[tool.uv.index]]",
-            f"name = {toml_string(index.name)}",
-            f"url = {toml_string(index.url)}",
-            *(['format = "flat"'] if index.flat else []),
-            "explicit = true",
-        ]
-    return lines

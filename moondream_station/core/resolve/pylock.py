@@ -109,45 +109,25 @@ def _locked_file(package: Package, chosen: object, *, builds: Collection[str] = 
     filename = filename_of(url) if isinstance(chosen, PackageArchive) else chosen.filename
     if not filename.endswith(".whl") and package.name not in builds:
         raise PylockValidationError(f"{package.name} has no wheel")
-    return LockedFile(
-        name=package.name,
-        version=str(package.version) if package.version is not None else _version_in(filename),
-        filename=_checked_filename(filename),
-        url=_checked_url(url, package.name),
-        index=without_credentials(package.index) if package.index is not None else None,
-        sha256=_checked_sha256(chosen.hashes, package.name),
-        size_bytes=_checked_size(chosen.size, package.name),
-    )
-
-
-def _version_in(filename: str) -> str:
-    return unquote(filename).split("-")[1]
-
-
-def _checked_filename(filename: str) -> str:
+    parts, digest = urlsplit(url), chosen.hashes.get("sha256", "").lower()
     if "/" in filename or "\\" in filename:
         raise PylockValidationError(f"{filename!r} is not a file name")
-    return filename
-
-
-def _checked_url(url: str, name: str) -> str:
-    parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or ".." in unquote(parts.path).split("/"):
-        raise PylockValidationError(f"{name} has no usable URL")
-    return without_credentials(url)
-
-
-def _checked_sha256(hashes: Mapping[str, str], name: str) -> str:
-    digest = hashes.get("sha256", "").lower()
+        raise PylockValidationError(f"{package.name} has no usable URL")
     if not _SHA256.fullmatch(digest):
-        raise PylockValidationError(f"{name} has no sha256")
-    return digest
-
-
-def _checked_size(size: int | None, name: str) -> int | None:
-    if size is not None and size <= 0:
-        raise PylockValidationError(f"{name} has the size {size}")
-    return size
+        raise PylockValidationError(f"{package.name} has no sha256")
+    if chosen.size is not None and chosen.size <= 0:
+        raise PylockValidationError(f"{package.name} has the size {chosen.size}")
+    version = str(package.version) if package.version is not None else unquote(filename).split("-")[1]
+    return LockedFile(
+        name=package.name,
+        version=version,
+        filename=filename,
+        url=without_credentials(url),
+        index=without_credentials(package.index) if package.index is not None else None,
+        sha256=digest,
+        size_bytes=chosen.size,
+    )
 
 
 def _first_line(error: Exception) -> str:

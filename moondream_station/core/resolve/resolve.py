@@ -31,7 +31,7 @@ from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.processes.run import CompletedProcess
 from moondream_station.core.resolve.family import Family
 from moondream_station.core.resolve.interpreter import Interpreter
-from moondream_station.core.resolve.lock_project import LockProject, required_by
+from moondream_station.core.resolve.lock_project import project_toml, required_by
 from moondream_station.core.resolve.pylock import read_pylock
 from moondream_station.core.resolve.uv_failures import is_conflict, lock_failure, wheel_to_fetch
 from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
@@ -60,25 +60,11 @@ async def resolve_lock(
 ) -> Lock:
     """The exact wheels for requirements, with torch's family from the chosen offer's source alone.
 
-    Torch is in the lock only if something asks for it.
-
-    Args:
-        requirements: What the backend asks for.
-        offer: The torch that was chosen, None where no torch may come in.
-        others: Other torches of the same build and place; the newest that resolves is taken where the chosen
-            one does not.
-        interpreter: What the environment will be made from.
-        config: The user's packaging set-up.
-        torch_index: What stands for https://download.pytorch.org/whl; it may hold credentials.
-        home: Where uv's cache and the downloads live.
-        client: For what is asked beside uv; it brings proxies, certificates and credentials.
-        environ: The user's variables.
-        publish: Takes the facts of a wheel that must be fetched before it can be locked, because its index
-            tells neither its metadata nor its hash.
-        bounds: Further constraints, on any package: what is installed already, for one.
-
-    Returns:
-        The lock; `tool_output` is all of uv's output.
+    Torch is in the lock only if something asks for it. `offer` is None where no torch may come in; where it
+    does not resolve, the newest of `others` (of the same build and place) that does is taken. `torch_index`
+    stands for https://download.pytorch.org/whl and may hold credentials. `publish` takes the facts of a wheel
+    that must be fetched before it can be locked, because its index tells neither its metadata nor its hash.
+    `bounds` are further constraints on any package: what is installed already, for one.
 
     Raises:
         ResolutionConflict: The requirements contradict each other or the build, or there is no wheel.
@@ -124,9 +110,8 @@ async def _settle(
     conflict: str | None = None
     await family.begin()
     for _ in range(_TURNS):
-        project = LockProject(
-            requires_python=f"=={resolver.interpreter.minor}.*",
-            markers=resolver.interpreter.markers,
+        project = project_toml(
+            resolver.interpreter,
             dependencies=dependencies,
             family=family.group,
             sources=family.sources,
@@ -161,7 +146,9 @@ async def _settle(
 async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
     """Whether a failure shows what to do better in the next turn."""
     if wheel_to_fetch(failure) is None:
-        return resolver.build_mentioned(failure) or await family.pin_mentioned(failure)
+        # Unpinned companions make uv look at the wrong versions of torch.
+        mentioned = set(_NAME.findall(failure))
+        return resolver.build_some(mentioned) or await family.pin(mentioned)
     # An ordinary package of an index with too little metadata: let uv fetch such wheels itself, as pip would.
     was_strict, resolver.is_strict = resolver.is_strict, False
     return was_strict
@@ -194,21 +181,21 @@ class _Resolver:
         """All of uv's output so far."""
         return output_of(*self._runs)
 
-    def build_mentioned(self, failure: str) -> bool:
-        """Build from source what a failure speaks of, and may be built; whether there is any such.
+    def build_some(self, mentioned: set[str]) -> bool:
+        """Build from source what of these names may be built; whether there is any such.
 
         Wheels are tried first: one that is there needs no compiler, and runs no foreign code.
         """
-        mentioned = {name for name in self._builds - self._built if name in set(_NAME.findall(failure))}
-        self._built |= mentioned
-        return bool(mentioned)
+        unbuilt = (self._builds - self._built) & mentioned
+        self._built |= unbuilt
+        return bool(unbuilt)
 
-    async def run(self, project: LockProject) -> str | None:
+    async def run(self, project: str) -> str | None:
         """Lock and export; None when that went well, else what uv wrote to stderr.
 
         While strict, uv may neither fetch a whole wheel for its metadata nor to hash it.
         """
-        await anyio.to_thread.run_sync(self._begin, project.to_toml())
+        await anyio.to_thread.run_sync(self._begin, project)
         variables = dict(self._variables)
         if self.is_strict:
             variables["UV_REQUIRE_METADATA_RANGE_REQUESTS"] = "1"

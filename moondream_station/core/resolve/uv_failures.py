@@ -19,26 +19,54 @@ from moondream_station.core.resolve.lock_project import FAMILY_GROUP, PROJECT
 
 _LOOK = "`moondream-station logs` shows all of uv's output; run the command again."
 _SENTENCE_CHARACTERS = 700
-_NO_RANGES = re.compile(r"range requests are required, but not supported for: (\S+)")
-_NO_HASH = re.compile(r"Failed to download `([^`]+)` to compute missing hashes")
-_FETCHED = re.compile(
-    r"(?:Failed to fetch|Failed to download|error sending request for url)[:\s]+[`(]?([^\s`)]+)"
+_WHOLE_WHEEL = re.compile(
+    r"range requests are required, but not supported for: (\S+)"
+    r"|Failed to download `([^`]+)` to compute missing hashes"
 )
-_NO_LISTING = re.compile(r"Received some unexpected (?:JSON|HTML) from `([^`]+)`")
-_BY_URL = re.compile(r"Package `([^`]+)` was included as a URL dependency")
 _UNBUILT = re.compile(r"Failed to build `([^`]+)`")
-_UNAUTHORIZED = re.compile(
-    r"An index URL \((\S+)\) could not be queried due to a lack of valid authentication"
-)
 _CAUSE = re.compile(r"^\s*(?:error|cause):\s*(.*)$", re.MULTILINE)
 _UNWRITABLE = ("Read-only file system", "Input/output error", "Permission denied (os error")
 _FULL = ("No space left on device", "os error 28", "not enough space on the disk", "Disk quota exceeded")
 
+_FETCHED = r"(?:Failed to fetch|Failed to download|error sending request for url)[:\s]+[`(]?([^\s`)]+)"
+_UNREACHABLE = "The index at {what} can't be reached: {cause}"
+_FAULTS: tuple[tuple[str, type[StationError], str, str], ...] = (
+    (
+        r"An index URL \((\S+)\) could not be queried due to a lack of valid authentication",
+        IndexUnreachable,
+        f"The index {{what}} {CREDENTIALS_REFUSED}.",
+        "Put them into its URL, into netrc, or into uv's own variables.",
+    ),
+    (
+        rf"{_FETCHED}[\s\S]*certificate",
+        IndexUnreachable,
+        _UNREACHABLE,
+        "Name the certificate authority's file with PIP_CERT, or add it to the system's store.",
+    ),
+    (_FETCHED, IndexUnreachable, _UNREACHABLE, "Check the network, the proxy and the index's address."),
+    (
+        r"Received some unexpected (?:JSON|HTML) from `([^`]+)`",
+        IndexUnreachable,
+        "{what} is not a list of files: {cause}",
+        "The index, or something on the way, answers wrongly: try another mirror.",
+    ),
+    (
+        r"Package `([^`]+)` was included as a URL dependency",
+        ResolutionConflict,
+        "A required package asks for {what} by a URL; only the backend itself may do that.",
+        (
+            "Add that URL to the backend's requirements and to the manifest's `allow.urls`, or require"
+            " another version of the package that wants it."
+        ),
+    ),
+)
+"""What of a failure to lock is somebody's fault: never ours, since what uv is given was checked before."""
+
 
 def wheel_to_fetch(stderr: str) -> str | None:
     """The URL of the wheel that uv would have to fetch whole to go on: it has no metadata, or no hash."""
-    match = _NO_RANGES.search(stderr) or _NO_HASH.search(stderr)
-    return match[1] if match else None
+    match = _WHOLE_WHEEL.search(stderr)
+    return match[1] or match[2] if match else None
 
 
 def is_conflict(stderr: str) -> bool:
@@ -49,39 +77,18 @@ def is_conflict(stderr: str) -> bool:
 def lock_failure(stderr: str, *, log: str) -> StationError:
     """Why uv could not lock."""
     text = redact_text(stderr)
-    if unauthorized := _UNAUTHORIZED.search(text):
-        return IndexUnreachable(
-            f"The index {unauthorized[1]} {CREDENTIALS_REFUSED}.",
-            hint="Put them into its URL, into netrc, or into uv's own variables.",
-            log=log,
-        )
     if (failure := _of_the_disk(text, "There is no space for the resolver's cache.", log)) is not None:
         return failure
     if unbuilt := _UNBUILT.search(text):
         return build_failure(unbuilt[1], text, log=log)
-    if is_conflict(text):
+    if is_conflict(text) and not re.search(_FAULTS[0][0], text):
         return ResolutionConflict(_sentence(text), hint=_hint(text), log=log)
-    return _failure_to_fetch(text, log)
-
-
-def _failure_to_fetch(text: str, log: str) -> StationError:
-    """Not our own fault, whatever it is: those raise, and what uv is given was checked before."""
-    if fetched := _FETCHED.search(text):
-        return _unreachable(fetched[1], text, log)
-    if listing := _NO_LISTING.search(text):
-        return IndexUnreachable(
-            f"{redact_url(listing[1])} is not a list of files: {_last_cause(text)}",
-            hint="The index, or something on the way, answers wrongly: try another mirror.",
-            log=log,
-        )
-    if by_url := _BY_URL.search(text):
-        return ResolutionConflict(
-            f"A required package asks for {by_url[1]} by a URL; only the backend itself may do that.",
-            hint=f"Name {by_url[1]} with that URL in the backend's requirements, and in `allow.urls` of the"
-            " manifest, or ask for another version of the package that wants it.",
-            log=log,
-        )
-    return ResolutionConflict(f"uv could not lock the requirements: {_last_cause(text)}", hint=_LOOK, log=log)
+    cause = _last_cause(text)
+    for pattern, kind, message, hint in _FAULTS:
+        if match := re.search(pattern, text):
+            what = redact_url(match[1])
+            return kind(message.format(what=what, cause=cause), hint=hint, log=log)
+    return ResolutionConflict(f"uv could not lock the requirements: {cause}", hint=_LOOK, log=log)
 
 
 def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
@@ -100,11 +107,10 @@ def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
 def install_failure(stderr: str, *, log: str) -> StationError:
     """Why uv could not fill an environment."""
     text = redact_text(stderr)
-    if (
-        failure := _of_the_disk(text, "There was not enough space to build the environment.", log)
-    ) is not None:
-        return failure
-    return EnvironmentBroken(f"uv could not fill the environment: {_last_cause(text)}", hint=_LOOK, log=log)
+    failure = _of_the_disk(text, "There was not enough space to build the environment.", log)
+    return failure or EnvironmentBroken(
+        f"uv could not fill the environment: {_last_cause(text)}", hint=_LOOK, log=log
+    )
 
 
 def _of_the_disk(text: str, full: str, log: str) -> NoSpace | HomeUnusable | None:
@@ -120,22 +126,11 @@ def _of_the_disk(text: str, full: str, log: str) -> NoSpace | HomeUnusable | Non
     )
 
 
-def _unreachable(url: str, text: str, log: str) -> IndexUnreachable:
-    reason = _last_cause(text)
-    hint = "Check the network, the proxy and the index's address."
-    if "certificate" in text:
-        hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
-    return IndexUnreachable(f"The index at {redact_url(url)} can't be reached: {reason}", hint=hint, log=log)
-
-
 def _sentence(text: str) -> str:
     """The explanation uv gives, on one line, with names that a user knows for the generated project's."""
     cause = text.partition("cause:")[2].partition("\nhint:")[0] or text
-    words = " ".join(cause.split())
-    words = words.replace(f"{PROJECT}:{FAMILY_GROUP}", "the chosen PyTorch build").replace(
-        PROJECT, "the backend"
-    )
-    words = words.replace("your project", "the backend")
+    words = " ".join(cause.split()).replace(f"{PROJECT}:{FAMILY_GROUP}", "the chosen PyTorch build")
+    words = words.replace(PROJECT, "the backend").replace("your project", "the backend")
     return words if len(words) <= _SENTENCE_CHARACTERS else f"{words[:_SENTENCE_CHARACTERS]}…"
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
@@ -20,7 +19,7 @@ OLDEST_UV = Version("0.13.9")
 
 _QUIET = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
 _VERSION_SECONDS = 30.0
-_ANSWER_WORDS = 2
+_REMEDY = f"Install it into the station's environment: python -m pip install 'uv>={OLDEST_UV}'"
 
 
 class Uv:
@@ -33,12 +32,9 @@ class Uv:
     async def run(
         self, *args: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None
     ) -> CompletedProcess:
-        """Run uv to its end. Its configuration files and variables are left out.
+        """Run uv to its end, without its configuration files and variables, but for those given here.
 
-        Args:
-            *args: Subcommand and arguments.
-            cwd: Its working folder; its own one by default, for the station's may be gone.
-            variables: What it is to see beside the ordinary ones: indexes, proxies, credentials.
+        Its working folder is its own by default, for the station's may be gone.
         """
         env = {**child_environment(self._environ), **_QUIET, **(variables or {})}
         return await run([str(self._path), *args, "--no-config"], env=env, cwd=cwd or self._path.parent)
@@ -49,50 +45,37 @@ async def find_uv(environ: Mapping[str, str]) -> Uv:
     try:
         path = Path(find_uv_bin())
     except FileNotFoundError as error:
-        raise ProgramMissing("uv is not installed beside the station.", hint=_remedy()) from error
+        raise ProgramMissing("uv is not installed beside the station.", hint=_REMEDY) from error
     modified_ns = (await anyio.Path(path).stat()).st_mtime_ns
-    if not _checked(path, modified_ns):
+    if (path, modified_ns) not in _checked:
         await _check_version(path, environ)
-        _checked(path, modified_ns).append(True)
+        _checked.add((path, modified_ns))
     return Uv(path, environ)
 
 
-@lru_cache(maxsize=8)
-def _checked(path: Path, modified_ns: int) -> list[bool]:
-    """Whether this very program was asked for its version already: filled once it was."""
-    del path, modified_ns
-    return []
+_checked = set[tuple[Path, int]]()
+"""The programs that were asked for their version already."""
 
 
 async def _check_version(path: Path, environ: Mapping[str, str]) -> None:
     completed = await run(
         [str(path), "--version"], env=child_environment(environ), timeout_seconds=_VERSION_SECONDS
     )
-    words = completed.stdout.decode(errors="replace").split()
     try:
-        version = Version(words[1]) if len(words) >= _ANSWER_WORDS else None
-    except InvalidVersion:
-        version = None
-    if version is None:
-        raise ProgramMissing(f"{path} does not say its version.", hint=_remedy(), log=output_of(completed))
+        version = Version(completed.stdout.decode(errors="replace").split()[1])
+    except (IndexError, InvalidVersion) as error:
+        log = output_of(completed)
+        raise ProgramMissing(f"{path} does not say its version.", hint=_REMEDY, log=log) from error
     if version < OLDEST_UV:
-        raise ProgramMissing(f"uv {version} is too old; {OLDEST_UV} is needed.", hint=_remedy())
+        raise ProgramMissing(f"uv {version} is too old; {OLDEST_UV} is needed.", hint=_REMEDY)
 
 
 def output_of(*runs: CompletedProcess) -> str:
     """Everything that tools said, without credentials, as the journal keeps it."""
-    parts: Sequence[str] = [
-        text
-        for completed in runs
-        for text in (
-            f"$ {' '.join(completed.argv)}  [exit {completed.returncode}, {completed.seconds:.2f} s]",
-            completed.stdout.decode(errors="replace").strip(),
-            completed.stderr.decode(errors="replace").strip(),
-        )
-        if text
-    ]
+    parts: list[str] = []
+    for done in runs:
+        parts.append(f"$ {' '.join(done.argv)}  [exit {done.returncode}, {done.seconds:.2f} s]")
+        parts += [
+            said for pipe in (done.stdout, done.stderr) if (said := pipe.decode(errors="replace").strip())
+        ]
     return redact_text("\n".join(parts))
-
-
-def _remedy() -> str:
-    return f"Install it into the station's environment: python -m pip install 'uv>={OLDEST_UV}'"

@@ -28,7 +28,7 @@ def _json(*files: dict[str, Any], version: str = "1.1") -> tuple[ListedFile, ...
 
 
 def test_an_html_page_as_pytorch_writes_it() -> None:
-    """Name, address, hash, Python and metadata come from the link's attributes."""
+    """Name, address, hash and Python come from the link's attributes."""
     (file,) = _html(
         f'<a href="/whl/cu128/{_NAME.replace("+", "%2B")}#sha256={_SHA}" data-requires-python="&gt;=3.10" '
         f'data-core-metadata="sha256={_SHA}">torch</a>'
@@ -38,7 +38,6 @@ def test_an_html_page_as_pytorch_writes_it() -> None:
         url=f"https://index.example/whl/cu128/{_NAME.replace('+', '%2B')}",
         sha256=_SHA,
         requires_python=">=3.10",
-        has_metadata=True,
     )
 
 
@@ -55,7 +54,7 @@ def test_a_json_page_also_tells_sizes_and_withdrawn_files() -> None:
         {"filename": "old.whl", "url": "https://cdn.example/old.whl", "hashes": {}, "yanked": "broken"},
     )
     assert files[0].url == "https://index.example/f.whl"
-    assert (files[0].size_bytes, files[0].sha256, files[0].has_metadata) == (12, _SHA, True)
+    assert (files[0].size_bytes, files[0].sha256) == (12, _SHA)
     assert (files[1].yanked, files[1].sha256, files[1].size_bytes) == (True, None, None)
 
 

@@ -29,7 +29,6 @@ def answer(**changes: object) -> str:
     """What an interpreter would print."""
     plain = {
         "version": "3.12.1",
-        "minor": [3, 12],
         "implementation": "cpython",
         "path": "/usr/bin/python3.12",
     }
@@ -54,7 +53,7 @@ async def test_a_named_interpreter_describes_itself() -> None:
 @pytest.mark.parametrize(("abi", "name"), [("cp314", "3.14.2"), ("cp314t", "3.14.2t")])
 async def test_a_free_threaded_python_has_a_name_of_its_own(tmp_path: Path, abi: str, name: str) -> None:
     """Its version and markers are the ordinary one's; the wheels that it takes are not."""
-    told = answer(version="3.14.2", minor=[3, 14], tags=[f"cp314-{abi}-linux_x86_64", "py3-none-any"])
+    told = answer(version="3.14.2", tags=[f"cp314-{abi}-linux_x86_64", "py3-none-any"])
     found = await find_interpreter(script(tmp_path / "python", f"echo '{told}'"), environ=os.environ)
     assert (found.name, found.version, found.minor) == (name, "3.14.2", "3.14")
 
@@ -99,7 +98,7 @@ async def test_another_program_is_no_interpreter(tmp_path: Path) -> None:
 
 async def test_an_old_python_is_refused(tmp_path: Path) -> None:
     """A Python older than the worker needs is refused, with the version that would do."""
-    program = script(tmp_path / "python", f"echo '{answer(version='3.9.18', minor=[3, 9])}'")
+    program = script(tmp_path / "python", f"echo '{answer(version='3.9.18')}'")
     with pytest.raises(PythonUnsuitable, match=r"Python 3\.9\.18; environments need 3\.11"):
         await find_interpreter(program, environ=os.environ)
 
