@@ -109,8 +109,8 @@ def _probe_lines(frame: Frame, probes: Iterable[ProbeFinished], rows: int) -> li
     """What did not answer, then what was found, a line each; what was not found shares the last line."""
     telling = [probe for outcome in _ORDER for probe in probes if probe.outcome is outcome]
     absent = [probe.probe for probe in probes if probe.outcome is Outcome.ABSENT]
-    last = [Text(frame.cut(f"{frame.glyphs.skipped} not found: {', '.join(absent)}", frame.width), "dim")]
-    last = last if absent else []
+    words = f"{frame.glyphs.skipped} not found: {', '.join(absent)}"
+    last = [Text(frame.cut(words, frame.width), "dim")] if absent else []
     shown = [_probe_line(frame, probe) for probe in telling]
     room = rows - len(last)
     if len(shown) > room:
@@ -156,16 +156,14 @@ def _file_line(frame: Frame, file: DownloadProgressed) -> Text:
 def _summary(frame: Frame, activation: ActivationState) -> Text:
     whole = sum(map(_is_whole, activation.files))
     total = max(activation.packages or 0, len(activation.files))
-    words = [
-        f"{whole} of {total} done" if frame.is_narrow else f"{count_text(whole, total, 'files')} downloaded"
-    ]
-    kept = sum(_is_kept(file) for file in activation.files)
-    if kept:
-        words.append(f"{kept} from before")
-    resumed = sum(file.resumed_from > 0 and not _is_kept(file) for file in activation.files)
-    if resumed:
-        words.append(f"{resumed} resumed")
-    return Text(frame.cut(f"  {', '.join(words)}", frame.width), "dim")
+    kept = sum(map(_is_kept, activation.files))
+    resumed = sum(file.resumed_from > 0 for file in activation.files) - kept
+    words = (
+        f"{whole} of {total} done" if frame.is_narrow else f"{count_text(whole, total, 'files')} downloaded",
+        f"{kept} from before" if kept else "",
+        f"{resumed} resumed" if resumed else "",
+    )
+    return Text(frame.cut(f"  {', '.join(filter(None, words))}", frame.width), "dim")
 
 
 def _is_whole(file: DownloadProgressed) -> bool:
@@ -174,7 +172,7 @@ def _is_whole(file: DownloadProgressed) -> bool:
 
 def _is_kept(file: DownloadProgressed) -> bool:
     """Whether it was downloaded before this activation."""
-    return file.total_bytes is not None and file.resumed_from >= file.total_bytes
+    return file.total_bytes is not None and file.resumed_from >= max(1, file.total_bytes)
 
 
 def _short_name(file: str) -> str:

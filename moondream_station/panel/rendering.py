@@ -8,7 +8,7 @@ from typing import assert_never
 
 from rich.text import Text
 
-from moondream_station.core.facts.activation_state import Active, WorkerState
+from moondream_station.core.facts.activation_state import WorkerState
 from moondream_station.core.facts.events import ActivationCancelled, ActivationFailed, ActivationSucceeded
 from moondream_station.core.facts.state import StationState
 from moondream_station.panel.details import degraded_lines, detail_lines
@@ -18,6 +18,12 @@ from moondream_station.panel.stages import STAGES, Shown, stage_line
 
 _LABEL_WIDTH = 9
 _LEAST_WIDTH = 20
+_WORKER_STYLES = {
+    WorkerState.STOPPED: "",
+    WorkerState.LOADING: "cyan",
+    WorkerState.READY: "green",
+    WorkerState.FAILED: "red",
+}
 
 
 def render(
@@ -29,23 +35,16 @@ def render(
     height: int | None = None,
     cancelling: bool = False,
 ) -> list[Text]:
-    """The running activation, else the one that ended last, else nothing.
+    """The running activation at an aware moment, else the one that ended last, else nothing.
 
-    While one runs, pictures of one size have one height.
-
-    Args:
-        state: What there is to show.
-        width: Columns that a line may take.
-        unicode: Whether the terminal shows more than ASCII.
-        now: The moment shown, aware.
-        height: Lines there are; where they do not suffice, only the present stage is shown. None: enough.
-        cancelling: Whether cancelling was requested.
+    No line is wider than `width` columns. While one runs, pictures of one size have one height. Where
+    `height` lines do not suffice, only the present stage is shown; None is enough of them.
     """
+    frame = _frame(width, unicode=unicode, now=now)
     if state.activation is not None:
-        frame = _frame(width, unicode=unicode, now=now)
         shown = Shown(frame, state.activation, state.capabilities, is_cancelling=cancelling)
     elif state.last is not None:
-        frame = _frame(width, unicode=unicode, now=state.last.finished_at)
+        frame = replace(frame, now=state.last.finished_at)
         # Of what has ended, nothing remains to be done at any speed.
         ended = replace(state.last.activation, bytes_per_second=None, eta_seconds=None)
         shown = Shown(frame, ended, state.capabilities, state.last.outcome)
@@ -79,8 +78,7 @@ def render_summary(state: StationState, *, width: int, unicode: bool) -> Text:
     if active is None:
         return Text(frame.cut("no model", frame.width))
     on = active.build or "no torch"
-    degraded = ", degraded" if active.degraded else ""
-    words = f"{active.model} on {on}{degraded}, worker {active.worker}"
+    words = f"{active.model} on {on}{', degraded' if active.degraded else ''}, worker {active.worker}"
     return Text(frame.cut(words, frame.width), _WORKER_STYLES[active.worker])
 
 
@@ -114,25 +112,14 @@ def _active_lines(frame: Frame, state: StationState) -> list[Text]:
     active = state.active
     if active is None:
         return _labelled(frame, "Model", "none is active; `moondream-station switch MODEL` activates one")
-    lines = _labelled(frame, "Model", _active_words(active), _WORKER_STYLES[active.worker])
+    build = f"{active.build} build, torch {active.torch}" if active.build else "no torch"
+    words = f"{active.model}, worker {active.worker}, {build}"
+    lines = _labelled(frame, "Model", words, _WORKER_STYLES[active.worker])
     report = state.verification
     if report is not None and report.torch is not None:
         words = f"torch {report.torch} computes on {report.device_name or report.device}"
         lines += _labelled(frame, "Verified", words)
     return [*lines, *degraded_lines(frame, active.degraded)]
-
-
-_WORKER_STYLES = {
-    WorkerState.STOPPED: "",
-    WorkerState.LOADING: "cyan",
-    WorkerState.READY: "green",
-    WorkerState.FAILED: "red",
-}
-
-
-def _active_words(active: Active) -> str:
-    build = f"{active.build} build, torch {active.torch}" if active.build else "no torch"
-    return f"{active.model}, worker {active.worker}, {build}"
 
 
 def _labelled(frame: Frame, label: str, words: str, style: str = "") -> list[Text]:

@@ -60,8 +60,7 @@ def stage_line(shown: Shown, stage: Stage) -> Text:
         words = f"cancelling{frame.glyphs.ellipsis}"
     elif shown.is_reused(stage):
         words = f"reused {activation.environment}" if stage is Stage.BUILD else "not needed"
-    gap = " " if frame.is_narrow else "  "
-    head = f"{mark} {stage:<{_NAME_WIDTH}}{gap}"
+    head = f"{mark} {stage:<{_NAME_WIDTH}}{' ' if frame.is_narrow else '  '}"
     clock = _clock(frame, activation) if is_current else ""
     note = frame.cut(words, frame.width - len(head) - len(clock))
     line = Text.assemble((head, style), (note, "bold" if is_current else ""))
@@ -84,10 +83,8 @@ def _clock(frame: Frame, activation: ActivationState) -> str:
 def download_words(frame: Frame, activation: ActivationState) -> str:
     """Speed and remaining time, as far as they are known."""
     rate, eta = activation.bytes_per_second, activation.eta_seconds
-    words = [f"{size_text(rate)}/s"] if rate else []
-    if eta is not None:
-        words.append(f"{clock_text(eta)} left")
-    return (", " if frame.is_narrow else "  ").join(words)
+    words = (f"{size_text(rate)}/s" if rate else "", f"{clock_text(eta)} left" if eta is not None else "")
+    return (", " if frame.is_narrow else "  ").join(filter(None, words))
 
 
 def _mark(shown: Shown, stage: Stage) -> tuple[str, str]:
@@ -106,24 +103,21 @@ def _mark(shown: Shown, stage: Stage) -> tuple[str, str]:
     return glyphs.now, "bold cyan"
 
 
-def _note(shown: Shown, stage: Stage) -> str:  # noqa: C901, PLR0911, PLR0912  one case a stage, flat
+def _note(shown: Shown, stage: Stage) -> str:  # noqa: C901, PLR0911  one case a stage, flat
     activation, progress = shown.activation, shown.activation.progress
     if progress is not None and progress.stage is stage is activation.stage:
         share = _share_note(shown.frame, progress.done, progress.total)
         return share + count_text(progress.done, progress.total, progress.unit)
     match stage:
         case Stage.PREPARE:
-            waiting = activation.waiting
-            if waiting is None:
-                return ""
-            return f"waiting for {f'pid {waiting.holder_pid}' if waiting.holder_pid else 'another process'}"
+            pid = activation.waiting and activation.waiting.holder_pid
+            return f"waiting for {f'pid {pid}' if pid else 'another process'}" if activation.waiting else ""
         case Stage.DETECT:
             return _machine_note(activation, shown.machine)
         case Stage.SELECT:
             chosen = activation.selection
-            if chosen is None:
-                return ""
-            return f"{chosen.build} build, torch {chosen.torch}" if chosen.build else "no torch needed"
+            needed = chosen and chosen.build and f"{chosen.build} build, torch {chosen.torch}"
+            return (needed or "no torch needed") if chosen else ""
         case Stage.LOCK:
             if activation.packages is None:
                 return ""
@@ -134,7 +128,7 @@ def _note(shown: Shown, stage: Stage) -> str:  # noqa: C901, PLR0911, PLR0912  o
         case Stage.BUILD:
             return activation.environment or ""
         case Stage.START:
-            return "a worker" if activation.worker_pid is None else f"worker pid {activation.worker_pid}"
+            return f"worker pid {activation.worker_pid}" if activation.worker_pid else "a worker"
         case Stage.VERIFY:
             return _verification_note(activation)
         case Stage.COMMIT:

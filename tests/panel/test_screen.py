@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from moondream_station.console.panel_presenter import PanelPresenter
-from moondream_station.panel.live import LinesAbove, LivePicture
-from moondream_station.panel.screen import Screen
+from moondream_station.panel.live import LinesAbove, LivePicture, Screen
 from moondream_station.panel.terminal import Terminal
 from support.scripted_activation import events, whole
 
