@@ -10,9 +10,8 @@ from typing import Final
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.facts.redact import redact_text
 from moondream_station.core.home.layout import Home
-from moondream_station.core.machine.protocol import PlatformFacts
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.redaction import local_identity, redact
+from moondream_station.core.machine.redaction import cleaner as identity_cleaner
+from moondream_station.core.machine.redaction import local_identity
 from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.doctor.checks.findings import Verdict
 
@@ -25,7 +24,6 @@ _PATH: Final = re.compile(r"(?<![\w~.$:/*<-])(?:/[^\s/'\"<>(),;:]+){2,}/?|\b[A-Z
 _PUBLIC_PATH: Final = re.compile(
     r"/(?:bin|dev|etc|lib|lib64|opt/rocm|proc|sbin|sys|usr)/|[A-Za-z]:\\(?:Windows|Program Files)\\"
 )
-_NOBODY: Final = PlatformFacts(system="", release="", machine="", python="3")
 
 
 def cleaner(home: Home, environ: Mapping[str, str]) -> Callable[[Verdict], Verdict]:
@@ -37,6 +35,7 @@ def cleaner(home: Home, environ: Mapping[str, str]) -> Callable[[Verdict], Verdi
     The home is shown as its variable, or below `~`.
     """
     identity = local_identity(environ)
+    anonymous = identity_cleaner(identity)
     # SSH_AUTH_SOCK and its like are paths, which are taken out as such.
     named = {value for name, value in environ.items() if _SECRET_NAME.search(name)}
     secrets = [value for value in named if len(value) >= _SECRET_CHARACTERS and value[0] not in "/~"]
@@ -49,8 +48,7 @@ def cleaner(home: Home, environ: Mapping[str, str]) -> Callable[[Verdict], Verdi
         text = _URL.sub(_without_path, redact_text(text))
         if not is_usual:
             text = text.replace(str(home.root), "$MOONDREAM_STATION_HOME")
-        text = redact(MachineRecord(platform=_NOBODY, files={"": text}), identity).files[""]
-        return _PATH.sub(_without_place, text)
+        return _PATH.sub(_without_place, anonymous(text))
 
     def clean_verdict(verdict: Verdict) -> Verdict:
         # Commands are the doctor's own words, and must stay what they are.

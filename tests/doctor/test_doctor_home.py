@@ -211,7 +211,7 @@ async def test_a_crashed_worker_is_an_error_with_its_last_lines(home: Home) -> N
     await install(home)
     (home.logs / "selftest.log").write_text("begin\nRuntimeError: out of cheese\n")
     crash = WorkerStopped(model="selftest", pid=7, reason=StopReason.CRASHED)
-    told(home, crash, activation=None)
+    told(home, WorkerStarted(model="selftest", pid=7), crash, activation=None)
     finding = finding_of(await examined(home), "backends.worker")
     assert finding.status is Status.ERROR
     assert "RuntimeError: out of cheese" in words_of(finding)

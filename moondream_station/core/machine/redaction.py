@@ -51,7 +51,7 @@ def redact(record: MachineRecord, identity: Identity) -> MachineRecord:
 
     What the probes read in it is unchanged.
     """
-    clean = _cleaner(identity)
+    clean = cleaner(identity)
     return replace(
         record,
         platform=replace(record.platform, version=clean(record.platform.version)),
@@ -87,7 +87,8 @@ def _given(environ: Mapping[str, str], *names: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(environ[name] for name in names if environ.get(name)))
 
 
-def _cleaner(identity: Identity) -> Callable[[str], str]:
+def cleaner(identity: Identity) -> Callable[[str], str]:
+    """A function that leaves all of that out of a text."""
     homes = sorted((home for home in identity.homes if len(home) > 1), key=len, reverse=True)
     words = [(_word(name), "USER") for name in identity.users if _is_telling(name)]
     words += [(_word(name), "HOST") for name in identity.hosts if _is_telling(name)]

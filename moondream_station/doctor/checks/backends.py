@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 from moondream_station.core.backends.code_store import read_backend, requirements_of
 from moondream_station.core.bus.journal import latest_activation, read_activation, read_history
+from moondream_station.core.facts.activation_state import Active, WorkerState
 from moondream_station.core.facts.errors import BackendUnavailable, RequirementsUnsafe
-from moondream_station.core.facts.events import (
-    ActivationFailed,
-    ActivationSucceeded,
-    Event,
-    StopReason,
-    VerificationCompleted,
-    WorkerStarted,
-    WorkerStopped,
-)
+from moondream_station.core.facts.events import ActivationFailed
+from moondream_station.core.facts.state import StationState, apply
 from moondream_station.core.home.layout import Home
 from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
 from moondream_station.doctor.checks.patient import Patient, Unknowable, in_thread
@@ -85,7 +78,11 @@ async def worker(patient: Patient) -> Verdict:
     if subject.model is None or subject.record is None:
         return ok("No worker has run yet.")
     events = await in_thread(partial(read_history, patient.home, last=_RECENT_ACTIVATIONS))
-    if not _has_crashed(events, subject.model):
+    before = Active(
+        model=subject.model, backend="", build=None, torch=None, environment=subject.record.environment
+    )
+    active = reduce(apply, events, StationState(active=before)).active
+    if active is None or active.model != subject.model or active.worker is not WorkerState.FAILED:
         return ok(f"The worker of {subject.model} has not crashed since it was last started.")
     name = shlex.quote(subject.model)
     remedy = Remedy(
@@ -94,30 +91,6 @@ async def worker(patient: Patient) -> Verdict:
     )
     lines = await in_thread(_last_lines, patient.home, subject.model)
     return error(f"The worker of {subject.model} crashed when it last ran.", remedy, lines)
-
-
-def _has_crashed(events: Sequence[Event], model: str) -> bool:
-    """Whether the last fact about a model's worker is that it crashed.
-
-    One that crashed within a switch that failed is that switch's matter: what was active before still is.
-    """
-    failed = {event.activation for event in events if isinstance(event.fact, ActivationFailed)}
-    started: dict[int, str | None] = {}
-    crashed = False
-    for event in events:
-        match event.fact:
-            case WorkerStarted(pid=pid):
-                started[pid] = event.activation
-            case WorkerStopped(model=name, pid=pid, reason=StopReason.CRASHED) if name == model:
-                activation = started.get(pid)
-                crashed = crashed or activation is None or activation not in failed
-            case ActivationSucceeded(model=name) if name == model:
-                crashed = False
-            case VerificationCompleted(ok=True) if event.activation is None:
-                crashed = False  # a station has started what is active already
-            case _:
-                pass
-    return crashed
 
 
 def _last_lines(home: Home, model: str) -> list[str]:

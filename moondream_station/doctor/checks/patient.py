@@ -38,7 +38,7 @@ from moondream_station.core.machine.recorder import Recorder
 from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.doctor.checks.planned import Planned, plan_for
-from moondream_station.doctor.checks.subject import Subject, find_subject, unknown_subject
+from moondream_station.doctor.checks.subject import Subject, find_subject
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -164,9 +164,8 @@ class Patient:
 
     async def _find_subject(self) -> Subject:
         manifest = await self.manifest.get()
-        if not self.is_here:
-            return unknown_subject(manifest)
-        return await in_thread(find_subject, self.home, self.settings, manifest)
+        home = self.home if self.is_here else None
+        return await in_thread(find_subject, home, self.settings, manifest)
 
     async def _plan(self) -> Planned:
         subject, machine = await self.subject.get(), await self.examined.get()

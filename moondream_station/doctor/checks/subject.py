@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.environments.store import Committed, load_commit, place_of
-from moondream_station.core.home.active_file import ModelRecord, read_active
+from moondream_station.core.home.active_file import ActiveRecord, ModelRecord, read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 
@@ -44,23 +44,18 @@ class Subject:
         return f"{'The active' if self.is_active else 'The default'} model {self.model}"
 
 
-def unknown_subject(manifest: Manifest) -> Subject:
-    """The default model, of a machine whose files are not here."""
-    model = manifest.default_model
-    return Subject(model=model, info=manifest.models.get(model) if model else None)
-
-
-def find_subject(home: Home, settings: Settings, manifest: Manifest) -> Subject:
-    """The active model, else the one that 0.1 had active, else the manifest's default."""
-    active = read_active(home)
-    chosen = settings.current_model if settings.current_model in manifest.models else None
+def find_subject(home: Home | None, settings: Settings, manifest: Manifest) -> Subject:
+    """The active model, else the one that 0.1 had active; without a home the manifest's default."""
+    active = read_active(home) if home else ActiveRecord()
+    chosen = settings.current_model if home and settings.current_model in manifest.models else None
     model = active.model or chosen or manifest.default_model
-    if model is None:
-        return Subject(model=None, info=None)
+    info = manifest.models.get(model or "")
+    if home is None or model is None:
+        return Subject(model=model, info=info)
     record = active.models.get(model)
     return Subject(
         model=model,
-        info=manifest.models.get(model),
+        info=info,
         is_active=active.model == model,
         record=record,
         committed=committed_of(home, record),
