@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -16,23 +16,28 @@ from typing import Any, TypeVar
 from anyio.from_thread import start_blocking_portal
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.requirements import parse_requirements
+from moondream_station.core.builds.requirements import parse_requirement_args, parse_requirements
 from moondream_station.core.builds.visibility import nvidia_in_use
+from moondream_station.core.environments.packages import find_packages
 from moondream_station.core.facts.capabilities import Capabilities, Outcome
-from moondream_station.core.facts.errors import NoBuild, ResolutionConflict, StationError
+from moondream_station.core.facts.errors import NoBuild, ResolutionConflict, StationError, UsageError
 from moondream_station.core.facts.events import VerificationReport
+from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.facts.selection import Selection
-from moondream_station.core.in_place.guided import (
+from moondream_station.core.in_place.installation import (
+    Change,
     detect_now,
-    guided_selection,
-    install_guided,
-    verify_installed,
+    guides_settings,
+    install_in_place,
 )
-from moondream_station.core.in_place.installation import Change
+from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.guide import cuda_of_driver, guide_build, has_mps
+from moondream_station.core.selection.request import COMPANIONS, BuildRequest
+from moondream_station.core.selection.select import select
+from moondream_station.core.worker.verification import Verification, WorkerPlan
 
 T = TypeVar("T")
 
@@ -131,7 +136,24 @@ class TorchInstaller:
         capabilities = self._detected or self._detect()
         machine = self._machine()
         python = own_interpreter().name if machine.is_local else machine.facts.python
-        return guided_selection(spec, capabilities, python=python, environ=self._environ)
+        strategy, torch_index = guides_settings(self._environ)
+        requirements = parse_requirement_args([f"torch{spec.strip()}", *COMPANIONS])
+        if requirements.items[0].name != "torch":
+            raise UsageError(
+                f"{spec!r} is not a valid version of torch.", hint="Use a specifier such as '>=2.7.0'."
+            )
+        request = BuildRequest(
+            capabilities=capabilities, requirements=requirements, python=python, strategy=strategy
+        )
+        offers = request.catalog_offers(index=without_credentials(torch_index))
+        selection = select(request, offers).selection
+        if selection.build is None:
+            return selection
+        # PyPI has the ordinary wheel for Apple silicon too, and the guide takes it from there.
+        url = None if selection.build == "mps" else selection.index_url
+        where = ("--index-url", url) if url is not None else ()
+        command = ("python", "-m", "pip", "install", *requirements.canonical, *where)
+        return replace(selection, index_url=url, command=command)
 
     def install_torch_requirements(self, text: str) -> TorchInstallResult:
         """Install requirements into this interpreter, torch from the build that the guide chooses.
@@ -147,7 +169,7 @@ class TorchInstaller:
             requirements = parse_requirements(text.splitlines(), origin="the requirements")
             change = _in_own_thread(
                 partial(
-                    install_guided,
+                    install_in_place,
                     requirements,
                     self._machine(),
                     environ=self._environ,
@@ -170,10 +192,19 @@ class TorchInstaller:
         if find_spec("torch") is None:
             return _verified(VerificationReport(), "torch is not installed in this Python.")
         try:
-            verification = _in_own_thread(partial(verify_installed, self._machine(), environ=self._environ))
+            verification = _in_own_thread(self._verify)
         except StationError as error:
             return _verified(VerificationReport(), _sentence(error))
         return _verified(verification.report, verification.detail)
+
+    async def _verify(self) -> Verification:
+        """Let the installed torch compute on the device that its build is for."""
+        python, catalog = RunningPython.here(), load_catalog()
+        torch = find_packages(python.paths).get("torch")
+        offer = offer_of(torch, catalog) if torch is not None else None
+        # Where the build is not known, it should at least use what this machine has.
+        build = offer.build if offer is not None else guide_build(await detect_now(self._machine()), catalog)
+        return await verify_here(python, WorkerPlan(build=build), environ=self._environ)
 
     def _detect(self) -> Capabilities:
         self._detected = _in_own_thread(partial(detect_now, self._machine()))

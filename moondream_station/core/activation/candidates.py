@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
-from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, StationError
+from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.facts.events import BuildSelected, Degraded
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
 from moondream_station.core.index.offers import CollectedOffers
@@ -12,6 +14,8 @@ from moondream_station.core.selection.select import Ranked, SelectionResult
 from moondream_station.core.selection.sentences import origin_of
 
 CPU = "cpu"
+_LOCK_TRIES = 3
+T = TypeVar("T")
 
 
 class Candidates:
@@ -75,6 +79,23 @@ class Candidates:
             ),
         )
         return True
+
+    async def first_that_locks(
+        self, lock: Callable[[], Awaitable[T]], rejected: Callable[[str, str], object] = lambda *_: None
+    ) -> T:
+        """Lock; a current candidate that does not resolve gives way to the next, three at most.
+
+        `rejected` is called with its build and the reason, once the next one is the current.
+        """
+        for tries_left in reversed(range(_LOCK_TRIES)):
+            current = self.current
+            try:
+                return await lock()
+            except ResolutionConflict as conflict:
+                if not tries_left or current is None or self.reject(conflict.message) is None:
+                    raise
+                rejected(current.build, conflict.message)
+        raise AssertionError("the last attempt returns or raises")
 
     def reject(self, reason: str) -> Ranked | None:
         """Reject the current candidate because it can't be installed; gives the next one, if there is one."""

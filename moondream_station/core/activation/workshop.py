@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -28,7 +29,7 @@ from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.building import Building, open_building
 from moondream_station.core.environments.store import CommitRecord, Committed, Place, find_reusable, sweep
-from moondream_station.core.facts.errors import NoSpace, ResolutionConflict, StationError, VerificationFailed
+from moondream_station.core.facts.errors import NoSpace, StationError, VerificationFailed
 from moondream_station.core.facts.events import (
     BuildSelected,
     DownloadProgressed,
@@ -61,7 +62,6 @@ from moondream_station.core.selection.select import select
 from moondream_station.core.serving.worker_host import Environment, WorkerSpec
 from moondream_station.core.worker.verification import WorkerPlan
 
-_LOCK_TRIES = 3
 _CLOSE_SECONDS = 0.5
 _REMOVE_SECONDS = 1.0
 _log = Log()
@@ -248,27 +248,20 @@ class Workshop:
             ResolutionConflict: The requirements do not go together on any of them.
             StationError: An index can't be asked, or a file can't be fetched.
         """
-        for is_last in (*(False,) * (_LOCK_TRIES - 1), True):
-            began = anyio.current_time()
-            current = candidates.current
-            try:
-                lock = await self._resolve(needs, candidates)
-            except ResolutionConflict as conflict:
-                if is_last or current is None or candidates.reject(conflict.message) is None:
-                    raise
-                self.announce_fallback(current.build, candidates, conflict.message)
-                self.announce(needs, candidates)
-            else:
-                self._report(needs, candidates, lock)
-                seconds = round(anyio.current_time() - began, 3)
-                fact = RequirementsLocked(
-                    packages=len(lock.files), total_bytes=lock.total_bytes, seconds=seconds
-                )
-                self._activation.publish(fact)
-                return lock
-        raise AssertionError("the last attempt returns or raises")
 
-    async def _resolve(self, needs: Needs, candidates: Candidates) -> Lock:
+        def rejected(build: str, reason: str) -> None:
+            self.announce_fallback(build, candidates, reason)
+            self.announce(needs, candidates)
+
+        lock, seconds = await candidates.first_that_locks(partial(self._resolve, needs, candidates), rejected)
+        self._report(needs, candidates, lock)
+        fact = RequirementsLocked(packages=len(lock.files), total_bytes=lock.total_bytes, seconds=seconds)
+        self._activation.publish(fact)
+        return lock
+
+    async def _resolve(self, needs: Needs, candidates: Candidates) -> tuple[Lock, float]:
+        """The lock for the current candidate, and the seconds that it took."""
+        began = anyio.current_time()
         config, client = await self._connected()
         current = candidates.current
 
@@ -276,7 +269,7 @@ class Workshop:
             # A wheel that must be read before it can be locked; what is downloaded is reported once locked.
             self._activation.progressed(fact.overall_received_bytes, fact.overall_total_bytes, "bytes")
 
-        return await resolve_lock(
+        lock = await resolve_lock(
             requirements=needs.requirements,
             offer=current.offer if current else None,
             others=current.others if current else (),
@@ -288,6 +281,7 @@ class Workshop:
             environ=self._tools.environ,
             publish=fetched,
         )
+        return lock, round(anyio.current_time() - began, 3)
 
     def _report(self, needs: Needs, candidates: Candidates, lock: Lock) -> None:
         """Report the choice that a lock has made: another torch of the build, or whether torch is needed."""

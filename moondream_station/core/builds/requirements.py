@@ -141,13 +141,14 @@ class Requirements:
     def applicable(self, markers: Mapping[str, str]) -> Requirements:
         """Those whose marker holds in an environment (`Target.markers`)."""
         environment = {**markers, "extra": ""}
-        return self._where(lambda item: item.marker is None or item.marker.evaluate(environment))
+        return self.where(lambda item: item.marker is None or item.marker.evaluate(environment))
 
     def of_family(self) -> Requirements:
         """Those that PyTorch's index serves."""
-        return self._where(lambda item: canonicalize_name(item.name) in FAMILY)
+        return self.where(lambda item: canonicalize_name(item.name) in FAMILY)
 
-    def _where(self, is_kept: Callable[[Requirement], bool]) -> Requirements:
+    def where(self, is_kept: Callable[[Requirement], bool]) -> Requirements:
+        """Those that are kept, with what was written for each."""
         kept = [
             (item, text, hashes)
             for item, text, hashes in zip(self.items, self.texts, self.hashes, strict=True)

@@ -2,55 +2,70 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import anyio
 import anyio.to_thread
-from packaging.requirements import Requirement
+import httpx2
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.activation.candidates import Candidates, no_build
+from moondream_station.core.builds.naming import check_strategy, parse_build
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY, Requirements
+from moondream_station.core.bus.bus import new_activation_id
+from moondream_station.core.capabilities.detect import detect
+from moondream_station.core.environments.building import blaming_wheels, offline_options
 from moondream_station.core.environments.packages import Package, find_packages
-from moondream_station.core.facts.errors import ResolutionConflict, VerificationFailed
+from moondream_station.core.environments.store import sweep
+from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict, VerificationFailed
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.fetch.download import fetch
+from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.fetch.retry import patience_of
-from moondream_station.core.home.layout import Home
+from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.locks import Holder, activation_lock
+from moondream_station.core.home.settings import load_settings
+from moondream_station.core.home.space import Need, check_space, unpacked_bytes
+from moondream_station.core.home.storage import work_folder
 from moondream_station.core.in_place.installed import Installed
-from moondream_station.core.in_place.put import put
-from moondream_station.core.in_place.running_python import RunningPython
-from moondream_station.core.in_place.running_torch import offer_of, verify_here
+from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.index.offers import collect_offers
-from moondream_station.core.packaging.packaging_config import PackagingConfig
-from moondream_station.core.resolve.interpreter import Interpreter
+from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.packaging.packaging_config import (
+    PackagingConfig,
+    load_packaging_config,
+    within_constraints,
+)
+from moondream_station.core.resolve.interpreter import Interpreter, own_interpreter
+from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.core.resolve.resolve import resolve_lock
+from moondream_station.core.resolve.uv_failures import install_failure
+from moondream_station.core.resolve.uv_program import find_uv, output_of
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, select
 from moondream_station.core.worker.verification import WorkerPlan, verification_failure
 
-if TYPE_CHECKING:
-    import httpx2
-
-_LOCK_TRIES = 3
+_NAMED_AT_MOST = 3
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*")
+
+# A script's own logging shows this; without any, Python writes it to stderr. Stdout is the script's alone.
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What an installation changed.
+    """What an installation changed: versions by name, those that were replaced with the former one.
 
-    Args:
-        installed: Every package that was installed, version by name.
-        replaced: The packages that were replaced, former version by name.
-        torch: The torch that is installed now, None where there is none.
-        build: Its build, None where torch was not required.
-        reason: Why it is that build.
-        notes: Sentences that a user should know.
+    `torch` is what is installed now, if any; `build` is None where torch was not required. `notes` are
+    sentences that a user should know.
     """
 
     installed: Mapping[str, str] = field(default_factory=dict)
@@ -61,15 +76,74 @@ class Change:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class InPlace:
-    """Installs what is missing into the running interpreter.
+async def detect_now(machine: Machine) -> Capabilities:
+    """The machine as it is now, without the home's cache."""
+    return await detect(
+        machine,
+        on_probe=lambda _: None,
+        on_slow=lambda probe: _log.warning("The probe %s has not answered yet.", probe),
+    )
 
-    Args:
-        request: What a build is chosen for; the requirements apply here, within the user's constraints.
-        torch_index: Base URL of the PyTorch index or its mirror; it may hold credentials.
-        ran: Called with the last step's command once it was run.
+
+def guides_settings(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The strategy, which is `guide` unless the user named a build, and the PyTorch index."""
+    settings = load_settings(home_from(environ), environ)
+    strategy = check_strategy(settings.strategy)
+    return (strategy if parse_build(strategy) is not None else "guide"), settings.torch_index
+
+
+async def install_in_place(
+    requirements: Requirements,
+    machine: Machine,
+    *,
+    environ: Mapping[str, str],
+    ran: Callable[[tuple[str, ...]], object],
+) -> Change:
+    """Install what is missing into the running interpreter, and let torch compute where it is required.
+
+    `ran` is called with the last step's command, whether it succeeded or not. Whatever fails is a
+    `StationError`, by cause.
     """
+    python = RunningPython.here()
+    python.check_changeable()
+    interpreter = own_interpreter()
+    strategy, torch_index = guides_settings(environ)
+    home = home_from(environ)
+    home.create()
+    # The lock also keeps `prune` from removing the downloads, and a second installation waiting.
+    command = f"install into {python.prefix}"
+    async with activation_lock(home, activation=new_activation_id(), command=command, on_wait=_warn_wait):
+        await sweep(home)  # a killed run leaves uv's cache, with all of torch in it
+        capabilities = await detect_now(machine)
+        config = await load_packaging_config(environ)
+        request = BuildRequest(
+            capabilities=capabilities,
+            requirements=await within_constraints(requirements.applicable(interpreter.markers), config),
+            python=interpreter.name,
+            strategy=strategy,
+        )
+        async with open_client(config, torch_index=torch_index) as client:
+            return await _InPlace(
+                request=request,
+                python=python,
+                interpreter=interpreter,
+                torch_index=torch_index,
+                config=config,
+                client=client,
+                home=home,
+                environ=environ,
+                ran=ran,
+            ).install()
+
+
+def _warn_wait(holder: Holder | None) -> None:
+    who = f"{holder.command} (pid {holder.pid}, since {holder.since})" if holder else "another process"
+    _log.warning("Waiting for %s, which uses the same home.", who)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InPlace:
+    """One installation; its requirements apply to this interpreter, within the user's constraints."""
 
     request: BuildRequest
     python: RunningPython
@@ -83,15 +157,11 @@ class InPlace:
     _notes: list[str] = field(default_factory=list, init=False)
 
     async def install(self) -> Change:
-        """Install what is missing, and let torch compute where it is required.
-
-        Raises:
-            StationError: No build fits, something can't be resolved, fetched or installed, or torch does not
-                work; by cause.
-        """
         packages = await anyio.to_thread.run_sync(find_packages, self.python.paths)
         offers, candidates = await self._choose(packages.get("torch"))
-        installed, lock = await self._lock(packages, offers, candidates)
+        installed, lock = await candidates.first_that_locks(
+            lambda: self._lock(packages, offers, candidates.current)
+        )
         files = tuple(file for file in lock.files if not installed.has(file))
         replaced = {file.name: str(packages[file.name].version) for file in files if file.name in packages}
         if files:
@@ -104,21 +174,16 @@ class InPlace:
         if version is not None and build is not None:
             await self._verify(WorkerPlan(build=build, torch=version))
         versions = {file.name: file.version for file in files}
+        self._notes.extend(installed.misfits(versions))
+        for name in self.python.imported_of(replaced):
+            self._notes.append(f"{name} is imported in this process: restart Python to use the new one.")
         return Change(
             installed=versions,
             replaced=replaced,
             torch=version,
             build=build,
             reason=candidates.selection.reason,
-            notes=(
-                *self.request.requirements.warnings,
-                *self._notes,
-                *installed.misfits(versions),
-                *(
-                    f"{name} is imported in this process: restart Python to use the new one."
-                    for name in self.python.imported_of(replaced)
-                ),
-            ),
+            notes=(*self.request.requirements.warnings, *self._notes),
         )
 
     async def _choose(self, torch: Package | None) -> tuple[tuple[Offer, ...], Candidates]:
@@ -145,26 +210,17 @@ class InPlace:
         return offers, candidates
 
     async def _lock(
-        self, packages: Mapping[str, Package], offers: Iterable[Offer], candidates: Candidates
+        self, packages: Mapping[str, Package], offers: Iterable[Offer], current: Ranked | None
     ) -> tuple[Installed, Lock]:
-        """Resolve what is missing; a candidate that does not resolve gives way to the next, three at most."""
-        for is_last in (*(False,) * (_LOCK_TRIES - 1), True):
-            current = candidates.current
-            installed = self._compare(packages, offers, current)
-            try:
-                return installed, await self._lock_missing(installed)
-            except ResolutionConflict as conflict:
-                reason = conflict
-            if current is not None and installed.offer != current.offer:
-                # The installed torch can't stay: resolve again with the chosen one in its place.
-                installed = replace(installed, offer=current.offer, keeps_torch=False)
-                try:
-                    return installed, await self._lock_missing(installed)
-                except ResolutionConflict as conflict:
-                    reason = conflict
-            if is_last or current is None or candidates.reject(reason.message) is None:
-                raise reason
-        raise AssertionError("the last attempt returns or raises")
+        """Lock what is missing for a candidate, with the installed torch in its place where that can stay."""
+        installed = self._compare(packages, offers, current)
+        try:
+            return installed, await self._lock_missing(installed)
+        except ResolutionConflict:
+            if current is None or installed.offer == current.offer:
+                raise
+        installed = replace(installed, offer=current.offer, keeps_torch=False)
+        return installed, await self._lock_missing(installed)
 
     def _compare(
         self, packages: Mapping[str, Package], offers: Iterable[Offer], current: Ranked | None
@@ -180,9 +236,8 @@ class InPlace:
                 if other.build == current.build and other.full_version == torch.version
             )
             offer = next(same, offer)
-        return Installed(
-            packages=packages, offer=offer, keeps_torch=keeps_torch, markers=self.interpreter.markers
-        )
+        markers = self.interpreter.markers
+        return Installed(packages=packages, offer=offer, keeps_torch=keeps_torch, markers=markers)
 
     def _may_keep(self, torch: Package, current: Ranked | None) -> bool:
         """Whether an installed torch is whole, of the chosen build, and possible on this machine."""
@@ -212,7 +267,8 @@ class InPlace:
     async def _resolve(self, installed: Installed, missing: Requirements) -> Lock:
         """Lock with every installed version pinned; of the pins, those that a conflict names are dropped."""
         pins = installed.pins()
-        required = [bound for item in self.request.requirements.items if (bound := _as_bound(item))]
+        items = self.request.requirements.items
+        required = [f"{canonicalize_name(item.name)}{item.specifier}" for item in items if item.specifier]
         while True:
             try:
                 return await resolve_lock(
@@ -235,15 +291,31 @@ class InPlace:
                     del pins[name]
 
     async def _put(self, lock: Lock) -> None:
+        """Let uv install the wheels of a lock, and nothing else, over packages of the same names.
+
+        This can't be undone. An interruption leaves packages half installed; the next run sees that by their
+        RECORDs.
+        """
         wheels = await fetch(
             lock,
             home=self.home,
             client=self.client,
             publish=lambda _: None,
             patience=patience_of(self.config),
-            unpacked_factor=0.0,  # `put` checks the space for what they unpack to, where that goes
+            unpacked_factor=0.0,  # the space for what they unpack to is checked below, where that goes
         )
-        await put(lock, wheels, python=self.python, home=self.home, environ=self.environ, ran=self.ran)
+        uv = await find_uv(self.environ)
+        async with work_folder(self.home) as scratch, blaming_wheels(lock, wheels):
+            await anyio.to_thread.run_sync(_check_space, scratch, self.python, tuple(wheels.values()))
+            pylock = scratch / "pylock.toml"
+            await anyio.Path(pylock).write_text(write_pylock(lock, sources=wheels), encoding="utf-8")
+            options = (*offline_options(self.python.executable, scratch), "--reinstall", "-r", str(pylock))
+            completed = await uv.run("pip", "install", *options)
+            self.ran(completed.argv)
+            if completed.returncode != 0:
+                raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
+            await anyio.to_thread.run_sync(_check_whole, self.python, lock)
+        importlib.invalidate_caches()
 
     async def _verify(self, plan: WorkerPlan) -> None:
         verification = await verify_here(self.python, plan, environ=self.environ)
@@ -265,6 +337,22 @@ def _together(requirements: Requirements, others: Requirements) -> Requirements:
     )
 
 
-def _as_bound(item: Requirement) -> str | None:
-    """A requirement as a constraint, None for one that bounds nothing."""
-    return f"{canonicalize_name(item.name)}{item.specifier}" if item.specifier else None
+def _check_space(scratch: Path, python: RunningPython, wheels: tuple[Path, ...]) -> None:
+    """Room for what the wheels unpack to: once where uv can link from its cache, else in both places."""
+    folder = next(path for path in (python.site_packages, *python.site_packages.parents) if path.exists())
+    places = {path.stat().st_dev: path for path in (scratch, folder)}
+    size_bytes = unpacked_bytes(wheels)
+    check_space([Need(path, size_bytes) for path in places.values()])
+
+
+def _check_whole(python: RunningPython, lock: Lock) -> None:
+    packages = find_packages([str(python.site_packages), *python.paths])
+    problems = [f"{name} is missing" for name in lock.packages if name not in packages]
+    for name in lock.packages.keys() & packages.keys():
+        problems += packages[name].damage
+    if problems:
+        named = "; ".join(sorted(problems)[:_NAMED_AT_MOST])
+        raise EnvironmentBroken(
+            f"The installation is not whole: {named}.",
+            hint="Run it again: it reinstalls what is not whole.",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -19,29 +19,18 @@ from moondream_station.core.selection.request import COMPANIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """The packages of an interpreter, in the light of a chosen build.
-
-    Args:
-        packages: What is installed, by normalized name.
-        offer: The chosen torch, None where no torch may come in.
-        keeps_torch: Whether the installed torch is of the chosen build, and works here.
-        markers: The interpreter's marker environment.
-    """
+    """The packages of an interpreter, by normalized name, in the light of a chosen build."""
 
     packages: Mapping[str, Package]
     offer: Offer | None
+    """The chosen torch, None where no torch may come in."""
     keeps_torch: bool
+    """Whether the installed torch is of the chosen build, and works here."""
     markers: Mapping[str, str]
 
     def missing(self, requirements: Requirements) -> Requirements:
         """Those requirements that something has to be installed for."""
-        unmet = unmet_places(requirements.items, self.packages, markers=self.markers, may_stay=self._may_stay)
-        return replace(
-            requirements,
-            items=tuple(requirements.items[place] for place in unmet),
-            texts=tuple(requirements.texts[place] for place in unmet),
-            hashes=tuple(requirements.hashes[place] for place in unmet),
-        )
+        return unmet(requirements, self.packages, markers=self.markers, may_stay=self._may_stay)
 
     def pins(self) -> dict[str, str]:
         """The versions that a lock should leave as they are, by normalized name."""
@@ -96,14 +85,14 @@ class Installed:
         return local is None or parse_build(local) is None or local == (self.offer.local or self.offer.build)
 
 
-def unmet_places(
-    requirements: Iterable[Requirement],
+def unmet(
+    requirements: Requirements,
     packages: Mapping[str, Package],
     *,
     markers: Mapping[str, str],
     may_stay: Callable[[Package], bool],
-) -> tuple[int, ...]:
-    """The places of those requirements that packages do not satisfy with all that they need in turn.
+) -> Requirements:
+    """Those requirements that packages do not satisfy with all that they need in turn.
 
     `may_stay` says whether a package can be used at all: torch of another build can't.
     """
@@ -123,4 +112,4 @@ def unmet_places(
             and all(is_met(needed, seen) for needed in package.needs(markers, item.extras))
         )
 
-    return tuple(place for place, item in enumerate(requirements) if not is_met(item, set()))
+    return requirements.where(lambda item: not is_met(item, set()))

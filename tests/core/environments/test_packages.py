@@ -12,7 +12,7 @@ from packaging.markers import default_environment
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.environments.packages import Package, find_packages, unmet_needs
-from moondream_station.core.in_place.running_torch import offer_of
+from moondream_station.core.in_place.running_python import offer_of
 from support.wheels import Wheel, module_wheel, torch_wheel
 
 HERE = {name: str(value) for name, value in default_environment().items()}

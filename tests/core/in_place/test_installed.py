@@ -12,7 +12,7 @@ from packaging.markers import default_environment
 
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.environments.packages import find_packages
-from moondream_station.core.in_place.installed import unmet_places
+from moondream_station.core.in_place.installed import unmet
 from support.wheels import module_wheel
 
 Missing = Callable[..., list[str]]
@@ -34,14 +34,13 @@ def missing(tmp_path: Path) -> Missing:
 
     def ask(*texts: str, except_for: str = "") -> list[str]:
         packages = find_packages([str(tmp_path)])
-        requirements = parse_requirement_args(texts)
-        unmet = unmet_places(
-            requirements.items,
+        missing = unmet(
+            parse_requirement_args(texts),
             packages,
             markers={name: str(value) for name, value in default_environment().items()},
             may_stay=lambda package: package.name != except_for,
         )
-        return [requirements.texts[place] for place in unmet]
+        return list(missing.texts)
 
     return ask
 
