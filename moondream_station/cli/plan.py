@@ -29,6 +29,7 @@ from moondream_station.core.builds.requirements import (
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from moondream_station.core.facts.selection import Candidate, Selection
+from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.machine.local import LocalMachine
@@ -36,6 +37,7 @@ from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import load_record
 from moondream_station.core.machine.recorded import RecordedMachine
 from moondream_station.core.machine.recorder import with_python
+from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import own_interpreter
 
 
@@ -170,11 +172,15 @@ def _read(path: Path) -> Requirements:
 
 async def _requirements_of(model: str, home: Home, settings: Settings, *, system: str) -> Requirements:
     from moondream_station.core.activation.prepare import check_model  # noqa: PLC0415  with --model alone
-    from moondream_station.core.station import open_manifest, read_requirements  # noqa: PLC0415
+    from moondream_station.core.backends.provide import backend_requirements  # noqa: PLC0415
+    from moondream_station.core.station import open_manifest  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
     backend = check_model(manifest, model, system=system).backend
-    return await read_requirements(home, manifest, os.environ, backend)
+    async with open_client(await load_packaging_config(os.environ)) as client:
+        return await backend_requirements(
+            backend, manifest.backends[backend], manifest=manifest, home=home, client=client
+        )
 
 
 def _quoted(command: Sequence[str]) -> str:

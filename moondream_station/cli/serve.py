@@ -128,9 +128,8 @@ async def serve_here(
         info = StationInfo(
             instance=secrets.token_hex(8), pid=os.getpid(), address=listeners.url, version=VERSION
         )
-        examine = partial(_examine, home, settings)
-        opening = open_station(home, settings, os.environ, station=info, examine=examine)
-        station = await stack.enter_async_context(opening)
+        station = await stack.enter_async_context(open_station(home, settings, os.environ, station=info))
+        station.doctor = partial(_examine, home, settings)
         if options.model is not None:
             check_model(station.manifest, options.model)
         record = announce_station(home, address=info.address, instance=info.instance, version=info.version)

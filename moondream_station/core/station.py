@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,10 +29,9 @@ from moondream_station.core.backends.manifest_loader import (
     load_manifest,
     read_built_in,
 )
-from moondream_station.core.backends.provide import backend_requirements, known_requirements
+from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import check_strategy
-from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.capabilities.cache import CapabilityCache
@@ -57,53 +56,62 @@ from moondream_station.core.serving.queue import InferencePool
 from moondream_station.core.serving.worker_host import WorkerHost, existing_worker
 from moondream_station.core.views.overview import models_shape, stored_state
 
-Examine: TypeAlias = Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
-"""Looks at the machine and the station, and gives the doctor's shape; who serves brings it."""
 _log = Log()
 
 RECOVERY_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds before each further attempt to install an active model again whose environment is broken."""
 
 
-async def without_doctor() -> Mapping[str, Any]:
-    """What a station answers that was opened without a doctor: a `StationError`."""
-    raise StationError(
-        "The doctor is not available over HTTP here.",
-        hint="Run `moondream-station doctor` in another terminal.",
-    )
-
-
 class Station:
     """One run of the station on a home, as the edges see it. Made by `open_station`."""
+
+    doctor: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]]
+    """Examines the machine and the station, and gives the doctor's shape. Set by who serves over HTTP."""
 
     def __init__(
         self,
         *,
         home: Home,
         settings: Settings,
+        environ: Mapping[str, str],
         manifest: Manifest,
         bus: Bus,
         journal: Journal,
-        orchestrator: Orchestrator,
-        pool: InferencePool,
-        active: ActiveWorker,
+        machine: Machine,
         tasks: TaskGroup,
-        examine: Examine,
     ) -> None:
         self.home = home
         self.settings = settings
-        self.manifest = manifest
         self.bus = bus
         self._journal = journal
-        self._orchestrator = orchestrator
-        self._pool = pool
-        self._active = active
         self._tasks = tasks
         self._latest: Activation | None = None
-        self.doctor = examine
-        self.stats = pool.stats
-        self.call = pool.call
+        threads = settings.inference_workers
+        host = WorkerHost(tasks=tasks, bus=bus, home=home, environ=environ, threads=threads)
+        self._pool = InferencePool(
+            max_queue_size=settings.inference_max_queue_size,
+            default_timeout_seconds=settings.inference_timeout,
+        )
+        tasks.start_soon(self._pool.run)
+        self._active = ActiveWorker(host=host, pool=self._pool, bus=bus, tasks=tasks)
+        tools = Tools(
+            home=home,
+            environ=environ,
+            torch_index=settings.torch_index,
+            catalog=load_catalog(),
+            manifest=manifest,
+            cache=CapabilityCache(home, machine),
+        )
+        active = None if bus.state.station is None else self._active
+        self._orchestrator = Orchestrator(tools=tools, host=host, active=active)
+        self.stats = self._pool.stats
+        self.call = self._pool.call
         self.subscribe = bus.subscribe
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, as the next activation will use it."""
+        return self._orchestrator.tools.manifest
 
     @property
     def state(self) -> StationState:
@@ -203,11 +211,7 @@ class Station:
         return running.id
 
     async def wait(self, activation_id: str) -> Event:
-        """Wait until the latest activation of this run has ended; gives its terminal fact.
-
-        Raises:
-            NothingToCancel: Another activation is the latest one.
-        """
+        """Wait until the latest activation of this run has ended; gives its terminal fact."""
         latest = self._latest
         if latest is None or latest.id != activation_id:
             raise NothingToCancel(f"The activation {activation_id} does not run here.")
@@ -325,7 +329,6 @@ async def open_station(
     *,
     station: StationInfo | None = None,
     machine: Machine | None = None,
-    examine: Examine = without_doctor,
 ) -> AsyncIterator[Station]:
     """Open the station on a home; when the block is left, activations are cancelled and workers ended.
 
@@ -340,35 +343,15 @@ async def open_station(
     journal = Journal(home)
     bus = Bus(state=stored_state(home, station=station, manifest=manifest), journal=journal)
     async with anyio.create_task_group() as tasks:
-        host = WorkerHost(
-            tasks=tasks, bus=bus, home=home, environ=environ, threads=settings.inference_workers
-        )
-        pool = InferencePool(
-            max_queue_size=settings.inference_max_queue_size,
-            default_timeout_seconds=settings.inference_timeout,
-        )
-        tasks.start_soon(pool.run)
-        active = ActiveWorker(host=host, pool=pool, bus=bus, tasks=tasks)
-        tools = Tools(
-            home=home,
-            environ=environ,
-            torch_index=settings.torch_index,
-            catalog=load_catalog(),
-            manifest=manifest,
-            cache=CapabilityCache(home, machine or LocalMachine(environ)),
-        )
-        orchestrator = Orchestrator(tools=tools, host=host, active=active if station else None)
         opened = Station(
             home=home,
             settings=settings,
+            environ=environ,
             manifest=manifest,
             bus=bus,
             journal=journal,
-            orchestrator=orchestrator,
-            pool=pool,
-            active=active,
+            machine=machine or LocalMachine(environ),
             tasks=tasks,
-            examine=examine,
         )
         try:
             yield opened
@@ -385,18 +368,3 @@ async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, st
         return await load_local_manifest(settings.manifest)
     async with open_client(await load_packaging_config(environ)) as client:
         return await load_manifest(settings.manifest, home=home, client=client)
-
-
-async def read_requirements(
-    home: Home, manifest: Manifest, environ: Mapping[str, str], backend_id: str
-) -> Requirements:
-    """A backend's requirements; fetched where its code is not in the home yet, which is not changed.
-
-    Raises:
-        BackendUnavailable: The code is not available.
-        ArchiveUnsafe: It must not be unpacked.
-        RequirementsUnsafe: A requirement is not allowed.
-    """
-    async with open_client(await load_packaging_config(environ)) as client:
-        info = manifest.backends[backend_id]
-        return await backend_requirements(backend_id, info, manifest=manifest, home=home, client=client)

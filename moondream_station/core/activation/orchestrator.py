@@ -45,7 +45,7 @@ class Orchestrator:
     """Runs activations, one at a time in a home."""
 
     def __init__(self, *, tools: Tools, host: WorkerHost, active: ActiveWorker | None) -> None:
-        self._tools = tools
+        self.tools = tools
         self._host = host
         self._active = active
 
@@ -66,7 +66,7 @@ class Orchestrator:
         except StationError as error:
             activation.fail(error)
         except OSError as error:
-            activation.fail(storage_failure(error, self._tools.home.root))
+            activation.fail(storage_failure(error, self.tools.home.root))
         except Exception as error:  # noqa: BLE001  an activation ends once, also by a bug of ours
             _log.exception("activation broke", activation=activation.id)
             activation.fail(
@@ -86,7 +86,7 @@ class Orchestrator:
 
     async def _activate(self, activation: Activation) -> None:
         """The nine stages. A rollback enters those that are left when the environment is given."""
-        request, tools, began = activation.request, self._tools, anyio.current_time()
+        request, tools, began = activation.request, self.tools, anyio.current_time()
         model, needs, candidates = check_model(tools.manifest, request.model), None, None
         activation.enter(Stage.PREPARE)
         async with self._locked(activation), Workshop(tools, activation) as workshop:
@@ -159,7 +159,7 @@ class Orchestrator:
 
         command = f"switch {activation.request.model}"
         async with activation_lock(
-            self._tools.home, activation=activation.id, command=command, on_wait=waiting
+            self.tools.home, activation=activation.id, command=command, on_wait=waiting
         ):
             yield
 
@@ -206,12 +206,12 @@ class Orchestrator:
         place, record = environment.spec.place, environment.record
         if not environment.is_committed:
             await commit(place, replace(record, verification=report, created_at=datetime.now(UTC)))
-        active = read_active(self._tools.home).with_active(
+        active = read_active(self.tools.home).with_active(
             environment.spec.model, environment=place.name, request_key=record.request_key
         )
         # From here on the model is active: no cancellation between the pointer and the fact that tells it.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(write_active, self._tools.home, active)
+            await anyio.to_thread.run_sync(write_active, self.tools.home, active)
         reached(Point.NAMED)
 
     def _succeed(
