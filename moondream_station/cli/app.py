@@ -104,9 +104,10 @@ def switch(
     as_json: Json = False,
 ) -> int:
     """Install, verify and activate a model."""
-    from moondream_station.cli.switch import run_switch  # noqa: PLC0415
+    from moondream_station.cli.switch import SwitchOptions, run_switch  # noqa: PLC0415
 
-    return run_switch(model, strategy=strategy, upgrade=upgrade, python=python, as_json=as_json)
+    options = SwitchOptions(model=model, strategy=strategy, upgrade=upgrade, python=python)
+    return run_switch(options, as_json=as_json)
 
 
 @app.command()
@@ -241,11 +242,7 @@ def doctor(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command, and print its error if it fails; returns the exit code.
-
-    Args:
-        arguments: The command line without the program's name.
-    """
+    """Run one command line, without the program's name; prints its error, and returns the exit code."""
     as_json = "--json" in arguments
     command = typer.main.get_command(app)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
@@ -11,9 +10,9 @@ import anyio.to_thread
 from moondream_station.cli.activate import activate_here, activate_there
 from moondream_station.cli.housekeeping import report_wait
 from moondream_station.console.exit_codes import DONE
-from moondream_station.console.logging import configure_logging
+from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_progress, print_text
-from moondream_station.console.plain import PlainLines
+from moondream_station.console.presenting import PlainPresenter, Presenter
 from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.rollback import exchange, previous_environment
 from moondream_station.core.environments.store import load_commit, place_of
@@ -24,9 +23,9 @@ from moondream_station.core.facts.events import (
     Event,
 )
 from moondream_station.core.home.active_file import read_active
-from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import read_station
-from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.station import open_manifest
 
 
@@ -38,45 +37,37 @@ def run_rollback(model: str, *, as_json: bool) -> int:
         NothingToRollBack: It had no environment before.
         StationError: That environment can't be used any more, or the home can't be changed.
     """
-    home = home_from(os.environ)
-    settings = load_settings(home, os.environ)
-    configure_logging(settings.log)
-    code = run_loop(_roll_back, home, settings, model, _RollbackPresenter(as_json=as_json))
+    home, settings = begin()
+    presenter = _Failure() if as_json else _Lines()
+    code = run_loop(_roll_back, home, settings, model, presenter)
     if code == DONE:
         _print_result(home, model, as_json=as_json)
     return code
 
 
-@dataclass
-class _RollbackPresenter:
-    """The activation's lines on stderr, for people; with `--json` only a failure is printed."""
-
-    as_json: bool
-    _lines: PlainLines = field(default_factory=PlainLines)
+class _Lines(PlainPresenter):
+    """The activation's lines; its success is printed later, as the command's result."""
 
     async def show(self, event: Event) -> None:
-        """Print the fact's lines; success is printed later, as the command's result."""
+        """Print the fact's lines."""
         if isinstance(event.fact, ActivationFailed):
-            print_error(event.fact.error, as_json=self.as_json)
+            print_error(event.fact.error, as_json=False)
         elif isinstance(event.fact, BackendActivationRequested):
-            self._print(f"Rolling {event.fact.model} back to its previous environment")
+            print_progress(f"Rolling {event.fact.model} back to its previous environment")
         elif not isinstance(event.fact, ActivationSucceeded):
-            for line in self._lines.lines(event):
-                self._print(line)
-
-    def cancelling(self) -> None:
-        """Print that it was asked to end."""
-        self._print("Cancelling")
-
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-    def _print(self, line: str) -> None:
-        if not self.as_json:
-            print_progress(line)
+            await super().show(event)
 
 
-async def _roll_back(home: Home, settings: Settings, model: str, presenter: _RollbackPresenter) -> int:
+class _Failure(Presenter):
+    """A failure as JSON, and nothing else."""
+
+    async def show(self, event: Event) -> None:
+        """Print a failure."""
+        if isinstance(event.fact, ActivationFailed):
+            print_error(event.fact.error, as_json=True)
+
+
+async def _roll_back(home: Home, settings: Settings, model: str, presenter: Presenter) -> int:
     """Roll back the active model by an activation, any other one by exchanging the environments' names."""
     manifest = await open_manifest(home, settings, os.environ)
     manifest.model(model)

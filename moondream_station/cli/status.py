@@ -6,12 +6,12 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from moondream_station.console.logging import configure_logging
+from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table
 from moondream_station.console.signals import run_loop
-from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import StationRecord, read_station
-from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.home.settings import Settings
 
 if TYPE_CHECKING:
     from moondream_station.http.client import StationClient
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def run_status(*, as_json: bool) -> int:
     """Print the active model and what runs; returns the exit code."""
-    home = home_from(os.environ)
-    configure_logging(load_settings(home, os.environ).log)
+    home, _ = begin()
     record = read_station(home)
     if record is None:
         from moondream_station.core.facts.state import status  # noqa: PLC0415
@@ -35,9 +34,7 @@ def run_status(*, as_json: bool) -> int:
 
 def run_models(*, as_json: bool) -> int:
     """Print the manifest's models; returns the exit code."""
-    home = home_from(os.environ)
-    settings = load_settings(home, os.environ)
-    configure_logging(settings.log)
+    home, settings = begin()
     record = read_station(home)
     if record is None:
         shown = run_loop(_models_here, home, settings)
@@ -63,11 +60,9 @@ def models_text(shown: Mapping[str, Any]) -> str:
 
 def status_text(shown: Mapping[str, Any]) -> str:
     """The status shape for people."""
-    lines = []
-    if station := shown["station"]:
-        lines.append(f"Station: serving on {station['address']} (pid {station['pid']})")
-    else:
-        lines.append("Station: not serving")
+    station = shown["station"]
+    serving = f"serving on {station['address']} (pid {station['pid']})" if station else "not serving"
+    lines = [f"Station: {serving}"]
     if active := shown["active"]:
         build = f"{active['build']} build, torch {active['torch']}" if active["build"] else "no torch"
         lines.append(f"Active: {active['model']} ({build}), worker {active['worker']}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ import anyio.to_thread
 
 from moondream_station.cli.activate import activate_here, activate_there
 from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED
-from moondream_station.console.logging import configure_logging
+from moondream_station.console.logging import begin
 from moondream_station.console.output import print_json, print_progress
-from moondream_station.console.presenting import JsonPresenter, Presenter, presenter_for
+from moondream_station.console.presenting import JsonPresenter, PlainPresenter, Presenter
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.codec import event_to_json
@@ -29,9 +30,9 @@ from moondream_station.core.facts.events import (
     Stage,
 )
 from moondream_station.core.home.active_file import read_active
-from moondream_station.core.home.layout import Home, absolute, home_from
+from moondream_station.core.home.layout import Home, absolute
 from moondream_station.core.home.locks import StationRecord, read_station
-from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.task_groups import one_error
 
 if TYPE_CHECKING:
@@ -40,16 +41,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    """The options of `switch`; the strategy as the settings complete it."""
+class SwitchOptions:
+    """The options of `switch`."""
 
     model: str
-    strategy: str
+    strategy: str | None
     upgrade: bool
     python: Path | None
 
 
-def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path | None, as_json: bool) -> int:
+def run_switch(options: SwitchOptions, *, as_json: bool) -> int:
     """Activate a model; returns the exit code.
 
     Raises:
@@ -59,19 +60,31 @@ def run_switch(model: str, *, strategy: str | None, upgrade: bool, python: Path 
     presenter = JsonPresenter() if as_json else None
     try:
         with one_error():
-            return _run(model, strategy=strategy, upgrade=upgrade, python=python, presenter=presenter)
+            return _run(options, presenter)
     except UsageError:
         raise
     except StationError as error:
         if presenter is None or presenter.last is not None:
             raise
-        _print_end(ActivationFailed(model=model, stage=Stage.PREPARE, error=error.info))
+        _print_end(ActivationFailed(model=options.model, stage=Stage.PREPARE, error=error.info))
         return FAILED
     except KeyboardInterrupt:
         if presenter is None or presenter.last is not None:
             raise
-        _print_end(ActivationCancelled(model=model, stage=Stage.PREPARE, reason=CancelReason.USER))
+        _print_end(ActivationCancelled(model=options.model, stage=Stage.PREPARE, reason=CancelReason.USER))
         return CANCELLED
+
+
+def presenter_for() -> Presenter:
+    """Shows a switch to people: the panel where stderr is a terminal that can draw, else plain lines."""
+    if sys.stderr.isatty():
+        from moondream_station.console.panel_presenter import PanelPresenter  # noqa: PLC0415
+        from moondream_station.panel.terminal import Terminal  # noqa: PLC0415
+
+        terminal = Terminal(sys.stderr)
+        if terminal.can_draw:
+            return PanelPresenter(terminal, unicode=terminal.shows_unicode(os.environ))
+    return PlainPresenter()
 
 
 def _print_end(fact: ActivationFailed | ActivationCancelled) -> None:
@@ -81,27 +94,17 @@ def _print_end(fact: ActivationFailed | ActivationCancelled) -> None:
     print_json({**event_to_json(event), "activation": None})
 
 
-def _run(
-    model: str,
-    *,
-    strategy: str | None,
-    upgrade: bool,
-    python: Path | None,
-    presenter: JsonPresenter | None,
-) -> int:
-    home = home_from(os.environ)
-    settings = load_settings(home, os.environ, strategy=strategy)
+def _run(options: SwitchOptions, presenter: Presenter | None) -> int:
+    home, settings = begin(strategy=options.strategy)
     check_strategy(settings.strategy)
-    if python is not None:
-        python = absolute(python)
-        if not python.is_file():
-            raise UsageError(f"There is no file {python}.", hint="Give the path of a Python interpreter.")
-    configure_logging(settings.log)
-    options = _Options(model=model, strategy=settings.strategy, upgrade=upgrade, python=python)
-    return run_loop(_switch, home, settings, options, presenter or presenter_for(as_json=False))
+    python = options.python and absolute(options.python)
+    if python is not None and not python.is_file():
+        raise UsageError(f"There is no file {python}.", hint="Give the path of a Python interpreter.")
+    options = replace(options, strategy=settings.strategy, python=python)
+    return run_loop(_switch, home, settings, options, presenter or presenter_for())
 
 
-async def _switch(home: Home, settings: Settings, options: _Options, presenter: Presenter) -> int:
+async def _switch(home: Home, settings: Settings, options: SwitchOptions, presenter: Presenter) -> int:
     def request_here(station: Station) -> None:
         with suppress(UnknownModel):  # published, and so presented
             station.request_switch(options.model, upgrade=options.upgrade, python=options.python)
@@ -122,7 +125,7 @@ async def _switch(home: Home, settings: Settings, options: _Options, presenter: 
     return code
 
 
-async def _hand_over(home: Home, record: StationRecord, options: _Options) -> None:
+async def _hand_over(home: Home, record: StationRecord, options: SwitchOptions) -> None:
     """Let a station that began to serve while this command switched serve the model now.
 
     The environment exists, so this costs the station one worker start, which is not waited for.
@@ -137,7 +140,7 @@ async def _hand_over(home: Home, record: StationRecord, options: _Options) -> No
         print_progress(f"The station at {record.address} {result}")
 
 
-async def _tell(record: StationRecord, options: _Options, *, environment: str) -> str:
+async def _tell(record: StationRecord, options: SwitchOptions, *, environment: str) -> str:
     """Tell a station to serve a model from its environment; returns what to report, "" for nothing."""
     from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -18,19 +20,17 @@ from rich.text import Text
 
 from moondream_station.cli.status import status_text
 from moondream_station.console.interrupts import ignore_signals
-from moondream_station.console.logging import configure_logging
+from moondream_station.console.logging import begin
 from moondream_station.console.outlet import Outlet
-from moondream_station.console.output import json_line
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.codec import event_from_json
 from moondream_station.core.facts.errors import StationUnreachable
 from moondream_station.core.facts.events import CancelReason
 from moondream_station.core.facts.state import StationState, apply, state_from_status, status
-from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import StationRecord, activation_holder, read_station
-from moondream_station.core.home.settings import load_settings
-from moondream_station.core.home.task_groups import accompanied
+from moondream_station.core.home.task_groups import accompanied, as_raised
 from moondream_station.core.views.overview import present_state
 from moondream_station.http.client import StationClient
 from moondream_station.panel.live import LivePicture
@@ -43,40 +43,18 @@ _POLL_SECONDS: Final = 0.25
 _SHOWN_PROGRESS: Final = ("stage", "overall_received_bytes", "overall_total_bytes")
 
 
-class _View(Protocol):
-    def show(self, state: StationState) -> None:
-        """Show this state from now on."""
-
-
-class _Panel:
-    """The state on a terminal, drawn over and over."""
-
-    def __init__(self, *, unicode: bool) -> None:
-        self._unicode = unicode
-        self._state: StationState | None = None
-
-    def show(self, state: StationState) -> None:
-        """Show this state in the next picture."""
-        self._state = state
-
-    def picture(self, width: int, height: int | None) -> Sequence[Text]:
-        """The lines of now."""
-        if self._state is None:
-            return []
-        now = datetime.now(UTC)
-        return render_station(self._state, width=width, height=height, unicode=self._unicode, now=now)
+_Show: TypeAlias = Callable[[StationState], None]
+"""Shows a state from now on."""
 
 
 class _Lines:
     """The status shape as a line or a paragraph whenever it changed, a few times a second at most."""
 
-    def __init__(self, *, as_json: bool, stop: Callable[[], None]) -> None:
-        self.are_unread = False
-        self._as_json = as_json
+    def __init__(self, *, as_json: bool) -> None:
+        self._text = json.dumps if as_json else status_text
         self._out = Outlet(sys.stdout)
-        self._stop = stop
         self._changed = anyio.Event()
-        self._state: StationState | None = None
+        self._state = StationState()
 
     def show(self, state: StationState) -> None:
         """Print this state, unless another one comes first."""
@@ -84,23 +62,16 @@ class _Lines:
         self._changed.set()
 
     async def print_changes(self) -> None:
-        """Print until cancelled, or until nobody reads stdout any more."""
+        """Print until cancelled."""
         printed: Mapping[str, Any] | None = None
         while True:
             await self._changed.wait()
             self._changed = anyio.Event()
-            shown = status(self._state) if self._state is not None else None
-            if shown is not None and shown != printed:
+            shown = status(self._state)
+            if shown != printed:
                 printed = shown
-                await self._print(shown)
+                await self._out.write(self._text(shown))
             await anyio.sleep(_POLL_SECONDS)
-
-    async def _print(self, shown: Mapping[str, Any]) -> None:
-        try:
-            await self._out.write(json_line(shown) if self._as_json else status_text(shown))
-        except BrokenPipeError:
-            self.are_unread = True
-            self._stop()
 
 
 def run_watch(*, as_json: bool) -> int:
@@ -111,27 +82,24 @@ def run_watch(*, as_json: bool) -> int:
         StationUnreachable: A station serves it, and does not answer.
         BrokenPipeError: Nobody reads stdout any more.
     """
-    home = home_from(os.environ)
-    configure_logging(load_settings(home, os.environ).log)
+    home, _ = begin()
     return run_loop(_watch, home, as_json)
 
 
 async def _watch(home: Home, as_json: bool) -> int:  # noqa: FBT001  called through `run_loop`
     terminal = Terminal(sys.stdout)
-    if not as_json and terminal.can_draw:
-        with _drawn(terminal) as panel, _until_signal():
-            await _follow(home, panel)
-        return 0
-    with _until_signal() as watching:
-        lines = _Lines(as_json=as_json, stop=watching.cancel)
-        await accompanied(partial(_follow, home, lines), lines.print_changes)
-    if lines.are_unread:
-        raise BrokenPipeError
+    with _until_signal():
+        if not as_json and terminal.can_draw:
+            with _drawn(terminal) as show:
+                await _follow(home, show)
+        lines = _Lines(as_json=as_json)
+        with as_raised():
+            await accompanied(partial(_follow, home, lines.show), lines.print_changes)
     return 0
 
 
 @contextmanager
-def _until_signal() -> Iterator[anyio.CancelScope]:
+def _until_signal() -> Iterator[None]:
     """Cancel what the block waits for when a signal comes, which is how watching ends."""
 
     def stop(_: CancelReason) -> None:
@@ -139,16 +107,27 @@ def _until_signal() -> Iterator[anyio.CancelScope]:
         scope.cancel()
 
     with anyio.CancelScope() as scope, cancel_on_signal(stop):
-        yield scope
+        yield
 
 
 @contextmanager
-def _drawn(terminal: Terminal) -> Iterator[_Panel]:
-    panel = _Panel(unicode=terminal.shows_unicode(os.environ))
-    live = LivePicture(terminal, panel.picture)
+def _drawn(terminal: Terminal) -> Iterator[_Show]:
+    """The state on a terminal, drawn over and over."""
+    unicode = terminal.shows_unicode(os.environ)
+    states: deque[StationState] = deque(maxlen=1)
+
+    def picture(width: int, height: int | None) -> Sequence[Text]:
+        now = datetime.now(UTC)
+        return [
+            line
+            for state in states
+            for line in render_station(state, width=width, height=height, unicode=unicode, now=now)
+        ]
+
+    live = LivePicture(terminal, picture)
     live.start()
     try:
-        yield panel
+        yield states.append
     finally:
         live.close()
 
@@ -157,15 +136,15 @@ async def _read_station(home: Home) -> StationRecord | None:
     return await anyio.to_thread.run_sync(read_station, home)
 
 
-async def _follow(home: Home, view: _View) -> None:
+async def _follow(home: Home, show: _Show) -> None:
     """Show the status until cancelled."""
     while True:
         record = await _read_station(home)
         if record is None:
-            await _follow_files(home, view)
+            await _follow_files(home, show)
             continue
         try:
-            await _follow_station(home, record, view)
+            await _follow_station(home, record, show)
         except StationUnreachable as error:
             unreachable = error
         else:
@@ -174,7 +153,7 @@ async def _follow(home: Home, view: _View) -> None:
             raise unreachable
 
 
-async def _follow_station(home: Home, record: StationRecord, view: _View) -> None:
+async def _follow_station(home: Home, record: StationRecord, show: _Show) -> None:
     """Show what a station publishes, until it no longer serves."""
     serving = anyio.CancelScope()
 
@@ -185,14 +164,14 @@ async def _follow_station(home: Home, record: StationRecord, view: _View) -> Non
                 serving.cancel()
                 return
 
-    async def show() -> None:
+    async def show_until_gone() -> None:
         with serving:
-            await _show_messages(home, record, view)
+            await _show_messages(home, record, show)
 
-    await accompanied(show, leave_when_gone)
+    await accompanied(show_until_gone, leave_when_gone)
 
 
-async def _show_messages(home: Home, record: StationRecord, view: _View) -> None:
+async def _show_messages(home: Home, record: StationRecord, show: _Show) -> None:
     state = StationState()
     async with StationClient(record.address, token=record.token) as client, client.follow() as messages:
         async for message in messages:
@@ -201,7 +180,7 @@ async def _show_messages(home: Home, record: StationRecord, view: _View) -> None
                 state = await anyio.to_thread.run_sync(_with_beginning, home, state)
             else:
                 state = apply(state, event_from_json(message))
-            view.show(state)
+            show(state)
 
 
 def _with_beginning(home: Home, state: StationState) -> StationState:
@@ -219,7 +198,7 @@ def _with_beginning(home: Home, state: StationState) -> StationState:
     return replace(state, activation=replace(replayed.activation, **progress))
 
 
-async def _follow_files(home: Home, view: _View) -> None:
+async def _follow_files(home: Home, show: _Show) -> None:
     """Show the status by the home's files, until a station serves it."""
     last_stamps: object = None
     watched: str | None = None
@@ -229,7 +208,7 @@ async def _follow_files(home: Home, view: _View) -> None:
             last_stamps = stamps
             state = await anyio.to_thread.run_sync(_state_of, home, watched)
             watched = state.activation.id if state.activation is not None else watched
-            view.show(state)
+            show(state)
         await anyio.sleep(_POLL_SECONDS)
         if await _read_station(home) is not None:
             return

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.printable import printable
+from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.log import set_up_logging
+from moondream_station.core.home.settings import Settings, load_settings
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
-def configure_logging(level: str | None, *, default: str = "warning") -> None:
-    """Send structlog to stderr, at the user's level or the default one.
+def begin(*, log: str = "warning", **flags: Any) -> tuple[Home, Settings]:
+    """What every command begins with: the user's home, and the settings; logging goes by them from here on.
+
+    `log` is the level where the user has set none, and `flags` goes before what is set.
 
     Raises:
-        SettingsInvalid: There is no such level.
+        SettingsInvalid: A value can't be used.
+        HomeUnusable: The home can't be read.
     """
+    home = home_from(os.environ)
+    settings = load_settings(home, os.environ, **flags)
+    configure_logging(settings.log, default=log)
+    return home, settings
+
+
+def configure_logging(level: str | None, *, default: str = "warning") -> None:
+    """Send structlog to stderr, at the user's level or the default one."""
     name = (level or default).lower()
     if name not in _LEVELS:
         raise SettingsInvalid(

@@ -17,14 +17,9 @@ _NARROWEST = 20
 """Characters that a table's last column gets, however narrow the terminal is."""
 
 
-def json_line(data: Any) -> str:
-    """Data as one line of JSON: in ASCII, which is UTF-8 whatever encoding the stream has."""
-    return json.dumps(data)
-
-
 def print_json(data: Any) -> None:
-    """Print one JSON line to stdout, at once."""
-    write_line(sys.stdout, json_line(data))
+    """Print one JSON line to stdout, at once: in ASCII, which is UTF-8 whatever encoding the stream has."""
+    write_line(sys.stdout, json.dumps(data))
 
 
 def print_result(line: str) -> None:

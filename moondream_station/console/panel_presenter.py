@@ -11,6 +11,7 @@ from rich.text import Text
 
 from moondream_station.console.outlet import Outlet
 from moondream_station.console.plain import PlainLines
+from moondream_station.console.presenting import Presenter
 from moondream_station.core.facts.events import ActivationSucceeded, Event
 from moondream_station.core.facts.state import StationState, apply
 from moondream_station.panel.live import LinesAbove, LivePicture
@@ -18,14 +19,10 @@ from moondream_station.panel.rendering import render
 from moondream_station.panel.terminal import Terminal
 
 
-class PanelPresenter:
-    """The live panel on a terminal; the result on stdout, where that is another place.
+class PanelPresenter(Presenter):
+    """The live panel on the terminal that stderr is; the result on stdout, where that is another place.
 
     What others write to `sys.stderr` meanwhile appears above the panel.
-
-    Args:
-        terminal: The terminal that stderr is.
-        unicode: Whether it shows more than ASCII.
     """
 
     def __init__(self, terminal: Terminal, *, unicode: bool) -> None:
@@ -41,7 +38,12 @@ class PanelPresenter:
         """Fold a fact into the picture; the terminal one is drawn at once, and the panel then stays."""
         self._state = apply(self._state, event)
         if not self._is_open:
-            self._open()
+            self._is_open = True
+            above = LinesAbove(self._live)
+            self._live.start()
+            self._resources.callback(self._live.close)
+            self._resources.enter_context(above)
+            self._resources.enter_context(redirect_stderr(above))
         if event.is_terminal:
             self.close()
         if isinstance(event.fact, ActivationSucceeded) and not sys.stdout.isatty():
@@ -56,14 +58,6 @@ class PanelPresenter:
     def close(self) -> None:
         """Leave the panel as it is, and the terminal as it was."""
         self._resources.close()
-
-    def _open(self) -> None:
-        self._is_open = True
-        above = LinesAbove(self._live)
-        self._live.start()
-        self._resources.callback(self._live.close)
-        self._resources.enter_context(above)
-        self._resources.enter_context(redirect_stderr(above))
 
     def _picture(self, width: int, height: int | None) -> Sequence[Text]:
         return render(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import json
 import sys
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping
 from contextlib import suppress
-from typing import Protocol
 
 from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED
 from moondream_station.console.outlet import Outlet
-from moondream_station.console.output import json_line
 from moondream_station.console.plain import PlainLines
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import OutputUnwritable
@@ -20,19 +18,22 @@ from moondream_station.core.facts.events import (
     ActivationSucceeded,
     BackendActivationRequested,
     Event,
+    Fact,
 )
 
+_CODES: Mapping[type[Fact], int] = {
+    ActivationSucceeded: DONE,
+    ActivationFailed: FAILED,
+    ActivationCancelled: CANCELLED,
+}
 
-class Presenter(Protocol):
+
+class Presenter:
     """Shows the facts of one activation, in order."""
 
     async def show(self, event: Event) -> None:
-        """Show a fact; a slow reader holds up this alone.
-
-        Raises:
-            BrokenPipeError: The reader is gone, or takes nothing although cancelling was requested.
-            OutputUnwritable: It can't be written for another reason.
-        """
+        """Show a fact; a slow reader holds up this alone. Raises as `Outlet.write`."""
+        raise NotImplementedError
 
     def cancelling(self) -> None:
         """Show that cancelling was requested; it is done with the terminal fact."""
@@ -41,7 +42,7 @@ class Presenter(Protocol):
         """Leave the terminal as it was."""
 
 
-class JsonPresenter:
+class JsonPresenter(Presenter):
     """One line of JSON a fact, on stdout."""
 
     def __init__(self) -> None:
@@ -51,17 +52,14 @@ class JsonPresenter:
     async def show(self, event: Event) -> None:
         """Print the fact."""
         self.last = event
-        await self._out.write(json_line(event_to_json(event)))
+        await self._out.write(json.dumps(event_to_json(event)))
 
     def cancelling(self) -> None:
         """No fact, and so no line."""
         self._out.hurry()
 
-    def close(self) -> None:
-        """Nothing is left to do."""
 
-
-class PlainPresenter:
+class PlainPresenter(Presenter):
     """Lines for people: progress on stderr, the result on stdout."""
 
     def __init__(self) -> None:
@@ -82,24 +80,6 @@ class PlainPresenter:
         with suppress(BrokenPipeError, OutputUnwritable):
             self._progress.mention("Cancelling")
 
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-
-def presenter_for(*, as_json: bool) -> Presenter:
-    """The presenter for this command and where its output goes."""
-    if as_json:
-        return JsonPresenter()
-    if not sys.stderr.isatty():
-        return PlainPresenter()
-    from moondream_station.console.panel_presenter import PanelPresenter  # noqa: PLC0415  only on a terminal
-    from moondream_station.panel.terminal import Terminal  # noqa: PLC0415
-
-    terminal = Terminal(sys.stderr)
-    if not terminal.can_draw:
-        return PlainPresenter()
-    return PanelPresenter(terminal, unicode=terminal.shows_unicode(os.environ))
-
 
 async def present(
     events: AsyncIterable[Event], presenter: Presenter, *, activation: str | None = None
@@ -115,20 +95,7 @@ async def present(
             with suppress(BrokenPipeError, OutputUnwritable):
                 await presenter.show(event)
             if event.is_terminal:
-                return exit_code(event)
+                return _CODES[type(event.fact)]
     finally:
         presenter.close()
     return FAILED
-
-
-def exit_code(outcome: Event) -> int:
-    """The exit code that a terminal fact means."""
-    match outcome.fact:
-        case ActivationSucceeded():
-            return DONE
-        case ActivationCancelled():
-            return CANCELLED
-        case ActivationFailed():
-            return FAILED
-        case _:
-            raise ValueError(f"{outcome.name} ends no activation")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from moondream_station.cli.activate import activate_there
+from moondream_station.console.presenting import Presenter
 from moondream_station.core.facts.errors import UnknownModel
 from moondream_station.core.facts.events import ActivationFailed, BackendActivationRequested, Event
 from moondream_station.core.home.locks import read_station
@@ -174,7 +175,7 @@ def test_a_reader_that_never_comes_does_not_hold_up_the_end(premises: Premises) 
 
 
 @dataclass
-class _Shown:
+class _Shown(Presenter):
     """A presenter that keeps what it is to show."""
 
     events: list[Event] = field(default_factory=list)
@@ -182,12 +183,6 @@ class _Shown:
     async def show(self, event: Event) -> None:
         """Keep the fact."""
         self.events.append(event)
-
-    def cancelling(self) -> None:
-        """Nobody cancels here."""
-
-    def close(self) -> None:
-        """Nothing is left to do."""
 
 
 @pytest.mark.anyio

@@ -217,14 +217,10 @@ async def test_files_are_read_beside_the_event_loop(home: Home) -> None:
         if is_watching and event == "open" and str(arguments[0]).startswith(str(home.root)):
             opened_in.append(threading.current_thread())
 
-    class Nowhere:
-        def show(self, state: StationState) -> None:
-            """Nobody looks."""
-
     sys.addaudithook(audit)  # it stays for good, and does nothing once this test is over
     try:
         with anyio.move_on_after(0.8):
-            await _follow(home, Nowhere())
+            await _follow(home, lambda _: None)
     finally:
         is_watching = False
     assert opened_in
