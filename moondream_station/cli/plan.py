@@ -14,7 +14,7 @@ import anyio.to_thread
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from moondream_station.console.logging import configure_logging
+from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.plan import plan_from_catalog, plan_here
@@ -30,8 +30,8 @@ from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.fetch.http_client import open_client
-from moondream_station.core.home.layout import Home, home_from
-from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import load_record
@@ -55,10 +55,8 @@ class PlanOptions:
 
 def run_plan(options: PlanOptions, *, strategy: str | None, as_json: bool) -> int:
     """Plan, and print it; returns 0 where there is a build, else 1."""
-    home = home_from(os.environ)
-    settings = load_settings(home, os.environ, strategy=strategy)
+    home, settings = begin(strategy=strategy)
     check_strategy(settings.strategy)
-    configure_logging(settings.log)
     selection = run_loop(_plan, options, home, settings)
     print_text(plan_text(selection, width=terminal_width()), to_json(selection), as_json=as_json)
     return 0 if selection.build is not None else 1

@@ -24,15 +24,13 @@ from prompt_toolkit.styles import Style
 from moondream_station.cli.serve import ServeOptions, serve_here
 from moondream_station.cli.status import models_text, status_text
 from moondream_station.console.interrupts import ignore_signals
-from moondream_station.console.logging import configure_logging
+from moondream_station.console.logging import begin, configure_logging
 from moondream_station.console.output import print_error, print_result
 from moondream_station.console.plain import PlainLines
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel, UsageError
-from moondream_station.core.facts.events import CancelReason, DownloadProgressed, Fact, ProbeFinished
-from moondream_station.core.home.layout import home_from
-from moondream_station.core.home.settings import load_settings
+from moondream_station.core.facts.events import CancelReason, DownloadProgressed, ProbeFinished
 from moondream_station.core.home.task_groups import accompanied
 from moondream_station.core.station import Station
 from moondream_station.panel.rendering import render, render_summary
@@ -61,10 +59,8 @@ def run_prompt(run_command: Callable[[Sequence[str]], int]) -> int:
 
 
 async def _run(run_command: Callable[[Sequence[str]], int]) -> int:
-    home = home_from(os.environ)
-    settings = load_settings(home, os.environ)
+    home, settings = begin(log="error")
     check_strategy(settings.strategy)
-    configure_logging(settings.log, default="error")
     stopping = anyio.Event()
     async with serve_here(home, settings, ServeOptions(), stopping=stopping, announce=_announce) as station:
         prompt = Prompt(station, Terminal(sys.stdout), run_command)
@@ -147,19 +143,17 @@ class Prompt:
         plain = PlainLines()
         async with self._station.bus.subscribe() as events:
             async for event in events:
-                if not _is_in_panel(event.fact):
+                if not isinstance(event.fact, DownloadProgressed | ProbeFinished):
                     for line in plain.lines(event):
                         print_result(line)
 
-    async def run_line(self, line: str) -> None:
-        """Run a command.
-
-        Raises:
-            UsageError: There is no such command, or it lacks an argument.
-            StationError: It failed.
-        """
+    async def run_line(self, line: str) -> None:  # noqa: C901  one case a command, flat
+        """Run a command; one that there is not is a `UsageError`."""
         await anyio.lowlevel.checkpoint()
-        words = _split(line)
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"Can't parse {line!r}: {error}.", hint="Close the quotes.") from error
         match words:
             case []:
                 return
@@ -179,8 +173,10 @@ class Prompt:
                 await self._plan(arguments)
             case ["help"]:
                 print_result("\n".join(COMMANDS.values()))
+            case [name, *_] if name in COMMANDS:
+                raise UsageError(f"{name} can't be run like this.", hint=COMMANDS[name])
             case _:
-                raise _not_a_command(words[0], line)
+                raise UsageError(f"Unknown command {line.strip()!r}.", hint="`help` lists the commands.")
 
     def panel(self) -> ANSI:
         """The running activation, in at most half of the terminal, and the active model."""
@@ -203,13 +199,9 @@ class Prompt:
 
     def _words(self) -> Mapping[str, Mapping[str, Any] | None]:
         """Completions, nested by position."""
-        strategies = {"--strategy": dict.fromkeys(_STRATEGIES)}
         models = self._station.manifest.models
-        after: dict[str, Mapping[str, Any]] = {
-            "switch": dict.fromkeys(models, strategies),
-            "rollback": dict.fromkeys(models),
-        }
-        return {name: after.get(name) for name in COMMANDS}
+        switch = {model: {"--strategy": dict.fromkeys(_STRATEGIES)} for model in models}
+        return {**dict.fromkeys(COMMANDS), "switch": switch, "rollback": dict.fromkeys(models)}
 
     def _switch(self, model: str, strategy: str | None) -> None:
         with suppress(UnknownModel):  # published, and so printed
@@ -230,20 +222,3 @@ class Prompt:
                 configure_logging(self._station.settings.log, default="error")  # `plan` has set up its own
         if scope.cancel_called:
             print_result("Cancelled.")
-
-
-def _is_in_panel(fact: Fact) -> bool:
-    return isinstance(fact, DownloadProgressed | ProbeFinished)
-
-
-def _not_a_command(name: str, line: str) -> UsageError:
-    if name in COMMANDS:
-        return UsageError(f"{name} can't be run like this.", hint=COMMANDS[name])
-    return UsageError(f"Unknown command {line.strip()!r}.", hint="`help` lists the commands.")
-
-
-def _split(line: str) -> list[str]:
-    try:
-        return shlex.split(line)
-    except ValueError as error:
-        raise UsageError(f"Can't parse {line!r}: {error}.", hint="Close the quotes.") from error

@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from moondream_station.console.exit_codes import DONE
 from moondream_station.console.interrupts import ignore_signals
-from moondream_station.console.logging import configure_logging
+from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.activation.prepare import check_model
@@ -25,9 +25,9 @@ from moondream_station.core.facts.errors import NothingToCancel, OutputUnwritabl
 from moondream_station.core.facts.events import CancelReason
 from moondream_station.core.facts.state import StationInfo
 from moondream_station.core.facts.version import VERSION
-from moondream_station.core.home.layout import Home, home_from
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import announce_station, read_station, serve_lock
-from moondream_station.core.home.settings import Settings, load_settings
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.station import Station, open_station
 from moondream_station.http.app import create_app
 from moondream_station.http.guard import Access
@@ -42,25 +42,21 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """The options of `serve`.
-
-    Args:
-        model: The model to switch to, None for the one that is active.
-        port_is_explicit: Whether it must be this port, not the next free one.
-        allowed_hosts: Further names that the Host header may have.
-    """
+    """The options of `serve`."""
 
     model: str | None = None
+    """The model to switch to, None for the one that is active."""
     port_is_explicit: bool = False
+    """Whether it must be this port, not the next free one."""
     allowed_hosts: Sequence[str] = ()
+    """Further names that the Host header may have."""
 
 
 def run_serve(options: ServeOptions, *, host: str | None, port: int | None, as_json: bool) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code."""
-    home = home_from(os.environ)
-    settings = load_settings(home, os.environ, service_host=host, service_port=port)
+    log = "warning" if sys.stderr.isatty() else "info"
+    home, settings = begin(log=log, service_host=host, service_port=port)
     check_strategy(settings.strategy)
-    configure_logging(settings.log, default="warning" if sys.stderr.isatty() else "info")
 
     def announce(address: str) -> None:
         text = f"Moondream Station is serving on {address}"
@@ -115,7 +111,6 @@ async def serve_here(
 
     Raises:
         StationRunning: Another station serves this home.
-        AddressInUse: No port is free.
         StationError: The address, the model, the home or the manifest can't be used.
     """
     home.create()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -114,20 +113,21 @@ def _until_signal() -> Iterator[None]:
 def _drawn(terminal: Terminal) -> Iterator[_Show]:
     """The state on a terminal, drawn over and over."""
     unicode = terminal.shows_unicode(os.environ)
-    states: deque[StationState] = deque(maxlen=1)
+    state: StationState | None = None
+
+    def show(latest: StationState) -> None:
+        nonlocal state
+        state = latest
 
     def picture(width: int, height: int | None) -> Sequence[Text]:
-        now = datetime.now(UTC)
-        return [
-            line
-            for state in states
-            for line in render_station(state, width=width, height=height, unicode=unicode, now=now)
-        ]
+        if state is None:
+            return []
+        return render_station(state, width=width, height=height, unicode=unicode, now=datetime.now(UTC))
 
     live = LivePicture(terminal, picture)
     live.start()
     try:
-        yield states.append
+        yield show
     finally:
         live.close()
 
@@ -155,20 +155,12 @@ async def _follow(home: Home, show: _Show) -> None:
 
 async def _follow_station(home: Home, record: StationRecord, show: _Show) -> None:
     """Show what a station publishes, until it no longer serves."""
-    serving = anyio.CancelScope()
 
-    async def leave_when_gone() -> None:
-        while True:
+    async def wait_until_gone() -> None:
+        while await _read_station(home) == record:  # noqa: ASYNC110  another process writes it
             await anyio.sleep(_POLL_SECONDS)
-            if await _read_station(home) != record:
-                serving.cancel()
-                return
 
-    async def show_until_gone() -> None:
-        with serving:
-            await _show_messages(home, record, show)
-
-    await accompanied(show_until_gone, leave_when_gone)
+    await accompanied(wait_until_gone, partial(_show_messages, home, record, show))
 
 
 async def _show_messages(home: Home, record: StationRecord, show: _Show) -> None:
