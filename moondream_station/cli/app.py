@@ -194,7 +194,7 @@ def rollback(
     as_json: Json = False,
 ) -> int:
     """Go back to a model's previous environment."""
-    from moondream_station.cli.rollback import run_rollback  # noqa: PLC0415
+    from moondream_station.cli.housekeeping import run_rollback  # noqa: PLC0415
 
     return run_rollback(model, as_json=as_json)
 

@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -44,15 +45,6 @@ from moondream_station.doctor.text import Symbols, finding_line, in_colour, repo
 _REPAIRS = "station.repairs"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    """The options of `doctor`."""
-
-    offline: bool
-    record: Path | None
-    fix: bool
-
-
 def run_doctor(
     *, offline: bool, record: Path | None, machine_file: Path | None, fix: bool, as_json: bool
 ) -> int:
@@ -73,10 +65,8 @@ def run_doctor(
     home = home_from(os.environ)
     settings = _settings(home)
     configure_logging(settings.log)
-    options = _Options(offline=offline, record=record, fix=fix)
-    report = run_loop(_doctor, home, settings, machine, options)
-    symbols = _symbols()
-    print_text(report_text(report, symbols), report_to_json(report), as_json=as_json)
+    report = run_loop(partial(_doctor, home, settings, machine, offline=offline, record=record, fix=fix))
+    print_text(report_text(report, _symbols()), report_to_json(report), as_json=as_json)
     return 0 if report.is_ok else 1
 
 
@@ -88,8 +78,10 @@ def _settings(home: Home) -> Settings:
         return Settings()
 
 
-async def _doctor(home: Home, settings: Settings, machine: Machine, options: _Options) -> Report:
-    repairs = await _repaired(home) if options.fix else None
+async def _doctor(
+    home: Home, settings: Settings, machine: Machine, *, offline: bool, record: Path | None, fix: bool
+) -> Report:
+    repairs = await _repaired(home) if fix else None
     recorder = Recorder(machine)
     with _as_they_finish() as show:
         report = await examine(
@@ -97,11 +89,11 @@ async def _doctor(home: Home, settings: Settings, machine: Machine, options: _Op
             settings=settings,
             environ=os.environ,
             machine=recorder,
-            offline=options.offline,
+            offline=offline,
             on_finding=show,
         )
-    if options.record is not None:
-        await anyio.to_thread.run_sync(_write, options.record, recorder)
+    if record is not None:
+        await anyio.to_thread.run_sync(_write, record, recorder)
     return replace(report, findings=(*report.findings, repairs)) if repairs is not None else report
 
 

@@ -1,22 +1,37 @@
-"""`prune` and `remove`: free what a home no longer needs."""
+"""`prune`, `remove` and `rollback`: what is kept of a model, and what a home no longer needs."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
+from functools import partial
 
 import anyio.to_thread
 
-from moondream_station.console.output import print_progress, print_text
+from moondream_station.cli.activate import activate_here, activate_there
+from moondream_station.console.exit_codes import DONE
+from moondream_station.console.logging import begin
+from moondream_station.console.output import print_error, print_progress, print_text
+from moondream_station.console.presenting import PlainPresenter, Presenter
 from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.prune import prune
+from moondream_station.core.activation.rollback import exchange, previous_environment
+from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts.errors import NoActiveModel, StationRunning
+from moondream_station.core.facts.events import (
+    ActivationFailed,
+    ActivationSucceeded,
+    BackendActivationRequested,
+    Event,
+)
 from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import Holder, activation_lock, read_station
+from moondream_station.core.home.settings import Settings
 from moondream_station.panel.quantities import size_text
 
 
-def report_wait(holder: Holder | None) -> None:
+def _report_wait(holder: Holder | None) -> None:
     """Print which process is waited for."""
     who = (
         f"pid {holder.pid} ({holder.command}), running since {holder.since}" if holder else "another process"
@@ -28,23 +43,14 @@ def run_prune(*, dry_run: bool, as_json: bool) -> int:
     """Remove what nothing refers to, or list it; returns the exit code."""
     home = home_from(os.environ)
 
-    async def work() -> list[dict[str, object]]:
+    entries = []
+    if home.root.exists():
         home.create()
-        entries = await prune(home, dry_run=dry_run, on_wait=report_wait)
-        return [
-            {
-                "path": str(entry.path.relative_to(home.root)),
-                "kind": entry.kind,
-                "size_bytes": entry.size_bytes,
-            }
-            for entry in entries
-        ]
-
-    removed = run_loop(work) if home.root.exists() else []
-    total = sum(int(str(entry["size_bytes"])) for entry in removed)
-    verb = "Would free" if dry_run else "Freed"
+        entries = run_loop(partial(prune, home, dry_run=dry_run, on_wait=_report_wait))
+    total = sum(entry.size_bytes for entry in entries)
+    removed = [{**asdict(entry), "path": str(entry.path.relative_to(home.root))} for entry in entries]
     lines = [f"{entry['kind']:<12} {entry['path']}" for entry in removed]
-    text = "\n".join([*lines, f"{verb} {size_text(total)}."])
+    text = "\n".join([*lines, f"{'Would free' if dry_run else 'Freed'} {size_text(total)}."])
     print_text(text, {"removed": removed, "size_bytes": total, "dry_run": dry_run}, as_json=as_json)
     return 0
 
@@ -76,7 +82,7 @@ async def _forget(home: Home, model: str) -> None:
             )
         write_active(home, record.without(model))
 
-    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=report_wait):
+    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=_report_wait):
         await anyio.to_thread.run_sync(forget)
 
 
@@ -87,3 +93,78 @@ def _record_with(home: Home, model: str) -> ActiveRecord:
             f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
         )
     return record
+
+
+def run_rollback(model: str, *, as_json: bool) -> int:
+    """Go back to the environment that a model had before; returns the exit code.
+
+    Raises:
+        UnknownModel: The manifest has no such model.
+        NothingToRollBack: It had no environment before.
+        StationError: That environment can't be used any more, or the home can't be changed.
+    """
+    home, settings = begin()
+    presenter = _Failure() if as_json else _Lines()
+    code = run_loop(_roll_back, home, settings, model, presenter)
+    if code == DONE:
+        _print_result(home, model, as_json=as_json)
+    return code
+
+
+class _Lines(PlainPresenter):
+    """The activation's lines; its success is printed later, as the command's result."""
+
+    async def show(self, event: Event) -> None:
+        """Print the fact's lines."""
+        if isinstance(event.fact, ActivationFailed):
+            print_error(event.fact.error, as_json=False)
+        elif isinstance(event.fact, BackendActivationRequested):
+            print_progress(f"Rolling {event.fact.model} back to its previous environment")
+        elif not isinstance(event.fact, ActivationSucceeded):
+            await super().show(event)
+
+
+class _Failure(Presenter):
+    """A failure as JSON, and nothing else."""
+
+    async def show(self, event: Event) -> None:
+        """Print a failure."""
+        if isinstance(event.fact, ActivationFailed):
+            print_error(event.fact.error, as_json=True)
+
+
+async def _roll_back(home: Home, settings: Settings, model: str, presenter: Presenter) -> int:
+    """Roll back the active model by an activation, any other one by exchanging the environments' names."""
+    from moondream_station.core.station import open_manifest  # noqa: PLC0415  what `prune` does without
+
+    manifest = await open_manifest(home, settings, os.environ)
+    manifest.model(model)
+    await anyio.to_thread.run_sync(previous_environment, home, model)
+    active = await anyio.to_thread.run_sync(read_active, home)
+    if active.model != model and await exchange(
+        home, manifest, model, environ=os.environ, on_wait=_report_wait
+    ):
+        return DONE  # else it has become the active one meanwhile
+    record = await anyio.to_thread.run_sync(read_station, home)
+    if record is None:
+        return await activate_here(home, settings, lambda station: station.request_rollback(model), presenter)
+    return await activate_there(home, record, model, lambda client: client.rollback(model), presenter)
+
+
+def _print_result(home: Home, model: str, *, as_json: bool) -> None:
+    stored = read_active(home).models[model]
+    commit = load_commit(place_of(home, stored.environment))
+    build, torch = (commit.build, commit.torch) if commit else (None, None)
+    with_torch = f" ({build} build, torch {torch})" if build else ""
+    text = (
+        f"{model} is back in the environment {stored.environment}{with_torch};"
+        f" `moondream-station rollback {model}` returns to {stored.previous}."
+    )
+    data = {
+        "model": model,
+        "environment": stored.environment,
+        "previous": stored.previous,
+        "build": build,
+        "torch": torch,
+    }
+    print_text(text, data, as_json=as_json)

@@ -4,29 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from moondream_station.core.facts import events
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.core.facts.events import (
-    ActivationCancelled,
-    ActivationFailed,
-    ActivationSucceeded,
-    ActivationWaiting,
-    BackendActivationRequested,
-    BuildSelected,
-    CapabilitiesDetected,
-    DownloadProgressed,
-    EnvironmentBuilt,
-    Event,
-    Fact,
-    FallbackChosen,
-    ProbeFinished,
-    RequirementsLocked,
-    Stage,
-    StageProgressed,
-    StageStarted,
-    VerificationCompleted,
-    WorkerStarted,
-    WorkerStopped,
-)
 from moondream_station.panel.quantities import count_text, duration_text, size_text, some_text
 
 _STEP_SECONDS = 5.0
@@ -42,17 +21,20 @@ class PlainLines:
         self._resumed: set[str] = set()
         self._received: dict[str, int] = {}
 
-    def lines(self, event: Event) -> tuple[str, ...]:
+    def lines(self, event: events.Event) -> tuple[str, ...]:
         """The lines for a fact; often none."""
         fact = event.fact
-        if isinstance(fact, DownloadProgressed):
+        if isinstance(fact, events.DownloadProgressed):
             return self._download(fact, event.at.timestamp())
-        if isinstance(fact, StageProgressed) and (fact.stage, fact.unit) == (Stage.VERIFY, "bytes"):
+        if isinstance(fact, events.StageProgressed) and (fact.stage, fact.unit) == (
+            events.Stage.VERIFY,
+            "bytes",
+        ):
             return self._loading(fact, event.at.timestamp())
         line = _line(fact)
         return (line,) if line else ()
 
-    def _download(self, fact: DownloadProgressed, at: float) -> tuple[str, ...]:
+    def _download(self, fact: events.DownloadProgressed, at: float) -> tuple[str, ...]:
         lines = []
         is_partial = 0 < fact.resumed_from < (fact.total_bytes or fact.resumed_from + 1)
         if is_partial and fact.file not in self._resumed:
@@ -75,7 +57,7 @@ class PlainLines:
             )
         return tuple(lines)
 
-    def _loading(self, fact: StageProgressed, at: float) -> tuple[str, ...]:
+    def _loading(self, fact: events.StageProgressed, at: float) -> tuple[str, ...]:
         """What a backend reports while it loads its model."""
         if fact.total is None:
             return ()
@@ -101,62 +83,62 @@ class _Steps:
         return False
 
 
-def _line(fact: Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a fact, flat
+def _line(fact: events.Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one case a fact, flat
     match fact:
-        case BackendActivationRequested():
+        case events.BackendActivationRequested():
             return f"Switching to {fact.model} (strategy {fact.strategy})"
-        case ActivationWaiting():
+        case events.ActivationWaiting():
             who = f"pid {fact.holder_pid} ({fact.holder_command})" if fact.holder_pid else "another process"
             return f"Waiting for {who}" + (f", which is running since {fact.since}" if fact.since else "")
-        case ProbeFinished():
+        case events.ProbeFinished():
             if fact.outcome is Outcome.ABSENT:
                 return None
             return f"Probe {fact.probe}: {fact.outcome}, {fact.detail} ({fact.seconds:.2f} s)"
-        case CapabilitiesDetected():
+        case events.CapabilitiesDetected():
             cached = " (cached)" if fact.from_cache else ""
             gpus = ", ".join(gpu.name or gpu.vendor for gpu in fact.capabilities.gpus) or "no GPU found"
             return (
                 f"Detected this machine in {fact.seconds:.2f} s{cached}: {fact.capabilities.system}, {gpus}"
             )
-        case BuildSelected():
+        case events.BuildSelected():
             if fact.build is None:
                 return f"Build: none needed. {fact.reason}"
             return f"Build: {fact.build} with torch {fact.torch}. {fact.reason}"
-        case RequirementsLocked():
+        case events.RequirementsLocked():
             size = size_text(fact.total_bytes)
             return f"Locked {some_text(fact.packages, 'packages')}, {size} ({duration_text(fact.seconds)})"
-        case EnvironmentBuilt():
+        case events.EnvironmentBuilt():
             verb = "reused" if fact.reused else "built"
             how = f"{some_text(fact.packages, 'packages')}, {duration_text(fact.seconds)}"
             return f"Environment {fact.environment} {verb} ({how})"
-        case WorkerStarted():
+        case events.WorkerStarted():
             return f"Worker for {fact.model} started (pid {fact.pid})"
-        case WorkerStopped():
+        case events.WorkerStopped():
             return f"Worker of {fact.model} ended (pid {fact.pid}, {fact.reason})"
-        case VerificationCompleted():
+        case events.VerificationCompleted():
             return _verification(fact)
-        case FallbackChosen():
+        case events.FallbackChosen():
             if fact.from_build == fact.to_build:
                 return f"Staying on {fact.to_build}: {fact.reason}"
             return f"Falling back from {fact.from_build} to {fact.to_build}: {fact.reason}"
-        case ActivationSucceeded():
+        case events.ActivationSucceeded():
             result = f"{fact.model} is active" + (f" on the {fact.build} build" if fact.build else "")
             degraded = (
                 f"; degraded, not on {fact.degraded.wanted}: {fact.degraded.reason}" if fact.degraded else ""
             )
             return f"{result} ({duration_text(fact.seconds)}){degraded}"
-        case ActivationFailed():
+        case events.ActivationFailed():
             hint = f"\n  hint: {fact.error.hint}" if fact.error.hint else ""
             return f"error: {fact.error.message} [{fact.error.code}, at {fact.stage}]{hint}"
-        case ActivationCancelled():
+        case events.ActivationCancelled():
             return f"Cancelled at {fact.stage} ({fact.reason}); what was downloaded is kept"
-        case StageStarted() | StageProgressed() | DownloadProgressed():
+        case events.StageStarted() | events.StageProgressed() | events.DownloadProgressed():
             return None
         case _:
             assert_never(fact)
 
 
-def _verification(fact: VerificationCompleted) -> str:
+def _verification(fact: events.VerificationCompleted) -> str:
     report = fact.report
     if report.torch is None and fact.ok:
         return "Verified: the worker answers"
@@ -167,7 +149,7 @@ def _verification(fact: VerificationCompleted) -> str:
     return f"Verification failed: {_differences(fact)}"
 
 
-def _differences(fact: VerificationCompleted) -> str:
+def _differences(fact: events.VerificationCompleted) -> str:
     return "; ".join(
         f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}" for mismatch in fact.mismatches
     )
