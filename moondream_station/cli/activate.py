@@ -71,13 +71,14 @@ async def activate_there(
 
     code = CANCELLED
     interrupted = anyio.Event()
+    following = anyio.CancelScope()
     cancelled: str | None = None
 
-    async def heed_interrupt(scope: anyio.CancelScope, begun: str | None) -> None:
+    async def heed_interrupt(begun: str | None) -> None:
         nonlocal cancelled
         await interrupted.wait()
         if begun is None:
-            scope.cancel()
+            following.cancel()
             return
         presenter.cancelling()
         cancelled = begun
@@ -91,14 +92,14 @@ async def activate_there(
     ):
         with cancel_on_signal(lambda _: interrupted.set()):
             accepted = await request(client)
-            with anyio.CancelScope() as scope:
+            with following:
                 if accepted is None:
                     activation, events = None, _refused(messages, model)
                 else:
                     activation = accepted.activation
                     events = _from_the_beginning(home, messages, activation)
                 begun = activation if accepted is not None and not accepted.joined else None
-                tasks.start_soon(heed_interrupt, scope, begun)
+                tasks.start_soon(heed_interrupt, begun)
                 code = await present(events, presenter, activation=activation)
             ignore_signals()  # the outcome has been shown
         tasks.cancel_scope.cancel()
