@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -49,6 +50,7 @@ _PLAIN: Final[Mapping[Any, st.SearchStrategy[Any]]] = {
 }
 
 
+@cache  # a strategy made anew for each value costs more than the value
 def values(hint: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911  one return a kind of annotation
     """Any value of an annotation that facts use: plain, enum, literal, union, tuple, map, dataclass."""
     if hint in _PLAIN:
@@ -71,9 +73,13 @@ def values(hint: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911  one return a 
 
 def instances(kind: type[T], **given: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
     """Any instance of a dataclass, every field drawn, the given ones from what is given."""
+    return st.builds(kind, **(_drawn(kind) | given))
+
+
+@cache
+def _drawn(kind: type[Any]) -> dict[str, st.SearchStrategy[Any]]:
     hints = get_type_hints(kind)
-    drawn = {field.name: values(hints[field.name]) for field in fields(kind)}  # type: ignore[arg-type]
-    return st.builds(kind, **(drawn | given))
+    return {field.name: values(hints[field.name]) for field in fields(kind)}
 
 
 def facts() -> st.SearchStrategy[Fact]:
