@@ -15,7 +15,7 @@ from moondream_station.core.facts.codec import FACTS, adapter
 from moondream_station.core.facts.errors import ErrorInfo
 from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.facts.selection import Candidate, Selection
-from moondream_station.core.facts.status import Status
+from moondream_station.core.facts.state import Status
 from moondream_station.core.home.locks import Holder, StationRecord
 from tools.reference.schema_shapes import ACTIVATION, BY_HAND, SEQ, TIME, Schema, whole
 

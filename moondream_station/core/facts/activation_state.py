@@ -10,49 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
-from moondream_station.core.facts.events import (
-    ActivationCancelled,
-    ActivationFailed,
-    ActivationSucceeded,
-    ActivationWaiting,
-    BackendActivationRequested,
-    BuildSelected,
-    CapabilitiesDetected,
-    Degraded,
-    DownloadProgressed,
-    EnvironmentBuilt,
-    Event,
-    FallbackChosen,
-    ProbeFinished,
-    RequirementsLocked,
-    Stage,
-    StageProgressed,
-    StageStarted,
-    StopReason,
-    VerificationCompleted,
-    WorkerStarted,
-    WorkerStopped,
-)
+from moondream_station.core.facts import events as facts
+from moondream_station.core.facts.events import Degraded, Event, Stage, StopReason
+
+WorkerFact: TypeAlias = facts.WorkerStarted | facts.WorkerStopped | facts.VerificationCompleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActivationState:
-    """One activation, as far as it has come; what it has not come to yet is None or empty.
+class ActivationShown:
+    """The activation that runs.
 
     Args:
-        started_at: When it was requested, aware, UTC.
-        stage_started_at: When it came to its stage, likewise; None where that was not seen.
-        waiting: Which process is waited for; None again as soon as it resumes.
-        probes: The probes that have answered, in that order.
-        selection: The build chosen; everything below starts over with it, when a fallback chooses another.
-        total_bytes: Their wheels' size together, None also where a server does not tell it.
-        files: The last progress of each file, in the order in which they began.
-        overall_received_bytes: Bytes downloaded, over all files, with what was resumed or cached.
-        bytes_per_second: Smoothed, while files arrive.
-        progress: The last progress of the present stage, where it has one of its own.
-        fallback: The last change to another build, kept when that is chosen.
+        id: Its id.
+        model: The model asked for.
+        strategy: How its build is chosen.
+        stage: Where it is.
+        started_at: When it was requested.
+        overall_received_bytes: Bytes downloaded, over all files; null before the first.
+        overall_total_bytes: Size of all files together; null where unknown.
     """
 
     id: str
@@ -60,29 +37,49 @@ class ActivationState:
     strategy: str
     stage: Stage
     started_at: datetime
+    overall_received_bytes: int | None
+    overall_total_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationState(ActivationShown):
+    """One activation, as far as it has come; what it has not come to yet is None or empty.
+
+    Args:
+        stage_started_at: When it came to its stage; None where that was not seen.
+        waiting: Which process is waited for; None again as soon as it resumes.
+        probes: The probes that have answered, in that order.
+        selection: The build chosen; everything below starts over with it, when a fallback chooses another.
+        total_bytes: Their wheels' size together, None also where a server does not tell it.
+        files: The last progress of each file, in the order in which they began.
+        bytes_per_second: Smoothed, while files arrive.
+        progress: The last progress of the present stage, where it has one of its own.
+        fallback: The last change to another build, kept when that is chosen.
+    """
+
     stage_started_at: datetime | None = None
     backend: str | None = None
     requirements: tuple[str, ...] = ()
-    waiting: ActivationWaiting | None = None
-    probes: tuple[ProbeFinished, ...] = ()
-    selection: BuildSelected | None = None
+    waiting: facts.ActivationWaiting | None = None
+    probes: tuple[facts.ProbeFinished, ...] = ()
+    selection: facts.BuildSelected | None = None
     packages: int | None = None
     total_bytes: int | None = None
-    files: tuple[DownloadProgressed, ...] = ()
+    files: tuple[facts.DownloadProgressed, ...] = ()
     overall_received_bytes: int | None = None
     overall_total_bytes: int | None = None
     overall_transferred_bytes: int | None = None
     bytes_per_second: float | None = None
     eta_seconds: float | None = None
-    progress: StageProgressed | None = None
+    progress: facts.StageProgressed | None = None
     environment: str | None = None
     environment_reused: bool | None = None
     worker_pid: int | None = None
-    verification: VerificationCompleted | None = None
-    fallback: FallbackChosen | None = None
+    verification: facts.VerificationCompleted | None = None
+    fallback: facts.FallbackChosen | None = None
 
 
-def requested(event: Event, fact: BackendActivationRequested) -> ActivationState:
+def requested(event: Event, fact: facts.BackendActivationRequested) -> ActivationState:
     """The activation that a request begins."""
     return ActivationState(
         id=event.activation or "",
@@ -99,12 +96,12 @@ def requested(event: Event, fact: BackendActivationRequested) -> ActivationState
 def advance(activation: ActivationState, event: Event) -> ActivationState:  # noqa: C901, PLR0911, PLR0912  one case a fact
     """The activation after one more of its facts. Its first and last fact belong to the station's fold."""
     fact = event.fact
-    if isinstance(fact, ActivationWaiting):
+    if isinstance(fact, facts.ActivationWaiting):
         return replace(activation, waiting=fact)
     if activation.waiting is not None:
         activation = replace(activation, waiting=None)
     match fact:
-        case StageStarted(stage=stage):
+        case facts.StageStarted(stage=stage):
             return replace(
                 activation,
                 stage=stage,
@@ -113,36 +110,36 @@ def advance(activation: ActivationState, event: Event) -> ActivationState:  # no
                 bytes_per_second=None,
                 eta_seconds=None,
             )
-        case StageProgressed():
+        case facts.StageProgressed():
             return replace(activation, progress=fact)
-        case ProbeFinished(probe=probe):
+        case facts.ProbeFinished(probe=probe):
             others = tuple(known for known in activation.probes if known.probe != probe)
             return replace(activation, probes=(*others, fact))
-        case BuildSelected():
+        case facts.BuildSelected():
             return _chosen(activation, fact)
-        case RequirementsLocked(packages=packages, total_bytes=total):
+        case facts.RequirementsLocked(packages=packages, total_bytes=total):
             return replace(activation, packages=packages, total_bytes=total, overall_total_bytes=total)
-        case DownloadProgressed():
+        case facts.DownloadProgressed():
             return _downloaded(activation, fact)
-        case EnvironmentBuilt(environment=environment, reused=reused):
+        case facts.EnvironmentBuilt(environment=environment, reused=reused):
             return replace(activation, environment=environment, environment_reused=reused)
-        case WorkerStarted(pid=pid):
+        case facts.WorkerStarted(pid=pid):
             return replace(activation, worker_pid=pid)
-        case WorkerStopped(pid=pid):
+        case facts.WorkerStopped(pid=pid):
             return replace(activation, worker_pid=None) if pid == activation.worker_pid else activation
-        case VerificationCompleted():
+        case facts.VerificationCompleted():
             return replace(activation, verification=fact)
-        case FallbackChosen():
+        case facts.FallbackChosen():
             return replace(activation, fallback=fact)
-        case CapabilitiesDetected() | BackendActivationRequested():
+        case facts.CapabilitiesDetected() | facts.BackendActivationRequested():
             return activation
-        case ActivationSucceeded() | ActivationFailed() | ActivationCancelled():
+        case facts.ActivationSucceeded() | facts.ActivationFailed() | facts.ActivationCancelled():
             return activation
         case _:
             assert_never(fact)
 
 
-def _chosen(activation: ActivationState, fact: BuildSelected) -> ActivationState:
+def _chosen(activation: ActivationState, fact: facts.BuildSelected) -> ActivationState:
     """A build was chosen: what came of another one is no longer true of this one."""
     return ActivationState(
         id=activation.id,
@@ -159,7 +156,7 @@ def _chosen(activation: ActivationState, fact: BuildSelected) -> ActivationState
     )
 
 
-def _downloaded(activation: ActivationState, fact: DownloadProgressed) -> ActivationState:
+def _downloaded(activation: ActivationState, fact: facts.DownloadProgressed) -> ActivationState:
     known = any(file.file == fact.file for file in activation.files)
     files = (
         tuple(fact if file.file == fact.file else file for file in activation.files)
@@ -187,13 +184,17 @@ class WorkerState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Active:
+class ActiveShown:
     """The active model.
 
     Args:
-        build: The PyTorch build, None for a backend without torch.
-        torch: The torch version without its local part ("2.14.1"), None where it is not known.
-        degraded: What it should have been, None where it is that.
+        model: Its id.
+        backend: The backend that serves it.
+        build: The PyTorch build, null for a backend without torch.
+        torch: The torch version without its local part.
+        environment: The environment's name.
+        worker: What its worker does.
+        degraded: What it should have been, null where it is that.
     """
 
     model: str
@@ -201,30 +202,38 @@ class Active:
     build: str | None
     torch: str | None
     environment: str
+    worker: WorkerState
+    degraded: Degraded | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Active(ActiveShown):
+    """The active model, with what `status` does not show of its worker."""
+
     worker: WorkerState = WorkerState.STOPPED
     worker_pid: int | None = None
     degraded: Degraded | None = None
 
 
-def with_worker(active: Active, fact: WorkerStarted | WorkerStopped | VerificationCompleted) -> Active:
+def with_worker(active: Active, fact: WorkerFact) -> Active:
     """The active model after a fact about a worker outside its activation; others change nothing."""
     match fact:
-        case WorkerStarted(model=model, pid=pid):
+        case facts.WorkerStarted(model=model, pid=pid):
             if model != active.model:
                 return active
             return replace(active, worker=WorkerState.LOADING, worker_pid=pid)
-        case WorkerStopped(reason=reason):
+        case facts.WorkerStopped(reason=reason):
             if not _is_its_worker(active, fact):
                 return active
             worker = WorkerState.FAILED if reason is StopReason.CRASHED else WorkerState.STOPPED
             return replace(active, worker=worker, worker_pid=None)
-        case VerificationCompleted(ok=ok):
+        case facts.VerificationCompleted(ok=ok):
             return replace(active, worker=WorkerState.READY if ok else WorkerState.FAILED)
         case _:
             assert_never(fact)
 
 
-def _is_its_worker(active: Active, fact: WorkerStopped) -> bool:
+def _is_its_worker(active: Active, fact: facts.WorkerStopped) -> bool:
     if active.worker_pid is not None:
         return fact.pid == active.worker_pid
     # Its start was not seen. A worker that was replaced is the one before, though its model may be the same.

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from moondream_station.core.facts import events as facts
 from moondream_station.core.facts.activation_state import (
+    ActivationShown,
     ActivationState,
     Active,
+    ActiveShown,
+    WorkerFact,
     WorkerState,
     advance,
     requested,
@@ -22,29 +26,7 @@ from moondream_station.core.facts.activation_state import (
 )
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.codec import from_json, to_json
-from moondream_station.core.facts.events import (
-    ActivationCancelled,
-    ActivationFailed,
-    ActivationSucceeded,
-    ActivationWaiting,
-    BackendActivationRequested,
-    BuildSelected,
-    CapabilitiesDetected,
-    DownloadProgressed,
-    EnvironmentBuilt,
-    Event,
-    FallbackChosen,
-    ProbeFinished,
-    RequirementsLocked,
-    StageProgressed,
-    StageStarted,
-    Terminal,
-    VerificationCompleted,
-    VerificationReport,
-    WorkerStarted,
-    WorkerStopped,
-)
-from moondream_station.core.facts.status import ActivationShown, ActiveShown, StationShown, Status
+from moondream_station.core.facts.events import Event, Terminal, VerificationReport
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -60,6 +42,32 @@ class StationInfo:
     pid: int
     address: str
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StationShown(StationInfo):
+    """The station that serves.
+
+    Args:
+        instance: This run's own name.
+        pid: Its process id.
+        address: Its base URL.
+        version: Its version.
+        seq: The last event that this status includes.
+    """
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Station, active model and its verification, running activation, machine; null where there is none."""
+
+    station: StationShown | None
+    active: ActiveShown | None
+    verification: VerificationReport | None
+    activation: ActivationShown | None
+    capabilities: Capabilities | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,24 +104,20 @@ def apply(state: StationState, event: Event) -> StationState:
     fact = event.fact
     state = replace(state, seq=max(state.seq, event.seq))
     match fact:
-        case BackendActivationRequested(backend=None) if state.activation is not None:
+        case facts.BackendActivationRequested(backend=None) if state.activation is not None:
             pass  # an unknown model: its activation fails at once, and the running one continues
-        case BackendActivationRequested():
+        case facts.BackendActivationRequested():
             state = replace(state, activation=requested(event, fact))
-        case ActivationSucceeded():
+        case facts.ActivationSucceeded():
             state = _ended(_succeeded(state, event, fact), event, fact)
-        case ActivationFailed() | ActivationCancelled():
+        case facts.ActivationFailed() | facts.ActivationCancelled():
             state = _ended(state, event, fact)
-        case CapabilitiesDetected(capabilities=capabilities):
+        case facts.CapabilitiesDetected(capabilities=capabilities):
             state = _advanced(replace(state, capabilities=capabilities), event)
-        case WorkerStarted() | WorkerStopped() | VerificationCompleted():
+        case facts.WorkerStarted() | facts.WorkerStopped() | facts.VerificationCompleted():
             state = _after_worker(state, event, fact)
-        case ActivationWaiting() | StageStarted() | StageProgressed() | ProbeFinished() | BuildSelected():
-            state = _advanced(state, event)
-        case RequirementsLocked() | DownloadProgressed() | EnvironmentBuilt() | FallbackChosen():
-            state = _advanced(state, event)
         case _:
-            assert_never(fact)
+            state = _advanced(state, event)
     return state
 
 
@@ -178,13 +182,13 @@ def _ended(state: StationState, event: Event, outcome: Terminal) -> StationState
         and active is not None
         and active.worker is WorkerState.STOPPED
         and running.model == active.model
-        and not isinstance(outcome, ActivationSucceeded)
+        and not isinstance(outcome, facts.ActivationSucceeded)
     ):
         active = replace(active, worker=WorkerState.FAILED)  # it was to be made again, to be started at all
     return replace(state, activation=None, last=last, active=active)
 
 
-def _succeeded(state: StationState, event: Event, fact: ActivationSucceeded) -> StationState:
+def _succeeded(state: StationState, event: Event, fact: facts.ActivationSucceeded) -> StationState:
     before, running = state.active, _running(state, event)
     kept = before
     if before is not None and (before.model, before.environment) != (fact.model, fact.environment):
@@ -211,14 +215,12 @@ def _succeeded(state: StationState, event: Event, fact: ActivationSucceeded) -> 
     return replace(state, active=active, verification=verification)
 
 
-def _after_worker(
-    state: StationState, event: Event, fact: WorkerStarted | WorkerStopped | VerificationCompleted
-) -> StationState:
+def _after_worker(state: StationState, event: Event, fact: WorkerFact) -> StationState:
     if event.activation is not None and not _is_of_the_old_worker(state, event):
         return _advanced(state, event)
     if state.active is None:
         return state
-    verification = fact.report if isinstance(fact, VerificationCompleted) else state.verification
+    verification = fact.report if isinstance(fact, facts.VerificationCompleted) else state.verification
     return replace(state, active=with_worker(state.active, fact), verification=verification)
 
 
@@ -226,9 +228,9 @@ def _is_of_the_old_worker(state: StationState, event: Event) -> bool:
     """Whether a fact inside an activation is about the active model's worker, ended or started again."""
     running = _running(state, event)
     match event.fact:
-        case WorkerStarted(model=model):
+        case facts.WorkerStarted(model=model):
             return running is not None and model != running.model
-        case WorkerStopped(pid=pid):
+        case facts.WorkerStopped(pid=pid):
             return running is None or pid != running.worker_pid
         case _:
             return False
