@@ -73,7 +73,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911  one return a 
 
 def instances(kind: type[T], **given: st.SearchStrategy[Any]) -> st.SearchStrategy[T]:
     """Any instance of a dataclass, every field drawn, the given ones from what is given."""
-    return st.builds(kind, **(_drawn(kind) | given))
+    return st.builds(kind, **(_drawn(kind) | given))  # type: ignore[arg-type]  # a class is hashable
 
 
 @cache

@@ -1,17 +1,23 @@
-"""What a guarded program and a worker have in common as children of the station."""
+"""Children of the station, each behind a guard, which ends it and all that it started when the station goes.
+
+Nothing else in the station starts a process.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.lowlevel
-from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+import anyio.to_thread
+import psutil
+from anyio.abc import ByteReceiveStream, Process
 
 from moondream_station.core.facts.errors import ProgramMissing
 
@@ -19,6 +25,9 @@ END_SECONDS = 1.5
 """How long ending a child may take in all: a cancelled activation ends within two seconds."""
 PIPE_SECONDS = 0.25
 """How long output is read on after a child has ended, where something out of reach still holds the pipe."""
+_GUARD_SECONDS = 1.2
+"""How long a guard may take to end its program; by itself it takes one second at most."""
+_GUARD = Path(__file__).with_name("guard_windows.py" if sys.platform == "win32" else "guard.py")
 
 if sys.platform == "win32":  # a child without the station's console does not get its Ctrl-C either
     _CREATION_FLAGS = subprocess.CREATE_NO_WINDOW
@@ -26,50 +35,105 @@ else:
     _CREATION_FLAGS = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Child:
-    """A child process with its three pipes; its id is that of its session too."""
+    """A program behind its guard."""
 
-    process: Process
-    stdin: ByteSendStream
-    stdout: ByteReceiveStream
-    stderr: ByteReceiveStream
+    def __init__(self, guard: Process, lifeline: socket.socket) -> None:
+        self.guard = guard
+        self.pid = guard.pid
+        """The program's process id; on Windows its guard's."""
+        self._lifeline = lifeline
 
     @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.process.pid
+    def stdout(self) -> ByteReceiveStream:
+        """What it writes."""
+        assert self.guard.stdout is not None  # noqa: S101  `open_child` made it
+        return self.guard.stdout
+
+    @property
+    def stderr(self) -> ByteReceiveStream:
+        """What it complains of."""
+        assert self.guard.stderr is not None  # noqa: S101  `open_child` made it
+        return self.guard.stderr
 
     @property
     def returncode(self) -> int | None:
-        """Its exit code, -n where signal n ended it, None while it runs."""
-        return self.process.returncode
+        """Its exit code, -n where signal n ended it, None while anything of it may be there."""
+        return self.guard.returncode
 
     async def wait(self) -> int:
-        """Wait until it has ended and return its exit code."""
-        return await self.process.wait()
+        """Wait until it and all that it started have ended; returns its exit code."""
+        return await self.guard.wait()
 
-    async def aclose(self) -> None:
-        """Close the pipes of a child that has ended; one that SIGKILL did not end is left to the kernel."""
-        if self.returncode is not None:
-            await self.process.aclose()
-        else:
-            await anyio.lowlevel.checkpoint()
+    def hang_up(self) -> None:
+        """Let the guard end it: SIGTERM, half a second later SIGKILL, to it and all that it started."""
+        self._lifeline.close()
+        if sys.platform == "win32" and self.returncode is None:
+            self.guard.kill()  # its job ends with it
+
+    async def end(self) -> None:
+        """End it and all that it started; where its guard can't, or was killed itself, without that."""
+        self.hang_up()
+        with anyio.move_on_after(_GUARD_SECONDS):
+            await self.wait()
+        if self.returncode is None or self.returncode < 0:
+            # In a thread, because it looks at all processes of the computer.
+            kill = partial(_kill_family, self.guard.pid, reaped=self.returncode is not None)
+            await anyio.to_thread.run_sync(kill, abandon_on_cancel=True)
+        await self.wait()
 
 
-async def open_child(command: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> Child:
-    """Start a program in a session of its own, with a pipe for each of its streams.
+@asynccontextmanager
+async def open_child(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, stdin: int = subprocess.DEVNULL
+) -> AsyncIterator[Child]:
+    """Start a program behind a guard, in a session of its own; after the context nothing of it is left.
 
     Raises:
-        OSError: The program or `cwd` can't be used; `filename` names which.
+        ProgramMissing: The program is not installed or can't be started.
+        OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
     """
-    with anyio.CancelScope(shield=True):  # a start that is cancelled half-way would leave what nobody ends
-        process = await anyio.open_process(
-            list(command), env=dict(env), cwd=cwd, start_new_session=True, creationflags=_CREATION_FLAGS
-        )
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise AssertionError("anyio opens all three pipes by default")
-    return Child(process, process.stdin, process.stdout, process.stderr)
+    program = locate(argv, env)
+    ours, theirs = socket.socketpair()
+    with ours:
+        with (
+            theirs,
+            anyio.CancelScope(shield=True),
+        ):  # a start cancelled half-way would leave what nobody ends
+            child = Child(await _start_guard(program, theirs, env=env, cwd=cwd, stdin=stdin), ours)
+        try:
+            if sys.platform != "win32":
+                child.pid = await _pid_told(ours, argv[0])
+            yield child
+        finally:
+            with anyio.move_on_after(END_SECONDS, shield=True):
+                await child.end()
+                await child.guard.aclose()
+
+
+async def _start_guard(
+    program: list[str], lifeline: socket.socket, *, env: Mapping[str, str], cwd: Path | None, stdin: int
+) -> Process:
+    python = [sys.executable, "-S", "-E", "-P", str(_GUARD)]
+    is_windows = sys.platform == "win32"  # where a guard watches its parent process
+    return await anyio.open_process(
+        [*python, *program] if is_windows else [*python, str(lifeline.fileno()), *program],
+        stdin=stdin,
+        env=dict(env),
+        cwd=cwd,
+        start_new_session=True,
+        creationflags=_CREATION_FLAGS,
+        pass_fds=() if is_windows else (lifeline.fileno(),),
+    )
+
+
+async def _pid_told(lifeline: socket.socket, name: str) -> int:
+    """The process id of the program, which its guard tells once it runs."""
+    await anyio.wait_readable(lifeline)
+    told = lifeline.recv(1024).decode().strip()
+    if not told.isdigit():
+        raise _missing(name, told or "its guard was killed")
+    return int(told)
 
 
 async def read_to_end(stream: ByteReceiveStream, feed: Callable[[bytes], None]) -> None:
@@ -78,16 +142,45 @@ async def read_to_end(stream: ByteReceiveStream, feed: Callable[[bytes], None]) 
         feed(chunk)
 
 
+def _kill_family(guard: int, *, reaped: bool) -> None:
+    """Send SIGKILL to what came from a guard: its descendants, while it lives, and its session."""
+    if reaped and psutil.pid_exists(guard):  # the kernel gives no id away that still names a session
+        return
+    seen = {guard}
+    while family := _family(guard) - seen:  # what was forked meanwhile is found the next time
+        seen |= family
+        for pid in family:
+            _kill(pid)
+    if not reaped:
+        _kill(guard)
+
+
+def _family(guard: int) -> set[int]:
+    family: set[int] = set()
+    with suppress(psutil.NoSuchProcess):
+        family = {process.pid for process in psutil.Process(guard).children(recursive=True)}
+    if sys.platform != "win32":
+        for pid in psutil.pids():
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) == guard:
+                    family.add(pid)
+    return family
+
+
+def _kill(pid: int) -> None:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        psutil.Process(pid).kill()
+
+
 def locate(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """The argument list with the program's absolute path."""
     program = resolve_program(argv[0], env)
     if program is None:
-        raise missing(argv[0], "it is not installed or not executable")
+        raise _missing(argv[0], "it is not installed or not executable")
     return [str(program), *argv[1:]]
 
 
-def missing(name: str, why: str) -> ProgramMissing:
-    """The error for a program that can't be started."""
+def _missing(name: str, why: str) -> ProgramMissing:
     return ProgramMissing(
         f"{name} can't be started: {why}", hint=f"Install {name}, or put its folder on PATH."
     )

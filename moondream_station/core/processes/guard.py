@@ -1,15 +1,15 @@
 """Stand between the station and one program: when the station goes, the program and all it started go too.
 
-Started as a script by `process.run`, never imported by it: `python -S -E -P process_guard.py TOKEN PROGRAM
-ARGUMENT…`, with the standard library alone and little of that, because every program pays for this start:
-subprocess and contextlib alone would add a third to it. stdin is a pipe whose other end only the station
-holds; its end of file means that the station is gone, however it died, or wants the program ended. stdout and
-stderr are the program's own.
+Started as a script by `child_process.open_child`, never imported by it: `python -S -E -P guard.py LIFELINE
+PROGRAM ARGUMENT…`, with the standard library alone and little of that, because every program pays for this
+start: subprocess and contextlib alone would add a third to it. LIFELINE is the number of an inherited
+descriptor, a socket whose other end only the station holds. The guard writes one line to it: the program's
+process id, or why it can't be started (then it ends with exit code 127). Its end of file means that the
+station is gone, however it died, or wants the program ended. stdin, stdout and stderr are the program's own.
 
-The program runs in a process group of its own inside the guard's session, with /dev/null as stdin. When it
-ends, when stdin ends, or when the guard gets SIGTERM, SIGINT or SIGHUP, whatever is left of the program is
-ended: SIGTERM, half a second, SIGKILL. Then the guard ends as the program did, with its exit code or by its
-signal. A program that can't be started is a line "TOKEN why" on stderr and exit code 127.
+The program runs in a process group of its own inside the guard's session. When it ends, when the lifeline
+ends, or when the guard gets SIGTERM, SIGINT or SIGHUP, whatever is left of the program is ended: SIGTERM,
+half a second, SIGKILL. Then the guard ends as the program did, with its exit code or by its signal.
 
 What "whatever is left" reaches:
 
@@ -46,7 +46,6 @@ _KILL_SECONDS = 0.5
 _CHECK_SECONDS = 0.02  # outside Linux nobody tells when a grandchild has ended
 _NOT_STARTED = 127
 _STDIN = 0
-_STDERR = 2
 
 _HEEDED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -152,7 +151,7 @@ def _signals_to_pipe() -> int:
     return receive
 
 
-def _start(argv: list[str], token: str) -> int:
+def _start(argv: list[str], lifeline: int) -> int:
     """Start the program as the leader of its own group; returns its process id."""
     guard = os.getpid()
     hear, tell = os.pipe()  # closed by a start that succeeds
@@ -160,20 +159,29 @@ def _start(argv: list[str], token: str) -> int:
     try:
         leader = os.fork()
     except OSError as error:  # no further process is allowed
-        _not_started(token, error.strerror)
+        _not_started(lifeline, error.strerror)
     if leader == 0:
         _become(argv, guard, tell)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
     os.close(tell)
     if why := os.read(hear, 64):
-        _not_started(token, os.strerror(int(why)))
+        _not_started(lifeline, os.strerror(int(why)))
     os.close(hear)
+    os.dup2(os.open(os.devnull, os.O_RDWR), _STDIN)  # what is sent to a program that is gone is refused
+    _tell(lifeline, str(leader))
     return leader
 
 
-def _not_started(token: str, why: str | None) -> "NoReturn":
-    os.write(_STDERR, f"{token} {why}\n".encode())
+def _not_started(lifeline: int, why: str | None) -> "NoReturn":
+    _tell(lifeline, why)
     os._exit(_NOT_STARTED)
+
+
+def _tell(lifeline: int, text: object) -> None:
+    try:  # noqa: SIM105  contextlib costs too much here
+        os.write(lifeline, f"{text}\n".encode())
+    except OSError:  # the station is gone
+        pass
 
 
 def _become(argv: list[str], guard: int, tell: int) -> "NoReturn":
@@ -183,7 +191,6 @@ def _become(argv: list[str], guard: int, tell: int) -> "NoReturn":
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:  # it went before the kernel was told
             os._exit(_NOT_STARTED)
-        os.dup2(os.open(os.devnull, os.O_RDWR), _STDIN)  # the guard's other descriptors are not inherited
         for number in (*_HEEDED, *_IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
@@ -194,14 +201,14 @@ def _become(argv: list[str], guard: int, tell: int) -> "NoReturn":
         os._exit(_NOT_STARTED)
 
 
-def _wait_for_end(group: ProgramGroup, signals: int) -> None:
+def _wait_for_end(group: ProgramGroup, lifeline: int, signals: int) -> None:
     """Return when the program has ended, or when it shall."""
     poll = select.poll()
-    poll.register(_STDIN, select.POLLIN)
+    poll.register(lifeline, select.POLLIN)
     poll.register(signals, select.POLLIN)
     while group.status is None:
         for descriptor, _ in poll.poll():
-            if descriptor == _STDIN and _at_end(_STDIN):
+            if descriptor == lifeline and _at_end(lifeline):
                 return
             if descriptor == signals:
                 if set(os.read(signals, 1024)) - {signal.SIGCHLD}:
@@ -212,7 +219,7 @@ def _wait_for_end(group: ProgramGroup, signals: int) -> None:
 def _at_end(descriptor: int) -> bool:
     try:
         return not os.read(descriptor, 1024)
-    except OSError:  # the station's end may be a socket, and be reset
+    except OSError:  # it was reset
         return True
 
 
@@ -231,11 +238,12 @@ def _end_like(status: int | None) -> "NoReturn":
 
 def main(argv: list[str]) -> "NoReturn":
     """Guard one program until it, or the station, is gone."""
-    token, *command = argv
+    lifeline = int(argv[0])
+    os.set_inheritable(lifeline, False)
     signals = _signals_to_pipe()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    group = ProgramGroup(_start(command, token))
-    _wait_for_end(group, signals)
+    group = ProgramGroup(_start(argv[1:], lifeline))
+    _wait_for_end(group, lifeline, signals)
     changes = select.poll()
     changes.register(signals, select.POLLIN)
 

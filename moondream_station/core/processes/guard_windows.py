@@ -7,7 +7,7 @@ The guard puts itself into a new job before it starts the program, so that the p
 starts belong to the job from their first instruction on; nothing may break away. The job is marked
 JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE and the guard holds its only handle: however the guard dies, Windows ends
 the whole job. To leave on purpose, the guard terminates the job, itself included, with the program's exit
-code. Nested jobs need Windows 8 or newer.
+code; it does when the station, its parent, is gone. Nested jobs need Windows 8 or newer.
 """
 
 import ctypes
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 assert sys.platform == "win32"  # noqa: S101  tells the type checker what this file is for
 
 _NOT_STARTED = 127
-_ENDED_BY_STATION = 1
+_ENDED_WITH_STATION = 1
+_SYNCHRONIZE = 0x00100000  # the right to wait for a process
+_INFINITE = 0xFFFFFFFF
 _EXTENDED_LIMIT_INFORMATION = 9  # JOBOBJECTINFOCLASS.JobObjectExtendedLimitInformation
 _LIMIT_KILL_ON_JOB_CLOSE = 0x2000
 
@@ -38,6 +40,10 @@ _kernel32.TerminateJobObject.restype = ctypes.c_int
 _kernel32.TerminateJobObject.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
 _kernel32.GetCurrentProcess.restype = ctypes.c_void_p
 _kernel32.GetCurrentProcess.argtypes = []
+_kernel32.OpenProcess.restype = ctypes.c_void_p
+_kernel32.OpenProcess.argtypes = [ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32]
+_kernel32.WaitForSingleObject.restype = ctypes.c_uint32
+_kernel32.WaitForSingleObject.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
 
 
 class _BasicLimits(ctypes.Structure):  # JOBOBJECT_BASIC_LIMIT_INFORMATION
@@ -87,23 +93,21 @@ def _end(job: int, code: int) -> "NoReturn":
     os._exit(code & 0x7FFFFFFF)  # not reached, unless the job could not be terminated
 
 
-def _end_at_end_of_stdin(job: int) -> None:
-    try:
-        while os.read(0, 1024):
-            pass
-    finally:  # also when the pipe breaks
-        _end(job, _ENDED_BY_STATION)
+def _end_with_station(job: int) -> None:
+    station = _kernel32.OpenProcess(_SYNCHRONIZE, False, os.getppid())
+    if station:  # else it is gone by now
+        _kernel32.WaitForSingleObject(station, _INFINITE)
+    _end(job, _ENDED_WITH_STATION)
 
 
-def main(argv: list[str]) -> "NoReturn":
+def main(program: list[str]) -> "NoReturn":
     """Guard one program until it, or the station, is gone."""
-    token, *program = argv
     job = _enter_job()
-    threading.Thread(target=_end_at_end_of_stdin, args=(job,), daemon=True).start()
+    threading.Thread(target=_end_with_station, args=(job,), daemon=True).start()
     try:
-        process = subprocess.Popen(program, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(program, stdin=0, stdout=1, stderr=2)
     except OSError as error:
-        os.write(2, f"{token} {error.strerror}\n".encode())
+        os.write(2, f"{error.strerror}\n".encode())
         _end(job, _NOT_STARTED)
     _end(job, process.wait())
 

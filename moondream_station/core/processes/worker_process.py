@@ -1,47 +1,41 @@
-"""A backend's worker as a process: pipes, end and last words.
-
-It needs no guard: it leaves by itself at the end of its stdin, which only the station holds.
-"""
+"""A backend's worker as a process: pipes, end and last words."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.child_process import (
     END_SECONDS,
     PIPE_SECONDS,
     Child,
-    locate,
-    missing,
     open_child,
     read_to_end,
 )
-from moondream_station.core.processes.process_group import kill_session, terminate_group
 from moondream_station.core.processes.process_output import Lines, OutputLog
 
 _LEAVE_SECONDS = 0.75
 """How long a worker may take to leave by itself after the end of its stdin."""
-_TERM_SECONDS = 0.5
-"""How long a worker may take to end after SIGTERM."""
 
 
 class WorkerProcess:
     """A worker that `open_worker_process` has started."""
 
     def __init__(self, child: Child, log: OutputLog) -> None:
+        assert child.guard.stdin is not None  # noqa: S101  `open_worker_process` made it
         self.pid = child.pid
-        """Its process id, which is its group's and its session's too."""
-        self.stdin = child.stdin
+        """Its process id; on Windows its guard's, until it has told its own."""
+        self.stdin = child.guard.stdin
         """Its requests. The end of this stream asks it to leave."""
         self.stdout = child.stdout
         """Its answers."""
+        self.kill = child.hang_up
+        """Make it and all that it started end, within half a second where it does not listen."""
         self._child = child
         self._log = log
         self._stderr_ended = anyio.Event()
@@ -63,14 +57,6 @@ class WorkerProcess:
             await self._stderr_ended.wait()
         return returncode
 
-    def terminate(self) -> None:
-        """Ask it and its group to end (SIGTERM)."""
-        terminate_group(self.pid, reaped=self.returncode is not None)
-
-    def kill(self) -> None:
-        """Make it, and everything in its session, end (SIGKILL)."""
-        kill_session(self.pid, reaped=self.returncode is not None)
-
     async def read_stderr(self) -> None:
         """Take stderr to the log until it ends; a cancellation does not keep it from that."""
         lines = Lines()
@@ -86,18 +72,12 @@ class WorkerProcess:
         self._stderr_ended.set()
 
     async def end(self) -> None:
-        """Ask it to leave, ask it to end, make it end, and then whatever it left behind."""
+        """Ask it to leave, and then end it and whatever it left behind."""
         self._reading.deadline = anyio.current_time() + END_SECONDS
         await self.stdin.aclose()
         with anyio.move_on_after(_LEAVE_SECONDS):
             await self._child.wait()
-        if self.returncode is None:
-            self.terminate()
-            with anyio.move_on_after(_TERM_SECONDS):
-                await self._child.wait()
-        # In a thread, because it looks at all processes of the computer.
-        kill = partial(kill_session, self.pid, reaped=self.returncode is not None)
-        await anyio.to_thread.run_sync(kill, abandon_on_cancel=True)
+        await self._child.end()
         await self.wait()
 
 
@@ -105,20 +85,17 @@ class WorkerProcess:
 async def open_worker_process(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log_path: Path
 ) -> AsyncIterator[WorkerProcess]:
-    """Start a backend's worker in a session of its own; at the end of the context nothing of it is left.
+    """Start a backend's worker; at the end of the context nothing of it is left.
 
-    Then its stdin ends; 0.75 seconds later its group gets SIGTERM; half a second later its session gets
-    SIGKILL, also where the worker has left by itself: its own children may be there still. A crash raises
-    nothing here: `wait` returns, and the streams end.
-    Its stderr goes to `log_path`, line by line: up to 4 MiB, and the 4 MiB before that in its name with ".1"
-    behind.
+    Then its stdin ends; 0.75 seconds later its guard ends it and all that it started. A crash raises nothing
+    here: `wait` returns, and the streams end. Its stderr goes to `log_path`, line by line: up to 4 MiB, and
+    the 4 MiB before that in its name with ".1" behind.
 
     Raises:
         ProgramMissing: The program is not there or can't be started.
         OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
     """
-    child = await _open(locate(argv, env), env, cwd)
-    try:
+    async with open_child(argv, env=env, cwd=cwd, stdin=subprocess.PIPE) as child:
         log = OutputLog(log_path)
         worker = WorkerProcess(child, log)
         try:
@@ -132,15 +109,3 @@ async def open_worker_process(
                             await worker.end()
         finally:
             log.close()
-    finally:
-        with anyio.move_on_after(PIPE_SECONDS, shield=True):
-            await child.aclose()
-
-
-async def _open(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> Child:
-    try:
-        return await open_child(command, env, cwd)
-    except OSError as error:
-        if error.filename == command[0]:
-            raise missing(command[0], error.strerror or str(error)) from error
-        raise

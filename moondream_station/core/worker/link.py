@@ -297,9 +297,10 @@ class Link:
         if self._has_ended:
             return
         match frame:
-            case {"kind": "hello", "protocol": int(protocol), "pid": int(), "python": str()}:
+            case {"kind": "hello", "protocol": int(protocol), "pid": int(pid), "python": str()}:
                 if protocol != PROTOCOL_VERSION:
                     raise ProtocolError(f"it speaks version {protocol}, this station {PROTOCOL_VERSION}")
+                self.process.pid = pid
                 self._greeted.set()
             case {"kind": "begun", "id": int(number)}:
                 self._open(number).has_begun = True

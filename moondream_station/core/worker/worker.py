@@ -34,7 +34,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The id of its process, and of the process group it leads."""
+        """The id of its process."""
         return self._process.pid
 
     @property
@@ -172,7 +172,7 @@ async def open_worker(
     threads: int = 1,
     hello_seconds: float = 60.0,
 ) -> AsyncIterator[Worker]:
-    """Start a worker in an environment, and end it with its whole process group when the block is left.
+    """Start a worker in an environment, and end it with all that it started when the block is left.
 
     `cwd` is the backend's folder, for backends that open files beside them.
     """

@@ -22,8 +22,6 @@ import inspect
 import os
 import platform
 import queue
-import select
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -54,38 +52,8 @@ else:
 
 
 def leave() -> NoReturn:
-    """End this process and its whole group now: nobody is left to work for."""
-    if _leads_group():
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+    """End this process now: nobody is left to work for. Its guard ends what the backend has started."""
     os._exit(1)
-
-
-def watch(requests: int) -> None:
-    """Fork a process that ends the whole group as soon as the station or this process is gone.
-
-    The thread that reads the requests does the same, but not while C code of a backend holds the
-    interpreter's lock. `PR_SET_PDEATHSIG` is not enough: it would leave this process's own children behind,
-    and it fires when the *thread* that started the worker ends, which on trio is one of a pool.
-    `requests` is the descriptor that the requests arrive on; its end is the station's.
-    """
-    if not _leads_group():
-        return
-    watched, _held_to_our_end = os.pipe()
-    if os.fork():
-        os.close(watched)
-        return
-    os.dup2(requests, 0)
-    os.dup2(watched, 1)
-    os.closerange(2, 256)
-    poller = select.poll()
-    poller.register(0, 0)  # no event asked for: a hang-up is always reported, requests never
-    poller.register(1, 0)
-    poller.poll()
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _leads_group() -> bool:
-    return os.name == "posix" and os.getpgrp() == os.getpid()
 
 
 class Channel:
@@ -247,7 +215,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     requests, frames = claim_descriptors()
-    watch(requests)
     faulthandler.enable()
     channel = Channel(frames)
     hello = {"protocol": worker_protocol.PROTOCOL_VERSION, "pid": os.getpid()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,23 +28,33 @@ def marker() -> Iterator[str]:
         yield marker
 
 
+class Guard(subprocess.Popen[bytes]):
+    """The guard of a program; the test holds its lifeline as the station would."""
+
+    def __init__(self, *argv: str, options: tuple[str, ...] = ()) -> None:
+        self.lifeline, theirs = socket.socketpair()
+        with theirs:
+            super().__init__(
+                [sys.executable, "-S", "-E", "-P", *options, str(GUARD), str(theirs.fileno()), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=(theirs.fileno(),),
+            )
+
+
 @contextmanager
-def guarded(*argv: str, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """The guard of a program; the test holds its stdin as the station would."""
-    with subprocess.Popen(
-        [sys.executable, "-S", "-E", "-P", *options, str(GUARD), "token", *argv],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as guard:
+def guarded(*argv: str, options: tuple[str, ...] = ()) -> Iterator[Guard]:
+    """The guard of a program, killed in the end."""
+    with Guard(*argv, options=options) as guard, guard.lifeline:
         try:
             yield guard
         finally:
             guard.kill()
 
 
-def wait_until_ready(guard: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(guard: Guard) -> None:
     """Return when the program has said that its family stands."""
     assert guard.stderr is not None
     assert guard.stderr.readline() == b"ready\n"
@@ -65,7 +76,7 @@ def test_the_guard_ends_by_the_programs_signal(marker: str, number: str) -> None
 
 
 def test_the_programs_streams_are_its_own() -> None:
-    """The program writes straight to the station, and reads nothing but an end of file."""
+    """The program writes straight to the station, and reads what it was given: here an end of file."""
     with guarded("/bin/sh", "-c", "cat; echo out; echo err >&2") as guard:
         assert guard.stdout is not None
         assert guard.stderr is not None
@@ -86,35 +97,42 @@ def test_the_program_inherits_nothing_else() -> None:
         assert (int(blocked, 16), int(ignored, 16) % above) == (0, 0)
 
 
-def test_a_program_that_cannot_be_started_is_told_by_the_token(tmp_path: Path) -> None:
+def test_the_programs_id_is_told(marker: str) -> None:
+    """The station gets to know the process that it asked for, not just its guard."""
+    with guarded(*tree(marker, "ready", "wait")) as guard:
+        wait_until_ready(guard)
+        told = int(guard.lifeline.recv(64))
+        assert told != guard.pid
+        assert told in [process.pid for process in marked(marker)]
+
+
+def test_a_program_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     """The caller can tell a failed start from a program's own 127."""
     with guarded(str(tmp_path / "absent")) as guard:
-        assert guard.stderr is not None
-        assert guard.stderr.read() == b"token No such file or directory\n"
+        assert guard.lifeline.recv(64) == b"No such file or directory\n"
         assert guard.wait() == 127
 
 
-def test_where_no_further_process_is_allowed_the_token_tells_too() -> None:
+def test_where_no_further_process_is_allowed_that_is_told_too() -> None:
     """A limit on processes is a failed start as well, not a fault of the guard's."""
     limited = f"""
 import errno, os, runpy, sys
 def fork():
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 os.fork = fork
-sys.argv = ["guard", "token", "/bin/true"]
+sys.argv = ["guard", "1", "/bin/true"]
 runpy.run_path({str(GUARD)!r}, run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (127, b"token Resource temporarily unavailable\n")
+    assert (done.returncode, done.stdout) == (127, b"Resource temporarily unavailable\n")
 
 
-def test_the_end_of_stdin_ends_the_family(marker: str) -> None:
+def test_the_end_of_the_lifeline_ends_the_family(marker: str) -> None:
     """When the station is gone, so are the program and its children, wherever they have got to."""
     with guarded(*tree(marker, *FAMILY, "ready", "wait")) as guard:
         wait_until_ready(guard)
         assert len(marked(marker)) == 2 + len(FAMILY)
-        assert guard.stdin is not None
-        guard.stdin.close()
+        guard.lifeline.close()
         assert guard.wait() == -signal.SIGTERM
         assert marked(marker) == []
 

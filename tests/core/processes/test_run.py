@@ -183,7 +183,8 @@ async def test_a_killed_guard_leaves_nothing(marker: str) -> None:
 
 async def test_a_stopped_guard_does_not_hold_a_cancellation_up(marker: str) -> None:
     """A guard that does not answer is ended with what it guards."""
-    async with anyio.create_task_group() as group, running(tree(marker, "child", "group", "ready", "wait")):
+    argv = tree(marker, "child", "group", "daemon", "ready", "wait")
+    async with anyio.create_task_group() as group, running(argv):
         find_guard(marker).suspend()
         group.cancel_scope.cancel()
     assert left_in_the_end(marker) == []

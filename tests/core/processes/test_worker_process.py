@@ -71,7 +71,8 @@ async def test_a_worker_answers_and_leaves_at_the_end_of_its_input(
     async with open_worker_process(python(ECHO, marker), env=ENV, cwd=tmp_path, log_path=log_path) as worker:
         await worker.stdin.send(b"question\n")
         assert await worker.stdout.receive() == b"question\n"
-        assert [process.pid for process in marked(marker)] == [worker.pid]
+        program = next(process for process in marked(marker) if process.pid == worker.pid)
+        assert [process.pid for process in marked(marker) if process != program] == [program.ppid()]
     assert worker.returncode == 0
     assert worker.last_lines() == ("hello", "goodbye")
     assert await anyio.Path(log_path).read_text() == "hello\ngoodbye\n"
@@ -91,7 +92,7 @@ async def test_a_crash_is_told_with_its_last_words(tmp_path: Path, log_path: Pat
 async def test_a_signal_is_a_negative_return_code(marker: str, tmp_path: Path, log_path: Path) -> None:
     """A worker that was killed, by the system say, is told by the signal's number."""
     async with open_worker_process(python(ECHO, marker), env=ENV, cwd=tmp_path, log_path=log_path) as worker:
-        worker.kill()
+        os.kill(worker.pid, signal.SIGKILL)
         assert await worker.wait() == -signal.SIGKILL
 
 
@@ -107,21 +108,31 @@ async def test_whatever_a_worker_does_nothing_is_left(
     marker: str, tmp_path: Path, log_path: Path, words: tuple[str, ...], returncode: int
 ) -> None:
     """A worker that does not listen gets SIGTERM, then SIGKILL; its children never outlive it."""
-    argv = tree(marker, "child", "stubborn", "group", *words)
+    argv = tree(marker, "child", "stubborn", "group", "daemon", *words)
     async with open_worker_process(argv, env=ENV, cwd=tmp_path, log_path=log_path) as worker:
         assert await worker.stdout.receive() == b"ready\n"
     assert worker.returncode == returncode
     assert left_in_the_end(marker) == []
 
 
-async def test_terminating_reaches_the_whole_group(marker: str, tmp_path: Path, log_path: Path) -> None:
-    """A worker's own helpers hear of its end."""
-    argv = tree(marker, "child", "child", "exit=0")
+async def test_a_condemned_worker_goes_with_all_that_it_started(
+    marker: str, tmp_path: Path, log_path: Path
+) -> None:
+    """Also what moved to a session of its own and does not listen."""
+    argv = tree(marker, "child", "stubborn", "group", "daemon", "deaf", "answer", "wait")
     async with open_worker_process(argv, env=ENV, cwd=tmp_path, log_path=log_path) as worker:
-        assert await worker.wait() == 0
-        assert len(marked(marker)) == 2
-        worker.terminate()
-        assert left_in_the_end(marker) == []
+        await worker.stdout.receive()
+        worker.kill()
+        assert await worker.wait() == -signal.SIGKILL
+        assert marked(marker) == []
+
+
+async def test_what_a_crashed_worker_leaves_ends_with_it(marker: str, tmp_path: Path, log_path: Path) -> None:
+    """The next worker does not meet what the one before has started."""
+    argv = tree(marker, "child", "daemon", "exit=3")
+    async with open_worker_process(argv, env=ENV, cwd=tmp_path, log_path=log_path) as worker:
+        assert await worker.wait() == 3
+        assert marked(marker) == []
 
 
 async def test_an_error_comes_out_as_it_was_raised(marker: str, tmp_path: Path, log_path: Path) -> None:
@@ -161,9 +172,9 @@ async def test_ten_megabytes_of_complaints_block_nobody(tmp_path: Path, log_path
     assert sum(file.stat().st_size for file in log_path.parent.iterdir()) <= 8 * 1024 * 1024
 
 
-async def test_a_worker_leads_its_own_session(tmp_path: Path, log_path: Path) -> None:
+async def test_a_worker_leads_its_own_group_in_another_session(tmp_path: Path, log_path: Path) -> None:
     """Ctrl-C in the station's terminal does not reach it."""
-    code = "import os; print(os.getpid() == os.getsid(0) == os.getpgid(0))"
+    code = f"import os; print(os.getpid() == os.getpgid(0) and os.getsid(0) != {os.getsid(0)})"
     async with open_worker_process(python(code), env=ENV, cwd=tmp_path, log_path=log_path) as worker:
         assert await worker.stdout.receive() == b"True\n"
 
@@ -186,14 +197,21 @@ async def test_a_missing_python_is_named_and_a_missing_folder_is_something_else(
             raise AssertionError("it can't have started")
 
 
-def test_a_worker_does_not_outlive_a_killed_station(
-    marker: str, tmp_path: Path, log_path: Path, anyio_backend: str
+@pytest.mark.parametrize("family", [(), ("deaf", "child", "stubborn", "group", "daemon")])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_of_a_worker_outlives_a_killed_station(
+    marker: str,
+    tmp_path: Path,
+    log_path: Path,
+    anyio_backend: str,
+    family: tuple[str, ...],
+    number: signal.Signals,
 ) -> None:
-    """Its stdin ends with the station, whatever else the station had open."""
-    command = [sys.executable, "-c", STATION, anyio_backend, str(log_path), *python(ECHO, marker)]
+    """Its guard sees the end of the station, whatever else the station had open."""
+    argv = tree(marker, *family, "answer", "wait") if family else python(ECHO, marker)
+    command = [sys.executable, "-c", STATION, anyio_backend, str(log_path), *argv]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as station:
         assert station.stdout is not None
         assert b"ready" in station.stdout.readline()
-        assert len(marked(marker)) == 2
-        station.kill()
+        station.send_signal(number)
     assert left_in_the_end(marker) == []

@@ -358,13 +358,13 @@ async def test_an_interpreter_that_dies_at_once_is_a_failure_with_its_words(tmp_
 
 
 async def test_nothing_is_left_behind_the_block(tmp_path: Path) -> None:
-    """The worker, its watcher and what the backend started end with the block, also when it raises."""
+    """The worker, its guard and what the backend started end with the block, also when it raises."""
     left: list[psutil.Process] = []
 
     async def fail_while_serving() -> None:
         async with serving(tmp_path, HOSTILE) as worker:
             await call(worker, "child", {})
-            left.append(psutil.Process(worker.pid))
+            left.append(psutil.Process(psutil.Process(worker.pid).ppid()))
             left.extend(left[0].children(recursive=True))
             raise LookupError
 
