@@ -16,7 +16,7 @@ from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED, USAGE
 from moondream_station.console.output import print_error, print_text
 from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
 from moondream_station.core.facts.version import VERSION
-from moondream_station.core.home.task_groups import one_error
+from moondream_station.core.home.task_groups import as_raised
 
 app = typer.Typer(
     add_completion=False,
@@ -246,7 +246,7 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     command = typer.main.get_command(app)
     try:
-        with one_error():
+        with as_raised():
             code: object = command.main(
                 args=list(arguments), prog_name="moondream-station", standalone_mode=False
             )

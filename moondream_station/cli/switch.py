@@ -33,7 +33,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, absolute
 from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.home.task_groups import one_error
+from moondream_station.core.home.task_groups import as_raised
 
 if TYPE_CHECKING:
     from moondream_station.core.station import Station
@@ -59,7 +59,7 @@ def run_switch(options: SwitchOptions, *, as_json: bool) -> int:
     """
     presenter = JsonPresenter() if as_json else None
     try:
-        with one_error():
+        with as_raised():
             return _run(options, presenter)
     except UsageError:
         raise

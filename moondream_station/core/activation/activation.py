@@ -33,16 +33,7 @@ _log = Log()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationRequest:
-    """What was asked for.
-
-    Args:
-        id: The activation's id.
-        model: The model's id in the manifest, known or not.
-        strategy: `auto`, `guide` or a build's name.
-        upgrade: Whether to resolve again although an environment exists.
-        python: The interpreter to make the environment from, None for the station's own.
-        rollback: Whether to go back to the environment that the model had before, instead of making one.
-    """
+    """What was asked for: the activation's id, a model, known or not, and how its build is chosen."""
 
     id: str
     model: str

@@ -50,13 +50,9 @@ class Orchestrator:
         self._active = active
 
     async def run(self, activation: Activation, *, after: Activation | None = None) -> Event:
-        """Run an activation that was requested; returns its terminal fact.
+        """Run a requested activation, once the one before it has ended; returns its terminal fact.
 
         Whatever happens, exactly one is published. A bug of ours fails the activation, not the station.
-
-        Args:
-            activation: Its `BackendActivationRequested` is published.
-            after: The activation before it, which must have ended before this one begins.
         """
         try:
             with activation.scope:

@@ -49,15 +49,7 @@ class Needs:
         )
 
     def check_gpu(self, build: str | None, *, because: str | None = None) -> None:
-        """Refuse the CPU build to a model that needs a GPU.
-
-        Args:
-            build: The build that would be used.
-            because: Why it is that one, as a sentence; None where that is known already.
-
-        Raises:
-            UnsupportedModel: The model needs a GPU, and this is the CPU build.
-        """
+        """Refuse the CPU build to a model that needs a GPU; the sentence `because` says why it is used."""
         if build == CPU and self.model.requires_gpu:
             message = f"{self.model_id} needs a GPU, and only the CPU build can be used here."
             raise UnsupportedModel(
@@ -67,12 +59,7 @@ class Needs:
 
 
 def check_model(manifest: Manifest, model_id: str, *, system: str | None = None) -> ModelInfo:
-    """A model's entry, where it can be switched to on a system (`platform.system()`), this one by default.
-
-    Raises:
-        UnknownModel: The manifest has no such model.
-        UnsupportedModel: It can't run on that system, or needs a newer station.
-    """
+    """A model's entry, where it can be switched to on a `platform.system()`, this one by default."""
     model = manifest.model(model_id)
     reason = manifest.unsupported_reason(model_id, system=system)
     if reason is not None:
@@ -121,12 +108,7 @@ async def needs_of(
     manifest: Manifest,
     environ: Mapping[str, str],
 ) -> Needs:
-    """What a backend's code and the machine make of an activation's request.
-
-    Raises:
-        RequirementsUnsafe: The backend asks for something that is never installed.
-        PythonUnsuitable: No Python can be used.
-    """
+    """What a backend's code and the machine make of an activation's request."""
     request = activation.request
     model = manifest.model(request.model)
     info = manifest.backends[model.backend]

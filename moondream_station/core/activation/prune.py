@@ -40,9 +40,6 @@ async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None],
 
     An environment stays while `active.json` names it or a process runs in it; a download stays while the lock
     of an environment that stays names it; a partial one is kept by nothing.
-
-    Raises:
-        HomeUnusable: `active.json` can't be read, so that nobody knows what is in use.
     """
     async with activation_lock(home, activation=new_activation_id(), command="prune", on_wait=on_wait):
         found = await anyio.to_thread.run_sync(_find, home)

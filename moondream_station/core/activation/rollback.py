@@ -24,12 +24,7 @@ from moondream_station.core.worker.worker import open_worker
 
 
 def previous_environment(home: Home, model: str) -> str:
-    """The name of the environment that a model had before the one it has.
-
-    Raises:
-        NothingToRollBack: There is none.
-        HomeUnusable: `active.json` can't be read.
-    """
+    """The name of the environment that a model had before the one it has."""
     record = read_active(home).models.get(model)
     if record is None:
         raise NothingToRollBack(
@@ -56,11 +51,7 @@ def check_rollback(home: Home, model: str) -> None:
 async def find_previous(activation: Activation, *, home: Home, manifest: Manifest) -> Environment:
     """The environment that the activation goes back to; reported as an installation reports what it reuses.
 
-    Only for the holder of `activation.lock`.
-
-    Raises:
-        NothingToRollBack: There is none any more.
-        StationError: It can't be used any more; by cause.
+    Only for the holder of `activation.lock`. One that can't be used any more is an error by its cause.
     """
     model = activation.request.model
     check_rollback(home, model)
@@ -90,10 +81,6 @@ async def exchange(
     """Go back to the former environment of a model that is not active; torch computes in it before.
 
     Gives whether it was done: nothing is for the active model.
-
-    Raises:
-        NothingToRollBack: It had no other environment.
-        StationError: That one can't be used any more; by cause.
     """
     command = f"rollback {model}"
     async with activation_lock(home, activation=new_activation_id(), command=command, on_wait=on_wait):

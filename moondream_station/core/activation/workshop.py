@@ -211,13 +211,7 @@ class Workshop:
         return Candidates(select(request, collected.offers), collected)
 
     def announce(self, needs: Needs, candidates: Candidates) -> None:
-        """Report the choice, unless whether torch is needed at all shows in the lock alone.
-
-        Raises:
-            NoBuild: There is none.
-            IndexUnreachable: There is none, because no index answered.
-            UnsupportedModel: It is the CPU build, and the model needs a GPU.
-        """
+        """Report the choice, or why there is none; but where the lock alone shows whether torch is needed."""
         if not needs.requirements.mentions_torch:
             return
         if candidates.current is None and candidates.collected is not None:
@@ -226,11 +220,7 @@ class Workshop:
         needs.check_gpu(candidates.selection.build, because=candidates.selection.reason)
 
     def fall_back(self, build: str, candidates: Candidates, failure: VerificationFailed) -> None:
-        """Go on with another build than the one on which torch does not compute.
-
-        Raises:
-            VerificationFailed: There is none.
-        """
+        """Go on with another build than one on which torch fails; where there is none, raise the failure."""
         if candidates.fall_back(build, failure.message) is None:
             raise failure
         self.announce_fallback(build, candidates, failure.message)
@@ -242,12 +232,7 @@ class Workshop:
         self._activation.publish(FallbackChosen(from_build=from_build, to_build=to_build, reason=reason))
 
     async def lock(self, needs: Needs, candidates: Candidates) -> Lock:
-        """Resolve to exact wheels; a candidate that does not resolve gives way to the next, three at most.
-
-        Raises:
-            ResolutionConflict: The requirements do not go together on any of them.
-            StationError: An index can't be asked, or a file can't be fetched.
-        """
+        """Resolve to exact wheels; a candidate that does not resolve gives way to the next, three at most."""
 
         def rejected(build: str, reason: str) -> None:
             self.announce_fallback(build, candidates, reason)
@@ -304,9 +289,7 @@ class Workshop:
     async def building(self, needs: Needs, lock: Lock) -> AsyncIterator[Building]:
         """An environment on its way, which unpacks what arrives; archives of sources are wheels by then.
 
-        Raises:
-            NoSpace: There is not enough space, here or in the block; the hint says what could be freed.
-            StationError: A file can't be fetched, or the environment is not whole.
+        Where space runs out, here or in the block, the hint says how much could be freed.
         """
         try:
             async with open_building(

@@ -37,12 +37,9 @@ _Facts: TypeAlias = dict[object, Event]
 class History:
     """Every fact of the last 20 activations and the last 1000 of the station's own.
 
-    Args:
-        past: Facts of earlier runs by their seq.
-        complete_after: None of the facts after this seq is missing in `past`; None where that is not known.
-        seq: The last seq that anybody can have seen from here so far.
-        begins_at: The first seq that can be given now. What lies between `seq` and this was published by a
-            run that could not write it down, so whoever has seen it can't go on from there.
+    Of `past`, the facts of earlier runs, none after `complete_after` is missing (None: nobody knows). What
+    lies between `seq`, the last one seen so far, and `begins_at`, the first one that can be given now, was
+    published by a run that could not write it down: whoever has seen it can't go on from there.
     """
 
     def __init__(
@@ -73,8 +70,7 @@ class History:
     def after(self, seq: int) -> list[Event]:
         """What followed an event, by seq; of progress the last one a key.
 
-        Raises:
-            HistoryGone: Some of it is forgotten, or nobody here has seen that event.
+        `HistoryGone` where some of it is forgotten, or nobody here has seen that event.
         """
         is_between_runs = self._seq < seq < self._begins_at
         if not self._known_after <= seq <= self._last or is_between_runs:
@@ -119,13 +115,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
-        """The next event.
-
-        Raises:
-            StopAsyncIteration: The subscription was closed and everything before that has been read.
-            SubscriberOverflowed: More events waited than the buffer holds; `last_seq` is where to resume.
-            anyio.BusyResourceError: Another task is reading.
-        """
+        """The next event, for one task alone; `SubscriberOverflowed` where more waited than there is room."""
         with self._guard:
             # Nothing is taken before this, and nothing is awaited after: a cancelled reader loses no event.
             await anyio.lowlevel.checkpoint()
@@ -220,13 +210,8 @@ class Bus:
     async def subscribe(self, *, after: int | None = None, buffer: int = 1024) -> AsyncIterator[Subscription]:
         """Follow what is published, from the moment the context is entered.
 
-        Args:
-            after: The event that the reader has seen last: what followed it is replayed first, of progress
-                the last one a key. None: only what is published from now on.
-            buffer: How many events may wait for the reader, at least 1; one more closes this subscription.
-
-        Raises:
-            HistoryGone: What followed `after` is no longer known in full.
+        What followed the event `after` is replayed first, of progress the last one a key; `HistoryGone` where
+        it is not known in full. `buffer` events may wait for the reader; one more closes this subscription.
         """
         replay = [] if after is None else self._history.after(after)
         seen = self._state.seq if after is None else after

@@ -29,15 +29,11 @@ _log = Log()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """What earlier runs left.
-
-    Args:
-        events: Facts by their seq.
-        complete_after: None of the facts after this seq is missing but merged progress; None: nobody knows.
-    """
+    """What earlier runs left: facts by their seq."""
 
     events: tuple[Event, ...]
     complete_after: int | None
+    """None of the facts after this seq is missing but merged progress; None: nobody knows."""
 
 
 class Journal:
@@ -101,20 +97,12 @@ class Journal:
 
 
 def read_activation(home: Home, activation: str) -> list[Event]:
-    """The facts of one activation by their seq; none where there is no journal of it.
-
-    Raises:
-        OSError: The journal is there and can't be read.
-    """
+    """The facts of one activation by their seq; none where there is no journal of it."""
     return _read(_path(home, activation)) if _ID.fullmatch(activation) else []
 
 
 def read_history(home: Home, *, last: int | None = None) -> list[Event]:
-    """The facts that the journals hold, by their seq: the station's own and those of activations.
-
-    Raises:
-        OSError: A journal can't be read.
-    """
+    """The facts that the journals hold, by their seq: the station's own and those of activations."""
     log = _station_log(home)
     events = _read(_rotated(log)) + _read(log)
     for activation in activations(home)[0 if last is None else -last :]:

@@ -67,11 +67,7 @@ class ActiveRecord:
 
 
 def read_active(home: Home) -> ActiveRecord:
-    """What is active; an empty record where nothing ever was.
-
-    Raises:
-        HomeUnusable: `active.json` can't be read, or is of a format that this station does not know.
-    """
+    """What is active; an empty record where nothing ever was, `HomeUnusable` where nobody can tell."""
     try:
         data = read_json(home.active)
         return ActiveRecord() if data is None else from_json(ActiveRecord, data)

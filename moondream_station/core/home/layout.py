@@ -69,12 +69,7 @@ class Home:
 
 
 def home_from(environ: Mapping[str, str]) -> Home:
-    """The home that a user's variables name: `MOONDREAM_STATION_HOME`, or `~/.moondream-station`.
-
-    Raises:
-        HomeUnusable: There is neither that variable nor a home folder of the user's.
-        UsageError: It is relative, and the working folder was deleted.
-    """
+    """The home that a user's variables name: `MOONDREAM_STATION_HOME`, or `~/.moondream-station`."""
     named = environ.get("MOONDREAM_STATION_HOME", "").strip()
     try:
         root = Path(named).expanduser() if named else Path.home() / ".moondream-station"
@@ -89,11 +84,7 @@ def expanded(text: str | Path) -> Path:
 
 
 def absolute(path: str | Path) -> Path:
-    """A path as a user writes it, in full: `~` written out, links kept.
-
-    Raises:
-        UsageError: It is relative, and the working folder was deleted.
-    """
+    """A path as a user writes it, in full: `~` written out, links kept."""
     path = expanded(path)
     try:
         return path.absolute()

@@ -128,12 +128,7 @@ def activation_holder(home: Home) -> Holder | None:
 
 @contextmanager
 def serve_lock(home: Home) -> Iterator[None]:
-    """Hold the right to serve this home, and take down `station.json` at the end.
-
-    Raises:
-        StationRunning: Another station serves it.
-        HomeLocked: The home's file system can't lock.
-    """
+    """Hold the right to serve this home, and take down `station.json` at the end."""
     lock = _file_lock(home.serve_lock)
     if not _acquired(lock, home):
         record = read_station(home)

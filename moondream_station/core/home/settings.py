@@ -60,12 +60,7 @@ class Settings(BaseModel):
 
 
 def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Settings:
-    """Read the settings.
-
-    Raises:
-        SettingsInvalid: A value can't be used; says where it stands.
-        HomeUnusable: The home is not a folder, or not ours to read.
-    """
+    """Read the settings; an error says where the value stands that can't be used."""
     stored = read_config(home.config)
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
     given = {key: value for key, value in flags.items() if value is not None}

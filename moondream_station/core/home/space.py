@@ -63,12 +63,7 @@ def no_space_hint(freeable_bytes: int | None) -> str:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Translate what the file system raises while that folder is written to.
-
-    Raises:
-        NoSpace: It is full, or the user's share of it is.
-        HomeUnusable: It can't be written for another reason.
-    """
+    """Translate what the file system raises while that folder is written to."""
     try:
         yield
     except OSError as error:

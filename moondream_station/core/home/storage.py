@@ -46,10 +46,6 @@ def write_record(home: Home, path: Path, data: str, *, mode: int = 0o644) -> Non
     """Replace a file of the home whole; on a full disk what can be found out again gives way to it.
 
     Without that the commands that free space could not run: each has a record to write first.
-
-    Raises:
-        NoSpace: There is no room for it all the same.
-        HomeUnusable: It can't be written for another reason.
     """
     with writing_to(home.root):
         try:
@@ -64,12 +60,7 @@ def write_record(home: Home, path: Path, data: str, *, mode: int = 0o644) -> Non
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content, None where there is no such file.
-
-    Raises:
-        ValueError: The file is not JSON; the message says where it breaks off.
-        OSError: The file can't be read.
-    """
+    """A JSON file's content, None where there is no such file; ValueError says where it breaks off."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -108,11 +99,8 @@ def sync_tree(folder: Path) -> None:
 def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
     """Remove a folder and all in it: under another name first, so that nobody meets it half gone.
 
-    Links are removed, never followed. A folder that does not exist is fine.
-
-    Args:
-        folder: The folder.
-        seconds: How long it may take; the next sweep removes the rest. None for as long as it takes.
+    Links are removed, never followed. A folder that does not exist is fine. The next sweep removes what
+    `seconds` do not suffice for.
     """
     trash = folder.with_name(f".trash-{secrets.token_hex(4)}")
     try:

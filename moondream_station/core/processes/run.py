@@ -55,15 +55,10 @@ async def run(
 
     Whatever it started is ended with it, also when it ends well. Being cancelled takes 1.5 seconds at most.
 
-    Args:
-        argv: The program, as an absolute path or a name to look up in env's PATH, and its arguments.
-        env: All of its variables; usually made by `child_environment`. Where these set no locale, Python's
-            locale coercion (PEP 538) in the guard adds LC_CTYPE.
-        cwd: Its working folder, the station's own by default.
-        timeout_seconds: How long it may take, None for as long as it likes.
-        output_limit_bytes: How much of stdout, and of stderr, is kept. The rest is read and dropped.
-        on_stderr_line: Called with every line of stderr (also beyond the limit) as it comes, without its end;
-            undecodable bytes replaced, 8 KiB a line at most. What it raises ends the program and is raised.
+    Where `env` sets no locale, Python's locale coercion (PEP 538) in the guard adds LC_CTYPE. Of stdout, and
+    of stderr, `output_limit_bytes` are kept; the rest is read and dropped. `on_stderr_line` gets every line,
+    also beyond the limit, as it comes and without its end; undecodable bytes are replaced, and 8 KiB a line
+    are the most. What it raises ends the program and is raised.
 
     Raises:
         ProgramMissing: The program is not installed or can't be started.

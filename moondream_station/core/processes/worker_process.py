@@ -85,15 +85,11 @@ class WorkerProcess:
 async def open_worker_process(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log_path: Path
 ) -> AsyncIterator[WorkerProcess]:
-    """Start a backend's worker; at the end of the context nothing of it is left.
+    """Start a backend's worker as `open_child` does; at the end of the context nothing of it is left.
 
     Then its stdin ends; 0.75 seconds later its guard ends it and all that it started. A crash raises nothing
     here: `wait` returns, and the streams end. Its stderr goes to `log_path`, line by line: up to 4 MiB, and
     the 4 MiB before that in its name with ".1" behind.
-
-    Raises:
-        ProgramMissing: The program is not there or can't be started.
-        OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
     """
     async with open_child(argv, env=env, cwd=cwd, stdin=subprocess.PIPE) as child:
         log = OutputLog(log_path)
