@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Self, TypeAlias
 
@@ -28,6 +28,7 @@ from moondream_station.core.worker.worker_protocol import (
     FrameUnfit,
     ProtocolError,
     encode,
+    encode_with,
 )
 
 Frame: TypeAlias = dict[str, Any]
@@ -192,19 +193,26 @@ class Link:
         # The goodbye that a worker is sent when its owner is cancelled must still reach it.
         self._writing = anyio.CancelScope(shield=True)
 
-    def request(self, subject: str, frame: Frame, *, on_end: Callable[[], None] | None = None) -> Request:
-        """Send a request without waiting for its answer."""
+    def request(
+        self,
+        subject: str,
+        frame: Frame,
+        *,
+        texts: Mapping[str, bytes] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> Request:
+        """Send a request, and long texts (UTF-8) as they are behind it, without waiting for its answer."""
         if self.failure is not None:
             raise _again(self.failure)
         number = self._last_number + 1
         try:
-            data = encode({**frame, "id": number})
+            pieces = encode_with(texts or {}, {**frame, "id": number})
         except FrameUnfit as error:
             raise BackendError(f"`{subject}` can't be sent to the backend: {error}.") from error
         self._last_number = number
         request = Request(number, subject, send=self.tell, on_end=on_end)
         self._requests[number] = request
-        self._queue(data)
+        self._queue(*pieces)
         return request
 
     def tell(self, frame: Frame) -> None:
@@ -289,8 +297,8 @@ class Link:
             await self._read_all.wait()
         self.fail(_in_words(returncode))
 
-    def _queue(self, data: bytes) -> None:
-        self._outbox.append(data)
+    def _queue(self, *pieces: bytes) -> None:
+        self._outbox += pieces
         self._queued.set()
 
     def _dispatch(self, frame: Frame) -> None:

@@ -19,6 +19,7 @@ from moondream_station.core.worker.verification import Verification, WorkerPlan,
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
 _WORKER_MAIN: Final = Path(__file__).with_name("worker_main.py")
+_LONG_CHARACTERS: Final = 1 << 14
 _GOODBYE_SECONDS: Final = 0.5
 """How long an idle worker may take to end by itself: a cancelled activation ends within two seconds."""
 
@@ -85,9 +86,16 @@ class Worker:
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
     ) -> Request:
         """Send a call without waiting for its answer. `on_end` is not called where this raises."""
-        call = {"op": "call", "function": function, "kwargs": dict(kwargs)}
+        # Lone surrogates are legal in JSON's strings and in Python's, and must survive.
+        texts = {
+            name: value.encode("utf-8", "surrogatepass")
+            for name, value in kwargs.items()
+            if isinstance(value, str) and len(value) >= _LONG_CHARACTERS
+        }
+        short = {name: value for name, value in kwargs.items() if name not in texts}
+        call = {"op": "call", "function": function, "kwargs": short}
         flow = {"stream": bool(kwargs.get("stream")), "window": STREAM_WINDOW}
-        return self._link.request(function, call | flow, on_end=on_end)
+        return self._link.request(function, call | flow, texts=texts, on_end=on_end)
 
     async def wait_failed(self) -> WorkerFailed:
         """Wait until the worker fails; never returns for one that is ended on purpose."""

@@ -37,10 +37,16 @@ class Call:
     def __init__(self, request: dict[str, Any]) -> None:
         self.id = request["id"]
         self.function = str(request["function"])
-        self.kwargs: dict[str, Any] = request["kwargs"]
+        self._kwargs: dict[str, Any] = request["kwargs"]
+        self._texts: dict[str, bytes] = request.get("texts", {})
         self.streams = bool(request["stream"])
         self._room = threading.Semaphore(int(request["window"]))
         self._cancelled = threading.Event()
+
+    def arguments(self) -> dict[str, Any]:
+        """What the function is called with."""
+        texts = {name: text.decode("utf-8", "surrogatepass") for name, text in self._texts.items()}
+        return self._kwargs | texts
 
     def cancel(self) -> None:
         """The station has lost interest; whoever waits for room finds out."""
@@ -110,8 +116,9 @@ class Calls:
         if function is None:
             text = f"the backend has no function {call.function!r}"
             return {"kind": "error", "id": call.id, "code": "unknown-function", "message": text}
-        _check_arguments(function, call.kwargs)
-        value = function(**call.kwargs)
+        arguments = call.arguments()
+        _check_arguments(function, arguments)
+        value = function(**arguments)
         answer = value if isinstance(value, dict) else {"result": value}
         key = next((key for key, part in answer.items() if _is_iterator(part)), None)
         if not call.streams or key is None:

@@ -51,6 +51,10 @@ else:
     torch_check = _sibling("torch_check")
 
 
+_PIPE_BYTES = 1 << 20
+"""An image passes with few turns between two processes: a pipe has 64 KiB by default."""
+
+
 def leave() -> NoReturn:
     """End this process now: nobody is left to work for. Its guard ends what the backend has started."""
     os._exit(1)
@@ -152,8 +156,12 @@ class Worker:
     def receive(self, descriptor: int) -> None:
         """Hand out requests as they come; in a thread of its own. Ends the process when they end."""
         decoder = worker_protocol.FrameDecoder()
+        with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux alone has larger pipes
+            import fcntl  # noqa: PLC0415
+
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
-            while data := os.read(descriptor, 1 << 16):
+            while data := os.read(descriptor, _PIPE_BYTES):
                 for request in decoder.feed(data):
                     if not self._calls.take(request):
                         self._main.put(request)

@@ -69,6 +69,20 @@ async def test_answers_calls_with_what_the_backend_returns(tmp_path: Path) -> No
         assert await call(worker, "echo", kwargs) == {"kwargs": kwargs, "args": {"model_id": "m"}}
 
 
+async def test_long_texts_arrive_as_they_are(tmp_path: Path) -> None:
+    """They go behind the call, not as JSON, which took most of the time of a call with an image."""
+    source = "def size(**kwargs):\n    return {name: len(value) for name, value in kwargs.items()}\n"
+    async with serving(tmp_path, source) as worker:
+        kwargs = {"image_url": '"' * 20_000_000, "question": "\ud800" * 20_000, "length": "short"}
+        # 80 MB as JSON, which is more than a frame may have.
+        assert await call(worker, "size", {**kwargs, "other": '"' * 20_000_000}) == {
+            "image_url": 20_000_000,
+            "question": 20_000,
+            "length": 5,
+            "other": 20_000_000,
+        }
+
+
 async def test_verifies_without_torch_that_the_worker_lives(tmp_path: Path) -> None:
     """A backend without torch has an empty report and nothing that differs from the plan."""
     async with started(tmp_path) as worker:

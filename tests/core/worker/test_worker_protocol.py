@@ -15,6 +15,7 @@ from moondream_station.core.worker.worker_protocol import (
     FrameUnfit,
     ProtocolError,
     encode,
+    encode_with,
 )
 
 JSON = st.recursive(
@@ -41,6 +42,24 @@ def test_frames_survive_however_they_are_cut(frames: list[dict[str, Any]], cuts:
     found += list(decoder.feed(data))
     assert found == frames
     assert list(decoder.feed(encode({"next": 1}))) == [{"next": 1}]  # nothing was left before it
+
+
+@given(texts=st.dictionaries(st.text(), st.binary(max_size=40), max_size=3), cut=st.integers(1, 40))
+def test_texts_follow_a_frame_as_they_are(texts: dict[str, bytes], cut: int) -> None:
+    """Whatever bytes they have, and whatever pieces the pipe gives; the next frame begins behind them."""
+    data = b"".join(encode_with(texts, {"id": 1})) + encode({"id": 2})
+    decoder = FrameDecoder()
+    frames = [
+        frame for start in range(0, len(data), cut) for frame in decoder.feed(data[start : start + cut])
+    ]
+    assert frames == [{"id": 1, **({"texts": texts} if texts else {})}, {"id": 2}]
+
+
+@pytest.mark.parametrize("sizes", [{"a": -1}, {"a": "1"}, {"a": True}, {"a": 1 << 40}, [1], 1])
+def test_texts_of_no_possible_size_are_refused(sizes: object) -> None:
+    """Nothing is waited for that can't come."""
+    with pytest.raises(ProtocolError, match="announces texts"):
+        list(FrameDecoder().feed(encode({"texts": sizes})))
 
 
 @given(st.binary(max_size=200))
@@ -82,3 +101,5 @@ def test_too_large_a_frame_is_not_encoded() -> None:
     """The limit holds on both sides."""
     with pytest.raises(FrameUnfit, match=str(MAX_FRAME_BYTES)):
         encode({"value": "x" * MAX_FRAME_BYTES})
+    with pytest.raises(FrameUnfit, match=str(MAX_FRAME_BYTES + 1)):
+        encode_with({"a": bytes(MAX_FRAME_BYTES), "b": b"1"}, {})
