@@ -9,8 +9,9 @@ benchmarks/installing/participants.py says: from its lock to the environment tha
 `--link` makes the index send no faster than that many Mbit/s over all connections together. `--interrupt`
 kills every participant when 80 % of the bytes were sent, and measures the run after that. `--scale 1` is the
 whole set: 190 MB, two of 50 MB and twenty small wheels; making it takes half a minute. `--real` installs the
-CPU torch of pip's find-links instead. Aim: at most 1.1 times uv's time on loopback, no more than uv's on a
-link of 1000 Mbit/s or less; after an interruption a quarter of uv's.
+CPU torch of pip's find-links instead. `--against` lets another checkout's station, in its `.venv`, take turns
+too. Aim: at most 1.1 times uv's time on loopback, no more than uv's over 1000 Mbit/s or less; after an
+interruption a quarter of uv's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a program: find `support`
 
-from benchmarks.installing.participants import MODEL, Participant, Pip, Station, Uv, newest_pip
+from benchmarks.installing.participants import MODEL, Participant, Pip, Station, Uv, newest_pip, python_of
 from benchmarks.installing.wheels import serve_real_torch, serve_torch_like
 
 from moondream_station.core.resolve.pylock import read_stored_pylock
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--without-pip", action="store_true", help="leave pip out: it takes ten times as long"
     )
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measure another checkout's too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, TorchIndex() as index:
         _compare(index, Path(name), options)
@@ -57,15 +59,18 @@ def _compare(index: TorchIndex, folder: Path, options: argparse.Namespace) -> No
     )
     if wheels is None:
         sys.exit("pip's find-links have no CPU torch for this Python")
-    premises = Premises(folder=folder, index=index)
-    premises.add_model(MODEL, requirements="\n".join([*wheels.requirements, ""]))
-    station = Station(premises=premises)
+    requirements = "\n".join([*wheels.requirements, ""])
+    station = Station(premises=_premises(folder / "this", index, requirements))
     lock = station.lock()
     participants: list[Participant] = [station, Uv(folder=folder, lock=lock)]
+    if options.against:
+        place = _premises(folder / "other", index, requirements)
+        python = python_of(options.against)
+        participants.append(Station(premises=place, name="the other one", python=python))
     if not options.without_pip:
-        requirements = _as_requirements(lock, folder / "requirements.txt")
-        python = newest_pip(folder / "newest-pip")
-        participants.append(Pip(folder=folder, requirements=requirements, python=python))
+        pinned = _as_requirements(lock, folder / "requirements.txt")
+        newest = newest_pip(folder / "newest-pip")
+        participants.append(Pip(folder=folder, requirements=pinned, python=newest))
     index.limit(options.link * 125_000 if options.link else None)
     times: dict[str, list[float]] = {one.name: [] for one in participants}
     for _ in range(options.runs):
@@ -78,6 +83,14 @@ def _compare(index: TorchIndex, folder: Path, options: argparse.Namespace) -> No
     link = f"a link of {options.link:g} Mbit/s" if options.link else "loopback"
     after = ", after a kill at 80 %" if options.interrupt else ""
     _print(f"{wheels.name}, over {link}{after}, {options.runs} runs", times, station.parts)
+
+
+def _premises(folder: Path, index: TorchIndex, requirements: str) -> Premises:
+    """A place for one station, and the model that it installs."""
+    folder.mkdir()
+    premises = Premises(folder=folder, index=index)
+    premises.add_model(MODEL, requirements=requirements)
+    return premises
 
 
 def _interrupt(one: Participant, index: TorchIndex) -> None:

@@ -34,7 +34,7 @@ from support.backends import ECHO
 from support.index_traffic import Fault
 from support.machines import cpu_only, nvidia_linux
 from support.stations import HERE, Course, Premises, caption, course_of, failed, switched
-from support.wheels import TorchBehaviour, behaviour_of, module_wheel
+from support.wheels import TorchBehaviour, Wheel, behaviour_of, module_wheel
 
 pytestmark = pytest.mark.anyio
 
@@ -471,3 +471,16 @@ async def test_a_switch_that_fails_leaves_the_active_models_code(
     async with premises.station(CPU, serves=True) as station:
         await station.start_active()
         assert await caption(station) == "a small caption"
+
+
+async def test_code_that_can_not_be_read_is_fetched_again(premises: Premises) -> None:
+    """A link that leads nowhere among a backend's files is damage, and no bug of the station's."""
+    files = {"backend.py": ECHO.encode(), "requirements.txt": b""}
+    premises.index.add_simple(Wheel(name="code", version="1.0", files=files))
+    premises.add_model("new", code_url=f"{premises.index.simple_url}/files/code-1.0-py3-none-any.whl")
+    async with premises.station(CPU) as station:
+        await switched(station, "new")
+    (entry,) = premises.home.backends.rglob("backend.py")
+    (entry.parent / "gone.py").symlink_to("nowhere")
+    async with premises.station(CPU) as station:
+        await switched(station, "new")

@@ -40,9 +40,9 @@ class Premises(Protocol):
         """The user's variables."""
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line of `moondream-station`."""
-    return [sys.executable, "-m", "moondream_station", *arguments]
+def command(*arguments: str, python: str = sys.executable) -> list[str]:
+    """The command line of `moondream-station`, as that Python has it."""
+    return [python, "-m", "moondream_station", *arguments]
 
 
 def run(premises: Premises, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -125,7 +125,11 @@ def switch(premises: Premises, *arguments: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def started(
-    premises: Premises, *arguments: str, log: IO[str] | None = None, **variables: str
+    premises: Premises,
+    *arguments: str,
+    log: IO[str] | None = None,
+    python: str = sys.executable,
+    **variables: str,
 ) -> Iterator[subprocess.Popen[str]]:
     """A command that runs; at the end it is told to go, and has gone.
 
@@ -133,10 +137,11 @@ def started(
         premises: Where.
         arguments: What follows the program's name.
         log: Where its stderr goes; a pipe by default, which holds up whoever fills it.
+        python: Whose station it is.
         variables: The user's further variables.
     """
     with subprocess.Popen(
-        command(*arguments),
+        command(*arguments, python=python),
         env={**premises.environ, **variables},
         cwd=premises.folder,
         stdin=subprocess.DEVNULL,
@@ -194,11 +199,11 @@ class Served:
 
 
 @contextmanager
-def serving(premises: Premises, *arguments: str) -> Iterator[Served]:
+def serving(premises: Premises, *arguments: str, python: str = sys.executable) -> Iterator[Served]:
     """A station that serves on any free port."""
     with (
         TemporaryFile("w+", encoding="utf-8") as log,
-        started(premises, "serve", "--port", "0", *arguments, log=log) as process,
+        started(premises, "serve", "--port", "0", *arguments, log=log, python=python) as process,
     ):
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -26,6 +26,11 @@ Enough = Callable[[], bool]
 """Whether so much was sent that a run is to be killed."""
 
 
+def python_of(checkout: Path) -> str:
+    """The Python of another checkout of this repository, set up as its README says."""
+    return str((checkout / ".venv" / "bin" / "python").absolute())
+
+
 class Participant(Protocol):
     """Somebody who installs."""
 
@@ -55,6 +60,7 @@ class Station:
 
     premises: Premises
     name: str = "this station"
+    python: str = sys.executable
     parts: list[Mapping[str, float]] = field(default_factory=list)
 
     def install(self, *, until: Enough | None = None) -> float:
@@ -63,7 +69,7 @@ class Station:
         said = self.premises.folder / "events.jsonl"  # a pipe that nobody reads meanwhile would fill
         with said.open("w") as output:
             process = subprocess.Popen(
-                command("switch", MODEL, "--json"),
+                command("switch", MODEL, "--json", python=self.python),
                 env=self.premises.environ,
                 cwd=self.premises.folder,
                 stdin=subprocess.DEVNULL,
