@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import psutil
 import pytest
 
 from moondream_station.core.activation.activation import cancel_request
@@ -180,3 +182,27 @@ async def test_a_request_to_cancel_that_nobody_took_is_swept(premises: Premises)
         os.utime(stale, (0, 0))
         await switched(station, "colours")
         assert (stale.exists(), fresh.exists()) == (False, True)
+
+
+async def test_long_looks_stop_nothing_else(premises: Premises, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend's files are hashed, and the computer's processes gone through, beside the event loop."""
+    threads: dict[str, set[threading.Thread]] = {}
+
+    def notice(module: object, name: str) -> None:
+        function = getattr(module, name)
+
+        def noticed(*args: Any, **options: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.current_thread())
+            return function(*args, **options)
+
+        monkeypatch.setattr(module, name, noticed)
+
+    notice(hashlib, "file_digest")
+    notice(psutil, "pids")
+    async with premises.station(CPU) as station:
+        await switched(station, "colours")
+    async with premises.station(CPU, serves=True) as station:
+        await station.start_active()
+        assert await caption(station) == "a small caption"
+    assert threads.keys() == {"file_digest", "pids"}
+    assert [name for name in threads if threading.main_thread() in threads[name]] == []
