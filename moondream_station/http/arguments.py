@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -22,6 +23,7 @@ SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorizati
 
 JSON_TYPE: Final = "application/json"
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 
@@ -70,7 +72,10 @@ async def read_object(request: Request) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+        text = body.decode(json.detect_encoding(body))
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\" in text and _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # one without its partner is text in no encoding
     except (ValueError, RecursionError) as error:
         raise RequestInvalid(f"The body is not valid JSON: {error}") from error
     if not isinstance(value, dict):

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
-from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 import anyio
+from anyio.lowlevel import checkpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction
+from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
+from moondream_station.core.home.task_groups import as_raised
 from moondream_station.http.answers import error_response, function_error, json_response, to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import FunctionCall, read_call
 from moondream_station.http.attendance import attend
 from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
 from moondream_station.http.refusals import MethodRefused
+
+UNREAD_BYTES: Final = 1 << 20
+"""How much of a stream is kept for a client that reads more slowly than the backend computes."""
 
 
 def function_name(path: str) -> str:
@@ -71,10 +75,55 @@ class Functions:
             await exchange.fail(error)
 
 
-class _Phase(Enum):
-    CALLING = auto()
-    STREAMING = auto()
-    ANSWERED = auto()
+class _Unread:
+    """What a client has not read yet of a stream: bounded, so that a call waits for a slow client.
+
+    The backend's chunks are put in at its own pace, and taken out together at the client's.
+    """
+
+    def __init__(self, most_bytes: int = UNREAD_BYTES) -> None:
+        self.is_ended = False
+        self._most_bytes = most_bytes
+        self._bytes = bytearray()
+        self._changed = anyio.Event()
+
+    def put(self, data: bytes) -> None:
+        """Put something in, also over the bound."""
+        self._bytes += data
+        self._change()
+
+    async def wait_for_room(self, seconds: float) -> None:
+        """Wait until less than the bound is in it."""
+        await checkpoint()
+        try:
+            with anyio.fail_after(seconds):
+                while len(self._bytes) >= self._most_bytes:
+                    await self._changed.wait()
+        except TimeoutError:
+            raise WorkerTimeout(
+                f"The client read nothing of its stream for {seconds:g} s", hint="Read it as it comes."
+            ) from None
+
+    def take(self) -> bytes:
+        """Take everything out."""
+        data, self._bytes = bytes(self._bytes), bytearray()
+        self._change()
+        return data
+
+    async def wait_for_more(self) -> bool:
+        """Wait until something is in it; False at the end."""
+        while not self._bytes and not self.is_ended:
+            await self._changed.wait()
+        return bool(self._bytes)
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self.is_ended = True
+        self._change()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 class _Exchange:
@@ -88,32 +137,34 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._phase = _Phase.CALLING
+        self._unread: _Unread | None = None
+        self._is_answered = False
         self._started = time.monotonic()
 
     async def run(self) -> None:
         """Call the function and answer."""
         call = self._call
-        async with self._station.call(
-            call.function, call.arguments, timeout_seconds=call.timeout_seconds
-        ) as answer:
-            if not isinstance(answer, Mapping):
-                await self._stream(answer)
-                return
-        # Outside the call: a client that reads slowly must not hold the backend.
-        await self._respond(self._whole(answer))
+        with as_raised():
+            async with anyio.create_task_group() as sending:
+                async with self._station.call(
+                    call.function, call.arguments, timeout_seconds=call.timeout_seconds
+                ) as answer:
+                    if not isinstance(answer, Mapping):
+                        self._unread = _Unread()
+                        sending.start_soon(self._pass_on, self._unread)
+                        await self._take(answer, self._unread)
+                        return
+                # Outside the call: a client that reads slowly must not hold the backend.
+                await self._respond(self._whole(answer))
 
     async def fail(self, error: StationError) -> None:
         """Answer with an error, or end the stream with it; nothing where the answer was complete."""
-        match self._phase:
-            case _Phase.CALLING:
-                await self._respond(error_response(self._scope["path"], error))
-            case _Phase.STREAMING:
-                with anyio.move_on_after(FAREWELL_SECONDS):
-                    await self._send_data(function_error(error))
-                    await self._end_stream()
-            case _Phase.ANSWERED:
-                pass
+        if self._unread is None and not self._is_answered:
+            await self._respond(error_response(self._scope["path"], error))
+        elif self._unread is not None and not self._is_answered:
+            with anyio.move_on_after(FAREWELL_SECONDS):
+                self._unread.put(_event(function_error(error)))
+                await self._send_body(self._unread.take(), more=False)
 
     def _whole(self, answer: Mapping[str, Any]) -> Response:
         try:
@@ -125,29 +176,38 @@ class _Exchange:
             raise BackendError(f"The backend's answer can't be written as JSON: {error}") from error
 
     async def _respond(self, response: Response) -> None:
-        self._phase = _Phase.ANSWERED
+        self._is_answered = True
         await response(self._scope, self._receive, self._send)
 
-    async def _stream(self, chunks: AsyncIterator[Any]) -> None:
-        await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
-        self._phase = _Phase.STREAMING
+    async def _take(self, chunks: AsyncIterator[Any], unread: _Unread) -> None:
+        """Take the stream from the backend, up to its end or an error of either side."""
+        patience = self._call.timeout_seconds or self._station.stats()["default_timeout"]
         count = 0
-        async for chunk in chunks:
-            await self._send_data({"chunk": chunk})
-            count += 1
-        await self._send_data({"stats": measure(count, time.monotonic() - self._started)})
-        await self._send_data({"completed": True})
-        await self._end_stream()
-
-    async def _send_data(self, data: Mapping[str, Any]) -> None:
         try:
-            body = b"data: %b\n\n" % to_json(data)
-        except (TypeError, ValueError) as error:
-            raise BackendError(
-                f"A chunk of the backend's answer can't be written as JSON: {error}"
-            ) from error
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            async for chunk in chunks:
+                unread.put(_event({"chunk": chunk}))
+                await unread.wait_for_room(patience)
+                count += 1
+            unread.put(_event({"stats": measure(count, time.monotonic() - self._started)}))
+            unread.put(_event({"completed": True}))
+        except StationError as error:
+            unread.put(_event(function_error(error)))
+        unread.end()
 
-    async def _end_stream(self) -> None:
-        self._phase = _Phase.ANSWERED
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _pass_on(self, unread: _Unread) -> None:
+        """Send the stream to the client."""
+        await self._send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
+        while await unread.wait_for_more():
+            await self._send_body(unread.take(), more=True)
+        await self._send_body(b"", more=False)
+
+    async def _send_body(self, body: bytes, *, more: bool) -> None:
+        self._is_answered = not more
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def _event(data: Mapping[str, Any]) -> bytes:
+    try:
+        return b"data: %b\n\n" % to_json(data)
+    except (TypeError, ValueError) as error:
+        raise BackendError(f"A chunk of the backend's answer can't be written as JSON: {error}") from error

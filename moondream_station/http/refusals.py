@@ -48,6 +48,10 @@ class MethodRefused(Refusal, code="method-not-allowed", status=405):
     """The route does not take this method."""
 
 
+class RequestTimeout(Refusal, code="request-timeout", status=408):
+    """The client did not send its whole request in time."""
+
+
 class BodyTooLarge(Refusal, code="body-too-large", status=413):
     """The body is too large."""
 
@@ -58,6 +62,10 @@ class ContentTypeUnsupported(Refusal, code="content-type-unsupported", status=41
 
 class ContentEncodingUnsupported(Refusal, code="content-encoding-unsupported", status=415):
     """The body is compressed, and no route takes that."""
+
+
+class ConnectionsExhausted(Refusal, code="too-many-connections", status=503):
+    """More clients are connected than the system has descriptors for."""
 
 
 class StationStopping(Refusal, code="station-stopping", status=503):

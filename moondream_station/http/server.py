@@ -11,21 +11,20 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
-import h11
 import uvicorn
 from anyio.abc import TaskStatus
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moondream_station.core.facts.errors import AddressInUse, AddressUnusable, UsageError
+from moondream_station.http.connection import Connection, Patience
 
 PORTS_TRIED: Final = 20
 MAX_PORT: Final = 65535
 BACKLOG: Final = 128
 FAREWELL_SECONDS: Final = 0.4
 """How long clients may delay the server's end; then their connections are closed."""
-_ARE_YOU_THERE_SECONDS: Final = (0.5, 0.75)
-"""After a client ended its side: by then most answers are written, and need no question before them."""
+_ACCEPTED_AT_ONCE: Final = 4
+"""asyncio takes its backlog for how many to accept before it looks at any: few, where descriptors are few."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what a user may ask for, never a default
@@ -88,6 +87,7 @@ async def serve(
     listeners: Listeners,
     *,
     stopping: anyio.Event,
+    patience: Patience = Patience(),  # noqa: B008  it can't be changed
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer requests until the station stops, on asyncio; reports started once requests are answered.
@@ -99,9 +99,6 @@ async def serve(
     """
     has_ended = anyio.Event()
 
-    def on_started() -> None:
-        task_status.started()
-
     async def end() -> None:
         try:
             await stopping.wait()
@@ -112,7 +109,7 @@ async def serve(
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
 
-    server = _Server(app, stopping=stopping, on_started=on_started)
+    server = _Server(app, stopping, patience, on_started=task_status.started)
     async with anyio.create_task_group() as serving:
         serving.start_soon(end)
         try:
@@ -127,11 +124,13 @@ async def serve(
 class _Server(uvicorn.Server):
     """uvicorn, quiet and without signal handlers, that ends with an event and reports its start."""
 
-    def __init__(self, app: ASGIApp, *, stopping: anyio.Event, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, stopping: anyio.Event, patience: Patience, *, on_started: Callable[[], None]
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_Connection,
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -140,11 +139,12 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                backlog=BACKLOG,
+                backlog=_ACCEPTED_AT_ONCE,
                 timeout_graceful_shutdown=1,
             )
         )
         self._stopping = stopping
+        self._patience = patience
         self._on_started = on_started
 
     @contextmanager
@@ -155,42 +155,19 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, then report it."""
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
         self._on_started()
 
     async def main_loop(self) -> None:
-        """Wait for the end; uvicorn's own loop wakes ten times a second, the `Date` header needs one."""
+        """Wait for the end; uvicorn's own loop wakes ten times a second, and once is enough."""
         while not self._stopping.is_set():
             await self.on_tick(0)
-            with anyio.move_on_after(1):
+            with anyio.move_on_after(self._patience.looks):
                 await self._stopping.wait()
-
-
-class _Connection(H11Protocol):
-    """A connection, by the same parser everywhere, that answers a client which has ended its own side.
-
-    A client may send its request and say at once that nothing more comes (RFC 9112, 9.6); uvicorn takes that
-    for having left (encode/uvicorn#1264). One that has left looks the same until something is written to it.
-    """
-
-    def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Keep the connection for the answer to a whole request; without one, close it."""
-        cycle = self.cycle
-        is_whole = self.conn.their_state in (h11.DONE, h11.MUST_CLOSE)
-        # What a GET streams has no end: who ends its own side there has left.
-        is_endless = is_whole and cycle.response_started and cycle.scope["method"] == "GET"
-        if not is_whole or is_endless or cycle.response_complete:
-            return None
-        cycle.keep_alive = False
-        for seconds in _ARE_YOU_THERE_SECONDS:
-            self.loop.call_later(seconds, self._ask_whether_there)
-        return True
-
-    def _ask_whether_there(self) -> None:
-        """Write what every client skips; where nobody is, the system refuses the next such write."""
-        if self.cycle.response_started or self.transport.is_closing():
-            return
-        if self.scope["http_version"] == "1.1":
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.look_after(self._patience)
 
 
 def _addresses(host: str) -> list[str]:

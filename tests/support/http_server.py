@@ -12,6 +12,7 @@ from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from moondream_station.http.app import create_app
+from moondream_station.http.connection import Patience
 from moondream_station.http.guard import Access
 from moondream_station.http.server import Listeners, listen, serve
 from support.station_api import FakeStation
@@ -99,6 +100,7 @@ async def serving(
     bound: str | None = None,
     allowed: tuple[str, ...] = (),
     comment_seconds: float = 15.0,
+    patience: Patience = Patience(),  # noqa: B008  it can't be changed
 ) -> AsyncIterator[Served]:
     """Serve a station for as long as the block runs.
 
@@ -108,6 +110,7 @@ async def serving(
         bound: The address that the rules take for the bound one; the real one where it is None.
         allowed: Further names to answer for.
         comment_seconds: How often an event stream shows a sign of life.
+        patience: How long its clients may keep it waiting.
     """
     served = Served(station, listen("127.0.0.1", port, explicit=True))
     hosts = served.listeners.hosts if bound is None else (bound,)
@@ -119,6 +122,8 @@ async def serving(
     )
     with anyio.fail_after(PATIENCE_SECONDS):
         async with anyio.create_task_group() as tasks:
-            await tasks.start(partial(serve, app, served.listeners, stopping=served.stopping))
+            await tasks.start(
+                partial(serve, app, served.listeners, stopping=served.stopping, patience=patience)
+            )
             yield served
             served.stopping.set()
