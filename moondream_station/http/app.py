@@ -17,10 +17,9 @@ from moondream_station.http.api import StationApi
 from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
 from moondream_station.http.functions import Functions
 from moondream_station.http.guard import Access, Guard
-from moondream_station.http.page import status_page
 from moondream_station.http.refusals import RouteUnknown
 from moondream_station.http.routes import ROUTES
-from moondream_station.http.station_routes import Handler, Resource, StationRoutes
+from moondream_station.http.station_routes import Handler, Resource, StationRoutes, status_page
 
 _log = Log()
 

@@ -1,10 +1,15 @@
-"""The station's own routes: health, models, stats, status, switch, rollback, cancel and doctor."""
+"""The station's own routes: its page, health, models, stats, status, switch, rollback, cancel, doctor."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import anyio
 import anyio.to_thread
@@ -12,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from moondream_station.core.facts.events import ActivationSucceeded
+from moondream_station.core.facts.state import StationState
 from moondream_station.http.answers import json_response
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import JSON_TYPE, media_type, read_object
@@ -19,7 +26,8 @@ from moondream_station.http.attendance import attend
 from moondream_station.http.guard import Access
 from moondream_station.http.refusals import ContentTypeUnsupported, MethodRefused, RequestInvalid
 
-HEALTH = {"status": "ok", "server": "moondream-station"}
+NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
+HEALTH: Final = {"status": "ok", "server": "moondream-station"}
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
 """Answers a request; a plain function where it has nothing to wait for."""
@@ -136,3 +144,53 @@ def _model(body: Mapping[str, Any]) -> str:
 def _refuse_others(body: Mapping[str, Any], what: str, *fields: str) -> None:
     if unknown := sorted(body.keys() - set(fields)):
         raise RequestInvalid(f"{what} takes {', '.join(fields)}, not {unknown[0]!r}")
+
+
+def load_page() -> str:
+    """The page's source, with `{{why}}` where the reason for the active build goes."""
+    return files("moondream_station.http").joinpath("status_page.html").read_text(encoding="utf-8")
+
+
+def content_policy(page: str) -> str:
+    """The strictest Content-Security-Policy that the page works with: its own style, script and station."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {_digest(page, 'style')}",
+            f"script-src {_digest(page, 'script')}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def why(state: StationState) -> str:
+    """Why the active model has its build, by the reason of its activation."""
+    if state.active is None or state.last is None or state.last.activation.selection is None:
+        return NOT_KNOWN
+    outcome = state.last.outcome
+    if not isinstance(outcome, ActivationSucceeded) or outcome.environment != state.active.environment:
+        return NOT_KNOWN
+    return state.last.activation.selection.reason
+
+
+def status_page(station: StationApi) -> Callable[[Request], Response]:
+    """The handler of the page; what changes in it comes from the station's other routes."""
+    page = load_page()
+    headers = {"Content-Security-Policy": content_policy(page), "Referrer-Policy": "no-referrer"}
+
+    def get(_request: Request) -> Response:
+        reason = html.escape(why(station.state))
+        return Response(page.replace("{{why}}", reason), media_type="text/html", headers=headers)
+
+    return get
+
+
+def _digest(page: str, tag: str) -> str:
+    """The source expression that allows the page's one inline element with this tag."""
+    (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
