@@ -153,9 +153,9 @@ class _Exchange:
                         self._unread = _Unread()
                         sending.start_soon(self._pass_on, self._unread)
                         await self._take(answer, self._unread)
-                        return
                 # Outside the call: a client that reads slowly must not hold the backend.
-                await self._respond(self._whole(answer))
+                if isinstance(answer, Mapping):
+                    await self._respond(self._whole(answer))
 
     async def fail(self, error: StationError) -> None:
         """Answer with an error, or end the stream with it; nothing where the answer was complete."""

@@ -109,7 +109,10 @@ async def serve(
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
 
-    server = _Server(app, stopping, patience, on_started=task_status.started)
+    def on_started() -> None:
+        task_status.started()
+
+    server = _Server(app, stopping, patience, on_started=on_started)
     async with anyio.create_task_group() as serving:
         serving.start_soon(end)
         try:
