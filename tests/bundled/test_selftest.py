@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from moondream_station.core.backends.manifest_loader import read_built_in
@@ -22,7 +21,7 @@ from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
-from support.backends import call
+from support.backends import call, unconnected
 from support.real_torch import torch_environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.torch]
@@ -77,10 +76,13 @@ async def started(python: Path, tmp_path: Path) -> AsyncIterator[Worker]:
 async def selftest(python: Path, tmp_path: Path) -> AsyncIterator[Worker]:
     """A worker that was verified and has the self-test loaded, as a station does it."""
     manifest = read_built_in()
-    async with httpx2.AsyncClient() as client:
-        code = await provide_backend(
-            "selftest", manifest.backends["selftest"], manifest=manifest, home=Home(tmp_path), client=client
-        )
+    code = await provide_backend(
+        "selftest",
+        manifest.backends["selftest"],
+        manifest=manifest,
+        home=Home(tmp_path),
+        connect=unconnected,
+    )
     async with started(python, tmp_path) as worker:
         verification = await worker.verify(WorkerPlan(build="cpu"))
         await worker.init(code, manifest.models["selftest"].args, device=verification.report.device)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, answer
@@ -196,3 +198,8 @@ async def call(
     """Call a function of a worker's backend as the station does; the limit is that of each chunk, too."""
     request = worker.begin(function, kwargs)
     return await answer(request, timeout_seconds, chunk_seconds=timeout_seconds)
+
+
+async def unconnected() -> httpx2.AsyncClient:
+    """Opens no client: what is provided is on this computer."""
+    raise AssertionError("Nothing is to be fetched")

@@ -147,9 +147,16 @@ class Workshop:
 
     async def _provide(self, backend_id: str) -> BackendCode:
         manifest = self._tools.manifest
-        _, client = await self._connected()
+
+        async def connect() -> httpx2.AsyncClient:
+            return (await self._connected())[1]
+
         return await provide_backend(
-            backend_id, manifest.backends[backend_id], manifest=manifest, home=self._tools.home, client=client
+            backend_id,
+            manifest.backends[backend_id],
+            manifest=manifest,
+            home=self._tools.home,
+            connect=connect,
         )
 
     async def reuse(self, needs: Needs) -> Environment | None:
@@ -388,6 +395,8 @@ class Workshop:
         """The user's packaging set-up, and a client that goes by it; read and opened once."""
         if self._network is None:
             config = await load_packaging_config(self._tools.environ)
-            client = open_client(config, torch_index=self._tools.torch_index)
+            # Reading the system's certificates takes 50 ms: in a thread, and only for who fetches something.
+            opening = partial(open_client, config, torch_index=self._tools.torch_index)
+            client = await anyio.to_thread.run_sync(opening)
             self._network = config, await self._resources.enter_async_context(client)
         return self._network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,8 @@ from moondream_station.core.home.storage import temporary_folder
 MAX_ARCHIVE_BYTES: Final = 256 << 20
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
 
+Connect: TypeAlias = Callable[[], Awaitable[httpx2.AsyncClient]]
+"""Opens the HTTP client, for who fetches something: that takes 50 ms."""
 _Finish: TypeAlias = Callable[[Path, CodeRecord], BackendCode]
 """Makes a backend of a filled folder."""
 
@@ -84,7 +86,7 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
 
 
 async def provide_backend(
-    backend_id: str, info: BackendInfo, *, manifest: Manifest, home: Home, client: httpx2.AsyncClient
+    backend_id: str, info: BackendInfo, *, manifest: Manifest, home: Home, connect: Connect
 ) -> BackendCode:
     """A backend's code in the home, ready to be loaded. Code of another content that is there stays.
 
@@ -100,7 +102,7 @@ async def provide_backend(
     with provider.translated():
         await anyio.to_thread.run_sync(partial(parent.mkdir, parents=True, exist_ok=True))
         async with temporary_folder(parent, TEMPORARY) as workplace:
-            return await provider.provide(workplace, client, finish)
+            return await provider.provide(workplace, connect, finish)
 
 
 async def backend_requirements(
@@ -109,12 +111,15 @@ async def backend_requirements(
     """The requirements of the code that `provide_backend` would provide; nothing in the home is changed."""
     provider = _Provider(backend_id, info, manifest, home)
 
+    async def connect() -> httpx2.AsyncClient:
+        return client
+
     def finish(folder: Path, record: CodeRecord) -> BackendCode:
         return code_in(folder, record, backend_id, info.version)
 
     with provider.translated():
         async with temporary_folder(None, "moondream-station-") as workplace:
-            code = await provider.provide(workplace, client, finish)
+            code = await provider.provide(workplace, connect, finish)
             return await anyio.to_thread.run_sync(requirements_of, code, info)
 
 
@@ -147,7 +152,7 @@ class _Provider:
         self._location = locate(backend_id, info, manifest)
         self._home = home
 
-    async def provide(self, workplace: Path, client: httpx2.AsyncClient, finish: _Finish) -> BackendCode:
+    async def provide(self, workplace: Path, connect: Connect, finish: _Finish) -> BackendCode:
         """What is in the home already, else what is copied, or fetched and unpacked, into a fresh folder."""
         path = self._location.path
         if path is not None:
@@ -156,7 +161,7 @@ class _Provider:
         if kept is not None:
             return kept
         archive = workplace / "archive"
-        await self._fetch(archive, client)
+        await self._fetch(archive, await connect())
         return await anyio.to_thread.run_sync(self._take_archive, archive, workplace, finish)
 
     def kept_archive(self) -> BackendCode | None:

@@ -21,6 +21,7 @@ from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.environments.store import sweep
 from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable, HashMismatch, HomeUnusable
 from moondream_station.core.home.layout import Home
+from support.backends import unconnected
 from support.index_server import IndexServer
 from support.index_traffic import Fault, Resource
 
@@ -58,8 +59,12 @@ class Setting:
         """Provide the backend that a manifest names so."""
         manifest = self.manifest(download_url, url=url, **more)
         async with httpx2.AsyncClient() as client:
+
+            async def connect() -> httpx2.AsyncClient:
+                return client
+
             return await provide_backend(
-                "test", manifest.backends["test"], manifest=manifest, home=self.home, client=client
+                "test", manifest.backends["test"], manifest=manifest, home=self.home, connect=connect
             )
 
     def manifest(self, download_url: str, *, url: str | None = None, **more: Any) -> Manifest:
@@ -111,12 +116,9 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
 
 
 async def test_the_built_in_self_test_is_copied_into_the_home(setting: Setting) -> None:
-    """The package's own backend goes the way of every other."""
-    manifest = read_built_in()
-    async with httpx2.AsyncClient() as client:
-        code = await provide_backend(
-            "selftest", manifest.backends["selftest"], manifest=manifest, home=setting.home, client=client
-        )
+    """The package's own backend goes the way of every other; as it is here, no client is opened."""
+    manifest, info = read_built_in(), read_built_in().backends["selftest"]
+    code = await provide_backend("selftest", info, manifest=manifest, home=setting.home, connect=unconnected)
     assert code.folder.parent == setting.home.backends / "selftest" / "1.0.0"
     assert read_backend(setting.home, code.place) == code
     assert code.requirements_text.split() == ["torch", "Pillow", "numpy"]
