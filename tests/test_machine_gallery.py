@@ -16,8 +16,7 @@ from benchmarks.accuracy.works import judge
 from moondream_station.core.activation.plan import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.facts.selection import Selection, Verdict
-from moondream_station.core.machine.record import load_record
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import RecordedMachine, load_record
 from support.gallery import FOLDER, Answer, RecordedCase, recorded_cases
 
 CASES = recorded_cases()

@@ -74,7 +74,7 @@ def _status(installer: TorchInstaller) -> list[str]:
 
 def test_the_guides_sample_is_printed_to_the_letter(tmp_path: Path) -> None:
     """On a machine such as the guide's."""
-    from moondream_station.core.machine.recorded import RecordedMachine  # noqa: PLC0415  the program needs neither
+    from moondream_station.core.machine.record import RecordedMachine  # noqa: PLC0415  the program needs neither
     from support.machines import RTX_4090, windows  # noqa: PLC0415
 
     machine = RecordedMachine(windows(RTX_4090, driver="522.06", cuda="11.8"))

@@ -25,9 +25,7 @@ from moondream_station.core.home.layout import Home, absolute, home_from
 from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.core.machine.record import load_record
-from moondream_station.core.machine.recorded import RecordedMachine
-from moondream_station.core.machine.recorder import Recorder
+from moondream_station.core.machine.record import RecordedMachine, Recorder, load_record
 from moondream_station.core.machine.redaction import local_identity, redact
 from moondream_station.doctor.checks.findings import (
     Finding,

@@ -34,9 +34,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.core.machine.record import load_record
-from moondream_station.core.machine.recorded import RecordedMachine
-from moondream_station.core.machine.recorder import with_python
+from moondream_station.core.machine.record import RecordedMachine, load_record, with_python
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import own_interpreter
 
@@ -137,11 +135,11 @@ async def _plan(options: PlanOptions, home: Home, settings: Settings) -> Selecti
 
 async def _requirements(options: PlanOptions, home: Home, settings: Settings, *, system: str) -> Requirements:
     """Everything that the options name; torch where they name nothing."""
-    texts = list(parse_requirement_args(options.requirements).canonical)
+    texts = list(parse_requirement_args(options.requirements).texts)
     warnings: list[str] = []
     for file in options.requirement_files:
         from_file = await anyio.to_thread.run_sync(_read, file)
-        texts += from_file.canonical
+        texts += from_file.texts
         warnings += from_file.warnings
     if options.model is not None:
         of_model = await _requirements_of(options.model, home, settings, system=system)

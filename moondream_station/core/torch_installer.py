@@ -152,7 +152,7 @@ class TorchInstaller:
         # PyPI has the ordinary wheel for Apple silicon too, and the guide takes it from there.
         url = None if selection.build == "mps" else selection.index_url
         where = ("--index-url", url) if url is not None else ()
-        command = ("python", "-m", "pip", "install", *requirements.canonical, *where)
+        command = ("python", "-m", "pip", "install", *requirements.texts, *where)
         return replace(selection, index_url=url, command=command)
 
     def install_torch_requirements(self, text: str) -> TorchInstallResult:

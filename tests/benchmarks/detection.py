@@ -26,7 +26,7 @@ if not __package__:
 
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import PROBES, detect
-from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
+from moondream_station.core.capabilities.probes.nvidia import NVIDIA_SMI
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.home.layout import Home
 from moondream_station.core.machine.local import LocalMachine

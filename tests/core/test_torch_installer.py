@@ -13,8 +13,7 @@ import anyio
 import pytest
 
 from moondream_station.core.facts.errors import NoBuild, UsageError
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 from moondream_station.core.torch_installer import TorchInstaller
 from support.fake_driver import HANGS, install_driver, install_program
 from support.machines import (

@@ -8,8 +8,7 @@ import pytest
 
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.machine.record import load_record
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import RecordedMachine, load_record
 from moondream_station.doctor.checks.findings import Report, Status, report_to_json
 from moondream_station.doctor.examination import examine
 from moondream_station.doctor.text import ASCII, report_text

@@ -11,8 +11,7 @@ import pytest
 
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 from moondream_station.doctor.checks.findings import Report, Status, report_to_json
 from moondream_station.doctor.examination import examine
 from support import machines as m

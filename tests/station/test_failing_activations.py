@@ -29,7 +29,7 @@ from moondream_station.core.facts.events import (
     VerificationCompleted,
 )
 from moondream_station.core.home.active_file import read_active
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import RecordedMachine
 from support.backends import ECHO
 from support.index_traffic import Fault
 from support.machines import cpu_only, nvidia_linux

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, sysctl
-from moondream_station.core.capabilities.probes.windows_gpus import QUERY
+from moondream_station.core.capabilities.probes import adapters, amd, nvidia, system
+from moondream_station.core.capabilities.probes.adapters import QUERY
 from moondream_station.core.machine.protocol import CommandResult
 from moondream_station.core.machine.record import MachineRecord
 from support.machines import LINUX, MACOS, WINDOWS
@@ -35,14 +35,14 @@ _ANSWERS = st.builds(
     CommandResult,
     argv=st.sampled_from(
         [
-            nvidia_smi.QUERY,
-            nvidia_smi.OLD_QUERY,
-            nvidia_smi.PLAIN,
+            nvidia.QUERY,
+            nvidia.OLD_QUERY,
+            nvidia.PLAIN,
             ("nvcc", "--version"),
-            sysctl.BRAND,
-            sysctl.ARM64,
-            sysctl.TRANSLATED,
-            sysctl.MEMORY,
+            system.BRAND,
+            system.ARM64,
+            system.TRANSLATED,
+            system.MEMORY,
             ("sw_vers", "-productVersion"),
             ("rocm_agent_enumerator",),
             ("powershell", "-NoProfile", "-Command", QUERY),
@@ -62,19 +62,19 @@ RECORDS = st.builds(
     files=st.dictionaries(
         st.sampled_from(
             [
-                nvidia_driver.PROC,
-                nvidia_driver.SYS,
+                nvidia.PROC,
+                nvidia.SYS,
                 f"{amd.NODES}/1/properties",
-                f"{intel.DEVICES}/a/class",
-                f"{intel.DEVICES}/a/vendor",
-                f"{intel.DEVICES}/a/device",
+                f"{adapters.DEVICES}/a/class",
+                f"{adapters.DEVICES}/a/vendor",
+                f"{adapters.DEVICES}/a/device",
             ]
         ),
         _ANYTHING,
     ),
     directories=st.dictionaries(
-        st.sampled_from([amd.NODES, intel.DEVICES]), st.lists(st.sampled_from(["1", "a", "é"])).map(tuple)
+        st.sampled_from([amd.NODES, adapters.DEVICES]), st.lists(st.sampled_from(["1", "a", "é"])).map(tuple)
     ),
-    unreadable=st.dictionaries(st.sampled_from([amd.NODES, intel.DEVICES, nvidia_driver.PROC]), _ANYTHING),
+    unreadable=st.dictionaries(st.sampled_from([amd.NODES, adapters.DEVICES, nvidia.PROC]), _ANYTHING),
 )
 """With the questions that probes put, so that the answers are read."""

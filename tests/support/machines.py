@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import anyio
 
 from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, windows_gpus
+from moondream_station.core.capabilities.probes import adapters, amd, nvidia
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 
 LINUX = PlatformFacts(
     system="Linux",
@@ -107,14 +106,14 @@ def smi_answers(
     cards: tuple[Card, ...], driver: str, cuda: str, *, smi: str | None = None, is_old: bool = False
 ) -> tuple[CommandResult, ...]:
     """All that nvidia-smi answers; an old driver refuses to tell compute capabilities."""
-    plain = answer(*nvidia_smi.PLAIN, stdout=table(cards, driver, cuda, smi=smi))
+    plain = answer(*nvidia.PLAIN, stdout=table(cards, driver, cuda, smi=smi))
     if not is_old:
-        return (answer(*nvidia_smi.QUERY, stdout=rows(cards, driver)), plain)
+        return (answer(*nvidia.QUERY, stdout=rows(cards, driver)), plain)
     refused = 'Field "compute_cap" is not a valid field to query.\n\n'
     old_rows = rows(cards, driver, with_capability=False)
     return (
-        answer(*nvidia_smi.QUERY, stdout=refused, returncode=2),
-        answer(*nvidia_smi.OLD_QUERY, stdout=old_rows),
+        answer(*nvidia.QUERY, stdout=refused, returncode=2),
+        answer(*nvidia.OLD_QUERY, stdout=old_rows),
         plain,
     )
 
@@ -122,34 +121,31 @@ def smi_answers(
 def smi_fails(text: str, returncode: int) -> tuple[CommandResult, ...]:
     """An nvidia-smi that answers every question with the same complaint."""
     return tuple(
-        answer(*argv, stdout=f"{text}\n", returncode=returncode)
-        for argv in (nvidia_smi.QUERY, nvidia_smi.PLAIN)
+        answer(*argv, stdout=f"{text}\n", returncode=returncode) for argv in (nvidia.QUERY, nvidia.PLAIN)
     )
 
 
 def smi_hangs() -> tuple[CommandResult, ...]:
     """An nvidia-smi that never answers."""
-    return tuple(
-        answer(*argv, returncode=-9, timed_out=True) for argv in (nvidia_smi.QUERY, nvidia_smi.PLAIN)
-    )
+    return tuple(answer(*argv, returncode=-9, timed_out=True) for argv in (nvidia.QUERY, nvidia.PLAIN))
 
 
 def proc_version(driver: str, *, is_open: bool = True) -> dict[str, str]:
     """The kernel's file about its NVIDIA module."""
     kind = "Open Kernel Module for x86_64" if is_open else "x86_64 Kernel Module"
     line = f"NVRM version: NVIDIA UNIX {kind}  {driver}  Release Build  (builder@U16)  Mon Nov 23 2026"
-    return {nvidia_driver.PROC: f"{line}\nGCC version:  gcc version 13.2.0 (Ubuntu 13.2.0-4ubuntu3)\n"}
+    return {nvidia.PROC: f"{line}\nGCC version:  gcc version 13.2.0 (Ubuntu 13.2.0-4ubuntu3)\n"}
 
 
 def pci(*devices: tuple[int, int, int]) -> MachineRecord:
     """A PCI bus with devices given as class, vendor and device."""
     addresses = tuple(f"0000:{n:02x}:00.0" for n in range(len(devices)))
     files = {
-        f"{intel.DEVICES}/{address}/{name}": f"0x{value:0{width}x}\n"
+        f"{adapters.DEVICES}/{address}/{name}": f"0x{value:0{width}x}\n"
         for address, device in zip(addresses, devices, strict=True)
         for name, value, width in zip(("class", "vendor", "device"), device, (6, 4, 4), strict=True)
     }
-    return MachineRecord(platform=LINUX, files=files, directories={intel.DEVICES: addresses})
+    return MachineRecord(platform=LINUX, files=files, directories={adapters.DEVICES: addresses})
 
 
 def kfd(*nodes: Mapping[str, int]) -> MachineRecord:
@@ -206,7 +202,7 @@ def nvidia_linux(
         platform=platform,
         env=dict(env or {}),
         commands=smi_answers(cards or (RTX_4090,), driver, cuda, is_old=is_old),
-        files={**proc_version(driver), nvidia_driver.SYS: f"{driver}\n"},
+        files={**proc_version(driver), nvidia.SYS: f"{driver}\n"},
     )
 
 
@@ -221,13 +217,13 @@ def wsl2(*cards: Card, driver: str = "596.36", cuda: str = "13.2", smi: str = "5
 def windows(*cards: Card, driver: str = "560.94", cuda: str = "12.6") -> MachineRecord:
     """A Windows machine with NVIDIA's GPUs; without one, there is Windows' own adapter."""
     digits = driver.replace(".", "")
-    adapters = [
+    entries = [
         f'{{"Name": "{card.name}", "PNPDeviceID": "PCI\\\\VEN_10DE&DEV_2684&SUBSYS_16F310DE&REV_A1", '
         f'"DriverVersion": "32.0.1{digits[0]}.{digits[1:]}"}}'
         for card in cards
     ]
-    listed = f"[{', '.join(adapters)}]" if len(adapters) > 1 else "".join(adapters)
-    powershell = answer("powershell", "-NoProfile", "-Command", windows_gpus.QUERY, stdout=listed)
+    listed = f"[{', '.join(entries)}]" if len(entries) > 1 else "".join(entries)
+    powershell = answer("powershell", "-NoProfile", "-Command", adapters.QUERY, stdout=listed)
     smi = smi_answers(cards, driver, cuda) if cards else ()
     return MachineRecord(platform=WINDOWS, commands=(powershell, *smi))
 

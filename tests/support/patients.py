@@ -15,8 +15,7 @@ from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.doctor.checks.findings import Finding, Report, Status
 from support.environments import lock_of, locked_file

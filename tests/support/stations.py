@@ -21,8 +21,7 @@ from moondream_station.core.facts.state import StationInfo
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import load_settings
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 from moondream_station.core.station import Station, open_station
 from support.backends import ECHO, write_backend
 from support.facts import order_broken

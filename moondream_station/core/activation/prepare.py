@@ -129,7 +129,7 @@ async def needs_of(
             backend=code.id,
             backend_version=code.version,
             code_digest=code.digest,
-            requirements=(*requirements.canonical, *(f"{name} built" for name in requirements.builds)),
+            requirements=(*requirements.texts, *(f"{name} built" for name in requirements.builds)),
             strategy=request.strategy,
             python=f"{interpreter.minor}{interpreter.threading}",
             platform=f"{capabilities.system}-{capabilities.machine}".lower(),

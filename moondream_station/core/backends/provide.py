@@ -136,9 +136,9 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tupl
         folder = locate(model.backend, info, manifest).path
         if folder is not None and folder.is_dir():
             text = decode_requirements((folder / "requirements.txt").read_bytes())
-            return read_requirements(text, info, folder=folder, backend=model.backend).canonical
+            return read_requirements(text, info, folder=folder, backend=model.backend).texts
         code = _Provider(model.backend, info, manifest, home).kept_archive()
-        return requirements_of(code, info).canonical if code else ()
+        return requirements_of(code, info).texts if code else ()
     except (OSError, ValueError, StationError):
         return ()
 

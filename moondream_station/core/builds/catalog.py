@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -18,23 +18,18 @@ from packaging.version import Version
 from moondream_station.core.builds.cubin import Capability, parse_capability
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 
+T = TypeVar("T")
+
 _UNVERIFIED = "unverified"
 _RULED_BY_PLATFORM = {"macos_arm64": "mps"}  # every wheel for it is this build, whatever its version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One wheel set: a torch of a build for a platform.
+    """One wheel set: a torch of a build for a platform ("linux_x86_64").
 
-    Args:
-        build: The build's tag.
-        torch: Its public version.
-        platform: The platform ("linux_x86_64").
-        pythons: Pythons that it has wheels for ("3.11", "3.14t").
-        platform_tags: Platform tags of these wheels; one that fits is enough.
-        verified: Whether the wheels were seen.
-        path: The index's folder below its base; None for PyPI's own wheel.
-        without: Companions that the index lacks for it.
+    One of the platform tags that fits is enough. `path` is the index's folder below its base, None for PyPI's
+    own wheel; `without` are companions that the index lacks for it.
     """
 
     build: str
@@ -52,27 +47,11 @@ class Row:
         return self.path is None
 
 
-class Architectures(NamedTuple):
-    """The capabilities that a build has code for; unverified where they were taken from a similar build."""
+class Codes(NamedTuple, Generic[T]):
+    """What a build has code for; unverified where that was taken from a similar build."""
 
-    codes: tuple[Capability, ...]
+    codes: tuple[T, ...]
     verified: bool
-
-
-class GfxList(NamedTuple):
-    """The AMD GPUs that a build has code for; unverified where they were taken from an older ROCm."""
-
-    names: frozenset[str]
-    verified: bool
-
-
-class DriverBound(NamedTuple):
-    """The lowest NVIDIA driver for builds of one CUDA major; `blackwell` for GPUs from 10.0 on, besides."""
-
-    linux: str
-    windows: str
-    blackwell_linux: str | None
-    blackwell_windows: str | None
 
 
 class IntelFamily(NamedTuple):
@@ -82,16 +61,14 @@ class IntelFamily(NamedTuple):
     integrated: bool
 
 
-class _ArchitectureRange(NamedTuple):
+class _Range(NamedTuple):
     first: Version
     last: Version
     codes: tuple[Capability, ...]
 
     def distance(self, torch: Version) -> tuple[int, ...]:
-        """How far a torch is from this range; all zeros inside. Compares by major, minor, patch."""
-        if self.first <= torch <= self.last:
-            return (0, 0, 0)
-        nearest = self.first if torch < self.first else self.last
+        """How far a torch is from this range, by major, minor and patch; all zeros inside."""
+        nearest = min(max(torch, self.first), self.last)
         return tuple(abs(a - b) for a, b in zip(nearest.release[:3], torch.release[:3], strict=False))
 
 
@@ -107,12 +84,12 @@ class Catalog:
         self.rows: tuple[Row, ...] = tuple(_rows(data["releases"]))
         self._releases = {release["torch"]: release for release in data["releases"]}
         self._architectures = _architectures(data["architectures"])
-        self._drivers = {row["cuda_major"]: _driver_bound(row) for row in data["drivers"]}
+        self._drivers = {row["cuda_major"]: row for row in data["drivers"]}
         self._branches = {int(branch): cuda for branch, cuda in data["driver_branches"]["cuda"].items()}
         self._unpacked: dict[str, float] = {
             kind: factor for kind, factor in data["unpacked"].items() if kind != "source"
         }
-        self._gfx = {row["build"]: frozenset(row["gfx"]) for row in data["rocm"]}
+        self._gfx: dict[str, tuple[str, ...]] = {row["build"]: tuple(row["gfx"]) for row in data["rocm"]}
         self._source_builds = {row["build"]: row["reason"] for row in data["source_builds"]}
         self._intel = {
             device.lower(): IntelFamily(row["family"], row["integrated"])
@@ -131,19 +108,13 @@ class Catalog:
         return max(map(Version, self._releases))
 
     @cached_property
-    def _rows_by_platform(self) -> dict[str, tuple[Row, ...]]:
-        return {
-            platform: tuple(row for row in self.rows if row.platform == platform)
-            for platform in {row.platform for row in self.rows}
-        }
-
-    @cached_property
     def _rows_by_key(self) -> dict[tuple[str, str, str], Row]:
         return {(row.build, row.torch, row.platform): row for row in reversed(self.rows)}
 
+    @lru_cache(maxsize=8)  # noqa: B019  there is one catalog
     def rows_of(self, platform: str) -> tuple[Row, ...]:
         """Every row of a platform."""
-        return self._rows_by_platform.get(platform, ())
+        return tuple(row for row in self.rows if row.platform == platform)
 
     def row(self, build: str, torch: str, platform: str) -> Row | None:
         """The row of a build, preferring the index's to PyPI's."""
@@ -160,7 +131,7 @@ class Catalog:
         build = self._releases.get(torch, {}).get("pypi", {}).get(platform)
         return str(build) if build is not None else None
 
-    def architectures(self, build: Build, torch: Version, platform: str) -> Architectures | None:
+    def architectures(self, build: Build, torch: Version, platform: str) -> Codes[Capability] | None:
         """What a build of a torch has code for, from the nearest range where none contains it.
 
         A tag that is not known takes the list of the newest known one of its CUDA major. None where there is
@@ -174,7 +145,7 @@ class Catalog:
         if not ranges:
             return None
         nearest = min(ranges, key=lambda span: (span.distance(torch), span.last))
-        return Architectures(nearest.codes, verified=known and not any(nearest.distance(torch)))
+        return Codes(nearest.codes, verified=known and not any(nearest.distance(torch)))
 
     def _sibling(self, build: Build, platform: str) -> str | None:
         """The newest known build of the same CUDA major on a platform."""
@@ -182,20 +153,25 @@ class Catalog:
         same_major = [known for known in parsed if known and known.version[:1] == build.version[:1]]
         return max(same_major).name if same_major else None
 
-    def gfx(self, build: Build) -> GfxList | None:
+    def gfx(self, build: Build) -> Codes[str] | None:
         """The AMD GPUs that a ROCm build has code for; else those of the nearest older one of its major."""
         if (names := self._gfx.get(build.name)) is not None:
-            return GfxList(names, verified=True)
+            return Codes(names, verified=True)
         older = [
             known
             for known in map(parse_build, self._gfx)
             if known and known.version[:1] == build.version[:1] and known.version < build.version
         ]
-        return GfxList(self._gfx[max(older).name], verified=False) if older else None
+        return Codes(self._gfx[max(older).name], verified=False) if older else None
 
-    def driver_bound(self, build: Build) -> DriverBound | None:
-        """What a CUDA build asks of the driver; None for a CUDA major that is not known."""
-        return self._drivers.get(build.version[0]) if build.kind is Kind.CUDA else None
+    def driver_bound(self, build: Build, system: str, *, blackwell: bool = False) -> str | None:
+        """The lowest NVIDIA driver for a CUDA build on "linux" or "windows", perhaps with GPUs from 10.0 on.
+
+        None for a CUDA major that is not known.
+        """
+        bound = self._drivers.get(build.version[0], {}) if build.kind is Kind.CUDA else {}
+        lowest = (bound.get("blackwell", {}) if blackwell else {}).get(system) or bound.get(system)
+        return str(lowest) if lowest else None
 
     def unpacked_factor(self, kind: Kind | None) -> float:
         """What the wheels of an environment unpack to, as a multiple of their size; None is without torch."""
@@ -263,17 +239,12 @@ def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
             )
 
 
-def _architectures(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[_ArchitectureRange, ...]]:
-    ranges: dict[tuple[str, str], tuple[_ArchitectureRange, ...]] = {}
+def _architectures(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[_Range, ...]]:
+    ranges: dict[tuple[str, str], tuple[_Range, ...]] = {}
     for row in rows:
         parsed = (parse_capability(text) for text in row["capabilities"])
         codes = tuple(capability for capability in parsed if capability is not None)
         first, last = map(Version, row["torch"])
         key = (row["build"], row["platform"])
-        ranges[key] = (*ranges.get(key, ()), _ArchitectureRange(first, last, codes))
+        ranges[key] = (*ranges.get(key, ()), _Range(first, last, codes))
     return ranges
-
-
-def _driver_bound(row: dict[str, Any]) -> DriverBound:
-    blackwell = row.get("blackwell", {})
-    return DriverBound(row["linux"], row["windows"], blackwell.get("linux"), blackwell.get("windows"))

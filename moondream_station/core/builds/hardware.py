@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from packaging.version import Version
 
-from moondream_station.core.builds.catalog import Catalog, DriverBound
+from moondream_station.core.builds.catalog import Catalog, Codes
 from moondream_station.core.builds.cubin import covers, parse_capability
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.target import Target
@@ -37,10 +38,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 class Hardware:
     """A machine's GPUs, asked about builds.
 
-    Args:
-        windows_driver: Whether NVIDIA's driver is Windows', as it is on WSL2 too.
-        in_use: The GPUs in use by the kind of build that could run on them.
-        required: Positions of those that a build must serve, by kind; every one where a kind is missing.
+    NVIDIA's driver is Windows' on WSL2 too. `required` are the positions of the GPUs that a build must serve,
+    by kind; every one where a kind is missing.
     """
 
     catalog: Catalog
@@ -80,13 +79,8 @@ class Hardware:
 
     def needed_driver(self, build: Build, gpus: Iterable[Gpu]) -> str | None:
         """The lowest driver that carries a CUDA build on these GPUs; None where there is no bound."""
-        bound = self.catalog.driver_bound(build)
-        if bound is None:
-            return None
-        blackwell = self._blackwell_bound(bound)
-        if blackwell and any(_is_blackwell(gpu) for gpu in gpus):
-            return blackwell
-        return bound.windows if self.windows_driver else bound.linux
+        system = "windows" if self.windows_driver else "linux"
+        return self.catalog.driver_bound(build, system, blackwell=any(map(_is_blackwell, gpus)))
 
     def served(self, build: Build, torch: Version) -> frozenset[int]:
         """Positions of the GPUs in use that a build of a torch can run on, driver included."""
@@ -95,21 +89,18 @@ class Hardware:
 
     def serves(self, build: Build, torch: Version) -> bool:
         """Whether a build of a torch runs on every GPU that it must serve."""
-        positions = self.required.get(build.kind)
-        if positions is None:
-            positions = frozenset(range(len(self.of_kind(build.kind).gpus)))
-        return positions <= self.served(build, torch)
+        return all(self._serves(build, torch, gpu) for gpu in self.required_gpus(build.kind))
 
     def has_code(self, build: Build, torch: Version, gpu: Gpu) -> bool:
         """Whether a build has code for a GPU; an unknown capability counts as one, an unknown gfx not."""
         match build.kind:
             case Kind.CUDA:
-                device = parse_capability(gpu.architecture) if gpu.architecture else None
+                device = parse_capability(gpu.architecture or "")
                 known = self.catalog.architectures(build, torch, self.target.platform or "")
                 return device is None or known is None or covers(known.codes, device, build.version)
             case Kind.ROCM:
                 gfx = self.catalog.gfx(build)
-                return gfx is not None and (gpu.architecture or "").split(":")[0] in gfx.names
+                return gfx is not None and (gpu.architecture or "").split(":")[0] in gfx.codes
             case Kind.XPU | Kind.MPS | Kind.CPU:
                 return True
 
@@ -118,9 +109,6 @@ class Hardware:
         needed = self.needed_driver(build, (gpu,))
         carried = needed is None or driver is None or meets(driver, needed)
         return carried and self.has_code(build, torch, gpu)
-
-    def _blackwell_bound(self, bound: DriverBound) -> str | None:
-        return bound.blackwell_windows if self.windows_driver else bound.blackwell_linux
 
     def why_not_build(self, build: Build) -> str | None:
         """Why no torch of a build can run here, as a sentence; None where one may."""
@@ -143,15 +131,12 @@ class Hardware:
 
     def doubt(self, build: Build, torch: Version) -> str | None:
         """What about a build's bounds is concluded and not known, as a sentence; None where nothing is."""
+        known: Codes[Any] | None = None
         if build.kind is Kind.CUDA:
             known = self.catalog.architectures(build, torch, self.target.platform or "")
-            sure = known is not None and known.verified
         elif build.kind is Kind.ROCM:
-            gfx = self.catalog.gfx(build)
-            sure = gfx is not None and gfx.verified
-        else:
-            return None
-        if sure:
+            known = self.catalog.gfx(build)
+        if build.kind not in {Kind.CUDA, Kind.ROCM} or (known is not None and known.verified):
             return None
         return (
             f"The GPUs that {build.name} supports with torch {torch} are inferred from similar builds, not "
@@ -196,5 +181,5 @@ class Hardware:
 
 
 def _is_blackwell(gpu: Gpu) -> bool:
-    capability = parse_capability(gpu.architecture) if gpu.architecture else None
+    capability = parse_capability(gpu.architecture or "")
     return capability is not None and capability[0] >= _BLACKWELL_MAJOR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote
@@ -21,24 +22,12 @@ _MACHINES: tuple[tuple[str, Platform], ...] = (("_x86_64", "linux_x86_64"), ("_a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """An available wheel of torch.
+    """An available wheel of torch, `torch` without the local part of its version ("2.14.1" and "cu126").
 
-    Args:
-        torch: Its version without the local part ("2.14.1").
-        local: The local part ("cu126"), None where the version has none.
-        index_url: The index that has it; None for find-links, and for PyPI as the default index.
-        find_links: The folder or page that has it, as the user named it; None unless `source` is
-            "find-links".
-        filename: The wheel's file name; None for an offer that only the catalog knows of.
-        url: Where the file is (http, https or file), None as above.
-        requires_python: The Pythons that it accepts ("~=3.11" style), None where it doesn't say.
-        yanked: Whether its index took it back.
-        is_from_users_index: Whether the index that has it is the user's own default index.
-        verified: Whether the catalog vouches for it; of a real wheel, for what is known about it.
-        tags: Tags of a real wheel; empty for an offer of the catalog's.
-        pythons: Pythons of an offer of the catalog's ("3.11", "3.14t"); empty for a real wheel.
-        platform_tags: Platform tags of an offer of the catalog's; empty for a real wheel.
-        platform: The platform that it is for, None for one that PyTorch has no wheels for.
+    `index_url` is None for find-links, and for PyPI as the default index; `find_links` the folder or page as
+    the user named it. A real wheel has a file name, URL and tags; one that only the catalog knows of has
+    Pythons ("3.11", "3.14t") and platform tags instead. `verified` is whether the catalog vouches for it; of
+    a real wheel, for what is known about it. `yanked`: its index took it back.
     """
 
     build: str
@@ -122,8 +111,7 @@ def offer_from_wheel(
 ) -> Offer | None:
     """The offer that a file is, None for a file that is no wheel of torch or belongs to no known build.
 
-    A wheel belongs to the build that its local version names; without one, to the build that the catalog
-    gives PyPI's own wheel for that version and platform.
+    That is the build that its local version names; without one, PyPI's own for that version and platform.
     """
     name = unquote(filename)
     try:
@@ -210,18 +198,10 @@ def in_words(pythons: tuple[str, ...]) -> str:
     """Pythons for a sentence, runs of them shortened: "3.9 to 3.13, 3.13t"."""
     runs: list[list[str]] = []
     for python in pythons:
-        if runs and _follows(runs[-1][-1], python):
+        # The next minor version, of the same threading, goes on with the run.
+        minor = re.sub(r"\d+(?=t?$)", lambda last: str(int(last[0]) - 1), python)
+        if runs and runs[-1][-1] == minor:
             runs[-1].append(python)
         else:
             runs.append([python])
     return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs) or "none"
-
-
-def _follows(python: str, after: str) -> bool:
-    """Whether one Python is the next minor version of another, of the same threading."""
-    if python.endswith("t") != after.endswith("t"):
-        return False
-    (major, minor), (next_major, next_minor) = (
-        map(int, version.rstrip("t").split(".")) for version in (python, after)
-    )
-    return (major, minor + 1) == (next_major, next_minor)

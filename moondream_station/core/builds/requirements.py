@@ -64,12 +64,9 @@ SOURCES = (".tar.gz", ".zip")
 
 @dataclass(frozen=True, slots=True)
 class Allowances:
-    """What may be in a requirements file, by name.
+    """What may be in a requirements file beside names: packages by a URL, and contents of further files.
 
-    Args:
-        builds: Packages that may be built from source, where they have no wheel that fits.
-        urls: Packages that may be given by a URL.
-        files: Further files that may be read with `-r`, and their contents.
+    `builds` are packages that may be built from source, where they have no wheel that fits.
     """
 
     builds: frozenset[str] = frozenset()
@@ -109,15 +106,10 @@ def filename_of(url: str) -> str:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a backend, or a person, requires.
+    """What a backend, or a person, requires, in its order and without repetitions.
 
-    Args:
-        items: The requirements in their order, without repetitions.
-        texts: Each one as it was written, in one spelling ("torch>=2.7,<3").
-        hashes: The sha256 hashes given with each one, lower case; mostly empty.
-        warnings: Sentences about what was ignored.
-        builds: Packages that may be built from source where they have no wheel that fits.
-        bounds: Bounds on torch's family that ask for nothing by themselves: the user's constraints.
+    Beside each item stand its text in one spelling ("torch>=2.7,<3") and its sha256 hashes, lower case and
+    mostly none. `bounds` on torch's family ask for nothing by themselves: they are the user's constraints.
     """
 
     items: tuple[Requirement, ...] = ()
@@ -127,11 +119,6 @@ class Requirements:
     warnings: tuple[str, ...] = ()
     builds: frozenset[str] = frozenset()
     bounds: tuple[Requirement, ...] = ()
-
-    @property
-    def canonical(self) -> tuple[str, ...]:
-        """The requirements as strings in one spelling, in their order."""
-        return self.texts
 
     @property
     def mentions_torch(self) -> bool:

@@ -19,23 +19,15 @@ from moondream_station.core.facts.capabilities import Capabilities
 
 Platform = Literal["linux_x86_64", "linux_aarch64", "windows_amd64", "macos_arm64", "macos_x86_64"]
 
-_PLATFORMS: Mapping[tuple[str, str], Platform] = {
-    ("linux", "x86_64"): "linux_x86_64",
-    ("linux", "amd64"): "linux_x86_64",
-    ("linux", "aarch64"): "linux_aarch64",
-    ("linux", "arm64"): "linux_aarch64",
-    ("windows", "amd64"): "windows_amd64",
-    ("windows", "x86_64"): "windows_amd64",
-    ("darwin", "arm64"): "macos_arm64",
-    ("darwin", "x86_64"): "macos_x86_64",
+_PLATFORMS: Mapping[Platform, tuple[str, tuple[str, ...], str]] = {
+    "linux_x86_64": ("Linux", ("x86_64", "amd64"), "Linux on x86-64"),
+    "linux_aarch64": ("Linux", ("aarch64", "arm64"), "Linux on ARM64"),
+    "windows_amd64": ("Windows", ("amd64", "x86_64"), "Windows on x86-64"),
+    "macos_arm64": ("Darwin", ("arm64",), "macOS on Apple silicon"),
+    "macos_x86_64": ("Darwin", ("x86_64",), "macOS on Intel"),
 }
-_PLATFORM_NAMES: Mapping[Platform, str] = {
-    "linux_x86_64": "Linux on x86-64",
-    "linux_aarch64": "Linux on ARM64",
-    "windows_amd64": "Windows on x86-64",
-    "macos_arm64": "macOS on Apple silicon",
-    "macos_x86_64": "macOS on Intel",
-}
+"""What PyTorch has wheels for, as `platform.system()` and `.machine()` (any case) name it, and in words."""
+
 _PYTHON = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?((?:a|b|rc)[0-9]+)?\+?(t?)")
 # PEP 600: manylinux_2_5 is the oldest profile, on aarch64 2_17; the old names are aliases of these.
 _OLDEST_GLIBC_MINOR = {"x86_64": 5, "aarch64": 17}
@@ -48,13 +40,9 @@ _OLDEST_INTEL_MACOS = (10, 16)
 class Target:
     """The machine and the Python that an environment is made for.
 
-    Args:
-        python: Major, minor and patch; the patch is 0 where only X.Y was given.
-        python_suffix: What follows the numbers of a development version ("rc1", "+").
-        free_threaded: Whether it is the free-threaded build of that Python.
-        glibc: Major and minor of glibc, None on other systems and with another C library.
-        macos: Major and minor of macOS, None elsewhere and where unknown.
-        rosetta: Whether an x86-64 Python is translated on Apple silicon.
+    The Python's patch is 0 where only X.Y was given; `python_suffix` follows the numbers of a development
+    version ("rc1", "+"). glibc and macOS are major and minor, None elsewhere and where unknown. `rosetta`: an
+    x86-64 Python is translated on Apple silicon.
     """
 
     system: str
@@ -70,7 +58,10 @@ class Target:
     @property
     def platform(self) -> Platform | None:
         """The platform as wheels know it; None where PyTorch has no wheels at all."""
-        return _PLATFORMS.get((self.system.lower(), self.machine.lower()))
+        for name, (system, machines, _) in _PLATFORMS.items():
+            if self.system.lower() == system.lower() and self.machine.lower() in machines:
+                return name
+        return None
 
     @property
     def place(self) -> str:
@@ -141,7 +132,7 @@ class Target:
 
 def platform_name(platform: str) -> str:
     """A platform in words."""
-    return _PLATFORM_NAMES.get(cast("Platform", platform), platform)
+    return _PLATFORMS[cast("Platform", platform)][2] if platform in _PLATFORMS else platform
 
 
 def target_of(capabilities: Capabilities, python: str) -> Target:

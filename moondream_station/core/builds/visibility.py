@@ -32,15 +32,9 @@ _ON_WINDOWS = "windows_gpus"  # NVIDIA's and Intel's GPUs; there is no build for
 class InUse:
     """The GPUs of one vendor that a backend will see.
 
-    Args:
-        gpus: Those GPUs; empty where there are none, or they are unknown.
-        absence: Why there are none, as a clause without a full stop; None where there are some.
-        hidden: Those that can't be seen, where that holds of every one.
-        driver: NVIDIA's driver version, None for other vendors.
-        unknown: Whether there are GPUs that could not be listed.
-        uncertain: Whether it could not be detected if there are any.
-        fastest_first: Whether the runtime numbers them by speed; otherwise as they are listed.
-        warnings: What was decided here that a person should know.
+    Where there are none, `absence` says why, as a clause without a full stop. `hidden` are those that can't
+    be seen, where that holds of every one; `unknown`: there are some that could not be listed; `uncertain`:
+    it could not be detected if there are any. The runtime numbers them as they are listed, or by speed.
     """
 
     gpus: tuple[Gpu, ...] = ()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.lowlevel
@@ -16,7 +16,7 @@ import anyio.to_thread
 import psutil
 
 from moondream_station.core.capabilities.detect import PROBES, detect
-from moondream_station.core.capabilities.probes import nvidia_driver
+from moondream_station.core.capabilities.probes import nvidia
 from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.version import VERSION
@@ -33,7 +33,7 @@ _STATE_SECONDS: Final = 1.0
 """How long the fingerprint may take; it takes less than a thousandth of that."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_DRIVER_FILES: Final = (Path(nvidia_driver.PROC), Path(nvidia_driver.SYS))
+_DRIVER_FILES: Final = (Path(nvidia.PROC), Path(nvidia.SYS))
 
 _FORMAT: Final = "moondream-station/capabilities/1"
 _UNKNOWN: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
@@ -53,15 +53,10 @@ class Detected:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kept:
+class _Kept(NamedTuple):
     capabilities: Capabilities
     fingerprint: str
     at: float
-
-    def is_valid(self, fingerprint: str, now: float) -> bool:
-        # One from the future was stored by a clock that has been set back since: its age is unknown.
-        return self.fingerprint == fingerprint and 0.0 <= now - self.at < VALID_SECONDS
 
 
 class CapabilityCache:
@@ -85,19 +80,15 @@ class CapabilityCache:
             state = await self._state()
             kept = None
             if state is not None and not refresh:
-                kept = self._valid(state)
-                if kept is None:
-                    self._kept = await _in_thread(_load, self._home)
-                    kept = self._valid(state)
-            if kept is not None:
-                capabilities = kept.capabilities
-            else:
+                kept = self._valid(self._kept, state)
+                kept = kept or self._valid(await _in_thread(_load, self._home), state)
+            if kept is None:
                 capabilities = await detect(self._machine, on_probe=on_probe)
-                if state is not None:
-                    await self._keep(capabilities, state)
-        return Detected(
-            capabilities=capabilities, from_cache=kept is not None, seconds=time.perf_counter() - began
-        )
+                self._kept = await self._keep(capabilities, state) if state is not None else None
+            else:
+                self._kept, capabilities = kept, kept.capabilities
+        seconds = time.perf_counter() - began
+        return Detected(capabilities=capabilities, from_cache=kept is not None, seconds=seconds)
 
     async def _state(self) -> str | None:
         """The machine's fingerprint, None where it is not this computer or does not answer in time."""
@@ -108,17 +99,18 @@ class CapabilityCache:
                 return await _in_thread(fingerprint, self._machine)
         return None
 
-    def _valid(self, state: str) -> _Kept | None:
-        is_valid = self._kept is not None and self._kept.is_valid(state, self._clock())
-        return self._kept if is_valid else None
+    def _valid(self, kept: _Kept | None, state: str) -> _Kept | None:
+        # One from the future was stored by a clock that has been set back since: its age is unknown.
+        is_valid = kept and kept.fingerprint == state and 0.0 <= self._clock() - kept.at < VALID_SECONDS
+        return kept if is_valid else None
 
-    async def _keep(self, capabilities: Capabilities, state: str) -> None:
+    async def _keep(self, capabilities: Capabilities, state: str) -> _Kept | None:
         if any(report.outcome in _UNKNOWN for report in capabilities.probes):
-            self._kept = None
             await anyio.to_thread.run_sync(_forget, self._home)
-        else:
-            self._kept = _Kept(capabilities=capabilities, fingerprint=state, at=self._clock())
-            await anyio.to_thread.run_sync(_store, self._home, self._kept)
+            return None
+        kept = _Kept(capabilities=capabilities, fingerprint=state, at=self._clock())
+        await anyio.to_thread.run_sync(_store, self._home, kept)
+        return kept
 
 
 async def _in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
@@ -134,23 +126,16 @@ def read_cached(home: Home) -> Capabilities | None:
 def _load(home: Home) -> _Kept | None:
     """The snapshot in the home, None where there is none, or a damaged one."""
     try:
-        data = read_json(home.capabilities)
+        data: Any = read_json(home.capabilities)
         if data is None:
             return None
-        return _kept_from(data)
+        if data["format"] != _FORMAT or data["digest"] != _digest(data["capabilities"]):
+            raise ValueError("another format, or damaged")  # noqa: TRY301  logged below as any damage is
+        capabilities = _from_json(data["capabilities"])
+        return _Kept(capabilities, str(data["fingerprint"]), float(data["stored_at"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         _log.debug("cached_capabilities_ignored", path=str(home.capabilities), reason=str(error))
         return None
-
-
-def _kept_from(data: Any) -> _Kept:
-    if data["format"] != _FORMAT or data["digest"] != _digest(data["capabilities"]):
-        raise ValueError("another format, or damaged")
-    return _Kept(
-        capabilities=_from_json(data["capabilities"]),
-        fingerprint=str(data["fingerprint"]),
-        at=float(data["stored_at"]),
-    )
 
 
 def _store(home: Home, kept: _Kept) -> None:
@@ -203,17 +188,13 @@ def fingerprint(machine: LocalMachine) -> str:
     programs = sorted({program for probe in probes for program in probe.programs})
     state = [
         VERSION,
-        _boot(),
+        _text_of(_BOOT_ID) or f"{psutil.boot_time():.0f}",
         [_text_of(path) for path in _DRIVER_FILES],
         astuple(machine.facts),
         sorted(machine.variables.items()),
         [_stamp_of(program, machine) for program in programs],
     ]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
-
-
-def _boot() -> str:
-    return _text_of(_BOOT_ID) or f"{psutil.boot_time():.0f}"
 
 
 def _text_of(path: Path) -> str | None:

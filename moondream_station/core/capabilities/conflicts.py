@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal, TypeVar
 
-from moondream_station.core.capabilities.probes.intel import IntelReading
-from moondream_station.core.capabilities.probes.nvidia_smi import NvidiaSmiReading, Trouble
+from moondream_station.core.capabilities.probes.adapters import IntelReading
+from moondream_station.core.capabilities.probes.nvidia import NvidiaSmiReading, Trouble
 from moondream_station.core.capabilities.probes.probe import Reading
-from moondream_station.core.capabilities.probes.sysctl import SysctlReading
+from moondream_station.core.capabilities.probes.system import SysctlReading
 from moondream_station.core.facts.capabilities import (
     BUS_ALONE,
     Capabilities,

@@ -11,19 +11,16 @@ import anyio
 import anyio.lowlevel
 
 from moondream_station.core.capabilities.conflicts import combine
+from moondream_station.core.capabilities.probes.adapters import INTEL, WINDOWS_GPUS
 from moondream_station.core.capabilities.probes.amd import AMD
-from moondream_station.core.capabilities.probes.intel import INTEL
-from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
-from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
+from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, one_line
-from moondream_station.core.capabilities.probes.sysctl import SYSCTL
-from moondream_station.core.capabilities.probes.versions import MACOS, NVCC, PLATFORM
-from moondream_station.core.capabilities.probes.windows_gpus import WINDOWS_GPUS
+from moondream_station.core.capabilities.probes.system import MACOS, NVCC, PLATFORM, SYSCTL
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.log import Log
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.core.machine.recorder import Recorder
+from moondream_station.core.machine.record import Recorder
 
 PROBES: Final = (PLATFORM, NVIDIA_SMI, NVIDIA_DRIVER, NVCC, SYSCTL, MACOS, AMD, INTEL, WINDOWS_GPUS)
 """Every probe, in the order in which reports list them."""

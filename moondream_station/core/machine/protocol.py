@@ -23,15 +23,9 @@ OUTPUT_LIMIT_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformFacts:
-    """What Python itself knows of the machine.
+    """What Python's `platform` knows of the machine, and the Python that environments are made from.
 
-    Args:
-        system: `platform.system()`: Linux, Darwin or Windows.
-        machine: `platform.machine()`: x86_64, AMD64, aarch64, arm64.
-        mac_ver: `platform.mac_ver()[0]`, empty elsewhere.
-        libc: Name and version, both empty where there is none.
-        python: Version of the Python that environments are made from ("3.12.3").
-        in_rosetta: Whether this process is translated on Apple silicon, None off macOS or where unknown.
+    `in_rosetta` is None off macOS or where unknown.
     """
 
     system: str
@@ -46,14 +40,9 @@ class PlatformFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
-    """What a program answered.
+    """What a program answered: `argv` as asked, with its name and never its path.
 
-    Args:
-        argv: As asked: the program's name, never its path.
-        returncode: Its exit status; negative where a signal ended it.
-        stdout: At most `OUTPUT_LIMIT_BYTES`, undecodable bytes replaced.
-        stderr: The same.
-        timed_out: Whether it was ended because it took too long.
+    Output is cut at `OUTPUT_LIMIT_BYTES`, undecodable bytes replaced. A signal's exit status is negative.
     """
 
     argv: tuple[str, ...]

@@ -1,20 +1,26 @@
-"""A machine as a file: what every probe asked, and the answers."""
+"""A machine as a file: what every probe asked, and the answers. It is kept by one, and given by another."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+import anyio.lowlevel
 
 from moondream_station.core.facts.errors import UsageError
-from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
+from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts, Unreadable
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
+
+T = TypeVar("T")
 
 FORMAT: Final = "moondream-station/machine/1"
 LIMIT_BYTES: Final = 32 << 20
@@ -22,6 +28,7 @@ LIMIT_BYTES: Final = 32 << 20
 
 _KILLED: Final = -9
 _PYTHON = re.compile(r"\d+\.\d+(\.\d+)?\S*", re.ASCII)
+_PYTHON_ASKED = re.compile(r"\d+\.\d+(\.\d+((a|b|rc)\d+)?)?t?", re.ASCII)
 _HINT: Final = "`moondream-station doctor --record FILE` writes such a file."
 
 
@@ -29,10 +36,8 @@ _HINT: Final = "`moondream-station doctor --record FILE` writes such a file."
 class MachineRecord:
     """What every probe asked of a machine, and the answers.
 
-    Args:
-        commands: Answers of programs; a program that none names is not installed.
-        files: Text of every file that was read; a path in neither this nor `directories` does not exist.
-        unreadable: Paths that exist and can't be read, with the reason.
+    A program without an answer is not installed; a path that is neither file nor directory nor unreadable,
+    with the reason, does not exist.
     """
 
     platform: PlatformFacts
@@ -133,3 +138,115 @@ def _reader() -> TypeAdapter[list[MachineRecord]]:
     # Of lists, because pydantic takes no configuration beside a dataclass itself.
     config: ConfigDict = {"strict": True, "extra": "ignore", "allow_inf_nan": False}
     return TypeAdapter(list[MachineRecord], config=config)
+
+
+class RecordedMachine:
+    """Answers from a record, at once, also what timed out when it was recorded."""
+
+    is_local: Final = False
+
+    def __init__(self, record: MachineRecord) -> None:
+        self._record = record
+        self._answers = {result.argv: result for result in reversed(record.commands)}
+        self._programs = frozenset(result.argv[0] for result in record.commands)
+        self.facts = record.platform
+        self.variables = record.env
+
+    async def run(self, *argv: str) -> CommandResult | None:
+        """Give the recorded answer; other arguments of a known program exit 1 with an empty one."""
+        await anyio.lowlevel.checkpoint()
+        if argv[0] not in self._programs:
+            return None
+        return self._answers.get(argv) or CommandResult(argv=argv, returncode=1)
+
+    async def read(self, path: str) -> str | None:
+        """Give the recorded text."""
+        await anyio.lowlevel.checkpoint()
+        self._refuse_unreadable(path)
+        return self._record.files.get(path)
+
+    async def list(self, path: str) -> tuple[str, ...] | None:
+        """Give the recorded names."""
+        await anyio.lowlevel.checkpoint()
+        self._refuse_unreadable(path)
+        return self._record.directories.get(path)
+
+    def _refuse_unreadable(self, path: str) -> None:
+        reason = self._record.unreadable.get(path)
+        if reason is not None:
+            raise Unreadable(path, reason)
+
+
+class Recorder:
+    """Stands in front of a machine and keeps every question with its answer.
+
+    A question that is cancelled is kept as one that timed out, so that a record shows which program hangs.
+    """
+
+    def __init__(self, machine: Machine, *, facts: PlatformFacts | None = None) -> None:
+        self._machine = machine
+        self.facts = facts or machine.facts
+        self.variables = machine.variables
+        self.is_local = machine.is_local
+        self._commands: dict[tuple[str, ...], CommandResult] = {}
+        self._files: dict[str, str] = {}
+        self._directories: dict[str, tuple[str, ...]] = {}
+        self._unreadable: dict[str, str] = {}
+
+    @property
+    def record(self) -> MachineRecord:
+        """Everything so far, as answered: what is private is still in it."""
+        return MachineRecord(
+            platform=self.facts,
+            env=dict(self.variables),
+            commands=tuple(self._commands.values()),
+            files=dict(self._files),
+            directories=dict(self._directories),
+            unreadable=dict(self._unreadable),
+        )
+
+    async def run(self, *argv: str) -> CommandResult | None:
+        """Ask the machine, and keep the answer."""
+        began = time.perf_counter()
+        try:
+            result = await self._machine.run(*argv)
+        except anyio.get_cancelled_exc_class():
+            seconds = time.perf_counter() - began
+            self._commands[argv] = CommandResult(
+                argv=argv, returncode=_KILLED, seconds=seconds, timed_out=True
+            )
+            raise
+        if result is not None:
+            self._commands[argv] = result
+        return result
+
+    async def read(self, path: str) -> str | None:
+        """Ask the machine, and keep the answer."""
+        return await self._kept(path, self._machine.read, self._files)
+
+    async def list(self, path: str) -> tuple[str, ...] | None:
+        """Ask the machine, and keep the answer."""
+        return await self._kept(path, self._machine.list, self._directories)
+
+    async def _kept(
+        self, path: str, ask: Callable[[str], Awaitable[T | None]], answers: dict[str, T]
+    ) -> T | None:
+        try:
+            answer = await ask(path)
+        except Unreadable as error:
+            self._unreadable[path] = error.reason
+            raise
+        if answer is not None:
+            answers[path] = answer
+        return answer
+
+
+def with_python(machine: Machine, python: str) -> Machine:
+    """The same machine, with environments made from another Python ("3.12", "3.12.3", "3.14t").
+
+    UsageError where that is not a version.
+    """
+    if _PYTHON_ASKED.fullmatch(python) is None:
+        raise UsageError(f"{python!r} is not a Python version.", hint="Give it as X.Y, for example 3.12.")
+    # A machine of its own, whose capabilities are never kept as this computer's.
+    return Recorder(machine, facts=replace(machine.facts, python=python))

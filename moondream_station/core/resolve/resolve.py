@@ -94,7 +94,7 @@ async def resolve_lock(
         fetch = partial(
             fetch_unhashed, home=home, client=client, publish=publish, patience=patience_of(config)
         )
-        lock = await _settle(resolver, family, requirements.canonical, (*constraints, *bounds), fetch)
+        lock = await _settle(resolver, family, requirements.texts, (*constraints, *bounds), fetch)
     _check_hashes(lock, requirements)
     return await with_sizes(lock, client)
 

@@ -22,7 +22,7 @@ def install_command(offer: Offer, requirements: Requirements, case: Case) -> tup
     is_of_pytorch = offer.source == "index" and offer.build != "mps"
     if is_of_pytorch:
         requirements = requirements.of_family()
-    texts = requirements.canonical or ("torch",)
+    texts = requirements.texts or ("torch",)
     if offer.source == "find-links":
         place = offer.find_links or (offer.url or "").rpartition("/")[0]
         return (*_PIP, *_pinned(requirements, offer, case), "--find-links", place)

@@ -43,12 +43,9 @@ OVERRIDABLE = frozenset({Obstacle.HARDWARE, Obstacle.ARCHITECTURE})
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What a build is chosen for.
+    """What a build is chosen for; torch itself need not be required.
 
-    Args:
-        requirements: What is asked for; torch itself need not be named.
-        python: The environment's Python ("3.11.7", "3.11", "3.14t"), which need not be the machine's own.
-        strategy: `auto`, `guide`, or a build's tag (`check_strategy`).
+    The environment's Python ("3.11.7", "3.11", "3.14t") need not be the machine's own.
     """
 
     capabilities: Capabilities
@@ -71,11 +68,8 @@ class BuildRequest:
 class TorchRequirement:
     """What is required of torch and its companions on one target.
 
-    Args:
-        versions: The versions of torch that are allowed; all of them where torch is not named directly.
-        text: The requirement on torch's version as it was written ("torch>=2.7.0"), and the constraint on
-            it, as one phrase; empty where there is neither.
-        companions: The versions allowed of each companion that is required.
+    `text` is the requirement on torch's version as it was written ("torch>=2.7.0"), and the constraint on it,
+    as one phrase; empty where there is neither.
     """
 
     versions: SpecifierSet
@@ -124,13 +118,9 @@ class TorchRequirement:
 
 @dataclass(frozen=True)
 class Case:
-    """A request and the offers it is held against, in the form that verdicts are made from.
+    """A request and the offers it is held against, by build, in the form that verdicts are made from.
 
-    Args:
-        offers: What is available for this platform, by build.
-        known: What the catalog knows of for this platform, by build: it gives reasons where nothing is
-            available.
-        ignoring: Obstacles that do not count.
+    What the catalog knows of gives reasons where nothing is available.
     """
 
     request: BuildRequest

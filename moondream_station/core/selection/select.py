@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
+from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, parse_build
 from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.target import target_of
 from moondream_station.core.builds.visibility import describe, hiding_variable
+from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
 from moondream_station.core.selection.advice import doubts, idle_gpu_warnings, other_gpu_warnings
 from moondream_station.core.selection.command import install_command
-from moondream_station.core.selection.guide import guide_build, guide_order
+from moondream_station.core.selection.guide import cuda_of_driver, guide_build, guide_order
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case, Obstacle
 from moondream_station.core.selection.sentences import (
     origin_of,
@@ -35,10 +38,8 @@ _INTEGRATED_IS_LATER = 2
 class Ranked:
     """A build that can be used, with the wheel to take.
 
-    Args:
-        torch: The version to take, without its local part.
-        others: A wheel of every other torch of this build and source that is possible here, best first; where
-            the requirements don't go with the first, a resolver may take one of these, and no other.
+    `others` are a wheel of every other torch of this build and source that is possible here, best first:
+    where the requirements don't go with the first, a resolver may take one of these, and no other.
     """
 
     build: str
@@ -57,12 +58,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class SelectionResult:
-    """The answer, and what to try where it does not hold.
-
-    Args:
-        order: Every possible build, best first, the chosen one included; the chosen one alone where the
-            strategy names a build.
-    """
+    """The answer, and what to try where it does not hold: the possible builds, best first, or a named one."""
 
     selection: Selection
     order: tuple[Ranked, ...]
@@ -96,7 +92,7 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
     named = (about_name,) if about_name else ()
     selection = Selection(
         strategy=strategy,
-        requirement=requirements.canonical,
+        requirement=requirements.texts,
         build=chosen.build.name if chosen else None,
         torch=chosen.best.torch if chosen else None,
         index_url=chosen.best.index_url if chosen else None,
@@ -269,3 +265,35 @@ def _candidates(
         if judged.refusal
     ]
     return tuple(candidates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusions:
+    """What a choice relied on, to be compared with what torch reports in the environment.
+
+    A difference is an error in the catalog or in detection. It changes nothing for the environment, in which
+    torch computes; it is reported, so that the error can be found. `arch_list` is what the build has code
+    for, as torch writes it ("sm_86", "gfx1100"), `toolkit` the CUDA or ROCm that it carries ("12.6"), and
+    `driver_cuda` the highest CUDA that the driver supports; None, or empty, where nothing is known.
+    """
+
+    arch_list: tuple[str, ...] = ()
+    toolkit: str | None = None
+    driver_cuda: str | None = None
+
+
+def conclusions(build: str, torch: str, capabilities: Capabilities, catalog: Catalog) -> Conclusions:
+    """What the catalog says of a build of a torch, and detection of its driver."""
+    parsed = parse_build(build)
+    if parsed is not None and parsed.kind is Kind.ROCM:
+        gfx = catalog.gfx(parsed)
+        return Conclusions(arch_list=tuple(sorted(gfx.codes)) if gfx else (), toolkit=parsed.toolkit)
+    if parsed is None or parsed.kind is not Kind.CUDA:
+        return Conclusions()
+    platform = target_of(capabilities, capabilities.python).platform or ""
+    known = catalog.architectures(parsed, Version(torch.partition("+")[0]), platform)
+    return Conclusions(
+        arch_list=tuple(f"sm_{major}{minor}" for major, minor in known.codes) if known else (),
+        toolkit=parsed.toolkit,
+        driver_cuda=cuda_of_driver(capabilities, catalog),
+    )

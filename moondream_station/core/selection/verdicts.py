@@ -31,12 +31,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What became of a build.
-
-    Args:
-        offers: Its possible wheels, best first; empty where it is refused.
-        refusal: Why it is refused, None where it is possible.
-    """
+    """What became of a build: its possible wheels, best first, or why it is refused."""
 
     build: Build
     offers: tuple[Offer, ...]

@@ -10,7 +10,7 @@ from typing import Any
 from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import VerificationFailed
 from moondream_station.core.facts.events import Mismatch, VerificationReport
-from moondream_station.core.selection.conclusions import Conclusions
+from moondream_station.core.selection.select import Conclusions
 from moondream_station.core.worker.torch_check import device_of
 
 _FAILING = frozenset({"torch", "build", "device", "compute_ok"})

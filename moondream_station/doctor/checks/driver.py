@@ -6,7 +6,7 @@ from typing import Final
 
 from moondream_station.core.builds.naming import Kind
 from moondream_station.core.builds.visibility import describe
-from moondream_station.core.capabilities.probes.nvidia_smi import Trouble
+from moondream_station.core.capabilities.probes.nvidia import Trouble
 from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.doctor.checks.findings import Remedy, Verdict, ok, problem, skipped, warning
 from moondream_station.doctor.checks.patient import Examined, Patient

@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.visibility import describe
-from moondream_station.core.capabilities.probes.nvidia_smi import Trouble
+from moondream_station.core.capabilities.probes.nvidia import Trouble
 from moondream_station.core.facts.capabilities import Gpu, Vendor
 from moondream_station.core.home.space import in_words
 from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, skipped, warning

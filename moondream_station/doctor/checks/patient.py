@@ -24,8 +24,7 @@ from moondream_station.core.backends.manifest_loader import (
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
-from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
+from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.fetch.http_client import open_client
@@ -33,8 +32,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.protocol import Machine
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorder import Recorder
+from moondream_station.core.machine.record import MachineRecord, Recorder
 from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.doctor.checks.planned import Planned, plan_for

@@ -15,8 +15,7 @@ from benchmarks.accuracy.works import newest
 
 from moondream_station.core.activation.plan import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
-from moondream_station.core.machine.record import load_record
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import RecordedMachine, load_record
 
 _HERE = Path(__file__).parent
 

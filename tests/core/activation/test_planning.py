@@ -14,8 +14,7 @@ from moondream_station.core.activation.plan import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.selection import Selection, Verdict
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorded import RecordedMachine
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 from support.fuzzed_records import RECORDS
 
 VARIABLES = st.dictionaries(

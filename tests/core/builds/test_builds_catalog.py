@@ -76,7 +76,7 @@ def test_every_cuda_wheel_has_an_architecture_list_and_a_driver_bound() -> None:
             known = catalog.architectures(tag, Version(row.torch), row.platform)
             assert known is not None, row
             assert known.verified or not row.verified or row.platform == "linux_aarch64", row
-            assert catalog.driver_bound(tag) is not None
+            assert catalog.driver_bound(tag, "linux") is not None
 
 
 def test_pypis_default_build_is_what_its_wheels_say() -> None:
@@ -115,7 +115,7 @@ def test_nothing_is_known_of_another_cuda_major() -> None:
     """Neither architectures nor the driver."""
     catalog = load_catalog()
     assert catalog.architectures(build("cu140"), Version("3.0"), "linux_x86_64") is None
-    assert catalog.driver_bound(build("cu140")) is None
+    assert catalog.driver_bound(build("cu140"), "linux") is None
 
 
 def test_a_newer_rocm_takes_the_list_of_the_nearest_older_one() -> None:
@@ -124,7 +124,7 @@ def test_a_newer_rocm_takes_the_list_of_the_nearest_older_one() -> None:
     newer = catalog.gfx(build("rocm7.3"))
     assert newer is not None
     assert not newer.verified
-    assert "gfx1151" in newer.names
+    assert "gfx1151" in newer.codes
     assert catalog.gfx(build("rocm8.0")) is None
     assert catalog.gfx(build("rocm5.7")) is None
 

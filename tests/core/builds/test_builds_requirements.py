@@ -33,7 +33,7 @@ def test_lines_are_read_as_pip_reads_them() -> None:
         "numpy[b,a] (>1,<3); python_version < '3.13'\r\n"
     )
     read = parse_requirements(text.splitlines(keepends=True), origin="requirements.txt")
-    assert read.canonical == (
+    assert read.texts == (
         "torch>=2.4,<2.6",
         "pillow>=9",
         'numpy[a,b]>1,<3; python_version < "3.13"',
@@ -44,7 +44,7 @@ def test_lines_are_read_as_pip_reads_them() -> None:
 def test_a_comment_ends_a_continued_line() -> None:
     """As in pip, a line that is a comment does not go on."""
     read = parse_requirements(["torch \\", "# not part of it \\", "numpy"], origin="r")
-    assert read.canonical == ("torch", "numpy")
+    assert read.texts == ("torch", "numpy")
 
 
 def test_hashes_stay_with_their_requirement() -> None:
@@ -56,7 +56,7 @@ def test_hashes_stay_with_their_requirement() -> None:
         "numpy",
     ]
     read = parse_requirements(lines, origin="r")
-    assert read.canonical == ("torch==2.7.0", "numpy")
+    assert read.texts == ("torch==2.7.0", "numpy")
     assert read.hashes == ((HASH, OTHER_HASH), ())
 
 
@@ -65,7 +65,7 @@ def test_repeated_requirements_count_once() -> None:
     read = parse_requirements(
         [f"torch==2.7.0 --hash=sha256:{HASH}", "Torch == 2.7.0", "torch>=2"], origin="r"
     )
-    assert read.canonical == ("torch==2.7.0", "torch>=2")
+    assert read.texts == ("torch==2.7.0", "torch>=2")
     assert read.hashes == ((HASH,), ())
 
 
@@ -83,7 +83,7 @@ def test_repeated_requirements_count_once() -> None:
 def test_options_for_pytorchs_index_are_left_out_with_a_warning(line: str) -> None:
     """The station chooses that index itself; the warning names the line, without credentials."""
     read = parse_requirements(["torch", line], origin="requirements.txt")
-    assert read.canonical == ("torch",)
+    assert read.texts == ("torch",)
     (warning,) = read.warnings
     assert warning.startswith("requirements.txt, line 2: ")
     assert "secret" not in warning
@@ -172,7 +172,7 @@ def test_any_text_is_read_or_refused(lines: list[str]) -> None:
         read = parse_requirements(lines, origin="r")
     except RequirementsUnsafe:
         return
-    assert parse_requirements(read.canonical, origin="r").canonical == read.canonical
+    assert parse_requirements(read.texts, origin="r").texts == read.texts
 
 
 def test_requirements_know_whether_torch_is_among_them() -> None:
@@ -188,17 +188,17 @@ def test_markers_choose_what_applies_to_a_target() -> None:
         ["torch<2.6; sys_platform == 'win32'", "torch>=2.7; sys_platform != 'win32'", "numpy; extra == 'x'"],
         origin="r",
     )
-    assert read.applicable(target_of(linux(), "3.12.3").markers).canonical == (
+    assert read.applicable(target_of(linux(), "3.12.3").markers).texts == (
         'torch>=2.7; sys_platform != "win32"',
     )
-    assert read.applicable(target_of(windows(), "3.12.3").markers).canonical == (
+    assert read.applicable(target_of(windows(), "3.12.3").markers).texts == (
         'torch<2.6; sys_platform == "win32"',
     )
 
 
 def test_arguments_are_requirements_too() -> None:
     """As a person gives them to `plan`."""
-    assert parse_requirement_args(["torch>=2.7.0", "torchvision"]).canonical == (
+    assert parse_requirement_args(["torch>=2.7.0", "torchvision"]).texts == (
         "torch>=2.7.0",
         "torchvision",
     )
@@ -228,7 +228,7 @@ def test_what_the_manifest_allows_is_read() -> None:
         "--requirement=more.txt",
     ]
     read = parse_requirements(lines, origin="requirements.txt", allowed=ALLOWED)
-    assert read.canonical == (
+    assert read.texts == (
         'ours[all] @ https://example.org/ours-1.0-py3-none-any.whl ; python_version > "3"',
         "old @ https://example.org/old-1.0.tar.gz",
         "numpy",

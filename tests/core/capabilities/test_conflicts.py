@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from moondream_station.core.capabilities.probes import nvidia_driver, nvidia_smi
+from moondream_station.core.capabilities.probes import nvidia
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.machine.protocol import CommandResult
 from moondream_station.core.machine.record import MachineRecord
@@ -114,8 +114,8 @@ def test_a_hanging_tool_without_any_driver_is_no_gpu() -> None:
 
 def test_half_an_answer_of_a_hanging_tool_counts() -> None:
     """What it told before it hung is better than what the kernel knows."""
-    query = answer(*nvidia_smi.QUERY, stdout=rows((RTX_4090,), "550.54.14"))
-    hanging = answer(*nvidia_smi.PLAIN, returncode=-9, timed_out=True)
+    query = answer(*nvidia.QUERY, stdout=rows((RTX_4090,), "550.54.14"))
+    hanging = answer(*nvidia.PLAIN, returncode=-9, timed_out=True)
     found = capabilities_of(linux(query, hanging, driver="550.54.14"))
     assert nvidia_of(found) == (["8.9"], "550.54.14", "nvidia-smi")
 
@@ -184,7 +184,7 @@ def test_a_lost_gpu_is_none_and_those_beside_it_count() -> None:
     lost = "Unable to determine the device handle for GPU0: 0000:01:00.0: GPU is lost.  Reboot the system\n"
     beside = rows((RTX_4090, GTX_1080), "550.54.14").splitlines(keepends=True)[1]
     found = capabilities_of(
-        linux(answer(*nvidia_smi.QUERY, stdout=lost + beside, returncode=15), driver="550.54.14")
+        linux(answer(*nvidia.QUERY, stdout=lost + beside, returncode=15), driver="550.54.14")
     )
     assert [(gpu.index, gpu.architecture) for gpu in found.gpus] == [(1, "6.1")]
     assert said(found, "lost", "restart")
@@ -350,7 +350,7 @@ def test_the_variables_are_kept_and_not_applied() -> None:
 
 def test_the_kernels_other_file_is_enough() -> None:
     """/sys tells the driver where /proc does not."""
-    record = MachineRecord(platform=LINUX, commands=smi_hangs(), files={nvidia_driver.SYS: "550.54.14\n"})
+    record = MachineRecord(platform=LINUX, commands=smi_hangs(), files={nvidia.SYS: "550.54.14\n"})
     assert nvidia_of(capabilities_of(record)) == ([None], "550.54.14", "sys")
 
 

@@ -11,16 +11,13 @@ import anyio
 import pytest
 
 from moondream_station.core.capabilities.detect import PROBES, detect
-from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
-from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI
-from moondream_station.core.capabilities.probes.versions import NVCC
+from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI
+from moondream_station.core.capabilities.probes.system import NVCC
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import ProgramMissing
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts
-from moondream_station.core.machine.record import MachineRecord, record_from_json
-from moondream_station.core.machine.recorded import RecordedMachine
-from moondream_station.core.machine.recorder import Recorder
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine, Recorder, record_from_json
 from support.machines import (
     LINUX,
     MACOS,

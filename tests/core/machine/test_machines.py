@@ -15,9 +15,13 @@ import pytest
 from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import OUTPUT_LIMIT_BYTES, CommandResult, Machine, Unreadable
-from moondream_station.core.machine.record import MachineRecord, record_from_json
-from moondream_station.core.machine.recorded import RecordedMachine
-from moondream_station.core.machine.recorder import Recorder, with_python
+from moondream_station.core.machine.record import (
+    MachineRecord,
+    RecordedMachine,
+    Recorder,
+    record_from_json,
+    with_python,
+)
 from support.machines import LINUX, answer, cpu_only
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.facts.capabilities import Capabilities
-from moondream_station.core.selection.conclusions import Conclusions, conclusions
+from moondream_station.core.selection.select import Conclusions, conclusions
 from support.snapshots import amd, linux, macos, nvidia, windows
 
 CATALOG = load_catalog()

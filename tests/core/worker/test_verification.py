@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.facts.events import Mismatch, VerificationReport
-from moondream_station.core.selection.conclusions import Conclusions
+from moondream_station.core.selection.select import Conclusions
 from moondream_station.core.worker.torch_check import build_of, device_of
 from moondream_station.core.worker.verification import (
     Verification,

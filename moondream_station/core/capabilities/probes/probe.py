@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -61,22 +62,20 @@ async def ask_commands(machine: Machine, argvs: Iterable[tuple[str, ...]]) -> No
             group.start_soon(machine.run, *argv)
 
 
-async def ask_file(machine: Machine, path: str) -> str | None:
+async def ask_file(machine: Machine, path: str) -> None:
     """Read a file, where "can't be read" is an answer like any other: the recorder keeps the reason."""
-    try:
-        return await machine.read(path)
-    except Unreadable:
-        await anyio.lowlevel.checkpoint()
-        return None
+    with suppress(Unreadable):
+        await machine.read(path)
+    await anyio.lowlevel.checkpoint()
 
 
 async def ask_folder(machine: Machine, path: str) -> tuple[str, ...]:
     """List a folder; one that does not exist or can't be listed has no names."""
-    try:
-        return await machine.list(path) or ()
-    except Unreadable:
-        await anyio.lowlevel.checkpoint()
-        return ()
+    names: tuple[str, ...] | None = None
+    with suppress(Unreadable):
+        names = await machine.list(path)
+    await anyio.lowlevel.checkpoint()
+    return names or ()
 
 
 def answer_to(record: MachineRecord, *argv: str) -> CommandResult | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.capabilities.probes.nvidia_smi import (
+from moondream_station.core.capabilities.probes.nvidia import (
     NvidiaSmiReading,
     Trouble,
     gpu_of,

@@ -12,20 +12,15 @@ import pytest
 from hypothesis import given
 
 from moondream_station.core.capabilities.detect import PROBES
-from moondream_station.core.capabilities.probes import amd, intel, nvidia_driver, nvidia_smi, sysctl
+from moondream_station.core.capabilities.probes import adapters, amd, nvidia, system
+from moondream_station.core.capabilities.probes.adapters import INTEL, QUERY, WINDOWS_GPUS, IntelReading
 from moondream_station.core.capabilities.probes.amd import AMD
-from moondream_station.core.capabilities.probes.intel import INTEL, IntelReading
-from moondream_station.core.capabilities.probes.nvidia_driver import NVIDIA_DRIVER
-from moondream_station.core.capabilities.probes.nvidia_smi import NVIDIA_SMI, NvidiaSmiReading
+from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.capabilities.probes.probe import DETAIL_LIMIT, Probe, Reading
-from moondream_station.core.capabilities.probes.sysctl import SYSCTL, SysctlReading
-from moondream_station.core.capabilities.probes.versions import MACOS, NVCC
-from moondream_station.core.capabilities.probes.windows_gpus import QUERY, WINDOWS_GPUS
+from moondream_station.core.capabilities.probes.system import MACOS, NVCC, SYSCTL, SysctlReading
 from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.protocol import CommandResult
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.recorded import RecordedMachine
-from moondream_station.core.machine.recorder import Recorder
+from moondream_station.core.machine.record import MachineRecord, RecordedMachine, Recorder
 from support.fuzzed_records import RECORDS
 from support.machines import (
     GTX_1080,
@@ -167,14 +162,14 @@ def test_deadlines_and_systems_are_the_documented_ones() -> None:
 async def test_a_new_driver_is_not_asked_the_old_question() -> None:
     """The shorter query is only for drivers that refuse the longer one."""
     asked = await questions(NVIDIA_SMI, nvidia_linux())
-    assert {result.argv for result in asked.commands} == {nvidia_smi.QUERY, nvidia_smi.PLAIN}
+    assert {result.argv for result in asked.commands} == {nvidia.QUERY, nvidia.PLAIN}
 
 
 @pytest.mark.parametrize("record", [smi_hangs(), smi_fails("No devices were found", 6)])
 async def test_a_tool_in_trouble_is_not_asked_again(record: tuple[CommandResult, ...]) -> None:
     """Another query would hang or fail like the first."""
     asked = await questions(NVIDIA_SMI, MachineRecord(platform=LINUX, commands=record))
-    assert nvidia_smi.OLD_QUERY not in {result.argv for result in asked.commands}
+    assert nvidia.OLD_QUERY not in {result.argv for result in asked.commands}
 
 
 async def test_nvidia_smi_finds_gpus() -> None:
@@ -239,7 +234,7 @@ async def test_a_usable_answer_counts_whatever_the_exit_status() -> None:
             "out of step",
         ),
         (smi_fails("Segmentation fault", -11), Outcome.FAILED, "exited with -11, saying: Segmentation fault"),
-        ((answer(*nvidia_smi.PLAIN),), Outcome.FAILED, "without an answer"),
+        ((answer(*nvidia.PLAIN),), Outcome.FAILED, "without an answer"),
     ],
 )
 async def test_nvidia_smi_without_gpus(
@@ -256,8 +251,8 @@ async def test_what_was_answered_before_a_hang_counts() -> None:
     record = MachineRecord(
         platform=LINUX,
         commands=(
-            answer(*nvidia_smi.QUERY, stdout=rows((RTX_4090,), "550.54.14")),
-            answer(*nvidia_smi.PLAIN, returncode=-9, timed_out=True),
+            answer(*nvidia.QUERY, stdout=rows((RTX_4090,), "550.54.14")),
+            answer(*nvidia.PLAIN, returncode=-9, timed_out=True),
         ),
     )
     reading = await read_as(NvidiaSmiReading, NVIDIA_SMI, record)
@@ -270,8 +265,8 @@ async def test_what_was_answered_before_a_hang_counts() -> None:
     [
         (proc_version("550.144.03"), "550.144.03", "proc"),
         (proc_version("375.74", is_open=False), "375.74", "proc"),
-        ({**proc_version("550.54.14"), nvidia_driver.SYS: "550.54.14\n"}, "550.54.14", "proc"),
-        ({nvidia_driver.SYS: "580.00\n"}, "580.00", "sys"),
+        ({**proc_version("550.54.14"), nvidia.SYS: "550.54.14\n"}, "550.54.14", "proc"),
+        ({nvidia.SYS: "580.00\n"}, "580.00", "sys"),
     ],
 )
 async def test_the_kernel_tells_the_driver(files: Mapping[str, str], version: str, source: str) -> None:
@@ -285,9 +280,9 @@ async def test_the_kernel_tells_the_driver(files: Mapping[str, str], version: st
     ("record", "outcome"),
     [
         (cpu_only(), Outcome.ABSENT),
-        (MachineRecord(platform=LINUX, files={nvidia_driver.PROC: "nothing of use\n"}), Outcome.FAILED),
-        (MachineRecord(platform=LINUX, files={nvidia_driver.SYS: "x.y\n"}), Outcome.FAILED),
-        (MachineRecord(platform=LINUX, unreadable={nvidia_driver.PROC: "permission denied"}), Outcome.FAILED),
+        (MachineRecord(platform=LINUX, files={nvidia.PROC: "nothing of use\n"}), Outcome.FAILED),
+        (MachineRecord(platform=LINUX, files={nvidia.SYS: "x.y\n"}), Outcome.FAILED),
+        (MachineRecord(platform=LINUX, unreadable={nvidia.PROC: "permission denied"}), Outcome.FAILED),
     ],
 )
 async def test_the_kernel_without_a_driver(record: MachineRecord, outcome: Outcome) -> None:
@@ -326,7 +321,7 @@ async def test_sysctl_tells_the_processor(
 async def test_sysctl_without_answers() -> None:
     """Not installed, refusing and hanging are three answers."""
     refusing = tuple(replace(result, returncode=1, stdout="") for result in mac().commands)
-    hanging = (answer(*sysctl.BRAND, timed_out=True, returncode=-9),)
+    hanging = (answer(*system.BRAND, timed_out=True, returncode=-9),)
     assert (await read(SYSCTL, cpu_only(MACOS_FACTS))).outcome is Outcome.ABSENT
     assert (await read(SYSCTL, replace(mac(), commands=refusing))).outcome is Outcome.FAILED
     assert (await read(SYSCTL, replace(mac(), commands=hanging))).outcome is Outcome.TIMED_OUT
@@ -413,9 +408,9 @@ async def test_the_bus_tells_intels_gpus() -> None:
 
 async def test_a_bus_that_does_not_tell_is_not_known() -> None:
     """A device without its files may be anything."""
-    silent = MachineRecord(platform=LINUX, directories={intel.DEVICES: ("0000:01:00.0",)})
-    refused = MachineRecord(platform=LINUX, unreadable={intel.DEVICES: "permission denied"})
-    vendor = f"{intel.DEVICES}/0000:01:00.0/vendor"
+    silent = MachineRecord(platform=LINUX, directories={adapters.DEVICES: ("0000:01:00.0",)})
+    refused = MachineRecord(platform=LINUX, unreadable={adapters.DEVICES: "permission denied"})
+    vendor = f"{adapters.DEVICES}/0000:01:00.0/vendor"
     half = replace(silent, unreadable={vendor: "permission denied"})
     assert (await read(INTEL, half)).outcome is Outcome.FAILED
     assert not (await read_as(IntelReading, INTEL, silent)).bus_is_known
@@ -423,7 +418,7 @@ async def test_a_bus_that_does_not_tell_is_not_known() -> None:
     assert (await read(INTEL, refused)).outcome is Outcome.FAILED
 
 
-def adapters(stdout: str, returncode: int = 0) -> MachineRecord:
+def listed_by_windows(stdout: str, returncode: int = 0) -> MachineRecord:
     """A Windows machine whose adapters are listed in this text."""
     command = answer("powershell", "-NoProfile", "-Command", QUERY, stdout=stdout, returncode=returncode)
     return MachineRecord(platform=WINDOWS, commands=(command,))
@@ -448,7 +443,7 @@ async def test_windows_gives_one_object_or_an_array() -> None:
         {"Name": "AMD Radeon RX 7900 XTX", "PNPDeviceID": "PCI\\VEN_1002&DEV_744C", "DriverVersion": None},
         {"Name": "Remote Display Adapter", "PNPDeviceID": "ROOT\\BASICDISPLAY", "DriverVersion": "10"},
     ]
-    reading = await read(WINDOWS_GPUS, adapters(json.dumps(listed)))
+    reading = await read(WINDOWS_GPUS, listed_by_windows(json.dumps(listed)))
     assert [(gpu.vendor, gpu.architecture) for gpu in reading.gpus] == [("intel", "0xe20b"), ("amd", None)]
     assert reading.version is None
 
@@ -459,7 +454,7 @@ async def test_windows_may_put_a_warning_in_front() -> None:
         '{"Name": "AMD Radeon RX 7600", "PNPDeviceID": "PCI\\\\VEN_1002&DEV_7480", "DriverVersion": "32"}'
     )
     for before in ("", "\ufeff", "WARNING: [1] of {2} modules is not signed\r\n", "\r\n"):
-        reading = await read(WINDOWS_GPUS, adapters(f"{before}{listed}\r\n"))
+        reading = await read(WINDOWS_GPUS, listed_by_windows(f"{before}{listed}\r\n"))
         assert [gpu.vendor for gpu in reading.gpus] == ["amd"], before
 
 
@@ -470,7 +465,7 @@ async def test_a_card_under_windows_own_driver_has_none_of_nvidias() -> None:
         "PNPDeviceID": "PCI\\VEN_10DE&DEV_2684",
         "DriverVersion": "10.0.19041.3636",
     }
-    reading = await read(WINDOWS_GPUS, adapters(json.dumps(basic)))
+    reading = await read(WINDOWS_GPUS, listed_by_windows(json.dumps(basic)))
     assert reading.version is None
     assert [gpu.vendor for gpu in reading.gpus] == ["nvidia"]
 
@@ -479,10 +474,10 @@ async def test_a_card_under_windows_own_driver_has_none_of_nvidias() -> None:
     ("record", "outcome"),
     [
         (cpu_only(WINDOWS), Outcome.ABSENT),
-        (adapters(""), Outcome.ABSENT),
-        (adapters("Get-CimInstance : Zugriff verweigert", 1), Outcome.FAILED),
-        (adapters("[" * 100_000), Outcome.FAILED),
-        (adapters("", 1), Outcome.FAILED),
+        (listed_by_windows(""), Outcome.ABSENT),
+        (listed_by_windows("Get-CimInstance : Zugriff verweigert", 1), Outcome.FAILED),
+        (listed_by_windows("[" * 100_000), Outcome.FAILED),
+        (listed_by_windows("", 1), Outcome.FAILED),
     ],
 )
 async def test_windows_without_gpus(record: MachineRecord, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs and driver, as its own tool tells them, over ten years of drivers.
+"""NVIDIA's GPUs and driver: as its own tool tells them, over ten years of drivers, and the kernel.
 
 Reading is total: no text makes it raise.
 """
@@ -21,13 +21,51 @@ from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
     answer_to,
+    ask_file,
     first_line,
     not_answered,
     one_line,
+    refused,
 )
 from moondream_station.core.facts.capabilities import Gpu, Outcome
 from moondream_station.core.machine.protocol import CommandResult, Machine
 from moondream_station.core.machine.record import MachineRecord
+
+PROC: Final = "/proc/driver/nvidia/version"
+SYS: Final = "/sys/module/nvidia/version"
+
+_KERNEL_VERSION = r"(\d{2,4}(?:\.\d{1,4}){1,3})"
+# "Kernel Module  375.74  Wed …", and since 515 also "Open Kernel Module for x86_64  550.144.03  Release …".
+_PROC_LINE = re.compile(rf"Kernel Module(?: +for +\S+)? +{_KERNEL_VERSION}(?![\w.])", re.ASCII)
+_SYS_TEXT = re.compile(_KERNEL_VERSION, re.ASCII)
+
+
+async def _ask_kernel(machine: Machine) -> None:
+    await ask_file(machine, PROC)
+    await ask_file(machine, SYS)
+
+
+def _read_kernel(record: MachineRecord) -> Reading:
+    in_proc = _PROC_LINE.search(record.files.get(PROC, ""))
+    in_sys = _SYS_TEXT.fullmatch(record.files.get(SYS, "").strip())
+    if match := in_proc or in_sys:
+        return Reading(
+            outcome=Outcome.FOUND,
+            detail=f"kernel module {match[1]}",
+            version=match[1],
+            source="proc" if in_proc else "sys",
+        )
+    for path in (PROC, SYS):
+        if unreadable := refused(record, path):
+            return Reading(outcome=Outcome.FAILED, detail=unreadable)
+        if path in record.files:
+            detail = one_line(f"{path} names no version: {first_line(record.files[path])}")
+            return Reading(outcome=Outcome.FAILED, detail=detail)
+    return Reading(detail="no NVIDIA kernel module is loaded")
+
+
+NVIDIA_DRIVER = Probe(name="nvidia_driver", ask=_ask_kernel, read=_read_kernel)
+
 
 _FIELDS: Final = ("index", "name", "driver_version", "compute_cap", "memory.total")
 _OLD_FIELDS: Final = ("index", "name", "driver_version", "memory.total")
@@ -103,7 +141,7 @@ class NvidiaSmiReading(Reading):
         return self.cuda_shown if self.cuda_shown and self.cuda_shown[0].isdigit() else None
 
 
-async def _ask(machine: Machine) -> None:
+async def _ask_smi(machine: Machine) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(machine.run, *PLAIN)
         result = await machine.run(*QUERY)
@@ -120,7 +158,7 @@ def _asks_again(result: CommandResult) -> bool:
     return is_refused or (result.returncode != 0 and not troubles_of(text, result.returncode))
 
 
-def _read(record: MachineRecord) -> Reading:
+def _read_smi(record: MachineRecord) -> Reading:
     plain, query, old = (answer_to(record, *argv) for argv in (PLAIN, QUERY, OLD_QUERY))
     results = [result for result in (query, old, plain) if result is not None]
     if not results:
@@ -232,4 +270,6 @@ def gpu_of(row: Mapping[str, str]) -> Gpu:
     )
 
 
-NVIDIA_SMI = Probe(name="nvidia_smi", ask=_ask, read=_read, deadline_seconds=15.0, programs=("nvidia-smi",))
+NVIDIA_SMI = Probe(
+    name="nvidia_smi", ask=_ask_smi, read=_read_smi, deadline_seconds=15.0, programs=("nvidia-smi",)
+)
