@@ -25,7 +25,6 @@ What "whatever is left" reaches:
 
 import os
 import select
-import signal
 import sys
 import time
 
@@ -36,8 +35,11 @@ except ImportError:  # a Python built without libffi: the guard then does what i
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing costs more than the rest of the guard
+    import signal
     from collections.abc import Callable
     from typing import NoReturn
+else:
+    import _signal as signal  # without the enums of `signal`, a third of the start: 5 ms of 16
 
 assert sys.platform != "win32"  # noqa: S101  tells the type checker what this file is for
 

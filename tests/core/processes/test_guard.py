@@ -198,5 +198,15 @@ def test_the_guard_imports_little() -> None:
         lines = guard.stderr.read().decode().splitlines()
     imported = {line.rpartition("|")[2].strip() for line in lines}
     assert "select" in imported
-    costly = {"asyncio", "contextlib", "inspect", "json", "logging", "pathlib", "subprocess", "typing"}
+    costly = {
+        "asyncio",
+        "contextlib",
+        "enum",
+        "inspect",
+        "json",
+        "logging",
+        "pathlib",
+        "subprocess",
+        "typing",
+    }
     assert not costly & imported
