@@ -14,6 +14,7 @@ from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import NoActiveModel
 from moondream_station.core.facts.events import BackendActivationRequested, Event
 from moondream_station.core.home.layout import Home, home_from, home_unusable
+from moondream_station.core.home.storage import read_file
 
 _WORKER_LINES = 50
 
@@ -30,18 +31,18 @@ def run_logs(model: str | None, *, as_json: bool) -> int:
     home = home_from(os.environ)
     try:
         latest = _latest(home, model)
+        if latest is None:
+            raise NoActiveModel(
+                f"No activation of {model} is on record." if model else "No activation is on record.",
+                hint="`moondream-station switch MODEL` activates a model.",
+            )
+        activation, events, name = latest
+        notes = _notes(home, activation)
+        worker = _last_lines(home, name)
     except OSError as error:
         raise home_unusable(
-            f"The home {home.root} can't be read: {error.strerror or error}.", home.root
+            f"{error.filename or home.root} can't be read: {error.strerror or error}.", home.root
         ) from error
-    if latest is None:
-        raise NoActiveModel(
-            f"No activation of {model} is on record." if model else "No activation is on record.",
-            hint="`moondream-station switch MODEL` activates a model.",
-        )
-    activation, events, name = latest
-    notes = _notes(home, activation)
-    worker = _last_lines(home, name)
     shown = {
         "activation": activation,
         "model": name,
@@ -67,7 +68,7 @@ def _latest(home: Home, model: str | None) -> tuple[str, list[Event], str] | Non
 def _notes(home: Home, activation: str) -> list[str]:
     """The output of tools, which the journal keeps between the facts."""
     notes = []
-    for line in (home.activations / f"{activation}.jsonl").read_text(errors="replace").splitlines():
+    for line in read_file(home.activations / f"{activation}.jsonl").decode(errors="replace").splitlines():
         try:
             data: Any = json.loads(line)
         except ValueError:
@@ -79,7 +80,7 @@ def _notes(home: Home, activation: str) -> list[str]:
 
 def _last_lines(home: Home, model: str) -> list[str]:
     try:
-        text = home.worker_log(model).read_text(errors="replace")
+        text = read_file(home.worker_log(model)).decode(errors="replace")
     except FileNotFoundError:
         return []
     return text.splitlines()[-_WORKER_LINES:]

@@ -176,7 +176,7 @@ class Station:
         if strategy is not None:
             check_strategy(strategy)
         request = ActivationRequest(
-            id=new_activation_id(),
+            id=new_activation_id(after=self.bus.state.seq),
             model=model,
             strategy=strategy or self.settings.strategy,
             upgrade=upgrade,
@@ -194,7 +194,10 @@ class Station:
         self.manifest.model(model)
         check_rollback(self.home, model)
         request = ActivationRequest(
-            id=new_activation_id(), model=model, strategy=self.settings.strategy, rollback=True
+            id=new_activation_id(after=self.bus.state.seq),
+            model=model,
+            strategy=self.settings.strategy,
+            rollback=True,
         )
         return self._begin(request)
 

@@ -19,7 +19,8 @@ from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
-from moondream_station.core.home.storage import remove
+from moondream_station.core.home.space import writing_to
+from moondream_station.core.home.storage import read_file, remove
 from moondream_station.core.resolve.pylock import read_stored_pylock
 
 Kind: TypeAlias = Literal["environment", "download", "backend", "cache"]
@@ -45,8 +46,9 @@ async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None],
         found = await anyio.to_thread.run_sync(_find, home)
         if not dry_run:
             await sweep(home)
-            for unreferenced in found:
-                await anyio.to_thread.run_sync(remove, unreferenced.path)
+            with writing_to(home.root):
+                for unreferenced in found:
+                    await anyio.to_thread.run_sync(remove, unreferenced.path)
     return found
 
 
@@ -85,7 +87,7 @@ def _wheel_name(path: Path, *, partial: bool = False) -> str:
 
 def _wheels_of(committed: Committed) -> Iterator[str]:
     try:
-        lock = read_stored_pylock(committed.place.pylock.read_text(encoding="utf-8"))
+        lock = read_stored_pylock(read_file(committed.place.pylock).decode())
     except (OSError, UnicodeDecodeError, ResolutionConflict):
         return  # an environment without a readable lock keeps itself, not its downloads
     yield from (file.stored_name for file in lock.files)

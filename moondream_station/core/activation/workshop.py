@@ -45,7 +45,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.space import no_space_hint, storage_failure
-from moondream_station.core.home.storage import remove_tree
+from moondream_station.core.home.storage import read_file, remove_tree
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import (
@@ -189,7 +189,7 @@ class Workshop:
     def _offer_of(self, committed: Committed) -> Offer:
         """The wheel of torch that an environment was made from."""
         record = committed.record
-        lock = read_stored_pylock(committed.place.pylock.read_text(encoding="utf-8"))
+        lock = read_stored_pylock(read_file(committed.place.pylock).decode())
         wheel = next(file for file in lock.files if file.name == "torch")
         offer = offer_from_wheel(
             wheel.filename,

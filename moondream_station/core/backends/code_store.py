@@ -29,6 +29,9 @@ from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import BackendUnavailable
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import (
+    not_a_file,
+    open_file,
+    read_file,
     read_json,
     remove_tree,
     sync_folder,
@@ -148,8 +151,10 @@ def digest_of(folder: Path, others: Iterable[Path] = ()) -> str:
     total = hashlib.sha256()
     for path in _files(folder, frozenset(others)):
         name = path.relative_to(folder).as_posix()
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        content = ""
+        if not not_a_file(path):
+            with open_file(path) as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{len(name)}:{name}:{content}\n".encode("utf-8", "surrogateescape"))
     return total.hexdigest()
 
@@ -205,7 +210,7 @@ def _requirements(folder: Path, backend_id: str) -> str:
             hint="It should hold one line a package: check that it is the right file.",
         )
     try:
-        return decode_requirements(path.read_bytes())
+        return decode_requirements(read_file(path))
     except ValueError as error:
         raise BackendUnavailable(
             f"requirements.txt of the backend {backend_id} can't be read: {error}.", hint="Save it as UTF-8."
@@ -236,7 +241,7 @@ def _allowances(info: BackendInfo, folder: Path, backend: str) -> Allowances:
 def _content(path: Path, backend: str) -> str:
     """Links inside a backend's folder lead nowhere else: what is taken of it has none."""
     try:
-        return decode_requirements(path.read_bytes())
+        return decode_requirements(read_file(path))
     except (OSError, ValueError) as error:
         raise BackendUnavailable(
             f"The backend {backend} has no readable {path.name}, which the manifest allows.",

@@ -18,7 +18,7 @@ from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
 from moondream_station.core.home.layout import Home, expanded
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.storage import write_atomically
+from moondream_station.core.home.storage import read_file, write_atomically
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
 _FETCH_SECONDS: Final = 15.0
@@ -125,7 +125,7 @@ async def _get(url: str, origin: str, client: httpx2.AsyncClient) -> bytes:
 
 async def _last_good(copy: Path, origin: str, url: str, error: ManifestInvalid) -> Manifest:
     try:
-        content = await anyio.Path(copy).read_bytes()
+        content = await anyio.to_thread.run_sync(read_file, copy)
     except OSError:
         raise error from None
     manifest = parse_manifest(content, origin=origin, url=url)

@@ -91,9 +91,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = Log()
 
 
-def new_activation_id(at: datetime | None = None) -> str:
-    """An id for an activation that begins now: `20261123T100000123456Z-ab12cd`. Ids sort by time."""
-    moment = datetime.now(UTC) if at is None else at.astimezone(UTC)
+def new_activation_id(*, after: int = 0) -> str:
+    """An id for an activation that begins now: `20261123T100000123456Z-ab12cd`.
+
+    Ids sort as their activations began, also when the clock was set back: `after` is the last seq.
+    """
+    moment = max(datetime.now(UTC), _EPOCH + timedelta(microseconds=after + 1))
     return f"{moment:%Y%m%dT%H%M%S%fZ}-{secrets.token_hex(3)}"
 
 

@@ -19,6 +19,7 @@ from moondream_station.core.facts.codec import event_from_json, event_to_json
 from moondream_station.core.facts.events import Event
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.storage import open_file, read_file
 
 ACTIVATIONS_KEPT: Final = 50
 STATION_LOG_BYTES: Final = 1 << 20
@@ -148,7 +149,7 @@ def _make_room(home: Home, path: Path, size_bytes: int) -> None:
 
 def _append_line(path: Path, line: bytes, *, sync: bool) -> None:
     """Append in one write, so that lines of several processes don't mix, and never onto a torn one."""
-    with path.open("ab+", buffering=0) as file:
+    with open_file(path, "ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
@@ -163,7 +164,7 @@ def _append_line(path: Path, line: bytes, *, sync: bool) -> None:
 
 def _read(path: Path) -> list[Event]:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         return []
     return sorted(_events(data), key=lambda event: event.seq)

@@ -14,12 +14,14 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from moondream_station.core.facts.errors import EnvironmentBroken
+from moondream_station.core.home.storage import not_a_file, open_file
 
 _NAMED_AT_MOST = 3
 _COLUMNS = 3
@@ -81,6 +83,8 @@ def _is_rewritten(path: Path, expected: str, since_ns: int) -> bool:
             return False
     except FileNotFoundError:
         return False
+    if not_a_file(path):
+        return True
     with path.open("rb") as file:
         digest = base64.urlsafe_b64encode(hashlib.file_digest(file, "sha256").digest())
     return digest.rstrip(b"=").decode() != expected.removeprefix("sha256=")
@@ -100,7 +104,7 @@ def _content(path: Path) -> str:
         return f"link:{path.readlink()}"
     status = path.stat()
     mode = stat.S_IMODE(status.st_mode) & 0o111
-    if status.st_size > _READ_AT_MOST_BYTES:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _READ_AT_MOST_BYTES:
         return f"{mode:o}:{status.st_size}"
     return f"{mode:o}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
@@ -151,7 +155,7 @@ def _package_problems(folders: list[Path], packages: Mapping[str, str]) -> Itera
 def _read_record(folder: Path, problems: list[str]) -> list[list[str]]:
     record = folder / "RECORD"
     try:
-        with record.open(encoding="utf-8", newline="") as file:
+        with TextIOWrapper(open_file(record), encoding="utf-8", newline="") as file:
             return [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         problems.append(f"{folder.name}/RECORD can't be read ({error})")

@@ -28,6 +28,7 @@ from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import writing_to
 from moondream_station.core.home.storage import (
+    read_file,
     read_json,
     remove,
     sync_folder,
@@ -228,7 +229,7 @@ def _check_whole(committed: Committed) -> None:
     if changed := changed_names(record.own_files, own_files(place.venv)):
         raise EnvironmentBroken(f"In environment {place.name} was lost or changed: {', '.join(changed)}.")
     try:
-        lock = read_stored_pylock(place.pylock.read_text(encoding="utf-8"))
+        lock = read_stored_pylock(read_file(place.pylock).decode())
     except (OSError, UnicodeDecodeError, ResolutionConflict) as error:
         raise EnvironmentBroken(f"The environment {place.name} has lost its lock: {error}") from error
     if lock.digest != record.lock_digest:

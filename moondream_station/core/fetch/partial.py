@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio.from_thread
 
-from moondream_station.core.home.storage import read_json
+from moondream_station.core.home.storage import open_file, open_regular, read_json
 
 _REHASH_BYTES = 32 << 20
 
@@ -51,7 +51,7 @@ class PartialFile:
         self._descriptor = self._opened()
 
     def _opened(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        return open_regular(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
 
     @property
     def sha256(self) -> str:
@@ -98,7 +98,8 @@ class PartialFile:
         """Keep what the server said of the file, for a later process to resume by."""
         if validator != self.validator:
             # Not durable on purpose: a note that is torn or lost costs an `If-Range`, and syncing costs more.
-            _note_of(self.path).write_text(json.dumps(asdict(validator)), encoding="utf-8")
+            with open_file(_note_of(self.path), "wb") as file:
+                file.write(json.dumps(asdict(validator)).encode())
             self.validator = validator
 
     def finish(self, final: Path) -> bool:

@@ -19,6 +19,7 @@ import anyio.to_thread
 from anyio.abc import Listener, SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from moondream_station.core.home.storage import open_file
 from moondream_station.core.home.task_groups import as_raised
 
 _HEAD_BYTES = 1 << 16
@@ -62,9 +63,9 @@ class Arrival:
         """The file, under whichever of its two names it has."""
         partial, finished = self._places
         try:
-            return partial.open("rb")
+            return open_file(partial)
         except FileNotFoundError:  # it was finished meanwhile
-            return finished.open("rb")
+            return open_file(finished)
 
     def _tell(self) -> None:
         self._news.set()

@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from moondream_station.core.fetch.lock import LockedFile
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.storage import read_json, sync_file
+from moondream_station.core.home.storage import open_file, read_json, sync_file
 
 _HASH_BYTES = 32 << 20
 
@@ -39,7 +39,8 @@ async def find_finished(home: Home, file: LockedFile) -> Path | None:
 def note_finished(path: Path) -> None:
     """Note that a file's hash was checked, just now."""
     # Not durable on purpose: without its note a file is read again.
-    _note_of(path).write_text(json.dumps(_identity(path)), encoding="utf-8")
+    with open_file(_note_of(path), "wb") as file:
+        file.write(json.dumps(_identity(path)).encode())
 
 
 def settle(paths: Iterable[Path]) -> None:
@@ -75,7 +76,7 @@ async def sha256_of(path: Path) -> str | None:
 
     def read() -> str:
         digest = hashlib.sha256()
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while piece := file.read(_HASH_BYTES):
                 digest.update(piece)
                 anyio.from_thread.check_cancelled()  # a cancellation need not wait for the whole file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -60,6 +61,10 @@ class Home:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in folders:
                 folder.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise home_unusable(
+                f"The home {self.root} can't be used: {error.filename} is not a folder.", self.root
+            ) from error
         except OSError as error:
             raise home_unusable(
                 f"The home {self.root} can't be used: {error.strerror or error}.", self.root
@@ -75,7 +80,24 @@ def home_from(environ: Mapping[str, str]) -> Home:
         root = Path(named).expanduser() if named else Path.home() / ".moondream-station"
     except RuntimeError as error:
         raise home_unusable(f"No home folder: {error}") from error
-    return Home(root=absolute(root))
+    root = absolute(root)
+    for place in (root, *root.parents):
+        if why := _broken_link(place):
+            raise home_unusable(f"The home {root} can't be used: {place} is a link {why}.")
+    return Home(root=root)
+
+
+def _broken_link(path: Path) -> str | None:
+    with suppress(OSError):  # no link
+        target = path.readlink()
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return f"to {target}, which does not exist"
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return "that leads back to itself"
+    return None
 
 
 def expanded(text: str | Path) -> Path:

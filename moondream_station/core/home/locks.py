@@ -25,7 +25,7 @@ from moondream_station.core.facts.codec import time_to_text
 from moondream_station.core.facts.errors import HomeLocked, NoSpace, StationRunning
 from moondream_station.core.home.layout import Home, home_unusable
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.storage import read_json, write_record
+from moondream_station.core.home.storage import not_a_file, read_json, write_record
 
 _log = Log()
 _POLL_SECONDS = 0.1
@@ -183,6 +183,8 @@ def _file_lock(path: Path) -> FileLock:
 
 
 def _acquired(lock: FileLock, home: Home) -> bool:
+    if (wrong := not_a_file(lock.lock_file)) is not None:
+        raise home_unusable(f"The lock {lock.lock_file} can't be used: {wrong.strerror}.")
     try:
         lock.acquire(blocking=False)
     except Timeout:

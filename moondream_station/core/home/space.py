@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -16,6 +16,8 @@ from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable,
 _RESERVE_BYTES = 64 << 20
 _BLOCK_BYTES = 4096
 _UNIT = 1000.0
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FEW_INODES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +65,21 @@ def no_space_hint(freeable_bytes: int | None) -> str:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Translate what the file system raises while that folder is written to."""
+    """Translate what the file system raises about that folder; what fails elsewhere passes."""
     try:
         yield
     except OSError as error:
-        raise storage_failure(error, folder) from error
+        named = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
+        is_about_disk = error.errno in {*_FULL, errno.EIO, errno.EROFS, errno.EFBIG}
+        if any(path.is_relative_to(folder) for path in named) if named else is_about_disk:
+            raise storage_failure(error, folder) from error
+        raise
 
 
 def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
     """Why a folder can't be written to."""
     if is_full(error):
-        return NoSpace(f"The file system of {folder} is full.", hint=no_space_hint(None))
+        return NoSpace(f"{_what_is_full(error, folder)}.", hint=no_space_hint(None))
     return HomeUnusable(
         f"{error.filename or folder} can't be used: {error.strerror or error}.",
         hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",
@@ -82,7 +88,18 @@ def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
 
 def is_full(error: OSError) -> bool:
     """Whether there is no space, or no inode, or the user's share of them is used up."""
-    return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return error.errno in _FULL
+
+
+def _what_is_full(error: OSError, folder: Path) -> str:
+    if error.errno == errno.EDQUOT:
+        return f"Your quota on the file system of {folder} is used up"
+    with suppress(OSError, AttributeError):  # Windows has no such call
+        disk = os.statvfs(folder)
+        # Removing what was half written may have given some back by now.
+        if disk.f_files and disk.f_favail < _FEW_INODES and disk.f_bavail * disk.f_frsize > _RESERVE_BYTES:
+            return f"The file system of {folder} has no inodes left, so it can't hold more files"
+    return f"The file system of {folder} is full"
 
 
 def unpacked_bytes(wheels: Iterable[Path]) -> int:

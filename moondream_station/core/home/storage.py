@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from io import BufferedRandom
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import anyio
 import anyio.to_thread
@@ -59,10 +62,52 @@ def write_record(home: Home, path: Path, data: str, *, mode: int = 0o644) -> Non
             write_atomically(path, data, mode=mode)
 
 
+def open_file(path: Path, mode: str = "rb", *, buffering: int = -1) -> BufferedRandom:
+    """Open a file of the home in a binary mode, where it is one: to open a FIFO could block for ever."""
+    return cast("BufferedRandom", open(path, mode, buffering, opener=open_regular))
+
+
+def open_regular(path: str | Path, flags: int) -> int:
+    """The descriptor of a file of the home, where it is one: `os.open` with that check."""
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        raise (not_a_file(path) or error) from None
+    if (wrong := not_a_file(path)) is None:
+        return descriptor
+    os.close(descriptor)
+    raise wrong
+
+
+def not_a_file(path: str | Path) -> OSError | None:
+    """What is wrong where something other than a file has a file's name; a file or nothing: None."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116  of a path in either form
+    except OSError:
+        return None
+    kind = _KINDS.get(stat.S_IFMT(mode))
+    return OSError(errno.EINVAL, f"it is {kind}, not a file", str(path)) if kind else None
+
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of the home, if it is one."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def read_json(path: Path) -> Any:
     """A JSON file's content, None where there is no such file; ValueError says where it breaks off."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except FileNotFoundError:
         return None
     try:
@@ -179,8 +224,5 @@ def sync_file(path: Path) -> None:
     if path.is_symlink():
         return
     # Windows flushes only what is open for writing.
-    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open_file(path, "rb+" if sys.platform == "win32" else "rb", buffering=0) as file:
+        os.fsync(file.fileno())

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from moondream_station.core.home.storage import open_file
+
 LINE_LIMIT_BYTES = 8 * 1024
 """The rest of a longer line is dropped."""
 
@@ -77,7 +79,7 @@ class OutputLog:
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab")
+            self._file = open_file(path, "ab")
         except OSError as error:
             self._give_up(error)
 
@@ -112,7 +114,7 @@ class OutputLog:
     def _rotate(self, file: BinaryIO) -> BinaryIO:
         file.close()
         self._path.replace(self._path.with_name(self._path.name + ".1"))
-        return self._path.open("ab")
+        return open_file(self._path, "ab")
 
     def _give_up(self, error: OSError) -> None:
         self._last.append(f"[{self._path} can't be written: {error.strerror}]")

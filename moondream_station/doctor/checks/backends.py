@@ -12,6 +12,7 @@ from moondream_station.core.facts.errors import BackendUnavailable, Requirements
 from moondream_station.core.facts.events import ActivationFailed
 from moondream_station.core.facts.state import StationState, apply
 from moondream_station.core.home.layout import Home
+from moondream_station.core.home.storage import open_file
 from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
 from moondream_station.doctor.checks.patient import Patient, Unknowable, in_thread
 
@@ -96,7 +97,7 @@ async def worker(patient: Patient) -> Verdict:
 def _last_lines(home: Home, model: str) -> list[str]:
     """The last lines that a model's worker wrote; none where it never wrote any."""
     try:
-        with home.worker_log(model).open("rb") as file:
+        with open_file(home.worker_log(model)) as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:

@@ -431,9 +431,11 @@ def test_every_fact_is_logged_once(bus: Bus) -> None:
     assert logs[1]["activation"] == ID
 
 
-def test_ids_of_activations_sort_by_time() -> None:
-    """They are file names that everyone can read."""
-    first = new_activation_id(datetime(2026, 11, 23, 10, tzinfo=UTC))
-    assert re.fullmatch(r"20261123T100000000000Z-[0-9a-f]{6}", first)
-    assert first < new_activation_id(datetime(2026, 11, 23, 10, 0, 0, 1, tzinfo=UTC))
+def test_ids_of_activations_sort_as_they_began() -> None:
+    """They are file names that everyone can read; one that follows a clock that was ahead comes after it."""
+    ahead = (datetime(2126, 11, 23, 10, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+    first = new_activation_id(after=int(ahead * 1_000_000) - 1)
+    assert re.fullmatch(r"21261123T100000000000Z-[0-9a-f]{6}", first)
+    assert first < new_activation_id(after=int(ahead * 1_000_000))
+    assert new_activation_id() < first
     assert new_activation_id() != new_activation_id()

@@ -38,5 +38,5 @@ def test_the_reason_of_the_system_is_said_alone(tmp_path: Path) -> None:
     """Without its number, and without the path again."""
     home = Home(tmp_path)
     home.active.mkdir()
-    with pytest.raises(HomeUnusable, match=r"active\.json can't be used: Is a directory\.$"):
+    with pytest.raises(HomeUnusable, match=r"active\.json can't be used: it is a folder, not a file\.$"):
         read_active(home)

@@ -79,7 +79,7 @@ def test_a_log_that_cannot_be_written_says_so_and_goes_on(tmp_path: Path) -> Non
     log.write("still heard")
     log.close()
     reason, line = log.last_lines
-    assert reason == f"[{tmp_path} can't be written: Is a directory]"
+    assert reason == f"[{tmp_path} can't be written: it is a folder, not a file]"
     assert line == "still heard"
 
 
