@@ -64,7 +64,7 @@ def plan_text(selection: Selection, *, width: int | None = None) -> str:
     """A plan for people, its table broken to `width` columns: choice, command, warnings, every candidate."""
     lines = []
     if selection.build is None:
-        lines.append(f"No build: {selection.reason}")
+        lines.append(selection.reason)
     else:
         lines += [f"{selection.build} with torch {selection.torch}: {selection.reason}"]
         lines += ["", *(f"  {_quoted(command)}" for command in _commands(selection))]

@@ -25,7 +25,7 @@ from moondream_station.cli.serve import ServeOptions, serve_here
 from moondream_station.cli.status import models_text, status_text
 from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.logging import begin, configure_logging
-from moondream_station.console.output import print_error, print_result
+from moondream_station.console.output import print_error, print_result, terminal_width
 from moondream_station.console.plain import PlainLines
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
@@ -166,7 +166,8 @@ class Prompt:
             case ["cancel"]:
                 self._cancel()
             case ["models"]:
-                print_result(models_text(await anyio.to_thread.run_sync(self._station.models)))
+                shown = await anyio.to_thread.run_sync(self._station.models)
+                print_result(models_text(shown, width=terminal_width()))
             case ["status"]:
                 print_result(status_text(self._station.status()))
             case ["plan", *arguments]:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moondream_station.console.logging import begin
-from moondream_station.console.output import print_text, table
+from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import StationRecord, read_station
@@ -40,12 +40,12 @@ def run_models(*, as_json: bool) -> int:
         shown = run_loop(_models_here, home, settings)
     else:
         shown = run_loop(_ask, record, lambda client: client.models())
-    print_text(models_text(shown), shown, as_json=as_json)
+    print_text(models_text(shown, width=terminal_width()), shown, as_json=as_json)
     return 0
 
 
-def models_text(shown: Mapping[str, Any]) -> str:
-    """The models shape for people."""
+def models_text(shown: Mapping[str, Any], *, width: int | None = None) -> str:
+    """The models shape for people, broken to `width` columns."""
     rows = [
         {
             "model": f"{model['id']}{' *' if model['active'] else ''}",
@@ -55,7 +55,7 @@ def models_text(shown: Mapping[str, Any]) -> str:
         }
         for model in shown["models"]
     ]
-    return table(rows, ("model", "installed", "supported", "description"))
+    return table(rows, ("model", "installed", "supported", "description"), width=width)
 
 
 def status_text(shown: Mapping[str, Any]) -> str:

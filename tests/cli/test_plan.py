@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from moondream_station.cli.plan import plan_text
+from moondream_station.cli.status import models_text
 from moondream_station.core.machine.record import MachineRecord
 from support.commands import run, run_json
 from support.machines import GTX_1080, RTX_4090, cpu_only, mac, nvidia_linux
@@ -54,6 +55,22 @@ def test_the_table_fits_a_terminal() -> None:
     assert len(shown.splitlines()) > len(selection.candidates) + 1
     one_line = plan_text(selection).partition("BUILD ")[2]
     assert len(one_line.splitlines()) == len(selection.candidates) + 1
+
+
+def test_the_table_of_models_fits_a_terminal_too() -> None:
+    """Descriptions are broken, not cut; where there is no terminal each is one line."""
+    description = "A model that " + "captions, answers, detects and points " * 3
+    model = {
+        "id": "a-model",
+        "installed": True,
+        "supported": True,
+        "active": True,
+        "description": description,
+    }
+    shown = models_text({"models": [model]}, width=60)
+    assert max(map(len, shown.splitlines())) <= 60
+    assert description.strip() in " ".join(shown.split())
+    assert len(models_text({"models": [model]}).splitlines()) == 2
 
 
 def test_the_commands_together_install_all_that_was_asked_for() -> None:
