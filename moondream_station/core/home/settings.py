@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moondream_station.core.facts.errors import SettingsInvalid
-from moondream_station.core.facts.redact import checked_url
+from moondream_station.core.facts.redact import checked_url, redact_url
 from moondream_station.core.home.layout import Home, home_unusable
 from moondream_station.core.home.storage import read_json
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
+_SCHEMES = frozenset({"http", "https", "file"})
 
 VARIABLES = {
     "MOONDREAM_STATION_MANIFEST": "manifest",
@@ -66,7 +68,7 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**stored, **variables, **given}
     for name in {"torch_index", "manifest"} & merged.keys():
-        checked_url(str(merged[name] or ""), f"the setting `{name}`")
+        _check_place(name, str(merged[name] or ""))
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
@@ -77,6 +79,16 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
             f"{origin or home.config}: {key} is {first['input']!r}: {first['msg']}.",
             hint=f"Correct or remove {origin or f'`{key}` in {home.config}'}.",
         ) from error
+
+
+def _check_place(name: str, text: str) -> None:
+    """A manifest may be a path too; what looks like a URL must be one that is fetched or read."""
+    scheme = urlsplit(checked_url(text, f"the setting `{name}`")).scheme
+    if text and ("://" in text or name == "torch_index") and scheme not in _SCHEMES:
+        raise SettingsInvalid(
+            f"The setting `{name}` is {redact_url(text)!r}, which is not an http:, https: or file: URL.",
+            hint="Correct it where it is set: a variable MOONDREAM_STATION_…, or config.json in the home.",
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:

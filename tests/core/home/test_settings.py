@@ -68,3 +68,27 @@ def test_a_bad_config_names_file_key_and_value(home: Home, text: str, words: str
     assert words in caught.value.message
     assert str(home.config) in caught.value.message
     assert home.config.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "shown"),
+    [
+        ("MOONDREAM_STATION_TORCH_INDEX", "mirror.example/whl", "'mirror.example/whl'"),
+        ("MOONDREAM_STATION_TORCH_INDEX", "ftp://me:S3CRET@mirror.example/whl", "'ftp://mirror.example/whl'"),
+        ("MOONDREAM_STATION_MANIFEST", "ftp://mirror.example/manifest.json", "mirror.example/manifest.json'"),
+    ],
+)
+def test_a_place_that_nobody_can_fetch_is_a_wrong_setting(
+    home: Home, variable: str, value: str, shown: str
+) -> None:
+    """It is said before anything is asked, and not as a fault of the network or of a file."""
+    with pytest.raises(SettingsInvalid, match="not an http:, https: or file: URL") as caught:
+        load_settings(home, {variable: value})
+    assert shown in caught.value.message
+    assert "S3CRET" not in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["manifest.json", "~/a:b/manifest.json", "file:///srv/manifest.json"])
+def test_a_manifest_may_be_a_path(home: Home, value: str) -> None:
+    """A colon does not make a URL of it."""
+    assert load_settings(home, {"MOONDREAM_STATION_MANIFEST": value}).manifest == value
