@@ -15,8 +15,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from moondream_station.core.builds.cubin import Capability, parse_capability
-from moondream_station.core.builds.naming import Build, Kind, parse_build
+from moondream_station.core.builds.naming import Build, Capability, Kind, parse_build, parse_capability
 
 T = TypeVar("T")
 

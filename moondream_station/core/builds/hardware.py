@@ -10,8 +10,7 @@ from typing import Any
 from packaging.version import Version
 
 from moondream_station.core.builds.catalog import Catalog, Codes
-from moondream_station.core.builds.cubin import covers, parse_capability
-from moondream_station.core.builds.naming import Build, Kind, parse_build
+from moondream_station.core.builds.naming import Build, Kind, covers, parse_build, parse_capability
 from moondream_station.core.builds.target import Target
 from moondream_station.core.builds.visibility import InUse, amd_in_use, describe, intel_in_use, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities, Gpu

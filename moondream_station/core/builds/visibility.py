@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.cubin import parse_capability
-from moondream_station.core.builds.naming import Kind
+from moondream_station.core.builds.naming import Kind, parse_capability
 from moondream_station.core.facts.capabilities import BUS_ALONE, Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -132,19 +131,16 @@ def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     gpus = capabilities.gpus_of("intel")
     if not gpus:
         return _none_found(capabilities, "Intel GPU", "intel", _ON_WINDOWS)
-    supported = tuple(gpu for gpu in gpus if gpu.architecture and catalog.intel_family(gpu.architecture))
+    families = [(gpu, catalog.intel_family(gpu.architecture or "")) for gpu in gpus]
+    supported = tuple(
+        replace(gpu, name=gpu.name or family.name, integrated=family.integrated)
+        for gpu, family in families
+        if family is not None
+    )
     if not supported:
         names = ", ".join(dict.fromkeys(f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for gpu in gpus))
-        supported_ones = "Arc, Core Ultra and Data Center GPU Max"
-        return InUse(absence=f"torch.xpu supports {supported_ones}, not {names}")
-    return InUse(gpus=_deciding(tuple(_with_family(gpu, catalog) for gpu in supported)))
-
-
-def _with_family(gpu: Gpu, catalog: Catalog) -> Gpu:
-    family = catalog.intel_family(gpu.architecture or "")
-    if family is None:
-        return gpu
-    return replace(gpu, name=gpu.name or family.name, integrated=family.integrated)
+        return InUse(absence=f"torch.xpu supports Arc, Core Ultra and Data Center GPU Max, not {names}")
+    return InUse(gpus=_deciding(supported))
 
 
 def _deciding(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:

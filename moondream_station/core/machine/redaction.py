@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -37,13 +38,17 @@ class Identity:
 def local_identity(environ: Mapping[str, str]) -> Identity:
     """Who uses this computer, according to its environment, its list of users and its platform."""
     host = platform.node()
-    hosts = (host, host.partition(".")[0], environ.get("HOSTNAME", ""), environ.get("COMPUTERNAME", ""))
-    account = _account()
-    return Identity(
-        homes=(*_given(environ, "HOME", "USERPROFILE"), *account.homes),
-        users=(*_given(environ, "USER", "LOGNAME", "USERNAME", "SUDO_USER"), *account.users),
-        hosts=tuple(dict.fromkeys(name for name in hosts if name)),
-    )
+    homes = [environ.get(name) for name in ("HOME", "USERPROFILE")]
+    users = [environ.get(name) for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")]
+    hosts = [host, host.partition(".")[0], environ.get("HOSTNAME"), environ.get("COMPUTERNAME")]
+    # A service may have no variables that name its user, and its user no entry.
+    with suppress(ImportError, KeyError):
+        import pwd  # noqa: PLC0415  not on Windows
+
+        entry = pwd.getpwuid(os.getuid())
+        homes.append(entry.pw_dir)
+        users.append(entry.pw_name)
+    return Identity(homes=_given(homes), users=_given(users), hosts=_given(hosts))
 
 
 def redact(record: MachineRecord, identity: Identity) -> MachineRecord:
@@ -72,19 +77,8 @@ def redact_text(text: str) -> str:
     return text
 
 
-def _account() -> Identity:
-    """This process's user in the system's own list: a service may have no variables that name it."""
-    try:
-        import pwd  # noqa: PLC0415  not on Windows
-
-        entry = pwd.getpwuid(os.getuid())
-    except (ImportError, KeyError):
-        return Identity()
-    return Identity(homes=(entry.pw_dir,), users=(entry.pw_name,))
-
-
-def _given(environ: Mapping[str, str], *names: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(environ[name] for name in names if environ.get(name)))
+def _given(names: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def cleaner(identity: Identity) -> Callable[[str], str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_station.core.builds.cubin import parse_capability, runs
+from moondream_station.core.builds.naming import parse_capability, runs
 
 
 @pytest.mark.parametrize(
