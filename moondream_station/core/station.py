@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from moondream_station.core.activation.rollback import check_rollback
 from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.manifest_loader import (
+    ManifestFile,
     is_on_network,
     load_local_manifest,
     load_manifest,
@@ -86,6 +88,8 @@ class Station:
         self._journal = journal
         self._tasks = tasks
         self._latest: Activation | None = None
+        source = settings.manifest
+        self._manifest_file = None if source is None or is_on_network(source) else ManifestFile(source)
         threads = settings.inference_workers
         host = WorkerHost(tasks=tasks, bus=bus, home=home, environ=environ, threads=threads)
         self._pool = InferencePool(
@@ -140,10 +144,13 @@ class Station:
 
     def models(self) -> Mapping[str, Any]:
         """The manifest's models."""
+        self._reread_manifest()
         return models_shape(self.manifest, read_active(self.home))
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no model is active."""
+        if self._active.spec is not None:  # what runs, whatever the manifest says by now
+            return frozenset(self._active.spec.code.functions)
         active = self.state.active
         backend = self.manifest.backends.get(active.backend) if active else None
         return frozenset(backend.served_functions) if backend else frozenset()
@@ -175,6 +182,7 @@ class Station:
         """
         if strategy is not None:
             check_strategy(strategy)
+        self._reread_manifest()
         request = ActivationRequest(
             id=new_activation_id(after=self.bus.state.seq),
             model=model,
@@ -191,6 +199,7 @@ class Station:
             UnknownModel: The manifest has no such model.
             NothingToRollBack: It had no environment before, or is not the active one.
         """
+        self._reread_manifest()
         self.manifest.model(model)
         check_rollback(self.home, model)
         request = ActivationRequest(
@@ -273,6 +282,11 @@ class Station:
             _log.warning("active_model_unknown", reason=error.message)
             return None
         return None if active.model is None else (active.model, active.models[active.model].environment)
+
+    def _reread_manifest(self) -> None:
+        changed = self._manifest_file.reread(self.manifest) if self._manifest_file is not None else None
+        if changed is not None:
+            self._orchestrator.tools = replace(self._orchestrator.tools, manifest=changed)
 
     def _begin(self, request: ActivationRequest) -> tuple[str, bool]:
         running = self._running

@@ -173,8 +173,10 @@ class Manifest(BaseModel):
             return self.models[model_id]
         except KeyError:
             known = ", ".join(self.models) or "none"
+            warning = f" {self.warning}" if self.warning else ""
             raise UnknownModel(
-                f"There is no model {model_id!r} in {self.origin}.", hint=f"Available models: {known}."
+                f"There is no model {model_id!r} in {self.origin}.{warning}",
+                hint=f"Available models: {known}.",
             ) from None
 
     def unsupported_reason(
@@ -217,6 +219,19 @@ def with_warning(manifest: Manifest, warning: str) -> Manifest:
     """The manifest, with a sentence about what is wrong with this copy of it."""
     manifest._warning = warning  # noqa: SLF001  its maker
     return manifest
+
+
+def differences(before: Manifest, after: Manifest) -> dict[str, list[str]]:
+    """The ids of the models that were added, removed and changed, themselves or in their backend."""
+    old, new = (
+        {name: (model, manifest.backends.get(model.backend)) for name, model in manifest.models.items()}
+        for manifest in (before, after)
+    )
+    return {
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+        "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
+    }
 
 
 def _in_words(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 import anyio
 import httpx2
 
-from moondream_station.core.backends.manifest import Manifest, parse_manifest, with_warning
+from moondream_station.core.backends.manifest import Manifest, differences, parse_manifest, with_warning
 from moondream_station.core.facts.errors import ManifestInvalid
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
@@ -46,10 +46,42 @@ async def load_local_manifest(source: str | Path | None) -> Manifest:
     """Read a manifest that lies on this computer's disk, where no set-up of the network matters."""
     if source is None:
         return await read_manifest(_BUILT_IN, origin="the built-in manifest")
-    text = str(source)
-    if text.startswith("file:"):
-        return await read_manifest(path_of(text))
-    return await read_manifest(expanded(text))
+    return await read_manifest(_local_path(source))
+
+
+class ManifestFile:
+    """A manifest on this computer's disk, which is read again once it has changed."""
+
+    def __init__(self, source: str | Path) -> None:
+        self._path = _local_path(source)
+        self._stamp: tuple[int, ...] | None = ()  # of no file: what was read before is compared with once
+
+    def reread(self, before: Manifest) -> Manifest | None:
+        """The manifest where its file has changed since the last call and says something else, else None.
+
+        Each change is logged; one that can't be used leaves the manifest as it was before, with a warning.
+        """
+        stamp = self._look()
+        if stamp == self._stamp:
+            return None
+        self._stamp = stamp
+        try:
+            after = _read(self._path)
+        except ManifestInvalid as error:
+            _log.warning("changed_manifest_not_used", file=str(self._path), reason=error.message)
+            warning = f"It has changed since, and can't be used now: {error.message}"
+            return with_warning(before.model_copy(), warning)
+        if after == before:
+            return None
+        _log.info("manifest_changed", file=str(self._path), **differences(before, after))
+        return after
+
+    def _look(self) -> tuple[int, ...] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def read_built_in() -> Manifest:
@@ -59,18 +91,25 @@ def read_built_in() -> Manifest:
 
 async def read_manifest(path: Path, *, origin: str | None = None) -> Manifest:
     """Read a manifest from a file."""
+    return await anyio.to_thread.run_sync(_read, path, origin)
+
+
+def _read(path: Path, origin: str | None = None) -> Manifest:
     origin = origin or str(path)
     try:
-        async with await anyio.open_file(path, "rb") as file:
-            content = await file.read(MAX_MANIFEST_BYTES + 1)
+        with path.open("rb") as file:
+            content = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise ManifestInvalid(
             f"The manifest {origin} can't be read: {error.strerror or error}.", hint=_HINT
         ) from error
     if len(content) > MAX_MANIFEST_BYTES:
         raise _too_large(origin)
-    folder = path.absolute().parent  # noqa: ASYNC240  text alone
-    return parse_manifest(content, origin=origin, folder=folder)
+    return parse_manifest(content, origin=origin, folder=path.absolute().parent)
+
+
+def _local_path(source: str | Path) -> Path:
+    return path_of(text) if (text := str(source)).startswith("file:") else expanded(text)
 
 
 def path_of(url: str) -> Path:

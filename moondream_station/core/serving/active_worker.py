@@ -46,6 +46,11 @@ class ActiveWorker:
         """What is to be served: a worker of anything else that gets ready after all comes too late."""
 
     @property
+    def spec(self) -> WorkerSpec | None:
+        """What is served, or on its way to be; None where nothing is."""
+        return self._target
+
+    @property
     def serves(self) -> bool:
         """Whether a worker serves, or is on its way to."""
         return self._current is not None or bool(self._loads)
