@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -17,15 +17,18 @@ from moondream_station.console.signals import cancel_on_signal
 from moondream_station.core.activation.activation import ask_to_cancel, withdraw
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.codec import event_from_json
-from moondream_station.core.facts.errors import NothingToCancel
+from moondream_station.core.facts.errors import NothingToCancel, StationUnreachable
 from moondream_station.core.facts.events import BackendActivationRequested, CancelReason, Event
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.locks import StationRecord
+from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings
 
 if TYPE_CHECKING:
     from moondream_station.core.station import Station
     from moondream_station.http.client import Accepted, StationClient
+
+_POLL_SECONDS = 0.25
+_Message: TypeAlias = dict[str, Any]
 
 
 async def activate_here(
@@ -72,6 +75,7 @@ async def activate_there(
     code = CANCELLED
     interrupted = anyio.Event()
     following = anyio.CancelScope()
+    gone = anyio.Event()
     cancelled: str | None = None
 
     async def heed_interrupt(begun: str | None) -> None:
@@ -85,6 +89,10 @@ async def activate_there(
         # By its id: `POST /v1/station/cancel` would cancel another one that has superseded it meanwhile.
         await anyio.to_thread.run_sync(ask_to_cancel, home, begun)
 
+    async def watch_station() -> None:
+        await wait_until_gone(home, record)
+        gone.set()
+
     async with (
         StationClient(record.address, token=record.token) as client,
         client.follow() as messages,
@@ -93,13 +101,15 @@ async def activate_there(
         with cancel_on_signal(lambda _: interrupted.set()):
             accepted = await request(client)
             with following:
+                published = _until_gone(messages, gone)
                 if accepted is None:
-                    activation, events = None, _refused(messages, model)
+                    activation, events = None, _refused(published, model)
                 else:
                     activation = accepted.activation
-                    events = _from_the_beginning(home, messages, activation)
+                    events = _from_the_beginning(home, published, activation)
                 begun = activation if accepted is not None and not accepted.joined else None
                 tasks.start_soon(heed_interrupt, begun)
+                tasks.start_soon(watch_station)
                 code = await present(events, presenter, activation=activation)
             ignore_signals()  # the outcome has been shown
         tasks.cancel_scope.cancel()
@@ -108,23 +118,57 @@ async def activate_there(
     return code
 
 
+async def wait_until_gone(home: Home, record: StationRecord) -> None:
+    """Wait while the station serves; another one may take its place, even at its address."""
+    while await anyio.to_thread.run_sync(read_station, home) == record:  # noqa: ASYNC110  of another process
+        await anyio.sleep(_POLL_SECONDS)
+
+
+async def _until_gone(messages: AsyncIterator[_Message], gone: anyio.Event) -> AsyncIterator[_Message]:
+    """The messages until the station has gone, or can't be reached any more."""
+    while True:
+        message = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_after, gone, tasks.cancel_scope)
+            with suppress(StationUnreachable):
+                message = await anext(messages)
+            tasks.cancel_scope.cancel()
+        if message is None:
+            return
+        yield message
+
+
+async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
 async def _from_the_beginning(
-    home: Home, messages: AsyncIterator[dict[str, Any]], activation: str
+    home: Home, messages: AsyncIterator[_Message], activation: str
 ) -> AsyncIterator[Event]:
-    """An activation's events; what came before a snapshot is in its journal."""
+    """An activation's events; what came before a snapshot, or was a station's last, is in its journal."""
     last_seq = 0
     async for message in messages:
-        if message["event"] == "Snapshot":
-            events = await anyio.to_thread.run_sync(read_activation, home, activation)
-        else:
-            events = [event_from_json(message)]
+        is_event = message["event"] != "Snapshot"
+        events = [event_from_json(message)] if is_event else await _journal(home, activation)
         for event in events:
             if event.seq > last_seq:
                 last_seq = event.seq
                 yield event
+    for event in await _journal(home, activation):
+        if event.seq > last_seq:
+            yield event
+    raise StationUnreachable(
+        "The station ended in the middle of the switch.",
+        hint="`moondream-station status` shows what is active; run the command again.",
+    )
 
 
-async def _refused(messages: AsyncIterator[dict[str, Any]], model: str) -> AsyncIterator[Event]:
+async def _journal(home: Home, activation: str) -> list[Event]:
+    return await anyio.to_thread.run_sync(read_activation, home, activation)
+
+
+async def _refused(messages: AsyncIterator[_Message], model: str) -> AsyncIterator[Event]:
     """The events without requests for other models, which may have come before the refused one."""
     async for message in messages:
         if message["event"] == "Snapshot":

@@ -27,7 +27,6 @@ from moondream_station.core.facts.events import (
     ActivationFailed,
     CancelReason,
     Event,
-    Stage,
 )
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, absolute
@@ -55,7 +54,8 @@ def run_switch(options: SwitchOptions, *, as_json: bool) -> int:
 
     Raises:
         UsageError: There is no such strategy or interpreter.
-        StationError: It failed before its activation began; with `as_json` that is its terminal event.
+        StationError: Its activation could not begin, or be followed to its end; with `as_json` that is its
+            terminal event.
     """
     presenter = JsonPresenter() if as_json else None
     try:
@@ -64,15 +64,26 @@ def run_switch(options: SwitchOptions, *, as_json: bool) -> int:
     except UsageError:
         raise
     except StationError as error:
-        if presenter is None or presenter.last is not None:
+        if presenter is None or (presenter.last is not None and presenter.last.is_terminal):
             raise
-        _print_end(ActivationFailed(model=options.model, stage=Stage.PREPARE, error=error.info))
+        _print_end(presenter, ActivationFailed(model=options.model, stage=presenter.stage, error=error.info))
         return FAILED
     except KeyboardInterrupt:
         if presenter is None or presenter.last is not None:
             raise
-        _print_end(ActivationCancelled(model=options.model, stage=Stage.PREPARE, reason=CancelReason.USER))
+        _print_end(
+            presenter,
+            ActivationCancelled(model=options.model, stage=presenter.stage, reason=CancelReason.USER),
+        )
         return CANCELLED
+
+
+def _print_end(presenter: JsonPresenter, fact: ActivationFailed | ActivationCancelled) -> None:
+    """Print the terminal event of an activation that nobody could publish one of."""
+    now, last = datetime.now(UTC), presenter.last
+    seq = max(int(now.timestamp() * 1_000_000), last.seq + 1 if last else 0)
+    event = Event(seq=seq, at=now, activation=last.activation if last else None, fact=fact)
+    print_json({**event_to_json(event), "activation": event.activation})
 
 
 def presenter_for() -> Presenter:
@@ -85,13 +96,6 @@ def presenter_for() -> Presenter:
         if terminal.can_draw:
             return PanelPresenter(terminal, unicode=terminal.shows_unicode(os.environ))
     return PlainPresenter()
-
-
-def _print_end(fact: ActivationFailed | ActivationCancelled) -> None:
-    """Print the terminal event of an activation that could not begin, and so was never published."""
-    now = datetime.now(UTC)
-    event = Event(seq=int(now.timestamp() * 1_000_000), at=now, activation=None, fact=fact)
-    print_json({**event_to_json(event), "activation": None})
 
 
 def _run(options: SwitchOptions, presenter: Presenter | None) -> int:

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 from rich.text import Text
 
+from moondream_station.cli.activate import wait_until_gone
 from moondream_station.cli.status import status_text
 from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.logging import begin
@@ -155,12 +156,8 @@ async def _follow(home: Home, show: _Show) -> None:
 
 async def _follow_station(home: Home, record: StationRecord, show: _Show) -> None:
     """Show what a station publishes, until it no longer serves."""
-
-    async def wait_until_gone() -> None:
-        while await _read_station(home) == record:  # noqa: ASYNC110  another process writes it
-            await anyio.sleep(_POLL_SECONDS)
-
-    await accompanied(wait_until_gone, partial(_show_messages, home, record, show))
+    gone = partial(wait_until_gone, home, record)
+    await accompanied(gone, partial(_show_messages, home, record, show))
 
 
 async def _show_messages(home: Home, record: StationRecord, show: _Show) -> None:

@@ -19,6 +19,8 @@ from moondream_station.core.facts.events import (
     BackendActivationRequested,
     Event,
     Fact,
+    Stage,
+    StageStarted,
 )
 
 _CODES: Mapping[type[Fact], int] = {
@@ -48,10 +50,13 @@ class JsonPresenter(Presenter):
     def __init__(self) -> None:
         self._out = Outlet(sys.stdout)
         self.last: Event | None = None
+        self.stage = Stage.PREPARE
 
     async def show(self, event: Event) -> None:
         """Print the fact."""
         self.last = event
+        if isinstance(event.fact, StageStarted):
+            self.stage = event.fact.stage
         await self._out.write(json.dumps(event_to_json(event)))
 
     def cancelling(self) -> None:
