@@ -120,6 +120,7 @@ async def _plan(options: PlanOptions, home: Home, settings: Settings) -> Selecti
             python=python,
             strategy=settings.strategy,
             torch_index=settings.torch_index,
+            mixes_indexes=not is_elsewhere and (await load_packaging_config(os.environ)).mixes_indexes,
         )
     home.create()
     return await plan_here(

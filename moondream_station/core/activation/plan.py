@@ -37,11 +37,16 @@ async def plan_from_catalog(
     python: str,
     strategy: str = "auto",
     torch_index: str | None = None,
+    mixes_indexes: bool = False,
 ) -> Selection:
     """Plan with what this version knows, and no network: for a recorded machine, or offline."""
     capabilities = await detect(machine, on_probe=_ignore)
     request = BuildRequest(
-        capabilities=capabilities, requirements=requirements, python=python, strategy=strategy
+        capabilities=capabilities,
+        requirements=requirements,
+        python=python,
+        strategy=strategy,
+        mixes_indexes=mixes_indexes,
     )
     index = None if torch_index is None else without_credentials(torch_index)
     return select(request, request.catalog_offers(index=index)).selection
@@ -65,6 +70,7 @@ async def plan_here(
         requirements=await within_constraints(requirements, config),
         python=python,
         strategy=strategy,
+        mixes_indexes=config.mixes_indexes,
     )
     async with open_client(config, torch_index=settings.torch_index) as client:
         collected = await collect_offers(
@@ -74,12 +80,21 @@ async def plan_here(
     silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
     if selection.build is None:
         return replace(selection, reason=no_build(selection, collected).message)
+    if selection.source == "default" and config.index_url != await _index_of_pip(environ):
+        index = without_credentials(config.index_url)
+        selection = replace(selection, command=(*selection.command, "--index-url", index))
     warnings = (
         *selection.warnings,
         *(f"There may be more builds, because not every index answered: {sentence}" for sentence in silent),
         *_age(collected.tried),
     )
     return replace(selection, warnings=warnings)
+
+
+async def _index_of_pip(environ: Mapping[str, str]) -> str:
+    """The default index of pip, which knows nothing of what is set for uv."""
+    variables = {name: value for name, value in environ.items() if not name.startswith("UV_")}
+    return (await load_packaging_config({**variables, "UV_NO_CONFIG": "1"})).index_url
 
 
 def _age(tried: Iterable[SourceReport]) -> Iterator[str]:

@@ -87,6 +87,11 @@ class PackagingConfig:
         shown = (f"{item.name}={redact_text(repr(getattr(self, item.name)))}" for item in fields(self))
         return f"PackagingConfig({', '.join(shown)})"
 
+    @property
+    def mixes_indexes(self) -> bool:
+        """Whether pip looks in more places than the one index that a command names."""
+        return bool(self.extra_index_urls or self.find_links)
+
     @cached_property
     def _constraints(self) -> tuple[Requirements, ...]:
         """Read once for each configuration; blocks."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.selection.request import Case
+from moondream_station.core.selection.request import COMPANIONS, Case
 
 _PIP = ("python", "-m", "pip", "install")
 _UNPINNED_COMPANION = "torchaudio"  # 2.11.0 names no torch, so pip would pair it with any
@@ -17,7 +19,8 @@ def install_command(offer: Offer, requirements: Requirements, case: Case) -> tup
 
     The requirements as they were written, from the chosen index; of an index of PyTorch's those that it
     serves, because it has no other packages, or stale ones. Where pip by itself would take another torch than
-    the chosen one, the chosen version is pinned; a wheel from find-links always is.
+    the chosen one, the chosen version is pinned; a wheel from find-links always is, and so is everything
+    where the user's extra indexes count as much for pip as the chosen one.
     """
     is_of_pytorch = offer.source == "index" and offer.build != "mps"
     if is_of_pytorch:
@@ -26,7 +29,7 @@ def install_command(offer: Offer, requirements: Requirements, case: Case) -> tup
     if offer.source == "find-links":
         place = offer.find_links or (offer.url or "").rpartition("/")[0]
         return (*_PIP, *_pinned(requirements, offer, case), "--find-links", place)
-    if _would_differ(offer, case):
+    if case.request.mixes_indexes or _would_differ(offer, case):
         texts = _pinned(requirements, offer, case)
     if is_of_pytorch and offer.index_url:
         return (*_PIP, *texts, "--index-url", offer.index_url)
@@ -55,16 +58,18 @@ def _would_differ(offer: Offer, case: Case) -> bool:
 
 def _pinned(requirements: Requirements, offer: Offer, case: Case) -> tuple[str, ...]:
     """The requirements with torch at the chosen version, and torchaudio at the one that fits it."""
-    local = offer.local if offer.source == "find-links" else None
-    pins = {"torch": f"{offer.torch}+{local}" if local else offer.torch}
-    if releases := case.catalog.companions(_UNPINNED_COMPANION, offer.torch):
-        pins[_UNPINNED_COMPANION] = releases[0]
+    is_exact = case.request.mixes_indexes or offer.source == "find-links"
+    pins: dict[str, Sequence[str]] = {"torch": (str(offer.full_version) if is_exact else offer.torch,)}
+    for name in COMPANIONS if case.request.mixes_indexes else (_UNPINNED_COMPANION,):
+        pins[name] = case.catalog.companions(name, offer.torch) or ()
     applicable = requirements.applicable(case.target.markers)
     chosen: list[str] = []
     for item, text in zip(applicable.items, applicable.texts, strict=True):
-        pin = pins.get(canonicalize_name(item.name))
+        name = canonicalize_name(item.name)
+        fitting = item.specifier.filter(pins.get(name, ()), prereleases=True)
+        pin = next(iter(fitting), None)
         extras = f"[{','.join(sorted(item.extras))}]" if item.extras else ""
-        chosen.append(text if pin is None else f"{canonicalize_name(item.name)}{extras}=={pin}")
+        chosen.append(text if pin is None else f"{name}{extras}=={pin}")
     if not any(canonicalize_name(item.name) == "torch" for item in applicable.items):
-        chosen.insert(0, f"torch=={pins['torch']}")
+        chosen.insert(0, f"torch=={pins['torch'][0]}")
     return tuple(dict.fromkeys(chosen))

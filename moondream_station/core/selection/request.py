@@ -52,6 +52,8 @@ class BuildRequest:
     requirements: Requirements
     python: str
     strategy: str = "auto"
+    mixes_indexes: bool = False
+    """Whether the user's pip looks in further places, where any version may be."""
     catalog: Catalog = field(default_factory=load_catalog, repr=False)
 
     @cached_property

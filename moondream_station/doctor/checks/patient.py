@@ -168,9 +168,12 @@ class Patient:
     async def _plan(self) -> Planned:
         subject, machine = await self.subject.get(), await self.examined.get()
         requirements = parse_requirement_args(subject.requirements or ("torch",))
+        mixes_indexes = False
         if self.is_here:
             with suppress(Unknowable, StationError):  # a switch reports constraints that can't be read
-                requirements = await within_constraints(requirements, await self.config.get())
+                config = await self.config.get()
+                mixes_indexes = config.mixes_indexes
+                requirements = await within_constraints(requirements, config)
         strategy = self.settings.strategy
         is_valid = strategy in {"auto", "guide"} or parse_build(strategy) is not None
         request = BuildRequest(
@@ -178,6 +181,7 @@ class Patient:
             requirements=requirements,
             python=self.machine.facts.python,
             strategy=strategy if is_valid else "auto",
+            mixes_indexes=mixes_indexes,
         )
         return await in_thread(plan_for, request)
 
