@@ -68,11 +68,14 @@ async def read_object(request: Request) -> dict[str, Any]:
     Raises:
         RequestInvalid: It is something else.
     """
-    body = await request.body()
+    body = bytearray()  # not `request.body()`, which keeps a copy for as long as the request lives
+    async for part in request.stream():
+        body += part
     if not body:
         return {}
     try:
         text = body.decode(json.detect_encoding(body))
+        body.clear()
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\" in text and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # one without its partner is text in no encoding

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import anyio
+from anyio.abc import TaskGroup
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
@@ -13,7 +14,7 @@ from moondream_station.http.refusals import StationStopping
 
 
 async def attend(
-    work: Callable[[], Awaitable[None]],
+    work: Callable[[TaskGroup], Awaitable[None]],
     *,
     receive: Receive,
     stopping: anyio.Event,
@@ -21,8 +22,9 @@ async def attend(
 ) -> None:
     """Work for a client until the work ends, the client leaves or the station stops.
 
-    `receive` is the request's ASGI channel, its body already read, so that only the disconnect is left. When
-    the station stops, the work may continue for `patience_seconds`.
+    The work may start tasks in the group it is given; they end with it. `receive` is the request's ASGI
+    channel, its body already read, so that only the disconnect is left. When the station stops, the work may
+    continue for `patience_seconds`.
 
     Raises:
         ClientDisconnect: The client has left.
@@ -50,7 +52,7 @@ async def attend(
         async with anyio.create_task_group() as attending:
             attending.start_soon(until_gone)
             attending.start_soon(until_stopping)
-            await work()
+            await work(attending)
             end = None
             attending.cancel_scope.cancel()
     if end is not None:

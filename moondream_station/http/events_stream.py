@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
+from anyio.abc import TaskGroup
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.facts.state import StationState, status
-from moondream_station.core.home.task_groups import accompanied
 from moondream_station.http.answers import to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.attendance import attend
@@ -65,15 +65,13 @@ class EventStream:
             raise MethodRefused("/v1/station/events takes GET", headers={"Allow": "GET"})
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         follow = partial(self._follow, last_event_id(Headers(scope=scope)), send)
-        follow_alive = partial(accompanied, follow, by=partial(self._comment, send))
         with suppress(StationStopping):  # what was published before the station began to stop is still sent
-            await attend(
-                follow_alive, receive=receive, stopping=self._stopping, patience_seconds=FAREWELL_SECONDS
-            )
+            await attend(follow, receive=receive, stopping=self._stopping, patience_seconds=FAREWELL_SECONDS)
         with anyio.move_on_after(FAREWELL_SECONDS):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _follow(self, after: int | None, send: Send) -> None:
+    async def _follow(self, after: int | None, send: Send, tasks: TaskGroup) -> None:
+        tasks.start_soon(self._comment, send)
         while True:
             try:
                 async with self._station.subscribe(after=after) as feed:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
-from moondream_station.core.home.task_groups import as_raised
 from moondream_station.http.answers import error_response, function_error, json_response, to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import FunctionCall, read_call
@@ -83,6 +83,7 @@ class _Unread:
 
     def __init__(self, most_bytes: int = UNREAD_BYTES) -> None:
         self.is_ended = False
+        self.passed_on = anyio.Event()
         self._most_bytes = most_bytes
         self._bytes = bytearray()
         self._changed = anyio.Event()
@@ -141,21 +142,21 @@ class _Exchange:
         self._is_answered = False
         self._started = time.monotonic()
 
-    async def run(self) -> None:
+    async def run(self, tasks: TaskGroup) -> None:
         """Call the function and answer."""
-        call = self._call
-        with as_raised():
-            async with anyio.create_task_group() as sending:
-                async with self._station.call(
-                    call.function, call.arguments, timeout_seconds=call.timeout_seconds
-                ) as answer:
-                    if not isinstance(answer, Mapping):
-                        self._unread = _Unread()
-                        sending.start_soon(self._pass_on, self._unread)
-                        await self._take(answer, self._unread)
-                # Outside the call: a client that reads slowly must not hold the backend.
-                if isinstance(answer, Mapping):
-                    await self._respond(self._whole(answer))
+        call, unread = self._call, _Unread()
+        async with self._station.call(
+            call.function, call.arguments, timeout_seconds=call.timeout_seconds
+        ) as answer:
+            if not isinstance(answer, Mapping):
+                self._unread = unread
+                tasks.start_soon(self._pass_on, unread)
+                await self._take(answer, unread)
+        # Outside the call: a client that reads slowly must not hold the backend.
+        if isinstance(answer, Mapping):
+            await self._respond(self._whole(answer))
+        else:
+            await unread.passed_on.wait()
 
     async def fail(self, error: StationError) -> None:
         """Answer with an error, or end the stream with it; nothing where the answer was complete."""
@@ -200,6 +201,7 @@ class _Exchange:
         while await unread.wait_for_more():
             await self._send_body(unread.take(), more=True)
         await self._send_body(b"", more=False)
+        unread.passed_on.set()
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
         self._is_answered = not more

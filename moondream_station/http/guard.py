@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import anyio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from moondream_station.core.facts.errors import WorkerBusy
 from moondream_station.http.refusals import (
     BodyTooLarge,
     ContentEncodingUnsupported,
@@ -25,6 +27,12 @@ from moondream_station.http.refusals import (
 )
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_BODIES_BYTES = 48 * 1024 * 1024
+"""What the bodies of all requests together may come to; parsing takes twice that for a moment."""
+SMALL_BODY_BYTES = 256 * 1024
+"""Bodies of this size are not counted: connections are limited too."""
+ROOM_SECONDS = 30.0
+"""How long a request waits until there is room for its body."""
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 OPEN_PATHS = frozenset({"/health"})
 
@@ -141,13 +149,42 @@ def _check_origin(authority: str, headers: Headers) -> None:
             )
 
 
+class Room:
+    """Memory for the bodies of requests: who wants more than is left waits for it, in order."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left_bytes = size_bytes
+        self._turn = anyio.Lock()
+        self._changed = anyio.Event()
+
+    async def take(self, size_bytes: int) -> None:
+        """Wait for so much room, and take it."""
+        with anyio.move_on_after(ROOM_SECONDS):
+            async with self._turn:
+                while self._left_bytes < size_bytes:
+                    await self._changed.wait()
+                self._left_bytes -= size_bytes
+                return
+        raise WorkerBusy(
+            f"Other requests with large bodies are in the way for {ROOM_SECONDS:g} s",
+            hint="Try again in a second, or scale the image down.",
+        )
+
+    def give_back(self, size_bytes: int) -> None:
+        """Make room for others."""
+        self._left_bytes += size_bytes
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
 class Guard:
-    """Passes on what `Access` allows, and refuses a body that grows too large while it is read."""
+    """Passes on what `Access` allows, and a body of a size that there is room for."""
 
     def __init__(self, app: ASGIApp, *, access: Access, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app
         self._access = access
         self._max_body_bytes = max_body_bytes
+        self._room = Room(MAX_BODIES_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or raise why not."""
@@ -159,20 +196,28 @@ class Guard:
                 hint="Send the body as it is, without Content-Encoding.",
                 headers={"Accept-Encoding": "identity"},
             )
-        if int(headers.get("content-length", "0")) > self._max_body_bytes:
-            raise self._too_large()
-        received_bytes = 0
+        announced_bytes = int(headers.get("content-length", "0"))
+        received_bytes = taken_bytes = 0
+
+        async def take(size_bytes: int) -> None:
+            nonlocal taken_bytes
+            if size_bytes > self._max_body_bytes:
+                mebibytes = self._max_body_bytes / (1024 * 1024)
+                raise BodyTooLarge(f"The body is larger than {mebibytes:g} MiB", hint="Scale the image down.")
+            if size_bytes > SMALL_BODY_BYTES and not taken_bytes:
+                # One that says no size may become as large as any.
+                await self._room.take(size := announced_bytes or self._max_body_bytes)
+                taken_bytes = size
 
         async def counted() -> Message:
             nonlocal received_bytes
             message = await receive()
             received_bytes += len(message.get("body", b""))
-            if received_bytes > self._max_body_bytes:
-                raise self._too_large()
+            await take(received_bytes)
             return message
 
-        await self._app(scope, counted, send)
-
-    def _too_large(self) -> BodyTooLarge:
-        mebibytes = self._max_body_bytes / (1024 * 1024)
-        return BodyTooLarge(f"The body is larger than {mebibytes:g} MiB", hint="Scale the image down.")
+        try:
+            await take(announced_bytes)
+            await self._app(scope, counted, send)
+        finally:
+            self._room.give_back(taken_bytes)

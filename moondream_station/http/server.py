@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import itertools
 import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import anyio
@@ -17,6 +20,11 @@ from starlette.types import ASGIApp
 
 from moondream_station.core.facts.errors import AddressInUse, AddressUnusable, UsageError
 from moondream_station.http.connection import Connection, Patience
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_LARGE_BLOCK_BYTES: Final = 16 * 1024 * 1024
+_LOOKS_UNTIL_TRIM: Final = 15
 
 PORTS_TRIED: Final = 20
 MAX_PORT: Final = 65535
@@ -164,13 +172,34 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Wait for the end; uvicorn's own loop wakes ten times a second, and once is enough."""
-        while not self._stopping.is_set():
+        give_back = _memory_allocator()
+        for looks in itertools.count(1):
+            if self._stopping.is_set():
+                return
             await self.on_tick(0)
+            if looks % _LOOKS_UNTIL_TRIM == 0:
+                give_back()
             with anyio.move_on_after(self._patience.looks):
                 await self._stopping.wait()
             for connection in tuple(self.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.look_after(self._patience)
+
+
+def _memory_allocator() -> Callable[[], object]:
+    """Make the C library keep large blocks for the next body; what it gives makes it return what is free.
+
+    glibc takes blocks of megabytes from the system anew each time, until it has seen one go; from then on it
+    returns none of those between others: eight bodies of 31 MB left 830 MiB.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "malloc_trim"):  # musl
+        return lambda: None
+    library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+    library.mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK_BYTES)
+    return partial(library.malloc_trim, 0)
 
 
 def _addresses(host: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -121,7 +122,7 @@ class StationRoutes:
         """`GET /v1/station/doctor`; a client that leaves cancels the examination."""
         report: Mapping[str, Any] = {}
 
-        async def examine() -> None:
+        async def examine(_: TaskGroup) -> None:
             nonlocal report
             report = await self._station.doctor()
 
