@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -38,7 +37,7 @@ class FunctionCall:
     """
 
     function: str
-    arguments: Mapping[str, Any]
+    arguments: dict[str, Any]
     timeout_seconds: float | None
 
 

@@ -126,7 +126,10 @@ class Connection(H11Protocol):
         most = most_connections()
         if len(self.connections) <= most:
             return
-        others = (other for other in self.connections if isinstance(other, Connection) and other is not self)
+        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
+        others = [other for other in others if not other.transport.is_closing()]
+        if len(others) < most:
+            return
         waiting = [other for other in others if other.is_waiting]
         if waiting:
             min(waiting, key=lambda other: other.waiting_since).transport.abort()

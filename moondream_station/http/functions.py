@@ -68,11 +68,15 @@ class Functions:
             )
         if request.method != "POST":
             raise MethodRefused(f"{name} takes POST, not {request.method}", headers={"Allow": "POST"})
-        exchange = _Exchange(self._station, await read_call(request, name), scope, receive, send)
+        call = await read_call(request, name)
+        exchange = _Exchange(self._station, call, scope, receive, send)
         try:
             await attend(exchange.run, receive=receive, stopping=self._stopping)
         except StationError as error:
             await exchange.fail(error)
+        finally:
+            # Tracebacks of cancelled tasks keep the frames, and so an image, until the garbage is collected.
+            call.arguments.clear()
 
 
 class _Unread:

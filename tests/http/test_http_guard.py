@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from moondream_station.http.guard import MAX_BODY_BYTES, Access, host_of, is_loopback
+from moondream_station.http.api import Answer
+from moondream_station.http.guard import MAX_BODIES_BYTES, MAX_BODY_BYTES, Access, host_of, is_loopback
 from moondream_station.http.refusals import HostForbidden, OriginForbidden, TokenRequired
 from support.http_server import TOKEN, Served, serving
 from support.station_api import FakeStation, echoes
@@ -292,3 +296,35 @@ async def test_a_body_of_just_the_limit_is_read(served: Served) -> None:
         reply = await line.read_reply()
     assert reply.status == 200
     assert len(served.station.calls[0][1]["a"]) == MAX_BODY_BYTES - 9
+
+
+async def test_large_bodies_wait_for_room_in_order(served: Served) -> None:
+    """What is in memory is limited; small ones need no room, and pass."""
+    may_answer = anyio.Event()
+
+    async def slowly(arguments: Mapping[str, Any]) -> Answer:
+        if "a" in arguments:
+            await may_answer.wait()
+        return {"size": len(arguments.get("a", ""))}
+
+    async def send(size: int) -> None:
+        body = b'{"a": "' + b"x" * (size - 9) + b'"}' if size else b"{}"
+        async with served.line() as line:
+            await line.send(
+                f"POST /v1/caption HTTP/1.1\nHost: 127.0.0.1:{served.port}\nContent-Type: application/json\n"
+                f"Content-Length: {len(body)}\n\n"
+            )
+            await line.send(body)
+            assert (await line.read_reply()).status == 200
+
+    served.station.backend["caption"] = slowly
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(send, MAX_BODIES_BYTES // 2)
+        await send(0)
+        while len(served.station.calls) < 3:  # noqa: ASYNC110  the fake tells nobody
+            await anyio.sleep(0.01)
+        await send(0)
+        assert len(served.station.calls) == 4  # two large ones are answered, and two small ones were
+        may_answer.set()
+    assert len(served.station.calls) == 5
