@@ -37,7 +37,13 @@ from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.capabilities.cache import CapabilityCache
-from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel, WorkerFailed
+from moondream_station.core.facts.errors import (
+    EnvironmentBroken,
+    NothingToCancel,
+    StationError,
+    UnknownModel,
+    WorkerFailed,
+)
 from moondream_station.core.facts.events import (
     ActivationFailed,
     BackendActivationRequested,
@@ -95,6 +101,7 @@ class Station:
         self._pool = InferencePool(
             max_queue_size=settings.inference_max_queue_size,
             default_timeout_seconds=settings.inference_timeout,
+            on_given_up=lambda failure: tasks.start_soon(self._start_again, failure),
         )
         tasks.start_soon(self._pool.run)
         self._active = ActiveWorker(host=host, pool=self._pool, bus=bus, tasks=tasks)
@@ -256,6 +263,14 @@ class Station:
                 if not self.is_switching:
                     self.request_switch(model)
                 self._tasks.start_soon(self._recover, stored)
+
+    async def _start_again(self, failure: StationError) -> None:
+        """Serve the active model again after its worker was given up; at once where its environment broke."""
+        stored = self._stored()
+        if not isinstance(failure, EnvironmentBroken):
+            await anyio.sleep(RECOVERY_PAUSES[-1])
+        if not self.is_switching and self._stored() == stored and not self._active.serves:
+            await self.start_active()
 
     async def _recover(self, stored: tuple[str, str]) -> None:
         """Activate the active model again, with pauses, until it is served or another one is active.

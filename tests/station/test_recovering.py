@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 
 import anyio
 import pytest
@@ -30,6 +32,48 @@ async def damaged(premises: Premises) -> Premises:
         shutil.rmtree(folder, ignore_errors=True)
     premises.index.faults.append(Fault(match="*", status=404))
     return premises
+
+
+@pytest.mark.parametrize("lost", ["venv/pyvenv.cfg", "venv/bin/python", "*/site-packages/torch/__init__.py"])
+async def test_it_is_made_again_from_its_own_lock_without_a_network(premises: Premises, lost: str) -> None:
+    """The same packages, from the wheels in the home, although no index answers and a newer torch exists."""
+    async with premises.station(CPU) as station:
+        await switched(station, "colours")
+    before = read_active(premises.home).models["colours"].environment
+    place = place_of(premises.home, before)
+    next(place.path.rglob(lost)).unlink()
+    shutil.rmtree(premises.home.cache, ignore_errors=True)
+    premises.index.faults.append(Fault(match="*", status=404))
+    asked = len(premises.index.requests)
+    async with premises.station(CPU, serves=True) as station, station.bus.subscribe() as events:
+        station.expect_active()
+        await station.start_active()
+        latest = station.state.activation
+        assert latest is not None
+        await Course(events, latest.id, joined=False).end(ActivationSucceeded)
+        assert await caption(station) == "a small caption"
+    after = read_active(premises.home).models["colours"].environment
+    assert after != before
+    assert place_of(premises.home, after).pylock.read_bytes() == place.pylock.read_bytes()
+    assert len(premises.index.requests) == asked
+
+
+async def test_damage_is_found_when_the_worker_ends_and_repaired(premises: Premises) -> None:
+    """A worker can't be restarted there: the environment is made again at once, without a network."""
+    async with premises.station(CPU, serves=True) as station, station.bus.subscribe() as events:
+        await switched(station, "colours")
+        place = place_of(premises.home, read_active(premises.home).models["colours"].environment)
+        next(place.path.rglob("*/site-packages/torch/__init__.py")).unlink()
+        premises.index.faults.append(Fault(match="*", status=404))
+        async with station.call("pid", {}) as answer:
+            assert isinstance(answer, dict)
+            os.kill(answer["pid"], signal.SIGKILL)
+        with anyio.fail_after(30):
+            async for event in events:
+                fact = event.fact
+                if isinstance(fact, ActivationSucceeded) and fact.environment != place.name:
+                    break
+        assert await caption(station) == "a small caption"
 
 
 @pytest.mark.parametrize("asks_again", [True, False], ids=["by the user", "by itself"])

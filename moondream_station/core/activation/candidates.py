@@ -9,6 +9,7 @@ from typing import TypeVar
 from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.facts.events import BuildSelected, Degraded
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
+from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.index.offers import CollectedOffers
 from moondream_station.core.selection.select import Ranked, SelectionResult
 from moondream_station.core.selection.sentences import origin_of
@@ -21,9 +22,19 @@ T = TypeVar("T")
 class Candidates:
     """A selection that can lose candidates. A strategy that names a build has only that one."""
 
-    def __init__(self, result: SelectionResult, collected: CollectedOffers | None = None) -> None:
+    def __init__(
+        self,
+        result: SelectionResult,
+        collected: CollectedOffers | None = None,
+        *,
+        lock: Lock | None = None,
+        degraded: Degraded | None = None,
+    ) -> None:
         self.selection: Selection = result.selection
         self.collected = collected
+        self.lock = lock
+        """What the only candidate was locked to before, for an environment that is made again."""
+        self._degraded = degraded
         self._remaining = list(result.order)
         self._preferred = self._remaining[0].build if self._remaining else None
         self._reason = ""
@@ -41,7 +52,7 @@ class Candidates:
         """What this machine should have had, where the CPU build takes the place of an accelerator's."""
         current = self.current
         if current is None or self._preferred is None or current.build != CPU or self._preferred == CPU:
-            return None
+            return self._degraded
         return Degraded(wanted=self._preferred, reason=self._reason)
 
     def fact(self) -> BuildSelected:

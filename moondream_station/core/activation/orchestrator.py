@@ -105,7 +105,7 @@ class Orchestrator:
             while True:
                 if environment is None:
                     assert needs is not None  # noqa: S101  a rollback's environment is given
-                    candidates = candidates or await workshop.choose(needs)
+                    candidates = candidates or await workshop.rebuild(needs) or await workshop.choose(needs)
                     workshop.announce(needs, candidates)
                     activation.enter(Stage.LOCK)
                     lock = await workshop.lock(needs, candidates)
@@ -132,7 +132,7 @@ class Orchestrator:
                 build = environment.record.build
                 if needs is None or not failure.is_curable or build is None or build == CPU:
                     raise failure
-                if candidates is None:
+                if candidates is None or candidates.lock is not None:
                     # The environment was made when the machine was another one.
                     needs = await detect_again(needs, tools.cache, activation)
                     activation.enter(Stage.SELECT)

@@ -28,10 +28,16 @@ from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.building import Building, open_building
-from moondream_station.core.environments.store import CommitRecord, Committed, Place, find_reusable, sweep
+from moondream_station.core.environments.store import (
+    CommitRecord,
+    Committed,
+    Place,
+    find_rebuildable,
+    find_reusable,
+    sweep,
+)
 from moondream_station.core.facts.errors import NoSpace, StationError, VerificationFailed
 from moondream_station.core.facts.events import (
-    BuildSelected,
     DownloadProgressed,
     FallbackChosen,
     RequirementsLocked,
@@ -57,7 +63,7 @@ from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.resolve.resolve import resolve_lock
 from moondream_station.core.resolve.sdists import build_wheels
-from moondream_station.core.selection.select import Conclusions, conclusions, select
+from moondream_station.core.selection.select import Conclusions, SelectionResult, conclusions, select
 from moondream_station.core.serving.worker_host import Environment, WorkerSpec
 from moondream_station.core.worker.verification import WorkerPlan
 
@@ -162,29 +168,45 @@ class Workshop:
         """A whole environment that was made for the same, if its build is still possible: drivers change."""
         if self._activation.request.upgrade:
             return None
-        stored = read_active(self._tools.home).models.get(needs.model_id)
-        committed = await find_reusable(
-            self._tools.home,
-            needs.request_key,
-            code=needs.code.place,
-            present=stored.environment if stored else None,
-        )
+        home, present = self._tools.home, self._present(needs)
+        committed = await find_reusable(home, needs.request_key, code=needs.code.place, present=present)
         if committed is None:
             return None
         record = committed.record
-        fact = BuildSelected(
-            build=None, torch=None, index_url=None, source=None, reason="No torch is needed.", candidates=()
-        )
-        if record.build is not None:
-            result = select(needs.build_request(self._tools.catalog), [self._offer_of(committed)])
-            if result.selection.build != record.build:
-                return None
-            fact = Candidates(result).fact()
+        result = self._select_again(needs, committed)
+        if result.selection.build != record.build:
+            return None
+        fact = Candidates(result).fact()
+        if record.build is None:
+            fact = replace(fact, reason="No torch is needed.", candidates=())
         environment = Environment(spec=self._spec(needs, committed.place, record), record=record)
         self._activation.publish(fact)
         self._activation.built(committed.place.name, packages=len(record.packages))
         needs.check_gpu(record.build)
         return environment
+
+    async def rebuild(self, needs: Needs) -> Candidates | None:
+        """The build of a damaged environment that can be made again from what is here, without a network."""
+        if self._activation.request.upgrade:
+            return None
+        home, present = self._tools.home, self._present(needs)
+        found = await find_rebuildable(home, needs.request_key, code=needs.code.place, present=present)
+        if found is None:
+            return None
+        committed, lock = found
+        result = self._select_again(needs, committed)
+        if result.selection.build != committed.record.build:
+            return None
+        return Candidates(result, lock=lock, degraded=committed.record.degraded)
+
+    def _present(self, needs: Needs) -> str | None:
+        stored = read_active(self._tools.home).models.get(needs.model_id)
+        return stored.environment if stored else None
+
+    def _select_again(self, needs: Needs, committed: Committed) -> SelectionResult:
+        """Whether an environment's build is still possible: drivers change."""
+        offers = [self._offer_of(committed)] if committed.record.build is not None else []
+        return select(needs.build_request(self._tools.catalog), offers)
 
     def _offer_of(self, committed: Committed) -> Offer:
         """The wheel of torch that an environment was made from."""
@@ -244,7 +266,11 @@ class Workshop:
             self.announce_fallback(build, candidates, reason)
             self.announce(needs, candidates)
 
-        lock, seconds = await candidates.first_that_locks(partial(self._resolve, needs, candidates), rejected)
+        if candidates.lock is not None:
+            lock, seconds = candidates.lock, 0.0
+        else:
+            resolve = partial(self._resolve, needs, candidates)
+            lock, seconds = await candidates.first_that_locks(resolve, rejected)
         self._report(needs, candidates, lock)
         fact = RequirementsLocked(packages=len(lock.files), total_bytes=lock.total_bytes, seconds=seconds)
         self._activation.publish(fact)

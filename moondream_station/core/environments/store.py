@@ -23,6 +23,8 @@ from moondream_station.core.facts.codec import from_json, to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.facts.events import Degraded, VerificationReport
 from moondream_station.core.facts.selection import Source
+from moondream_station.core.fetch.lock import Lock
+from moondream_station.core.fetch.wheel_store import find_finished
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.layout import Home
@@ -207,6 +209,14 @@ def load_commit(place: Place) -> CommitRecord | None:
         return None
 
 
+def committed_at(place: Place) -> Committed:
+    """The committed environment at a place; `EnvironmentBroken` where there is none."""
+    record = load_commit(place)
+    if record is None:
+        raise EnvironmentBroken(f"The environment {place.name} is gone.")
+    return Committed(place=place, record=record)
+
+
 async def reject(place: Place) -> None:
     """Note that torch did not compute in a committed environment, so that it is never used again."""
     with suppress(OSError):  # where that can't be written, it is verified once more, and fails again
@@ -224,21 +234,28 @@ def _check_whole(committed: Committed) -> None:
         raise EnvironmentBroken(f"The Python of environment {place.name} is gone: {record.python}.")
     if not os.access(place.python, os.X_OK):
         raise EnvironmentBroken(f"The environment {place.name} has no working Python.")
-    if place.rejected.exists():
-        raise EnvironmentBroken(f"PyTorch did not work in environment {place.name}.")
     if changed := changed_names(record.own_files, own_files(place.venv)):
         raise EnvironmentBroken(f"In environment {place.name} was lost or changed: {', '.join(changed)}.")
-    try:
-        lock = read_stored_pylock(read_file(place.pylock).decode())
-    except (OSError, UnicodeDecodeError, ResolutionConflict) as error:
-        raise EnvironmentBroken(f"The environment {place.name} has lost its lock: {error}") from error
-    if lock.digest != record.lock_digest:
-        raise EnvironmentBroken(f"The lock of environment {place.name} was changed.")
+    _own_lock(committed)
     count = check_records(place.venv, record.packages)
     if count != record.file_count:
         raise EnvironmentBroken(
             f"The environment {place.name} names {count} files; {record.file_count} were committed."
         )
+
+
+def _own_lock(committed: Committed) -> Lock:
+    """The lock that an environment was made from, unless torch did not compute in what was made of it."""
+    place = committed.place
+    if place.rejected.exists():
+        raise EnvironmentBroken(f"PyTorch did not work in environment {place.name}.")
+    try:
+        lock = read_stored_pylock(read_file(place.pylock).decode())
+    except (OSError, UnicodeDecodeError, ResolutionConflict) as error:
+        raise EnvironmentBroken(f"The environment {place.name} has lost its lock: {error}") from error
+    if lock.digest != committed.record.lock_digest:
+        raise EnvironmentBroken(f"The lock of environment {place.name} was changed.")
+    return lock
 
 
 def committed_environments(home: Home) -> Iterator[Committed]:
@@ -255,14 +272,33 @@ async def find_reusable(
 
     `present` names the one that the model has; it goes before newer ones: it may have been gone back to.
     """
-    environments = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
-    for committed in sorted(environments, key=lambda committed: committed.place.name != present):
-        record = committed.record
-        if (record.request_key, record.code_place) == (request_key, code):
-            with suppress(EnvironmentBroken):
-                await check_whole(committed)
-                return committed
+    for committed in await _made_for(home, request_key, code, present):
+        with suppress(EnvironmentBroken):
+            await check_whole(committed)
+            return committed
     return None
+
+
+async def find_rebuildable(
+    home: Home, request_key: str, *, code: str, present: str | None = None
+) -> tuple[Committed, Lock] | None:
+    """As `find_reusable`, but damaged: it can be made again, since its lock and all wheels are still here."""
+    for committed in await _made_for(home, request_key, code, present):
+        with suppress(EnvironmentBroken):
+            lock = await anyio.to_thread.run_sync(_own_lock, committed)
+            if all([await find_finished(home, file) is not None for file in lock.files]):
+                return committed, lock
+    return None
+
+
+async def _made_for(home: Home, request_key: str, code: str, present: str | None) -> list[Committed]:
+    environments = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
+    same = [
+        committed
+        for committed in environments
+        if (committed.record.request_key, committed.record.code_place) == (request_key, code)
+    ]
+    return sorted(same, key=lambda committed: committed.place.name != present)
 
 
 async def sweep(home: Home) -> tuple[str, ...]:

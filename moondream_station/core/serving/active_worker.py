@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from moondream_station.core.bus.bus import Bus
+from moondream_station.core.environments.store import check_whole, committed_at
 from moondream_station.core.facts.errors import StationError, WorkerFailed
 from moondream_station.core.facts.events import StopReason, VerificationCompleted
 from moondream_station.core.home.log import Log
@@ -53,7 +55,7 @@ class ActiveWorker:
     @property
     def serves(self) -> bool:
         """Whether a worker serves, or is on its way to."""
-        return self._current is not None or bool(self._loads)
+        return bool(self._loads) or (self._current is not None and self._current.worker.failure is None)
 
     async def make_room(self, spec: WorkerSpec, *, has_room: bool | None) -> None:
         """Before a new worker loads, end what must not be in memory beside it; requests wait for the new one.
@@ -118,6 +120,7 @@ class ActiveWorker:
         self._pool.serve(hosted.worker, model=hosted.spec.model, restart=restart)
 
     async def _restart(self, spec: WorkerSpec) -> Worker:
+        await check_whole(await anyio.to_thread.run_sync(committed_at, spec.place))
         hosted = await self._ready(spec)
         self._keep(hosted)  # where it came too late, the pool has no use for its worker either
         return hosted.worker

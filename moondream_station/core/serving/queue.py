@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from moondream_station.core.facts.errors import (
+    EnvironmentBroken,
     NoActiveModel,
     StationError,
     WorkerBusy,
@@ -128,6 +129,8 @@ class InferencePool:
     stuck_seconds: float = 300.0
     """How long a call that nobody waits for any more may occupy the worker before that is replaced."""
     back_off_seconds: tuple[float, ...] = _BACK_OFF_SECONDS
+    on_given_up: Callable[[StationError], object] = lambda _: None
+    """Called with why, when a worker failed too often in a row or can't be restarted."""
 
     def __post_init__(self) -> None:
         self._line = Line()
@@ -340,8 +343,10 @@ class InferencePool:
                 if self._service is not service:
                     return
                 self._failure = error
-                if failures > len(self.back_off_seconds):
+                # A damaged environment is made again by another activation, not by another restart.
+                if failures > len(self.back_off_seconds) or isinstance(error, EnvironmentBroken):
                     self._set(PoolState.FAILED, None)
+                    self.on_given_up(error)
                     return
                 self._set(PoolState.LOADING, None)
                 await anyio.sleep(self.back_off_seconds[failures - 1])

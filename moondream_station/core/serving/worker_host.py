@@ -18,10 +18,9 @@ from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import Bus
 from moondream_station.core.environments.store import (
     CommitRecord,
-    Committed,
     Place,
     check_whole,
-    load_commit,
+    committed_at,
     place_of,
 )
 from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentBroken, WorkerFailed
@@ -189,14 +188,13 @@ async def _release_when_failed(hosted: HostedWorker) -> None:
 async def existing_worker(home: Home, manifest: Manifest, model: str, environment: str) -> Environment:
     """A model's worker in an environment that it has, or had before."""
     place = place_of(home, environment)
-    commit = load_commit(place)
-    if commit is None:
-        raise EnvironmentBroken(f"The environment {place.name} of {model} is gone.", hint=_another(model))
-    committed = Committed(place=place, record=commit)
     try:
+        committed = await anyio.to_thread.run_sync(committed_at, place)
         await check_whole(committed)
     except EnvironmentBroken as broken:
-        raise EnvironmentBroken(broken.message, hint=_another(model), log=broken.log) from broken
+        again = f"`moondream-station switch {model} --upgrade` creates a new one."
+        raise EnvironmentBroken(broken.message, hint=again, log=broken.log) from broken
+    commit = committed.record
     code = await anyio.to_thread.run_sync(read_backend, home, commit.code_place)
     if code is None:
         raise BackendUnavailable(
@@ -211,7 +209,3 @@ async def existing_worker(home: Home, manifest: Manifest, model: str, environmen
         plan=WorkerPlan(build=commit.build, torch=commit.torch),
     )
     return Environment(spec=spec, record=commit)
-
-
-def _another(model: str) -> str:
-    return f"`moondream-station switch {model} --upgrade` creates a new one."

@@ -179,7 +179,12 @@ def _error_from(frame: Frame, subject: str) -> StationError:
 class Link:
     """A connection to a worker process. Its owner runs `read`, `write` and `watch` side by side."""
 
-    def __init__(self, process: WorkerProcess) -> None:
+    def __init__(
+        self, process: WorkerProcess, oom_kills: Callable[[], int | None], *, greeting: bytes = b""
+    ) -> None:
+        self._decoder = FrameDecoder(after=greeting)
+        self._oom_kills = oom_kills
+        self._oom_kills_before = oom_kills()
         self.process = process
         self.failure: WorkerFailed | None = None
         self.failed = anyio.Event()
@@ -278,10 +283,9 @@ class Link:
     async def read(self) -> None:
         """Hand out what the worker sends, until it is gone."""
         await checkpoint()
-        decoder = FrameDecoder()
         try:
             async for data in self.process.stdout:
-                for frame in decoder.feed(data):
+                for frame in self._decoder.feed(data):
                     self._dispatch(frame)
         except ProtocolError as error:
             self.fail(f"broke its protocol: {error}")
@@ -295,7 +299,20 @@ class Link:
         returncode = await self.process.wait()
         with anyio.move_on_after(_LAST_FRAMES_SECONDS):
             await self._read_all.wait()
-        self.fail(_in_words(returncode))
+        self.fail(self._in_words(returncode))
+
+    def _in_words(self, returncode: int) -> str:
+        """How it ended; where it was killed, whether memory ran out, as far as the system tells."""
+        if returncode >= 0:
+            return f"ended with exit code {returncode}"
+        if -returncode == signal.SIGKILL and self._oom_kills_before is not None:
+            is_full = (self._oom_kills() or 0) > self._oom_kills_before
+            why = " because memory ran out" if is_full else "; the kernel reports no out-of-memory kill"
+            return f"was ended by SIGKILL{why}"
+        try:
+            return f"was ended by {signal.Signals(-returncode).name}"
+        except ValueError:
+            return f"was ended by signal {-returncode}"
 
     def _queue(self, *pieces: bytes) -> None:
         self._outbox += pieces
@@ -341,14 +358,3 @@ class Link:
 def _again(failure: WorkerFailed) -> WorkerFailed:
     """The same failure for another task: one exception object must not be raised in several."""
     return WorkerFailed(failure.message, hint=failure.hint, log=failure.log)
-
-
-def _in_words(returncode: int) -> str:
-    if returncode >= 0:
-        return f"ended with exit code {returncode}"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = f"signal {-returncode}"
-    memory = " (the system may have run out of memory)" if name == "SIGKILL" else ""
-    return f"was ended by {name}{memory}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _FACTOR: Final = 2
 _RESERVE_BYTES: Final = 1 << 30
 """What computing takes, and what must stay for everything else."""
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_MEMBERSHIP: Final = Path("/proc/self/cgroup")
 _BLOCK_BYTES: Final = 512
 """The unit of `st_blocks` (POSIX leaves it open; Linux and macOS agree)."""
 
@@ -146,34 +148,52 @@ class MemoryNeed:
 
 def available_bytes() -> int:
     """How much memory this process can still get, in bytes: the computer's, or its container's where less."""
-    return min((psutil.virtual_memory().available, *left_in_groups(_CGROUPS, Path("/proc/self/cgroup"))))
+    return min((psutil.virtual_memory().available, *left_in_groups(_CGROUPS, _MEMBERSHIP)))
 
 
 def left_in_groups(root: Path, membership: Path) -> Iterator[int]:
-    """How many bytes the limit of each control group around this process leaves.
+    """How many bytes the limit of each control group around this process leaves."""
+    for group, is_unified in _memory_groups(root, membership):
+        limit, usage = (
+            ("memory.max", "memory.current")
+            if is_unified
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        with suppress(OSError, ValueError):  # not there, as in a container for its own path; or "max"
+            yield max(0, int((group / limit).read_text()) - int((group / usage).read_text()))
 
-    Linux, Documentation/admin-guide/cgroup-v2.rst ("memory.max", "memory.current") and
-    cgroup-v1/memory.rst ("memory.limit_in_bytes", "memory.usage_in_bytes").
+
+def oom_kills(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int | None:
+    """How many processes the kernel has ended so far because memory ran out, None where it does not say.
+
+    Of this process's control group, or of the innermost around it that counts them.
+    """
+    for group, is_unified in _memory_groups(root, membership):
+        with suppress(OSError):
+            counters = (group / ("memory.events" if is_unified else "memory.oom_control")).read_text()
+            if (found := re.search(r"^oom_kill (\d+)$", counters, re.MULTILINE)) is not None:
+                return int(found[1])
+    return None
+
+
+def _memory_groups(root: Path, membership: Path) -> Iterator[tuple[Path, bool]]:
+    """The control groups around this process, the innermost first, and whether they are of version 2.
+
+    Linux, Documentation/admin-guide/cgroup-v2.rst ("memory.max", "memory.current", "memory.events") and
+    cgroup-v1/memory.rst ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control").
     """
     try:
         entries = [line.split(":", 2) for line in membership.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return  # not Linux
     for _, controllers, path in entries:
-        if not controllers:
-            base, limit, usage = root, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
+        if controllers and "memory" not in controllers.split(","):
             continue
+        base = root / "memory" if controllers else root
         group = base / path.lstrip("/")
         for folder in (group, *group.parents):
-            if not folder.is_relative_to(base):
-                break
-            try:
-                yield max(0, int((folder / limit).read_text()) - int((folder / usage).read_text()))
-            except (OSError, ValueError):  # not there, as in a container for its own path; or "max"
-                continue
+            if folder.is_relative_to(base):
+                yield folder, not controllers
 
 
 def model_cache(environ: Mapping[str, str]) -> tuple[Path, ...]:

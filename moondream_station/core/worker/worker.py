@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from moondream_station.core.facts.errors import BackendError, WorkerFailed
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
 from moondream_station.core.worker.link import CallStream, Frame, Link, Request
-from moondream_station.core.worker.loading import LoadOptions, MemoryNeed, last_frame, not_loaded
+from moondream_station.core.worker.loading import LoadOptions, MemoryNeed, last_frame, not_loaded, oom_kills
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
@@ -184,9 +185,10 @@ async def open_worker(
 
     `cwd` is the backend's folder, for backends that open files beside them.
     """
-    argv = [str(python), "-P", str(_WORKER_MAIN), "--threads", str(threads)]
+    greeting = secrets.token_hex(16)
+    argv = [str(python), "-P", str(_WORKER_MAIN), "--threads", str(threads), "--greeting", greeting]
     async with open_worker_process(argv, env=env, cwd=cwd, log_path=log_path) as process:
-        link = Link(process)
+        link = Link(process, oom_kills, greeting=greeting.encode())
         with as_raised():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(link.read)

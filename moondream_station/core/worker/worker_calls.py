@@ -5,20 +5,28 @@ Loaded by `worker_main.py` by path inside a backend's environment: standard libr
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import inspect
+import opcode
+import re
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 Send = Callable[[dict[str, Any]], None]
 
 _MOST_CHARACTERS = 4000
 _APART_SECONDS = 0.25
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_RAISE = opcode.opmap["RAISE_VARARGS"]
+_TEXTS = ("image_url", "question", "object", "length")
+"""The arguments of Moondream's API that are text."""
 
 
 class Cancelled(Exception):
@@ -118,13 +126,18 @@ class Calls:
             return {"kind": "error", "id": call.id, "code": "unknown-function", "message": text}
         arguments = call.arguments()
         _check_arguments(function, arguments)
-        value = function(**arguments)
-        answer = value if isinstance(value, dict) else {"result": value}
-        key = next((key for key, part in answer.items() if _is_iterator(part)), None)
-        if not call.streams or key is None:
-            return {"kind": "result", "id": call.id, "value": answer}
-        self._send({"kind": "stream", "id": call.id, "key": str(key)})
-        self._stream(call, answer[key])
+        try:
+            value = function(**arguments)
+            answer = value if isinstance(value, dict) else {"result": value}
+            key = next((key for key, part in answer.items() if _is_iterator(part)), None)
+            if not call.streams or key is None:
+                return {"kind": "result", "id": call.id, "value": answer}
+            self._send({"kind": "stream", "id": call.id, "key": str(key)})
+            self._stream(call, answer[key])
+        except Exception as error:
+            if (fault := _fault_of_an_argument(error, function, arguments)) is None:
+                raise
+            raise ArgumentInvalid(fault) from error
         return {"kind": "end", "id": call.id}
 
     def _stream(self, call: Call, chunks: Iterator[Any]) -> None:
@@ -204,6 +217,40 @@ def complain(error: BaseException) -> None:
     """Write the end of a traceback to stderr, if backend code has left that usable."""
     with contextlib.suppress(Exception):
         traceback.print_exception(error, limit=-20)
+
+
+def _fault_of_an_argument(error: Exception, function: Any, arguments: dict[str, Any]) -> str | None:
+    """What is wrong with an argument, where that is why a function raised; None where nothing shows that.
+
+    A backend says so itself with `cause`, or with a `ValueError` of its own that names the argument. What
+    Python or Pillow raise of their own accord is put down to an argument that is not what it should be.
+    """
+    if hasattr(error, "cause"):
+        return None
+    with contextlib.suppress(TypeError, ValueError):
+        parameters = inspect.signature(function).parameters.values()
+        defaults = {parameter.name: parameter.default for parameter in parameters if parameter.kind in _NAMED}
+        arguments = defaults | arguments
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    assert last is not None  # noqa: S101  it was raised
+    code, text = last.tb_frame.f_code, _text_of(error)
+    module = str(last.tb_frame.f_globals.get("__name__")).partition(".")[0]
+    if "image_url" in arguments and (module == "PIL" or isinstance(error, binascii.Error)):
+        return f"image_url can't be read as an image: {text}"
+    if code.co_code[last.tb_lasti] == _RAISE:
+        own = getattr(inspect.unwrap(function), "__code__", None)
+        is_its_own = own is not None and Path(own.co_filename).parent == Path(code.co_filename).parent
+        is_named = any(re.search(rf"\b{re.escape(name)}\b", text) for name in arguments)
+        return text if isinstance(error, ValueError) and is_its_own and is_named else None
+    if isinstance(error, TypeError | ValueError | AttributeError | LookupError):
+        for name in (name for name in _TEXTS if name in arguments):
+            if arguments[name] is None:
+                return f"{name} is missing"
+            if not isinstance(arguments[name], str):
+                return f"{name} must be text, not {type(arguments[name]).__name__}"
+    return None
 
 
 def _given_by(error: BaseException) -> dict[str, str]:

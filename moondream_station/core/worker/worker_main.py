@@ -1,8 +1,8 @@
 """Runs one backend inside its own environment, and answers the station's requests.
 
-Started as `ENV_PYTHON -P worker_main.py --threads N`: `-P` keeps this folder off `sys.path`, where its files
-would shadow the backend's. Nothing but the standard library is imported until the backend is loaded, and the
-files beside this one are loaded by path.
+Started as `ENV_PYTHON -P worker_main.py --threads N --greeting TEXT`: `-P` keeps this folder off `sys.path`,
+where its files would shadow the backend's. Nothing but the standard library is imported until the backend is
+loaded, and the files beside this one are loaded by path.
 
 Requests arrive on descriptor 0. Frames leave on a duplicate of descriptor 1, which itself points at stderr
 from then on: backends print. The worker ends when its requests do, even while it computes. Verification,
@@ -221,9 +221,11 @@ def main() -> None:
     """Work until `shutdown` or the end of the requests."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--greeting", default="")
     options = parser.parse_args()
     requests, frames = claim_descriptors()
     faulthandler.enable()
+    os.write(frames, options.greeting.encode())  # a `.pth` file may have printed before
     channel = Channel(frames)
     hello = {"protocol": worker_protocol.PROTOCOL_VERSION, "pid": os.getpid()}
     channel.send({"kind": "hello", **hello, "python": platform.python_version()})

@@ -57,9 +57,10 @@ def _check_size(size: int) -> None:
 
 
 class FrameDecoder:
-    """Cuts a stream of bytes into frames, however the bytes are split."""
+    """Cuts a stream of bytes into frames, however the bytes are split; those up to `after` are skipped."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: bytes = b"") -> None:
+        self._after = after
         self._buffer = bytearray()
         self._head: dict[str, Any] | None = None
 
@@ -69,6 +70,12 @@ class FrameDecoder:
         After a `ProtocolError` the decoder is of no further use.
         """
         self._buffer += data
+        if self._after:
+            _, found, rest = self._buffer.partition(self._after)
+            if not found:
+                del self._buffer[: -len(self._after)]
+                return
+            self._buffer, self._after = rest, b""
         while self._head is not None or len(self._buffer) >= _LENGTH_BYTES:
             if self._head is None:
                 size = int.from_bytes(self._buffer[:_LENGTH_BYTES], "big")

@@ -65,6 +65,19 @@ def test_the_older_groups_count_likewise(tmp_path: Path) -> None:
     assert list(loading.left_in_groups(root, membership)) == [0]
 
 
+@pytest.mark.parametrize(
+    ("group", "file", "membership"),
+    [("a/b", "memory__events", "0::/a/b"), ("memory/a", "memory__oom_control", "4:memory:/a/b\n0::/")],
+)
+def test_who_was_killed_for_memory_is_counted(tmp_path: Path, group: str, file: str, membership: str) -> None:
+    """By the innermost group that counts, in both versions; nobody knows where none does."""
+    root, listed = tmp_path / "cgroup", tmp_path / "membership"
+    listed.write_text(f"{membership}\n")
+    assert loading.oom_kills(root, listed) is None
+    write_group(root / group, **{file: "oom 9\noom_kill 3\noom_kill_disable 0"})
+    assert loading.oom_kills(root, listed) == 3
+
+
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     """Other systems have no such file."""
     assert list(loading.left_in_groups(tmp_path, tmp_path / "nothing")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,13 +25,36 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.worker.link import CallStream
+from moondream_station.core.processes.worker_process import open_worker_process
+from moondream_station.core.worker.link import CallStream, Link
 from moondream_station.core.worker.loading import MemoryNeed
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import ECHO, HOSTILE, SIBLING, SIBLING_FILES, STREAMING, call, write_backend
 
 pytestmark = pytest.mark.anyio
+
+CARELESS = '''
+"""Checks next to nothing, as many backends."""
+import base64
+
+def caption(image_url=None, length="short", stream=False, **kwargs):
+    if length not in {"short", "long"}:
+        raise ValueError("length must be short or long")
+    return {"caption": len(base64.b64decode(image_url.partition(",")[2] or image_url))}
+
+def query(image_url=None, question=None):
+    return {"answer": question.strip()}
+
+def clumsy(image_url, length):
+    return {"number": int(length)}
+
+def unready(image_url, length):
+    raise ValueError("the model is not loaded")
+
+def lost(image_url, length):
+    return {}["weights"]
+'''
 
 
 @asynccontextmanager
@@ -167,6 +191,38 @@ async def test_arguments_that_do_not_fit_are_the_callers_mistake(
         with pytest.raises(ArgumentInvalid, match=name):
             await call(worker, "strict", given)
         assert await call(worker, "strict", {"lines": 1}) == {"lines": 1}
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "words"),
+    [
+        ("caption", {}, "image_url is missing"),
+        ("caption", {"image_url": 5}, "image_url must be text, not int"),
+        ("caption", {"image_url": "a", "length": "epic"}, "length must be short or long"),
+        ("caption", {"image_url": "abc"}, "image_url can't be read as an image: Incorrect padding"),
+        ("query", {"image_url": "QQ==", "question": ["?"]}, "question must be text, not list"),
+    ],
+)
+async def test_an_argument_that_a_backend_trips_over_is_the_callers_mistake(
+    tmp_path: Path, function: str, given: dict[str, object], words: str
+) -> None:
+    """Clients repeat a 500; what can't become right gets the argument's name instead of Python's words."""
+    async with serving(tmp_path, CARELESS) as worker:
+        with pytest.raises(ArgumentInvalid, match=re.escape(words)):
+            await call(worker, function, given)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [("clumsy", "invalid literal for int"), ("unready", "the model is not loaded"), ("lost", "'weights'")],
+)
+async def test_what_no_argument_causes_is_the_backends_failure(
+    tmp_path: Path, function: str, words: str
+) -> None:
+    """The same kinds of exceptions, with arguments that are as they should be."""
+    async with serving(tmp_path, CARELESS) as worker:
+        with pytest.raises(BackendError, match=words):
+            await call(worker, function, {"image_url": "QQ==", "length": "short"})
 
 
 @pytest.mark.parametrize(
@@ -328,6 +384,28 @@ async def test_a_crash_reaches_everyone_who_waits(tmp_path: Path, function: str,
         assert "about to fall" in errors[0].log
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (3, 4, "was ended by SIGKILL because memory ran out"),
+        (3, 3, "was ended by SIGKILL; the kernel reports no out-of-memory kill"),
+        (None, None, "was ended by SIGKILL."),
+    ],
+)
+async def test_memory_is_blamed_where_the_kernel_says_so(
+    tmp_path: Path, before: int | None, after: int | None, words: str
+) -> None:
+    """And nothing is guessed where it says nothing."""
+    counts = iter([before, after])
+    argv = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    async with open_worker_process(argv, env={}, cwd=tmp_path, log_path=tmp_path / "log") as process:
+        link = Link(process, lambda: next(counts))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.read)
+            await link.watch()
+        assert words in str(link.failure)
+
+
 async def test_rubbish_between_the_frames_is_a_failure(tmp_path: Path) -> None:
     """A backend that finds the worker's own pipe and writes to it breaks the protocol, visibly."""
     async with serving(tmp_path, HOSTILE) as worker:
@@ -357,6 +435,16 @@ async def test_a_worker_that_never_says_hello_times_out(tmp_path: Path) -> None:
             hello_seconds=0.2,
         ):
             pass
+
+
+async def test_an_interpreter_that_prints_at_its_start_says_hello_all_the_same(tmp_path: Path) -> None:
+    """A `.pth` file or a sitecustomize may print, and what is in the buffer then comes later."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nprint('Hello from the site', flush=True)\nprint('and later')\n"
+    )
+    env = {**child_environment(os.environ), "PYTHONPATH": str(tmp_path)}
+    async with open_worker(Path(sys.executable), env=env, cwd=tmp_path, log_path=tmp_path / "log") as worker:
+        assert (await worker.verify(WorkerPlan(build=None))).is_ok
 
 
 async def test_an_interpreter_that_dies_at_once_is_a_failure_with_its_words(tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ def test_texts_follow_a_frame_as_they_are(texts: dict[str, bytes], cut: int) -> 
     assert frames == [{"id": 1, **({"texts": texts} if texts else {})}, {"id": 2}]
 
 
+@given(before=st.binary(max_size=80), cut=st.integers(1, 40))
+def test_what_comes_before_the_greeting_is_skipped(before: bytes, cut: int) -> None:
+    """However much it is, and wherever the pipe cuts it."""
+    data = before + b"a greeting that is not in it" + encode({"id": 1})
+    decoder = FrameDecoder(after=b"a greeting that is not in it")
+    pieces = (data[start : start + cut] for start in range(0, len(data), cut))
+    assert [frame for piece in pieces for frame in decoder.feed(piece)] == [{"id": 1}]
+
+
 @pytest.mark.parametrize("sizes", [{"a": -1}, {"a": "1"}, {"a": True}, {"a": 1 << 40}, [1], 1])
 def test_texts_of_no_possible_size_are_refused(sizes: object) -> None:
     """Nothing is waited for that can't come."""
