@@ -206,12 +206,12 @@ async def test_wrong_input_says_what_to_send(
     """Each is an error of that one request, in words for whoever sent it."""
     broken = base64.b64encode(base64.b64decode(images["jpeg"].partition(",")[2])[:3000]).decode()
     wrong: list[tuple[str, dict[str, Any], str]] = [
-        ("caption", {}, "there is none"),
+        ("caption", {}, "it is missing"),
         ("caption", {"image_url": "http://127.0.0.1/x.png"}, "fetches nothing"),
         ("caption", {"image_url": "file:///etc/passwd"}, "fetches nothing"),
         ("caption", {"image_url": "no base64!"}, "base64 is damaged"),
         ("caption", {"image_url": "data:text/plain,hello"}, "not base64"),
-        ("caption", {"image_url": base64.b64encode(b"text").decode()}, "none of the formats"),
+        ("caption", {"image_url": base64.b64encode(b"text").decode()}, "format is not supported"),
         ("caption", {"image_url": broken}, "truncated"),
         ("caption", {"image_url": images["bomb"]}, "megapixels"),
         ("caption", {"image_url": images["red"], "length": "epic"}, "use short, normal or long"),

@@ -236,7 +236,7 @@ def load(image_url: Any, device: torch.device) -> Picture:
         width, height = upright.size
         pixels = np.asarray(_on_white(upright, SIDE), dtype=np.float32)
     except BROKEN as error:
-        why = "it is none of the formats below" if isinstance(error, UnidentifiedImageError) else error
+        why = "its format is not supported" if isinstance(error, UnidentifiedImageError) else error
         raise ArgumentInvalid(
             f"image_url can't be read as an image ({why}): send {', '.join(formats)} of at most"
             f" {MAX_PIXELS // 1_000_000} megapixels as a data: URL or base64"
@@ -319,7 +319,7 @@ def _decoded(image_url: Any) -> bytes:
     """The bytes of a `data:` URL (RFC 2397; scheme and parameters in any case), or of the base64 itself."""
     text = image_url.strip() if isinstance(image_url, str) else ""
     if not text:
-        raise ArgumentInvalid("there is none")
+        raise ArgumentInvalid("it is missing")
     if len(text) > MAX_ENCODED_BYTES:
         raise ArgumentInvalid(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
     scheme = text[:6].lower()
