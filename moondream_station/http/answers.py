@@ -68,7 +68,10 @@ def function_error(error: StationError) -> dict[str, str]:
     """An error in the shape of FUNCTION routes, which Moondream Station 0.1 had."""
     kind = {504: "timeout", 500: "error"}.get(status_of(error), "rejected")
     text = f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
-    return {"error": text, "status": kind, "code": error.code}
+    shape = {"error": text, "status": kind, "code": error.code}
+    if isinstance(error, errors.ArgumentInvalid) and error.argument is not None:
+        shape["argument"] = error.argument
+    return shape
 
 
 def error_response(path: str, error: StationError) -> Response:

@@ -215,13 +215,16 @@ async def test_wrong_input_says_what_to_send(
         ("caption", {"image_url": broken}, "truncated"),
         ("caption", {"image_url": images["bomb"]}, "megapixels"),
         ("caption", {"image_url": images["red"], "length": "epic"}, "use short, normal or long"),
+        ("caption", {"image_url": images["red"], "length": ["short"]}, "use short, normal or long"),
         ("query", {"image_url": images["red"]}, "question is missing"),
         ("detect", {"image_url": images["red"]}, "object is missing"),
     ]
     async with selftest(torch_environment, tmp_path) as worker:
         for function, kwargs, words in wrong:
-            with pytest.raises(ArgumentInvalid, match=words):
+            with pytest.raises(ArgumentInvalid, match=words) as caught:
                 await call(worker, function, kwargs)
+            name = words.partition(" is missing")[0] if "missing" in words else "image_url"
+            assert caught.value.argument == ("length" if "length" in kwargs else name)
         assert worker.failure is None
 
 

@@ -445,3 +445,13 @@ async def test_a_compressed_body_is_refused(client: httpx2.AsyncClient, path: st
     response = await client.post(path, content=gzip.compress(b"{}"), headers=headers)
     assert (response.status_code, response.headers["Accept-Encoding"]) == (415, "identity")
     assert "content-encoding-unsupported" in response.text
+
+
+async def test_an_argument_that_does_not_fit_is_named(served: Served, client: httpx2.AsyncClient) -> None:
+    """In a field of its own, so that a program need not read the sentence."""
+    error = ArgumentInvalid("object is missing: give one as text")
+    error.argument = "object"
+    served.station.backend["detect"] = raises(error)
+    response = await client.post("/v1/detect", json={})
+    assert (response.status_code, response.json()["argument"]) == (400, "object")
+    assert response.json()["code"] == "argument-invalid"

@@ -175,7 +175,13 @@ BY_HAND: Final[Mapping[str, Schema]] = {
     },
     "function-error": whole(
         "What `POST /v1/FUNCTION` answers when there is no answer.",
-        {"error": _TEXT, "status": {"enum": ["rejected", "timeout", "error"]}, "code": _TEXT},
+        {
+            "error": _TEXT,
+            "status": {"enum": ["rejected", "timeout", "error"]},
+            "code": _TEXT,
+            "argument": _TEXT,
+        },
+        optional=("argument",),
     ),
     "function-stream": {
         "description": "One message of the stream that `POST /v1/FUNCTION` answers with `stream`.",

@@ -69,6 +69,10 @@ class ArgumentInvalid(ValueError):
 
     cause = "argument-invalid"
 
+    def __init__(self, message: str, argument: str = "image_url") -> None:
+        super().__init__(message)
+        self.argument = argument
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
@@ -101,8 +105,8 @@ def init_backend(device: str | None = None, **_: Any) -> None:
 
 def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, **_: Any) -> dict[str, Any]:
     """Describe an image's colours, brightness and salient regions."""
-    if length not in {"short", "normal", "long"}:
-        raise ArgumentInvalid(f"length is {length!r}: use short, normal or long")
+    if length not in ["short", "normal", "long"]:  # not in a set: a list has no hash
+        raise ArgumentInvalid(f"length is {length!r}: use short, normal or long", "length")
     picture = load(image_url, _state["device"])
     parts = [f"a {_brightness(picture)} image, mostly {_colours(picture)}"]
     if length != "short":
@@ -116,7 +120,7 @@ def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, *
 def query(question: Any = None, image_url: Any = None, stream: Any = None, **_: Any) -> dict[str, Any]:
     """Answer what numbers can answer: colours, brightness, contrast, size, how many regions, and where."""
     if not isinstance(question, str) or not question.strip():
-        raise ArgumentInvalid("question is missing: give one as text")
+        raise ArgumentInvalid("question is missing: give one as text", "question")
     if image_url is None:
         answer = "without an image there is nothing to compute; send one with the question"
     else:
@@ -139,7 +143,8 @@ def point(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]
 
 def _find(image_url: Any, name: Any) -> list[torch.Tensor]:
     if not isinstance(name, str) or not name.strip():
-        raise ArgumentInvalid("object is missing: name a colour, or bright, dark, object or salient")
+        text = "object is missing: name a colour, or bright, dark, object or salient"
+        raise ArgumentInvalid(text, "object")
     mask = _mask(_words(name), load(image_url, _state["device"]))
     return [] if mask is None else regions_of(mask)
 

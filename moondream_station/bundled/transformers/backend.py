@@ -52,6 +52,10 @@ class ArgumentInvalid(ValueError):
 
     cause = "argument-invalid"
 
+    def __init__(self, message: str, argument: str = "image_url") -> None:
+        super().__init__(message)
+        self.argument = argument
+
 
 def fetch_backend(
     model_id: str, revision: str | None = None, dtype: str | None = None, progress: Progress = lambda *_: None
@@ -170,7 +174,8 @@ def _call(function: str, image: Any, **options: Any) -> dict[str, Any]:
         # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.
         given["settings"] = {**given["settings"], "variant": None}
     if strange := sorted(given.keys() - known.keys()):
-        raise ArgumentInvalid(f"this model does not accept {', '.join(strange)} for {function}: leave it out")
+        text = f"this model does not accept {', '.join(strange)} for {function}: leave it out"
+        raise ArgumentInvalid(text, strange[0])
     answer: dict[str, Any] = method(image, **given)
     return answer
 
@@ -226,7 +231,7 @@ def _decoded(image_url: Any) -> bytes:
 
 def _word(value: Any, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ArgumentInvalid(f"{name} is missing: give one as text")
+        raise ArgumentInvalid(f"{name} is missing: give one as text", name)
     return value
 
 

@@ -166,6 +166,9 @@ class BackendError(StationError, code="backend-error"):
 class ArgumentInvalid(BackendError, code="argument-invalid"):
     """An argument of a backend's function is missing, of the wrong type, or no readable image."""
 
+    argument: str | None = None
+    """Its name, where the backend says it."""
+
 
 class WeightsUnreachable(StationError, code="weights-unreachable"):
     """A model's weights can't be downloaded."""

@@ -172,7 +172,9 @@ def _error_from(frame: Frame, subject: str) -> StationError:
     if frame["code"] == "unknown-function":
         return UnknownFunction(f"The active model has no function `{subject}`.")
     if frame.get("cause") == ArgumentInvalid.code:
-        return ArgumentInvalid(frame["message"], hint=frame.get("hint"))
+        error = ArgumentInvalid(frame["message"], hint=frame.get("hint"))
+        error.argument = frame.get("argument")
+        return error
     return BackendError(frame["message"])
 
 

@@ -38,6 +38,10 @@ class ArgumentInvalid(Exception):
 
     cause = "argument-invalid"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.argument = message.rpartition(" ")[2].strip("'")  # as `Signature.bind` ends its sentences
+
 
 class Call:
     """One call: whether anybody still waits for it, and how many chunks the station has room for."""
@@ -254,9 +258,9 @@ def _fault_of_an_argument(error: Exception, function: Any, arguments: dict[str, 
 
 
 def _given_by(error: BaseException) -> dict[str, str]:
-    """Its cause and hint; a class of a backend's may have anything under these names, or fail."""
+    """Its cause, hint and argument; a class of a backend's may have anything under these names, or fail."""
     given = {}
-    for name in ("cause", "hint"):
+    for name in ("cause", "hint", "argument"):
         with contextlib.suppress(Exception):
             value = getattr(error, name, None)
             if isinstance(value, str) and value:

@@ -188,8 +188,9 @@ async def test_arguments_that_do_not_fit_are_the_callers_mistake(
     """Missing or unknown: the error names the argument, and has a code of its own."""
     source = "def init_backend():\n    pass\n\ndef strict(lines):\n    return {'lines': lines}\n"
     async with serving(tmp_path, source) as worker:
-        with pytest.raises(ArgumentInvalid, match=name):
+        with pytest.raises(ArgumentInvalid, match=name) as caught:
             await call(worker, "strict", given)
+        assert caught.value.argument == name
         assert await call(worker, "strict", {"lines": 1}) == {"lines": 1}
 
 
