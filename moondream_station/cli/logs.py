@@ -71,7 +71,7 @@ def _notes(home: Home, activation: str) -> list[str]:
     for line in read_file(home.activations / f"{activation}.jsonl").decode(errors="replace").splitlines():
         try:
             data: Any = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the last line of a station that was killed
         if isinstance(data, dict) and "text" in data and "event" not in data:
             notes.append(str(data["text"]))

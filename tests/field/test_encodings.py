@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from moondream_station.core.backends.manifest_loader import load_local_manifest, read_manifest
+from moondream_station.core.facts.errors import ResolutionConflict, SettingsInvalid
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import load_settings
 from moondream_station.core.machine.record import load_record
 from moondream_station.core.packaging.packaging_config import load_packaging_config
+from moondream_station.core.resolve.pylock import read_stored_pylock
 from support.machines import cpu_only
 
 pytestmark = pytest.mark.anyio
@@ -53,3 +55,17 @@ async def test_uvs_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> 
     file.write_bytes(codecs.BOM_UTF8 + b'index-url = "http://127.0.0.1:9/simple"\n')
     config = await load_packaging_config({"UV_CONFIG_FILE": str(file)}, prefix=tmp_path, etc=tmp_path)
     assert config.index_url == "http://127.0.0.1:9/simple"
+
+
+async def test_what_is_nested_without_end_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    """Python's parsers give it up with an error of their own; the message names the file all the same."""
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(SettingsInvalid, match=r"config\.json"):
+        load_settings(Home(root=tmp_path), {})
+    (tmp_path / "uv.toml").write_text("find-links = " + "[" * 100_000)
+    with pytest.raises(SettingsInvalid, match=r"uv\.toml"):
+        await load_packaging_config(
+            {"UV_CONFIG_FILE": str(tmp_path / "uv.toml")}, prefix=tmp_path, etc=tmp_path
+        )
+    with pytest.raises(ResolutionConflict, match="lock"):
+        read_stored_pylock("packages = " + "[" * 100_000)

@@ -112,7 +112,7 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(content)  # bytes may be UTF-8 with a byte-order mark, or UTF-16
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it is not JSON ({error})") from error
 
 

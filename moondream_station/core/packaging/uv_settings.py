@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError:
         return None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsInvalid(
             f"uv's configuration file {path} can't be read: {error}", hint="Correct or remove it."
         ) from error

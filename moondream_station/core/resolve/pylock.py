@@ -59,7 +59,7 @@ def read_pylock(
             hint="Another Python (--python) or an older version of the package may have one.",
             log=tool_output,
         ) from error
-    except (tomllib.TOMLDecodeError, PylockValidationError) as error:
+    except (tomllib.TOMLDecodeError, PylockValidationError, RecursionError) as error:
         raise ResolutionConflict(f"The lock can't be read: {_first_line(error)}", log=tool_output) from error
     return Lock(
         files=tuple(files), requires_python=str(pylock.requires_python or ""), tool_output=tool_output
@@ -71,7 +71,7 @@ def read_stored_pylock(text: str) -> Lock:
     try:
         pylock = Pylock.from_dict(tomllib.loads(text))
         files = tuple(_locked_file(package, *(package.wheels or ())) for package in pylock.packages)
-    except (tomllib.TOMLDecodeError, PylockValidationError, TypeError) as error:
+    except (tomllib.TOMLDecodeError, PylockValidationError, TypeError, RecursionError) as error:
         raise ResolutionConflict(f"The lock can't be read: {_first_line(error)}") from error
     return Lock(files=files, requires_python=str(pylock.requires_python or ""))
 
