@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,11 +69,11 @@ def run_doctor(
 
 
 def _settings(home: Home) -> Settings:
-    """The user's settings; the defaults where they are invalid, which a finding reports."""
-    try:
-        return load_settings(home, os.environ)
-    except (SettingsInvalid, HomeUnusable):
-        return Settings()
+    """The user's settings, as far as they are valid; a finding reports those that are not."""
+    for place in (home, None):
+        with suppress(SettingsInvalid, HomeUnusable):
+            return load_settings(place, os.environ)
+    return Settings()
 
 
 async def _doctor(

@@ -13,7 +13,7 @@ from moondream_station.core.bus.journal import activations, read_activation
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import NoActiveModel
 from moondream_station.core.facts.events import BackendActivationRequested, Event
-from moondream_station.core.home.layout import Home, home_from, home_unusable
+from moondream_station.core.home.layout import Home, home_from, home_unusable, in_the_way
 from moondream_station.core.home.storage import read_file
 
 _WORKER_LINES = 50
@@ -40,9 +40,8 @@ def run_logs(model: str | None, *, as_json: bool) -> int:
         notes = _notes(home, activation)
         worker = _last_lines(home, name)
     except OSError as error:
-        raise home_unusable(
-            f"{error.filename or home.root} can't be read: {error.strerror or error}.", home.root
-        ) from error
+        message = f"{error.filename or home.root} can't be read: {error.strerror or error}."
+        raise in_the_way(error) or home_unusable(message, home.root) from error
     shown = {
         "activation": activation,
         "model": name,

@@ -23,12 +23,17 @@ def run_status(*, as_json: bool) -> int:
     record = read_station(home)
     if record is None:
         from moondream_station.core.facts.state import status  # noqa: PLC0415
-        from moondream_station.core.views.overview import present_state  # noqa: PLC0415  only where nothing serves
+        from moondream_station.core.views.overview import (  # noqa: PLC0415  only where nothing serves
+            present_state,
+            why_broken,
+        )
 
         shown: Mapping[str, Any] = status(present_state(home))
+        broken = why_broken(home)
     else:
+        broken = None  # the station installs it again by itself
         shown = run_loop(_ask, record, lambda client: client.status())
-    print_text(status_text(shown), shown, as_json=as_json)
+    print_text(status_text(shown, broken), shown, as_json=as_json)
     return 0
 
 
@@ -58,14 +63,16 @@ def models_text(shown: Mapping[str, Any], *, width: int | None = None) -> str:
     return table(rows, ("model", "installed", "supported", "description"), width=width)
 
 
-def status_text(shown: Mapping[str, Any]) -> str:
-    """The status shape for people."""
+def status_text(shown: Mapping[str, Any], broken: str | None = None) -> str:
+    """The status shape for people, and what is wrong with the active model's environment."""
     station = shown["station"]
     serving = f"serving on {station['address']} (pid {station['pid']})" if station else "not serving"
     lines = [f"Station: {serving}"]
     if active := shown["active"]:
         build = f"{active['build']} build, torch {active['torch']}" if active["build"] else "no torch"
+        build = "broken" if broken else build
         lines.append(f"Active: {active['model']} ({build}), worker {active['worker']}")
+        lines += [f"Broken: {broken}"] if broken else []
         lines.append(f"Environment: {active['environment']}")
         if degraded := active["degraded"]:
             lines.append(f"Degraded: planned {degraded['wanted']}: {degraded['reason']}")

@@ -81,6 +81,9 @@ async def _verdict(check: Check, patient: Patient) -> Verdict:
         return skipped(f"{check.title}: not checked, because {unknown.fact} could not be read.")
     except StationError as error:
         why, remedy = error.message, error.hint
+    except OSError as failure:
+        why = f"{failure.filename or check.title}: {failure.strerror or failure}."
+        remedy = "`moondream-station doctor --fix` puts right what it can; otherwise check the disk."
     except Exception as failure:  # noqa: BLE001  the boundary between checks: a fault in one is its own finding
         why = explain(failure)
         remedy = "Report it, with what MOONDREAM_STATION_LOG=debug makes the doctor print."

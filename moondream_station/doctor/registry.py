@@ -9,10 +9,10 @@ from typing import Final
 
 from moondream_station.doctor.checks import (
     backends,
-    disk,
     driver,
     environments,
     gpu,
+    home,
     machine,
     network,
     station,
@@ -70,8 +70,8 @@ CHECKS: Final = (
     _index("network.torch-index", "PyTorch's index", network.torch_index),
     _index("network.package-index", "The package index", network.package_index),
     _index("network.find-links", "find-links", network.find_links),
-    _here("disk.home", "The home", disk.home, 10.0),
-    _here("disk.space", "The free space", disk.space),
+    _here("disk.home", "The home", home.home, 10.0),
+    _here("disk.space", "The free space", home.space),
     _here("environments.active", "The model's environment", environments.active, _FILES_SECONDS),
     _here("environments.others", "The other models' environments", environments.others, _FILES_SECONDS),
     _here("environments.leftovers", "Unfinished work", environments.unfinished),

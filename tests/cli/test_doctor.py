@@ -148,13 +148,14 @@ def test_fix_repairs_and_says_what(bare: Premises) -> None:
 
 def test_a_repair_that_fails_hides_no_finding(bare: Premises) -> None:
     """It is one itself, and what kept it from repairing stays as it is."""
-    bare.home.active.write_text("{mine")
+    newer = '{"format": "moondream-station/active/2"}'
+    bare.home.active.write_text(newer)
     shown = run(bare, "doctor", "--offline", "--fix", "--json")
     report = validated(json.loads(shown.stdout))
     assert shown.returncode == 1
     assert statuses(report)["station.repairs"] == "warning"
     assert statuses(report)["environments.active"] == "error"
-    assert bare.home.active.read_text() == "{mine"
+    assert bare.home.active.read_text() == newer
     bare.home.active.unlink()
 
 

@@ -90,7 +90,7 @@ async def test_an_environment_that_lost_a_file_is_an_error(home: Home) -> None:
     finding = finding_of(await examined(home), "environments.active")
     assert finding.status is Status.ERROR
     assert "torch/cuda.py is missing" in words_of(finding)
-    assert "moondream-station remove selftest\nmoondream-station switch selftest" in words_of(finding)
+    assert "\nmoondream-station switch selftest" in words_of(finding)
 
 
 async def test_a_file_with_other_contents_of_the_same_size_is_found(home: Home) -> None:

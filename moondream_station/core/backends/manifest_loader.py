@@ -165,9 +165,9 @@ async def _get(url: str, origin: str, client: httpx2.AsyncClient) -> bytes:
 async def _last_good(copy: Path, origin: str, url: str, error: ManifestInvalid) -> Manifest:
     try:
         content = await anyio.to_thread.run_sync(read_file, copy)
-    except OSError:
+        manifest = parse_manifest(content, origin=origin, url=url)
+    except (OSError, ManifestInvalid):
         raise error from None
-    manifest = parse_manifest(content, origin=origin, url=url)
     return with_warning(manifest, f"The last good copy of the manifest is used: {error.message}")
 
 

@@ -12,14 +12,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import anyio
 import anyio.to_thread
 
 from moondream_station.core.backends.code_store import TEMPORARY
 from moondream_station.core.environments.records import changed_names, check_records, own_files
-from moondream_station.core.facts.codec import from_json, to_json
+from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.facts.events import Degraded, VerificationReport
 from moondream_station.core.facts.selection import Source
@@ -31,7 +31,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import writing_to
 from moondream_station.core.home.storage import (
     read_file,
-    read_json,
+    read_record,
     remove,
     sync_folder,
     sync_tree,
@@ -200,21 +200,26 @@ def _write_json(path: Path, value: CommitRecord | VerificationReport) -> None:
     write_atomically(path, f"{json.dumps(to_json(value), indent=2)}\n")
 
 
+def committed_at(place: Place) -> Committed:
+    """The committed environment at a place; `EnvironmentBroken` says why there is none that can be used."""
+    try:
+        record = read_record(place.commit, CommitRecord, get_args(Format)[0])
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        message = f"commit.json of environment {place.name} can't be used: {reason or error}."
+        raise EnvironmentBroken(message) from error
+    if record is None:
+        fault = "has lost its commit.json" if place.path.exists() else "is gone"
+        raise EnvironmentBroken(f"The environment {place.name} {fault}.")
+    return Committed(place=place, record=record)
+
+
 def load_commit(place: Place) -> CommitRecord | None:
     """The place's record; None where it was not committed, or by a station that wrote another format."""
     try:
-        data = read_json(place.commit)
-        return None if data is None else from_json(CommitRecord, data)
-    except (OSError, ValueError):
+        return committed_at(place).record
+    except EnvironmentBroken:
         return None
-
-
-def committed_at(place: Place) -> Committed:
-    """The committed environment at a place; `EnvironmentBroken` where there is none."""
-    record = load_commit(place)
-    if record is None:
-        raise EnvironmentBroken(f"The environment {place.name} is gone.")
-    return Committed(place=place, record=record)
 
 
 async def reject(place: Place) -> None:

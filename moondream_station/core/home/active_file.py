@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
-from moondream_station.core.facts.codec import from_json, to_json
+from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import HomeUnusable
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.storage import read_json, write_record
+from moondream_station.core.home.storage import NewerFormat, read_record, write_record
 
 Format = Literal["moondream-station/active/1"]
 
@@ -69,14 +69,19 @@ class ActiveRecord:
 def read_active(home: Home) -> ActiveRecord:
     """What is active; an empty record where nothing ever was, `HomeUnusable` where nobody can tell."""
     try:
-        data = read_json(home.active)
-        return ActiveRecord() if data is None else from_json(ActiveRecord, data)
+        return _checked(read_record(home.active, ActiveRecord, get_args(Format)[0]) or ActiveRecord())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise HomeUnusable(
-            f"{home.active} can't be used: {reason or error}.",
-            hint="Update this station if a newer one wrote it; else move the file away and switch again.",
-        ) from error
+        hint = "`moondream-station doctor --fix` makes it again from the environments that are installed."
+        if isinstance(error, NewerFormat):
+            hint = "Update this one: `python -m pip install --upgrade moondream-station`."
+        raise HomeUnusable(f"{home.active} can't be used: {reason or error}.", hint=hint) from error
+
+
+def _checked(record: ActiveRecord) -> ActiveRecord:
+    if record.model is not None and record.model not in record.models:
+        raise ValueError(f"it names {record.model} as active, but no environment of it")
+    return record
 
 
 def write_active(home: Home, record: ActiveRecord) -> None:

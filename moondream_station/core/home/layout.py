@@ -66,9 +66,9 @@ class Home:
                 f"The home {self.root} can't be used: {error.filename} is not a folder.", self.root
             ) from error
         except OSError as error:
-            raise home_unusable(
-                f"The home {self.root} can't be used: {error.strerror or error}.", self.root
-            ) from error
+            message = f"The home {self.root} can't be used: {error.strerror or error}."
+            misplaced = in_the_way(error) if error.filename != str(self.root) else None
+            raise misplaced or home_unusable(message, self.root) from error
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise home_unusable(f"The home {self.root} is not writable.", self.root)
 
@@ -115,6 +115,14 @@ def absolute(path: str | Path) -> Path:
             f"The working folder no longer exists, so the relative path {path} can't be found.",
             hint="Change to a folder that exists, or give an absolute path.",
         ) from error
+
+
+def in_the_way(error: OSError) -> HomeUnusable | None:
+    """The error for a folder in a file's place in the home, or the other way round; None for any other."""
+    if error.errno not in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST} or error.filename is None:
+        return None
+    hint = "`moondream-station doctor --fix` moves aside what is in its place."
+    return HomeUnusable(f"{error.filename} can't be used: {error.strerror}.", hint=hint)
 
 
 def home_unusable(message: str, path: Path | None = None) -> HomeUnusable:

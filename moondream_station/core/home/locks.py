@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from moondream_station.core.facts.codec import time_to_text
 from moondream_station.core.facts.errors import HomeLocked, NoSpace, StationRunning
-from moondream_station.core.home.layout import Home, home_unusable
+from moondream_station.core.home.layout import Home, home_unusable, in_the_way
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.space import writing_to
 from moondream_station.core.home.storage import not_a_file, read_json, write_record
 
 _log = Log()
@@ -138,10 +139,13 @@ def serve_lock(home: Home) -> Iterator[None]:
             hint="Use that station, or end it first; MOONDREAM_STATION_HOME sets another home.",
         )
     try:
-        home.station.unlink(missing_ok=True)  # a killed station's record
-        yield
+        with writing_to(home.root):
+            home.station.unlink(missing_ok=True)  # a killed station's record
+        try:
+            yield
+        finally:
+            home.station.unlink(missing_ok=True)
     finally:
-        home.station.unlink(missing_ok=True)
         lock.release()
 
 
@@ -184,7 +188,7 @@ def _file_lock(path: Path) -> FileLock:
 
 def _acquired(lock: FileLock, home: Home) -> bool:
     if (wrong := not_a_file(lock.lock_file)) is not None:
-        raise home_unusable(f"The lock {lock.lock_file} can't be used: {wrong.strerror}.")
+        raise in_the_way(wrong) or wrong
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -193,7 +197,7 @@ def _acquired(lock: FileLock, home: Home) -> bool:
         if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT}:
             message = f"The lock {lock.lock_file} can't be written: {error.strerror or error}."
             raise home_unusable(message, Path(lock.lock_file)) from error
-        raise _cannot_lock(home, error) from error
+        raise in_the_way(error) or _cannot_lock(home, error) from error
     except NotImplementedError as error:
         raise _cannot_lock(home, error) from error
     return True

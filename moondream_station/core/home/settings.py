@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.redact import checked_url, redact_url
-from moondream_station.core.home.layout import Home, home_unusable
+from moondream_station.core.home.layout import Home, home_unusable, in_the_way
 from moondream_station.core.home.storage import read_json
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
@@ -61,9 +62,12 @@ class Settings(BaseModel):
     inference_timeout: float = Field(default=30.0, gt=0)
 
 
-def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Settings:
-    """Read the settings; an error says where the value stands that can't be used."""
-    stored = read_config(home.config)
+def load_settings(home: Home | None, environ: Mapping[str, str], **flags: Any) -> Settings:
+    """Read the settings, without a home those alone that are not in its config.json.
+
+    An error says where the value stands that can't be used.
+    """
+    stored = read_config(home.config) if home else {}
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**stored, **variables, **given}
@@ -75,9 +79,10 @@ def load_settings(home: Home, environ: Mapping[str, str], **flags: Any) -> Setti
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         origin = next((name for name, to in VARIABLES.items() if to == key and key in variables), None)
+        place = home.config if home else "The settings"
         raise SettingsInvalid(
-            f"{origin or home.config}: {key} is {first['input']!r}: {first['msg']}.",
-            hint=f"Correct or remove {origin or f'`{key}` in {home.config}'}.",
+            f"{origin or place}: {key} is {first['input']!r}: {first['msg']}.",
+            hint=f"Correct or remove {origin or f'`{key}` in {place}'}.",
         ) from error
 
 
@@ -93,6 +98,8 @@ def _check_place(name: str, text: str) -> None:
 
 def read_config(path: Path) -> dict[str, Any]:
     """config.json as it is, empty where there is none."""
+    old = path.with_name(f"{path.name}.old")
+    set_aside = f"Correct it, or set it aside: `mv {shlex.quote(str(path))} {shlex.quote(str(old))}`."
     try:
         data = read_json(path)
     except NotADirectoryError as error:
@@ -102,11 +109,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise home_unusable(f"{what} can't be read: {error.strerror}.", path) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise SettingsInvalid(
-            f"{path} can't be read: {reason or error}.", hint="Correct the file, or move it away."
-        ) from error
+        misplaced = in_the_way(error) if isinstance(error, OSError) else None
+        message = f"{path} can't be read: {reason or error}."
+        raise misplaced or SettingsInvalid(message, hint=set_aside) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise SettingsInvalid(f"{path} is not a JSON object.", hint="Correct the file, or move it away.")
+        raise SettingsInvalid(f"{path} is not a JSON object.", hint=set_aside)
     return data

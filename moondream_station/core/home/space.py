@@ -12,6 +12,7 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable, NoSpace
+from moondream_station.core.home.layout import in_the_way
 
 _RESERVE_BYTES = 64 << 20
 _BLOCK_BYTES = 4096
@@ -80,7 +81,7 @@ def storage_failure(error: OSError, folder: Path) -> NoSpace | HomeUnusable:
     """Why a folder can't be written to."""
     if is_full(error):
         return NoSpace(f"{_what_is_full(error, folder)}.", hint=no_space_hint(None))
-    return HomeUnusable(
+    return in_the_way(error) or HomeUnusable(
         f"{error.filename or folder} can't be used: {error.strerror or error}.",
         hint="Check the disk and its permissions, or set MOONDREAM_STATION_HOME to another folder.",
     )

@@ -17,13 +17,16 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 
+from moondream_station.core.facts.codec import from_json
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import is_full, writing_to
+
+T = TypeVar("T")
 
 _REMOVE_SECONDS = 1.0
 
@@ -86,7 +89,7 @@ def not_a_file(path: str | Path) -> OSError | None:
     except OSError:
         return None
     kind = _KINDS.get(stat.S_IFMT(mode))
-    return OSError(errno.EINVAL, f"it is {kind}, not a file", str(path)) if kind else None
+    return OSError(errno.EISDIR, f"it is {kind}, not a file", str(path)) if kind else None
 
 
 _KINDS: Final = {
@@ -114,6 +117,28 @@ def read_json(path: Path) -> Any:
         return json.loads(content)  # bytes may be UTF-8 with a byte-order mark, or UTF-16
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is not JSON ({error})") from error
+
+
+class NewerFormat(ValueError):
+    """A file is of another version of the station's."""
+
+
+def read_record(path: Path, kind: type[T], format_: str) -> T | None:
+    """The record that a file of the home holds, None where there is no such file.
+
+    Raises:
+        ValueError: It is damaged, or another version of the station wrote it; the message says which.
+        OSError: The file can't be read.
+    """
+    data = read_json(path)
+    if data is None:
+        return None
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != format_ and str(found).rpartition("/")[0] == format_.rpartition("/")[0]:
+        raise NewerFormat(f"a newer version of Moondream Station wrote it ({found})")
+    if found != format_:
+        raise ValueError(f"it is not of the format {format_}")
+    return from_json(kind, data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.capabilities.cache import read_cached
-from moondream_station.core.environments.store import load_commit, place_of
+from moondream_station.core.environments.store import committed_at, load_commit, place_of
 from moondream_station.core.facts.activation_state import Active
+from moondream_station.core.facts.errors import EnvironmentBroken
 from moondream_station.core.facts.state import StationInfo, StationState, apply
 from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.home.layout import Home
@@ -46,6 +47,17 @@ def stored_state(
         verification=commit.verification if commit else None,
         capabilities=read_cached(home),
     )
+
+
+def why_broken(home: Home) -> str | None:
+    """Why the active model has to be installed again before it is served; None where it need not be."""
+    record = read_active(home)
+    try:
+        if record.model is not None:
+            committed_at(place_of(home, record.models[record.model].environment))
+    except EnvironmentBroken as broken:
+        return f"{broken.message} `moondream-station switch {record.model}` or `serve` installs it again."
+    return None
 
 
 def present_state(home: Home) -> StationState:

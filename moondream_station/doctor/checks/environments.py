@@ -8,7 +8,7 @@ from moondream_station.core.environments.records import rewritten_files
 from moondream_station.core.environments.store import Committed, check_whole
 from moondream_station.core.environments.store import unfinished as unfinished_in
 from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable
-from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.active_file import ModelRecord, read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder
 from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, warning
@@ -28,22 +28,17 @@ async def active(patient: Patient) -> Verdict:
     if subject.record is None:
         return ok("No model has an environment yet.")
     name = shlex.quote(subject.model or "MODEL")
-    reinstall = Remedy(
-        "Reinstall it; an environment is never repaired in place.",
-        (f"moondream-station remove {name}", f"moondream-station switch {name}"),
-    )
-    if subject.committed is None:
-        return error(f"The environment of {subject.words.lower()} is gone.", reinstall)
-    broken = await _why_broken(subject.committed)
-    if broken is not None:
-        return error(f"The environment of {subject.model} is not whole.", reinstall, broken)
-    changed = await in_thread(_changed, subject.committed)
-    if changed:
-        return warning(
-            f"The environment of {subject.model} changed since it was committed.", reinstall, changed
-        )
-    files = f"{subject.committed.record.file_count} files"
-    return ok(f"The environment of {subject.model} is whole ({files}).")
+    switch = f"moondream-station switch {name}"
+    committed, broken = await _examined(patient.home, subject.record)
+    if broken is not None or committed is None:
+        # One without a record is not taken for one that is whole, so a switch makes another.
+        remedy = Remedy("Make another; an environment is never repaired in place.", (switch,))
+        return error(f"The environment of {subject.model} is not whole.", remedy, broken)
+    if changed := await in_thread(_changed, committed):
+        text = "Reinstall it; an environment is never repaired in place."
+        remedy = Remedy(text, (f"moondream-station remove {name}", switch))
+        return warning(f"The environment of {subject.model} changed since it was committed.", remedy, changed)
+    return ok(f"The environment of {subject.model} is whole ({committed.record.file_count} files).")
 
 
 def _changed(committed: Committed) -> str | None:
@@ -59,13 +54,8 @@ async def others(patient: Patient) -> Verdict:
     subject = await patient.subject.get()
     models = (await in_thread(read_active, patient.home)).models
     records = {model: record for model, record in models.items() if model != subject.model}
-    broken: dict[str, str] = {}
-    for model, record in records.items():
-        committed = await in_thread(committed_of, patient.home, record)
-        gone = f"The environment {record.environment} is gone."
-        why = await _why_broken(committed) if committed else gone
-        if why is not None:
-            broken[model] = why
+    examined = {model: await _examined(patient.home, record) for model, record in records.items()}
+    broken = {model: why for model, (_, why) in examined.items() if why is not None}
     if broken:
         return warning(
             "A model that is not active has a broken environment; a switch to it rebuilds it.",
@@ -80,18 +70,22 @@ async def others(patient: Patient) -> Verdict:
     return ok(f"The environments of the other models are whole ({', '.join(records)}).")
 
 
-async def _why_broken(committed: Committed) -> str | None:
+async def _examined(home: Home, record: ModelRecord) -> tuple[Committed | None, str | None]:
+    """The environment that a record names, and why it is not whole."""
+    committed = None
     try:
+        committed = await in_thread(committed_of, home, record)
         await check_whole(committed)
     except EnvironmentBroken as broken:
-        return broken.message
-    return None
+        return committed, broken.message
+    return committed, None
 
 
 async def unfinished(patient: Patient) -> Verdict:
     """Whether a killed activation left something behind."""
     if await in_thread(activation_holder, patient.home) is not None:
         return ok("An activation is running; what it makes is not finished yet.")
+    await patient.subject.get()  # of an `active.json` that can't be read another check tells
     paths = await in_thread(leftovers, patient.home)
     if not paths:
         return ok("Nothing was left unfinished.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.backends.provide import known_requirements
-from moondream_station.core.environments.store import Committed, load_commit, place_of
+from moondream_station.core.environments.store import Committed, committed_at, place_of
+from moondream_station.core.facts.errors import EnvironmentBroken
 from moondream_station.core.home.active_file import ActiveRecord, ModelRecord, read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
@@ -22,7 +24,7 @@ class Subject:
     is_active: bool = False
     record: ModelRecord | None = None
     committed: Committed | None = None
-    """Its environment, None where that was never finished or is gone."""
+    """Its environment, None where there is none that can be used."""
     requirements: tuple[str, ...] = ()
     """Its backend's requirements as far as they are known here, canonical."""
 
@@ -52,21 +54,20 @@ def find_subject(home: Home | None, settings: Settings, manifest: Manifest) -> S
     info = manifest.models.get(model or "")
     if home is None or model is None:
         return Subject(model=model, info=info)
-    record = active.models.get(model)
+    record, committed = active.models.get(model), None
+    if record is not None:
+        with suppress(EnvironmentBroken):
+            committed = committed_of(home, record)
     return Subject(
         model=model,
         info=info,
         is_active=active.model == model,
         record=record,
-        committed=committed_of(home, record),
+        committed=committed,
         requirements=known_requirements(model, manifest=manifest, home=home),
     )
 
 
-def committed_of(home: Home, record: ModelRecord | None) -> Committed | None:
-    """The environment that a record names, None where that was never finished or is gone."""
-    if record is None:
-        return None
-    place = place_of(home, record.environment)
-    commit = load_commit(place)
-    return None if commit is None else Committed(place=place, record=commit)
+def committed_of(home: Home, record: ModelRecord) -> Committed:
+    """The environment that a record names; `EnvironmentBroken` says why it can't be used."""
+    return committed_at(place_of(home, record.environment))

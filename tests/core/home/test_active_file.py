@@ -16,9 +16,16 @@ _NEWER = '{"format": "moondream-station/active/9"}'
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (_NEWER, "format: Input should be 'moondream-station/active/1'"),
-        ('{"models": {"m": {"environment": 3}}}', "models.m.environment: Input should be a valid string"),
-        ("[]", "ActiveRecord: "),
+        (_NEWER, "a newer version of Moondream Station wrote it (moondream-station/active/9)"),
+        (
+            '{"format": "moondream-station/active/1", "models": {"m": {"environment": 3}}}',
+            "models.m.environment: Input should be a valid string",
+        ),
+        (
+            '{"format": "moondream-station/active/1", "model": "m"}',
+            "it names m as active, but no environment of it",
+        ),
+        ("[]", "it is not of the format moondream-station/active/1"),
         ("{", "it is not JSON"),
     ],
 )

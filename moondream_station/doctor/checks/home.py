@@ -1,14 +1,16 @@
-"""Room for environments, and whether the home can be used."""
+"""The home: room for environments, and whether each thing in it is what the station expects there."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import in_words
 from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
 from moondream_station.doctor.checks.patient import Patient, in_thread
@@ -27,6 +29,18 @@ _WHEEL_BYTES: Final = {
 }
 _RUNNING_BYTES: Final = _GB // 2
 """Journals, logs and a backend's temporary files."""
+_FOLDER: Final = os.R_OK | os.W_OK | os.X_OK
+_EXPECTED: Final = {
+    **dict.fromkeys(("backends", "environments", "downloads", "cache", "activations", "logs"), _FOLDER),
+    **dict.fromkeys(("*.lock", "activations/[!.]*", "logs/[!.]*"), os.R_OK | os.W_OK),
+    **dict.fromkeys(("active.json", "activation.json", "capabilities.json"), os.R_OK),
+    **dict.fromkeys(("config.json", "station.json"), os.R_OK),
+    **dict.fromkeys(("downloads/[!.]*", "cache/listings/[!.]*", "cache/manifests/[!.]*"), os.R_OK),
+}
+"""What is done with each file and folder; environments have checks of their own."""
+
+NOT_PERMITTED: Final = "may not be read or written"
+
 _REMEDY = Remedy(
     "Free some space: `prune` removes what nothing refers to. "
     "Or set MOONDREAM_STATION_HOME to a folder on a larger disk.",
@@ -58,13 +72,21 @@ def _existing(folder: Path) -> Path:
 
 
 async def home(patient: Patient) -> Verdict:
-    """Whether the home can be made and written to."""
-    return await in_thread(_check_home, patient.home.root)
+    """Whether the home can be made and written to, and what is in it is what belongs there."""
+    return await in_thread(_check_home, patient.home)
 
 
-def _check_home(root: Path) -> Verdict:
+def _check_home(home: Home) -> Verdict:
+    root = home.root
     if root.is_dir() or not root.exists():
         if os.access(_existing(root), os.W_OK | os.X_OK):
+            if faults := dict(misplaced(home)):
+                summary = "Something in the home is not what is expected there."
+                remedy = Remedy("Move it aside, or make it readable:", ("moondream-station doctor --fix",))
+                # What is in the home's folders can be made again, and so can the snapshot of the machine.
+                fatal = any(path.parent == root and path != home.capabilities for path in faults)
+                detail = [f"{path.relative_to(root)} {fault}." for path, fault in faults.items()]
+                return problem(summary, remedy, detail, fatal=fatal)
             when = "is writable" if root.exists() else "does not exist yet; it is created when it is needed"
             return ok(f"The home {root} {when}.")
         fault = "is not writable" if root.exists() else "does not exist and can't be created"
@@ -72,3 +94,17 @@ def _check_home(root: Path) -> Verdict:
         fault = "is not a folder"
     remedy = Remedy("Set MOONDREAM_STATION_HOME to a folder that you may write to.")
     return error(f"The home {root} {fault}.", remedy)
+
+
+def misplaced(home: Home) -> Iterator[tuple[Path, str]]:
+    """What in a home is of another kind than expected there, or may not be read, and the fault."""
+    for pattern, mode in _EXPECTED.items():
+        for path in sorted(home.root.glob(pattern)):
+            try:
+                is_folder, is_file = path.is_dir(), path.is_file()
+                if not (is_folder if mode & os.X_OK else is_file):
+                    yield path, "is not a folder" if mode & os.X_OK else "is not a file"
+                elif not os.access(path, mode):
+                    yield path, NOT_PERMITTED
+            except OSError:  # in a folder that may not be entered, which is told itself
+                continue
