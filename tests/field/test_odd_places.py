@@ -171,3 +171,26 @@ def test_a_home_of_another_user_is_named_with_its_owner(
     assert "root" in output
     assert "MOONDREAM_STATION_HOME" in output
     assert "config.json" not in output
+
+
+@pytest.mark.parametrize("name", ["active.json", "config.json", "capabilities.json", "activations"])
+def test_a_file_of_ones_own_that_may_not_be_read_is_made_readable(
+    premises: Premises, lobby: Path, name: str
+) -> None:
+    """The doctor names it, and `--fix` repairs it; one of another user's is told by its owner."""
+    theirs = Premises(folder=lobby, index=premises.index, variables={"MOONDREAM_STATION_MANIFEST": ""})
+    call_here(theirs, "switch", "no-such-model")
+    for file in ("active.json", "config.json", "capabilities.json"):
+        (theirs.home.root / file).write_text('{"format": "moondream-station/active/1"}')
+    for arguments in ((), ("--fix",)):  # loads what an ordinary user can't read here
+        call_here(theirs, "doctor", "--offline", *arguments)
+    for path in (theirs.home.root, *theirs.home.root.rglob("*")):
+        os.chown(path, _SOMEBODY, _SOMEBODY)
+    (theirs.home.root / name).chmod(0)
+    with _as_somebody():
+        before, fixed, after = (
+            call_here(theirs, "doctor", "--offline", *more).stdout for more in ((), ("--fix",), ())
+        )
+    assert f"{name} may not be read or written." in before
+    assert f"Made {name} readable and writable." in fixed
+    assert "may not be read" not in after
