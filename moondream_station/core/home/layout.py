@@ -13,6 +13,9 @@ from pathlib import Path
 from moondream_station.core.facts.errors import HomeUnusable, UsageError
 
 
+_FIX = "`moondream-station doctor --fix` moves aside what is in its place."
+
+
 class _Place:
     """A file or folder of the home, by its name there."""
 
@@ -61,14 +64,13 @@ class Home:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in folders:
                 folder.mkdir(exist_ok=True)
-        except FileExistsError as error:
-            raise home_unusable(
-                f"The home {self.root} can't be used: {error.filename} is not a folder.", self.root
-            ) from error
         except OSError as error:
-            message = f"The home {self.root} can't be used: {error.strerror or error}."
-            misplaced = in_the_way(error) if error.filename != str(self.root) else None
-            raise misplaced or home_unusable(message, self.root) from error
+            is_misplaced = isinstance(error, FileExistsError)
+            fault = f"{error.filename} is not a folder" if is_misplaced else error.strerror or error
+            message = f"The home {self.root} can't be used: {fault}."
+            if is_misplaced and error.filename != str(self.root):
+                raise HomeUnusable(message, hint=_FIX) from error
+            raise home_unusable(message, self.root) from error
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise home_unusable(f"The home {self.root} is not writable.", self.root)
 
@@ -119,10 +121,9 @@ def absolute(path: str | Path) -> Path:
 
 def in_the_way(error: OSError) -> HomeUnusable | None:
     """The error for a folder in a file's place in the home, or the other way round; None for any other."""
-    if error.errno not in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST} or error.filename is None:
+    if error.errno not in {errno.EISDIR, errno.ENOTDIR} or error.filename is None:
         return None
-    hint = "`moondream-station doctor --fix` moves aside what is in its place."
-    return HomeUnusable(f"{error.filename} can't be used: {error.strerror}.", hint=hint)
+    return HomeUnusable(f"{error.filename} can't be used: {error.strerror}.", hint=_FIX)
 
 
 def home_unusable(message: str, path: Path | None = None) -> HomeUnusable:

@@ -110,8 +110,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         misplaced = in_the_way(error) if isinstance(error, OSError) else None
-        message = f"{path} can't be read: {reason or error}."
-        raise misplaced or SettingsInvalid(message, hint=set_aside) from error
+        hint = misplaced.hint if misplaced else set_aside
+        raise SettingsInvalid(f"{path} can't be read: {reason or error}.", hint=hint) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
