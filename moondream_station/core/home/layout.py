@@ -12,7 +12,6 @@ from pathlib import Path
 
 from moondream_station.core.facts.errors import HomeUnusable, UsageError
 
-
 _FIX = "`moondream-station doctor --fix` moves aside what is in its place."
 
 
