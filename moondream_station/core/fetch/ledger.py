@@ -17,6 +17,10 @@ _REPORT_SECONDS = 0.25
 _SILENCE_SECONDS = 1.0
 """When nothing came for so long, that is reported: the speed falls, and the remaining time grows."""
 
+_HALF_LIFE_SECONDS = 5.0
+_SAMPLE_SECONDS = 0.25
+_SAMPLES_AT_LEAST = 4
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -31,10 +35,6 @@ class _Entry:
 class Rate:
     """Bytes a second, smoothed with a half-life of five seconds; None until a second of samples is in."""
 
-    _HALF_LIFE_SECONDS = 5.0
-    _SAMPLE_SECONDS = 0.25
-    _SAMPLES_AT_LEAST = 4
-
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._sampled_at = clock()
@@ -45,10 +45,10 @@ class Rate:
         """Note bytes that arrived."""
         self._pending += size_bytes
         elapsed = self._clock() - self._sampled_at
-        if elapsed < self._SAMPLE_SECONDS:
+        if elapsed < _SAMPLE_SECONDS:
             return
         # Both sums fade alike: their quotient is a mean over the last few half-lives, right from the start.
-        kept = 0.5 ** (elapsed / self._HALF_LIFE_SECONDS)
+        kept = 0.5 ** (elapsed / _HALF_LIFE_SECONDS)
         self._bytes = self._bytes * kept + self._pending
         self._seconds = self._seconds * kept + elapsed
         self._samples += 1
@@ -58,9 +58,7 @@ class Rate:
     @property
     def bytes_per_second(self) -> float | None:
         """The rate, None until it means something, and again when it is nothing."""
-        if self._samples < self._SAMPLES_AT_LEAST:
-            return None
-        rate = self._bytes / self._seconds
+        rate = self._bytes / self._seconds if self._samples >= _SAMPLES_AT_LEAST else 0.0
         return rate if rate >= 1 else None
 
 

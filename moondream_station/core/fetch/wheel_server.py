@@ -10,13 +10,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, unquote
 
 import anyio
 import anyio.to_thread
-from anyio.abc import Listener, SocketAttribute, SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from moondream_station.core.home.storage import open_file
@@ -36,11 +37,11 @@ _GONE = (
 class Arrival:
     """How much of one wheel is on disk so far."""
 
-    def __init__(self, size_bytes: int, partial: Path, finished: Path) -> None:
+    def __init__(self, size_bytes: int, *places: Path) -> None:
         self.size_bytes = size_bytes
         self.is_spoilt = False
         self._here = 0
-        self._places = (partial, finished)
+        self._places = places
         self._news = anyio.Event()
 
     def grew(self, received_bytes: int) -> None:
@@ -60,11 +61,11 @@ class Arrival:
         return 0 if self.is_spoilt else self._here
 
     def open(self) -> BinaryIO:
-        """The file, under whichever of its two names it has."""
-        partial, finished = self._places
+        """The file, under whichever of its two names it has: the partial one until it is finished."""
+        partial_file, finished = self._places
         try:
-            return open_file(partial)
-        except FileNotFoundError:  # it was finished meanwhile
+            return open_file(partial_file)
+        except FileNotFoundError:
             return open_file(finished)
 
     def _tell(self) -> None:
@@ -112,13 +113,9 @@ class Arrivals:
             port = listener.extra(SocketAttribute.local_port)  # noqa: S610  no Django here
             with as_raised():
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_accept, listener, paths)
+                    tasks.start_soon(listener.serve, partial(_serve, paths=paths))
                     yield {name: f"http://127.0.0.1:{port}/{token}/{quote(name)}" for name in self._arrivals}
                     tasks.cancel_scope.cancel()
-
-
-async def _accept(listener: Listener[SocketStream], paths: Mapping[str, Arrival]) -> None:
-    await listener.serve(lambda stream: _serve(stream, paths))
 
 
 async def _serve(stream: SocketStream, paths: Mapping[str, Arrival]) -> None:
@@ -133,10 +130,7 @@ async def _serve(stream: SocketStream, paths: Mapping[str, Arrival]) -> None:
                 if arrival is None or arrival.is_spoilt:
                     await stream.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                     continue
-                length = f"Content-Length: {arrival.size_bytes}"
-                await stream.send(
-                    f"HTTP/1.1 200 OK\r\n{length}\r\nContent-Type: application/octet-stream\r\n\r\n".encode()
-                )
+                await stream.send(f"HTTP/1.1 200 OK\r\nContent-Length: {arrival.size_bytes}\r\n\r\n".encode())
                 if method == "GET" and not await _send(arrival, stream):
                     return  # in the middle of the answer: the connection's end says that it is none
 

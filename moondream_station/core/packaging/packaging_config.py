@@ -47,21 +47,15 @@ class PackagingConfig:
     """Where packages come from and how to get there. Holds credentials; its repr does not show them.
 
     Args:
-        index_url: The default index.
         extra_index_urls: Further indexes that count as much as the first; uv's before pip's.
         find_links: Pages and folders of files, as `https:`, `http:` or `file:` URLs; folders exist.
         no_index: Whether find-links alone count.
         index_strategy: uv's name for how indexes are combined, None for its default.
-        keyring_provider: uv's name for where passwords are kept, None for its default.
         cert: Certificates to trust instead of the system's: a PEM file or a folder of them.
         client_cert: A PEM file with this client's own certificate and key.
         proxies: Proxy URL by scheme, "http" and "https".
         timeout_seconds: How long a silent server is waited for.
-        connect_timeout_seconds: How long a connection may take.
-        retries: How often a failed request is repeated.
         trusted_hosts: Hosts ("name" or "name:port") whose certificates are not checked.
-        constraints: Constraint files.
-        netrc: A file of credentials by host.
         notes: Sentences about what was left out, and why.
     """
 
@@ -196,19 +190,19 @@ def _proxies(
     no_proxy = tuple(host.strip() for host in proxy_of.pop("no", "").split(",") if host.strip())
     if pip.get("proxy"):
         proxy_of = dict.fromkeys(("http", "https"), pip["proxy"])
-    by_scheme = {name: _with_scheme(url) for name, url in proxy_of.items() if name in {"http", "https"}}
+    by_scheme = {
+        scheme: checked_url(url if "://" in url else f"http://{url}", "a proxy")
+        for scheme, url in proxy_of.items()
+        if scheme in {"http", "https"}
+    }
     return by_scheme, no_proxy
 
 
 def _system_proxies() -> dict[str, str]:
     """What macOS and Windows have set for every program; other systems have variables alone."""
     ask: Any = getattr(urllib.request, "getproxies_macosx_sysconf", None)
-    ask = ask or getattr(urllib.request, "getproxies_registry", None)
-    return dict(ask()) if ask is not None else {}
-
-
-def _with_scheme(proxy: str) -> str:
-    return checked_url(proxy if "://" in proxy else f"http://{proxy}", "a proxy")
+    ask = ask or getattr(urllib.request, "getproxies_registry", dict)
+    return dict(ask())
 
 
 def _first(*values: str | None) -> str | None:
@@ -228,28 +222,24 @@ def _netrc_file(environ: Mapping[str, str], home: Path, platform: str) -> Path |
 def _flag(pip: Mapping[str, str], option: str) -> bool:
     value = pip.get(option, "no").strip().lower()
     if value not in _TRUE | _FALSE:
-        raise SettingsInvalid(
-            f"pip's {option} is {value!r}; it must be yes or no.", hint=_where_set(f"pip's {option}")
-        )
+        raise _invalid(f"pip's {option}", value, "yes or no")
     return value in _TRUE
 
 
 def _number(environ: Mapping[str, str], variable: str, pip: Mapping[str, str], option: str) -> float | None:
-    value, name = environ.get(variable), variable
+    name, value = variable, environ.get(variable)
     if not value:
-        value, name = pip.get(option), f"pip's {option}"
-    if not value:
-        return None
+        name, value = f"pip's {option}", pip.get(option)
     try:
-        return max(0.0, float(value))
+        return max(0.0, float(value)) if value else None
     except ValueError as error:
-        raise SettingsInvalid(f"{name} is {value!r}; it must be a number.", hint=_where_set(name)) from error
+        raise _invalid(name, value, "a number") from error
 
 
-def _where_set(name: str) -> str:
-    if not name.startswith("pip's "):
-        return "Correct or unset the variable."
-    return "Correct or remove it: it is a variable PIP_…, or stands in a file that `pip config debug` shows."
+def _invalid(name: str, value: str | None, kind: str) -> SettingsInvalid:
+    place = "Correct or remove it: it is a variable PIP_…, or stands in a file that `pip config debug` shows."
+    hint = place if name.startswith("pip's ") else "Correct or unset the variable."
+    return SettingsInvalid(f"{name} is {value!r}; it must be {kind}.", hint=hint)
 
 
 def _constraint_files(pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import configparser
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from moondream_station.core.facts.errors import SettingsInvalid
@@ -54,14 +54,24 @@ def pip_config_files(
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return ()
-    name = "pip.ini" if platform == _WINDOWS else "pip.conf"
-    folders = list(_global_folders(environ, prefix, platform, etc))
+    home = home_folder(environ, platform)
+    folders = [folder / "pip" for folder in system_folders(environ, platform, etc)]
+    if platform == "darwin":
+        is_brew = prefix.as_posix().startswith("/opt/homebrew")
+        folders = [Path("/opt/homebrew/share/pip")] if is_brew else []
+        folders.append(Path("/Library/Application Support/pip"))
+    elif platform != _WINDOWS:
+        folders.append(etc)
     if named is None or not Path(named).exists():
-        folders += _user_folders(environ, platform)
+        folders.append(home / ("pip" if platform == _WINDOWS else ".pip"))
+        support = home / "Library" / "Application Support"
+        if platform == "darwin":
+            folders.append((support if (support / "pip").is_dir() else home / ".config") / "pip")
+        else:
+            folders.append(user_folder(environ, platform) / "pip")
+    name = "pip.ini" if platform == _WINDOWS else "pip.conf"
     files = [folder / name for folder in [*folders, prefix]]
-    if named is not None:
-        files.append(Path(named))
-    return tuple(files)
+    return (*files, *([Path(named)] if named is not None else ()))
 
 
 def home_folder(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
@@ -71,33 +81,19 @@ def home_folder(environ: Mapping[str, str], platform: str = sys.platform) -> Pat
     return home if home.is_absolute() else Path(home.anchor or os.sep)
 
 
-def _global_folders(environ: Mapping[str, str], prefix: Path, platform: str, etc: Path) -> Iterable[Path]:
+def system_folders(environ: Mapping[str, str], platform: str, etc: Path) -> list[Path]:
+    """Where programs find the settings of every user, as XDG and Windows have it."""
     if platform == _WINDOWS:
-        yield Path(environ.get("PROGRAMDATA", r"C:\ProgramData"), "pip")
-    elif platform == "darwin":
-        if prefix.as_posix().startswith("/opt/homebrew"):
-            yield Path("/opt/homebrew/share/pip")
-        yield Path("/Library/Application Support/pip")
-    else:
-        for folder in (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep):
-            yield Path(folder, "pip")
-        yield etc
+        return [Path(environ.get("PROGRAMDATA", r"C:\ProgramData"))]
+    return [Path(name) for name in (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep)]
 
 
-def _user_folders(environ: Mapping[str, str], platform: str) -> Iterable[Path]:
+def user_folder(environ: Mapping[str, str], platform: str) -> Path:
+    """Where they find the user's own."""
     home = home_folder(environ, platform)
     if platform == _WINDOWS:
-        yield home / "pip"
-        yield Path(environ.get("APPDATA") or home / "AppData" / "Roaming", "pip")
-        return
-    yield home / ".pip"
-    support = home / "Library" / "Application Support" / "pip"
-    if platform == "darwin" and support.is_dir():
-        yield support
-    elif platform == "darwin":
-        yield home / ".config" / "pip"
-    else:
-        yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "pip")
+        return Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
+    return Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

@@ -13,6 +13,10 @@ _PYTORCH_PATH = re.compile(
     r"/whl(/(nightly|test|lts))*(/(cpu|cu\d+|rocm[\d.]+|xpu|variant)(_pypi_pkg|_full|_cxx11_abi)?)?$"
 )
 
+_ATTEMPTS = 3
+_SILENCE_SECONDS = 55
+"""Uv pauses between attempts, for some three seconds in all."""
+
 NO_INDEX_URL = (Path(sys.executable).parent / "no-package-index").as_uri()
 """An index without packages: a folder that is not there. `--no-index` would switch off torch's index too."""
 
@@ -30,41 +34,40 @@ def to_uv_environment(config: PackagingConfig, *, torch_index: str) -> dict[str,
         indexes = [NO_INDEX_URL]
     elif not indexes:
         indexes = [PYPI_URL]
-    variables = {"UV_DEFAULT_INDEX": indexes[0]}
-    if indexes[1:]:
-        variables["UV_INDEX"] = " ".join(indexes[1:])
-    if config.index_strategy is not None:
-        variables["UV_INDEX_STRATEGY"] = config.index_strategy
-    if config.find_links:
-        variables["UV_FIND_LINKS"] = ",".join(link.replace(",", "%2C") for link in config.find_links)
-    if config.trusted_hosts:
-        variables["UV_INSECURE_HOST"] = " ".join(config.trusted_hosts)
-    if config.keyring_provider is not None:
-        variables["UV_KEYRING_PROVIDER"] = config.keyring_provider
-    return {**variables, **_connection(config)}
-
-
-def _connection(config: PackagingConfig) -> dict[str, str]:
-    variables: dict[str, str] = {}
+    variables: dict[str, str | Path | None] = {
+        "UV_DEFAULT_INDEX": indexes[0],
+        "UV_INDEX": " ".join(indexes[1:]),
+        "UV_INDEX_STRATEGY": config.index_strategy,
+        "UV_FIND_LINKS": ",".join(link.replace(",", "%2C") for link in config.find_links),
+        "UV_INSECURE_HOST": " ".join(config.trusted_hosts),
+        "UV_KEYRING_PROVIDER": config.keyring_provider,
+        "SSL_CLIENT_CERT": config.client_cert,
+        "NETRC": config.netrc,
+        "NO_PROXY": ",".join(config.no_proxy),
+        "no_proxy": ",".join(config.no_proxy),
+        **_patience(config),
+    }
     if config.cert is None:
         variables["UV_SYSTEM_CERTS"] = "1"
     else:
-        variables["SSL_CERT_DIR" if config.cert.is_dir() else "SSL_CERT_FILE"] = str(config.cert)
-    if config.client_cert is not None:
-        variables["SSL_CLIENT_CERT"] = str(config.client_cert)
+        variables["SSL_CERT_DIR" if config.cert.is_dir() else "SSL_CERT_FILE"] = config.cert
     for scheme, url in config.proxies.items():
         variables[f"{scheme}_proxy"] = variables[f"{scheme.upper()}_PROXY"] = url
-    if config.no_proxy:
-        variables["no_proxy"] = variables["NO_PROXY"] = ",".join(config.no_proxy)
-    if config.netrc is not None:
-        variables["NETRC"] = str(config.netrc)
-    if config.timeout_seconds is not None:
-        variables["UV_HTTP_TIMEOUT"] = str(max(1, round(config.timeout_seconds)))
+    return {name: str(value) for name, value in variables.items() if value}
+
+
+def _patience(config: PackagingConfig) -> dict[str, str]:
+    """How long and how often uv asks a silent address: 60 seconds at most in all, or the user's time limit.
+
+    By itself it asks four times for half a minute each (measured: 126 seconds for an index that hangs).
+    """
+    attempts = _ATTEMPTS if config.retries is None else config.retries + 1
+    seconds = config.timeout_seconds or min(30, max(10, _SILENCE_SECONDS // attempts))
+    attempts = min(attempts, int(max(_SILENCE_SECONDS, seconds) // seconds))
+    patience = {"UV_HTTP_TIMEOUT": str(max(1, round(seconds))), "UV_HTTP_RETRIES": str(attempts - 1)}
     if config.connect_timeout_seconds is not None:
-        variables["UV_HTTP_CONNECT_TIMEOUT"] = str(max(1, round(config.connect_timeout_seconds)))
-    if config.retries is not None:
-        variables["UV_HTTP_RETRIES"] = str(config.retries)
-    return variables
+        patience["UV_HTTP_CONNECT_TIMEOUT"] = str(max(1, round(config.connect_timeout_seconds)))
+    return patience
 
 
 def is_torch_index(url: str, torch_index: str) -> bool:

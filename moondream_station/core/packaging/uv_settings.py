@@ -6,7 +6,6 @@ resolution, constraints, torch-backend, …) would change what a lock means and 
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tomllib
@@ -18,7 +17,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.redact import checked_url, credentials_in
-from moondream_station.core.packaging.pip_settings import ETC, home_folder
+from moondream_station.core.packaging.pip_settings import ETC, system_folders, user_folder
 
 _OF_PIP = ("index-url", "extra-index-url", "find-links", "no-index", "index-strategy", "keyring-provider")
 """What of the table `[pip]` counts here; uv 0.13.9 knows `[[index]]` and the hosts at the top level alone."""
@@ -79,16 +78,10 @@ def uv_config_files(
         return (Path(named),)
     if environ.get("UV_NO_CONFIG", "").lower() in {"1", "true", "yes", "on"}:
         return ()
-    home = home_folder(environ, platform)
-    if platform == "win32":
-        user = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
-        system = [Path(environ.get("PROGRAMDATA", r"C:\ProgramData"), "uv", "uv.toml")]
-    else:
-        user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        folders = (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep)
-        system = [Path(folder, "uv", "uv.toml") for folder in folders] + [etc / "uv" / "uv.toml"]
-        system = [path for path in system if path.exists()][:1]
-    return (user / "uv" / "uv.toml", *system)
+    shared = [folder / "uv" / "uv.toml" for folder in system_folders(environ, platform, etc)]
+    if platform != "win32":
+        shared = [path for path in (*shared, etc / "uv" / "uv.toml") if path.exists()][:1]
+    return (user_folder(environ, platform) / "uv" / "uv.toml", *shared)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -19,10 +19,12 @@ _TORCH = "https://download.pytorch.org/whl"
 
 
 def test_nothing_set_means_pypi_and_the_systems_certificates() -> None:
-    """Uv's own defaults, said aloud, but for the certificates."""
+    """Uv's own defaults, said aloud, but for the certificates and its patience with a silent index."""
     assert to_uv_environment(PackagingConfig(), torch_index=_TORCH) == {
         "UV_DEFAULT_INDEX": "https://pypi.org/simple",
         "UV_SYSTEM_CERTS": "1",
+        "UV_HTTP_TIMEOUT": "18",
+        "UV_HTTP_RETRIES": "2",
     }
 
 
