@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.home.storage import read_json, write_atomically
@@ -50,7 +49,8 @@ class ListingCache:
                 return None
             files = tuple(ListedFile(**entry) for entry in data["files"])
             age_seconds = self._now() - float(data["fetched_at"])
-            return CachedListing(files=files, etag=_text(data["etag"]), age_seconds=age_seconds)
+            etag = data["etag"] if isinstance(data["etag"], str) else None
+            return CachedListing(files=files, etag=etag, age_seconds=age_seconds)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -69,7 +69,3 @@ class ListingCache:
 
     def _path(self, url: str) -> Path:
         return self._folder / f"{hashlib.sha256(redact_url(url).encode()).hexdigest()[:32]}.json"
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None

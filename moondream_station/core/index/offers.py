@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _TORCH = "torch"
 DEADLINE_SECONDS = 8.0
+_PAGE_SECONDS = 5.0
 
 _Found: TypeAlias = tuple[list[Offer], list[SourceReport]]
 """What was found in one place, and what became of looking there."""
@@ -65,6 +66,7 @@ async def collect_offers(
         client,
         ListingCache(home.cache / "listings"),
         deadline=anyio.current_time() + deadline_seconds,
+        page_seconds=_PAGE_SECONDS,
         refresh=refresh,
     )
     catalog = request.catalog

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import anyio
@@ -20,10 +21,10 @@ from moondream_station.core.packaging.file_urls import local_path
 if TYPE_CHECKING:
     import httpx2
 
-PAGE_SECONDS = 5.0
-"""How long one page may take."""
+_Outcome: TypeAlias = Literal["ok", "absent", "failed"]
+_Files: TypeAlias = tuple[ListedFile, ...]
 
-ABSENT = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+_ABSENT = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _CONNECTIONS = 4
 _ONCE = Patience(connect_seconds=3.0, attempts=1)
 """Less time for a connection: a server that nobody reaches is given up while there is some for others."""
@@ -43,7 +44,7 @@ class SourceReport:
 
     source: Source
     url_redacted: str
-    outcome: Literal["ok", "absent", "failed"]
+    outcome: _Outcome
     detail: str
     age_seconds: float | None = None
 
@@ -57,12 +58,14 @@ class SourceReport:
 class Page:
     """A listing, and what became of it; it lists nothing unless the outcome is "ok".
 
-    `is_server_dead` says that nobody answered, so that its other pages need not be asked for.
+    `is_server_dead` says that nobody answered, so that its other pages need not be asked for; `hint` is what
+    to do, where a failure has a remedy of its own.
     """
 
     report: SourceReport
     files: tuple[ListedFile, ...] = ()
     is_server_dead: bool = False
+    hint: str | None = None
 
 
 class PageSource:
@@ -73,80 +76,75 @@ class PageSource:
         client: httpx2.AsyncClient,
         cache: ListingCache,
         *,
-        deadline: float,
+        deadline: float = math.inf,
+        page_seconds: float = math.inf,
+        patience: Patience = _ONCE,
         refresh: bool = False,
     ) -> None:
         self._client = client
         self._cache = cache
         self._deadline = deadline
+        self._page_seconds = page_seconds
+        self._patience = patience
         self._refresh = refresh
         self._slots: dict[str, anyio.Semaphore] = {}
 
     async def get(self, url: str, source: Source) -> Page:
         """A page of an index or of find-links; a local folder is its own page."""
-        path = local_path(url)
-        known = None
-        try:
-            if path is not None:
-                flat = source == "find-links"
-                return _page(await anyio.to_thread.run_sync(lambda: read_local(path, flat=flat)), url, source)
-            known = await anyio.to_thread.run_sync(self._cache.read, url)
-            if known is not None and known.is_fresh and not self._refresh:
-                return _page(known.files, url, source, age_seconds=known.age_seconds)
-            return await self._ask(url, source, known)
-        except FileNotFoundError:
-            return _no_page(url, source, "absent", "it does not exist")
-        except (AttemptFailed, ListingInvalid, OSError) as error:
-            if known is not None and known.is_fresh:
-                return _page(known.files, url, source, age_seconds=known.age_seconds, note=str(error))
-            reason = f"it can't be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-            is_dead = isinstance(error, AttemptFailed) and error.is_unreachable
-            return replace(_no_page(url, source, "failed", reason), is_server_dead=is_dead)
 
-    async def _ask(self, url: str, source: Source, known: CachedListing | None) -> Page:
-        headers = {"Accept": ACCEPT}
-        if known is not None and known.etag is not None:
-            headers["If-None-Match"] = known.etag
+        def page(outcome: _Outcome, detail: str, files: _Files = (), *, age: float | None = None) -> Page:
+            shown = redact_url(url)
+            report = SourceReport(
+                source=source, url_redacted=shown, outcome=outcome, detail=detail, age_seconds=age
+            )
+            return Page(files=files, report=report)
+
+        path, known = local_path(url), None
+        try:
+            if path is None:
+                known = await anyio.to_thread.run_sync(self._cache.read, url)
+                if known is not None and known.is_fresh and not self._refresh:
+                    return page("ok", f"{len(known.files)} files", known.files, age=known.age_seconds)
+                files = await self._ask(url, known)
+            else:
+                # In a thread, as all parsing: PyPI's largest pages take seconds.
+                files = await anyio.to_thread.run_sync(lambda: read_local(path, flat=source == "find-links"))
+        except FileNotFoundError as error:
+            return page("absent", "it does not exist" if error.strerror else str(error))
+        except (AttemptFailed, ListingInvalid, OSError) as error:
+            reason = f"it can't be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+            if known is not None and known.is_fresh:
+                detail = f"{len(known.files)} files; {reason}, so an earlier listing is used"
+                return page("ok", detail, known.files, age=known.age_seconds)
+            failed = page("failed", reason)
+            if not isinstance(error, AttemptFailed):
+                return failed
+            return replace(failed, is_server_dead=error.is_unreachable, hint=error.hint)
+        return page("ok", f"{len(files)} files", files, age=0.0)
+
+    async def _ask(self, url: str, known: CachedListing | None) -> _Files:
         async with self._slots.setdefault(urlsplit(url).netloc, anyio.Semaphore(_CONNECTIONS)):
             remaining_seconds = self._deadline - anyio.current_time()
             if remaining_seconds <= 0:
                 raise AttemptFailed("there was no time to ask it")
-            answer = None
-            with anyio.move_on_after(min(PAGE_SECONDS, remaining_seconds)):
-                answer = await ask(self._client, url, _ONCE, headers=headers)
-        if answer is None:
-            raise AttemptFailed("it does not answer in time")
+            with anyio.move_on_after(min(self._page_seconds, remaining_seconds)):
+                return await self._fetch(url, known)
+        raise AttemptFailed("it does not answer in time")
+
+    async def _fetch(self, url: str, known: CachedListing | None) -> _Files:
+        headers = {"Accept": ACCEPT}
+        if known is not None and known.etag is not None:
+            headers["If-None-Match"] = known.etag
+        answer = await ask(self._client, url, self._patience, headers=headers)
+        if answer.status in _ABSENT:
+            raise FileNotFoundError(f"it has no such page (status {answer.status})")
         if answer.status == HTTPStatus.NOT_MODIFIED and known is not None:
-            await self._keep(url, known.files, known.etag)
-            return _page(known.files, url, source)
-        if answer.status in ABSENT:
-            return _no_page(url, source, "absent", f"it has no such page (status {answer.status})")
-        if answer.status != HTTPStatus.OK:
+            files, etag = known.files, known.etag
+        elif answer.status == HTTPStatus.OK:
+            files = await anyio.to_thread.run_sync(listed_in, answer, abandon_on_cancel=True)
+            etag = answer.headers.get("ETag")
+        else:
             raise refusal(answer)
-        files = await anyio.to_thread.run_sync(listed_in, answer)
         if files:  # else perhaps a hotel's login page: not to be believed for a day
-            await self._keep(url, files, answer.headers.get("ETag"))
-        return _page(files, url, source)
-
-    async def _keep(self, url: str, files: tuple[ListedFile, ...], etag: str | None) -> None:
-        await anyio.to_thread.run_sync(lambda: self._cache.write(url, files, etag=etag))
-
-
-def _page(
-    files: tuple[ListedFile, ...],
-    url: str,
-    source: Source,
-    *,
-    age_seconds: float = 0.0,
-    note: str | None = None,
-) -> Page:
-    detail = f"{len(files)} files" + (f"; {note}, so an earlier listing is used" if note is not None else "")
-    report = SourceReport(
-        source=source, url_redacted=redact_url(url), outcome="ok", detail=detail, age_seconds=age_seconds
-    )
-    return Page(files=files, report=report)
-
-
-def _no_page(url: str, source: Source, outcome: Literal["absent", "failed"], detail: str) -> Page:
-    report = SourceReport(source=source, url_redacted=redact_url(url), outcome=outcome, detail=detail)
-    return Page(report=report)
+            await anyio.to_thread.run_sync(lambda: self._cache.write(url, files, etag=etag))
+        return files

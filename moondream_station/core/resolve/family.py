@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import anyio.to_thread
@@ -16,10 +17,12 @@ from packaging.version import Version
 
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY
+from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.facts.redact import credentials_in, redact_url, without_credentials
 from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
-from moondream_station.core.fetch.retry import Patience
-from moondream_station.core.index.names import FamilyNames
+from moondream_station.core.home.task_groups import together
+from moondream_station.core.index.listing import ListedFile
+from moondream_station.core.index.page_source import PageSource
 from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.core.resolve.lock_project import (
     TORCH_INDEX,
@@ -28,8 +31,56 @@ from moondream_station.core.resolve.lock_project import (
     FamilyIndex,
 )
 
-if TYPE_CHECKING:
-    import httpx2
+
+class FamilyNames:
+    """Asks an index, or a page or folder of files (`flat`), for names; asks for no name twice.
+
+    A name without any wheel for these tags counts as absent: locked for no other reason than that it is
+    there, it would make the lock impossible.
+    """
+
+    def __init__(self, url: str, pages: PageSource, *, tags: Iterable[Tag], flat: bool) -> None:
+        self._url = url.rstrip("/")
+        self._pages = pages
+        self._flat = flat
+        self._tags = frozenset(tags)
+        self._known: dict[str, bool] = {}
+
+    async def present(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of the names that it has a wheel of for the interpreter.
+
+        Raises:
+            IndexUnreachable: It does not answer, or requires credentials.
+        """
+        asked = frozenset(names)
+        unknown = asked - self._known.keys()
+        if unknown and self._flat:
+            usable = await self._names_on(self._url)
+            self._known.update({name: name in usable for name in unknown})
+        elif unknown:
+            await together(*(partial(self._ask, name) for name in unknown))
+        return frozenset(name for name in asked if self._known[name])
+
+    async def _ask(self, name: str) -> None:
+        self._known[name] = name in await self._names_on(f"{self._url}/{name}/")
+
+    async def _names_on(self, url: str) -> frozenset[str]:
+        page = await self._pages.get(url, "find-links" if self._flat else "index")
+        if page.report.outcome == "failed":
+            raise IndexUnreachable(
+                f"The index {page.report.url_redacted} can't be read: {page.report.detail}.",
+                hint=page.hint or "Check the network, the proxy and the index's address.",
+            )
+        return await anyio.to_thread.run_sync(self._usable, page.files)
+
+    def _usable(self, files: Iterable[ListedFile]) -> frozenset[str]:
+        names = set()
+        for file in files:
+            with suppress(InvalidWheelFilename):  # whatever else lies there is not asked for
+                name, _, _, tags = parse_wheel_filename(file.filename)
+                if not self._tags.isdisjoint(tags):
+                    names.add(str(name))
+        return frozenset(names)
 
 
 class Family:
@@ -46,8 +97,7 @@ class Family:
         others: Sequence[Offer] = (),
         tags: Sequence[Tag],
         wheels: Path,
-        client: httpx2.AsyncClient,
-        patience: Patience,
+        pages: PageSource,
     ) -> None:
         self._offer = offer
         self._others = tuple(others)
@@ -57,7 +107,7 @@ class Family:
         self._is_flat = offer is not None and offer.source == "find-links"
         self._names: FamilyNames | None = None
         if self._url is not None:
-            self._names = FamilyNames(self._url, client, tags=tags, flat=self._is_flat, patience=patience)
+            self._names = FamilyNames(self._url, pages, tags=tags, flat=self._is_flat)
         self._offers: dict[Version, Offer] = {}
         self._pinned: set[str] = set()
         self._on_disk: dict[str, LockedFile] = {}

@@ -26,6 +26,8 @@ from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
 from moondream_station.core.fetch.retry import PAGE_PATIENCE, patience_of
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import work_folder
+from moondream_station.core.index.listing_cache import ListingCache
+from moondream_station.core.index.page_source import PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig, ordinary_constraints
 from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.processes.run import CompletedProcess
@@ -83,8 +85,12 @@ async def resolve_lock(
             others=others,
             tags=interpreter.tags,
             wheels=folder / "wheels",
-            client=client,
-            patience=patience_of(config, PAGE_PATIENCE),
+            pages=PageSource(
+                client,
+                ListingCache(home.cache / "listings"),
+                patience=patience_of(config, PAGE_PATIENCE),
+                refresh=True,
+            ),
         )
         variables = {
             **to_uv_environment(config, torch_index=torch_index),

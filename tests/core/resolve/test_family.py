@@ -15,8 +15,11 @@ from packaging.tags import sys_tags
 from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.fetch.retry import PAGE_PATIENCE, Patience, patience_of
-from moondream_station.core.index.names import FamilyNames
+from moondream_station.core.home.storage import temporary_folder
+from moondream_station.core.index.listing_cache import ListingCache
+from moondream_station.core.index.page_source import PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.resolve.family import FamilyNames
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
 
@@ -28,9 +31,9 @@ _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\
 async def _present(
     url: str, *names: str, flat: bool = False, patience: Patience = PAGE_PATIENCE
 ) -> frozenset[str]:
-    async with open_client(PackagingConfig()) as client:
-        family = FamilyNames(url, client, tags=tuple(sys_tags()), flat=flat, patience=patience)
-        return await family.present(names)
+    async with open_client(PackagingConfig()) as client, temporary_folder(None, "cache-") as cache:
+        pages = PageSource(client, ListingCache(cache), patience=patience, refresh=True)
+        return await FamilyNames(url, pages, tags=tuple(sys_tags()), flat=flat).present(names)
 
 
 @asynccontextmanager
