@@ -32,55 +32,39 @@ from moondream_station.core.resolve.lock_project import (
 )
 
 
-class FamilyNames:
-    """Asks an index, or a page or folder of files (`flat`), for names; asks for no name twice.
+async def usable_names(
+    url: str, names: Iterable[str], pages: PageSource, *, tags: Iterable[Tag], flat: bool
+) -> frozenset[str]:
+    """Those of the names that an index, or a page or folder of files (`flat`), has a wheel of for these tags.
 
-    A name without any wheel for these tags counts as absent: locked for no other reason than that it is
-    there, it would make the lock impossible.
+    A name without any counts as absent: locked for no other reason than that it is there, it would make the
+    lock impossible.
+
+    Raises:
+        IndexUnreachable: It does not answer, or requires credentials.
     """
+    asked, accepted, usable = frozenset(names), frozenset(tags), set[str]()
 
-    def __init__(self, url: str, pages: PageSource, *, tags: Iterable[Tag], flat: bool) -> None:
-        self._url = url.rstrip("/")
-        self._pages = pages
-        self._flat = flat
-        self._tags = frozenset(tags)
-        self._known: dict[str, bool] = {}
-
-    async def present(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of the names that it has a wheel of for the interpreter.
-
-        Raises:
-            IndexUnreachable: It does not answer, or requires credentials.
-        """
-        asked = frozenset(names)
-        unknown = asked - self._known.keys()
-        if unknown and self._flat:
-            usable = await self._names_on(self._url)
-            self._known.update({name: name in usable for name in unknown})
-        elif unknown:
-            await together(*(partial(self._ask, name) for name in unknown))
-        return frozenset(name for name in asked if self._known[name])
-
-    async def _ask(self, name: str) -> None:
-        self._known[name] = name in await self._names_on(f"{self._url}/{name}/")
-
-    async def _names_on(self, url: str) -> frozenset[str]:
-        page = await self._pages.get(url, "find-links" if self._flat else "index")
+    async def look(page_url: str) -> None:
+        page = await pages.get(page_url, "find-links" if flat else "index")
         if page.report.outcome == "failed":
             raise IndexUnreachable(
                 f"The index {page.report.url_redacted} can't be read: {page.report.detail}.",
                 hint=page.hint or "Check the network, the proxy and the index's address.",
             )
-        return await anyio.to_thread.run_sync(self._usable, page.files)
+        await anyio.to_thread.run_sync(add_names_of, page.files)
 
-    def _usable(self, files: Iterable[ListedFile]) -> frozenset[str]:
-        names = set()
+    def add_names_of(files: Iterable[ListedFile]) -> None:
         for file in files:
             with suppress(InvalidWheelFilename):  # whatever else lies there is not asked for
-                name, _, _, tags = parse_wheel_filename(file.filename)
-                if not self._tags.isdisjoint(tags):
-                    names.add(str(name))
-        return frozenset(names)
+                name, _, _, its_tags = parse_wheel_filename(file.filename)
+                if not accepted.isdisjoint(its_tags):
+                    usable.add(str(name))
+
+    await together(
+        *(partial(look, page) for page in ([url] if flat else [f"{url}/{name}/" for name in asked]))
+    )
+    return asked & usable
 
 
 class Family:
@@ -105,10 +89,10 @@ class Family:
         self._wheels = wheels
         self._url = _family_url(offer)
         self._is_flat = offer is not None and offer.source == "find-links"
-        self._names: FamilyNames | None = None
-        if self._url is not None:
-            self._names = FamilyNames(self._url, pages, tags=tags, flat=self._is_flat)
+        self._tags = tags
+        self._pages = pages
         self._offers: dict[Version, Offer] = {}
+        self._asked: set[str] = set()
         self._pinned: set[str] = set()
         self._on_disk: dict[str, LockedFile] = {}
 
@@ -191,10 +175,11 @@ class Family:
 
     async def pin(self, names: Iterable[str]) -> bool:
         """Pin those of the names that the index has and that are not pinned yet; whether there are any."""
-        unpinned = {name for name in names if name in FAMILY and name != "torch"} - self._pinned
-        if self._names is None or not unpinned:
+        names = {name for name in names if name in FAMILY and name != "torch"} - self._asked
+        if self._url is None or not names:
             return False
-        present = await self._names.present(unpinned)
+        present = await usable_names(self._url, names, self._pages, tags=self._tags, flat=self._is_flat)
+        self._asked |= names
         self._pinned |= present
         return bool(present)
 
@@ -207,13 +192,11 @@ class Family:
             return None
         if name not in FAMILY or name in self._on_disk:
             return None
-        offer = self._offer if self._offer is not None and self._offer.filename == filename else None
-        return RemoteFile(
-            filename=filename,
-            url=without_credentials(offer.url if offer is not None and offer.url is not None else url),
-            sha256=offer.sha256 if offer is not None else None,
-            size_bytes=offer.size_bytes if offer is not None else None,
-        )
+        offer = self._offer
+        if offer is None or offer.filename != filename:
+            return RemoteFile(filename=filename, url=without_credentials(url), sha256=None, size_bytes=None)
+        url = without_credentials(offer.url or url)
+        return RemoteFile(filename=filename, url=url, sha256=offer.sha256, size_bytes=offer.size_bytes)
 
     async def offer_from_disk(self, wheel: RemoteFile, path: Path, sha256: str) -> None:
         """Offer uv a wheel from disk, which was fetched to `path`."""
@@ -236,11 +219,8 @@ class Family:
 
     def with_origins(self, lock: Lock) -> Lock:
         """The lock with the real places of the wheels that were offered from disk."""
-        files = []
-        for file in lock.files:
-            known = self._on_disk.get(file.name)
-            files.append(known if known is not None and known.filename == file.filename else file)
-        return replace(lock, files=tuple(files))
+        on_disk = {file.filename: file for file in self._on_disk.values()}
+        return replace(lock, files=tuple(on_disk.get(file.filename, file) for file in lock.files))
 
     def _is_stranger(self, file: LockedFile) -> bool:
         offer = self._offer
@@ -250,7 +230,7 @@ class Family:
             return True
         if file.name in self._on_disk:
             return False
-        return _comparable(file.index or "") != _comparable(self._url or "")
+        return unquote(file.index or "").rstrip("/") != unquote(self._url or "")
 
 
 def _family_url(offer: Offer | None) -> str | None:
@@ -267,7 +247,3 @@ def _place_wheel(path: Path, link: Path) -> None:
         link.hardlink_to(path)
     except OSError:  # a file system without links
         shutil.copyfile(path, link)
-
-
-def _comparable(url: str) -> str:
-    return unquote(url).rstrip("/")

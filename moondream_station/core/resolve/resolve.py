@@ -37,6 +37,7 @@ from moondream_station.core.resolve.lock_project import project_toml, required_b
 from moondream_station.core.resolve.pylock import read_pylock
 from moondream_station.core.resolve.uv_failures import is_conflict, lock_failure, wheel_to_fetch
 from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
+from moondream_station.core.resolve.uv_watch import LOG_VARIABLES, watched
 
 if TYPE_CHECKING:
     import httpx2
@@ -80,23 +81,17 @@ async def resolve_lock(
     uv = await find_uv(environ)
     constraints = await ordinary_constraints(config)
     async with work_folder(home) as folder:
-        family = Family(
-            offer,
-            others=others,
-            tags=interpreter.tags,
-            wheels=folder / "wheels",
-            pages=PageSource(
-                client,
-                ListingCache(home.cache / "listings"),
-                patience=patience_of(config, PAGE_PATIENCE),
-                refresh=True,
-            ),
-        )
+        patience = patience_of(config, PAGE_PATIENCE)
+        pages = PageSource(client, ListingCache(home.cache / "listings"), patience=patience, refresh=True)
+        tags, wheels = interpreter.tags, folder / "wheels"
+        family = Family(offer, others=others, tags=tags, wheels=wheels, pages=pages)
         variables = {
             **to_uv_environment(config, torch_index=torch_index),
             **family.credentials(torch_index, config.index_url),
         }
-        resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter, requirements.builds)
+        watch = partial(watched, client=client, patience=patience)
+        builds = requirements.builds
+        resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter, builds, watch)
         fetch = partial(
             fetch_unhashed, home=home, client=client, publish=publish, patience=patience_of(config)
         )
@@ -171,6 +166,7 @@ class _Resolver:
         variables: Mapping[str, str],
         interpreter: Interpreter,
         builds: Collection[str],
+        watch: Callable[..., Awaitable[CompletedProcess]],
     ) -> None:
         self.interpreter = interpreter
         self.is_strict = True
@@ -181,6 +177,7 @@ class _Resolver:
         self._runs: list[CompletedProcess] = []
         self._builds = frozenset(builds)
         self._built: set[str] = set()
+        self._watch = watch
 
     @property
     def log(self) -> str:
@@ -202,7 +199,7 @@ class _Resolver:
         While strict, uv may neither fetch a whole wheel for its metadata nor to hash it.
         """
         await anyio.to_thread.run_sync(self._begin, project)
-        variables = dict(self._variables)
+        variables = {**self._variables, **LOG_VARIABLES}
         if self.is_strict:
             variables["UV_REQUIRE_METADATA_RANGE_REQUESTS"] = "1"
         # uv lets what is named here pass its --no-build.
@@ -233,7 +230,8 @@ class _Resolver:
         (self._folder / "pyproject.toml").write_text(project, encoding="utf-8")
 
     async def _call(self, variables: Mapping[str, str], *args: str) -> str | None:
-        completed = await self._uv.run(*args, *self._common, cwd=self._folder, variables=variables)
+        run = partial(self._uv.run, *args, *self._common, cwd=self._folder, variables=variables)
+        completed = await self._watch(run)
         self._runs.append(completed)
         return None if completed.returncode == 0 else completed.stderr.decode(errors="replace")
 

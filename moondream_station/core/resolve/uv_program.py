@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -30,14 +30,19 @@ class Uv:
         self._environ = environ
 
     async def run(
-        self, *args: str, cwd: Path | None = None, variables: Mapping[str, str] | None = None
+        self,
+        *args: str,
+        cwd: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+        on_stderr_line: Callable[[str], None] | None = None,
     ) -> CompletedProcess:
         """Run uv to its end, without its configuration files and variables, but for those given here.
 
         Its working folder is its own by default, for the station's may be gone.
         """
         env = {**child_environment(self._environ), **_QUIET, **(variables or {})}
-        return await run([str(self._path), *args, "--no-config"], env=env, cwd=cwd or self._path.parent)
+        argv, folder = [str(self._path), *args, "--no-config"], cwd or self._path.parent
+        return await run(argv, env=env, cwd=folder, on_stderr_line=on_stderr_line)
 
 
 async def find_uv(environ: Mapping[str, str]) -> Uv:

@@ -19,7 +19,7 @@ from moondream_station.core.home.storage import temporary_folder
 from moondream_station.core.index.listing_cache import ListingCache
 from moondream_station.core.index.page_source import PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig
-from moondream_station.core.resolve.family import FamilyNames
+from moondream_station.core.resolve.family import usable_names
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
 
@@ -33,7 +33,7 @@ async def _present(
 ) -> frozenset[str]:
     async with open_client(PackagingConfig()) as client, temporary_folder(None, "cache-") as cache:
         pages = PageSource(client, ListingCache(cache), patience=patience, refresh=True)
-        return await FamilyNames(url, pages, tags=tuple(sys_tags()), flat=flat).present(names)
+        return await usable_names(url, names, pages, tags=sys_tags(), flat=flat)
 
 
 @asynccontextmanager
