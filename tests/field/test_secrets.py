@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,12 @@ from moondream_station.core.facts.redact import redact_text, redact_url
 from support.commands import run
 
 _INPUTS = Path(__file__).parent / "inputs"
-_MALFORMED = ("http://bob:S3CRET/y@host", "bob:S3CRET@host/simple", "http://bob:S3CRET@[host/simple")
+_MALFORMED = (
+    "http://bob:S3CRET/y@host",
+    "bob:S3CRET@host/simple",
+    "http://bob:S3CRET@[host/simple",
+    "http:///S3CRET/simple",
+)
 
 
 class _Desk(NamedTuple):
@@ -85,6 +91,27 @@ def test_a_malformed_url_in_uvs_file_is_refused_too(desk: _Desk, entry: str, url
     assert completed.returncode == 1
     assert "S3CRET" not in completed.stdout + completed.stderr
     assert str(file) in completed.stderr
+
+
+def test_a_malformed_address_in_a_manifest_is_refused_too(desk: _Desk) -> None:
+    """Of a backend's code; no command and no file shows its password."""
+    backend = {
+        "name": "B",
+        "functions": ["caption"],
+        "download_url": "bob:S3CRET@host/x.zip",
+        "entry_module": "m",
+        "version": "1",
+    }
+    model = {"name": "M", "description": "d", "version": "1", "backend": "b", "args": {}}
+    manifest = desk.folder / "manifest.json"
+    manifest.write_text(json.dumps({"version": "1", "models": {"m": model}, "backends": {"b": backend}}))
+    for arguments in (("models", "--json"), ("switch", "m", "--json"), ("plan", "--model", "m"), ("doctor",)):
+        completed = run(desk, *arguments, MOONDREAM_STATION_MANIFEST=str(manifest))
+        assert "S3CRET" not in completed.stdout + completed.stderr
+    completed = run(desk, "switch", "m", "--json", MOONDREAM_STATION_MANIFEST=str(manifest))
+    assert "`download_url` is malformed" in completed.stdout
+    written = [path.read_bytes() for path in (desk.folder / "home").rglob("*") if path.is_file()]
+    assert not any(b"S3CRET" in content for content in written)
 
 
 def test_a_malformed_proxy_is_refused_too(desk: _Desk) -> None:

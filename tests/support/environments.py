@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream
 
 from moondream_station.core.fetch.lock import Lock, LockedFile
 from moondream_station.core.fetch.retry import Patience
@@ -11,6 +15,8 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from support.torch_index import TorchIndex
 from support.wheels import Wheel
+
+_PAGE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
 
 HASTY = Patience(stall_seconds=0.4, attempts=3, pause_seconds=0.01, longest_pause_seconds=0.02)
 """For servers that are known to be slow, silent or broken."""
@@ -53,3 +59,24 @@ def served_lock(index: TorchIndex, *wheels: Wheel, with_sizes: bool = True) -> L
         locked_file(wheel, f"{index.simple_url}/files/{wheel.filename}", with_size=with_sizes)
         for wheel in wheels
     )
+
+
+@asynccontextmanager
+async def page_server(body: bytes, *, is_endless: bool = False) -> AsyncIterator[str]:
+    """A page, sent once or without end; its address."""
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            try:
+                await stream.receive()
+                await stream.send(_PAGE_HEAD + body)
+                while is_endless:
+                    await stream.send(body)
+            except (anyio.BrokenResourceError, anyio.EndOfStream):
+                pass
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610  no Django here
+        tasks.cancel_scope.cancel()

@@ -33,7 +33,7 @@ from moondream_station.core.backends.manifest import BackendInfo, Manifest
 from moondream_station.core.backends.manifest_loader import announced_bytes, path_of
 from moondream_station.core.builds.requirements import Requirements, decode_requirements
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
-from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.facts.redact import is_malformed, redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
 from moondream_station.core.home.layout import Home, expanded
 from moondream_station.core.home.space import storage_failure
@@ -64,10 +64,10 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
     Relative to the manifest's own folder or URL. One from the network can't name a file on this computer.
     """
     text = info.download_url
-    try:
-        scheme = urlsplit(text).scheme.lower()
-    except ValueError as error:
-        raise _unavailable(backend_id, f"its `download_url` is not a valid URL ({error})") from error
+    if is_malformed(text):
+        why = "its `download_url` is malformed; it is not shown, because it may hold a password"
+        raise _unavailable(backend_id, why)
+    scheme = urlsplit(text).scheme.lower()
     if manifest.url is not None and scheme in {"", "http", "https"}:
         text = urljoin(manifest.url, text)
         scheme = urlsplit(text).scheme.lower()

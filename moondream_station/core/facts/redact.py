@@ -55,7 +55,7 @@ def checked_url(text: str, what: str) -> str:
         SettingsInvalid: It is a URL that can't be understood. It is not quoted: nobody knows where in it the
             password ends.
     """
-    if _is_malformed(text):
+    if is_malformed(text):
         raise SettingsInvalid(
             f"The URL of {what} is malformed; it is not shown, because it may hold a password.",
             hint="Begin it with https://, and in a user name or password write / as %2F, @ as %40, : as %3A.",
@@ -63,12 +63,15 @@ def checked_url(text: str, what: str) -> str:
     return text
 
 
-def _is_malformed(text: str) -> bool:
+def is_malformed(text: str) -> bool:
+    """Whether it is a URL that can't be understood, so that nobody knows where in it a password ends."""
     try:
-        urlsplit(text).port  # noqa: B018  raises
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  raises
     except ValueError:
         return True
-    return _WITHOUT_SCHEME.match(text) is not None
+    has_no_host = parts.scheme in {"http", "https"} and not parts.hostname
+    return has_no_host or _WITHOUT_SCHEME.match(text) is not None
 
 
 def credentials_in(url: str) -> Credentials | None:

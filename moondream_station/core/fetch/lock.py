@@ -9,6 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
+_NAME_BYTES = 200
+"""File systems take 255 bytes."""
+
+
+def stored_name(sha256: str, filename: str) -> str:
+    """The name under which a file is kept; it fits any file system, also with an ending after it."""
+    end = PurePosixPath(filename).name.encode()[-_NAME_BYTES:].decode(errors="ignore")
+    return f"{sha256[:16]}-{end}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
@@ -30,7 +39,7 @@ class RemoteFile:
     def partial_name(self) -> str:
         """The name of what is here of it: one for each content where that is known, else for each place."""
         key = self.sha256 or hashlib.sha256(self.url.encode()).hexdigest()
-        return f"{key[:16]}-{self.filename}.partial"
+        return f"{stored_name(key, self.filename)}.partial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +66,7 @@ class LockedFile(RemoteFile):
     @property
     def stored_name(self) -> str:
         """The name under which a finished download is kept: one for each content."""
-        return f"{self.sha256[:16]}-{PurePosixPath(self.filename).name}"
+        return stored_name(self.sha256, self.filename)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from moondream_station.core.facts.errors import DownloadFailed, HashMismatch, IndexUnreachable
 from moondream_station.core.fetch.ledger import Ledger
-from moondream_station.core.fetch.lock import RemoteFile
+from moondream_station.core.fetch.lock import RemoteFile, stored_name
 from moondream_station.core.fetch.partial import PartialFile
 from moondream_station.core.fetch.range_source import FileChanged, WrongFile, open_source
 from moondream_station.core.fetch.retry import AttemptFailed, Patience
@@ -84,7 +84,7 @@ class Transfer:
                 except AttemptFailed as error:
                     await self._pause(part, error)
                     continue
-                final = self._folder / f"{part.sha256[:16]}-{self._file.filename}"
+                final = self._folder / stored_name(part.sha256, self._file.filename)
                 sha256 = part.sha256
                 reached(Point.FETCHED)
                 named = await anyio.to_thread.run_sync(part.finish, final)

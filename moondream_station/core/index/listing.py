@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -47,12 +46,15 @@ def parse_listing(content: bytes, *, content_type: str, url: str) -> tuple[Liste
     What is not a link to a file is left out.
 
     Raises:
-        ListingInvalid: The page says that it is JSON, and is not what PEP 691 describes.
+        ListingInvalid: It says that it is JSON, and is not what PEP 691 describes; or uv could not read it.
     """
+    encoding = json.detect_encoding(content)
+    if not encoding.startswith("utf-8"):
+        raise ListingInvalid(f"the page is in {encoding.upper()}, not in UTF-8")
     if "json" in content_type.lower():
         return _parse_json(content, url)
     page = _Page(url)
-    page.feed(_text(content, content_type))
+    page.feed(content.decode(errors="replace"))
     page.close()
     return tuple(page.files)
 
@@ -84,20 +86,6 @@ def read_local(path: Path, *, flat: bool) -> tuple[ListedFile, ...]:
     if len(content) > MAX_PAGE_BYTES:
         raise ListingInvalid(f"it is larger than {MAX_PAGE_BYTES >> 20} MiB")
     return parse_listing(content, content_type="text/html", url=page.as_uri())
-
-
-def _text(content: bytes, content_type: str) -> str:
-    """A page as text: by its byte-order mark or what UTF-16 looks like, else as the server says, else UTF-8.
-
-    What can't be decoded is replaced: the addresses of files are ASCII, whatever else a page says.
-    """
-    header = Message()
-    header["Content-Type"] = content_type
-    shown, named = json.detect_encoding(content), header.get_content_charset("utf-8")
-    try:
-        return content.decode(named if shown == "utf-8" else shown, errors="replace")
-    except (LookupError, UnicodeError):  # no charset that Python knows
-        return content.decode(errors="replace")
 
 
 def _parse_json(content: bytes, url: str) -> tuple[ListedFile, ...]:

@@ -19,10 +19,11 @@ from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY
 from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.facts.redact import credentials_in, redact_url, without_credentials
+from moondream_station.core.facts.selection import Source
 from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
 from moondream_station.core.home.task_groups import together
 from moondream_station.core.index.listing import ListedFile
-from moondream_station.core.index.page_source import PageSource
+from moondream_station.core.index.page_source import Page, PageSource
 from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.core.resolve.lock_project import (
     TORCH_INDEX,
@@ -32,6 +33,21 @@ from moondream_station.core.resolve.lock_project import (
 )
 
 
+async def readable_page(url: str, source: Source, pages: PageSource) -> Page:
+    """A page that lists something or is not there.
+
+    Raises:
+        IndexUnreachable: It does not answer, requires credentials, or is no listing.
+    """
+    page = await pages.get(url, source)
+    if page.report.outcome == "failed":
+        raise IndexUnreachable(
+            f"The index {page.report.url_redacted} can't be read: {page.report.detail}.",
+            hint=page.hint or "Check the network, the proxy and the index's address.",
+        )
+    return page
+
+
 async def usable_names(
     url: str, names: Iterable[str], pages: PageSource, *, tags: Iterable[Tag], flat: bool
 ) -> frozenset[str]:
@@ -39,19 +55,11 @@ async def usable_names(
 
     A name without any counts as absent: locked for no other reason than that it is there, it would make the
     lock impossible.
-
-    Raises:
-        IndexUnreachable: It does not answer, or requires credentials.
     """
     asked, accepted, usable = frozenset(names), frozenset(tags), set[str]()
 
     async def look(page_url: str) -> None:
-        page = await pages.get(page_url, "find-links" if flat else "index")
-        if page.report.outcome == "failed":
-            raise IndexUnreachable(
-                f"The index {page.report.url_redacted} can't be read: {page.report.detail}.",
-                hint=page.hint or "Check the network, the proxy and the index's address.",
-            )
+        page = await readable_page(page_url, "find-links" if flat else "index", pages)
         await anyio.to_thread.run_sync(add_names_of, page.files)
 
     def add_names_of(files: Iterable[ListedFile]) -> None:
@@ -90,7 +98,7 @@ class Family:
         self._url = _family_url(offer)
         self._is_flat = offer is not None and offer.source == "find-links"
         self._tags = tags
-        self._pages = pages
+        self.pages = pages
         self._offers: dict[Version, Offer] = {}
         self._asked: set[str] = set()
         self._pinned: set[str] = set()
@@ -178,7 +186,7 @@ class Family:
         names = {name for name in names if name in FAMILY and name != "torch"} - self._asked
         if self._url is None or not names:
             return False
-        present = await usable_names(self._url, names, self._pages, tags=self._tags, flat=self._is_flat)
+        present = await usable_names(self._url, names, self.pages, tags=self._tags, flat=self._is_flat)
         self._asked |= names
         self._pinned |= present
         return bool(present)

@@ -31,7 +31,7 @@ from moondream_station.core.index.page_source import PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig, ordinary_constraints
 from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.processes.run import CompletedProcess
-from moondream_station.core.resolve.family import Family
+from moondream_station.core.resolve.family import Family, readable_page
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.lock_project import project_toml, required_by
 from moondream_station.core.resolve.pylock import read_pylock
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _TURNS = 12
 """Each turn adds what the one before showed: a name for the group, a wheel from disk, an unfit torch."""
+_NO_VERSIONS = re.compile(r"there are no versions of ([a-z0-9-]+)")
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
@@ -130,6 +131,7 @@ async def _settle(
             if await _learn(failure, resolver, family):
                 continue
             if not (is_conflict(failure) and family.widen()):
+                await resolver.check_pages(failure, family.pages)
                 raise _failed(conflict or failure, resolver, family)
             conflict = failure
             continue
@@ -219,6 +221,13 @@ class _Resolver:
         return await anyio.to_thread.run_sync(
             lambda: read_pylock(text, markers=markers, tags=tags, builds=self._builds, tool_output=self.log)
         )
+
+    async def check_pages(self, failure: str, pages: PageSource) -> None:
+        """Read what uv found nothing on: it says no more of a listing that it can't read."""
+        indexes = (self._variables["UV_DEFAULT_INDEX"], *self._variables.get("UV_INDEX", "").split())
+        for name in set(_NO_VERSIONS.findall(failure)):
+            for index in indexes:
+                await readable_page(f"{index.rstrip('/')}/{name}/", "index", pages)
 
     async def required_by(self, name: str) -> tuple[str, ...]:
         """The packages that ask for a package."""

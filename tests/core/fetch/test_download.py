@@ -416,6 +416,15 @@ async def test_a_lasting_error_is_told_at_once(index: TorchIndex, home: Home, st
     assert len(gets(index, BIG)) == 1
 
 
+async def test_a_long_name_fits_the_file_system(index: TorchIndex, home: Home) -> None:
+    """A name of 250 bytes is one that a server's disk takes, and what stands before and after it fits too."""
+    wheel = module_wheel("m" * 220, "1.0.0")
+    assert 240 < len(wheel.filename) <= 255
+    index.add_simple(wheel)
+    found, _ = await fetched(served_lock(index, wheel), home, index)
+    assert found[wheel.filename].read_bytes() == wheel.data
+
+
 async def test_nobody_there_is_an_unreachable_index(home: Home) -> None:
     """A refused connection is told as such, with the host."""
     with TorchIndex() as gone:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.index.listing import ListedFile, ListingInvalid, parse_listing
+from moondream_station.core.fetch.retry import MAX_PAGE_BYTES
+from moondream_station.core.index.listing import ListedFile, ListingInvalid, parse_listing, read_local
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _SHA = "ab" * 32
@@ -109,6 +113,34 @@ def test_a_page_that_says_json_and_is_none_is_invalid(content: bytes) -> None:
         parse_listing(content, content_type=_JSON, url="https://index.example/")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("content_type", [_JSON, "text/html; charset=utf-16"])
+def test_a_page_that_uv_could_not_read_is_invalid(encoding: str, content_type: str) -> None:
+    """Uv reads UTF-8 alone, and takes any other page for an empty one: nothing there could be locked."""
+    text = '<a href="a-1-py3-none-any.whl">a</a>' if "html" in content_type else '{"meta": {}}'
+    with pytest.raises(ListingInvalid, match=r"in UTF-\d+.*, not in UTF-8"):
+        parse_listing(text.encode(encoding), content_type=content_type, url="https://index.example/")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8-sig", "cp1252"])
+def test_letters_of_another_charset_do_no_harm(encoding: str) -> None:
+    """Addresses are ASCII, whatever else stands on a page."""
+    content = '<title>é</title><a href="a-1-py3-none-any.whl">a</a>'.encode(encoding)
+    (file,) = parse_listing(content, content_type=f"text/html; charset={encoding}", url="https://i.example/")
+    assert file.filename == "a-1-py3-none-any.whl"
+
+
+def test_a_page_on_disk_has_a_bound(tmp_path: Path) -> None:
+    """Neither a file without end nor a pipe that nobody writes to is read to its end."""
+    (tmp_path / "zero.html").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.html")
+    with (tmp_path / "large.html").open("wb") as file:
+        file.truncate(MAX_PAGE_BYTES + 1)
+    for name in ("zero.html", "pipe.html", "large.html"):
+        with pytest.raises(ListingInvalid, match=r"no ordinary file|larger than 64 MiB"):
+            read_local(tmp_path / name, flat=True)
+
+
 def test_a_future_version_is_not_guessed_at() -> None:
     """Version 2 of the format may mean anything."""
     with pytest.raises(ListingInvalid, match=r"2\.0"):
@@ -121,7 +153,10 @@ def test_a_future_version_is_not_guessed_at() -> None:
 )
 def test_any_html_gives_files_or_nothing(content: bytes) -> None:
     """Whatever a server sends, what is listed has a plain name and an address to fetch from."""
-    for file in parse_listing(content, content_type="text/html", url="https://index.example/simple/torch/"):
+    files: tuple[ListedFile, ...] = ()
+    with suppress(ListingInvalid):
+        files = parse_listing(content, content_type="text/html", url="https://index.example/simple/torch/")
+    for file in files:
         assert file.filename
         assert "/" not in file.filename
         assert file.url.startswith(("https:", "http:"))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
 from packaging.tags import sys_tags
 
 from moondream_station.core.facts.errors import IndexUnreachable
@@ -20,12 +17,11 @@ from moondream_station.core.index.listing_cache import ListingCache
 from moondream_station.core.index.page_source import PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.resolve.family import usable_names
+from support.environments import page_server
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
 
 pytestmark = pytest.mark.anyio
-
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
 
 
 async def _present(
@@ -36,30 +32,9 @@ async def _present(
         return await usable_names(url, names, pages, tags=sys_tags(), flat=flat)
 
 
-@asynccontextmanager
-async def _server(body: bytes, *, is_endless: bool = False) -> AsyncIterator[str]:
-    """A page, sent once or without end; its address."""
-
-    async def answer(stream: SocketStream) -> None:
-        async with stream:
-            try:
-                await stream.receive()
-                await stream.send(_HEAD + body)
-                while is_endless:
-                    await stream.send(body)
-            except (anyio.BrokenResourceError, anyio.EndOfStream):
-                pass
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, answer)
-        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610  no Django here
-        tasks.cancel_scope.cancel()
-
-
 async def test_a_listing_without_end_is_given_up() -> None:
     """A server that never stops sending fills no memory."""
-    async with _server(b" " * (1 << 20), is_endless=True) as url:
+    async with page_server(b" " * (1 << 20), is_endless=True) as url:
         with anyio.fail_after(60), pytest.raises(IndexUnreachable, match="larger than 64 MiB"):
             await _present(url, "torchvision")
 
@@ -75,7 +50,7 @@ async def test_a_large_listing_stops_nothing_else(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(HTMLParser, "feed", noticed)
     page = "".join(f'<a href="torchvision-0.{n}.0-py3-none-any.whl">{n}</a>\n' for n in range(60_000))
-    async with _server(page.encode()) as url:
+    async with page_server(page.encode()) as url:
         assert await _present(url, "torchvision") == {"torchvision"}
     assert threads
     assert threading.main_thread() not in threads

@@ -24,7 +24,7 @@ from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.layout import Home
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.resolve.resolve import resolve_lock
-from support.environments import HASTY, loopback_config, made_home
+from support.environments import HASTY, loopback_config, made_home, page_server
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
 from support.wheels import Wheel, module_wheel, torch_wheel
@@ -363,6 +363,14 @@ async def test_an_index_that_is_down_is_named(home: Home, index: TorchIndex, mat
     index.faults.append(Fault(match=match, status=503))
     with pytest.raises(IndexUnreachable, match=r"127\.0\.0\.1.*503"):
         await locked(home, index, "wrapstorch", offer=offer_of(index))
+
+
+async def test_a_listing_that_uv_can_t_read_is_named(home: Home, index: TorchIndex) -> None:
+    """In UTF-16, uv finds nothing on it and says no more than that."""
+    page = '<a href="pillow-1-py3-none-any.whl">pillow</a>'.encode("utf-16")
+    async with page_server(page) as url:
+        with pytest.raises(IndexUnreachable, match=f"{url}/pillow/ can't be read: the page is in UTF-16"):
+            await locked(home, index, "pillow", offer=None, index_url=url)
 
 
 async def test_an_index_that_nobody_serves_is_named(home: Home, index: TorchIndex) -> None:
