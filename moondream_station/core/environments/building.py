@@ -234,7 +234,10 @@ async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterato
         failure = error
     else:
         return
-    damaged = [file for file in lock.files if await sha256_of(wheels[file.filename]) != file.sha256]
+    hashes = {
+        file.filename: await anyio.to_thread.run_sync(sha256_of, wheels[file.filename]) for file in lock.files
+    }
+    damaged = [file for file in lock.files if hashes[file.filename] != file.sha256]
     if not damaged:
         raise failure
     for file in damaged:

@@ -9,6 +9,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
@@ -50,22 +51,14 @@ async def fetch(
     a first and a last fact. There must be space for the wheels and for `unpacked_factor` times their size.
     `arrivals` learns what is here and what is on its way, for whoever reads the wheels meanwhile: to make
     them durable and to note them (`settle`) is then left to that reader, beside what comes next.
-
-    Raises:
-        NoSpace: Wheels and environment would not fit, or the file system became full.
-        HomeUnusable: Downloads can't be read or written.
-        HashMismatch: A file is not the one that the lock names.
-        IndexUnreachable: A server does not answer.
-        DownloadFailed: A file is not available.
     """
     ledger = Ledger(publish, anyio.current_time)
     readers = arrivals or Arrivals()
     with writing_to(home.downloads):
-        finished = {file.filename: await find_finished(home, file) for file in lock.files}
-        received = {
-            file.filename: await anyio.to_thread.run_sync(_received, home, file, finished[file.filename])
-            for file in lock.files
+        finished = {
+            file.filename: await anyio.to_thread.run_sync(find_finished, home, file) for file in lock.files
         }
+        received = {file.filename: _received(home, file, finished[file.filename]) for file in lock.files}
         await anyio.to_thread.run_sync(_check_space, home, lock, received, unpacked_factor)
         ledger.open((file.filename, file.size_bytes, received[file.filename]) for file in lock.files)
         for file in lock.files:
@@ -102,7 +95,7 @@ async def fetch_unhashed(
     """Bring one file into the home's downloads whose hash is unknown: where it is, and its sha256."""
     ledger = Ledger(publish, anyio.current_time)
     with writing_to(home.downloads):
-        received = await anyio.to_thread.run_sync(_received, home, file, None)
+        received = _received(home, file, None)
         check_space([Need(home.downloads, max(0, (file.size_bytes or 0) - received))])
         ledger.open([(file.filename, file.size_bytes, received)])
         ledger.report(file.filename)
@@ -125,10 +118,14 @@ async def _fetch_all(
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def fetch_one(file: RemoteFile) -> None:
-        arrival = arrivals.of(file.filename)
         async with limiter:
             transfer = Transfer(
-                file, home.downloads, client=client, ledger=ledger, patience=patience, arrival=arrival
+                file=file,
+                folder=home.downloads,
+                client=client,
+                ledger=ledger,
+                patience=patience,
+                arrival=arrivals.of(file.filename),
             )
             fetched[file.filename] = await transfer.run()
 
@@ -141,15 +138,11 @@ async def _fetch_all(
 
 def _received(home: Home, file: RemoteFile, finished: Path | None) -> int:
     """How much of a file is here; no more than its size, where that is known."""
-    size = _size_of(finished or home.downloads / file.partial_name)
-    return size if file.size_bytes is None else min(size, file.size_bytes)
-
-
-def _size_of(path: Path) -> int:
     try:
-        return path.stat().st_size
+        size = (finished or home.downloads / file.partial_name).stat().st_size
     except FileNotFoundError:
         return 0
+    return size if file.size_bytes is None else min(size, file.size_bytes)
 
 
 def _check_space(home: Home, lock: Lock, received: Mapping[str, int], unpacked_factor: float) -> None:
@@ -164,15 +157,19 @@ async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:
 
     A listing in HTML has no sizes, so they are asked for one by one.
     """
-    sizes: dict[str, int | None] = {}
+    sizes, silent = dict[str, int | None](), set[str]()
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def ask_size(file: LockedFile) -> None:
+        host = urlsplit(file.url).netloc
         async with limiter:
-            sizes[file.filename] = await _announced_size(file.url, client)
+            with anyio.move_on_after(0 if host in silent else _SIZE_SECONDS) as scope:
+                sizes[file.filename] = await _announced_size(file.url, client)
+            if scope.cancelled_caught:
+                silent.add(host)
 
     await together(*(partial(ask_size, file) for file in lock.files if file.size_bytes is None))
-    files = (replace(file, size_bytes=file.size_bytes or sizes[file.filename]) for file in lock.files)
+    files = (replace(file, size_bytes=file.size_bytes or sizes.get(file.filename)) for file in lock.files)
     return replace(lock, files=tuple(files))
 
 
@@ -184,7 +181,7 @@ async def _announced_size(url: str, client: httpx2.AsyncClient) -> int | None:
             return (await anyio.Path(path).stat()).st_size
         except OSError:
             return None
-    with suppress(AttemptFailed), anyio.move_on_after(_SIZE_SECONDS):
+    with suppress(AttemptFailed):
         answer = await ask(client, url, _SIZE_PATIENCE, method="HEAD")
         return (answer.announced_bytes or None) if answer.status == HTTPStatus.OK else None
     return None

@@ -9,8 +9,8 @@ import base64
 import netrc
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
@@ -191,14 +191,18 @@ class _Authorizer:
             if credentials is not None:
                 self._places.append((_origin(url), urlsplit(url).path, credentials))
         self._places.sort(key=lambda place: len(place[1]), reverse=True)
-        self._netrc = _read_netrc(config.netrc) if config.netrc is not None else None
+        self._netrc: netrc.netrc | None = None
+        # Pip and uv too go on without a file that can't be understood; a server then answers 401.
+        with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            self._netrc = netrc.netrc(config.netrc) if config.netrc is not None else None
 
     def __call__(self, request: httpx2.Request) -> httpx2.Request:
         """The request with what belongs to its URL, unless it is authorized already."""
         if "Authorization" not in request.headers:
             credentials = self._find(request)
-            if credentials is not None:
-                request.headers["Authorization"] = _basic(credentials)
+            if credentials is not None:  # RFC 7617, in UTF-8
+                encoded = base64.b64encode(":".join(credentials).encode()).decode()
+                request.headers["Authorization"] = f"Basic {encoded}"
         return request
 
     def _find(self, request: httpx2.Request) -> Credentials | None:
@@ -214,22 +218,6 @@ class _Authorizer:
         return Credentials(entry[0] or "", entry[2] or "") if entry else None
 
 
-def _basic(credentials: Credentials) -> str:
-    """RFC 7617, in UTF-8."""
-    return "Basic " + base64.b64encode(":".join(credentials).encode()).decode()
-
-
 def _origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _DEFAULT_PORTS.get(parts.scheme)}"
-
-
-def _read_netrc(path: Path) -> netrc.netrc | None:
-    """The file, None for one that can't be understood.
-
-    pip and uv go on without it too; a server that wanted its credentials then says so (status 401).
-    """
-    try:
-        return netrc.netrc(path)
-    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
-        return None

@@ -56,13 +56,7 @@ class Source:
 def open_source(
     url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
 ) -> AbstractAsyncContextManager[Source]:
-    """Ask for what is missing of a file, of which `part` is here, and which must have this size.
-
-    Raises:
-        AttemptFailed: It is not available now, or ever.
-        WrongFile: The server has a file of another size.
-        FileChanged: What is here is of another file.
-    """
+    """Ask for what is missing of a file, of which `part` is here, and which must have this size."""
     path = local_path(url)
     return _open_http(url, part, client, size_bytes) if path is None else _open_file(path, part, size_bytes)
 

@@ -132,11 +132,7 @@ async def ask(
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """A server's answer about a page or file, whether that exists or not.
-
-    Raises:
-        AttemptFailed: It can't be reached, keeps failing or sends next to nothing, or its page is too large.
-    """
+    """A server's answer about a page or file, whether that exists or not."""
     import httpx2  # noqa: PLC0415  65 ms that nothing which asks nobody should pay
 
     headers = {"Accept-Encoding": "identity"} if method == "HEAD" else headers
@@ -201,21 +197,17 @@ def failure_of(error: httpx2.RequestError | httpx2.InvalidURL, *, is_answered: b
     """What the HTTP library raised, as a failed attempt; without any answer, a failure of TLS is final."""
     import httpx2  # noqa: PLC0415  as above
 
-    from moondream_station.core.fetch.http_failures import (  # noqa: PLC0415  it imports the library
-        explain_failure,
-        is_of_tls,
-        is_unreachable,
-    )
+    from moondream_station.core.fetch import http_failures  # noqa: PLC0415  it imports the library
 
     if isinstance(error, httpx2.InvalidURL):
         return AttemptFailed(f"its address is not valid ({error})", is_final=True)
-    tls = is_of_tls(error)
+    tls = http_failures.is_of_tls(error)
     is_lasting = isinstance(error, httpx2.UnsupportedProtocol | httpx2.TooManyRedirects)
     hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
     return AttemptFailed(
-        explain_failure(error),
+        http_failures.explain_failure(error),
         is_final=(tls and not is_answered) or is_lasting,
-        is_unreachable=tls or is_unreachable(error),
+        is_unreachable=tls or http_failures.is_unreachable(error),
         hint=hint if tls and not is_answered else None,
     )
 

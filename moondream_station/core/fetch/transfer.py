@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -34,41 +35,23 @@ _DISK_SECONDS = 30.0
 """How long a disk may take to accept a MiB."""
 
 
+@dataclass(slots=True, kw_only=True)
 class Transfer:
     """One file on its way into a folder."""
 
-    def __init__(
-        self,
-        file: RemoteFile,
-        folder: Path,
-        *,
-        client: httpx2.AsyncClient,
-        ledger: Ledger,
-        patience: Patience,
-        arrival: Arrival | None = None,
-    ) -> None:
-        self._file = file
-        self._folder = folder
-        self._path = folder / file.partial_name
-        self._client = client
-        self._ledger = ledger
-        self._patience = patience
-        self._arrival = arrival or Arrival(0, self._path, self._path)
-        self._fruitless = 0
-        self._silent_since = math.inf
-        self._best = 0
-        self._wrong: str | None = None
+    file: RemoteFile
+    folder: Path
+    client: httpx2.AsyncClient
+    ledger: Ledger
+    patience: Patience
+    arrival: Arrival
+    _fruitless: int = 0
+    _silent_since: float = math.inf
+    _best: int = 0
+    _wrong: str | None = None
 
     async def run(self) -> tuple[Path, str]:
-        """Fetch the file: where it is, once it is whole and what it should be, and its sha256.
-
-        Raises:
-            HashMismatch: It is not what it should be, also after a second download.
-            IndexUnreachable: Nobody answered.
-            DownloadFailed: It is not available.
-            NoSpace: The file system is full; what is here stays.
-            HomeUnusable: The file can't be written.
-        """
+        """Fetch the file: where it is, once it is whole and what it should be, and its sha256."""
         async with self._open() as part:
             self._silent_since = anyio.current_time()
             while True:
@@ -84,32 +67,32 @@ class Transfer:
                 except AttemptFailed as error:
                     await self._pause(part, error)
                     continue
-                final = self._folder / stored_name(part.sha256, self._file.filename)
+                final = self.folder / stored_name(part.sha256, self.file.filename)
                 sha256 = part.sha256
                 reached(Point.FETCHED)
                 named = await anyio.to_thread.run_sync(part.finish, final)
                 # Another process may have been quicker; what has that name has been checked for it.
                 if named or await anyio.Path(final).exists():
-                    self._ledger.report(self._file.filename)
+                    self.ledger.report(self.file.filename)
                     return final, sha256
                 raise DownloadFailed(
-                    f"{self._file.filename} was removed by another process during its download.",
+                    f"{self.file.filename} was removed by another process during its download.",
                     hint="Run the command again.",
                 )
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[PartialFile]:
         try:
-            part = await anyio.to_thread.run_sync(PartialFile, self._path)
+            part = await anyio.to_thread.run_sync(PartialFile, self.folder / self.file.partial_name)
             try:
                 await anyio.to_thread.run_sync(part.resume)
                 self._best = part.size
-                self._arrival.grew(part.size)
+                self.arrival.grew(part.size)
                 yield part
             finally:
                 part.close()
         except OSError as error:
-            raise storage_failure(error, self._folder) from error
+            raise storage_failure(error, self.folder) from error
 
     async def _attempt(self, part: PartialFile) -> None:
         """Fetch what is missing.
@@ -117,22 +100,22 @@ class Transfer:
         The scope's deadline is the clock for the first byte, then for a stall; while our own disk is written
         to, no clock runs.
         """
-        name, size_bytes = self._file.filename, self._file.size_bytes
+        name, size_bytes = self.file.filename, self.file.size_bytes
         if size_bytes is not None and part.size >= size_bytes:
             return  # whole already, or longer than it may be: the check tells which
-        stall_seconds = self._patience.stall_seconds
+        stall_seconds = self.patience.stall_seconds
         with anyio.CancelScope(deadline=anyio.current_time() + stall_seconds) as scope:
-            async with open_source(self._file.url, part, self._client, size_bytes) as source:
+            async with open_source(self.file.url, part, self.client, size_bytes) as source:
                 if size_bytes is None and source.total_bytes is not None:
-                    self._ledger.learn_size(name, source.total_bytes)
-                async with _buffered(part, scope, self._arrival) as buffer:
+                    self.ledger.learn_size(name, source.total_bytes)
+                async with _buffered(part, scope, self.arrival) as buffer:
                     async for piece in source.pieces:
                         self._silent_since = anyio.current_time()
                         await buffer.add(source.new_bytes_of(piece))
                         received = part.size + buffer.size
                         if size_bytes is not None and received > size_bytes:  # it might send for ever
                             raise WrongFile(f"it is longer than {size_bytes} bytes")
-                        self._ledger.transferred(name, len(piece), received_bytes=received)
+                        self.ledger.transferred(name, len(piece), received_bytes=received)
                         scope.deadline = anyio.current_time() + stall_seconds
                 if source.total_bytes is not None and part.size < source.total_bytes:
                     raise AttemptFailed("the server ended the answer before its end")
@@ -140,10 +123,10 @@ class Transfer:
             raise AttemptFailed(f"the server sent nothing for {stall_seconds:g} seconds")
 
     def _check(self, part: PartialFile) -> None:
-        if self._file.size_bytes is not None and part.size != self._file.size_bytes:
-            raise WrongFile(f"it has {part.size} bytes instead of {self._file.size_bytes}")
-        if self._file.sha256 is not None and part.sha256 != self._file.sha256:
-            raise WrongFile(f"its sha256 is {part.sha256} instead of {self._file.sha256}")
+        if self.file.size_bytes is not None and part.size != self.file.size_bytes:
+            raise WrongFile(f"it has {part.size} bytes instead of {self.file.size_bytes}")
+        if self.file.sha256 is not None and part.sha256 != self.file.sha256:
+            raise WrongFile(f"its sha256 is {part.sha256} instead of {self.file.sha256}")
 
     async def _throw_away(self, part: PartialFile, reason: str) -> None:
         await self._restart(part)
@@ -151,16 +134,16 @@ class Transfer:
         if self._wrong is not None:
             part.discard()
             raise HashMismatch(
-                f"{self._file.filename} from {_place(self._file.url)} is not the file that the lock names: "
+                f"{self.file.filename} from {_place(self.file.url)} is not the file that the lock names: "
                 f"{reason}, also after a second download.",
                 hint="The index, or something on the way, alters files: try another mirror or --upgrade.",
             )
         self._wrong = reason
 
     async def _restart(self, part: PartialFile) -> None:
-        self._arrival.spoil()
+        self.arrival.spoil()
         await anyio.to_thread.run_sync(part.restart)
-        self._ledger.restarted(self._file.filename)
+        self.ledger.restarted(self.file.filename)
 
     async def _pause(self, part: PartialFile, failure: AttemptFailed) -> None:
         if part.size > self._best:
@@ -168,14 +151,14 @@ class Transfer:
             self._fruitless = 0
         self._fruitless += 1
         try:
-            await self._patience.pause(self._fruitless, failure, silent_since=self._silent_since)
+            await self.patience.pause(self._fruitless, failure, silent_since=self._silent_since)
         except AttemptFailed:
             raise self._last_word(part, failure) from failure
 
     def _last_word(self, part: PartialFile, failure: AttemptFailed) -> DownloadFailed | IndexUnreachable:
         attempts = "" if failure.is_final else f" ({self._fruitless} attempts)"
-        place = _place(self._file.url)
-        message = f"{self._file.filename} can't be downloaded from {place}: {failure}{attempts}."
+        place = _place(self.file.url)
+        message = f"{self.file.filename} can't be downloaded from {place}: {failure}{attempts}."
         hint = failure.hint or "Check the network, the proxy and the index's address; then try again."
         if part.size:
             hint = f"{in_words(part.size)} are already downloaded; run the command again to resume."
@@ -183,37 +166,37 @@ class Transfer:
         return kind(message, hint=hint)
 
 
+@dataclass(slots=True)
 class _Buffer:
     """Gathers pieces for the disk; writes them out when they are many or old. No clock runs meanwhile."""
 
-    def __init__(self, part: PartialFile, scope: anyio.CancelScope, arrival: Arrival) -> None:
-        self._part = part
-        self._scope = scope
-        self._arrival = arrival
-        self._pieces: list[bytes] = []
-        self._flushed_at = anyio.current_time()
-        self.size = 0
+    part: PartialFile
+    scope: anyio.CancelScope
+    arrival: Arrival
+    pieces: list[bytes] = field(default_factory=list)
+    flushed_at: float = field(default_factory=anyio.current_time)
+    size: int = 0
 
     async def add(self, piece: bytes) -> None:
         if piece:
-            self._pieces.append(piece)
+            self.pieces.append(piece)
             self.size += len(piece)
-        is_old = anyio.current_time() - self._flushed_at >= _FLUSH_SECONDS
+        is_old = anyio.current_time() - self.flushed_at >= _FLUSH_SECONDS
         if self.size >= _FLUSH_BYTES or (self.size and is_old):
             await self.flush(_DISK_SECONDS)
 
     async def flush(self, limit_seconds: float) -> None:
-        self._scope.deadline = math.inf
-        pieces, self._pieces, self.size = self._pieces, [], 0
+        self.scope.deadline = math.inf
+        pieces, self.pieces, self.size = self.pieces, [], 0
         if pieces:
             # Shielded: cancelled here, the pieces would be lost, and the client's generators left standing.
             # A disk that hangs is left to its thread, and the file is closed when that is done.
             with anyio.move_on_after(limit_seconds, shield=True) as limit:
-                await anyio.to_thread.run_sync(self._part.write, pieces, abandon_on_cancel=True)
+                await anyio.to_thread.run_sync(self.part.write, pieces, abandon_on_cancel=True)
             if limit.cancelled_caught:
-                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(self._part.path))
-            self._arrival.grew(self._part.size)
-        self._flushed_at = anyio.current_time()
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(self.part.path))
+            self.arrival.grew(self.part.size)
+        self.flushed_at = anyio.current_time()
 
 
 @asynccontextmanager

@@ -92,9 +92,9 @@ class Arrivals:
         """Wait until that is known."""
         await self._known.wait()
 
-    def of(self, filename: str) -> Arrival | None:
-        """The wheel of this name, where it is on its way."""
-        return self._arrivals.get(filename)
+    def of(self, filename: str) -> Arrival:
+        """The wheel of this name; one that nobody reads, where it is not among them."""
+        return self._arrivals.get(filename) or Arrival(0)
 
     def covers(self, filenames: Iterable[str]) -> bool:
         """Whether each of these wheels is here or on its way, and one at least is."""

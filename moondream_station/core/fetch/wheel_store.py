@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio.from_thread
-import anyio.to_thread
 
 from moondream_station.core.fetch.lock import LockedFile
 from moondream_station.core.home.layout import Home
@@ -17,22 +17,23 @@ from moondream_station.core.home.storage import open_file, read_json, sync_file
 _HASH_BYTES = 32 << 20
 
 
-async def find_finished(home: Home, file: LockedFile) -> Path | None:
-    """A finished download, None where there is none.
+def find_finished(home: Home, file: LockedFile) -> Path | None:
+    """A finished download, None where there is none; blocks.
 
     A file that is the same (by inode, size and time) as when its hash was last checked is not read again. One
     that turns out to be another is removed.
     """
     path = home.downloads / file.stored_name
-    if await anyio.to_thread.run_sync(_is_as_noted, path):
-        return path
-    sha256 = await sha256_of(path)
+    with suppress(FileNotFoundError, ValueError):
+        if read_json(_note_of(path)) == _identity(path):
+            return path
+    sha256 = sha256_of(path)
     if sha256 is None:
         return None
     if sha256 != file.sha256:
-        await anyio.to_thread.run_sync(discard_finished, path)
+        discard_finished(path)
         return None
-    await anyio.to_thread.run_sync(note_finished, path)
+    note_finished(path)
     return path
 
 
@@ -59,33 +60,22 @@ def discard_finished(path: Path) -> None:
     _note_of(path).unlink(missing_ok=True)
 
 
-def _is_as_noted(path: Path) -> bool:
-    try:
-        return bool(read_json(_note_of(path)) == _identity(path))
-    except (FileNotFoundError, ValueError):
-        return False
-
-
 def _identity(path: Path) -> dict[str, int]:
     status = path.stat()
     return {"inode": status.st_ino, "size_bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
-async def sha256_of(path: Path) -> str | None:
-    """A file's hash in hexadecimal digits, None where there is no such file."""
-
-    def read() -> str:
-        digest = hashlib.sha256()
+def sha256_of(path: Path) -> str | None:
+    """A file's hash in hexadecimal digits, None where there is no such file; for a worker thread."""
+    digest = hashlib.sha256()
+    try:
         with open_file(path) as file:
             while piece := file.read(_HASH_BYTES):
                 digest.update(piece)
                 anyio.from_thread.check_cancelled()  # a cancellation need not wait for the whole file
-        return digest.hexdigest()
-
-    try:
-        return await anyio.to_thread.run_sync(read)
     except FileNotFoundError:
         return None
+    return digest.hexdigest()
 
 
 def _note_of(path: Path) -> Path:

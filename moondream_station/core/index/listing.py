@@ -13,6 +13,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.fetch.retry import MAX_PAGE_BYTES, Answer
+from moondream_station.core.home.storage import open_file
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 """What to ask an index for: JSON where it has it, because only that has sizes."""
@@ -21,7 +22,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ListingInvalid(ValueError):
-    """A page that is not a listing."""
+    """A page that is not a listing, or not one that uv could read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +45,6 @@ def parse_listing(content: bytes, *, content_type: str, url: str) -> tuple[Liste
     """The files that a page lists, in its order; `url` is its own after redirects.
 
     What is not a link to a file is left out.
-
-    Raises:
-        ListingInvalid: It says that it is JSON, and is not what PEP 691 describes; or uv could not read it.
     """
     encoding = json.detect_encoding(content)
     if not encoding.startswith("utf-8"):
@@ -66,12 +64,7 @@ def listed_in(answer: Answer) -> tuple[ListedFile, ...]:
 
 
 def read_local(path: Path, *, flat: bool) -> tuple[ListedFile, ...]:
-    """The files of an index's page on disk; where it is `flat`, of a page or a folder of files.
-
-    Raises:
-        OSError: It can't be read.
-        ListingInvalid: It is no ordinary file, or a larger one than any listing.
-    """
+    """The files of an index's page on disk; where it is `flat`, of a page or a folder of files."""
     page = path if flat else path / "index.html"
     if page.is_dir():
         return tuple(
@@ -79,9 +72,7 @@ def read_local(path: Path, *, flat: bool) -> tuple[ListedFile, ...]:
             for entry in sorted(page.iterdir())
             if entry.suffix == ".whl" and entry.is_file()
         )
-    if page.exists() and not page.is_file():  # reading a pipe would never end
-        raise ListingInvalid("it is no ordinary file")
-    with page.open("rb") as file:
+    with open_file(page) as file:
         content = file.read(MAX_PAGE_BYTES + 1)
     if len(content) > MAX_PAGE_BYTES:
         raise ListingInvalid(f"it is larger than {MAX_PAGE_BYTES >> 20} MiB")

@@ -63,8 +63,8 @@ async def collect_offers(
     is no place for torch: whoever lists a higher version there would decide what computes.
     """
     pages = PageSource(
-        client,
-        ListingCache(home.cache / "listings"),
+        client=client,
+        cache=ListingCache(home.cache / "listings"),
         deadline=anyio.current_time() + deadline_seconds,
         page_seconds=_PAGE_SECONDS,
         refresh=refresh,
@@ -96,22 +96,16 @@ async def collect_offers(
     if 0 not in by_place:  # in threads: PyTorch's own page lists some thousand wheels
         by_place[0] = await anyio.to_thread.run_sync(index.found)
     ordered = [by_place[place] for place in sorted(by_place)]
-    return CollectedOffers(
-        offers=_without_repetitions(offer for offers, _ in ordered for offer in offers),
-        tried=tuple(report for _, reports in ordered for report in reports),
-    )
+    kept: dict[tuple[str, str | None, str | None], Offer] = {}
+    for offer in (offer for offers, _ in ordered for offer in offers):
+        kept.setdefault((offer.source, offer.index_url, offer.filename), offer)
+    tried = tuple(report for _, reports in ordered for report in reports)
+    return CollectedOffers(offers=tuple(kept.values()), tried=tried)
 
 
 def _switched_off(torch_index: str) -> SourceReport:
     detail = "not asked, because no-index is set"
     return SourceReport(source="index", url_redacted=redact_url(torch_index), outcome="absent", detail=detail)
-
-
-def _without_repetitions(offers: Iterable[Offer]) -> tuple[Offer, ...]:
-    kept: dict[tuple[str, str | None, str | None], Offer] = {}
-    for offer in offers:
-        kept.setdefault((offer.source, offer.index_url, offer.filename), offer)
-    return tuple(kept.values())
 
 
 class _TorchIndexPages:
@@ -158,7 +152,8 @@ class _TorchIndexPages:
 
     def found(self) -> _Found:
         """What came of it; one report where nobody answers, else one for each page."""
-        if self._dead is not None and not self._by_build_ok():
+        pages = (self._all, *self._by_build.values())
+        if self._dead is not None and not any(page and page.report.outcome == "ok" for page in pages):
             return [], [replace(self._dead.report, url_redacted=redact_url(self._base))]
         offers: list[Offer] = []
         reports = [self._all.report] if self._all is not None else []
@@ -168,10 +163,6 @@ class _TorchIndexPages:
             reports += of_page
         asked = {url for url, page in self._by_build.items() if page.report.outcome != "failed"}
         return offers + [offer for offer in self._offers_of_all() if offer.index_url not in asked], reports
-
-    def _by_build_ok(self) -> bool:
-        pages = (self._all, *self._by_build.values())
-        return any(page is not None and page.report.outcome == "ok" for page in pages)
 
     def _indexes_of(self, builds: Iterable[str]) -> list[str]:
         return sorted(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -68,26 +68,17 @@ class Page:
     hint: str | None = None
 
 
+@dataclass(slots=True, kw_only=True)
 class PageSource:
     """Gets pages within one deadline, on anyio's clock, for all of them; `refresh` asks despite the cache."""
 
-    def __init__(
-        self,
-        client: httpx2.AsyncClient,
-        cache: ListingCache,
-        *,
-        deadline: float = math.inf,
-        page_seconds: float = math.inf,
-        patience: Patience = _ONCE,
-        refresh: bool = False,
-    ) -> None:
-        self._client = client
-        self._cache = cache
-        self._deadline = deadline
-        self._page_seconds = page_seconds
-        self._patience = patience
-        self._refresh = refresh
-        self._slots: dict[str, anyio.Semaphore] = {}
+    client: httpx2.AsyncClient
+    cache: ListingCache
+    deadline: float = math.inf
+    page_seconds: float = math.inf
+    patience: Patience = _ONCE
+    refresh: bool = False
+    _slots: dict[str, anyio.Semaphore] = field(default_factory=dict)
 
     async def get(self, url: str, source: Source) -> Page:
         """A page of an index or of find-links; a local folder is its own page."""
@@ -102,8 +93,8 @@ class PageSource:
         path, known = local_path(url), None
         try:
             if path is None:
-                known = await anyio.to_thread.run_sync(self._cache.read, url)
-                if known is not None and known.is_fresh and not self._refresh:
+                known = await anyio.to_thread.run_sync(self.cache.read, url)
+                if known is not None and known.is_fresh and not self.refresh:
                     return page("ok", f"{len(known.files)} files", known.files, age=known.age_seconds)
                 files = await self._ask(url, known)
             else:
@@ -124,10 +115,10 @@ class PageSource:
 
     async def _ask(self, url: str, known: CachedListing | None) -> _Files:
         async with self._slots.setdefault(urlsplit(url).netloc, anyio.Semaphore(_CONNECTIONS)):
-            remaining_seconds = self._deadline - anyio.current_time()
+            remaining_seconds = self.deadline - anyio.current_time()
             if remaining_seconds <= 0:
                 raise AttemptFailed("there was no time to ask it")
-            with anyio.move_on_after(min(self._page_seconds, remaining_seconds)):
+            with anyio.move_on_after(min(self.page_seconds, remaining_seconds)):
                 return await self._fetch(url, known)
         raise AttemptFailed("it does not answer in time")
 
@@ -135,7 +126,7 @@ class PageSource:
         headers = {"Accept": ACCEPT}
         if known is not None and known.etag is not None:
             headers["If-None-Match"] = known.etag
-        answer = await ask(self._client, url, self._patience, headers=headers)
+        answer = await ask(self.client, url, self.patience, headers=headers)
         if answer.status in _ABSENT:
             raise FileNotFoundError(f"it has no such page (status {answer.status})")
         if answer.status == HTTPStatus.NOT_MODIFIED and known is not None:
@@ -146,5 +137,5 @@ class PageSource:
         else:
             raise refusal(answer)
         if files:  # else perhaps a hotel's login page: not to be believed for a day
-            await anyio.to_thread.run_sync(lambda: self._cache.write(url, files, etag=etag))
+            await anyio.to_thread.run_sync(lambda: self.cache.write(url, files, etag=etag))
         return files

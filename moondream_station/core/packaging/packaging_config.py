@@ -127,34 +127,43 @@ def _load(
     def listed(option: str, of_uv: Callable[[UvSettings], tuple[str, ...]]) -> list[str]:
         return [*chain(*map(of_uv, uv)), *pip.get(option, "").split()]
 
-    def located(places: Iterable[str]) -> list[str]:
-        return [url_of(place, cwd, home) for place in places]
-
     # A variable goes before any file, and within each, uv's before pip's.
     of_files = (settings.default_index for settings in files)
     default = _first(ours.default_index, variables.get("index-url"), *of_files, pip.get("index-url"))
-    extras = located(listed("extra-index-url", lambda settings: settings.indexes))
-    links = located(listed("find-links", lambda settings: settings.find_links))
+    extras = [url_of(place, cwd, home) for place in listed("extra-index-url", lambda uv: uv.indexes)]
+    extras_there = existing(extras, "extra index", notes)
+    links = [url_of(place, cwd, home) for place in listed("find-links", lambda uv: uv.find_links)]
+    links_there = existing(links, "find-links location", notes)
     usual_strategy = "unsafe-best-match" if pip.get("extra-index-url") else None
     keyring = "subprocess" if pip.get("keyring-provider") == "subprocess" else None
     by_scheme, no_proxy = _proxies(environ, pip, uv)
     retries = _number(environ, "UV_HTTP_RETRIES", pip, "retries")
+    constraints = {
+        text: local_path(text) if "://" in text else absolute(text, cwd, home)
+        for text in pip.get("constraint", "").split()
+    }
+    cert = _certificates(environ, pip, cwd, home, notes)
+    notes += [
+        f"The constraints at {redact_url(text)} are ignored: only files are supported."
+        for text, path in constraints.items()
+        if path is None
+    ]
     return PackagingConfig(
         index_url=url_of(default or PYPI_URL, cwd, home).rstrip("/"),
-        extra_index_urls=existing(extras, "extra index", notes),
-        find_links=existing(links, "find-links location", notes),
+        extra_index_urls=extras_there,
+        find_links=links_there,
         no_index=_flag(pip, "no-index") or any(settings.no_index for settings in uv),
         index_strategy=_first(*(settings.index_strategy for settings in uv), usual_strategy),
         keyring_provider=_first(*(settings.keyring_provider for settings in uv), keyring),
-        cert=_certificates(environ, pip, cwd, home, notes),
+        cert=cert,
         client_cert=absolute(pip["client-cert"], cwd, home) if pip.get("client-cert") else None,
         proxies=by_scheme,
         no_proxy=no_proxy,
         timeout_seconds=_number(environ, "UV_HTTP_TIMEOUT", pip, "timeout"),
         connect_timeout_seconds=_number(environ, "UV_HTTP_CONNECT_TIMEOUT", {}, ""),
         retries=None if retries is None else int(retries),
-        trusted_hosts=tuple(dict.fromkeys(listed("trusted-host", lambda settings: settings.insecure_hosts))),
-        constraints=_constraint_files(pip, cwd, home, notes),
+        trusted_hosts=tuple(dict.fromkeys(listed("trusted-host", lambda uv: uv.insecure_hosts))),
+        constraints=tuple(path for path in constraints.values() if path is not None),
         netrc=_netrc_file(environ, home, platform),
         notes=tuple(notes),
     )
@@ -240,17 +249,6 @@ def _invalid(name: str, value: str | None, kind: str) -> SettingsInvalid:
     place = "Correct or remove it: it is a variable PIP_…, or stands in a file that `pip config debug` shows."
     hint = place if name.startswith("pip's ") else "Correct or unset the variable."
     return SettingsInvalid(f"{name} is {value!r}; it must be {kind}.", hint=hint)
-
-
-def _constraint_files(pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]) -> tuple[Path, ...]:
-    paths: list[Path] = []
-    for text in pip.get("constraint", "").split():
-        path = local_path(text) if "://" in text else absolute(text, cwd, home)
-        if path is None:
-            notes.append(f"The constraints at {redact_url(text)} are ignored: only files are supported.")
-        else:
-            paths.append(path)
-    return tuple(paths)
 
 
 async def within_constraints(requirements: Requirements, config: PackagingConfig) -> Requirements:

@@ -14,8 +14,8 @@ _PYTORCH_PATH = re.compile(
 )
 
 _ATTEMPTS = 3
-_SILENCE_SECONDS = 55
-"""Uv pauses between attempts, for some three seconds in all."""
+_SILENCE_SECONDS = 48
+"""Less than a minute: uv pauses between attempts, and offers may have been asked for there before."""
 
 NO_INDEX_URL = (Path(sys.executable).parent / "no-package-index").as_uri()
 """An index without packages: a folder that is not there. `--no-index` would switch off torch's index too."""

@@ -34,11 +34,7 @@ from moondream_station.core.resolve.lock_project import (
 
 
 async def readable_page(url: str, source: Source, pages: PageSource) -> Page:
-    """A page that lists something or is not there.
-
-    Raises:
-        IndexUnreachable: It does not answer, requires credentials, or is no listing.
-    """
+    """A page that lists something or is not there."""
     page = await pages.get(url, source)
     if page.report.outcome == "failed":
         raise IndexUnreachable(

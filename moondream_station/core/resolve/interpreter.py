@@ -81,11 +81,7 @@ def own_interpreter() -> Interpreter:
 
 
 async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -> Interpreter:
-    """The Python that environments are made from: the base of the one a user named, or the station's own.
-
-    Raises:
-        PythonUnsuitable: There is no such interpreter, it is not one, or it is too old.
-    """
+    """The Python that environments are made from: the base of the one a user named, or the station's own."""
     if python is None:
         return own_interpreter()
     path = absolute(python)  # links stay: a virtual environment's Python is one, and knows its base

@@ -39,11 +39,7 @@ def read_pylock(
     builds: Collection[str] = (),
     tool_output: str = "",
 ) -> Lock:
-    """The wheels that a lock gives one interpreter; sources will do for the packages of `builds`.
-
-    Raises:
-        ResolutionConflict: It has no wheel for this interpreter, or can't be trusted.
-    """
+    """The wheels that a lock gives one interpreter; sources will do for the packages of `builds`."""
     try:
         data = tomllib.loads(text)
         pylock = Pylock.from_dict(data)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,30 +70,28 @@ async def resolve_lock(
     stands for https://download.pytorch.org/whl and may hold credentials. `publish` takes the facts of a wheel
     that must be fetched before it can be locked, because its index tells neither its metadata nor its hash.
     `bounds` are further constraints on any package: what is installed already, for one.
-
-    Raises:
-        ResolutionConflict: The requirements contradict each other or the build, or there is no wheel.
-        IndexUnreachable: An index does not answer, or requires credentials.
-        HashMismatch: A wheel is none of those that the requirements' hashes name.
-        SettingsInvalid: A constraint file of the user's can't be used.
-        ProgramMissing: uv is missing or too old.
-        NoSpace: There is no room for uv's cache.
-        HomeUnusable: The cache can't be written.
     """
     uv = await find_uv(environ)
     constraints = await ordinary_constraints(config)
     async with work_folder(home) as folder:
         patience = patience_of(config, PAGE_PATIENCE)
-        pages = PageSource(client, ListingCache(home.cache / "listings"), patience=patience, refresh=True)
+        cache = ListingCache(home.cache / "listings")
+        pages = PageSource(client=client, cache=cache, patience=patience, refresh=True)
         tags, wheels = interpreter.tags, folder / "wheels"
         family = Family(offer, others=others, tags=tags, wheels=wheels, pages=pages)
         variables = {
             **to_uv_environment(config, torch_index=torch_index),
             **family.credentials(torch_index, config.index_url),
         }
-        watch = partial(watched, client=client, patience=patience)
-        builds = requirements.builds
-        resolver = _Resolver(uv, folder, home.cache / "uv", variables, interpreter, builds, watch)
+        resolver = _Resolver(
+            uv=uv,
+            folder=folder,
+            cache=home.cache / "uv",
+            variables=variables,
+            interpreter=interpreter,
+            builds=frozenset(requirements.builds),
+            watch=partial(watched, client=client, patience=patience),
+        )
         fetch = partial(
             fetch_unhashed, home=home, client=client, publish=publish, patience=patience_of(config)
         )
@@ -157,29 +156,20 @@ async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
     return was_strict
 
 
+@dataclass(slots=True, kw_only=True)
 class _Resolver:
-    """uv in a folder of its own."""
+    """uv in a folder of its own, with a cache that stays."""
 
-    def __init__(
-        self,
-        uv: Uv,
-        folder: Path,
-        cache: Path,
-        variables: Mapping[str, str],
-        interpreter: Interpreter,
-        builds: Collection[str],
-        watch: Callable[..., Awaitable[CompletedProcess]],
-    ) -> None:
-        self.interpreter = interpreter
-        self.is_strict = True
-        self._uv = uv
-        self._folder = folder
-        self._variables = variables
-        self._common = ("-q", "-p", str(interpreter.path), "--cache-dir", str(cache))
-        self._runs: list[CompletedProcess] = []
-        self._builds = frozenset(builds)
-        self._built: set[str] = set()
-        self._watch = watch
+    uv: Uv
+    folder: Path
+    cache: Path
+    variables: Mapping[str, str]
+    interpreter: Interpreter
+    builds: frozenset[str]
+    watch: Callable[..., Awaitable[CompletedProcess]]
+    is_strict: bool = True
+    _runs: list[CompletedProcess] = field(default_factory=list)
+    _built: set[str] = field(default_factory=set)
 
     @property
     def log(self) -> str:
@@ -191,7 +181,7 @@ class _Resolver:
 
         Wheels are tried first: one that is there needs no compiler, and runs no foreign code.
         """
-        unbuilt = (self._builds - self._built) & mentioned
+        unbuilt = (self.builds - self._built) & mentioned
         self._built |= unbuilt
         return bool(unbuilt)
 
@@ -201,7 +191,7 @@ class _Resolver:
         While strict, uv may neither fetch a whole wheel for its metadata nor to hash it.
         """
         await anyio.to_thread.run_sync(self._begin, project)
-        variables = {**self._variables, **LOG_VARIABLES}
+        variables = {**self.variables, **LOG_VARIABLES}
         if self.is_strict:
             variables["UV_REQUIRE_METADATA_RANGE_REQUESTS"] = "1"
         # uv lets what is named here pass its --no-build.
@@ -216,31 +206,32 @@ class _Resolver:
 
     async def read(self) -> Lock:
         """The lock that `run` made, for the interpreter."""
-        text = await anyio.Path(self._folder / "pylock.toml").read_text(encoding="utf-8")
+        text = await anyio.Path(self.folder / "pylock.toml").read_text(encoding="utf-8")
         markers, tags = self.interpreter.markers, self.interpreter.tags
         return await anyio.to_thread.run_sync(
-            lambda: read_pylock(text, markers=markers, tags=tags, builds=self._builds, tool_output=self.log)
+            lambda: read_pylock(text, markers=markers, tags=tags, builds=self.builds, tool_output=self.log)
         )
 
     async def check_pages(self, failure: str, pages: PageSource) -> None:
         """Read what uv found nothing on: it says no more of a listing that it can't read."""
-        indexes = (self._variables["UV_DEFAULT_INDEX"], *self._variables.get("UV_INDEX", "").split())
+        indexes = (self.variables["UV_DEFAULT_INDEX"], *self.variables.get("UV_INDEX", "").split())
         for name in set(_NO_VERSIONS.findall(failure)):
             for index in indexes:
                 await readable_page(f"{index.rstrip('/')}/{name}/", "index", pages)
 
     async def required_by(self, name: str) -> tuple[str, ...]:
         """The packages that ask for a package."""
-        return required_by(await anyio.Path(self._folder / "uv.lock").read_text(encoding="utf-8"), name)
+        return required_by(await anyio.Path(self.folder / "uv.lock").read_text(encoding="utf-8"), name)
 
     def _begin(self, project: str) -> None:
         for name in ("uv.lock", "pylock.toml"):
-            (self._folder / name).unlink(missing_ok=True)
-        (self._folder / "pyproject.toml").write_text(project, encoding="utf-8")
+            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / "pyproject.toml").write_text(project, encoding="utf-8")
 
     async def _call(self, variables: Mapping[str, str], *args: str) -> str | None:
-        run = partial(self._uv.run, *args, *self._common, cwd=self._folder, variables=variables)
-        completed = await self._watch(run)
+        common = ("-q", "-p", str(self.interpreter.path), "--cache-dir", str(self.cache))
+        run = partial(self.uv.run, *args, *common, cwd=self.folder, variables=variables)
+        completed = await self.watch(run)
         self._runs.append(completed)
         return None if completed.returncode == 0 else completed.stderr.decode(errors="replace")
 

@@ -35,13 +35,10 @@ async def watched(
     *,
     quiet_seconds: float = 10.0,
 ) -> CompletedProcess:
-    """Run uv with `LOG_VARIABLES`; once it is quiet, ask for what it waits for. The log is taken out.
-
-    Raises:
-        IndexUnreachable: A page comes too slowly, or not at all.
-    """
+    """Run uv with `LOG_VARIABLES`; once it is quiet, ask for what it waits for. The log is taken out."""
     waiting, heard_at = set[str](), anyio.current_time()
-    rest = replace(patience, silence_seconds=patience.silence_seconds - quiet_seconds)
+    # The minute for an address: what uv waited for, and the time that it may have had for its offers.
+    rest = replace(patience, silence_seconds=patience.silence_seconds - 2 * quiet_seconds)
     completed: CompletedProcess
 
     def hear(line: str) -> None:

@@ -23,7 +23,7 @@ def test_nothing_set_means_pypi_and_the_systems_certificates() -> None:
     assert to_uv_environment(PackagingConfig(), torch_index=_TORCH) == {
         "UV_DEFAULT_INDEX": "https://pypi.org/simple",
         "UV_SYSTEM_CERTS": "1",
-        "UV_HTTP_TIMEOUT": "18",
+        "UV_HTTP_TIMEOUT": "16",
         "UV_HTTP_RETRIES": "2",
     }
 

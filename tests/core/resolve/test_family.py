@@ -28,7 +28,7 @@ async def _present(
     url: str, *names: str, flat: bool = False, patience: Patience = PAGE_PATIENCE
 ) -> frozenset[str]:
     async with open_client(PackagingConfig()) as client, temporary_folder(None, "cache-") as cache:
-        pages = PageSource(client, ListingCache(cache), patience=patience, refresh=True)
+        pages = PageSource(client=client, cache=ListingCache(cache), patience=patience, refresh=True)
         return await usable_names(url, names, pages, tags=sys_tags(), flat=flat)
 
 

@@ -22,7 +22,7 @@ from support.torch_index import TorchIndex
 
 pytestmark = pytest.mark.anyio
 
-_PATIENCE = replace(HASTY, silence_seconds=1.5)
+_PATIENCE = replace(HASTY, silence_seconds=2.0)
 _PROJECT = '[project]\nname = "p"\nversion = "0"\nrequires-python = ">=3.11"\ndependencies = ["pillow"]\n'
 
 
