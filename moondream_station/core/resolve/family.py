@@ -37,8 +37,9 @@ async def readable_page(url: str, source: Source, pages: PageSource) -> Page:
     """A page that lists something or is not there."""
     page = await pages.get(url, source)
     if page.report.outcome == "failed":
+        verb = "reached" if page.is_server_dead else "read"
         raise IndexUnreachable(
-            f"The index {page.report.url_redacted} can't be read: {page.report.detail}.",
+            f"The index {page.report.url_redacted} can't be {verb}: {page.report.detail}.",
             hint=page.hint or "Check the network, the proxy and the index's address.",
         )
     return page
