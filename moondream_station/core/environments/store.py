@@ -291,7 +291,8 @@ async def find_rebuildable(
     for committed in await _made_for(home, request_key, code, present):
         with suppress(EnvironmentBroken):
             lock = await anyio.to_thread.run_sync(_own_lock, committed)
-            if all([await find_finished(home, file) is not None for file in lock.files]):
+            kept = [await anyio.to_thread.run_sync(find_finished, home, file) for file in lock.files]
+            if None not in kept:
                 return committed, lock
     return None
 

@@ -34,7 +34,7 @@ class Uv:
         *args: str,
         cwd: Path | None = None,
         variables: Mapping[str, str] | None = None,
-        on_stderr_line: Callable[[str], None] | None = None,
+        on_stderr_line: Callable[[str], object] = lambda _: None,
     ) -> CompletedProcess:
         """Run uv to its end, without its configuration files and variables, but for those given here.
 
