@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 import anyio
 import anyio.to_thread
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import Listener, SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from moondream_station.core.home.storage import open_file
@@ -113,9 +113,13 @@ class Arrivals:
             port = listener.extra(SocketAttribute.local_port)  # noqa: S610  no Django here
             with as_raised():
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(listener.serve, partial(_serve, paths=paths))
+                    tasks.start_soon(_accept, listener, paths)
                     yield {name: f"http://127.0.0.1:{port}/{token}/{quote(name)}" for name in self._arrivals}
                     tasks.cancel_scope.cancel()
+
+
+async def _accept(listener: Listener[SocketStream], paths: Mapping[str, Arrival]) -> None:
+    await listener.serve(partial(_serve, paths=paths))
 
 
 async def _serve(stream: SocketStream, paths: Mapping[str, Arrival]) -> None:
