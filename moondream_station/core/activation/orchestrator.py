@@ -92,9 +92,7 @@ class Orchestrator:
                     activation.enter(Stage.DETECT)
                     capabilities = await detect_machine(tools.cache, activation.publish)
                 with activation.blamed_on(Stage.PREPARE):
-                    needs = await needs_of(
-                        activation, code(), capabilities, manifest=tools.manifest, environ=tools.environ
-                    )
+                    needs = await needs_of(activation, code(), capabilities, tools.manifest, tools.environ)
 
             activation.enter(Stage.SELECT)
             environment = (

@@ -104,7 +104,6 @@ async def needs_of(
     activation: Activation,
     code: BackendCode,
     capabilities: Capabilities,
-    *,
     manifest: Manifest,
     environ: Mapping[str, str],
 ) -> Needs:

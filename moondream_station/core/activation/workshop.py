@@ -132,13 +132,20 @@ class Workshop:
         """
         provided: list[BackendCode | StationError] = []
 
+        home, manifest = self._tools.home, self._tools.manifest
+
+        async def connect() -> httpx2.AsyncClient:
+            return (await self._connected())[1]
+
         async def provide() -> None:
+            info = manifest.backends[backend_id]
             try:
-                provided.append(await self._provide(backend_id))
+                code = await provide_backend(backend_id, info, manifest=manifest, home=home, connect=connect)
+                provided.append(code)
             except StationError as error:
                 provided.append(error)
             except OSError as error:
-                provided.append(storage_failure(error, self._tools.home.root))
+                provided.append(storage_failure(error, home.root))
 
         def code() -> BackendCode:
             if isinstance(provided[0], StationError):
@@ -149,20 +156,6 @@ class Workshop:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(provide)
                 yield code
-
-    async def _provide(self, backend_id: str) -> BackendCode:
-        manifest = self._tools.manifest
-
-        async def connect() -> httpx2.AsyncClient:
-            return (await self._connected())[1]
-
-        return await provide_backend(
-            backend_id,
-            manifest.backends[backend_id],
-            manifest=manifest,
-            home=self._tools.home,
-            connect=connect,
-        )
 
     async def reuse(self, needs: Needs) -> Environment | None:
         """A whole environment that was made for the same, if its build is still possible: drivers change."""

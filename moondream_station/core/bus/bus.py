@@ -180,15 +180,14 @@ class Bus:
         self._clock = clock
         self._subscriptions: set[Subscription] = set()
         self._is_closed = False
-        past = None if journal is None else journal.past(activations=ACTIVATIONS_REMEMBERED + 1)
-        events = () if past is None else past.events
+        events: list[Event] = []
+        complete_after: int | None = state.seq
+        if journal is not None:
+            events, complete_after = journal.past(activations=ACTIVATIONS_REMEMBERED + 1)
         seq = max([state.seq, *(event.seq for event in events)])
         self._state = replace(state, seq=seq)
         self._history = History(
-            events,
-            complete_after=state.seq if past is None else past.complete_after,
-            seq=seq,
-            begins_at=self._next_seq(clock()),
+            events, complete_after=complete_after, seq=seq, begins_at=self._next_seq(clock())
         )
 
     @property

@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,15 +25,6 @@ STATION_LOG_BYTES: Final = 1 << 20
 _PROGRESS_SECONDS = 1.0
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _log = Log()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
-    """What earlier runs left: facts by their seq."""
-
-    events: tuple[Event, ...]
-    complete_after: int | None
-    """None of the facts after this seq is missing but merged progress; None: nobody knows."""
 
 
 class Journal:
@@ -63,16 +53,19 @@ class Journal:
         self._held.pop(key, None)
         self._append(event.activation, event_to_json(event))
 
-    def past(self, *, activations: int) -> Past:
-        """What was written of the last activations, and of the station; nothing where it can't be read."""
+    def past(self, *, activations: int) -> tuple[list[Event], int | None]:
+        """What was written of the last activations, and of the station, by seq, and since when it is whole.
+
+        None of the facts after that seq is missing but merged progress; None: it can't be read.
+        """
         try:
             events = read_history(self.home, last=activations)
             is_whole = not _rotated(_station_log(self.home)).exists()
         except OSError as error:
             _log.warning("journal.unreadable", home=str(self.home.root), error=str(error))
-            return Past(events=(), complete_after=None)
+            return [], None
         first = next((event.seq for event in events if event.activation is None), 1)
-        return Past(events=tuple(events), complete_after=0 if is_whole else first - 1)
+        return events, 0 if is_whole else first - 1
 
     def note(self, activation: str | None, text: str, *, label: str = "output") -> None:
         """Write a tool's whole output, say, beside the facts; readers of facts skip it."""

@@ -58,8 +58,6 @@ class ActivationState(ActivationShown):
     """
 
     stage_started_at: datetime | None = None
-    backend: str | None = None
-    requirements: tuple[str, ...] = ()
     waiting: facts.ActivationWaiting | None = None
     probes: tuple[facts.ProbeFinished, ...] = ()
     selection: facts.BuildSelected | None = None
@@ -88,8 +86,6 @@ def requested(event: Event, fact: facts.BackendActivationRequested) -> Activatio
         stage=Stage.PREPARE,
         started_at=event.at,
         stage_started_at=event.at,
-        backend=fact.backend,
-        requirements=fact.requirements,
     )
 
 
@@ -141,37 +137,23 @@ def advance(activation: ActivationState, event: Event) -> ActivationState:  # no
 
 def _chosen(activation: ActivationState, fact: facts.BuildSelected) -> ActivationState:
     """A build was chosen: what came of another one is no longer true of this one."""
-    return ActivationState(
-        id=activation.id,
-        model=activation.model,
-        strategy=activation.strategy,
-        stage=activation.stage,
-        started_at=activation.started_at,
-        stage_started_at=activation.stage_started_at,
-        backend=activation.backend,
-        requirements=activation.requirements,
-        probes=activation.probes,
-        selection=fact,
-        fallback=activation.fallback,
-    )
+    kept = {name: getattr(activation, name) for name in _OF_EVERY_BUILD}
+    return ActivationState(**kept, selection=fact)
+
+
+_OF_EVERY_BUILD = ("id", "model", "strategy", "stage", "started_at", "stage_started_at", "probes", "fallback")
 
 
 def _downloaded(activation: ActivationState, fact: facts.DownloadProgressed) -> ActivationState:
-    known = any(file.file == fact.file for file in activation.files)
-    files = (
-        tuple(fact if file.file == fact.file else file for file in activation.files)
-        if known
-        else (*activation.files, fact)
-    )
-    return replace(
-        activation,
-        files=files,
-        overall_received_bytes=fact.overall_received_bytes,
-        overall_total_bytes=fact.overall_total_bytes,
-        overall_transferred_bytes=fact.overall_transferred_bytes,
-        bytes_per_second=fact.bytes_per_second,
-        eta_seconds=fact.eta_seconds,
-    )
+    files = {file.file: file for file in activation.files} | {fact.file: fact}
+    overall = {name: getattr(fact, name) for name in _OVERALL}
+    return replace(activation, files=tuple(files.values()), **overall)
+
+
+_OVERALL = (
+    *("overall_received_bytes", "overall_total_bytes", "overall_transferred_bytes"),
+    *("bytes_per_second", "eta_seconds"),
+)
 
 
 class WorkerState(StrEnum):

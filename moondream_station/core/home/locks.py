@@ -30,6 +30,7 @@ from moondream_station.core.home.storage import not_a_file, read_json, write_rec
 
 _log = Log()
 _POLL_SECONDS = 0.1
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT}
 # A process's creation time is computed from the boot time, which moves when the clock is set: two readings of
 # one process can differ. Another process with the same id is never created that soon after the first.
 _SAME_PROCESS_SECONDS = 5.0
@@ -193,18 +194,12 @@ def _acquired(lock: FileLock, home: Home) -> bool:
         lock.acquire(blocking=False)
     except Timeout:
         return False
-    except OSError as error:
-        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT}:
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             message = f"The lock {lock.lock_file} can't be written: {error.strerror or error}."
             raise home_unusable(message, Path(lock.lock_file)) from error
-        raise in_the_way(error) or _cannot_lock(home, error) from error
-    except NotImplementedError as error:
-        raise _cannot_lock(home, error) from error
+        raise in_the_way(error) or HomeLocked(
+            f"The file system of {home.root} can't lock files ({error}); two stations would collide.",
+            hint="Set MOONDREAM_STATION_HOME to a folder on a local disk.",
+        ) from error
     return True
-
-
-def _cannot_lock(home: Home, error: Exception) -> HomeLocked:
-    return HomeLocked(
-        f"The file system of {home.root} can't lock files ({error}); two stations would collide.",
-        hint="Set MOONDREAM_STATION_HOME to a folder on a local disk.",
-    )
