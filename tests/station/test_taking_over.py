@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import builtins
+import threading
+from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 
 from moondream_station.core.bus.bus import Subscription
@@ -142,20 +142,28 @@ async def test_one_that_was_replaced_before_it_failed(late: Premises) -> None:
             assert answer == {"caption": "a small caption"}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a pipe holds up the look at the environment")
 @pytest.mark.parametrize("is_whole", [True, False])
-async def test_one_that_was_replaced_before_it_began(late: Premises, *, is_whole: bool) -> None:
+async def test_one_that_was_replaced_before_it_began(
+    late: Premises, monkeypatch: pytest.MonkeyPatch, *, is_whole: bool
+) -> None:
     """While its environment was looked at, another one took over: that one serves, whatever was found."""
     lock = place_of(late.home, read_active(late.home).models["late"].environment).pylock
-    content = lock.read_text()
-    lock.unlink()
-    os.mkfifo(lock)  # whoever reads it waits for who writes it
+    may_read, open_now = threading.Event(), builtins.open
+
+    def open_later(file: Any, *args: Any, **options: Any) -> Any:
+        if str(file) == str(lock):
+            may_read.wait(60)
+        return open_now(file, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", open_later)
     async with late.station(CPU, serves=True) as station:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(station.start_active)
             await switched(station, "shapes")
             (late.folder / "late").touch()
-            await anyio.to_thread.run_sync(lock.write_text, content if is_whole else "broken")
+            if not is_whole:
+                lock.write_text("broken")
+            may_read.set()
         assert not station.is_switching
         async with station.call("caption", {}, timeout_seconds=30) as answer:
             assert answer == {"caption": "a small caption"}

@@ -6,12 +6,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+from moondream_station.core.builds.offers import offer_from_wheel
+from moondream_station.core.environments.store import Committed
 from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.facts.events import BuildSelected, Degraded
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
 from moondream_station.core.fetch.lock import Lock
+from moondream_station.core.home.storage import read_file
 from moondream_station.core.index.offers import CollectedOffers
-from moondream_station.core.selection.select import Ranked, SelectionResult
+from moondream_station.core.resolve.pylock import read_stored_pylock
+from moondream_station.core.selection.request import BuildRequest
+from moondream_station.core.selection.select import Ranked, SelectionResult, select
 from moondream_station.core.selection.sentences import origin_of
 
 CPU = "cpu"
@@ -152,6 +157,24 @@ def _after(candidate: Candidate, rejected: str, following: Ranked | None, reason
     if following and candidate.build == following.build:
         return replace(candidate, verdict=Verdict.CHOSEN)
     return candidate
+
+
+def select_again(request: BuildRequest, committed: Committed) -> SelectionResult:
+    """What an environment was made for, chosen again from its own wheel of torch alone: drivers change."""
+    record = committed.record
+    if record.build is None:
+        return select(request, [])
+    lock = read_stored_pylock(read_file(committed.place.pylock).decode())
+    wheel = next(file for file in lock.files if file.name == "torch")
+    offer = offer_from_wheel(
+        wheel.filename,
+        catalog=request.catalog,
+        source=record.source or "default",
+        index_url=record.index_url,
+        url=wheel.url,
+    )
+    assert offer is not None  # noqa: S101  it was one when the environment was made
+    return select(request, [offer])
 
 
 def no_build(selection: Selection, collected: CollectedOffers) -> StationError:

@@ -17,7 +17,7 @@ from moondream_station.core.activation.activation import (
     Activation,
     sweep_cancel_requests,
 )
-from moondream_station.core.activation.candidates import Candidates, no_build
+from moondream_station.core.activation.candidates import Candidates, no_build, select_again
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.prune import freeable_bytes
 from moondream_station.core.backends.code_store import BackendCode
@@ -25,12 +25,10 @@ from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import parse_build
-from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.building import Building, open_building
 from moondream_station.core.environments.store import (
     CommitRecord,
-    Committed,
     Place,
     find_rebuildable,
     find_reusable,
@@ -51,7 +49,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.space import no_space_hint, storage_failure
-from moondream_station.core.home.storage import read_file, remove_tree
+from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import (
@@ -60,10 +58,9 @@ from moondream_station.core.packaging.packaging_config import (
     within_constraints,
 )
 from moondream_station.core.packaging.uv_environment import to_uv_environment
-from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.resolve.resolve import resolve_lock
 from moondream_station.core.resolve.sdists import build_wheels
-from moondream_station.core.selection.select import Conclusions, SelectionResult, conclusions, select
+from moondream_station.core.selection.select import Conclusions, conclusions, select
 from moondream_station.core.serving.worker_host import Environment, WorkerSpec
 from moondream_station.core.worker.verification import WorkerPlan
 
@@ -166,7 +163,7 @@ class Workshop:
         if committed is None:
             return None
         record = committed.record
-        result = self._select_again(needs, committed)
+        result = select_again(needs.build_request(self._tools.catalog), committed)
         if result.selection.build != record.build:
             return None
         fact = Candidates(result).fact()
@@ -187,7 +184,7 @@ class Workshop:
         if found is None:
             return None
         committed, lock = found
-        result = self._select_again(needs, committed)
+        result = select_again(needs.build_request(self._tools.catalog), committed)
         if result.selection.build != committed.record.build:
             return None
         return Candidates(result, lock=lock, degraded=committed.record.degraded)
@@ -195,26 +192,6 @@ class Workshop:
     def _present(self, needs: Needs) -> str | None:
         stored = read_active(self._tools.home).models.get(needs.model_id)
         return stored.environment if stored else None
-
-    def _select_again(self, needs: Needs, committed: Committed) -> SelectionResult:
-        """Whether an environment's build is still possible: drivers change."""
-        offers = [self._offer_of(committed)] if committed.record.build is not None else []
-        return select(needs.build_request(self._tools.catalog), offers)
-
-    def _offer_of(self, committed: Committed) -> Offer:
-        """The wheel of torch that an environment was made from."""
-        record = committed.record
-        lock = read_stored_pylock(read_file(committed.place.pylock).decode())
-        wheel = next(file for file in lock.files if file.name == "torch")
-        offer = offer_from_wheel(
-            wheel.filename,
-            catalog=self._tools.catalog,
-            source=record.source or "default",
-            index_url=record.index_url,
-            url=wheel.url,
-        )
-        assert offer is not None  # noqa: S101  it was one when the environment was made
-        return offer
 
     async def choose(self, needs: Needs) -> Candidates:
         """Ask every source which wheels of torch it has, and select."""

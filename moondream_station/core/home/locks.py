@@ -188,7 +188,7 @@ def _file_lock(path: Path) -> FileLock:
 
 
 def _acquired(lock: FileLock, home: Home) -> bool:
-    if (wrong := not_a_file(lock.lock_file)) is not None:
+    if wrong := not_a_file(lock.lock_file):
         raise in_the_way(wrong) or wrong
     try:
         lock.acquire(blocking=False)
@@ -198,7 +198,7 @@ def _acquired(lock: FileLock, home: Home) -> bool:
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
             message = f"The lock {lock.lock_file} can't be written: {error.strerror or error}."
             raise home_unusable(message, Path(lock.lock_file)) from error
-        raise in_the_way(error) or HomeLocked(
+        raise HomeLocked(
             f"The file system of {home.root} can't lock files ({error}); two stations would collide.",
             hint="Set MOONDREAM_STATION_HOME to a folder on a local disk.",
         ) from error
