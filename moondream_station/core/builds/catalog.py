@@ -85,6 +85,7 @@ class Catalog:
         self._architectures = _architectures(data["architectures"])
         self._drivers = {row["cuda_major"]: row for row in data["drivers"]}
         self._branches = {int(branch): cuda for branch, cuda in data["driver_branches"]["cuda"].items()}
+        self._toolkit_packages = frozenset(data["toolkit_packages"]["names"])
         self._unpacked: dict[str, float] = {
             kind: factor for kind, factor in data["unpacked"].items() if kind != "source"
         }
@@ -162,6 +163,10 @@ class Catalog:
             if known and known.version[:1] == build.version[:1] and known.version < build.version
         ]
         return Codes(self._gfx[max(older).name], verified=False) if older else None
+
+    def toolkit_of(self, package: str, version: str) -> str | None:
+        """The CUDA ("12.4") that a release of a package of NVIDIA's belongs to, None where it tells none."""
+        return ".".join(version.split(".")[:2]) if package in self._toolkit_packages else None
 
     def driver_bound(self, build: Build, system: str, *, blackwell: bool = False) -> str | None:
         """The lowest NVIDIA driver for a CUDA build on "linux" or "windows", perhaps with GPUs from 10.0 on.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.naming import Kind, parse_capability
+from moondream_station.core.builds.naming import Kind, listed, parse_capability
 from moondream_station.core.facts.capabilities import BUS_ALONE, Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -23,6 +23,15 @@ _ENTRY = re.compile(r"[0-9]+\Z|(GPU|MIG)-")
 _GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 _JETSON_CAPABILITY = "8.7"
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "apple": "Apple"}
+_WITHOUT_KFD = {
+    False: "the kernel offers no compute on it (no KFD): ROCm needs amdgpu",
+    True: (
+        "WSL2 has no /dev/kfd, by which PyTorch's ROCm builds reach it; AMD's own wheels for WSL2, which the "
+        "station does not install, can use it, and so can Linux without Windows"
+    ),
+}
+_VGPU_WITHOUT_CUDA = re.compile(r"-(\d{1,2}[AB]\d?)$")
+"""Virtual Applications and Virtual PC, also "-1B4": Q and C profiles alone have CUDA (vGPU user guide)."""
 _BUS_ORDER = "PCI_BUS_ID"
 _ON_WINDOWS = "windows_gpus"  # NVIDIA's and Intel's GPUs; there is no build for AMD's there
 
@@ -83,6 +92,11 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
         return InUse(gpus=gpus, absence=f"the NVIDIA driver's version can't be read ({driver!r})")
     if not gpus:
         return _without_list(capabilities, driver)
+    profiles = [_VGPU_WITHOUT_CUDA.search(gpu.name or "") for gpu in gpus]
+    if all(profiles):
+        named = listed(profile[1] for profile in profiles if profile)
+        absence = f"the vGPU profile {named} has no CUDA; a Q or C profile, which the host assigns, has"
+        return InUse(absence=absence, hidden=gpus, driver=driver)
     visible, warnings = _visible_to_cuda(gpus, capabilities.variables)
     if not visible:
         value = capabilities.variables["CUDA_VISIBLE_DEVICES"]
@@ -107,7 +121,8 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     if not gpus:
         return _none_found(capabilities, "AMD GPU", "amd")
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
-        return InUse(absence="the kernel offers no compute on it (no KFD): ROCm needs amdgpu", hidden=gpus)
+        absence = _WITHOUT_KFD[capabilities.surroundings == "wsl2"]
+        return InUse(absence=absence, hidden=gpus)
     hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in capabilities.variables else "CUDA_VISIBLE_DEVICES"
     for name in ("ROCR_VISIBLE_DEVICES", hip):
         value = capabilities.variables.get(name)

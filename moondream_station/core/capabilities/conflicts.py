@@ -20,11 +20,12 @@ The rules, each with its test:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal, TypeVar
 
-from moondream_station.core.capabilities.probes.adapters import IntelReading
+from moondream_station.core.capabilities.probes.adapters import IntelReading, nvidia_gpu
 from moondream_station.core.capabilities.probes.nvidia import NvidiaSmiReading, Trouble
 from moondream_station.core.capabilities.probes.probe import Reading
 from moondream_station.core.capabilities.probes.system import SysctlReading
@@ -39,6 +40,7 @@ from moondream_station.core.facts.capabilities import (
 from moondream_station.core.machine.protocol import PlatformFacts
 
 _VENDOR_IDS: Mapping[Vendor, int] = {"nvidia": 0x10DE, "amd": 0x1002}
+_TEGRA = re.compile(r"\(nvgpu\)|\b(Tegra|Xavier|Orin|Thor)\b")  # as nvidia-smi calls them from JetPack 5 on
 _UNKNOWN: Final = Gpu(vendor="nvidia")
 _OF_AN_IMAGE: Final = frozenset({Trouble.NOT_LOADED, Trouble.NO_LIBRARY, Trouble.NO_DEVICES})
 _UNANSWERED: Final = frozenset({Outcome.TIMED_OUT, Outcome.FAILED})
@@ -77,7 +79,9 @@ class _Evidence:
         release = self.facts.release.lower()
         if "microsoft" in release:
             return "wsl2"
-        return "jetson" if "tegra" in release else None
+        # NVIDIA's kernel is named -tegra, Yocto's meta-tegra's -l4t-; under others the GPU tells.
+        is_jetson = "tegra" in release or "l4t" in release or any(map(_is_tegra, self.smi.gpus))
+        return "jetson" if is_jetson else None
 
     def listed(self, vendor: Vendor) -> tuple[Gpu, ...]:
         """A vendor's cards as Windows lists them."""
@@ -85,8 +89,22 @@ class _Evidence:
 
     def on_bus(self, vendor: Vendor) -> tuple[Gpu, ...]:
         """A vendor's cards as the bus shows them."""
-        cards = (card for card in self.bus.displays if card.vendor == _VENDOR_IDS[vendor])
+        cards = [card for card in self.bus.displays if card.vendor == _VENDOR_IDS[vendor]]
+        if vendor == "nvidia":
+            return _numbered(nvidia_gpu(card.device) for card in cards)
         return _numbered(Gpu(vendor=vendor) for _ in cards)
+
+
+def _is_tegra(gpu: Gpu) -> bool:
+    return bool(_TEGRA.search(gpu.name or ""))
+
+
+def is_smi_spare(facts: PlatformFacts, readings: Mapping[str, Reading]) -> bool:
+    """Whether nvidia-smi could not change the choice: kernel and bus tell one driver and one architecture."""
+    evidence = _Evidence(facts, readings)
+    architectures = {gpu.architecture for gpu in evidence.on_bus("nvidia")}
+    is_known = evidence.bus.bus_is_known and len(architectures) == 1 and None not in architectures
+    return evidence.kernel.version is not None and is_known
 
 
 def _numbered(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:

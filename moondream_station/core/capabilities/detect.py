@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.capabilities.conflicts import combine
+from moondream_station.core.capabilities.conflicts import combine, is_smi_spare
 from moondream_station.core.capabilities.probes.adapters import INTEL, WINDOWS_GPUS
 from moondream_station.core.capabilities.probes.amd import AMD
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI
@@ -28,6 +28,9 @@ PROBES: Final = (PLATFORM, NVIDIA_SMI, NVIDIA_DRIVER, NVCC, SYSCTL, MACOS, AMD, 
 SLOW_AFTER_SECONDS: Final = 2.0
 """A probe that takes longer is reported by name."""
 
+SPARE_AFTER_SECONDS: Final = 2.0
+"""How long nvidia-smi is waited for where kernel and bus tell the same."""
+
 
 _log = Log()
 
@@ -43,6 +46,7 @@ async def detect(
     on_slow: Callable[[str], None] = _log_slow,
     probes: tuple[Probe, ...] = PROBES,
     slow_after_seconds: float = SLOW_AFTER_SECONDS,
+    spare_after_seconds: float = SPARE_AFTER_SECONDS,
 ) -> Capabilities:
     """Ask all probes at once and make one snapshot of their answers, with reports in the probes' order.
 
@@ -51,10 +55,18 @@ async def detect(
     """
     asked = [probe for probe in probes if probe.system in {None, machine.facts.system}]
     done: dict[str, tuple[Reading, ProbeReport]] = {}
+    started = anyio.current_time()
+    deadlines = {probe.name: anyio.CancelScope() for probe in asked}
+
+    def shorten() -> None:
+        """Wait no longer for the tool that may hang once its answer could not change the choice."""
+        waiting = deadlines.get(NVIDIA_SMI.name)
+        if waiting and is_smi_spare(machine.facts, {probe: reading for probe, (reading, _) in done.items()}):
+            waiting.deadline = min(waiting.deadline, started + spare_after_seconds)
 
     async def ask(probe: Probe) -> None:
         began = time.perf_counter()
-        reading = await _read(probe, machine)
+        reading = await _read(probe, machine, deadlines[probe.name])
         report = ProbeReport(
             probe=probe.name,
             outcome=reading.outcome,
@@ -63,6 +75,7 @@ async def detect(
         )
         done[probe.name] = (reading, report)
         on_probe(report)
+        shorten()
 
     async def name_slow_ones() -> None:
         await anyio.sleep(slow_after_seconds)
@@ -85,15 +98,16 @@ async def detect(
     )
 
 
-async def _read(probe: Probe, machine: Machine) -> Reading:
+async def _read(probe: Probe, machine: Machine, within: anyio.CancelScope) -> Reading:
     """Ask a probe's questions, and read what was answered before its deadline."""
     recorder = Recorder(machine)
-    failure = ""
-    with anyio.move_on_after(probe.deadline_seconds) as deadline:
+    failure, began = "", anyio.current_time()
+    within.deadline = began + probe.deadline_seconds
+    with within:
         failure = await _ask(probe, recorder)
     reading = probe.read(recorder.record)
-    if deadline.cancelled_caught and reading.outcome is not Outcome.TIMED_OUT:
-        late = f"not finished after {probe.deadline_seconds:.0f} s; so far: {reading.detail}"
+    if within.cancelled_caught and reading.outcome is not Outcome.TIMED_OUT:
+        late = f"not finished after {within.deadline - began:.0f} s; so far: {reading.detail}"
         return replace(reading, outcome=Outcome.TIMED_OUT, detail=one_line(late))
     if failure:
         return replace(reading, outcome=Outcome.FAILED, detail=one_line(failure))

@@ -10,7 +10,7 @@ from typing import Literal
 Vendor = Literal["nvidia", "amd", "intel", "apple"]
 
 BUS_ALONE = "bus"
-"""The source of a GPU that nothing but the PCI bus shows."""
+"""The source of a GPU that the PCI bus shows, or a tool of its maker's, without a driver to compute by."""
 
 
 class Outcome(StrEnum):

@@ -15,7 +15,10 @@ from moondream_station.core.selection.verdicts import Judgement, best_build, jud
 ANY_DRIVER = "99999.0"
 _PREFERRED = (*GPU_KINDS, Kind.CPU)
 _DRIVERLESS = "it has no working NVIDIA driver"
-_JETSON = "NVIDIA publishes its own wheels for Jetson, which the station does not install."
+_JETSON = (
+    "On a Jetson the driver comes with JetPack (580 with JetPack 7); NVIDIA publishes its own wheels for it, "
+    "which the station does not install."
+)
 
 
 def idle_gpu_warnings(chosen: Judgement | None, case: Case) -> tuple[str, ...]:

@@ -71,25 +71,31 @@ class TorchRequirement:
     """What is required of torch and its companions on one target.
 
     `text` is the requirement on torch's version as it was written ("torch>=2.7.0"), and the constraint on it,
-    as one phrase; empty where there is neither.
+    as one phrase; empty where there is neither. `toolkits` are the CUDAs that pinned packages of NVIDIA's
+    belong to, by the pin.
     """
 
     versions: SpecifierSet
     text: str
     companions: Mapping[str, SpecifierSet]
+    toolkits: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, requirements: Requirements, target: Target) -> TorchRequirement:
+    def of(cls, requirements: Requirements, target: Target, catalog: Catalog) -> TorchRequirement:
         """What requirements say on a target, within the user's constraints."""
         applicable = requirements.applicable(target.markers)
         versions: dict[str, SpecifierSet] = {}
         texts: list[str] = []
+        toolkits: dict[str, str] = {}
         for item, text in zip(applicable.items, applicable.texts, strict=True):
             name = canonicalize_name(item.name)
             if name == "torch" and item.specifier:
                 texts.append(text.split(";")[0].strip())
             if name == "torch" or name in COMPANIONS:
                 versions[name] = versions.get(name, SpecifierSet()) & item.specifier
+            pins = [clause.version for clause in item.specifier if clause.operator in _EXACT]
+            if pins and target.platform == "linux_x86_64" and (cuda := catalog.toolkit_of(name, pins[0])):
+                toolkits[text.split(";")[0].strip()] = cuda
         for item in requirements.bounds:
             name = canonicalize_name(item.name)
             if item.marker is not None and not item.marker.evaluate({**target.markers, "extra": ""}):
@@ -99,7 +105,7 @@ class TorchRequirement:
             if name == "torch" or name in versions:
                 versions[name] = versions.get(name, SpecifierSet()) & item.specifier
         torch = versions.pop("torch", SpecifierSet())
-        return cls(torch, " and ".join(texts), versions)
+        return cls(torch, " and ".join(texts), versions, toolkits)
 
     @property
     def is_exact(self) -> bool:
@@ -136,7 +142,7 @@ class Case:
     def of(cls, request: BuildRequest, offers: Iterable[Offer]) -> Case:
         """The case that a request and the available wheels make."""
         target = request.target
-        torch = TorchRequirement.of(request.requirements, target)
+        torch = TorchRequirement.of(request.requirements, target, request.catalog)
         return cls(
             request=request,
             torch=torch,

@@ -113,6 +113,9 @@ def _check_hardware(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
 
 def _check_requirement(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
     required = case.torch
+    for pin, cuda in required.toolkits.items():
+        if build.kind is Kind.CUDA and build.toolkit != cuda:
+            return f"{build.name} carries CUDA {build.toolkit}, but {pin} belongs to CUDA {cuda}."
     allowed = tuple(required.versions.filter(offers, key=lambda offer: offer.full_version))
     if allowed:
         return allowed

@@ -99,8 +99,8 @@ def test_a_hanging_tool_leaves_the_cards_to_the_bus() -> None:
     """As many GPUs as the bus has cards of NVIDIA's; none where it is known to have none."""
     hanging = linux(*smi_hangs(), driver="550.54.14")
     assert nvidia_of(capabilities_of(merged(hanging, pci(NVIDIA_CARD, NETWORK, NVIDIA_CARD))))[0] == [
-        None,
-        None,
+        "8.9",
+        "8.9",
     ]
     assert nvidia_of(capabilities_of(merged(hanging, pci(NETWORK))))[0] == []
 
@@ -123,7 +123,7 @@ def test_half_an_answer_of_a_hanging_tool_counts() -> None:
 def test_driver_and_library_out_of_step() -> None:
     """The card is there, the kernel's driver is the loaded one, and a restart is asked for."""
     found = capabilities_of(merged(linux(*MISMATCH, driver="535.183.01"), pci(NVIDIA_CARD)))
-    assert nvidia_of(found) == ([None], "535.183.01", "proc")
+    assert nvidia_of(found) == (["8.9"], "535.183.01", "proc")
     assert said(found, "out of step", "restart")
 
 
@@ -152,14 +152,14 @@ def test_a_container_that_lost_its_gpu() -> None:
     """NVML fails although the GPU is there: it is planned for, and a restart is asked for."""
     failing = smi_fails("Failed to initialize NVML: Unknown Error", 255)
     found = capabilities_of(merged(linux(*failing, driver="550.54.14"), pci(NVIDIA_CARD)))
-    assert nvidia_of(found)[0] == [None]
+    assert nvidia_of(found)[0] == ["8.9"]
     assert said(found, "restart the container")
 
 
 def test_a_card_without_a_driver() -> None:
     """The GPU is known, without a driver, and the remedy is named."""
     found = capabilities_of(merged(cpu_only(), pci(NVIDIA_CARD)))
-    assert nvidia_of(found) == ([None], None, None)
+    assert nvidia_of(found) == (["8.9"], None, None)
     assert said(found, "install the driver")
 
 
@@ -167,7 +167,7 @@ def test_a_driver_that_is_not_loaded() -> None:
     """The tool is there, the module is not: the card has no driver."""
     text = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
     found = capabilities_of(merged(linux(*smi_fails(text, 9)), pci(NVIDIA_CARD)))
-    assert nvidia_of(found) == ([None], None, None)
+    assert nvidia_of(found) == (["8.9"], None, None)
     assert said(found, "not loaded")
 
 

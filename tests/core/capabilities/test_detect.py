@@ -24,7 +24,9 @@ from support.machines import (
     WINDOWS,
     cpu_only,
     mac,
+    merged,
     nvidia_linux,
+    pci,
     proc_version,
     windows,
     with_toolkit,
@@ -74,8 +76,15 @@ class Meeting:
 class Hanging(RecordedMachine):
     """A machine on which one program hangs, or one file does."""
 
-    def __init__(self, facts: PlatformFacts, *, hangs: str, files: Mapping[str, str] | None = None) -> None:
-        super().__init__(replace(cpu_only(facts), files=dict(files or {})))
+    def __init__(
+        self,
+        facts: PlatformFacts,
+        *,
+        hangs: str,
+        files: Mapping[str, str] | None = None,
+        directories: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        super().__init__(replace(cpu_only(facts), files=dict(files or {}), directories=directories or {}))
         self._hangs = hangs
 
     async def run(self, *argv: str) -> CommandResult | None:
@@ -147,6 +156,46 @@ async def test_a_hang_costs_its_deadline_and_nothing_else() -> None:
     assert found.outcome_of("nvcc") is Outcome.ABSENT
     assert (found.nvidia_driver, found.nvidia_driver_source) == ("550.54.14", "proc")
     assert [gpu.architecture for gpu in found.gpus] == [None]
+
+
+CARD, OTHER_CARD = (0x030000, 0x10DE, 0x2684), (0x030000, 0x10DE, 0x1B80)
+
+
+@pytest.mark.parametrize(
+    ("cards", "architectures"), [([CARD], ["8.9"]), ([CARD, (0x030200, 0x10DE, 0x2702)], ["8.9", "8.9"])]
+)
+async def test_a_hang_whose_answer_is_not_needed_costs_little(
+    cards: list[tuple[int, int, int]], architectures: list[str]
+) -> None:
+    """Kernel and bus tell driver and architectures, so the tool's deadline of 15 s is not waited for."""
+    bus = pci(*cards)
+    files = {**proc_version("550.54.14"), **bus.files}
+    machine = Hanging(LINUX, hangs="nvidia-smi", files=files, directories=bus.directories)
+    with anyio.fail_after(10):
+        found = await detect(machine, on_probe=lambda _: None, spare_after_seconds=0.05)
+    assert found.outcome_of("nvidia_smi") is Outcome.TIMED_OUT
+    assert [gpu.architecture for gpu in found.gpus] == architectures
+    assert (found.nvidia_driver, found.nvidia_driver_source) == ("550.54.14", "proc")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        MachineRecord(platform=LINUX, files=proc_version("550.54.14")),
+        merged(pci(CARD, OTHER_CARD), MachineRecord(platform=LINUX, files=proc_version("550.54.14"))),
+        merged(
+            pci((0x030000, 0x10DE, 0xFFFE)), MachineRecord(platform=LINUX, files=proc_version("550.54.14"))
+        ),
+        pci(CARD),
+    ],
+    ids=["no bus", "two architectures", "an unknown card", "no driver"],
+)
+async def test_an_answer_that_could_change_the_choice_is_waited_for(record: MachineRecord) -> None:
+    """Where one of the facts is missing, or the GPUs differ, the tool has its whole deadline."""
+    machine = Hanging(LINUX, hangs="nvidia-smi", files=record.files, directories=record.directories)
+    with anyio.move_on_after(0.5) as waited:
+        await detect(machine, on_probe=lambda _: None, spare_after_seconds=0.05)
+    assert waited.cancelled_caught
 
 
 async def test_a_hanging_file_is_timed_out_too() -> None:

@@ -102,13 +102,13 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             linux(nvidia("8.7", "Orin"), driver="540.4.0", machine="aarch64", surroundings="jetson"),
             "torch",
             "3.12.3",
-            "NVIDIA publishes its own wheels for Jetson",
+            "NVIDIA publishes its own wheels for it",
         ),
         (
             linux(nvidia(None, "NVIDIA Jetson"), machine="aarch64", surroundings="jetson"),
             "torch",
             "3.8.10",
-            "NVIDIA Jetson will not be used: it has no working NVIDIA driver. NVIDIA publishes",
+            "it has no working NVIDIA driver. On a Jetson the driver comes with JetPack",
         ),
         (
             linux(RTX_5090, driver="580.65.06", libc=("glibc", "2.17")),

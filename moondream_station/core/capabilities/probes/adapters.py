@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from moondream_station.core.capabilities.probes.nvidia_names import capability_of
+from moondream_station.core.capabilities.probes.nvidia_names import capability_of, capability_of_device
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
@@ -55,6 +55,14 @@ def intel_gpu(device: int, *, index: int | None = None, name: str | None = None)
     return Gpu(
         vendor="intel", index=index, name=name, architecture=f"0x{device:04x}", architecture_source="pci"
     )
+
+
+def nvidia_gpu(device: int, name: str | None = None) -> Gpu:
+    """A GPU by its name or its PCI device id; of a vGPU, that is the id of the card it is a part of."""
+    by_name = capability_of(name or "")
+    capability = by_name or capability_of_device(device)
+    source = "name" if by_name else "pci" if capability else None
+    return Gpu(vendor="nvidia", name=name, architecture=capability, architecture_source=source)
 
 
 async def _ask_bus(machine: Machine) -> None:
@@ -151,13 +159,7 @@ def _gpu(adapter: dict[str, Any]) -> Gpu | None:
     name = one_line(_text(adapter, "Name")) or None
     match pnp.group(1).upper():
         case "10DE":
-            capability = capability_of(name) if name else None
-            return Gpu(
-                vendor="nvidia",
-                name=name,
-                architecture=capability,
-                architecture_source="name" if capability else None,
-            )
+            return nvidia_gpu(int(pnp.group(2), 16), name)
         case "1002":
             return Gpu(vendor="amd", name=name)
         case "8086":

@@ -17,7 +17,7 @@ from moondream_station.core.capabilities.probes.probe import (
     one_line,
     refused,
 )
-from moondream_station.core.facts.capabilities import Gpu, Outcome
+from moondream_station.core.facts.capabilities import BUS_ALONE, Gpu, Outcome
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import MachineRecord
 
@@ -46,6 +46,9 @@ def _read(record: MachineRecord) -> Reading:
     result = answer_to(record, *_ARGV)
     agents = _agents(result.stdout) if result is not None else ()
     gpus = _with_agents(_kernel_gpus(record), agents)
+    if NODES not in record.directories and not refused(record, NODES):
+        # On WSL2, where /dev/kfd is missing, the enumerator answers all the same; torch's wheels see no GPU.
+        gpus = tuple(replace(gpu, architecture_source=BUS_ALONE) for gpu in gpus)
     slow = result is not None and result.timed_out
     if gpus:
         outcome = Outcome.TIMED_OUT if slow else Outcome.FOUND

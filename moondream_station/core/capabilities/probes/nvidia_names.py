@@ -1,4 +1,4 @@
-"""Compute capability by a GPU's name, for drivers that do not tell it (before 510 or so)."""
+"""Compute capability by a GPU's name or its PCI device id, for drivers that do not tell it, or hang."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 _NOISE = re.compile(r"\b(?:nvidia|geforce|tesla|grid|generation|laptop gpu|gpu)\b|\(|\)|\bwith\b")
 _SPACES = re.compile(r"[\s/,-]+")
@@ -40,7 +41,20 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(_NOISE.sub(" ", _SPACES.sub(" ", name[:200].lower())).split())
 
 
+def capability_of_device(device: int) -> str | None:
+    """The compute capability by a PCI device id, None where its chip is not known."""
+    ranges = (
+        (capability, *span.split("-")) for capability, spans in _data()["devices"].items() for span in spans
+    )
+    return next((known for known, first, last in ranges if int(first, 16) <= device <= int(last, 16)), None)
+
+
 @cache
 def _table() -> Mapping[tuple[str, ...], str]:
-    data = json.loads(files(__package__).joinpath("nvidia_names.json").read_text("utf-8"))
-    return {_words(name): capability for capability, names in data["capabilities"].items() for name in names}
+    names_by_capability = _data()["capabilities"].items()
+    return {_words(name): capability for capability, names in names_by_capability for name in names}
+
+
+@cache
+def _data() -> Any:
+    return json.loads(files(__package__).joinpath("nvidia_names.json").read_text("utf-8"))
