@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from moondream_station.core.facts.errors import StationError, StationRunning
+from moondream_station.core.facts.errors import HomeUnusable, StationError, StationRunning
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import (
     Holder,
@@ -126,6 +126,17 @@ def test_a_dead_stations_record_is_not_believed(home: Home) -> None:
         assert read_station(home) is None
         home.station.write_text("rubbish")
         assert read_station(home) is None
+
+
+def test_a_folder_where_the_record_should_be_is_named(home: Home) -> None:
+    """It may hold what somebody needs: it is not removed, and the home is free again."""
+    home.station.mkdir()
+    for _ in range(2):
+        with pytest.raises(HomeUnusable, match=r"station\.json"), serve_lock(home):
+            pytest.fail("served beside a folder")
+    home.station.rmdir()
+    with serve_lock(home):
+        pass
 
 
 def test_a_lock_that_can_not_be_written_is_an_error(home: Home) -> None:
