@@ -18,6 +18,7 @@ from support.pages import BLOCK, DOCS, PAGES, ROOT, blocks, commands_in, prose, 
 from tools.reference.__main__ import differences
 from tools.reference.errors_page import errors_page
 
+_PACKAGE = ROOT / "moondream_station"
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -43,10 +44,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @every_page
-def test_tests_that_are_named_are_there(page: Path) -> None:
-    """Every `tests/…` in backticks is a file, a folder or a pattern that some file meets."""
-    named = re.findall(r"`(tests/[^`\s]*)`", prose(page))
-    assert [path for path in named if not list(ROOT.glob(path.rstrip("/")))] == []
+def test_files_that_are_named_are_there(page: Path) -> None:
+    """Every path of a test or a module in backticks is a file, a folder or a pattern that some file meets."""
+    text = prose(page)
+    named = [(ROOT, path) for path in re.findall(r"`((?:tests|tools)/[^`\s]*)`", text)]
+    named += [(_PACKAGE, path) for path in re.findall(r"`((?:core|cli|http|doctor|console)/[\w/.*]+)`", text)]
+    named += [(_PACKAGE / "core", f"{path}.py") for path in re.findall(r"\b\d+ `(\w+/\w+)`", text)]
+    assert [path for folder, path in named if not list(folder.glob(path.rstrip("/")))] == []
 
 
 def test_every_page_can_be_found() -> None:
