@@ -38,9 +38,9 @@ class ArgumentInvalid(Exception):
 
     cause = "argument-invalid"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, argument: str) -> None:
         super().__init__(message)
-        self.argument = message.rpartition(" ")[2].strip("'")  # as `Signature.bind` ends its sentences
+        self.argument = argument
 
 
 class Call:
@@ -141,7 +141,7 @@ class Calls:
         except Exception as error:
             if (fault := _fault_of_an_argument(error, function, arguments)) is None:
                 raise
-            raise ArgumentInvalid(fault) from error
+            raise ArgumentInvalid(*fault) from error
         return {"kind": "end", "id": call.id}
 
     def _stream(self, call: Call, chunks: Iterator[Any]) -> None:
@@ -214,7 +214,8 @@ def _check_arguments(function: Any, kwargs: dict[str, Any]) -> None:
         # Without `_headers` and `_method`, which the caller did not name.
         signature.bind(**{name: value for name, value in kwargs.items() if not name.startswith("_")})
     except TypeError as error:
-        raise ArgumentInvalid(str(error)) from None
+        text = str(error)  # ends with the name, in quotes
+        raise ArgumentInvalid(text, text.rpartition(" ")[2].strip("'")) from None
 
 
 def complain(error: BaseException) -> None:
@@ -223,8 +224,10 @@ def complain(error: BaseException) -> None:
         traceback.print_exception(error, limit=-20)
 
 
-def _fault_of_an_argument(error: Exception, function: Any, arguments: dict[str, Any]) -> str | None:
-    """What is wrong with an argument, where that is why a function raised; None where nothing shows that.
+def _fault_of_an_argument(
+    error: Exception, function: Any, arguments: dict[str, Any]
+) -> tuple[str, str] | None:
+    """What is wrong with an argument, and its name, where that is why a function raised; None where none is.
 
     A backend says so itself with `cause`, or with a `ValueError` of its own that names the argument. What
     Python or Pillow raise of their own accord is put down to an argument that is not what it should be.
@@ -242,18 +245,18 @@ def _fault_of_an_argument(error: Exception, function: Any, arguments: dict[str, 
     code, text = last.tb_frame.f_code, _text_of(error)
     module = str(last.tb_frame.f_globals.get("__name__")).partition(".")[0]
     if "image_url" in arguments and (module == "PIL" or isinstance(error, binascii.Error)):
-        return f"image_url can't be read as an image: {text}"
+        return f"image_url can't be read as an image: {text}", "image_url"
     if code.co_code[last.tb_lasti] == _RAISE:
         own = getattr(inspect.unwrap(function), "__code__", None)
         is_its_own = own is not None and Path(own.co_filename).parent == Path(code.co_filename).parent
-        is_named = any(re.search(rf"\b{re.escape(name)}\b", text) for name in arguments)
-        return text if isinstance(error, ValueError) and is_its_own and is_named else None
+        named = next((name for name in arguments if re.search(rf"\b{re.escape(name)}\b", text)), None)
+        return (text, named) if isinstance(error, ValueError) and is_its_own and named else None
     if isinstance(error, TypeError | ValueError | AttributeError | LookupError):
         for name in (name for name in _TEXTS if name in arguments):
             if arguments[name] is None:
-                return f"{name} is missing"
+                return f"{name} is missing", name
             if not isinstance(arguments[name], str):
-                return f"{name} must be text, not {type(arguments[name]).__name__}"
+                return f"{name} must be text, not {type(arguments[name]).__name__}", name
     return None
 
 

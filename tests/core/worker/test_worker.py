@@ -209,8 +209,9 @@ async def test_an_argument_that_a_backend_trips_over_is_the_callers_mistake(
 ) -> None:
     """Clients repeat a 500; what can't become right gets the argument's name instead of Python's words."""
     async with serving(tmp_path, CARELESS) as worker:
-        with pytest.raises(ArgumentInvalid, match=re.escape(words)):
+        with pytest.raises(ArgumentInvalid, match=re.escape(words)) as caught:
             await call(worker, function, given)
+        assert str(caught.value.argument) in words
 
 
 @pytest.mark.parametrize(
