@@ -15,18 +15,16 @@ from moondream_station.http.refusals import Refusal
 from moondream_station.http.routes import ROUTES
 
 _STATUS: Final[Mapping[str, int]] = {
-    errors.UsageError.code: 400,
-    errors.ArgumentInvalid.code: 400,
-    errors.UnknownModel.code: 404,
-    errors.UnknownFunction.code: 404,
-    errors.UnsupportedModel.code: 409,
-    errors.NothingToCancel.code: 409,
-    errors.NothingToRollBack.code: 409,
-    errors.WorkerBusy.code: 429,
-    errors.NoActiveModel.code: 503,
-    errors.WorkerLoading.code: 503,
-    errors.WorkerReplaced.code: 503,
-    errors.WorkerTimeout.code: 504,
+    kind.code: status
+    for status, kinds in {
+        400: (errors.UsageError, errors.ArgumentInvalid),
+        404: (errors.UnknownModel, errors.UnknownFunction),
+        409: (errors.UnsupportedModel, errors.NothingToCancel, errors.NothingToRollBack),
+        429: (errors.WorkerBusy,),
+        503: (errors.NoActiveModel, errors.WorkerLoading, errors.WorkerReplaced),
+        504: (errors.WorkerTimeout,),
+    }.items()
+    for kind in kinds
 }
 """HTTP statuses of the station's errors, by code; every other one is 500."""
 

@@ -15,101 +15,59 @@ Answer: TypeAlias = Mapping[str, Any] | AsyncIterator[Any]
 
 
 class EventFeed(Protocol):
-    """A subscription to events.
+    """A subscription to events; ends when the bus closes, raises `SubscriberOverflowed` for a slow reader."""
 
-    Iterating ends when the bus closes, and raises `SubscriberOverflowed` where the reader was too slow.
+    @property
+    def state(self) -> StationState:
+        """The state at the moment of subscribing; the first event follows it."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Iterate over the events, in order."""
+
+
+class StationApi(Protocol):
+    """A serving station, as HTTP sees it. What is not `async` returns at once, but for `models`.
+
+    Whatever can't be done is a `StationError` with its own code.
     """
 
     @property
     def state(self) -> StationState:
-        """The state at the moment of subscribing; the first event of the iteration follows it."""
-        ...
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        """Iterate over the events, in order."""
-        ...
-
-
-class StationApi(Protocol):
-    """A serving station, as HTTP sees it. What is not `async` returns at once, but for `models`."""
-
-    @property
-    def state(self) -> StationState:
         """Everything there is to show, as of now."""
-        ...
 
     def status(self) -> Mapping[str, Any]:
         """The shape of `GET /v1/station`."""
-        ...
 
     def models(self) -> Mapping[str, Any]:
         """The shape of `GET /v1/models`; reads a file, so call it in a thread."""
-        ...
 
     def stats(self) -> Mapping[str, Any]:
         """The shape of `GET /v1/stats`."""
-        ...
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no backend is active."""
-        ...
 
     def call(
         self, function: str, arguments: Mapping[str, Any], *, timeout_seconds: float | None
     ) -> AbstractAsyncContextManager[Answer]:
-        """Call a function of the active backend; leaving the context early cancels the call.
+        """Call a function of the active backend with JSON values; leaving the context early cancels the call.
 
-        Args:
-            function: One of `functions()`.
-            arguments: Keyword arguments, JSON values only.
-            timeout_seconds: Limit for the whole call; None for the configured default.
-
-        Raises:
-            NoActiveModel: No model is active.
-            StationError: The queue is full, time is up, or the backend failed; also while iterating over a
-                streamed answer.
+        A streamed answer may also fail while it is iterated over. Without a limit the configured one counts.
         """
-        ...
 
     def request_switch(
         self, model: str, strategy: str | None, *, upgrade: bool, python: Path | None
     ) -> tuple[str, bool]:
-        """Request that a model becomes the active one.
-
-        Returns:
-            The activation's id, and whether it was running already for the same model and strategy.
-
-        Raises:
-            UnknownModel: The manifest has no such model.
-            UsageError: There is no such strategy.
-        """
-        ...
+        """Request a model to become the active one; gives the activation's id, and whether it ran already."""
 
     def request_rollback(self, model: str) -> tuple[str, bool]:
-        """Request that the active model goes back to its previous environment; returns as `request_switch`.
-
-        Raises:
-            UnknownModel: The manifest has no such model.
-            NothingToRollBack: It has no previous environment, or is not the active one.
-        """
-        ...
+        """Request the active model to go back to its previous environment; returns as `request_switch`."""
 
     def request_cancel(self) -> str:
-        """Request the end of the running activation, and return its id.
-
-        Raises:
-            NothingToCancel: None runs.
-        """
-        ...
+        """Request the end of the running activation, and return its id."""
 
     def subscribe(self, *, after: int | None = None) -> AbstractAsyncContextManager[EventFeed]:
-        """Subscribe to the events after `after` (a sequence number), or from now on.
-
-        Raises:
-            HistoryGone: `after` is no longer in the history.
-        """
-        ...
+        """Subscribe to the events after a sequence number (or `HistoryGone`), or from now on."""
 
     async def doctor(self) -> Mapping[str, Any]:
         """Examine the machine and the station, as `doctor --json` does."""
-        ...

@@ -12,14 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.log import Log
-from moondream_station.http.answers import error_response, is_station_path
+from moondream_station.http.answers import error_response, is_station_path, json_response
 from moondream_station.http.api import StationApi
 from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
 from moondream_station.http.functions import Functions
 from moondream_station.http.guard import Access, Guard
 from moondream_station.http.refusals import RouteUnknown
 from moondream_station.http.routes import ROUTES
-from moondream_station.http.station_routes import Handler, Resource, StationRoutes, status_page
+from moondream_station.http.station_routes import HEALTH, Handler, Resource, StationRoutes, status_page
 
 _log = Log()
 
@@ -42,10 +42,10 @@ def create_app(
 
     handlers: Mapping[str, Handler] = {
         "/": status_page(station),
-        "/health": routes.health,
+        "/health": lambda _: json_response(HEALTH),
         "/v1/models": routes.models,
-        "/v1/stats": routes.stats,
-        "/v1/station": routes.status,
+        "/v1/stats": lambda _: json_response(station.stats()),
+        "/v1/station": lambda _: json_response(station.status()),
         "/v1/station/switch": routes.switch,
         "/v1/station/rollback": routes.rollback,
         "/v1/station/cancel": routes.cancel,

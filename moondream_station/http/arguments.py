@@ -6,8 +6,7 @@ import base64
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
@@ -26,28 +25,17 @@ _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionCall:
-    """A request to a function.
-
-    Args:
-        function: The function's name.
-        arguments: Its keyword arguments, JSON values only, with `_headers` and `_method`.
-        timeout_seconds: Limit for the whole call; None for the configured default.
-    """
+class FunctionCall(NamedTuple):
+    """A request to a function; its arguments are JSON values with `_headers` and `_method`."""
 
     function: str
     arguments: dict[str, Any]
     timeout_seconds: float | None
+    """Limit for the whole call; None for the configured default."""
 
 
 async def read_call(request: Request, function: str) -> FunctionCall:
-    """Read the body and everything else of a call.
-
-    Raises:
-        RequestInvalid: The body does not match its content type, or `timeout` is not a number of seconds.
-        ContentTypeUnsupported: The body is neither JSON nor a form.
-    """
+    """Read the body and everything else of a call; `Refusal` where one of them can't be used."""
     arguments = await _read_body(request)
     arguments.update(request.query_params)
     timeout_seconds = _timeout(arguments.pop("timeout", None))
@@ -62,11 +50,7 @@ async def read_call(request: Request, function: str) -> FunctionCall:
 
 
 async def read_object(request: Request) -> dict[str, Any]:
-    """Read a body that is one JSON object; an empty one counts as `{}`.
-
-    Raises:
-        RequestInvalid: It is something else.
-    """
+    """Read a body that is one JSON object; an empty one counts as `{}`."""
     body = bytearray()  # not `request.body()`, which keeps a copy for as long as the request lives
     async for part in request.stream():
         body += part
@@ -111,10 +95,8 @@ async def _read_form(request: Request) -> dict[str, Any]:
                 name: await _data_url(value) if isinstance(value, UploadFile) else value
                 for name, value in form.items()
             }
-    except MultiPartException as error:
-        raise RequestInvalid(f"Can't read the form: {error.message}") from error
-    except (FormParserError, UnicodeError) as error:
-        raise RequestInvalid(f"Can't read the form: {error}") from error
+    except (MultiPartException, FormParserError, UnicodeError) as error:
+        raise RequestInvalid(f"Can't read the form: {getattr(error, 'message', error)}") from error
 
 
 async def _data_url(file: UploadFile) -> str:

@@ -24,12 +24,7 @@ async def attend(
 
     The work may start tasks in the group it is given; they end with it. `receive` is the request's ASGI
     channel, its body already read, so that only the disconnect is left. When the station stops, the work may
-    continue for `patience_seconds`.
-
-    Raises:
-        ClientDisconnect: The client has left.
-        StationStopping: The station stops.
-        Exception: The work's own.
+    continue for `patience_seconds`. Raises `ClientDisconnect` or `StationStopping` where that ended it.
     """
     end: Exception | None = None
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import anyio
 import httpx2
@@ -34,8 +33,7 @@ _KINDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """An activation that the station accepted; `joined` if it was running already."""
 
     activation: str
@@ -45,14 +43,8 @@ class Accepted:
 class StationClient:
     """Talks to one station; an async context manager.
 
-    Args:
-        address: The station's base URL ("http://127.0.0.1:2020").
-        token: The station's token; None where it requires none.
-        reconnect_seconds: Pauses between attempts to resume a broken event stream.
-
-    Raises (every method):
-        StationUnreachable: The station does not answer, or something else does.
-        StationError: The station's answer, as the class with its code.
+    Every method raises `StationUnreachable` where no station answers at the address (a base URL), and the
+    station's own error as the class with its code.
     """
 
     def __init__(
@@ -103,13 +95,8 @@ class StationClient:
         python: Path | None = None,
     ) -> Accepted:
         """Request that a model becomes the active one; `python` needs the station's token."""
-        body: Message = {"model": model}
-        if strategy is not None:
-            body["strategy"] = strategy
-        if upgrade:
-            body["upgrade"] = True
-        if python is not None:
-            body["python"] = str(python)
+        options = {"strategy": strategy, "upgrade": upgrade, "python": python and str(python)}
+        body = {"model": model, **{name: value for name, value in options.items() if value}}
         return _accepted(await self._ask("POST", "/v1/station/switch", body))
 
     async def rollback(self, model: str) -> Accepted:
@@ -157,7 +144,7 @@ class _Feed(AsyncIterator[Message]):
         self._after = after
         self._pauses = pauses
         self._first: Message | None = None
-        self._response: httpx2.Response | None = None
+        self._connection = AsyncExitStack()
         self._events: AsyncIterator[httpx2.ServerSentEvent] | None = None
 
     async def begin(self) -> None:
@@ -170,25 +157,23 @@ class _Feed(AsyncIterator[Message]):
     async def _connect(self) -> None:
         headers = {} if self._after is None else {"Last-Event-ID": str(self._after)}
         timeout = httpx2.Timeout(ANSWER_SECONDS, read=SILENCE_SECONDS)
-        request = self._http.build_request("GET", "/v1/station/events", headers=headers, timeout=timeout)
+        stream = self._http.stream("GET", "/v1/station/events", headers=headers, timeout=timeout)
         try:
-            response = self._response = await self._http.send(request, stream=True)
+            response = await self._connection.enter_async_context(stream)
             if not response.is_success:
                 await response.aread()
         except httpx2.TransportError as error:
             raise _unreachable(self._address, error) from error
         if not response.is_success:
             raise _error(self._address, response)
-        self._events = aiter(httpx2.EventSource(response, max_event_size=MAX_MESSAGE_BYTES))
+        events = self._events = aiter(httpx2.EventSource(response, max_event_size=MAX_MESSAGE_BYTES))
+        if isinstance(events, AsyncGenerator):
+            self._connection.push_async_callback(events.aclose)
 
     async def close(self) -> None:
         """Close the connection."""
-        events, response = self._events, self._response
-        self._events = self._response = None
-        if isinstance(events, AsyncGenerator):
-            await events.aclose()
-        if response is not None:
-            await response.aclose()
+        self._events = None
+        await self._connection.aclose()
 
     async def __anext__(self) -> Message:
         """The next message, over a new connection where the current one broke."""

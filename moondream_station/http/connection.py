@@ -114,10 +114,8 @@ class Connection(H11Protocol):
         self.conn = Parser()
         self.waiting_since = self.loop.time()
         self._is_refused = False
-        self._silent_seconds = 0.0
-        """How long the client has sent nothing of what is due, or read nothing of what was written."""
-        self._due_seconds = 0.0
-        """How long this head or body has been due."""
+        self._silent_seconds = 0.0  # in which nothing due was sent, or nothing written was read
+        self._due_seconds = 0.0  # in which this head or body has been due
         self._received_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -44,12 +44,10 @@ def last_event_id(headers: Headers) -> int | None:
 
 
 class EventStream:
-    """Sends the bus's events to clients, each at its own speed.
+    """Sends the bus's events to clients, each at its own speed, until `stopping`.
 
     A client that reads too slowly overflows its own subscription only, and gets a snapshot, as does one
     without `Last-Event-ID` or with one that is no longer in the history.
-
-    `stopping` ends every stream.
     """
 
     def __init__(

@@ -18,13 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.errors import WorkerBusy
-from moondream_station.http.refusals import (
-    BodyTooLarge,
-    ContentEncodingUnsupported,
-    HostForbidden,
-    OriginForbidden,
-    TokenRequired,
-)
+from moondream_station.http import refusals
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_BODIES_BYTES = 48 * 1024 * 1024
@@ -50,35 +44,29 @@ def _normal(host: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether an address is reachable from this computer only."""
-    if _normal(host) == "localhost":
-        return True
+    name = _normal(host)
     try:
-        return ipaddress.ip_address(_normal(host)).is_loopback
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 
 
-def host_of(authority: str) -> str | None:
-    """The host in `HOST[:PORT]`, in its canonical spelling; None where the text is not that."""
+def split_authority(authority: str) -> tuple[str | None, str | None]:
+    """Host, in its canonical spelling, and port of `HOST[:PORT]`; None for a text that is not that."""
     match = _AUTHORITY.fullmatch(authority)
-    if match is None:
-        return None
-    return _normal(match["v6"] or match["name"])
+    return (None, None) if match is None else (_normal(match["v6"] or match["name"]), match["port"])
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may request what.
-
-    Args:
-        hosts: Names and addresses that `Host` may have, in their canonical spelling.
-        token: The station's token; who has it can read the station's home, and so is the same user.
-        is_open: Whether other computers reach the station; then every route but `/health` needs the token.
-    """
+    """Who may request what."""
 
     hosts: frozenset[str]
+    """What `Host` may name, in canonical spelling."""
     token: str
+    """Who has it can read the station's home, and so is the same user."""
     is_open: bool
+    """Whether other computers reach the station; then every route but `/health` needs the token."""
 
     @classmethod
     def of(cls, *, bound: Iterable[str], allowed: Iterable[str] = (), token: str) -> Access:
@@ -91,22 +79,23 @@ class Access:
     def check(self, path: str, headers: Headers) -> None:
         """Accept a request, or raise why not."""
         authority = self._check_host(headers)
-        _check_origin(authority, headers)
+        for origin in headers.getlist("origin"):
+            if not _is_own(origin, authority):
+                raise refusals.OriginForbidden(
+                    f"The origin {origin!r} is not allowed",
+                    hint="Use the station's own page, or a program outside the browser.",
+                )
         if self.is_open and path not in OPEN_PATHS:
             self.check_token(headers, "This station is reachable from other computers and requires its token")
 
     def check_token(self, headers: Headers, because: str) -> None:
-        """Accept a request with the station's token; `because` says why it is required.
-
-        Raises:
-            TokenRequired: The request does not have it.
-        """
+        """Accept a request with the station's token; `because` says why it is required."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         offered = [headers.get("x-moondream-auth", "")]
         if scheme.lower() == "bearer":
             offered.append(bearer.strip())
         if not any(hmac.compare_digest(value.encode(), self.token.encode()) for value in offered):
-            raise TokenRequired(
+            raise refusals.TokenRequired(
                 because,
                 hint="Send 'Authorization: Bearer TOKEN'; station.json in the home has the token.",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -115,8 +104,8 @@ class Access:
     def _check_host(self, headers: Headers) -> str:
         values = headers.getlist("host")
         authority = values[0].lower() if len(values) == 1 else ""
-        if host_of(authority) not in self.hosts:
-            raise HostForbidden(
+        if split_authority(authority)[0] not in self.hosts:
+            raise refusals.HostForbidden(
                 f"The host {', '.join(values) or '(none)'!r} is not allowed",
                 hint="Use localhost, or allow this name: serve --allow-host NAME",
             )
@@ -131,22 +120,8 @@ def _is_own(origin: str, authority: str) -> bool:
     if place == authority:
         return True
     # The station listens on all loopback addresses on one port, so nobody else can have such an origin.
-    names = {host_of(place), host_of(authority)}
-    return names <= LOOPBACK_NAMES and _port_of(place) == _port_of(authority)
-
-
-def _port_of(authority: str) -> str | None:
-    match = _AUTHORITY.fullmatch(authority)
-    return match["port"] if match else None
-
-
-def _check_origin(authority: str, headers: Headers) -> None:
-    for origin in headers.getlist("origin"):
-        if not _is_own(origin, authority):
-            raise OriginForbidden(
-                f"The origin {origin!r} is not allowed",
-                hint="Use the station's own page, or a program outside the browser.",
-            )
+    (name, port), (own_name, own_port) = split_authority(place), split_authority(authority)
+    return {name, own_name} <= LOOPBACK_NAMES and port == own_port
 
 
 class Room:
@@ -191,7 +166,7 @@ class Guard:
         headers = Headers(scope=scope)
         self._access.check(scope["path"], headers)
         if (coding := headers.get("content-encoding", "").strip().lower()) not in {"", "identity"}:
-            raise ContentEncodingUnsupported(
+            raise refusals.ContentEncodingUnsupported(
                 f"Unsupported content encoding {coding!r}",
                 hint="Send the body as it is, without Content-Encoding.",
                 headers={"Accept-Encoding": "identity"},
@@ -202,8 +177,8 @@ class Guard:
         async def take(size_bytes: int) -> None:
             nonlocal taken_bytes
             if size_bytes > self._max_body_bytes:
-                mebibytes = self._max_body_bytes / (1024 * 1024)
-                raise BodyTooLarge(f"The body is larger than {mebibytes:g} MiB", hint="Scale the image down.")
+                text = f"The body is larger than {self._max_body_bytes / (1024 * 1024):g} MiB"
+                raise refusals.BodyTooLarge(text, hint="Scale the image down.")
             if size_bytes > SMALL_BODY_BYTES and not taken_bytes:
                 # One that says no size may become as large as any.
                 await self._room.take(size := announced_bytes or self._max_body_bytes)

@@ -41,13 +41,11 @@ _ABSENT: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROT
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """Listening sockets, all on one port; connections wait in them until the server answers.
-
-    `hosts` are the requested name and the bound addresses.
-    """
+    """Listening sockets, all on one port; connections wait in them until the server answers."""
 
     sockets: tuple[socket.socket, ...]
     hosts: tuple[str, ...]
+    """The requested name and the bound addresses."""
     port: int
 
     @property
@@ -58,7 +56,7 @@ class Listeners:
         return f"http://[{address}]:{self.port}" if ":" in address else f"http://{address}:{self.port}"
 
     def close(self) -> None:
-        """Close the sockets; needed only where `serve` never ran."""
+        """Close the sockets, where `serve` never ran."""
         for listener in self.sockets:
             listener.close()
 
@@ -66,16 +64,9 @@ class Listeners:
 def listen(host: str, port: int, *, explicit: bool) -> Listeners:
     """Listen, so that nobody else can take the port. May ask DNS for the host, so call it in a thread.
 
-    Args:
-        host: A name or an address. `127.0.0.1` and `localhost` mean both, 127.0.0.1 and, where there is one,
-            ::1.
-        port: The first port to try; 0 for any.
-        explicit: Whether to try no other port; else `PORTS_TRIED` are tried.
-
-    Raises:
-        AddressInUse: No port is free.
-        AddressUnusable: The host is not an address of this computer, or the port is not permitted.
-        UsageError: There is no such port.
+    `127.0.0.1` and `localhost` mean both, 127.0.0.1 and, where there is one, ::1. Port 0 is any; unless the
+    port is `explicit`, the next ones are tried too. `AddressInUse`: none is free; `AddressUnusable`: the
+    address is not this computer's, or the port not permitted; `UsageError`: there is no such port.
     """
     if not 0 <= port <= MAX_PORT:
         raise UsageError(f"{port} is not a port; ports go from 0 to {MAX_PORT}")
@@ -98,12 +89,9 @@ async def serve(
     patience: Patience = Patience(),  # noqa: B008  it can't be changed
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests until the station stops, on asyncio; reports started once requests are answered.
+    """Answer requests, on asyncio, until `stopping` is set; sets it when it ends for another reason.
 
-    Leaves signals alone: those are the station's. Ends within a second, also where clients hold event streams
-    open or do not read; cancelling it does the same.
-
-    `app` ends its own streams when `stopping` is set; the server sets it too when it ends for another reason.
+    Leaves signals to the station. Ends within a second, whatever clients do, also when it is cancelled.
     """
     has_ended = anyio.Event()
 
@@ -192,10 +180,8 @@ def _memory_allocator() -> Callable[[], object]:
     glibc takes blocks of megabytes from the system anew each time, until it has seen one go; from then on it
     returns none of those between others: eight bodies of 31 MB left 830 MiB.
     """
-    if sys.platform != "linux":
-        return lambda: None
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "malloc_trim"):  # musl
+    library = ctypes.CDLL(None if sys.platform != "win32" else "msvcrt")
+    if not hasattr(library, "malloc_trim"):  # glibc's own
         return lambda: None
     library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
     library.mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK_BYTES)

@@ -71,21 +71,9 @@ class StationRoutes:
         self._access = access
         self._stopping = stopping
 
-    def health(self, _request: Request) -> Response:
-        """`GET /health`: that the server runs; says nothing of the model."""
-        return json_response(HEALTH)
-
     async def models(self, _request: Request) -> Response:
         """`GET /v1/models`."""
         return json_response(await anyio.to_thread.run_sync(self._station.models))
-
-    def stats(self, _request: Request) -> Response:
-        """`GET /v1/stats`."""
-        return json_response(self._station.stats())
-
-    def status(self, _request: Request) -> Response:
-        """`GET /v1/station`."""
-        return json_response(self._station.status())
 
     async def switch(self, request: Request) -> Response:
         """`POST /v1/station/switch`; `python` names a program to run, so it needs the token."""
