@@ -97,11 +97,11 @@ class StationClient:
         """Request that a model becomes the active one; `python` needs the station's token."""
         options = {"strategy": strategy, "upgrade": upgrade, "python": python and str(python)}
         body = {"model": model, **{name: value for name, value in options.items() if value}}
-        return _accepted(await self._ask("POST", "/v1/station/switch", body))
+        return Accepted(**await self._ask("POST", "/v1/station/switch", body))
 
     async def rollback(self, model: str) -> Accepted:
         """Request that the active model goes back to its previous environment."""
-        return _accepted(await self._ask("POST", "/v1/station/rollback", {"model": model}))
+        return Accepted(**await self._ask("POST", "/v1/station/rollback", {"model": model}))
 
     async def cancel(self) -> str:
         """Request the end of the running activation, and return its id."""
@@ -149,9 +149,8 @@ class _Feed(AsyncIterator[Message]):
 
     async def begin(self) -> None:
         """Connect, and wait for the snapshot if one comes first: from then on nothing is missed."""
-        is_snapshot_due = self._after is None
         await self._connect()
-        if is_snapshot_due:
+        if self._after is None:
             self._first = await anext(self)
 
     async def _connect(self) -> None:
@@ -210,10 +209,6 @@ class _Feed(AsyncIterator[Message]):
             f"The station at {self._address} no longer answers",
             hint="`moondream-station serve` starts it.",
         )
-
-
-def _accepted(answer: Message) -> Accepted:
-    return Accepted(activation=str(answer["activation"]), joined=bool(answer["joined"]))
 
 
 def _unreachable(address: str, error: Exception) -> StationUnreachable:

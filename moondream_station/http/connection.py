@@ -52,9 +52,8 @@ def most_connections() -> int:
     import resource  # noqa: PLC0415  not on Windows
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    return max(4, min(MOST_CONNECTIONS, limit - DESCRIPTORS_KEPT))
+    most = MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else limit - DESCRIPTORS_KEPT
+    return max(4, min(MOST_CONNECTIONS, most))
 
 
 class Parser(h11.Connection):
@@ -128,8 +127,7 @@ class Connection(H11Protocol):
         others = [other for other in others if not other.transport.is_closing()]
         if len(others) < most:
             return
-        waiting = [other for other in others if other.is_waiting]
-        if waiting:
+        if waiting := [other for other in others if other.is_waiting]:
             min(waiting, key=lambda other: other.waiting_since).transport.abort()
         else:
             text = f"{most} clients are connected, as many as descriptors allow"

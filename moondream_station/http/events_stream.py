@@ -14,9 +14,8 @@ from starlette.types import Receive, Scope, Send
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.facts.state import StationState, status
-from moondream_station.http.answers import to_json
+from moondream_station.http.answers import attend, to_json
 from moondream_station.http.api import StationApi
-from moondream_station.http.attendance import attend
 from moondream_station.http.refusals import MethodRefused, StationStopping
 
 COMMENT_SECONDS: Final = 15.0

@@ -15,10 +15,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
-from moondream_station.http.answers import error_response, function_error, json_response, to_json
+from moondream_station.http.answers import attend, error_response, function_error, json_response, to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import FunctionCall, read_call
-from moondream_station.http.attendance import attend
 from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
 from moondream_station.http.refusals import MethodRefused
 
@@ -27,11 +26,7 @@ UNREAD_CHUNKS: Final = 1024
 
 
 def function_name(path: str) -> str:
-    """The function that a path names by its first part (`/v1/chat/completions` is `chat`).
-
-    Raises:
-        UnknownFunction: The path names none.
-    """
+    """The function that a path names by its first part (`/v1/chat/completions` is `chat`)."""
     parts = [part for part in path.split("/") if part]
     if parts[:1] == ["v1"]:
         parts = parts[1:]

@@ -155,10 +155,9 @@ class Room:
 class Guard:
     """Passes on what `Access` allows, and a body of a size that there is room for."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access) -> None:
         self._app = app
         self._access = access
-        self._max_body_bytes = max_body_bytes
         self._room = Room(MAX_BODIES_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,12 +175,12 @@ class Guard:
 
         async def take(size_bytes: int) -> None:
             nonlocal taken_bytes
-            if size_bytes > self._max_body_bytes:
-                text = f"The body is larger than {self._max_body_bytes / (1024 * 1024):g} MiB"
+            if size_bytes > MAX_BODY_BYTES:
+                text = f"The body is larger than {MAX_BODY_BYTES >> 20} MiB"
                 raise refusals.BodyTooLarge(text, hint="Scale the image down.")
             if size_bytes > SMALL_BODY_BYTES and not taken_bytes:
                 # One that says no size may become as large as any.
-                await self._room.take(size := announced_bytes or self._max_body_bytes)
+                await self._room.take(size := announced_bytes or MAX_BODY_BYTES)
                 taken_bytes = size
 
         async def counted() -> Message:

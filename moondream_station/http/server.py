@@ -7,7 +7,7 @@ import errno
 import itertools
 import socket
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +71,9 @@ def listen(host: str, port: int, *, explicit: bool) -> Listeners:
     if not 0 <= port <= MAX_PORT:
         raise UsageError(f"{port} is not a port; ports go from 0 to {MAX_PORT}")
     addresses = _addresses(host)
-    candidates = _candidates(port, explicit=explicit)
+    # A port that is free on IPv4 may be taken on IPv6, so any port is tried as often.
+    last = port if explicit or port == 0 else min(port + PORTS_TRIED - 1, MAX_PORT)
+    candidates = range(port, last + 1) if port else [0] * PORTS_TRIED
     for candidate in candidates:
         if sockets := _listen_on(host, addresses, candidate):
             bound = [str(listener.getsockname()[0]) for listener in sockets]
@@ -199,13 +201,6 @@ def _addresses(host: str) -> list[str]:
             hint="127.0.0.1 serves programs on this computer.",
         ) from error
     return list(dict.fromkeys(str(address[0]) for *_, address in addresses))
-
-
-def _candidates(port: int, *, explicit: bool) -> Sequence[int]:
-    """The ports to try, in order."""
-    if port == 0:
-        return [0] * PORTS_TRIED  # a port that is free on IPv4 may be taken on IPv6
-    return range(port, port + 1 if explicit else min(port + PORTS_TRIED, MAX_PORT + 1))
 
 
 def _listen_on(host: str, addresses: list[str], port: int) -> list[socket.socket]:

@@ -20,10 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.events import ActivationSucceeded
 from moondream_station.core.facts.state import StationState
-from moondream_station.http.answers import json_response
+from moondream_station.http.answers import attend, json_response
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import JSON_TYPE, media_type, read_object
-from moondream_station.http.attendance import attend
 from moondream_station.http.guard import Access
 from moondream_station.http.refusals import ContentTypeUnsupported, MethodRefused, RequestInvalid
 
