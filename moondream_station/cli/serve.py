@@ -133,7 +133,7 @@ async def serve_here(
         announce(info.address)
         closing = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            app = create_app(station, access=access, stopping=closing)
+            app = create_app(station, access=access)
             await tasks.start(partial(answer_requests, app, listeners, stopping=closing))
             tasks.start_soon(_pass_on, closing, stopping)
             if options.model is not None and options.model != station.active_model:

@@ -1,22 +1,17 @@
-"""Answers on the wire: JSON, errors in the shape of their route, and the end of those whose client leaves."""
+"""Answers on the wire: JSON, and errors in the shape of their route."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-import anyio
-from anyio.abc import TaskGroup
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Receive
 
 from moondream_station.core.facts import errors
 from moondream_station.core.facts.errors import StationError
-from moondream_station.core.home.task_groups import as_raised
-from moondream_station.http.refusals import Refusal, StationStopping
+from moondream_station.http.refusals import Refusal
 from moondream_station.http.routes import ROUTES
 
 _STATUS: Final[Mapping[str, int]] = {
@@ -87,44 +82,3 @@ def error_response(path: str, error: StationError) -> Response:
     else:
         shape = function_error(error)
     return json_response(shape, status=status_of(error), headers=headers)
-
-
-async def attend(
-    work: Callable[[TaskGroup], Awaitable[None]],
-    *,
-    receive: Receive,
-    stopping: anyio.Event,
-    patience_seconds: float = 0.0,
-) -> None:
-    """Work for a client until the work ends, the client leaves or the station stops.
-
-    The work may start tasks in the group it is given; they end with it. `receive` is the request's ASGI
-    channel, its body already read, so that only the disconnect is left. When the station stops, the work may
-    continue for `patience_seconds`. Raises `ClientDisconnect` or `StationStopping` where that ended it.
-    """
-    end: Exception | None = None
-
-    async def until_gone() -> None:
-        nonlocal end
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        end = ClientDisconnect()
-        attending.cancel_scope.cancel()
-
-    async def until_stopping() -> None:
-        nonlocal end
-        await stopping.wait()
-        with anyio.move_on_after(patience_seconds):
-            await anyio.sleep_forever()
-        end = StationStopping("The station is stopping")
-        attending.cancel_scope.cancel()
-
-    with as_raised():
-        async with anyio.create_task_group() as attending:
-            attending.start_soon(until_gone)
-            attending.start_soon(until_stopping)
-            await work(attending)
-            end = None
-            attending.cancel_scope.cancel()
-    if end is not None:
-        raise end

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import anyio
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
@@ -24,16 +23,11 @@ from moondream_station.http.station_routes import HEALTH, Handler, Resource, Sta
 _log = Log()
 
 
-def create_app(
-    station: StationApi, *, access: Access, stopping: anyio.Event, comment_seconds: float = COMMENT_SECONDS
-) -> ASGIApp:
-    """The ASGI application of a serving station.
-
-    `stopping` is set when the station is about to stop: it ends event streams and cancels calls.
-    """
-    routes = StationRoutes(station, access=access, stopping=stopping)
-    functions = Functions(station, stopping=stopping)
-    events = EventStream(station, stopping=stopping, comment_seconds=comment_seconds)
+def create_app(station: StationApi, *, access: Access, comment_seconds: float = COMMENT_SECONDS) -> ASGIApp:
+    """The ASGI application of a serving station, for `server.serve` alone."""
+    routes = StationRoutes(station, access=access)
+    functions = Functions(station)
+    events = EventStream(station, comment_seconds=comment_seconds)
 
     async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
         if is_station_path(scope["path"]):

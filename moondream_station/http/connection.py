@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
+import anyio
 import h11
+from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moondream_station.core.facts.errors import StationError
 from moondream_station.http.answers import error_response
-from moondream_station.http.refusals import ConnectionsExhausted, RequestInvalid, RequestTimeout
+from moondream_station.http.refusals import (
+    ConnectionsExhausted,
+    RequestInvalid,
+    RequestTimeout,
+    StationStopping,
+)
 
 BODY_BYTES_PER_SECOND: Final = 64 * 1024
 """What a body must come to on average, but for as long as a client may be silent."""
@@ -111,6 +120,10 @@ class Connection(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn = Parser()
+        self.app_state = {**self.app_state, "connection": self}
+        self.work: anyio.CancelScope | None = None
+        self.is_stopping = False
+        self.patience_seconds = 0.0
         self.waiting_since = self.loop.time()
         self._is_refused = False
         self._silent_seconds = 0.0  # in which nothing due was sent, or nothing written was read
@@ -132,6 +145,18 @@ class Connection(H11Protocol):
         else:
             text = f"{most} clients are connected, as many as descriptors allow"
             self._refuse(ConnectionsExhausted(text, hint="Try again in a second."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody waits any more for what is worked on."""
+        super().connection_lost(exc)
+        if self.work is not None:
+            self.work.cancel()
+
+    def stop(self) -> None:
+        """The station stops: what is worked on has its patience left."""
+        self.is_stopping = True
+        if self.work is not None:
+            self.work.deadline = anyio.current_time() + self.patience_seconds
 
     @property
     def is_waiting(self) -> bool:
@@ -233,3 +258,27 @@ class Connection(H11Protocol):
             self.transport.write_eof()
         self.flow.resume_reading()
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
+
+
+async def attend(work: Callable[[], Awaitable[None]], scope: Scope, *, patience_seconds: float = 0.0) -> None:
+    """Work for a client, once its body is read, until the client leaves or the station stops.
+
+    Then the work may continue for `patience_seconds`. A scope that the connection cancels costs a tenth of a
+    small request less than a task that waits for either.
+
+    Raises:
+        ClientDisconnect: The client has left.
+        StationStopping: The station stops.
+    """
+    connection: Connection = scope["state"]["connection"]
+    connection.flow.resume_reading()  # or nothing would tell that the client leaves
+    with anyio.CancelScope() as connection.work:
+        connection.patience_seconds = patience_seconds
+        if connection.is_stopping:
+            connection.stop()
+        if connection.cycle.disconnected:
+            connection.work.cancel()
+        await work()
+    attending, connection.work = connection.work, None
+    if attending.cancelled_caught:
+        raise StationStopping("The station is stopping") if connection.is_stopping else ClientDisconnect

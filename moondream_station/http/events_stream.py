@@ -7,15 +7,16 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskGroup
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.facts.state import StationState, status
-from moondream_station.http.answers import attend, to_json
+from moondream_station.core.home.task_groups import accompanied
+from moondream_station.http.answers import to_json
 from moondream_station.http.api import StationApi
+from moondream_station.http.connection import attend
 from moondream_station.http.refusals import MethodRefused, StationStopping
 
 COMMENT_SECONDS: Final = 15.0
@@ -43,32 +44,29 @@ def last_event_id(headers: Headers) -> int | None:
 
 
 class EventStream:
-    """Sends the bus's events to clients, each at its own speed, until `stopping`.
+    """Sends the bus's events to clients, each at its own speed, until the station stops.
 
     A client that reads too slowly overflows its own subscription only, and gets a snapshot, as does one
     without `Last-Event-ID` or with one that is no longer in the history.
     """
 
-    def __init__(
-        self, station: StationApi, *, stopping: anyio.Event, comment_seconds: float = COMMENT_SECONDS
-    ) -> None:
+    def __init__(self, station: StationApi, *, comment_seconds: float = COMMENT_SECONDS) -> None:
         self._station = station
-        self._stopping = stopping
         self._comment_seconds = comment_seconds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer one request, until the client leaves or the station stops."""
         if scope["method"] != "GET":
             raise MethodRefused("/v1/station/events takes GET", headers={"Allow": "GET"})
         await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         follow = partial(self._follow, last_event_id(Headers(scope=scope)), send)
+        follow_alive = partial(accompanied, follow, by=partial(self._comment, send))
         with suppress(StationStopping):  # what was published before the station began to stop is still sent
-            await attend(follow, receive=receive, stopping=self._stopping, patience_seconds=FAREWELL_SECONDS)
+            await attend(follow_alive, scope, patience_seconds=FAREWELL_SECONDS)
         with anyio.move_on_after(FAREWELL_SECONDS):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _follow(self, after: int | None, send: Send, tasks: TaskGroup) -> None:
-        tasks.start_soon(self._comment, send)
+    async def _follow(self, after: int | None, send: Send) -> None:
         while True:
             try:
                 async with self._station.subscribe(after=after) as feed:

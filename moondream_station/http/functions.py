@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
-from moondream_station.http.answers import attend, error_response, function_error, json_response, to_json
+from moondream_station.core.home.task_groups import as_raised
+from moondream_station.http.answers import error_response, function_error, json_response, to_json
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import FunctionCall, read_call
+from moondream_station.http.connection import attend
 from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
 from moondream_station.http.refusals import MethodRefused
 
@@ -49,9 +51,8 @@ def measure(tokens: int, seconds: float) -> dict[str, int | float]:
 class Functions:
     """Calls the active backend's functions; a client that leaves and a station that stops cancel the call."""
 
-    def __init__(self, station: StationApi, *, stopping: anyio.Event) -> None:
+    def __init__(self, station: StationApi) -> None:
         self._station = station
-        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or raise why not."""
@@ -67,7 +68,7 @@ class Functions:
         call = await read_call(request, name)
         exchange = _Exchange(self._station, call, scope, receive, send)
         try:
-            await attend(exchange.run, receive=receive, stopping=self._stopping)
+            await attend(exchange.run, scope)
         except StationError as error:
             await exchange.fail(error)
         finally:
@@ -89,23 +90,24 @@ class _Exchange:
     last: bytes = b""
     started: float = field(default_factory=time.monotonic)
 
-    async def run(self, tasks: TaskGroup) -> None:
+    async def run(self) -> None:
         """Call the function and answer."""
-        call, passed_on = self.call, anyio.Event()
-        async with self.station.call(
-            call.function, call.arguments, timeout_seconds=call.timeout_seconds
-        ) as answer:
-            if not isinstance(answer, Mapping):
-                self.is_streaming = True
-                unread, read = anyio.create_memory_object_stream[bytes](UNREAD_CHUNKS)
-                tasks.start_soon(self._pass_on, read, passed_on)
-                with unread:
-                    await self._take(answer, unread)
-        # Outside the call: a client that reads slowly must not hold the backend.
-        if isinstance(answer, Mapping):
-            await self._respond(self._whole(answer))
-        else:
-            await passed_on.wait()
+        call = self.call
+        with as_raised():
+            async with AsyncExitStack() as streaming:
+                async with self.station.call(
+                    call.function, call.arguments, timeout_seconds=call.timeout_seconds
+                ) as answer:
+                    if not isinstance(answer, Mapping):
+                        self.is_streaming = True
+                        tasks = await streaming.enter_async_context(anyio.create_task_group())
+                        unread, read = anyio.create_memory_object_stream[bytes](UNREAD_CHUNKS)
+                        tasks.start_soon(self._pass_on, read)
+                        with unread:
+                            await self._take(answer, unread)
+                # Outside the call: a client that reads slowly must not hold the backend.
+                if isinstance(answer, Mapping):
+                    await self._respond(self._whole(answer))
 
     async def fail(self, error: StationError) -> None:
         """Answer with an error, or end the stream with it; nothing where the answer was complete."""
@@ -148,14 +150,13 @@ class _Exchange:
             last = [function_error(error)]
         self.last = b"".join(map(_event, last))
 
-    async def _pass_on(self, read: MemoryObjectReceiveStream[bytes], passed_on: anyio.Event) -> None:
+    async def _pass_on(self, read: MemoryObjectReceiveStream[bytes]) -> None:
         """Send the stream to the client at its own pace."""
         await self.send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         with read:
             async for event in read:
                 await self._send_body(event, more=True)
         await self._send_body(self.last, more=False)
-        passed_on.set()
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
         self.is_answered = not more

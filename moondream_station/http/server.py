@@ -102,9 +102,11 @@ async def serve(
             await stopping.wait()
         finally:
             stopping.set()
+            for connection in server.connections:
+                connection.stop()
             with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
                 await has_ended.wait()
-            for connection in list(server.server_state.connections):
+            for connection in server.connections:
                 connection.transport.abort()
 
     def on_started() -> None:
@@ -148,6 +150,11 @@ class _Server(uvicorn.Server):
         self._patience = patience
         self._on_started = on_started
 
+    @property
+    def connections(self) -> list[Connection]:
+        """The connections there are."""
+        return [known for known in self.server_state.connections if isinstance(known, Connection)]
+
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Leave the signals to the station."""
@@ -171,9 +178,8 @@ class _Server(uvicorn.Server):
                 give_back()
             with anyio.move_on_after(self._patience.looks):
                 await self._stopping.wait()
-            for connection in tuple(self.server_state.connections):
-                if isinstance(connection, Connection):
-                    connection.look_after(self._patience)
+            for connection in self.connections:
+                connection.look_after(self._patience)
 
 
 def _memory_allocator() -> Callable[[], object]:

@@ -13,16 +13,16 @@ from typing import Any, Final, Literal
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskGroup
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.events import ActivationSucceeded
 from moondream_station.core.facts.state import StationState
-from moondream_station.http.answers import attend, json_response
+from moondream_station.http.answers import json_response
 from moondream_station.http.api import StationApi
 from moondream_station.http.arguments import JSON_TYPE, media_type, read_object
+from moondream_station.http.connection import attend
 from moondream_station.http.guard import Access
 from moondream_station.http.refusals import ContentTypeUnsupported, MethodRefused, RequestInvalid
 
@@ -65,10 +65,9 @@ class Resource:
 class StationRoutes:
     """The handlers of the station's own routes."""
 
-    def __init__(self, station: StationApi, *, access: Access, stopping: anyio.Event) -> None:
+    def __init__(self, station: StationApi, *, access: Access) -> None:
         self._station = station
         self._access = access
-        self._stopping = stopping
 
     async def models(self, _request: Request) -> Response:
         """`GET /v1/models`."""
@@ -109,12 +108,12 @@ class StationRoutes:
         """`GET /v1/station/doctor`; a client that leaves cancels the examination."""
         report: Mapping[str, Any] = {}
 
-        async def examine(_: TaskGroup) -> None:
+        async def examine() -> None:
             nonlocal report
             report = await self._station.doctor()
 
         await request.body()
-        await attend(examine, receive=request.receive, stopping=self._stopping)
+        await attend(examine, request.scope)
         return json_response(report)
 
 

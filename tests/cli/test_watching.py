@@ -114,7 +114,7 @@ async def _served(home: Home, station: FakeStation) -> AsyncIterator[None]:
         stack.enter_context(serve_lock(home))
         record = announce_station(home, address=listeners.url, instance="i1", version="0.2.0")
         access = Access.of(bound=listeners.hosts, allowed=(), token=record.token)
-        app = create_app(station, access=access, stopping=stopping)
+        app = create_app(station, access=access)
         async with anyio.create_task_group() as tasks:
             await tasks.start(partial(serve, app, listeners, stopping=stopping))
             yield

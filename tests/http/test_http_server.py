@@ -186,7 +186,7 @@ async def running(station: FakeStation) -> AsyncIterator[Running]:
     listeners = listen("127.0.0.1", 0, explicit=True)
     server = Running(listeners)
     access = Access.of(bound=listeners.hosts, token=TOKEN)
-    app = create_app(station, access=access, stopping=server.stopping)
+    app = create_app(station, access=access)
 
     async def run() -> None:
         with server.scope:
@@ -224,7 +224,7 @@ async def test_connections_wait_until_the_server_answers() -> None:
             await line.send("GET /health HTTP/1.1\nHost: localhost\n\n")
             stopping = anyio.Event()
             access = Access.of(bound=listeners.hosts, token=TOKEN)
-            app = create_app(FakeStation(), access=access, stopping=stopping)
+            app = create_app(FakeStation(), access=access)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(partial(serve, app, listeners, stopping=stopping))
                 assert (await line.read_reply()).status == 200

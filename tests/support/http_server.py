@@ -117,7 +117,6 @@ async def serving(
     app = create_app(
         station,
         access=Access.of(bound=hosts, allowed=allowed, token=TOKEN),
-        stopping=served.stopping,
         comment_seconds=comment_seconds,
     )
     with anyio.fail_after(PATIENCE_SECONDS):
