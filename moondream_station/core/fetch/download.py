@@ -59,29 +59,30 @@ async def fetch(
             file.filename: await anyio.to_thread.run_sync(find_finished, home, file) for file in lock.files
         }
         received = {file.filename: _received(home, file, finished[file.filename]) for file in lock.files}
-        await anyio.to_thread.run_sync(_check_space, home, lock, received, unpacked_factor)
+        sizes = {file.filename: file.size_bytes or 0 for file in lock.files}
+        missing_bytes = sum(max(0, size - received[name]) for name, size in sizes.items())
+        unpacked_bytes = int(sum(sizes.values()) * unpacked_factor)
+        needs = Need(home.downloads, missing_bytes), Need(home.environments, unpacked_bytes)
+        await anyio.to_thread.run_sync(check_space, needs)
         ledger.open((file.filename, file.size_bytes, received[file.filename]) for file in lock.files)
         for file in lock.files:
             ledger.report(file.filename)
         present = {name: path for name, path in finished.items() if path is not None}
         missing = [file for file in lock.files if file.filename not in present]
-        readers.expect(present, _arrivals(missing, home))
+        # What can be handed out while it arrives: every file whose size is known.
+        arriving = {
+            file.filename: Arrival(
+                file.size_bytes, home.downloads / file.partial_name, home.downloads / file.stored_name
+            )
+            for file in missing
+            if file.size_bytes is not None
+        }
+        readers.expect(present, arriving)
         came = await _fetch_all(missing, home, client, ledger, patience, readers)
         fetched = {name: path for name, (path, _) in came.items()}
         if arrivals is None:
             await anyio.to_thread.run_sync(settle, list(fetched.values()), abandon_on_cancel=True)
     return {**present, **fetched}
-
-
-def _arrivals(files: Iterable[LockedFile], home: Home) -> Mapping[str, Arrival]:
-    """What can be handed out while it arrives: every file whose size is known."""
-    return {
-        file.filename: Arrival(
-            file.size_bytes, home.downloads / file.partial_name, home.downloads / file.stored_name
-        )
-        for file in files
-        if file.size_bytes is not None
-    }
 
 
 async def fetch_unhashed(
@@ -143,13 +144,6 @@ def _received(home: Home, file: RemoteFile, finished: Path | None) -> int:
     except FileNotFoundError:
         return 0
     return size if file.size_bytes is None else min(size, file.size_bytes)
-
-
-def _check_space(home: Home, lock: Lock, received: Mapping[str, int], unpacked_factor: float) -> None:
-    sizes = {file.filename: file.size_bytes or 0 for file in lock.files}
-    missing = sum(max(0, size - received[name]) for name, size in sizes.items())
-    unpacked = int(sum(sizes.values()) * unpacked_factor)
-    check_space([Need(home.downloads, missing), Need(home.environments, unpacked)])
 
 
 async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:

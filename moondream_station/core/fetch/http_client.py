@@ -76,6 +76,8 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
 
 def _routes(config: PackagingConfig) -> dict[str, _Route]:
     """How each URL is reached, by the library's own patterns; the most specific one counts."""
+    import httpx2  # noqa: PLC0415  as above
+
     everywhere = {"*"} & set(config.no_proxy)
     proxies: Mapping[str, str] = {} if everywhere else config.proxies
     routes: dict[str, _Route] = {"all://": (None, True)}
@@ -83,8 +85,16 @@ def _routes(config: PackagingConfig) -> dict[str, _Route]:
     if proxies:
         patterns = map(_pattern, config.no_proxy)
         routes |= {pattern: (None, True) for pattern in patterns if pattern is not None}
-    for trusted in config.trusted_hosts:
-        url = _trusted_url(trusted)
+    for host in config.trusted_hosts:  # pip takes IPv6 addresses without brackets too
+        try:
+            url = httpx2.URL(
+                f"https://[{host}]" if host.count(":") > 1 > host.count("[") else f"https://{host}"
+            )
+        except httpx2.InvalidURL as error:
+            raise SettingsInvalid(
+                f"The trusted host {redact_text(host)!r} is not valid: {error}",
+                hint="Write it as HOST or HOST:PORT, in pip's `trusted-host` or UV_INSECURE_HOST.",
+            ) from error
         is_direct = any(_excepts(entry, url.host) for entry in config.no_proxy)
         routes[str(url)] = (None if is_direct else proxies.get("https"), False)
     return routes
@@ -132,21 +142,6 @@ def _excepts(entry: str, host: str) -> bool:
 
 def _bare(entry: str) -> str:
     return (entry.partition("://")[2] or entry).rstrip("/")
-
-
-def _trusted_url(host: str) -> httpx2.URL:
-    """The URL of a host whose certificate is not checked; pip takes IPv6 addresses without brackets too."""
-    import httpx2  # noqa: PLC0415  as above
-
-    try:
-        return httpx2.URL(
-            f"https://[{host}]" if host.count(":") > 1 and "[" not in host else f"https://{host}"
-        )
-    except httpx2.InvalidURL as error:
-        raise SettingsInvalid(
-            f"The trusted host {redact_text(host)!r} is not valid: {error}",
-            hint="Write it as HOST or HOST:PORT, in pip's `trusted-host` or UV_INSECURE_HOST.",
-        ) from error
 
 
 def _tls_context(config: PackagingConfig, *, check: bool = True) -> ssl.SSLContext:

@@ -99,12 +99,20 @@ async def _open_http(
 
     is_answered = False
     url_sha256 = hashlib.sha256(url.encode()).hexdigest()
+    # Without a validator nobody can say whether the file is still the same: the hash at the end decides.
+    before = Validator(url_sha256=url_sha256)
+    if part.validator is not None and part.validator.url_sha256 == url_sha256:
+        before = part.validator
+    headers = {"Accept-Encoding": "identity", "Accept": "*/*"}
+    if part.size:
+        headers["Range"] = f"bytes={part.size}-"
+        headers |= {"If-Range": before.if_range} if before.if_range else {}
     try:
-        request = client.build_request("GET", url, headers=_headers(part, url_sha256), timeout=None)
+        request = client.build_request("GET", url, headers=headers, timeout=None)
         response = await client.send(request, stream=True, follow_redirects=True)
         is_answered = True
         try:
-            yield await _read_answer(response, part, size_bytes, url_sha256)
+            yield await _read_answer(response, part, size_bytes, before)
         finally:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await response.aclose()
@@ -112,32 +120,28 @@ async def _open_http(
         raise failure_of(error, is_answered=is_answered) from error
 
 
-def _headers(part: PartialFile, url_sha256: str) -> dict[str, str]:
-    headers = {"Accept-Encoding": "identity", "Accept": "*/*"}
-    if part.size:
-        headers["Range"] = f"bytes={part.size}-"
-        if part.validator is not None and part.validator.url_sha256 == url_sha256 and part.validator.if_range:
-            headers["If-Range"] = part.validator.if_range
-    return headers
-
-
 async def _read_answer(
-    response: httpx2.Response, part: PartialFile, size_bytes: int | None, url_sha256: str
+    response: httpx2.Response, part: PartialFile, size_bytes: int | None, before: Validator
 ) -> Source:
     answer = head_of(response)
-    validator = _validator_of(answer, url_sha256)
+    etag, last_modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified")
+    now = replace(before, etag=None if etag.startswith("W/") else etag or None, last_modified=last_modified)
+    is_another = before.if_range and now.if_range and before.if_range != now.if_range
     known_bytes = 0
     if answer.status == HTTPStatus.PARTIAL_CONTENT:
         start, total = _content_range(answer)
         if start != part.size:
             raise AttemptFailed("the server sent another part than it was asked for")
-        if _is_another(validator, part.validator):
+        if is_another:
             raise FileChanged  # it does not heed `If-Range`
-        validator = _completed(validator, part.validator)
+        # With a part a server need not repeat what it said before.
+        now = replace(
+            now, etag=now.etag or before.etag, last_modified=now.last_modified or before.last_modified
+        )
     elif answer.status == HTTPStatus.OK:
         total = answer.announced_bytes
         known_bytes = part.size
-        if part.size and _is_another(validator, part.validator):
+        if part.size and is_another:
             raise FileChanged
     elif answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.size:
         if answer.headers.get("Content-Range", "").strip() != f"bytes */{part.size}":
@@ -146,36 +150,13 @@ async def _read_answer(
     else:
         raise refusal(answer)
     _check_total(total, size_bytes)
-    await anyio.to_thread.run_sync(part.note, validator)
+    await anyio.to_thread.run_sync(part.note, now)
     return Source(pieces=response.aiter_raw(), total_bytes=total, known_bytes=known_bytes)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
     for piece in tuple[bytes, ...]():
         yield piece
-
-
-def _is_another(now: Validator, before: Validator | None) -> bool:
-    """Whether the server says that its file is another one than that of which a part is here.
-
-    Without a validator nobody can say. Then the part is kept: the hash at the end decides.
-    """
-    if before is None or before.url_sha256 != now.url_sha256 or before.if_range is None:
-        return False
-    return now.if_range is not None and before.if_range != now.if_range
-
-
-def _completed(now: Validator, before: Validator | None) -> Validator:
-    """The validators after a part was sent, with which a server need not repeat what it said before."""
-    if before is None or before.url_sha256 != now.url_sha256:
-        return now
-    return replace(now, etag=now.etag or before.etag, last_modified=now.last_modified or before.last_modified)
-
-
-def _validator_of(answer: Answer, url_sha256: str) -> Validator:
-    etag = answer.headers.get("ETag", "")
-    strong = etag if etag and not etag.startswith("W/") else None
-    return Validator(url_sha256=url_sha256, etag=strong, last_modified=answer.headers.get("Last-Modified"))
 
 
 def _content_range(answer: Answer) -> tuple[int, int | None]:

@@ -145,9 +145,9 @@ async def ask(
                     method, url, headers=headers, timeout=timeout, follow_redirects=True
                 ) as response:
                     answer = head_of(response)
-                    if not is_passing(answer.status):
-                        return replace(answer, content=await _read(response, scope))
                     failure = refusal(answer)
+                    if failure.is_final:
+                        return replace(answer, content=await _read(response, scope))
             except (httpx2.RequestError, httpx2.InvalidURL) as error:
                 failure = failure_of(error, is_answered=False)
             fruitless += 1
@@ -179,16 +179,11 @@ def head_of(response: httpx2.Response) -> Answer:
     )
 
 
-def is_passing(status: int) -> bool:
-    """Whether an answer of this status may be another one soon."""
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING
-
-
 def refusal(answer: Answer) -> AttemptFailed:
     """What a status that is no success says."""
     status = answer.status
     reason = _REASONS.get(status) or f"it answers {status} {answer.reason}".rstrip()
-    if is_passing(status):
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:  # another one soon, perhaps
         return AttemptFailed(reason, retry_after_seconds=_retry_after(answer.headers))
     return AttemptFailed(reason, is_final=True, hint=_HINTS.get(status))
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from moondream_station.core.facts.redact import without_credentials
-from moondream_station.core.fetch.retry import MAX_PAGE_BYTES, Answer
+from moondream_station.core.fetch.retry import MAX_PAGE_BYTES
 from moondream_station.core.home.storage import open_file
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -55,12 +55,6 @@ def parse_listing(content: bytes, *, content_type: str, url: str) -> tuple[Liste
     page.feed(content.decode(errors="replace"))
     page.close()
     return tuple(page.files)
-
-
-def listed_in(answer: Answer) -> tuple[ListedFile, ...]:
-    """The files that a server's page lists."""
-    content_type = answer.headers.get("Content-Type", "")
-    return parse_listing(answer.content, content_type=content_type, url=answer.url)
 
 
 def read_local(path: Path, *, flat: bool) -> tuple[ListedFile, ...]:

@@ -82,7 +82,9 @@ async def collect_offers(
 
     async with anyio.create_task_group() as tasks:
         if config.no_index and torch_index.rstrip("/") == catalog.index.rstrip("/"):
-            by_place[0] = [], [_switched_off(torch_index)]
+            detail, shown = "not asked, because no-index is set", redact_url(torch_index)
+            report = SourceReport(source="index", url_redacted=shown, outcome="absent", detail=detail)
+            by_place[0] = [], [report]
         else:
             tasks.start_soon(index.collect)
         places: list[tuple[str, Source, str]] = [(url, "find-links", url) for url in config.find_links]
@@ -101,11 +103,6 @@ async def collect_offers(
         kept.setdefault((offer.source, offer.index_url, offer.filename), offer)
     tried = tuple(report for _, reports in ordered for report in reports)
     return CollectedOffers(offers=tuple(kept.values()), tried=tried)
-
-
-def _switched_off(torch_index: str) -> SourceReport:
-    detail = "not asked, because no-index is set"
-    return SourceReport(source="index", url_redacted=redact_url(torch_index), outcome="absent", detail=detail)
 
 
 class _TorchIndexPages:

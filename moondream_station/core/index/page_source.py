@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import anyio.to_thread
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.facts.selection import Source
 from moondream_station.core.fetch.retry import AttemptFailed, Patience, ask, refusal
-from moondream_station.core.index.listing import ACCEPT, ListedFile, ListingInvalid, listed_in, read_local
+from moondream_station.core.index.listing import ACCEPT, ListedFile, ListingInvalid, parse_listing, read_local
 from moondream_station.core.index.listing_cache import CachedListing, ListingCache
 from moondream_station.core.packaging.file_urls import local_path
 
@@ -34,12 +35,8 @@ _ONCE = Patience(connect_seconds=3.0, attempts=1)
 class SourceReport:
     """What became of one place that wheels were looked for in.
 
-    Args:
-        source: What kind of place it is.
-        url_redacted: Where, as it may be shown.
-        outcome: "ok" it listed something; "absent" it has no such page or no wheel; "failed" nobody knows.
-        detail: The same in words that follow a colon ("12 wheels", "the connection is refused").
-        age_seconds: How old the listing is, 0 for one fetched now, None where there is none.
+    It listed something ("ok"), has no such page or no wheel ("absent"), or nobody knows ("failed"). `detail`
+    says the same in words that follow a colon. The age is 0 for a listing fetched now, None without one.
     """
 
     source: Source
@@ -132,7 +129,9 @@ class PageSource:
         if answer.status == HTTPStatus.NOT_MODIFIED and known is not None:
             files, etag = known.files, known.etag
         elif answer.status == HTTPStatus.OK:
-            files = await anyio.to_thread.run_sync(listed_in, answer, abandon_on_cancel=True)
+            content_type = answer.headers.get("Content-Type", "")
+            parse = partial(parse_listing, answer.content, content_type=content_type, url=answer.url)
+            files = await anyio.to_thread.run_sync(parse, abandon_on_cancel=True)
             etag = answer.headers.get("ETag")
         else:
             raise refusal(answer)

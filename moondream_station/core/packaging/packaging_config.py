@@ -49,10 +49,8 @@ class PackagingConfig:
     Args:
         extra_index_urls: Further indexes that count as much as the first; uv's before pip's.
         find_links: Pages and folders of files, as `https:`, `http:` or `file:` URLs; folders exist.
-        no_index: Whether find-links alone count.
         index_strategy: uv's name for how indexes are combined, None for its default.
         cert: Certificates to trust instead of the system's: a PEM file or a folder of them.
-        client_cert: A PEM file with this client's own certificate and key.
         proxies: Proxy URL by scheme, "http" and "https".
         timeout_seconds: How long a silent server is waited for.
         trusted_hosts: Hosts ("name" or "name:port") whose certificates are not checked.
@@ -142,6 +140,8 @@ def _load(
         text: local_path(text) if "://" in text else absolute(text, cwd, home)
         for text in pip.get("constraint", "").split()
     }
+    names = (".netrc", "_netrc") if platform == "win32" else (".netrc",)
+    netrcs = [Path(environ["NETRC"])] if environ.get("NETRC") else [home / name for name in names]
     cert = _certificates(environ, pip, cwd, home, notes)
     notes += [
         f"The constraints at {redact_url(text)} are ignored: only files are supported."
@@ -164,7 +164,7 @@ def _load(
         retries=None if retries is None else int(retries),
         trusted_hosts=tuple(dict.fromkeys(listed("trusted-host", lambda uv: uv.insecure_hosts))),
         constraints=tuple(path for path in constraints.values() if path is not None),
-        netrc=_netrc_file(environ, home, platform),
+        netrc=next(filter(Path.is_file, netrcs), None),
         notes=tuple(notes),
     )
 
@@ -217,15 +217,6 @@ def _system_proxies() -> dict[str, str]:
 def _first(*values: str | None) -> str | None:
     """The first that says something."""
     return next((value for value in values if value), None)
-
-
-def _netrc_file(environ: Mapping[str, str], home: Path, platform: str) -> Path | None:
-    """The file of credentials by host, None where there is none."""
-    named = environ.get("NETRC")
-    places = [Path(named)] if named else [home / ".netrc"]
-    if platform == "win32" and not named:
-        places.append(home / "_netrc")
-    return next((path for path in places if path.is_file()), None)
 
 
 def _flag(pip: Mapping[str, str], option: str) -> bool:

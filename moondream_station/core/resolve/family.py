@@ -25,12 +25,7 @@ from moondream_station.core.home.task_groups import together
 from moondream_station.core.index.listing import ListedFile
 from moondream_station.core.index.page_source import Page, PageSource
 from moondream_station.core.packaging.packaging_config import PYPI_URL
-from moondream_station.core.resolve.lock_project import (
-    TORCH_INDEX,
-    TORCH_WHEEL,
-    TRITON_NAMES,
-    FamilyIndex,
-)
+from moondream_station.core.resolve.lock_project import TORCH_INDEX, TORCH_WHEEL, TRITON_NAMES
 
 
 async def readable_page(url: str, source: Source, pages: PageSource) -> Page:
@@ -159,14 +154,10 @@ class Family:
         return {**on_index, **dict.fromkeys(self._on_disk, TORCH_WHEEL)}
 
     @property
-    def indexes(self) -> tuple[FamilyIndex, ...]:
-        """The indexes that `sources` names."""
-        indexes = []
-        if self._url is not None:
-            indexes.append(FamilyIndex(name=TORCH_INDEX, url=self._url, flat=self._is_flat))
-        if self._on_disk:
-            indexes.append(FamilyIndex(name=TORCH_WHEEL, url=str(self._wheels), flat=True))
-        return tuple(indexes)
+    def indexes(self) -> list[tuple[str, str, bool]]:
+        """The indexes that `sources` names: each with its URL, and whether it has files instead of pages."""
+        on_index = [(TORCH_INDEX, self._url, self._is_flat)] if self._url is not None else []
+        return on_index + ([(TORCH_WHEEL, str(self._wheels), True)] if self._on_disk else [])
 
     def credentials(self, *bases: str) -> dict[str, str]:
         """The variables that tell uv the credentials of the family's index, where its base URL holds them."""

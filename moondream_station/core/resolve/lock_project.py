@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.pylock import toml_string, toml_strings
@@ -32,29 +31,19 @@ TRITON_NAMES = (
 """What torch itself requires from its own index, by build and release; each index has one or two of them."""
 
 
-class FamilyIndex(NamedTuple):
-    """An explicit index: it answers for the names that a source gives to it, and for no other.
-
-    `url` may be a folder's path; `flat` is a page or folder of files, as find-links are.
-    """
-
-    name: str
-    url: str
-    flat: bool
-
-
 def project_toml(
     interpreter: Interpreter,
     *,
     dependencies: Iterable[str],
-    family: Iterable[str] = (),
-    sources: Mapping[str, str] | None = None,
-    indexes: Iterable[FamilyIndex] = (),
-    constraints: Sequence[str] = (),
+    family: Iterable[str],
+    sources: Mapping[str, str],
+    indexes: Iterable[tuple[str, str, bool]],
+    constraints: Sequence[str],
 ) -> str:
     """The project as `pyproject.toml`, for one interpreter.
 
-    `family` is what goes into the group, torch's own pin first; `sources` the index that answers for a name.
+    `family` is what goes into the group, torch's own pin first; `sources` the explicit index that answers for
+    a name; `indexes` those, as name, URL or folder, and whether that is a page or folder of files.
     """
     markers = interpreter.markers
     platform = " and ".join(f"{name} == '{markers[name]}'" for name in ("sys_platform", "platform_machine"))
@@ -76,19 +65,18 @@ def project_toml(
         lines.append(f"constraint-dependencies = {toml_strings(constraints)}")
     # A workspace in a parent folder would otherwise take the project over.
     lines += ["[tool.uv.workspace]", "members = []", "[tool.uv.sources]"]
-    lines += [f"{name} = {{ index = {toml_string(index)} }}" for name, index in (sources or {}).items()]
-    for index in indexes:
-        lines += ["[[tool.uv.index]]", f"name = {toml_string(index.name)}", f"url = {toml_string(index.url)}"]
-        lines += ['format = "flat"'] if index.flat else []
-        lines.append("explicit = true")
+    lines += [f"{name} = {{ index = {toml_string(index)} }}" for name, index in sources.items()]
+    for name, url, is_flat in indexes:
+        lines += ["[[tool.uv.index]]", f"name = {toml_string(name)}", f"url = {toml_string(url)}"]
+        lines += ["explicit = true", *(['format = "flat"'] if is_flat else [])]
     return "\n".join([*lines, ""])
 
 
-def required_by(uv_lock: str, name: str) -> tuple[str, ...]:
+def required_by(uv_lock: str, name: str) -> list[str]:
     """The packages that ask for a package, as uv's own lock of the project tells; the project is left out."""
-    requirers = []
-    for package in tomllib.loads(uv_lock).get("package", ()):
-        asked = {dependency["name"] for dependency in package.get("dependencies", ())}
-        if name in asked and package["name"] != PROJECT:
-            requirers.append(package["name"])
-    return tuple(sorted(requirers))
+    return sorted(
+        package["name"]
+        for package in tomllib.loads(uv_lock).get("package", ())
+        if package["name"] != PROJECT
+        and any(dependency["name"] == name for dependency in package.get("dependencies", ()))
+    )

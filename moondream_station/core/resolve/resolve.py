@@ -37,8 +37,7 @@ from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.lock_project import project_toml, required_by
 from moondream_station.core.resolve.pylock import read_pylock
 from moondream_station.core.resolve.uv_failures import is_conflict, lock_failure, wheel_to_fetch
-from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
-from moondream_station.core.resolve.uv_watch import LOG_VARIABLES, watched
+from moondream_station.core.resolve.uv_program import LOG_VARIABLES, Uv, find_uv, output_of, watched
 
 if TYPE_CHECKING:
     import httpx2
@@ -219,10 +218,6 @@ class _Resolver:
             for index in indexes:
                 await readable_page(f"{index.rstrip('/')}/{name}/", "index", pages)
 
-    async def required_by(self, name: str) -> tuple[str, ...]:
-        """The packages that ask for a package."""
-        return required_by(await anyio.Path(self.folder / "uv.lock").read_text(encoding="utf-8"), name)
-
     def _begin(self, project: str) -> None:
         for name in ("uv.lock", "pylock.toml"):
             (self.folder / name).unlink(missing_ok=True)
@@ -249,7 +244,8 @@ def _failed(failure: str, resolver: _Resolver, family: Family) -> StationError:
 
 async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -> ResolutionConflict:
     """A package of the family that would come from elsewhere: who asks for it, and what both sides say."""
-    asking = ", ".join(await resolver.required_by(stranger.name)) or "the backend"
+    uv_lock = await anyio.Path(resolver.folder / "uv.lock").read_text(encoding="utf-8")
+    asking = ", ".join(required_by(uv_lock, stranger.name)) or "the backend"
     where = f" from {redact_url(stranger.index)}" if stranger.index else ""
     return ResolutionConflict(
         f"{asking} asks for {stranger.name}, which would be {stranger.version}{where}; "

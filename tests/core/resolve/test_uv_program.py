@@ -14,8 +14,7 @@ from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.processes.run import CompletedProcess
-from moondream_station.core.resolve.uv_program import find_uv
-from moondream_station.core.resolve.uv_watch import LOG_VARIABLES, watched
+from moondream_station.core.resolve.uv_program import LOG_VARIABLES, find_uv, watched
 from support.environments import HASTY, loopback_config
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
