@@ -86,10 +86,9 @@ def _routes(config: PackagingConfig) -> dict[str, _Route]:
         patterns = map(_pattern, config.no_proxy)
         routes |= {pattern: (None, True) for pattern in patterns if pattern is not None}
     for host in config.trusted_hosts:  # pip takes IPv6 addresses without brackets too
+        is_bare = host.count(":") > 1 and "[" not in host
         try:
-            url = httpx2.URL(
-                f"https://[{host}]" if host.count(":") > 1 > host.count("[") else f"https://{host}"
-            )
+            url = httpx2.URL(f"https://[{host}]" if is_bare else f"https://{host}")
         except httpx2.InvalidURL as error:
             raise SettingsInvalid(
                 f"The trusted host {redact_text(host)!r} is not valid: {error}",

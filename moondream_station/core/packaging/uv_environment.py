@@ -13,7 +13,6 @@ _PYTORCH_PATH = re.compile(
     r"/whl(/(nightly|test|lts))*(/(cpu|cu\d+|rocm[\d.]+|xpu|variant)(_pypi_pkg|_full|_cxx11_abi)?)?$"
 )
 
-_ATTEMPTS = 3
 _SILENCE_SECONDS = 48
 """Less than a minute: uv pauses between attempts, and offers may have been asked for there before."""
 
@@ -61,7 +60,7 @@ def _patience(config: PackagingConfig) -> dict[str, str]:
 
     By itself it asks four times for half a minute each (measured: 126 seconds for an index that hangs).
     """
-    attempts = _ATTEMPTS if config.retries is None else config.retries + 1
+    attempts = 3 if config.retries is None else config.retries + 1
     seconds = config.timeout_seconds or min(30, max(10, _SILENCE_SECONDS // attempts))
     attempts = min(attempts, int(max(_SILENCE_SECONDS, seconds) // seconds))
     patience = {"UV_HTTP_TIMEOUT": str(max(1, round(seconds))), "UV_HTTP_RETRIES": str(attempts - 1)}
