@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from moondream_station.core.backends.manifest_loader import read_built_in
+from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from support.commands import Served, events_of, run_json, serving, started, switch
@@ -26,7 +27,7 @@ from support.index_traffic import Fault
 from support.model_hub import COMMIT, ModelHub
 from support.real_torch import small_torch
 from support.stations import processes_naming
-from support.tiny_model import write_tiny_model
+from support.tiny_model import write_tiny_model, write_tokenizer
 
 pytestmark = pytest.mark.torch
 
@@ -66,6 +67,8 @@ class ModelPremises:
         for name, args in {
             "tiny": {"model_id": str(self.tiny)},
             "hub-tiny": {"model_id": "me/tiny", "revision": COMMIT},
+            "newest": {"model_id": "me/newest"},
+            "single": {"model_id": str(self.tiny), "dtype": "float32"},
         }.items():
             entry = {"name": name, "description": f"The model {name}.", "backend": "transformers"}
             manifest["models"][name] = {**entry, "args": args}
@@ -81,6 +84,7 @@ def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPremises
         premises = ModelPremises(tmp_path_factory.mktemp("models"), hub)
         write_tiny_model(premises.tiny)
         hub.repositories["me/tiny"] = premises.tiny
+        hub.repositories["me/tokenizer"] = write_tokenizer(premises.folder / "models" / "tokenizer")
         premises.write_manifest()
         check_succeeded(switch(premises, "selftest"))
         yield premises
@@ -115,7 +119,7 @@ def switched_while_held(premises: ModelPremises, disturb: Callable[[int], object
         gate.unlink()
 
 
-def refused(station: Served, path: str, body: object, status: int = 500) -> dict[str, Any]:
+def refused(station: Served, path: str, body: object, status: int) -> dict[str, Any]:
     """What a path answers that refuses a body with this status."""
     with pytest.raises(urllib.error.HTTPError) as caught:
         station.post(path, body)
@@ -187,24 +191,59 @@ def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, A
         ("caption", {"image_url": "https://example.org/a.png"}, "nothing is fetched"),
         ("caption", {"image_url": "data:image/png;base64,AAAA"}, "does not recognise the image"),
         ("caption", {"image_url": "AAA"}, "base64 is damaged"),
-        ("caption", {"image_url": IMAGE, "length": "epic"}, "does not support caption length"),
+        ("caption", {"image_url": IMAGE, "length": "epic"}, "length must be one of short, normal"),
+        ("caption", {"image_url": IMAGE, "settings": {"temperature": -1}}, "settings.temperature must be"),
+        ("caption", {"image_url": IMAGE, "settings": {"max_tokens": "x"}}, "settings.max_tokens must be"),
+        ("caption", {"image_url": IMAGE, "settings": {"variant": "a"}}, "settings.variant is not supported"),
+        ("caption", {"image_url": IMAGE, "model": "moondream3/tune@5"}, "model names a fine-tune"),
         ("query", {"image_url": IMAGE}, "question is missing"),
+        ("query", {"image_url": IMAGE, "question": "why " * 60}, "question is too long"),
+        ("query", {"question": "why", "spatial_refs": [[0.1, 0.1]]}, "only be used with an image"),
+        (
+            "query",
+            {"image_url": IMAGE, "question": "why", "spatial_refs": [[2, 0]]},
+            "spatial_refs must have",
+        ),
         ("detect", {"image_url": IMAGE}, "object is missing"),
         (
             "point",
             {"image_url": IMAGE, "object": "red", "spatial_refs": [[0.1, 0.1]]},
-            "does not accept spatial_refs",
+            "spatial_refs is not known to this model's point",
         ),
     ],
 )
 def test_what_can_not_be_answered_says_why(
     station: Served, switched: list[dict[str, Any]], function: str, body: dict[str, Any], words: str
 ) -> None:
-    """Each with a sentence: 400 for the caller's mistake, 500 for what the model's own code refuses."""
-    status = 500 if "length" in body else 400
-    answer = refused(station, f"/v1/{function}", body, status)
-    assert answer["status"] == ("error" if status == 500 else "rejected")
+    """Each with a sentence that names the argument, before the model runs."""
+    answer = refused(station, f"/v1/{function}", body, 400)
+    assert (answer["status"], answer["code"]) == ("rejected", "argument-invalid")
     assert words in answer["error"]
+
+
+def test_an_answer_ends_where_the_context_does(station: Served, switched: list[dict[str, Any]]) -> None:
+    """60 tokens, of which the image takes 10; who asked for more than fits is told."""
+    body = {"image_url": IMAGE, "question": "limit", "settings": {"max_tokens": 1000}}
+    answer = station.post("/v1/query", body)
+    assert answer["answer"] == "33"
+    assert answer["warnings"] == ["max_tokens was 1000; the model's context has room for 33"]
+    assert "warnings" not in station.post("/v1/query", {"image_url": IMAGE, "question": "limit"})
+
+
+def test_an_image_is_encoded_once(station: Served, switched: list[dict[str, Any]]) -> None:
+    """A second question about it does not wait for that again."""
+    image = "data:image/png;base64," + base64.b64encode(png_of(32, 32, (1, 1, 4, 4))).decode()
+    asked = [station.post("/v1/query", {"image_url": image, "question": "encoded"}) for _ in range(3)]
+    assert len({answer["answer"] for answer in asked}) == 1
+
+
+def test_a_caller_who_leaves_frees_the_model(station: Served, switched: list[dict[str, Any]]) -> None:
+    """Within a token, also where nothing is streamed."""
+    with pytest.raises(TimeoutError):
+        station.post_text("/v1/query", {"question": "for ever"}, timeout_seconds=1)
+    with station.streaming("/v1/query", {"question": "for ever", "stream": True}) as lines:
+        assert b"on " in next(lines)
+    assert station.post("/v1/query", {"question": "which?"})["answer"] == "no image which?"
 
 
 def test_a_worker_killed_while_it_loads_fails_the_switch_alone(
@@ -228,6 +267,39 @@ def test_cancelling_while_it_loads_ends_the_worker(premises: ModelPremises, stat
     assert switched_while_held(premises, cancel)["event"] == "ActivationCancelled"
     assert not psutil.pid_exists(pids[0])
     assert "no language model" in station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+
+
+def test_a_type_is_computed_in(premises: ModelPremises, station: Served) -> None:
+    """Also where the model's code makes its numbers in another one."""
+    check_succeeded(switch(premises, "single"))
+    assert station.post("/v1/query", {"question": "dtype"})["answer"] == "torch.float32"
+    assert station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+
+
+def test_what_was_found_stays_until_the_next_switch(premises: ModelPremises, station: Served) -> None:
+    """Without a revision the newest is loaded; its worker's next start loads the same, and asks nobody."""
+    hub, first, second = premises.hub, "a" * 40, "b" * 40
+    hub.repositories["me/newest"], hub.commits["me/newest"] = premises.tiny, first
+    events = switch(premises, "newest")
+    check_succeeded(events)
+    assert found_commit(premises, "newest", "me/newest") == first
+    assert found_commit(premises, "newest", "me/tokenizer") == COMMIT
+    hub.commits["me/newest"] = hub.commits["me/tokenizer"] = second
+    hub.server.clear_requests()
+    (pid,) = (event["pid"] for event in events if event["event"] == "WorkerStarted")
+    os.kill(pid, signal.SIGKILL)
+    assert station.post("/v1/caption", {"image_url": IMAGE})["caption"]
+    assert not hub.server.requests
+    check_succeeded(switch(premises, "newest"))
+    assert found_commit(premises, "newest", "me/newest") == second
+
+
+def found_commit(premises: ModelPremises, model: str, repository: str) -> str:
+    """The commit of a repository that the environment's record names for a model."""
+    home = Home(root=premises.folder / "home")
+    record = load_commit(place_of(home, read_active(home).models[model].environment))
+    assert record is not None
+    return str(record.found[model]["commits"][repository])
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +352,11 @@ def test_every_way_in_which_weights_can_not_be_had_has_its_sentence(
 ) -> None:
     """The hub that refuses, is gone or breaks off; folders that lack something. What was fetched is kept."""
     answers = loaded_directly(premises, hub_cases(premises.hub) | folder_cases(premises))
-    assert answers.pop("fetched before") is None
+    for name in ("fetched before", "one file damaged once", "cut off twice", "two sets of weights"):
+        assert answers.pop(name) is None, name
+    asked = [request.path for request in premises.hub.server.requests if "/me/two/" in request.path]
+    assert any("model.safetensors" in path for path in asked)
+    assert not [path for path in asked if "other.safetensors" in path]
     for name, (cause, message, hint) in answers.items():
         assert (cause, bool(hint)) == ("weights-unreachable", True), name
         assert name in message, message
@@ -289,7 +365,7 @@ def test_every_way_in_which_weights_can_not_be_had_has_its_sentence(
 def test_weights_that_do_not_fit_are_not_begun(
     premises: ModelPremises, switched: list[dict[str, Any]]
 ) -> None:
-    """The hub says how large they are; nothing of them is fetched."""
+    """The hub says how large they are; nothing of them is fetched, only what describes them."""
     premises.hub.repositories["me/huge"] = premises.tiny
     premises.hub.huge.add("me/huge")
     premises.hub.server.clear_requests()
@@ -297,13 +373,23 @@ def test_weights_that_do_not_fit_are_not_begun(
     cause, message, hint = answer
     assert (cause, "HF_HOME" in hint) == ("no-space", True)
     assert re.match(r"me/huge needs \d000000\.0 GB more on the file system of /.+ GB are free\.", message)
-    assert not [request for request in premises.hub.server.requests if "/resolve/" in request.path]
+    assert not [request for request in premises.hub.server.requests if ".safetensors" in request.path]
 
 
 def hub_cases(hub: ModelHub) -> dict[str, dict[str, Any]]:
     """Words that the sentence must have, and the arguments that lead to it."""
-    hub.repositories["me/broken"] = hub.repositories["me/tiny"]
+    tiny = hub.repositories["me/tiny"]
+    for name in ("broken", "corrupt", "once", "cut", "busy"):
+        hub.repositories[f"me/{name}"] = tiny
+    hub.repositories["me/two"] = write_tiny_model(tiny.with_name("two"))
+    (tiny.with_name("two") / "other.safetensors").write_bytes(b"the same, in another form")
+    mute = hub.repositories["me/mute"] = write_tiny_model(tiny.with_name("mute"))
+    (mute / "tiny.py").write_text((mute / "tiny.py").read_text().replace("me/tokenizer", "me/absent"))
     hub.server.faults += [
+        Fault(match="/me/corrupt/*.safetensors", corrupt_byte=20),
+        Fault(match="/me/once/*.safetensors", corrupt_byte=20, times=2),  # asked for its size, then fetched
+        Fault(match="/me/cut/*.safetensors", close_after_bytes=20, times=3),
+        Fault(match="*me/busy*", status=429),
         Fault(match="*me/gated*", status=403, headers={"X-Error-Code": "GatedRepo"}),
         Fault(match="*me/other*", status=404, headers={"X-Error-Code": "RevisionNotFound"}),
         Fault(match="*me/private*", status=401, headers={"X-Error-Code": "RepoNotFound"}),
@@ -320,6 +406,12 @@ def hub_cases(hub: ModelHub) -> dict[str, dict[str, Any]]:
         "me/reset is not available": {"model_id": "me/reset"},
         "it answered 403": {"model_id": "me/broken"},
         "There is no model two words": {"model_id": "two words"},
+        "me/absent is not available": {"model_id": "me/mute"},
+        "model.safetensors of me/corrupt is damaged": {"model_id": "me/corrupt"},
+        "it answered 429: too many requests": {"model_id": "me/busy"},
+        "one file damaged once": {"model_id": "me/once"},
+        "cut off twice": {"model_id": "me/cut"},
+        "two sets of weights": {"model_id": "me/two"},
         "fetched before": {"model_id": "me/tiny", "revision": COMMIT},
     }
 

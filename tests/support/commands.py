@@ -187,10 +187,16 @@ class Served:
         with urllib.request.urlopen(self._request(path, body), timeout=60) as response:
             return json.load(response)
 
-    def post_text(self, path: str, body: object) -> str:
+    def post_text(self, path: str, body: object, *, timeout_seconds: float = 60) -> str:
         """What a path answers, as text."""
-        with urllib.request.urlopen(self._request(path, body), timeout=60) as response:
+        with urllib.request.urlopen(self._request(path, body), timeout=timeout_seconds) as response:
             return str(response.read().decode())
+
+    @contextmanager
+    def streaming(self, path: str, body: object) -> Iterator[Iterator[bytes]]:
+        """The lines that a path streams, until the block is left."""
+        with urllib.request.urlopen(self._request(path, body), timeout=60) as response:
+            yield iter(response)
 
     def _request(self, path: str, body: object) -> urllib.request.Request:
         data = json.dumps(body).encode()

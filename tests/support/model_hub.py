@@ -20,12 +20,14 @@ class ModelHub:
     Attributes:
         server: Its server; faults and requests are there.
         repositories: A folder by repository ("me/tiny").
+        commits: What `main` of a repository names; COMMIT by default.
         huge: Repositories whose files are said to have a petabyte each.
     """
 
     def __init__(self) -> None:
         self.server = IndexServer(self._resolve)
         self.repositories: dict[str, Path] = {}
+        self.commits: dict[str, str] = {}
         self.huge: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -43,34 +45,44 @@ class ModelHub:
     def _resolve(self, path: str, _: str) -> Resource | int:
         """`/api/models/ID/revision/REVISION` and `/ID/resolve/REVISION/FILE`."""
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
-            return self._described(found[1])
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            return self._file(found[1], found[2])
+            return self._described(found[1], found[2])
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            return self._file(found[1], found[2], found[3])
         return 404
 
-    def _described(self, repository: str) -> Resource | int:
+    def _commit(self, repository: str, revision: str | None) -> str:
+        is_commit = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
+        return str(revision) if is_commit else self.commits.get(repository, COMMIT)
+
+    def _described(self, repository: str, revision: str | None) -> Resource | int:
         if repository not in self.repositories:
             return 404
-        files = [
-            {
-                "rfilename": path.name,
-                "size": 10**15 if repository in self.huge else path.stat().st_size,
-                "blobId": _digest(path.read_bytes()),
-            }
-            for path in sorted(self.repositories[repository].iterdir())
-        ]
-        info = {"id": repository, "modelId": repository, "sha": COMMIT, "siblings": files}
+        files = []
+        for path in sorted(self.repositories[repository].iterdir()):
+            content = path.read_bytes()
+            size = 10**15 if repository in self.huge else len(content)
+            file = {"rfilename": path.name, "size": size, "blobId": _digest(content)}
+            if path.suffix == ".safetensors":
+                file["lfs"] = {"sha256": _sha256(content), "size": size, "pointerSize": 130}
+            files.append(file)
+        commit = self._commit(repository, revision)
+        info = {"id": repository, "modelId": repository, "sha": commit, "siblings": files}
         return Resource(content=json.dumps(info).encode(), content_type="application/json")
 
-    def _file(self, repository: str, name: str) -> Resource | int:
+    def _file(self, repository: str, revision: str, name: str) -> Resource | int:
         path = self.repositories.get(repository, Path("/nowhere")) / name
         if not path.is_file():
             return 404
         content = path.read_bytes()
-        headers = {"X-Repo-Commit": COMMIT}
-        etag = f'"{_digest(content)}"'
+        headers = {"X-Repo-Commit": self._commit(repository, revision)}
+        etag = f'"{_sha256(content) if path.suffix == ".safetensors" else _digest(content)}"'
         kind = "application/octet-stream"
         return Resource(content=content, content_type=kind, etag=etag, ranges=True, headers=headers)
+
+
+def _sha256(content: bytes) -> str:
+    """What Git LFS stores a large file under."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest(content: bytes) -> str:

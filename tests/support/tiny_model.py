@@ -41,6 +41,10 @@ class HfTiny(PreTrainedModel):
             time.sleep(0.02)
 
     @property
+    def encode_image(self):
+        return self.model.encode_image
+
+    @property
     def caption(self):
         return self.model.caption
 
@@ -59,8 +63,12 @@ class HfTiny(PreTrainedModel):
 
 TINY = '''
 """Looks at an image's mean colour, and where it is red."""
+import time
+from types import SimpleNamespace
+
 import numpy
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from .words import WORDS
@@ -69,31 +77,65 @@ from .words import WORDS
 class TinyModel(nn.Module):
     def __init__(self):
         super().__init__()
+        lengths = {"short": [1], "normal": [2]}
+        self.config = SimpleNamespace(
+            text=SimpleNamespace(max_context=60),
+            tokenizer=SimpleNamespace(templates={"caption": lengths}),
+        )
+        self.tokenizer = Tokenizer.from_pretrained("me/tokenizer")
         self.project = nn.Linear(3, len(WORDS), dtype=torch.bfloat16)
+        self.encoded = 0
 
-    def _pixels(self, image):
-        return torch.from_numpy(numpy.array(image)).to(self.project.weight)
+    def encode_image(self, image, settings=None):
+        if isinstance(image, SimpleNamespace):
+            return image
+        self.encoded += 1
+        pixels = torch.from_numpy(numpy.array(image)).to(torch.bfloat16)
+        return SimpleNamespace(pixels=self._vis_enc(pixels), width=image.width, height=image.height, pos=10)
+
+    def _vis_enc(self, pixels):
+        if pixels.dtype != self.project.weight.dtype:
+            raise TypeError(f"{pixels.dtype} and {self.project.weight.dtype}")
+        return pixels
+
+    def _decode_one_tok(self, word):
+        return word
 
     def _words(self, image):
         with torch.inference_mode():
-            scores = self.project(self._pixels(image).mean(dim=(0, 1)) / 255)
+            scores = self.project(self.encode_image(image).pixels.mean(dim=(0, 1)) / 255)
         order = scores.argsort(descending=True).tolist()
         return [f"{WORDS[number]} " for number in order]
 
+    def _said(self, words):
+        for word in words:
+            yield self._decode_one_tok(word)
+
     def caption(self, image, length="normal", stream=False, settings=None):
-        if length not in ("short", "normal"):
-            raise ValueError(f"Model does not support caption length '{length}'.")
         words = self._words(image)[: 1 if length == "short" else None]
-        words = words[: (settings or {"max_tokens": None, "variant": None})["max_tokens"]]
-        return {"caption": (word for word in words) if stream else "".join(words)}
+        limit = (settings or {"max_tokens": None, "variant": None})["max_tokens"]
+        return {"caption": self._said(words[:limit]) if stream else "".join(self._said(words[:limit]))}
+
+    def _for_ever(self):
+        while True:
+            time.sleep(0.01)
+            yield self._decode_one_tok("on ")
 
     def query(self, image=None, question=None, reasoning=True, stream=False, settings=None):
+        if question == "for ever":
+            return {"answer": self._for_ever() if stream else "".join(self._for_ever())}
+        if question == "limit":
+            return {"answer": str((settings or {}).get("max_tokens"))}
+        if question == "encoded":
+            return {"answer": str(self.encoded)}
+        if question == "dtype":
+            return {"answer": str(self.project.weight.dtype)}
         words = ["no image " if image is None else self._words(image)[0], question]
         answer = {"answer": (word for word in words) if stream else "".join(words)}
         return {"reasoning": {"text": "thought", "grounding": []}, **answer} if reasoning else answer
 
     def _red(self, image):
-        pixels = self._pixels(image) / 255
+        pixels = self.encode_image(image).pixels / 255
         rows, columns = torch.nonzero(pixels[..., 0] - pixels[..., 1] > 0.5, as_tuple=True)
         return rows / image.height, columns / image.width
 
@@ -109,7 +151,21 @@ class TinyModel(nn.Module):
 
 WORDS = '"""What it can say."""\nWORDS = ("moon", "dream", "station", "crater")\n'
 
+TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "pre_tokenizer": {"type": "Whitespace"},
+    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"},
+}
+
 _COUNT = 4
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Write what the hub has as `me/tokenizer`, which the model's code asks for."""
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    return folder
 
 
 def write_tiny_model(folder: Path) -> Path:

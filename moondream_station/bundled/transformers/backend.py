@@ -2,69 +2,84 @@
 """Serves Moondream's models with Hugging Face transformers.
 
 The code of such a model is part of its repository and runs here (`trust_remote_code`), so the manifest pins
-the revision. What it offers is what Moondream publishes: `caption`, `query`, `detect` and `point`.
+the revision. What it offers is what Moondream publishes, as far as the model that is loaded has it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hashlib
 import inspect
-import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 # Bars are lines without an end, and the station shows the progress itself. Both are read at import.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 if TYPE_CHECKING:
-    from moondream_station.bundled.transformers.weights import Progress, explained, find
+    from moondream_station.bundled.transformers.arguments import (
+        ArgumentInvalid,
+        boolean,
+        decoded,
+        opened,
+        references,
+        settings_of,
+        word,
+    )
+    from moondream_station.bundled.transformers.arguments import (
+        point as point_of,
+    )
+    from moondream_station.bundled.transformers.hub import explained
+    from moondream_station.bundled.transformers.model import Model, chosen_dtype, use_physical_cores
+    from moondream_station.bundled.transformers.weights import Found, Progress, find, without_network
 else:  # a backend's folder is on the worker's path
-    from weights import Progress, explained, find
+    from arguments import ArgumentInvalid, boolean, decoded, opened, references, settings_of, word
+    from arguments import point as point_of
+    from hub import explained
+    from model import Model, chosen_dtype, use_physical_cores
+    from weights import Found, Progress, find, without_network
 
 transformers_logging.disable_progress_bar()
 
-MAX_ENCODED_BYTES = 44 << 20
-MAX_PIXELS = 50_000_000
+_TEXT_SETTINGS = ("max_tokens", "temperature", "top_p")
+_OBJECT_SETTINGS = ("max_objects",)
+_DEFAULT_MAX_TOKENS = 768
+"""What Moondream 2 and 3 generate at most where nothing else is said (moondream.py, DEFAULT_MAX_TOKENS)."""
+_STORED_ITEM_BYTES = 2
+"""Moondream's weights are stored as bfloat16."""
+_OPTIONAL_FUNCTIONS = ("segment", "detect_gaze")
 
 _lock = threading.Lock()
 """Moondream's models keep the state of a generation inside the model: one at a time."""
-_loaded: dict[str, Any] = {}
-_fetched: dict[tuple[str, str | None], tuple[str, int]] = {}
-"""What `fetch_backend` brought: what to load, and its size in bytes, by model and revision."""
-
-_STORED_ITEM_BYTES = 2
-"""Moondream's weights are stored as bfloat16."""
-
-
-class ArgumentInvalid(ValueError):
-    """The caller's argument can't be used: the station answers 400."""
-
-    cause = "argument-invalid"
-
-    def __init__(self, message: str, argument: str = "image_url") -> None:
-        super().__init__(message)
-        self.argument = argument
+_loaded: dict[str, Model] = {}
+_fetched: dict[str, Found] = {}
+"""What `fetch_backend` brought, by model."""
 
 
 def fetch_backend(
-    model_id: str, revision: str | None = None, dtype: str | None = None, progress: Progress = lambda *_: None
-) -> int:
-    """Get the weights, while the previous model keeps answering; gives the bytes of memory that they take."""
+    model_id: str,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    commits: dict[str, str] | None = None,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Get the weights, while the previous model keeps answering.
+
+    Gives the bytes of memory that they take, and the commits of what was found: given again as `commits`,
+    they keep the model the same, whatever its repository gets.
+    """
     with explained(model_id, revision):
-        _, size_bytes = _fetched[model_id, revision] = find(model_id, revision, progress)
-    widening = getattr(torch, dtype).itemsize / _STORED_ITEM_BYTES if dtype is not None else 1
-    return int(size_bytes * max(1, widening))
+        found = _fetched[model_id] = find(model_id, revision, commits or {}, progress)
+    item_bytes = getattr(chosen_dtype(dtype, device), "itemsize", _STORED_ITEM_BYTES)
+    memory_bytes = found.size_bytes * max(1, item_bytes / _STORED_ITEM_BYTES)
+    return {"memory_bytes": int(memory_bytes), "args": {"commits": found.commits}}
 
 
 def init_backend(
@@ -72,38 +87,53 @@ def init_backend(
     revision: str | None = None,
     device: str = "cpu",
     dtype: str | None = None,
+    commits: dict[str, str] | None = None,
     compile: bool = False,  # noqa: A002, FBT001, FBT002  the manifest's word
     progress: Progress = lambda *_: None,
 ) -> None:
     """Load the weights; get them first where `fetch_backend` has not.
 
-    `model_id` is a repository on the hub, or a folder, which has no `revision`. `dtype` is torch's name of
-    the weights' type; by default it is the one that the model's own code builds: Moondream's prepares its
-    images in that one too (bfloat16), and fails with weights of another.
+    `model_id` is a repository on the hub, or a folder, which has no `revision`. `dtype` is what to compute
+    in, by torch's name; by default what the model's code builds (bfloat16), and float32 on a CPU without
+    instructions for that. `commits` are those of what is loaded, by repository, where they are known.
     """
+    computed = chosen_dtype(dtype, device)
     with explained(model_id, revision):
-        source, size_bytes = _fetched.get((model_id, revision)) or find(model_id, revision, progress)
-        options: dict[str, Any] = {} if dtype is None else {"dtype": getattr(torch, dtype)}
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=revision,
-            trust_remote_code=True,
-            local_files_only=True,
-            device_map={"": device},
-            **options,
-        )
-    model = model.to(device).eval()
-    if compile and device == "cuda":
-        model.compile()
+        found = _fetched.get(model_id) or find(model_id, revision, commits or {}, progress)
+        with without_network(found):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                found.source,
+                revision=found.commits.get(model_id),
+                trust_remote_code=True,
+                local_files_only=True,
+                device_map={"": device},
+            )
+    if device == "cpu":
+        use_physical_cores()
+    model = Model(loaded.to(device).eval(), device, computed)
+    progress(found.size_bytes, found.size_bytes, "bytes")
+    model.finish(is_compiled=compile, progress=progress)
     _loaded["model"] = model
-    progress(size_bytes, size_bytes, "bytes")
+    for name in _OPTIONAL_FUNCTIONS:
+        if model.function(name) is None:
+            globals()[name] = None  # the station says that there is no such function
 
 
 def caption(
-    image_url: Any = None, length: Any = "normal", stream: Any = None, settings: Any = None, **_: Any
+    image_url: Any = None,
+    length: Any = "normal",
+    stream: Any = None,
+    settings: Any = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    **others: Any,
 ) -> dict[str, Any]:
     """Describe an image, given as a `data:` URL or base64; `length` is what the model knows."""
-    return _text("caption", "caption", stream, _image(image_url), length=length, settings=settings)
+    _check_others(others)
+    lengths = _loaded["model"].lengths()
+    if not isinstance(length, str) or (lengths is not None and length not in lengths):
+        raise ArgumentInvalid("length", f"must be one of {', '.join(lengths or ('short', 'normal', 'long'))}")
+    options = {"length": length, "settings": settings_of(settings, _TEXT_SETTINGS)}
+    return _text("caption", "caption", stream, decoded(image_url), options, cancelled)
 
 
 def query(
@@ -113,23 +143,33 @@ def query(
     reasoning: Any = False,  # noqa: FBT002  as the client has it
     settings: Any = None,
     spatial_refs: Any = None,
-    **_: Any,
+    cancelled: Callable[[], bool] = lambda: False,
+    **others: Any,
 ) -> dict[str, Any]:
     """Answer a question, about an image or without one; with `reasoning` the answer tells how, too."""
-    image = None if image_url is None else _image(image_url)
-    options = {"question": _word(question, "question"), "reasoning": _is_true(reasoning)}
-    return _text("query", "answer", stream, image, **options, settings=settings, spatial_refs=spatial_refs)
+    _check_others(others)
+    options = {
+        "question": word(question, "question"),
+        "reasoning": boolean(reasoning),
+        "settings": settings_of(settings, _TEXT_SETTINGS),
+        "spatial_refs": references(spatial_refs),
+    }
+    if options["spatial_refs"] and image_url is None:
+        raise ArgumentInvalid("spatial_refs", "can only be used with an image")
+    image = None if image_url is None else decoded(image_url)
+    return _text("query", "answer", stream, image, options, cancelled)
 
 
 def detect(
     image_url: Any = None,
     object: Any = None,  # noqa: A002  the client's word
     settings: Any = None,
+    cancelled: Callable[[], bool] = lambda: False,
     **others: Any,
 ) -> dict[str, Any]:
     """Boxes around things. `obj` is understood too, as Moondream Station 0.1 did."""
-    name = _word(object or others.get("obj"), "object")
-    return {"objects": _ask("detect", _image(image_url), object=name, settings=settings)["objects"]}
+    options = {"object": _object(object, others), "settings": settings_of(settings, _OBJECT_SETTINGS)}
+    return {"objects": _ask("detect", decoded(image_url), options, cancelled)["objects"]}
 
 
 def point(
@@ -137,104 +177,132 @@ def point(
     object: Any = None,  # noqa: A002  the client's word
     settings: Any = None,
     spatial_refs: Any = None,
+    cancelled: Callable[[], bool] = lambda: False,
     **others: Any,
 ) -> dict[str, Any]:
     """Points on things, and how many there are."""
-    name = _word(object or others.get("obj"), "object")
-    options = {"object": name, "settings": settings, "spatial_refs": spatial_refs}
-    points = _ask("point", _image(image_url), **options)["points"]
+    options = {
+        "object": _object(object, others),
+        "settings": settings_of(settings, _OBJECT_SETTINGS),
+        "spatial_refs": references(spatial_refs),
+    }
+    points = _ask("point", decoded(image_url), options, cancelled)["points"]
     return {"points": points, "count": len(points)}
 
 
-def _text(function: str, key: str, stream: Any, image: Any, **options: Any) -> dict[str, Any]:
+def segment(
+    image_url: Any = None,
+    object: Any = None,  # noqa: A002  the client's word
+    settings: Any = None,
+    spatial_refs: Any = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    **others: Any,
+) -> dict[str, Any]:
+    """The outline of a thing, as the model gives it: an SVG path, and its box."""
+    options = {
+        "object": _object(object, others),
+        "settings": settings_of(settings, _TEXT_SETTINGS),
+        "spatial_refs": references(spatial_refs),
+    }
+    return _ask("segment", decoded(image_url), options, cancelled)
+
+
+def detect_gaze(
+    image_url: Any = None,
+    eye: Any = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    **others: Any,
+) -> dict[str, Any]:
+    """Where somebody looks whose eye is at a point; `gaze` is null where they look out of the image."""
+    _check_others(others)
+    return _ask("detect_gaze", decoded(image_url), {"eye": point_of(eye, "eye")}, cancelled)
+
+
+def _object(name: Any, others: dict[str, Any]) -> str:
+    obj = others.pop("obj", None)
+    _check_others(others)
+    return word(name or obj, "object")
+
+
+def _check_others(others: dict[str, Any]) -> None:
+    """Refuse what would change the answer and can't be honoured: a fine-tune of the hosted service."""
+    model = others.get("model")
+    if isinstance(model, str) and "/" in model:
+        raise ArgumentInvalid(
+            "model", f"names a fine-tune ({model}); only the active model itself answers here"
+        )
+
+
+def _text(
+    function: str,
+    key: str,
+    stream: Any,
+    content: bytes | None,
+    options: dict[str, Any],
+    cancelled: Callable[[], bool],
+) -> dict[str, Any]:
     """The answer of a function that gives text; whole, or piece by piece under the same key."""
     if not stream:
-        return _ask(function, image, **options)
+        return _ask(function, content, options, cancelled)
 
-    def pieces() -> Iterator[str]:
+    def run() -> Iterator[Any]:
         with _lock:
-            yield from _call(function, image, stream=True, **options)[key]
+            answer = _call(function, content, {**options, "stream": True}, cancelled)
+            yield answer
+            yield from answer[key]
 
-    return {key: pieces()}
+    pieces = run()
+    return {**next(pieces), key: pieces}  # what comes beside the text, its reasoning, is there before it
 
 
-def _ask(function: str, image: Any, **options: Any) -> dict[str, Any]:
+def _ask(
+    function: str, content: bytes | None, options: dict[str, Any], cancelled: Callable[[], bool]
+) -> dict[str, Any]:
     with _lock:
-        return _call(function, image, **options)
+        return _call(function, content, options, cancelled)
 
 
-def _call(function: str, image: Any, **options: Any) -> dict[str, Any]:
+def _call(
+    function: str, content: bytes | None, options: dict[str, Any], cancelled: Callable[[], bool]
+) -> dict[str, Any]:
     """Call the model with what is given and what it knows: revisions differ in what they take."""
-    method = getattr(_loaded["model"], function)
+    model = _loaded["model"]
+    method = model.function(function)
     known = inspect.signature(method).parameters
-    given = {name: value for name, value in options.items() if value not in (None, False)}
+    given = {name: value for name, value in options.items() if value not in (None, False, {})}
     if "reasoning" in options and "reasoning" in known:
         given["reasoning"] = options["reasoning"]  # on by default in Moondream 3, off in the client
-    if isinstance(given.get("settings"), dict):
-        # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.
-        given["settings"] = {**given["settings"], "variant": None}
     if strange := sorted(given.keys() - known.keys()):
-        text = f"this model does not accept {', '.join(strange)} for {function}: leave it out"
-        raise ArgumentInvalid(text, strange[0])
-    answer: dict[str, Any] = method(image, **given)
-    return answer
-
-
-def _image(image_url: Any) -> Image.Image:
-    """The image, upright, in RGB."""
-    Image.init()
-    formats = [name for name in Image.OPEN if name != "EPS"]  # which Pillow lets Ghostscript run
+        raise ArgumentInvalid(strange[0], f"is not known to this model's {function}: leave it out")
+    model.until(cancelled)
     try:
-        image = Image.open(io.BytesIO(_decoded(image_url)), formats=formats)
-        if image.width * image.height > MAX_PIXELS:
-            raise ArgumentInvalid(f"it has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}")
-        return _with_8_bits(ImageOps.exif_transpose(image)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        is_unknown = isinstance(error, UnidentifiedImageError)
-        why = "Pillow does not recognise the image" if is_unknown else error
-        raise ArgumentInvalid(f"image_url can't be used: {why}") from error
+        image = None
+        if content is not None:
+            image = model.encoded(hashlib.sha256(content).hexdigest(), opened(content))
+        notes = _limit(given, image) if function in {"caption", "query"} else {}
+        if given.get("settings"):
+            # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.
+            given["settings"] = {**given["settings"], "variant": None}
+        answer: dict[str, Any] = method(image, **given)
+    except torch.OutOfMemoryError:
+        model.forget_images()
+        raise
+    return {**answer, **notes}
 
 
-def _with_8_bits(image: Image.Image) -> Image.Image:
-    """Grey values of more bits scaled down: Pillow's own conversion cuts them off at 255.
-
-    Pillow does not tell what white is. Whole numbers are of 16 bits unless one is larger; fractions have the
-    smallest usual range that they fit.
-    """
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float32))
-    most = float(values.max(initial=0))
-    usual = (1, 255, 65535) if image.mode == "F" else (65535, 2**31 - 1)
-    white = next((limit for limit in usual if most <= limit), most)
-    return Image.fromarray(np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8))
-
-
-def _decoded(image_url: Any) -> bytes:
-    """The bytes of a `data:` URL (RFC 2397; scheme and parameters in any case), or of the base64 itself."""
-    text = _word(image_url, "image_url").strip()
-    if len(text) > MAX_ENCODED_BYTES:
-        raise ArgumentInvalid(f"it has {len(text)} characters; the limit is {MAX_ENCODED_BYTES}")
-    scheme = text[:6].lower()
-    if scheme.startswith(("http:", "https:", "file:")):
-        raise ArgumentInvalid("nothing is fetched; send the image itself, as a data: URL or base64")
-    if scheme.startswith("data:"):
-        kind, _, encoded = text.partition(",")
-        if kind.rpartition(";")[2].strip().lower() != "base64":
-            raise ArgumentInvalid("the data: URL is not base64")
-        text = unquote(encoded)
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except binascii.Error as error:
-        raise ArgumentInvalid(f"the base64 is damaged: {error}") from error
-
-
-def _word(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ArgumentInvalid(f"{name} is missing: give one as text", name)
-    return value
-
-
-def _is_true(value: Any) -> bool:
-    """Whether a form or JSON says yes."""
-    return value is True or (isinstance(value, str) and value.strip().lower() in {"true", "1", "yes"})
+def _limit(given: dict[str, Any], image: Any) -> dict[str, Any]:
+    """Let the answer end where the model's context does; gives what to tell the caller about it."""
+    model = _loaded["model"]
+    room = model.context_left(given.get("question"), image, len(given.get("spatial_refs") or ()))
+    if room is None:
+        return {}
+    room //= 2 if given.get("reasoning") else 1  # the thought may have as many as the answer
+    if room < 1:
+        raise ArgumentInvalid("question", "is too long: with the image it fills the model's context")
+    asked = given.get("settings", {}).get("max_tokens")
+    if (asked or _DEFAULT_MAX_TOKENS) > room:
+        given["settings"] = {**given.get("settings", {}), "max_tokens": room}
+    is_less = asked is not None and asked > room
+    return (
+        {"warnings": [f"max_tokens was {asked}; the model's context has room for {room}"]} if is_less else {}
+    )

@@ -1,31 +1,46 @@
 # ruff: noqa: INP001  a backend's folder is no package
-"""A model's weights and code: from the hub or a folder, whole, or a sentence on why not."""
+"""A model's weights, code and tokenizer: from the hub or a folder, whole, or a sentence on why not."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-import requests
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.file_download import repo_folder_name
-from safetensors import SafetensorError
+if TYPE_CHECKING:
+    from moondream_station.bundled.transformers.hub import (
+        ANSWER_SECONDS,
+        Unreachable,
+        bring,
+        cache_of,
+        commit_of,
+        explained,
+        is_intact,
+        known_commit,
+    )
+else:  # a backend's folder is on the worker's path
+    from hub import (
+        ANSWER_SECONDS,
+        Unreachable,
+        bring,
+        cache_of,
+        commit_of,
+        explained,
+        is_intact,
+        known_commit,
+    )
+
+import huggingface_hub
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import reset_sessions
 from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
 
 Progress = Callable[[int, int | None, str], object]
@@ -34,66 +49,101 @@ LOOK_SECONDS = 0.5
 GB = 10**9
 RESERVE_BYTES = 64 << 20
 """What is left free on the disk that the weights go to."""
-LOADED = (".json", ".py", ".safetensors")
-"""What a model is loaded from; a repository may hold the same weights in other forms too."""
+DESCRIBING = (".json", ".py")
+WEIGHTS = ".safetensors"
+TOKENIZER = "tokenizer.json"
+_ASKED_TOKENIZER = re.compile(r"""Tokenizer\.from_pretrained\(\s*["']([\w.-]+/[\w.-]+)["']""")
+"""How Moondream's code asks for a tokenizer that its own repository does not have."""
 
 
-class Unreachable(Exception):
-    """The weights are not available; the station reports the hint, and the cause (one of its codes)."""
+@dataclass(frozen=True)
+class Found:
+    """What to load: a folder, or a repository; the commit of each repository used; and the weights' bytes."""
 
-    def __init__(self, message: str, hint: str, *, cause: str = "weights-unreachable") -> None:
-        super().__init__(message)
-        self.hint = hint
-        self.cause = cause
+    source: str
+    commits: dict[str, str]
+    size_bytes: int
 
 
-def find(model_id: str, revision: str | None, progress: Progress) -> tuple[str, int]:
-    """Bring everything that a model is loaded from; gives what to load, and its size in bytes.
+def find(model_id: str, revision: str | None, commits: dict[str, str], progress: Progress) -> Found:
+    """Bring everything that a model is loaded from. What `commits` names by repository is not resolved again.
 
     Where the hub does not give it, `explained` says why.
     """
+    used = {}
     folder = Path(os.path.expanduser(model_id))  # noqa: PTH111  pathlib's raises where there is no such user
-    if folder.is_dir():
+    is_local = folder.is_dir()
+    if is_local:
         if (missing := _missing(folder)) is not None:
             raise Unreachable(f"The model in {folder} is incomplete: {missing}.", "Copy it again.")
         _offer_code(folder)
-        progress(0, _size(folder), "bytes")
-        return str(folder), _size(folder)
-    if folder.is_absolute() or model_id.startswith((".", "~")):
+    elif folder.is_absolute() or model_id.startswith((".", "~")):
         raise Unreachable(f"The folder {folder} does not exist.", "Check `model_id` in the manifest.")
-    cached = _cached(model_id, revision)
-    if cached is None or revision is None:
-        try:
-            cached = _fetch(model_id, revision, progress)
-        except (requests.RequestException, OfflineModeIsEnabled, LocalEntryNotFoundError):
-            if cached is None:
-                raise
     else:
-        progress(0, _size(cached), "bytes")
-    return model_id, _size(cached)
+        used[model_id] = commits.get(model_id) or commit_of(model_id, revision)
+        folder = _bring_model(model_id, used[model_id], progress)
+    for name in _tokenizers_of(folder):
+        with explained(name, commits.get(name)):
+            used[name] = commits.get(name) or known_commit(name, "main") or commit_of(name, None)
+            if not (cache_of(name) / "snapshots" / used[name] / TOKENIZER).is_file():
+                bring(name, TOKENIZER, used[name])
+    progress(0, _size(folder), "bytes")
+    return Found(str(folder) if is_local else model_id, used, _size(folder))
 
 
-def _cached(model_id: str, revision: str | None) -> Path | None:
-    """The repository as it was fetched before, where it is whole."""
+@contextmanager
+def without_network(found: Found) -> Iterator[None]:
+    """Let the hub's client ask for nothing, and give the model's code the tokenizer that was found."""
+    download, is_offline = huggingface_hub.hf_hub_download, constants.HF_HUB_OFFLINE
+
+    def pinned(repo_id: str, filename: str, **options: Any) -> str:
+        path: str = download(repo_id, filename, **options | {"revision": found.commits.get(repo_id, "main")})
+        return path
+
+    huggingface_hub.hf_hub_download = pinned  # `tokenizers` looks it up there at each call
+    constants.HF_HUB_OFFLINE = True
+    reset_sessions()  # the present ones were made to ask
     try:
-        folder = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return folder if _missing(folder) is None else None
+        yield
+    finally:
+        huggingface_hub.hf_hub_download = download
+        constants.HF_HUB_OFFLINE = is_offline
+        reset_sessions()
 
 
-def _fetch(model_id: str, revision: str | None, progress: Progress) -> Path:
-    """Fetch what is missing, weights last, so that what is whole has them."""
-    info = HfApi().model_info(model_id, revision=revision, files_metadata=True)
-    files = [file for file in info.siblings or () if file.rfilename.endswith(LOADED)]
-    files.sort(key=lambda file: file.size or 0)
-    blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=model_id, repo_type="model"), "blobs")
-    names = {(file.lfs.sha256 if file.lfs else file.blob_id): file.size or 0 for file in files}
-    _check_space(model_id, sum(names.values()) - _present_bytes(blobs, names))
-    with _reporting(lambda: progress(_present_bytes(blobs, names), sum(names.values()), "bytes")):
-        for file in files:
-            hf_hub_download(model_id, file.rfilename, revision=revision or info.sha)
-    return Path(snapshot_download(model_id, revision=revision or info.sha, local_files_only=True))
+def _bring_model(model_id: str, commit: str, progress: Progress) -> Path:
+    """Fetch what is missing, weights last, so that what is whole has them; gives their folder."""
+    folder = cache_of(model_id) / "snapshots" / commit
+    if folder.is_dir() and _missing(folder) is None and all(is_intact(file) for file in _weights_of(folder)):
+        return folder
+    info = HfApi().model_info(model_id, revision=commit, files_metadata=True, timeout=ANSWER_SECONDS)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    for name in sorted(name for name in files if name.endswith(DESCRIBING)):
+        bring(model_id, name, commit)
+    names = {path.name for path in _weights_of(folder)}
+    if not names:
+        names = {"model.safetensors"} & files.keys() or {name for name in files if name.endswith(WEIGHTS)}
+    if absent := sorted(names - files.keys()):
+        raise Unreachable(f"{model_id} lacks {absent[0]}, which its index names.", "Check `revision`.")
+    sizes = {
+        name: file.size or 0 for name, file in files.items() if name in names or name.endswith(DESCRIBING)
+    }
+    blobs = {
+        name: (files[name].lfs.sha256 if files[name].lfs else str(files[name].blob_id)) for name in sizes
+    }
+    present = partial(
+        _present_bytes, cache_of(model_id) / "blobs", {blobs[name]: sizes[name] for name in sizes}
+    )
+    total = sum(sizes.values())
+    _check_space(model_id, total - present())
+    with _reporting(lambda: progress(present(), total, "bytes")):
+        for name in sorted(names, key=sizes.__getitem__):
+            bring(model_id, name, commit)
+    if (missing := _missing(folder)) is not None:
+        raise Unreachable(
+            f"{model_id} is incomplete at {commit}: {missing}.", "Check `model_id` in the manifest."
+        )
+    return folder
 
 
 def _check_space(model_id: str, missing_bytes: int) -> None:
@@ -129,7 +179,7 @@ def _reporting(report: Callable[[], object]) -> Iterator[None]:
     report()
 
 
-def _present_bytes(blobs: Path, names: dict[str | None, int]) -> int:
+def _present_bytes(blobs: Path, names: dict[str, int]) -> int:
     """How many bytes of some files are here, finished or not."""
     total = 0
     for name, size in names.items():
@@ -146,16 +196,29 @@ def _missing(folder: Path) -> str | None:
         code = _entry(folder)
         if code is not None:
             get_relative_import_files(code)
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            shards = set(json.loads(index.read_bytes())["weight_map"].values())
-            absent = sorted(name for name in shards if not (folder / name).is_file())
-            return f"{absent[0]} is missing" if absent else None
+        absent = sorted(path.name for path in _weights_of(folder) if not path.is_file())
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except (ValueError, KeyError, AttributeError) as error:
         return f"its description can't be read: {error}"
-    return None if any(folder.glob("*.safetensors")) else "it has no weights (*.safetensors)"
+    if absent:
+        return f"{absent[0]} is missing"
+    return None if _weights_of(folder) else f"it has no weights (*{WEIGHTS})"
+
+
+def _weights_of(folder: Path) -> list[Path]:
+    """The weights that are loaded: those that the index names, else the one file, else all."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [folder / name for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob(f"*{WEIGHTS}"))
+
+
+def _tokenizers_of(folder: Path) -> list[str]:
+    """The repositories of the tokenizers that a model's code asks the hub for."""
+    codes = (path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.py"))
+    return sorted({name for code in codes for name in _ASKED_TOKENIZER.findall(code)})
 
 
 def _entry(folder: Path) -> Path | None:
@@ -176,59 +239,6 @@ def _offer_code(folder: Path) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.name.endswith(LOADED))
-
-
-@contextmanager
-def explained(model_id: str, revision: str | None) -> Iterator[None]:
-    """Translate every way in which weights can be missing into what failed and what to do."""
-    hub = urlsplit(constants.ENDPOINT).hostname
-    try:
-        yield
-    except GatedRepoError as error:
-        raise Unreachable(
-            f"{hub} gives {model_id} only to accounts that have accepted its terms.",
-            f"Accept them at {constants.ENDPOINT}/{model_id}, and set HF_TOKEN to a token of that account.",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise Unreachable(
-            f"{model_id} has no revision {revision} on {hub}.", "The manifest's args name the revision."
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise Unreachable(
-            f"There is no model {model_id} on {hub}, or it is private.",
-            "Check `model_id` in the manifest; for a private one set HF_TOKEN.",
-        ) from error
-    except SafetensorError as error:
-        raise Unreachable(
-            f"The weights of {model_id} are damaged: {error}.", "Remove that file, and switch again."
-        ) from error
-    except OSError as error:  # what requests, the hub's client and transformers raise is one
-        raise _from_system(error, model_id, hub) from error
-
-
-def _from_system(error: OSError, model_id: str, hub: str | None) -> Unreachable:
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, OSError):
-        error = error.__cause__  # why it looked for a copy here
-    if error.strerror and not isinstance(error, requests.RequestException):
-        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        return Unreachable(
-            f"{model_id} can't be stored or read: {error.strerror}: {error.filename or constants.HF_HOME}.",
-            "Make room, or set HF_HOME to a folder that you can write to.",
-            cause="no-space" if is_full else "weights-unreachable",
-        )
-    response = error.response if isinstance(error, HfHubHTTPError) else None
-    reason = f"it answered {response.status_code}" if response is not None else _reason(error)
-    return Unreachable(
-        f"{model_id} is not available from {hub}: {reason}.",
-        "Check the network and the proxy; or set HF_ENDPOINT to a mirror, or let `model_id` name a folder.",
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause of a network error: requests and urllib3 wrap it several times."""
-    for inner in (*error.args, getattr(error, "reason", None), error.__cause__):
-        if isinstance(inner, BaseException):
-            return _reason(inner)
-    reason = getattr(error, "strerror", None) or str(error)
-    return str(reason).strip().partition("\n")[0].rstrip(".")
+    """The bytes that a model is loaded from."""
+    described = (path for path in folder.iterdir() if path.name.endswith(DESCRIBING))
+    return sum(path.stat().st_size for path in (*described, *_weights_of(folder)))

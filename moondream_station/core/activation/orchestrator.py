@@ -5,10 +5,11 @@ Until the commit nothing that is active is touched, unless memory demands it; th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 
@@ -17,7 +18,7 @@ from moondream_station.core.activation.candidates import CPU
 from moondream_station.core.activation.prepare import check_model, detect_again, detect_machine, needs_of
 from moondream_station.core.activation.rollback import find_previous
 from moondream_station.core.activation.workshop import Tools, Workshop
-from moondream_station.core.environments.store import commit, reject, sync_ahead
+from moondream_station.core.environments.store import amend, commit, reject, sync_ahead
 from moondream_station.core.facts.errors import StationError, VerificationFailed, WorkerFailed
 from moondream_station.core.facts.events import (
     ActivationSucceeded,
@@ -119,7 +120,7 @@ class Orchestrator:
                         report = await self._verify(activation, worker, environment)
                         await self._load(activation, worker, report.device)
                         activation.enter(Stage.COMMIT)
-                        await self._commit(environment, report)
+                        await self._commit(environment, report, worker.found)
                         workshop.keep(environment)
                         self._succeed(activation, worker, environment, seconds=anyio.current_time() - began)
                         return
@@ -195,13 +196,18 @@ class Orchestrator:
             await self._active.make_room(hosted.spec, has_room=has_room)
         await hosted.load(device, progress=activation.progressed)
 
-    async def _commit(self, environment: Environment, report: VerificationReport) -> None:
+    async def _commit(
+        self, environment: Environment, report: VerificationReport, found: Mapping[str, Any]
+    ) -> None:
         """Make the environment count, and its model the active one."""
-        place, record = environment.spec.place, environment.record
+        place, model = environment.spec.place, environment.spec.model
+        record = replace(environment.record, found={**environment.record.found, model: found})
         if not environment.is_committed:
             await commit(place, replace(record, verification=report, created_at=datetime.now(UTC)))
+        elif found != environment.record.found.get(model, {}):
+            await amend(place, record)
         active = read_active(self.tools.home).with_active(
-            environment.spec.model, environment=place.name, request_key=record.request_key
+            model, environment=place.name, request_key=record.request_key
         )
         # From here on the model is active: no cancellation between the pointer and the fact that tells it.
         with anyio.CancelScope(shield=True):

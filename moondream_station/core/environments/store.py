@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import anyio
 import anyio.to_thread
@@ -104,7 +104,7 @@ def place_of(home: Home, name: str) -> Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRecord:
-    """What an environment is, written when it is finished and never changed."""
+    """What an environment is, written when it is finished. Only `found` changes later."""
 
     format: Format = "moondream-station/environment/1"
     lock_digest: str
@@ -133,6 +133,9 @@ class CommitRecord:
     """None in the record of a station that had one place for a version (see `code_place`)."""
     own_files: Mapping[str, str] = field(default_factory=dict)
     """As `records.own_files` gives them; empty in the record of a station that did not look at them."""
+
+    found: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By model, the args that its backend gave for what it fetched last."""
 
     @property
     def code_place(self) -> str:
@@ -194,6 +197,12 @@ async def commit(place: Place, record: CommitRecord) -> None:
         record = replace(record, own_files=await anyio.to_thread.run_sync(own_files, place.venv))
         await anyio.to_thread.run_sync(_write_json, place.commit, record)
     reached(Point.COMMITTED)
+
+
+async def amend(place: Place, record: CommitRecord) -> None:
+    """Replace the record of a committed environment, which stays what it is."""
+    with writing_to(place.path):
+        await anyio.to_thread.run_sync(_write_json, place.commit, record)
 
 
 def _write_json(path: Path, value: CommitRecord | VerificationReport) -> None:

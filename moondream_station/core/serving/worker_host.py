@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -72,6 +72,8 @@ class HostedWorker:
     worker: Worker
     model_cache: tuple[Path, ...]
     need: MemoryNeed | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """Args with which the backend loads again what it fetched, as the commit that a branch named."""
     device: str | None = None
     reason: StopReason = StopReason.SHUTDOWN
     released: anyio.Event = field(default_factory=anyio.Event)
@@ -80,7 +82,8 @@ class HostedWorker:
     async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool | None:
         """Let the backend bring what it will load; gives whether memory suffices, None where it won't say."""
         options = self._options(device, progress)
-        self.need = await self.worker.fetch(self.spec.code, self.spec.args, **options)
+        self.need, self.found = await self.worker.fetch(self.spec.code, self.spec.args, **options)
+        self.spec = replace(self.spec, args={**self.spec.args, **self.found})  # also for its next start
         return None if self.need is None else await anyio.to_thread.run_sync(self.need.is_met)
 
     async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
@@ -204,7 +207,7 @@ async def existing_worker(home: Home, manifest: Manifest, model: str, environmen
     spec = WorkerSpec(
         model=model,
         code=code,
-        args=manifest.model(model).args,
+        args={**manifest.model(model).args, **commit.found.get(model, {})},
         place=place,
         plan=WorkerPlan(build=commit.build, torch=commit.torch),
     )

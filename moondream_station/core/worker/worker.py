@@ -68,13 +68,18 @@ class Worker:
 
     async def fetch(
         self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]
-    ) -> MemoryNeed | None:
-        """Let `fetch_backend` bring what `init_backend` will load; it may say what memory that needs."""
+    ) -> tuple[MemoryNeed | None, Mapping[str, Any]]:
+        """Let `fetch_backend` bring what `init_backend` will load.
+
+        It may say what memory that needs, and give args with which the same is loaded again.
+        """
         value = await self._let_load("fetch", code, args, options)
-        needed, free = value.get("needed_bytes"), value.get("free_bytes")
+        needed, free, found = (value.get(name) for name in ("needed_bytes", "free_bytes", "args"))
+        found = found if isinstance(found, dict) else {}
         if not isinstance(needed, int):
-            return None
-        return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free if isinstance(free, int) else None)
+            return None, found
+        free = free if isinstance(free, int) else None
+        return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free), found
 
     async def init(self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]) -> None:
         """Load the backend's module and call its `init_backend`, for as long as that shows signs of life.

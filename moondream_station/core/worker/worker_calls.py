@@ -9,6 +9,7 @@ import binascii
 import contextlib
 import inspect
 import opcode
+import os
 import re
 import threading
 import time
@@ -22,6 +23,9 @@ from typing import Any, Self
 Send = Callable[[dict[str, Any]], None]
 
 _MOST_CHARACTERS = 4000
+_DEVICE_BROKEN = re.compile("(CUDA|HIP) error: (?!out of memory|invalid device ordinal)")
+"""What torch calls an error after which a GPU's context is unusable (c10/cuda/CUDAException.cpp)."""
+_EXIT_DEVICE_BROKEN = 70
 _APART_SECONDS = 0.25
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _RAISE = opcode.opmap["RAISE_VARARGS"]
@@ -69,9 +73,13 @@ class Call:
         """The station has used up `count` chunks."""
         self._room.release(count)
 
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for an answer any more."""
+        return self._cancelled.is_set()
+
     def check(self) -> None:
         """Raise `Cancelled` where nobody waits for an answer any more."""
-        if self._cancelled.is_set():
+        if self.is_cancelled():
             raise Cancelled
 
     def wait_for_room(self) -> None:
@@ -115,9 +123,11 @@ class Calls:
             except ValueError as unfit:
                 error = unfit
         if error is not None:
-            if not isinstance(error, Cancelled):
+            if not call.is_cancelled():
                 complain(error)
             self._send(error_frame(call.id, error))
+            if _DEVICE_BROKEN.search(_text_of(error)):
+                os._exit(_EXIT_DEVICE_BROKEN)  # every later use of the device in this process fails too
         self._known.pop(call.id, None)
 
     def _perform(self, call: Call) -> dict[str, Any]:
@@ -130,6 +140,8 @@ class Calls:
             return {"kind": "error", "id": call.id, "code": "unknown-function", "message": text}
         arguments = call.arguments()
         _check_arguments(function, arguments)
+        if "cancelled" in names_of(function):
+            arguments["cancelled"] = call.is_cancelled
         try:
             value = function(**arguments)
             answer = value if isinstance(value, dict) else {"result": value}
@@ -202,6 +214,14 @@ def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
         "message": text[:_MOST_CHARACTERS],
         **_given_by(error),
     }
+
+
+def names_of(function: Any) -> frozenset[str]:
+    """The names of a function's parameters; none where Python can't tell."""
+    try:
+        return frozenset(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # what C code defines may have none
+        return frozenset()
 
 
 def _check_arguments(function: Any, kwargs: dict[str, Any]) -> None:

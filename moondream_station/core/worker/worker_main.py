@@ -18,7 +18,6 @@ import atexit
 import contextlib
 import faulthandler
 import importlib.util
-import inspect
 import os
 import platform
 import queue
@@ -85,19 +84,19 @@ class Backend:
         self._module: ModuleType | None = None
         self._functions: frozenset[str] = frozenset()
 
-    def fetch(self, request: dict[str, Any], progress: worker_calls.Progress) -> int | None:
+    def fetch(self, request: dict[str, Any], progress: worker_calls.Progress) -> dict[str, Any]:
         """Let the backend bring what it will load, while others may still need the memory.
 
         A module without `fetch_backend` is not even imported: it may load its model as soon as it is.
-        Gives the bytes of memory that the model takes, None where the backend does not say.
+        Gives `memory_bytes`, what the model takes, and `args` for loading the same again, as far as it says.
         """
         if not _defines(_path_of(request), "fetch_backend"):
-            return None
+            return {}
         fetch = self._import(request).fetch_backend
-        named = _names_of(fetch)
+        named = worker_calls.names_of(fetch)
         given = {"device": request["device"], "progress": progress} | request["args"]
-        needed = fetch(**{name: value for name, value in given.items() if name in named})
-        return needed if type(needed) is int and needed >= 0 else None
+        answer = fetch(**{name: value for name, value in given.items() if name in named})
+        return answer if isinstance(answer, dict) else {"memory_bytes": answer}
 
     def load(self, request: dict[str, Any], progress: worker_calls.Progress) -> None:
         """Import the entry module and let it initialise itself."""
@@ -105,7 +104,7 @@ class Backend:
         initialise = getattr(module, "init_backend", None)
         if initialise is not None:
             given = {"device": request["device"], "progress": progress}
-            named = _names_of(initialise)
+            named = worker_calls.names_of(initialise)
             initialise(**{name: value for name, value in given.items() if name in named} | request["args"])
         self._functions = frozenset(request["functions"])
 
@@ -134,14 +133,6 @@ def _defines(path: Path, function: str) -> bool:
     except (OSError, SyntaxError, ValueError):
         return False  # importing it says what is wrong
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body)
-
-
-def _names_of(function: Any) -> frozenset[str]:
-    """The names of a function's parameters; none where Python can't tell."""
-    try:
-        return frozenset(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return frozenset()
 
 
 class Worker:
@@ -190,9 +181,11 @@ class Worker:
                 return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
             case "fetch":
                 with self._progress(request) as progress:
-                    needed = self._backend.fetch(request, progress)
+                    fetched = self._backend.fetch(request, progress)
+                needed = fetched.get("memory_bytes")
+                needed = needed if type(needed) is int and needed >= 0 else None
                 free = None if needed is None else torch_check.free_memory(request["device"])
-                return {"needed_bytes": needed, "free_bytes": free}
+                return {"needed_bytes": needed, "free_bytes": free, "args": dict(fetched.get("args") or {})}
             case "init":
                 with self._progress(request) as progress:
                     self._backend.load(request, progress)

@@ -622,7 +622,8 @@ async def test_a_backend_may_fetch_before_it_loads(tmp_path: Path) -> None:
     told: list[tuple[int, int | None, str]] = []
     async with started(tmp_path) as worker:
         args = {"model_id": "m", "dtype": "x"}
-        need = await worker.fetch(code, args, device="cpu", progress=lambda *step: told.append(step))
+        need, found = await worker.fetch(code, args, device="cpu", progress=lambda *step: told.append(step))
+        assert found == {}
         assert need == MemoryNeed(needed_bytes=7, free_on_device_bytes=None)
         await worker.init(code, args, device="cpu")
         assert await call(worker, "whole", {}) == {"brought": ["m", args]}
@@ -634,7 +635,17 @@ async def test_what_is_no_number_of_bytes_is_no_need(tmp_path: Path, answer: str
     """Then nothing is known of the memory."""
     code = write_backend(tmp_path / "backend", f"def fetch_backend():\n    return {answer}\n")
     async with started(tmp_path) as worker:
-        assert await worker.fetch(code, {}) is None
+        assert await worker.fetch(code, {}) == (None, {})
+
+
+async def test_a_backend_may_say_what_it_found(tmp_path: Path) -> None:
+    """Arguments that load the same again, beside the memory that it takes."""
+    source = "def fetch_backend():\n    return {'memory_bytes': 7, 'args': {'commit': 'abc'}}\n"
+    code = write_backend(tmp_path / "backend", source)
+    async with started(tmp_path) as worker:
+        need, found = await worker.fetch(code, {})
+    assert need is not None
+    assert (need.needed_bytes, found) == (7, {"commit": "abc"})
 
 
 @pytest.mark.parametrize("rest", ["", "def broken(:\n"])
@@ -643,7 +654,7 @@ async def test_a_backend_that_fetches_nothing_is_not_imported_for_it(tmp_path: P
     marker = tmp_path / "imported"
     code = write_backend(tmp_path / "backend", f"open({str(marker)!r}, 'w')\n{rest}")
     async with started(tmp_path) as worker:
-        assert await worker.fetch(code, {}) is None
+        assert await worker.fetch(code, {}) == (None, {})
         assert not marker.exists()
 
 
@@ -668,6 +679,47 @@ async def test_fetching_without_a_sign_of_life_is_given_up(tmp_path: Path) -> No
     async with started(tmp_path) as worker:
         with pytest.raises(WorkerTimeout, match="fetch_backend"):
             await worker.fetch(code, {}, stall_seconds=0.4)
+
+
+async def test_a_function_may_ask_whether_its_caller_has_left(tmp_path: Path) -> None:
+    """One that computes for long ends as soon as it asks; whoever sends the argument does not replace it."""
+    source = (
+        "import time\n"
+        "left = []\n"
+        "def long(cancelled, **kwargs):\n"
+        "    while not cancelled():\n"
+        "        time.sleep(0.01)\n"
+        "    left.append(True)\n"
+        "def seen(**kwargs):\n"
+        "    return {'left': left}\n"
+    )
+    async with serving(tmp_path, source) as worker:
+        request = worker.begin("long", {"cancelled": "no"})
+        request.abandon()
+        with anyio.fail_after(20):
+            assert await call(worker, "seen", {}) == {"left": [True]}
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("CUDA error: device-side assert triggered", True),
+        ("HIP error: an illegal memory access was encountered", True),
+        ("CUDA error: out of memory", False),
+        ("CUDA out of memory. Tried to allocate 20.00 MiB", False),
+    ],
+)
+async def test_a_worker_whose_device_broke_ends(tmp_path: Path, text: str, *, ends: bool) -> None:
+    """Every later call would fail too; memory that ran out comes back."""
+    source = f"def fail(**kwargs):\n    raise RuntimeError({text!r})\ndef fine(**kwargs):\n    return {{}}\n"
+    async with serving(tmp_path, source) as worker:
+        with pytest.raises(BackendError, match=r"memory|assert"):
+            await call(worker, "fail", {})
+        if ends:
+            with anyio.fail_after(20):
+                assert "exit code 70" in (await worker.wait_failed()).message
+        else:
+            assert await call(worker, "fine", {}) == {}
 
 
 async def test_a_worker_whose_owner_is_cancelled_may_say_goodbye(tmp_path: Path) -> None:
