@@ -58,7 +58,7 @@ def test_a_home_folder_is_optional(
 ) -> None:
     """With MOONDREAM_STATION_HOME, everything works for a user id without an entry and without HOME."""
     completed = call_here(_homeless(premises, monkeypatch), *arguments)
-    assert "internal-error" not in completed.stdout + completed.stderr
+    assert "a bug in Moondream Station" not in completed.stdout + completed.stderr
     assert "RuntimeError" not in completed.stdout + completed.stderr
     assert completed.returncode == 0, completed.stderr
 
@@ -78,7 +78,7 @@ def test_the_home_of_nobody_is_a_path_that_does_not_exist(premises: Premises, op
     completed = call_here(premises, "switch", "colours", *arguments, **variables)
     assert completed.returncode != 0
     assert "~nobody-here" in completed.stderr
-    assert "internal-error" not in completed.stderr
+    assert "a bug in Moondream Station" not in completed.stderr
 
 
 def _in_a_deleted_folder(premises: Premises, *arguments: str, **variables: str) -> tuple[int, str]:
