@@ -114,10 +114,8 @@ def test_a_home_that_leads_nowhere_is_told(whole: Premises, arguments: tuple[str
     link.symlink_to(whole.folder / "unmounted")
     loop.symlink_to(loop)
     try:
-        for home, why in (
-            (link / "home", f"to {whole.folder / 'unmounted'}, which does not exist"),
-            (loop, ""),
-        ):
+        missing = f"to {whole.folder / 'unmounted'}, which does not exist"
+        for home, why in ((link / "home", missing), (loop, "that leads back to itself")):
             done = run(whole, *arguments, "--json", MOONDREAM_STATION_HOME=str(home))
             error = json.loads(done.stdout.splitlines()[-1])["error"]
             assert error["code"] == "home-unusable"

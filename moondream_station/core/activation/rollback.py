@@ -38,14 +38,15 @@ def previous_environment(home: Home, model: str) -> str:
     return record.previous
 
 
-def check_rollback(home: Home, model: str) -> None:
-    """Make sure that the model is the active one and had another environment; else `NothingToRollBack`."""
-    previous_environment(home, model)
+def check_rollback(home: Home, model: str) -> str:
+    """The environment that the active model had before; `NothingToRollBack` for any other model too."""
+    previous = previous_environment(home, model)
     if read_active(home).model != model:
         raise NothingToRollBack(
             f"{model} is not the active model.",
             hint=f"`moondream-station rollback {model}` handles inactive models, too.",
         )
+    return previous
 
 
 async def find_previous(activation: Activation, *, home: Home, manifest: Manifest) -> Environment:
@@ -54,8 +55,7 @@ async def find_previous(activation: Activation, *, home: Home, manifest: Manifes
     Only for the holder of `activation.lock`. One that can't be used any more is an error by its cause.
     """
     model = activation.request.model
-    check_rollback(home, model)
-    environment = await existing_worker(home, manifest, model, previous_environment(home, model))
+    environment = await existing_worker(home, manifest, model, check_rollback(home, model))
     record = environment.record
     choice = BuildSelected(
         build=record.build,

@@ -72,14 +72,9 @@ def open_file(path: Path, mode: str = "rb", *, buffering: int = -1) -> BufferedR
 
 def open_regular(path: str | Path, flags: int) -> int:
     """The descriptor of a file of the home, where it is one: `os.open` with that check."""
-    try:
-        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
-    except OSError as error:
-        raise (not_a_file(path) or error) from None
-    if (wrong := not_a_file(path)) is None:
-        return descriptor
-    os.close(descriptor)
-    raise wrong
+    if wrong := not_a_file(path):
+        raise wrong
+    return os.open(path, flags, 0o666)
 
 
 def not_a_file(path: str | Path) -> OSError | None:

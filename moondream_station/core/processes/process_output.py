@@ -79,7 +79,7 @@ class OutputLog:
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open_file(path, "ab")
+            self._file = open_file(path, "ab", buffering=0)
         except OSError as error:
             self._give_up(error)
 
@@ -98,23 +98,19 @@ class OutputLog:
             if self._file.tell() + len(record) > self._limit:
                 self._file = self._rotate(self._file)
             self._file.write(record)
-            self._file.flush()
         except OSError as error:
             self._give_up(error)
 
     def close(self) -> None:
         """Close the file; what is written later is kept in memory alone."""
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError as error:  # what was still buffered did not fit
-                self._give_up(error)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _rotate(self, file: BinaryIO) -> BinaryIO:
         file.close()
         self._path.replace(self._path.with_name(self._path.name + ".1"))
-        return open_file(self._path, "ab")
+        return open_file(self._path, "ab", buffering=0)
 
     def _give_up(self, error: OSError) -> None:
         self._last.append(f"[{self._path} can't be written: {error.strerror}]")
