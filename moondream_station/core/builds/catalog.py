@@ -89,6 +89,7 @@ class Catalog:
         self._unpacked: dict[str, float] = {
             kind: factor for kind, factor in data["unpacked"].items() if kind != "source"
         }
+        self._gfx_since = {name: Version(torch) for name, torch in data["gfx_since"].items()}
         self._gfx: dict[str, tuple[str, ...]] = {row["build"]: tuple(row["gfx"]) for row in data["rocm"]}
         self._source_builds = {row["build"]: row["reason"] for row in data["source_builds"]}
         self._intel = {
@@ -153,16 +154,23 @@ class Catalog:
         same_major = [known for known in parsed if known and known.version[:1] == build.version[:1]]
         return max(same_major).name if same_major else None
 
-    def gfx(self, build: Build) -> Codes[str] | None:
-        """The AMD GPUs that a ROCm build has code for; else those of the nearest older one of its major."""
-        if (names := self._gfx.get(build.name)) is not None:
-            return Codes(names, verified=True)
-        older = [
-            known
-            for known in map(parse_build, self._gfx)
-            if known and known.version[:1] == build.version[:1] and known.version < build.version
+    def gfx(self, build: Build, torch: Version | None = None) -> Codes[str] | None:
+        """The AMD GPUs that a ROCm build has code for, with any torch or with one.
+
+        A ROCm that is not known takes the list of the nearest older one of its major.
+        """
+        known = [
+            other
+            for other in map(parse_build, self._gfx)
+            if other and other.version[:1] == build.version[:1] and other.version <= build.version
         ]
-        return Codes(self._gfx[max(older).name], verified=False) if older else None
+        if not known:
+            return None
+        nearest = max(known)
+        names = self._gfx[nearest.name]
+        if torch is not None:
+            names = tuple(name for name in names if torch >= self._gfx_since.get(name, torch))
+        return Codes(names, verified=nearest == build)
 
     def toolkit_of(self, package: str, version: str) -> str | None:
         """The CUDA ("12.4") that a release of a package of NVIDIA's belongs to, None where it tells none."""

@@ -98,7 +98,7 @@ class Hardware:
                 known = self.catalog.architectures(build, torch, self.target.platform or "")
                 return device is None or known is None or covers(known.codes, device, build.version)
             case Kind.ROCM:
-                gfx = self.catalog.gfx(build)
+                gfx = self.catalog.gfx(build, torch)
                 return gfx is not None and (gpu.architecture or "").split(":")[0] in gfx.codes
             case Kind.XPU | Kind.MPS | Kind.CPU:
                 return True
@@ -134,7 +134,7 @@ class Hardware:
         if build.kind is Kind.CUDA:
             known = self.catalog.architectures(build, torch, self.target.platform or "")
         elif build.kind is Kind.ROCM:
-            known = self.catalog.gfx(build)
+            known = self.catalog.gfx(build, torch)
         if build.kind not in {Kind.CUDA, Kind.ROCM} or (known is not None and known.verified):
             return None
         return (
@@ -154,23 +154,21 @@ class Hardware:
             return (
                 f"{build.name} needs driver {needed} or newer for {describe(gpu)}; this machine has {driver}."
             )
-        if build.kind is Kind.ROCM:
-            if gpu.architecture is None:
-                return f"{build.name}: the gfx name of {describe(gpu)} could not be detected."
-            return f"{build.name} has no code for {gpu.architecture} ({describe(gpu)})."
-        return (
-            f"{build.name} has no code for compute capability {gpu.architecture} ({describe(gpu)})"
-            f"{self._who_has(gpu)}."
-        )
+        if build.kind is Kind.ROCM and gpu.architecture is None:
+            return f"{build.name}: the gfx name of {describe(gpu)} could not be detected."
+        word = "compute capability " if build.kind is Kind.CUDA else ""
+        has_no = f"{build.name} has no code for {word}{gpu.architecture} ({describe(gpu)})"
+        return f"{has_no}{self._who_has(gpu, build)}."
 
-    def _who_has(self, gpu: Gpu) -> str:
-        """Which verified CUDA build has code for a GPU, and up to which torch, as the end of a sentence."""
+    def _who_has(self, gpu: Gpu, build: Build) -> str:
+        """Which verified build of a kind has code for a GPU, and up to which torch, as a sentence's end."""
         having = [
             (Version(row.torch), known)
             for row in self.catalog.rows_of(self.target.platform or "")
             if row.verified
             and (known := parse_build(row.build)) is not None
-            and known.kind is Kind.CUDA
+            and known.kind is build.kind
+            and not self.catalog.source_build(known.name)
             and self.has_code(known, Version(row.torch), gpu)
         ]
         if not having:

@@ -286,7 +286,7 @@ def conclusions(build: str, torch: str, capabilities: Capabilities, catalog: Cat
     """What the catalog says of a build of a torch, and detection of its driver."""
     parsed = parse_build(build)
     if parsed is not None and parsed.kind is Kind.ROCM:
-        gfx = catalog.gfx(parsed)
+        gfx = catalog.gfx(parsed, Version(torch.partition("+")[0]))
         return Conclusions(arch_list=tuple(sorted(gfx.codes)) if gfx else (), toolkit=parsed.toolkit)
     if parsed is None or parsed.kind is not Kind.CUDA:
         return Conclusions()

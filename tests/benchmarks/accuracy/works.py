@@ -41,6 +41,15 @@ _DRIVERS = {
 }
 _BLACKWELL_DRIVERS = ((570, 26), (570, 65))  # cuDNN's support matrix; below CUDA 13 only
 _BLACKWELL = 10
+# PYTORCH_ROCM_ARCH of the releases: pytorch/builder 2.0 to 2.4, then pytorch#141667, #147761, #148562.
+_GFX_SINCE = {
+    "gfx1100": (2, 1),
+    "gfx942": (2, 3),
+    "gfx1101": (2, 6),
+    "gfx1102": (2, 7),
+    "gfx1200": (2, 7),
+    "gfx1201": (2, 7),
+}
 _SOURCE_BUILDS = frozenset({"rocm7.14"})  # its wheel needs `rocm` 7.14, which exists as an sdist only
 
 
@@ -103,7 +112,10 @@ def published_wheels() -> tuple[Wheel, ...]:
 
 @cache
 def _gfx() -> dict[str, frozenset[str]]:
-    """The GPUs of each ROCm build: uv's table (crates/uv-torch/src/backend.rs)."""
+    """The GPUs of each ROCm build: uv's table (crates/uv-torch/src/backend.rs), for 5.x pytorch/builder's.
+
+    Without gfx900 and gfx906 from 6.4 on, for which rocBLAS has nothing (pytorch#179865).
+    """
     return {build: frozenset(names.split()) for build, names in _read()["gfx"].items()}
 
 
@@ -177,7 +189,9 @@ def accelerates(wheel: Wheel, reality: Reality) -> bool:
         return _runs_on_nvidia(wheel, reality)
     if wheel.build.startswith("rocm"):
         amd = reality.of_vendor("amd")
-        return amd is not None and amd["architecture"] in _gfx().get(wheel.build, ())
+        first = _GFX_SINCE.get(amd["architecture"], ()) if amd is not None else ()
+        has_code = amd is not None and amd["architecture"] in _gfx().get(wheel.build, ())
+        return has_code and _numbers(wheel.torch) >= first
     intel = reality.of_vendor("intel")
     return wheel.build == "xpu" and intel is not None and bool(intel["has_xpu"])
 

@@ -480,3 +480,33 @@ def test_the_order_holds_every_possible_build_with_all_its_versions() -> None:
     assert [one.build for one in result.order] == ["cu126", "cu129", "cu128", "cu118", "cpu"]
     cu128 = next(one for one in result.order if one.build == "cu128")
     assert (cu128.torch, [offer.torch for offer in cu128.others]) == ("2.10.0", ["2.9.1", "2.9.0", "2.8.0"])
+
+
+@pytest.mark.parametrize(
+    ("gfx", "requirement", "build", "torch"),
+    [
+        ("gfx906", "torch==2.9.1", "rocm6.3", "2.9.1"),
+        ("gfx906", "torch>=2.10", "cpu", "2.14.1"),
+        ("gfx900", "torch<2.3", "rocm5.7", "2.2.2"),
+        ("gfx908", "torch>=2.10", "rocm7.2", "2.14.1"),
+        ("gfx1100", "torch==2.1.0", "rocm5.6", "2.1.0"),
+        ("gfx1100", "torch==2.0.1", "cpu", "2.0.1"),
+        ("gfx1030", "torch==2.0.1", "rocm5.4.2", "2.0.1"),
+        ("gfx942", "torch==2.3.0", "rocm6.0", "2.3.0"),
+        ("gfx942", "torch==2.2.2", "cpu", "2.2.2"),
+        ("gfx1101", "torch==2.6.0", "rocm6.2.4", "2.6.0"),
+        ("gfx1101", "torch==2.5.1", "cpu", "2.5.1"),
+        ("gfx1102", "torch==2.7.0", "rocm6.3", "2.7.0"),
+        ("gfx1102", "torch==2.6.0", "cpu", "2.6.0"),
+        ("gfx1200", "torch==2.7.0", "rocm6.3", "2.7.0"),
+        ("gfx1201", "torch==2.6.0", "cpu", "2.6.0"),
+    ],
+)
+def test_amds_gpus_belong_to_a_torch_and_to_what_rocblas_has(
+    gfx: str, requirement: str, build: str, torch: str
+) -> None:
+    """Both directions of every bound: a torch has code for a GPU or not, whichever ROCm it carries."""
+    selection = plan(linux(amd(gfx)), requirement, python="3.11.9").selection
+    assert (selection.build, selection.torch) == (build, torch)
+    if build == "cpu":
+        assert any(f"no code for {gfx}" in one.reason for one in selection.candidates)
