@@ -183,6 +183,32 @@ async def test_whoever_made_room_is_told_of_after_the_end(active: Premises, *, f
         assert await caption(station) == ("a small caption" if fails else "fetched")
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_worker_that_made_room_is_not_shown_as_ready(active: Premises, *, fails: bool) -> None:
+    """Although the fact that it stopped comes after the activation's end; then what serves is shown."""
+    waits = "    while not os.path.exists(args['gate']):\n        time.sleep(0.01)\n"
+    source = FETCHING.replace("    pass\n", waits + ('    raise RuntimeError("broken")\n' if fails else ""))
+    gate = active.folder / "loaded"
+    args = {"needed": PETABYTE, "gate": str(gate)}
+    active.add_model("fetched", requirements="", source=source.replace("while gate", "while None"), args=args)
+
+    def shown(station: Station) -> tuple[str, str]:
+        now = station.status()["active"]
+        return now["model"], now["worker"]
+
+    async with active.station(CPU, serves=True) as station:
+        await station.start_active()
+        assert shown(station) == ("shapes", "ready")
+        async with course_of(station, "fetched") as course:
+            with anyio.fail_after(20):
+                while shown(station) != ("shapes", "stopped"):  # noqa: ASYNC110  no fact tells it yet
+                    await anyio.sleep(0.01)
+            gate.touch()
+            await course.end(ActivationFailed if fails else ActivationSucceeded)
+        await caption(station)
+        assert shown(station) == ("shapes" if fails else "fetched", "ready")
+
+
 async def test_the_old_model_answers_while_weights_are_fetched(active: Premises) -> None:
     """Also where it must make room in the end; cancelled meanwhile, nothing has happened to it."""
     args = {"needed": PETABYTE, "gate": str(active.folder / "gate")}

@@ -21,6 +21,7 @@ import anyio
 import anyio.lowlevel
 
 from moondream_station.core.bus.journal import Journal
+from moondream_station.core.facts.activation_state import WorkerState
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import HistoryGone, SubscriberOverflowed
 from moondream_station.core.facts.events import Event, Fact
@@ -194,6 +195,11 @@ class Bus:
     def state(self) -> StationState:
         """The fold of the first state and everything published."""
         return self._state
+
+    def amend_worker(self, worker: WorkerState) -> None:
+        """What the active model's worker does by now, where the fact of it must come later."""
+        active = self._state.active and replace(self._state.active, worker=worker)
+        self._state = replace(self._state, active=active)
 
     def publish(self, fact: Fact, *, activation: str | None = None) -> Event:
         """Let everybody know, without waiting for anybody."""

@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 
 from moondream_station.core.bus.bus import Bus
 from moondream_station.core.environments.store import check_whole, committed_at
+from moondream_station.core.facts.activation_state import WorkerState
 from moondream_station.core.facts.errors import StationError, WorkerFailed
 from moondream_station.core.facts.events import StopReason, VerificationCompleted
 from moondream_station.core.home.log import Log
@@ -78,6 +79,7 @@ class ActiveWorker:
             await load.ended.wait()
         if old is not None:
             await old.stop(StopReason.MEMORY)
+        self._bus.amend_worker(WorkerState.STOPPED)
 
     def take_over(self, hosted: HostedWorker) -> None:
         """Serve with this worker from now on; the old one ends when its last request has."""
