@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
+import anyio
 import anyio.to_thread
 
 from moondream_station.cli.activate import activate_here, activate_there
-from moondream_station.console.exit_codes import DONE
+from moondream_station.console.exit_codes import CANCELLED, DONE
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_progress, print_text
 from moondream_station.console.presenting import PlainPresenter, Presenter
 from moondream_station.console.signals import run_loop
-from moondream_station.core.activation.prune import prune
+from moondream_station.core.activation.prune import Pruning, Unreferenced, prune
 from moondream_station.core.activation.rollback import exchange, previous_environment
 from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts.errors import NoActiveModel, StationRunning
@@ -28,7 +30,10 @@ from moondream_station.core.home.active_file import ActiveRecord, read_active, w
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import Holder, activation_lock, read_station
 from moondream_station.core.home.settings import Settings
-from moondream_station.panel.quantities import size_text
+from moondream_station.core.home.task_groups import accompanied
+from moondream_station.panel.quantities import size_text, some_text
+
+_REPORT_SECONDS = 2.0
 
 
 def _report_wait(holder: Holder | None) -> None:
@@ -40,19 +45,44 @@ def _report_wait(holder: Holder | None) -> None:
 
 
 def run_prune(*, dry_run: bool, as_json: bool) -> int:
-    """Remove what nothing refers to, or list it; returns the exit code."""
-    home = home_from(os.environ)
-
-    entries = []
+    """Remove what nothing refers to, or list it; returns the exit code. Cancelled, it lists what is gone."""
+    home, pruning, code = home_from(os.environ), Pruning(), DONE
     if home.root.exists():
         home.create()
-        entries = run_loop(partial(prune, home, dry_run=dry_run, on_wait=_report_wait))
-    total = sum(entry.size_bytes for entry in entries)
+        try:
+            run_loop(_prune, home, pruning, dry_run)
+        except KeyboardInterrupt:
+            code = CANCELLED
+    entries = pruning.found if dry_run else pruning.removed
+    total = _total(entries)
     removed = [{**asdict(entry), "path": str(entry.path.relative_to(home.root))} for entry in entries]
     lines = [f"{entry['kind']:<12} {entry['path']}" for entry in removed]
-    text = "\n".join([*lines, f"{'Would free' if dry_run else 'Freed'} {size_text(total)}."])
+    verb = "Cancelled; freed" if code == CANCELLED else "Would free" if dry_run else "Freed"
+    text = "\n".join([*lines, f"{verb} {size_text(total)}."])
     print_text(text, {"removed": removed, "size_bytes": total, "dry_run": dry_run}, as_json=as_json)
-    return 0
+    return code
+
+
+async def _prune(home: Home, pruning: Pruning, dry_run: bool) -> None:  # noqa: FBT001  called through `run_loop`
+    async def report() -> None:
+        while True:
+            await anyio.sleep(_REPORT_SECONDS)
+            if pruning.removed:
+                print_progress(f"Removed {_amount(pruning.removed)}")
+
+    def report_found(found: Sequence[Unreferenced]) -> None:
+        print_progress(f"Removing {_amount(found)}")
+
+    work = partial(prune, home, pruning=pruning, dry_run=dry_run, on_wait=_report_wait, on_found=report_found)
+    await accompanied(work, report)
+
+
+def _amount(entries: Sequence[Unreferenced]) -> str:
+    return f"{some_text(len(entries), 'items')}, {size_text(_total(entries))}"
+
+
+def _total(entries: Sequence[Unreferenced]) -> int:
+    return sum(entry.size_bytes for entry in entries)
 
 
 def run_remove(model: str, *, as_json: bool) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from typing import Literal, TypeAlias
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import psutil
 
 from moondream_station.core.backends.code_store import unnamed_code
@@ -36,20 +39,40 @@ class Unreferenced:
     kind: Kind
 
 
-async def prune(home: Home, *, dry_run: bool, on_wait: Callable[[Holder | None], None]) -> list[Unreferenced]:
-    """Remove what nothing refers to, or say what that would be; what was left half done belongs to it.
+@dataclass(slots=True)
+class Pruning:
+    """What was found, and how much of it is gone by now."""
+
+    found: Sequence[Unreferenced] = ()
+    removed: list[Unreferenced] = field(default_factory=list)
+
+
+async def prune(
+    home: Home,
+    *,
+    pruning: Pruning,
+    dry_run: bool,
+    on_wait: Callable[[Holder | None], None],
+    on_found: Callable[[Sequence[Unreferenced]], object] = lambda _: None,
+) -> None:
+    """Remove what nothing refers to, or find that alone; what was left half done belongs to it.
+
+    `pruning` says at every moment how far it is. Where it is cancelled, it ends after the next file.
 
     An environment stays while `active.json` names it or a process runs in it; a download stays while the lock
     of an environment that stays names it; a partial one is kept by nothing.
     """
     async with activation_lock(home, activation=new_activation_id(), command="prune", on_wait=on_wait):
-        found = await anyio.to_thread.run_sync(_find, home)
-        if not dry_run:
-            await sweep(home)
-            with writing_to(home.root):
-                for unreferenced in found:
-                    await anyio.to_thread.run_sync(remove, unreferenced.path)
-    return found
+        pruning.found = await anyio.to_thread.run_sync(_find, home)
+        if dry_run:
+            return
+        on_found(pruning.found)
+        with writing_to(home.root):
+            for unreferenced in pruning.found:
+                removing = partial(remove, unreferenced.path, check=anyio.from_thread.check_cancelled)
+                await anyio.to_thread.run_sync(removing)
+                pruning.removed.append(unreferenced)
+        await sweep(home)
 
 
 def freeable_bytes(home: Home, lock: Lock) -> int:

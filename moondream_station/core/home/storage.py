@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import math
 import os
 import secrets
 import shutil
@@ -12,7 +13,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from io import BufferedRandom
@@ -161,11 +162,13 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(parent))
 
 
-def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
+def remove_tree(
+    folder: Path, *, seconds: float | None = None, check: Callable[[], object] | None = None
+) -> None:
     """Remove a folder and all in it: under another name first, so that nobody meets it half gone.
 
     Links are removed, never followed. A folder that does not exist is fine. The next sweep removes what
-    `seconds` do not suffice for.
+    `seconds` do not suffice for, or what is left when `check`, called before each file, raises.
     """
     trash = folder.with_name(f".trash-{secrets.token_hex(4)}")
     try:
@@ -173,14 +176,16 @@ def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
     except FileNotFoundError:
         return
     # Where a removal was left running and another goes on with it, either may find a file gone already.
-    if seconds is None:
+    if seconds is None and check is None:
         shutil.rmtree(trash, onerror=_unless_gone)
         return
-    ends = time.monotonic() + seconds
+    ends = math.inf if seconds is None else time.monotonic() + seconds
     for parent, folders, files in os.walk(trash, topdown=False):
         for name in files:
             if time.monotonic() > ends:
                 return
+            if check is not None:
+                check()
             Path(parent, name).unlink(missing_ok=True)
         for name in folders:
             path = Path(parent, name)
@@ -190,10 +195,10 @@ def remove_tree(folder: Path, *, seconds: float | None = None) -> None:
         trash.rmdir()
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all in it."""
+def remove(path: Path, *, check: Callable[[], object] | None = None) -> None:
+    """Remove a file, a link or a folder with all in it, as `remove_tree`."""
     if path.is_dir() and not path.is_symlink():
-        remove_tree(path)
+        remove_tree(path, check=check)
     else:
         path.unlink(missing_ok=True)
 
