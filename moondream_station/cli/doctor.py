@@ -21,7 +21,7 @@ from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_progress, print_text
 from moondream_station.console.signals import run_loop
 from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
-from moondream_station.core.home.layout import Home, absolute, home_from
+from moondream_station.core.home.layout import Home, absolute, named_home
 from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
@@ -60,7 +60,7 @@ def run_doctor(
     machine: Machine = (
         LocalMachine(os.environ) if machine_file is None else RecordedMachine(load_record(machine_file))
     )
-    home = home_from(os.environ)
+    home = named_home(os.environ)
     settings = _settings(home)
     configure_logging(settings.log)
     report = run_loop(partial(_doctor, home, settings, machine, offline=offline, record=record, fix=fix))

@@ -125,6 +125,33 @@ def test_a_home_that_leads_nowhere_is_told(whole: Premises, arguments: tuple[str
         loop.unlink()
 
 
+@pytest.mark.parametrize(
+    "arguments", [("cancel",), ("logs",), ("remove", "colours"), ("prune",), ("models",)]
+)
+def test_a_home_that_is_no_folder_is_told(whole: Premises, arguments: tuple[str, ...]) -> None:
+    """A pipe, as an example: the same sentence from every command, not of a file that can't be in it."""
+    os.mkfifo(home := whole.folder / "pipe")
+    try:
+        error = json.loads(run(whole, *arguments, "--json", MOONDREAM_STATION_HOME=str(home)).stdout)["error"]
+    finally:
+        home.unlink()
+    assert (error["code"], error["message"]) == ("home-unusable", f"The home {home} is not a folder.")
+
+
+def test_the_doctor_examines_the_rest_where_the_home_leads_nowhere(whole: Premises) -> None:
+    """The home is a finding, not the end of the examination."""
+    (home := whole.folder / "lost").symlink_to(whole.folder / "unmounted")
+    try:
+        done = run(whole, "doctor", "--offline", "--json", MOONDREAM_STATION_HOME=str(home))
+    finally:
+        home.unlink()
+    findings = {finding["id"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert findings["disk.home"]["status"] == "error"
+    assert "which does not exist" in findings["disk.home"]["summary"]
+    assert findings["machine.platform"]["status"] == "ok"
+
+
 def test_a_folder_in_whose_place_a_file_lies_is_named(tmp_path: Path) -> None:
     """Not just "File exists"."""
     home = Home(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -56,6 +57,15 @@ class Home:
         """What a model's workers wrote."""
         return self.logs / f"{model}.log"
 
+    def check(self) -> None:
+        """Refuse a home that can never be made: another kind of file, or behind a link that leads nowhere."""
+        for place in (self.root, *self.root.parents):
+            if why := _broken_link(place):
+                raise home_unusable(f"The home {self.root} can't be used: {place} is a link {why}.")
+        with suppress(OSError):  # not there yet, or not ours to see, which its use tells
+            if not stat.S_ISDIR(self.root.stat().st_mode):
+                raise home_unusable(f"The home {self.root} is not a folder.")
+
     def create(self) -> None:
         """Make the home and its folders where they are missing."""
         folders = (self.backends, self.environments, self.downloads, self.cache, self.activations, self.logs)
@@ -75,17 +85,20 @@ class Home:
 
 
 def home_from(environ: Mapping[str, str]) -> Home:
+    """The home that a user's variables name; it is a folder, or not there yet."""
+    home = named_home(environ)
+    home.check()
+    return home
+
+
+def named_home(environ: Mapping[str, str]) -> Home:
     """The home that a user's variables name: `MOONDREAM_STATION_HOME`, or `~/.moondream-station`."""
     named = environ.get("MOONDREAM_STATION_HOME", "").strip()
     try:
         root = Path(named).expanduser() if named else Path.home() / ".moondream-station"
     except RuntimeError as error:
         raise home_unusable(f"No home folder: {error}") from error
-    root = absolute(root)
-    for place in (root, *root.parents):
-        if why := _broken_link(place):
-            raise home_unusable(f"The home {root} can't be used: {place} is a link {why}.")
-    return Home(root=root)
+    return Home(root=absolute(root))
 
 
 def _broken_link(path: Path) -> str | None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind
+from moondream_station.core.facts.errors import HomeUnusable
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import in_words
 from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
@@ -77,22 +78,22 @@ async def home(patient: Patient) -> Verdict:
 
 
 def _check_home(home: Home) -> Verdict:
-    root = home.root
-    if root.is_dir() or not root.exists():
-        if os.access(_existing(root), os.W_OK | os.X_OK):
-            if faults := dict(misplaced(home)):
-                summary = "Something in the home is not what is expected there."
-                remedy = Remedy("Move it aside, or make it readable:", ("moondream-station doctor --fix",))
-                # What is in the home's folders can be made again, and so can the snapshot of the machine.
-                fatal = any(path.parent == root and path != home.capabilities for path in faults)
-                detail = [f"{path.relative_to(root)} {fault}." for path, fault in faults.items()]
-                return problem(summary, remedy, detail, fatal=fatal)
-            when = "is writable" if root.exists() else "does not exist yet; it is created when it is needed"
-            return ok(f"The home {root} {when}.")
-        fault = "is not writable" if root.exists() else "does not exist and can't be created"
-    else:
-        fault = "is not a folder"
-    remedy = Remedy("Set MOONDREAM_STATION_HOME to a folder that you may write to.")
+    root, remedy = home.root, Remedy("Set MOONDREAM_STATION_HOME to a folder that you may write to.")
+    try:
+        home.check()
+    except HomeUnusable as unusable:
+        return error(unusable.message, remedy)
+    if os.access(_existing(root), os.W_OK | os.X_OK):
+        if faults := dict(misplaced(home)):
+            summary = "Something in the home is not what is expected there."
+            move = Remedy("Move it aside, or make it readable:", ("moondream-station doctor --fix",))
+            # What is in the home's folders can be made again, and so can the snapshot of the machine.
+            fatal = any(path.parent == root and path != home.capabilities for path in faults)
+            detail = [f"{path.relative_to(root)} {fault}." for path, fault in faults.items()]
+            return problem(summary, move, detail, fatal=fatal)
+        when = "is writable" if root.exists() else "does not exist yet; it is created when it is needed"
+        return ok(f"The home {root} {when}.")
+    fault = "is not writable" if root.exists() else "does not exist and can't be created"
     return error(f"The home {root} {fault}.", remedy)
 
 
