@@ -129,7 +129,7 @@ def status(
 @app.command()
 def cancel(*, as_json: Json = False) -> int:
     """Cancel the running activation, whichever process runs it."""
-    from moondream_station.cli.cancel import run_cancel  # noqa: PLC0415
+    from moondream_station.cli.activate import run_cancel  # noqa: PLC0415
 
     return run_cancel(as_json=as_json)
 
@@ -182,7 +182,7 @@ def logs(
     as_json: Json = False,
 ) -> int:
     """Print the last activation's journal and the worker's last lines."""
-    from moondream_station.cli.logs import run_logs  # noqa: PLC0415
+    from moondream_station.cli.status import run_logs  # noqa: PLC0415
 
     return run_logs(model, as_json=as_json)
 

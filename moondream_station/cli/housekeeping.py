@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-import anyio
 import anyio.to_thread
 
 from moondream_station.cli.activate import activate_here, activate_there
@@ -19,13 +18,8 @@ from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.prune import Pruning, Unreferenced, prune
 from moondream_station.core.activation.rollback import exchange, previous_environment
 from moondream_station.core.environments.store import load_commit, place_of
+from moondream_station.core.facts import events
 from moondream_station.core.facts.errors import NoActiveModel, StationRunning
-from moondream_station.core.facts.events import (
-    ActivationFailed,
-    ActivationSucceeded,
-    BackendActivationRequested,
-    Event,
-)
 from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import Holder, activation_lock, read_station
@@ -144,22 +138,22 @@ def run_rollback(model: str, *, as_json: bool) -> int:
 class _Lines(PlainPresenter):
     """The activation's lines; its success is printed later, as the command's result."""
 
-    async def show(self, event: Event) -> None:
+    async def show(self, event: events.Event) -> None:
         """Print the fact's lines."""
-        if isinstance(event.fact, ActivationFailed):
+        if isinstance(event.fact, events.ActivationFailed):
             print_error(event.fact.error, as_json=False)
-        elif isinstance(event.fact, BackendActivationRequested):
+        elif isinstance(event.fact, events.BackendActivationRequested):
             print_progress(f"Rolling {event.fact.model} back to its previous environment")
-        elif not isinstance(event.fact, ActivationSucceeded):
+        elif not isinstance(event.fact, events.ActivationSucceeded):
             await super().show(event)
 
 
 class _Failure(Presenter):
     """A failure as JSON, and nothing else."""
 
-    async def show(self, event: Event) -> None:
+    async def show(self, event: events.Event) -> None:
         """Print a failure."""
-        if isinstance(event.fact, ActivationFailed):
+        if isinstance(event.fact, events.ActivationFailed):
             print_error(event.fact.error, as_json=True)
 
 

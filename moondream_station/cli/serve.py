@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import anyio
 import anyio.to_thread
 
 from moondream_station.console.exit_codes import DONE

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import anyio.to_thread
 
 from moondream_station.cli.activate import activate_here, activate_there
@@ -20,14 +19,9 @@ from moondream_station.console.output import print_json, print_progress
 from moondream_station.console.presenting import JsonPresenter, PlainPresenter, Presenter
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
+from moondream_station.core.facts import events
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import StationError, UnknownModel, UsageError
-from moondream_station.core.facts.events import (
-    ActivationCancelled,
-    ActivationFailed,
-    CancelReason,
-    Event,
-)
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, absolute
 from moondream_station.core.home.locks import StationRecord, read_station
@@ -66,23 +60,22 @@ def run_switch(options: SwitchOptions, *, as_json: bool) -> int:
     except StationError as error:
         if presenter is None or (presenter.last is not None and presenter.last.is_terminal):
             raise
-        _print_end(presenter, ActivationFailed(model=options.model, stage=presenter.stage, error=error.info))
+        end = events.ActivationFailed(model=options.model, stage=presenter.stage, error=error.info)
+        _print_end(presenter, end)
         return FAILED
     except KeyboardInterrupt:
         if presenter is None or presenter.last is not None:
             raise
-        _print_end(
-            presenter,
-            ActivationCancelled(model=options.model, stage=presenter.stage, reason=CancelReason.USER),
-        )
+        reason, stage = events.CancelReason.USER, presenter.stage
+        _print_end(presenter, events.ActivationCancelled(model=options.model, stage=stage, reason=reason))
         return CANCELLED
 
 
-def _print_end(presenter: JsonPresenter, fact: ActivationFailed | ActivationCancelled) -> None:
+def _print_end(presenter: JsonPresenter, fact: events.Fact) -> None:
     """Print the terminal event of an activation that nobody could publish one of."""
     now, last = datetime.now(UTC), presenter.last
     seq = max(int(now.timestamp() * 1_000_000), last.seq + 1 if last else 0)
-    event = Event(seq=seq, at=now, activation=last.activation if last else None, fact=fact)
+    event = events.Event(seq=seq, at=now, activation=last.activation if last else None, fact=fact)
     print_json({**event_to_json(event), "activation": event.activation})
 
 

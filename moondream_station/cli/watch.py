@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import anyio
 import anyio.to_thread
 from rich.text import Text
 

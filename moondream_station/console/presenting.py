@@ -10,30 +10,21 @@ from contextlib import suppress
 from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED
 from moondream_station.console.outlet import Outlet
 from moondream_station.console.plain import PlainLines
+from moondream_station.core.facts import events
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import OutputUnwritable
-from moondream_station.core.facts.events import (
-    ActivationCancelled,
-    ActivationFailed,
-    ActivationSucceeded,
-    BackendActivationRequested,
-    Event,
-    Fact,
-    Stage,
-    StageStarted,
-)
 
-_CODES: Mapping[type[Fact], int] = {
-    ActivationSucceeded: DONE,
-    ActivationFailed: FAILED,
-    ActivationCancelled: CANCELLED,
+_CODES: Mapping[type[events.Fact], int] = {
+    events.ActivationSucceeded: DONE,
+    events.ActivationFailed: FAILED,
+    events.ActivationCancelled: CANCELLED,
 }
 
 
 class Presenter:
     """Shows the facts of one activation, in order."""
 
-    async def show(self, event: Event) -> None:
+    async def show(self, event: events.Event) -> None:
         """Show a fact; a slow reader holds up this alone. Raises as `Outlet.write`."""
         raise NotImplementedError
 
@@ -49,13 +40,13 @@ class JsonPresenter(Presenter):
 
     def __init__(self) -> None:
         self._out = Outlet(sys.stdout)
-        self.last: Event | None = None
-        self.stage = Stage.PREPARE
+        self.last: events.Event | None = None
+        self.stage = events.Stage.PREPARE
 
-    async def show(self, event: Event) -> None:
+    async def show(self, event: events.Event) -> None:
         """Print the fact."""
         self.last = event
-        if isinstance(event.fact, StageStarted):
+        if isinstance(event.fact, events.StageStarted):
             self.stage = event.fact.stage
         await self._out.write(json.dumps(event_to_json(event)))
 
@@ -72,10 +63,10 @@ class PlainPresenter(Presenter):
         self._progress = Outlet(sys.stderr)
         self._result = Outlet(sys.stdout)
 
-    async def show(self, event: Event) -> None:
+    async def show(self, event: events.Event) -> None:
         """Print the fact's lines."""
         for line in self._lines.lines(event):
-            outlet = self._result if isinstance(event.fact, ActivationSucceeded) else self._progress
+            outlet = self._result if isinstance(event.fact, events.ActivationSucceeded) else self._progress
             await outlet.write(line)
 
     def cancelling(self) -> None:
@@ -87,12 +78,12 @@ class PlainPresenter(Presenter):
 
 
 async def present(
-    events: AsyncIterable[Event], presenter: Presenter, *, activation: str | None = None
+    published: AsyncIterable[events.Event], presenter: Presenter, *, activation: str | None = None
 ) -> int:
     """Show an activation, by default the first one that is requested, to its end; gives the exit code."""
     try:
-        async for event in events:
-            if activation is None and isinstance(event.fact, BackendActivationRequested):
+        async for event in published:
+            if activation is None and isinstance(event.fact, events.BackendActivationRequested):
                 activation = event.activation
             if event.activation is None or event.activation != activation:
                 continue

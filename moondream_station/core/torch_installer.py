@@ -224,7 +224,9 @@ def _in_own_thread(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def _failed(error: StationError, commands: list[tuple[str, ...]]) -> TorchInstallResult:
     details = f"{error.code}\n{error.log}" if error.log else error.code
-    return TorchInstallResult(success=False, message=_sentence(error), details=details, cmd=_last(commands))
+    return TorchInstallResult(
+        success=False, message=_sentence(error), details=details, cmd=list(*commands[-1:])
+    )
 
 
 def _succeeded(change: Change, commands: list[tuple[str, ...]]) -> TorchInstallResult:
@@ -241,11 +243,9 @@ def _succeeded(change: Change, commands: list[tuple[str, ...]]) -> TorchInstallR
         *([change.reason] if "torch" in change.installed else []),
         *change.notes,
     ]
-    return TorchInstallResult(success=True, message=message, details="\n".join(lines), cmd=_last(commands))
-
-
-def _last(commands: list[tuple[str, ...]]) -> list[str]:
-    return list(commands[-1]) if commands else []
+    return TorchInstallResult(
+        success=True, message=message, details="\n".join(lines), cmd=list(*commands[-1:])
+    )
 
 
 def _sentence(error: StationError) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 import httpx2
 from packaging.utils import canonicalize_name
@@ -21,7 +20,7 @@ from moondream_station.core.builds.requirements import FAMILY, Requirements
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.environments.building import blaming_wheels, offline_options
-from moondream_station.core.environments.packages import Package, find_packages
+from moondream_station.core.environments.packages import Package, find_packages, unmet_needs
 from moondream_station.core.environments.store import sweep
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict, VerificationFailed
@@ -169,16 +168,18 @@ class _InPlace:
             await self._put(replace(lock, files=files))
         is_required = self.request.requirements.mentions_torch or lock.torch is not None
         build = candidates.current.build if candidates.current is not None and is_required else None
-        torch = (await anyio.to_thread.run_sync(find_packages, self.python.paths)).get("torch")
+        present = await anyio.to_thread.run_sync(find_packages, self.python.paths)
+        torch = present.get("torch")
         version = None if torch is None else str(torch.version)
         if version is not None and build is not None:
             await self._verify(WorkerPlan(build=build, torch=version))
-        versions = {file.name: file.version for file in files}
-        self._notes.extend(installed.misfits(versions))
+        markers = self.interpreter.markers
+        needs = set(unmet_needs(present, markers=markers)) - set(unmet_needs(packages, markers=markers))
+        self._notes.extend(f"{need}." for need in sorted(needs))
         for name in self.python.imported_of(replaced):
             self._notes.append(f"{name} is imported in this process: restart Python to use the new one.")
         return Change(
-            installed=versions,
+            installed={file.name: file.version for file in files},
             replaced=replaced,
             torch=version,
             build=build,

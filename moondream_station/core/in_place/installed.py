@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
@@ -52,18 +52,6 @@ class Installed:
         is_changed = any(file.name == "torch" and not self.has(file) for file in lock.files)
         names = [name for name in COMPANIONS if name in self.packages and name not in lock.packages]
         return parse_requirement_args(names if is_changed else [])
-
-    def misfits(self, installed: Mapping[str, str]) -> Iterable[str]:
-        """A sentence for each package that stays and does not fit the versions installed beside it."""
-        for package in self.packages.values():
-            if package.name in installed:
-                continue
-            for item in package.needs(self.markers):
-                version = installed.get(canonicalize_name(item.name))
-                if version is not None and not item.specifier.contains(version, prereleases=True):
-                    yield (
-                        f"{package.name} {package.version} needs {item.name}{item.specifier}, not {version}."
-                    )
 
     def has(self, file: LockedFile) -> bool:
         """Whether a locked package is installed already, whole and of that very version."""

@@ -74,7 +74,7 @@ def test_a_package_in_the_way_is_moved_and_whoever_needed_it_is_named(scratch: S
     found = scratch.packages()
     assert (found["numpy"], found["pillow"]) == ("2.3.4", "11.3.0")
     assert "replaced numpy 2.0.0" in answer["details"]
-    assert "oldfriend 1.0 needs numpy<2.1, not 2.3.4." in answer["details"]
+    assert "oldfriend 1.0 needs numpy<2.1, which 2.3.4 is not." in answer["details"]
 
 
 def test_torch_that_comes_in_through_a_package_is_of_the_chosen_build(
