@@ -73,10 +73,7 @@ async def activate_there(
     """Request an activation of a model from the serving station, and show it; returns the exit code.
 
     `request` returns None for a refusal that the station has published. Ctrl-C cancels an activation that
-    this command began, and leaves one that it joined.
-
-    Raises:
-        StationError: What the station answered, or that it has gone; in a group with nothing else.
+    this command began, and leaves one that it joined. An error comes in a group (`one_error`).
     """
     from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
 
@@ -232,11 +229,7 @@ async def _request_cancel(home: Home) -> tuple[str, Holder | None]:
 
 
 def _activating(home: Home) -> Holder:
-    """The process whose activation holds the home's lock.
-
-    Raises:
-        NothingToCancel: There is none. Other holders (`prune`, say) have no journal, and read no requests.
-    """
+    """Who holds the home's lock for an activation; others (`prune`, say) write no journal."""
     holder = activation_holder(home)
     if holder is not None and read_activation(home, holder.activation):
         return holder

@@ -46,11 +46,7 @@ _REPAIRS = "station.repairs"
 def run_doctor(
     *, offline: bool, record: Path | None, machine_file: Path | None, fix: bool, as_json: bool
 ) -> int:
-    """Examine this computer or a machine record, and print the report; returns 1 where a finding is an error.
-
-    Raises:
-        UsageError: A file can't be read or written, or the options contradict each other.
-    """
+    """Examine this computer or a machine record; returns 1 where a finding is an error."""
     if fix and machine_file is not None:
         raise UsageError(
             "--fix repairs this computer, and --machine examines another one.", hint="Use one of them."

@@ -80,12 +80,7 @@ def _total(entries: Sequence[Unreferenced]) -> int:
 
 
 def run_remove(model: str, *, as_json: bool) -> int:
-    """Forget a model's environments; `prune` frees their space. Returns the exit code.
-
-    Raises:
-        NoActiveModel: The model has no environment.
-        StationRunning: A station serves the model now.
-    """
+    """Forget a model's environments; `prune` frees their space. Returns the exit code."""
     home = home_from(os.environ)
     _record_with(home, model)  # before the home is created or its lock waited for
     home.create()
@@ -120,13 +115,7 @@ def _record_with(home: Home, model: str) -> ActiveRecord:
 
 
 def run_rollback(model: str, *, as_json: bool) -> int:
-    """Go back to the environment that a model had before; returns the exit code.
-
-    Raises:
-        UnknownModel: The manifest has no such model.
-        NothingToRollBack: It had no environment before.
-        StationError: That environment can't be used any more, or the home can't be changed.
-    """
+    """Go back to the environment that a model had before; returns the exit code."""
     home, settings = begin()
     presenter = _Failure() if as_json else _Lines()
     code = run_loop(_roll_back, home, settings, model, presenter)

@@ -107,10 +107,6 @@ async def serve_here(
 
     `announce` is called with the address once the station listens and `station.json` is written. Setting
     `stopping` stops the station; the server sets it when it ends for another reason.
-
-    Raises:
-        StationRunning: Another station serves this home.
-        StationError: The address, the model, the home or the manifest can't be used.
     """
     home.create()
     async with AsyncExitStack() as stack:

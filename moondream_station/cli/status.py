@@ -118,10 +118,6 @@ def run_logs(model: str | None, *, as_json: bool) -> int:
     """Print the last activation's journal and the worker's last lines; returns the exit code.
 
     Without a model it is the one of the last activation.
-
-    Raises:
-        NoActiveModel: There is no activation, or none of this model.
-        HomeUnusable: The home can't be read.
     """
     home = home_from(os.environ)
     try:

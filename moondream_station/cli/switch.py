@@ -46,10 +46,8 @@ class SwitchOptions:
 def run_switch(options: SwitchOptions, *, as_json: bool) -> int:
     """Activate a model; returns the exit code.
 
-    Raises:
-        UsageError: There is no such strategy or interpreter.
-        StationError: Its activation could not begin, or be followed to its end; with `as_json` that is its
-            terminal event.
+    With `as_json` the last line is a terminal event, also where an activation could not begin, or not be
+    followed to its end.
     """
     presenter = JsonPresenter() if as_json else None
     try:

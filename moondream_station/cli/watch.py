@@ -74,13 +74,7 @@ class _Lines:
 
 
 def run_watch(*, as_json: bool) -> int:
-    """Show the status until a signal comes, across starts and ends of stations; returns the exit code, 0.
-
-    Raises:
-        HomeUnusable: The home can't be read.
-        StationUnreachable: A station serves it, and does not answer.
-        BrokenPipeError: Nobody reads stdout any more.
-    """
+    """Show the status until a signal comes, across starts and ends of stations; returns the exit code, 0."""
     home, _ = begin()
     return run_loop(_watch, home, as_json)
 

@@ -22,10 +22,6 @@ def begin(*, log: str = "warning", **flags: Any) -> tuple[Home, Settings]:
     """What every command begins with: the user's home, and the settings; logging goes by them from here on.
 
     `log` is the level where the user has set none, and `flags` goes before what is set.
-
-    Raises:
-        SettingsInvalid: A value can't be used.
-        HomeUnusable: The home can't be read.
     """
     home = home_from(os.environ)
     settings = load_settings(home, os.environ, **flags)

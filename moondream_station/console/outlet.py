@@ -36,9 +36,7 @@ class Outlet:
     async def write(self, line: str) -> None:
         """Write a line; wait as long as its reader takes.
 
-        Raises:
-            BrokenPipeError: Its reader is gone, or takes nothing although the command is to end.
-            OutputUnwritable: It can't be written for another reason.
+        One that takes nothing although the command is to end counts as gone: BrokenPipeError.
         """
         if self._pipe is None:
             write_line(self._stream, line)

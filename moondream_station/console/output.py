@@ -51,12 +51,7 @@ def print_progress(line: str) -> None:
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """Write a line at once.
-
-    Raises:
-        BrokenPipeError: Its reader is gone.
-        OutputUnwritable: It can't be written for another reason.
-    """
+    """Write a line at once: BrokenPipeError where its reader is gone, else OutputUnwritable."""
     try:
         standard_streams.write_line(stream, line)
     except BrokenPipeError:

@@ -26,10 +26,7 @@ def run_loop(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) 
     """Run an event loop until the function has ended. A signal cancels it, a second one ends the process.
 
     In a thread of an event loop (the prompt's commands) it runs in that loop, and ends when whoever waits for
-    the thread is cancelled; signals are that loop's.
-
-    Raises:
-        KeyboardInterrupt: A signal came, or it was cancelled, and all has ended in order.
+    the thread is cancelled; signals are that loop's. Either is a KeyboardInterrupt, once all has ended.
     """
     if threading.current_thread() is not threading.main_thread():
         try:
@@ -60,11 +57,7 @@ def run_loop(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) 
 
 @contextmanager
 def cancel_on_signal(cancel: Callable[[CancelReason], object]) -> Iterator[None]:
-    """Call `cancel` for every SIGINT, SIGTERM and SIGHUP that comes while the block runs.
-
-    Args:
-        cancel: Takes the reason; called in the event loop, and again for each further signal.
-    """
+    """Call `cancel` in the event loop for every signal that comes while the block runs."""
     loop = asyncio.get_running_loop()
 
     def receive(number: int) -> None:

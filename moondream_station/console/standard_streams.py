@@ -27,12 +27,7 @@ def make_ready() -> None:
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """Write a line, or several, at once; whatever would control a terminal is left out.
-
-    Raises:
-        BrokenPipeError: Its reader is gone.
-        OSError: It can't be written, because a disk is full, say.
-    """
+    """Write a line, or several, at once; whatever would control a terminal is left out."""
     try:
         stream.write(printable(line) + "\n")
         stream.flush()

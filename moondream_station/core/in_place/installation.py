@@ -226,28 +226,21 @@ class _InPlace:
     def _compare(
         self, packages: Mapping[str, Package], offers: Iterable[Offer], current: Ranked | None
     ) -> Installed:
-        """Compare what is installed with a candidate; an installed torch that may stay is preferred to it."""
-        torch = packages.get("torch")
-        keeps_torch = torch is not None and self._may_keep(torch, current)
-        offer = current.offer if current is not None else None
-        if torch is not None and current is not None and keeps_torch:
-            same = (
-                other
-                for other in offers
-                if other.build == current.build and other.full_version == torch.version
-            )
-            offer = next(same, offer)
+        """Compare what is installed with a candidate.
+
+        A torch that is whole, of the chosen build and possible on this machine may stay, and is preferred.
+        """
+        torch, offer = packages.get("torch"), current.offer if current is not None else None
+        keeps_torch = torch is not None and not torch.damage
+        if torch is not None and keeps_torch and current is not None:
+            present, build = offer_of(torch, self.request.catalog), current.build
+            chosen = select(self.request, [present]).selection.build if present is not None else None
+            keeps_torch = present is not None and build == present.build == chosen
+            if keeps_torch:
+                same = (one for one in offers if one.build == build and one.full_version == torch.version)
+                offer = next(same, offer)
         markers = self.interpreter.markers
         return Installed(packages=packages, offer=offer, keeps_torch=keeps_torch, markers=markers)
-
-    def _may_keep(self, torch: Package, current: Ranked | None) -> bool:
-        """Whether an installed torch is whole, of the chosen build, and possible on this machine."""
-        if torch.damage or current is None:
-            return not torch.damage
-        offer = offer_of(torch, self.request.catalog)
-        if offer is None or offer.build != current.build:
-            return False
-        return select(self.request, [offer]).selection.build == current.build
 
     async def _lock_missing(self, installed: Installed) -> Lock:
         """Lock what is missing, together with the companions that belong to a torch that it changes."""
