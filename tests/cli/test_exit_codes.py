@@ -194,11 +194,12 @@ def test_a_switch_ends_with_its_terminal_event(call: Call, arguments: tuple[str,
 
 
 def test_a_broken_set_up_of_pip_is_told_where_it_matters(call: Call, lasting: Premises) -> None:
-    """A manifest on this disk is read without it; a switch ends with its terminal event, as ever."""
+    """What is on this disk is used without it; a switch that asks indexes ends with its terminal event."""
     broken = lasting.folder / "pip.conf"
     broken.write_text("no section\n")
     assert call("models", "--json", PIP_CONFIG_FILE=str(broken)).returncode == DONE
-    switched = call("switch", "colours", "--json", PIP_CONFIG_FILE=str(broken))
+    assert call("switch", "colours", "--json", PIP_CONFIG_FILE=str(broken)).returncode == DONE
+    switched = call("switch", "colours", "--upgrade", "--json", PIP_CONFIG_FILE=str(broken))
     last = json.loads(switched.stdout.splitlines()[-1])
     assert (switched.returncode, last["event"], last["error"]["code"]) == (
         FAILED,
