@@ -49,7 +49,7 @@ CASES = [
     ),
     Case(name="trickle", fault={"bytes_per_second": 1_000_000}),
     Case(name="corrupt-once", fault={"corrupt_byte": 1_000_000, "times": 1}, again=2.0),
-    Case(name="corrupt", fault={"corrupt_byte": 1_000_000}, code="hash-mismatch", told="after a second download"),
+    Case(name="corrupt", fault={"corrupt_byte": 1_000_000}, code="hash-mismatch", told="second download"),
     Case(name="403", fault={"status": 403}, code="download-failed", told="403"),
     Case(name="404", fault={"status": 404}, code="download-failed", told="404"),
     Case(name="503-once", fault={"status": 503, "times": 1}),
