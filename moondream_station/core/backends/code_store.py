@@ -228,14 +228,12 @@ def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements
 
 def read_requirements(text: str, info: BackendInfo | None, *, folder: Path, backend: str) -> Requirements:
     """The requirements in a backend's requirements.txt."""
-    allowed = _allowances(info, folder, backend) if info is not None else NOTHING
+    allowed = NOTHING
+    if info is not None:
+        allow = info.allow
+        files = {name: _content(folder / name, backend) for name in allow.files}
+        allowed = Allowances(builds=frozenset(allow.builds), urls=frozenset(allow.urls), files=files)
     return parse_requirements(text.splitlines(), origin=f"requirements.txt of {backend}", allowed=allowed)
-
-
-def _allowances(info: BackendInfo, folder: Path, backend: str) -> Allowances:
-    allow = info.allow
-    files = {name: _content(folder / name, backend) for name in allow.files}
-    return Allowances(builds=frozenset(allow.builds), urls=frozenset(allow.urls), files=files)
 
 
 def _content(path: Path, backend: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import os
 import re
@@ -109,6 +110,11 @@ def _content(path: Path) -> str:
     return f"{mode:o}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
+def is_shortage(error: Exception) -> bool:
+    """Whether an error says nothing about a file, but that too many are open."""
+    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
 def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
     """Which of the files were lost or changed; what came in addition does no harm."""
     return tuple(name for name, content in before.items() if after.get(name) != content)
@@ -158,6 +164,8 @@ def _read_record(folder: Path, problems: list[str]) -> list[list[str]]:
         with TextIOWrapper(open_file(record), encoding="utf-8", newline="") as file:
             return [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
+        if is_shortage(error):
+            raise
         problems.append(f"{folder.name}/RECORD can't be read ({error})")
         return []
 

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.backends.code_store import TEMPORARY
-from moondream_station.core.environments.records import changed_names, check_records, own_files
+from moondream_station.core.environments.records import changed_names, check_records, is_shortage, own_files
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.facts.events import Degraded, VerificationReport
@@ -49,41 +49,22 @@ _NEVER_FINISHED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(unsafe_hash=True)
 class Place:
     """An environment's folder (`HOME/environments/NAME`, absolute) and what is in it."""
 
     path: Path
 
-    @property
-    def name(self) -> str:
-        """The environment's name: 8 digits of its lock's digest, and 4 at random."""
-        return self.path.name
-
-    @property
-    def venv(self) -> Path:
-        """The virtual environment."""
-        return self.path / "venv"
-
-    @property
-    def python(self) -> Path:
-        """The virtual environment's Python."""
-        return self.venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-
-    @property
-    def pylock(self) -> Path:
-        """The lock it was made from."""
-        return self.path / "pylock.toml"
-
-    @property
-    def rejected(self) -> Path:
+    def __post_init__(self) -> None:
+        self.name = self.path.name
+        """8 digits of its lock's digest, and 4 at random."""
+        self.venv = self.path / "venv"
+        self.python = self.venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        self.pylock = self.path / "pylock.toml"
+        self.rejected = self.path / "rejected"
         """Is there once torch did not compute in it: it is not used again."""
-        return self.path / "rejected"
-
-    @property
-    def commit(self) -> Path:
+        self.commit = self.path / "commit.json"
         """The record that makes it count; a place without it is rubbish."""
-        return self.path / "commit.json"
 
 
 def new_place(home: Home, digest: str) -> Place:
@@ -214,6 +195,8 @@ def committed_at(place: Place) -> Committed:
     try:
         record = read_record(place.commit, CommitRecord, get_args(Format)[0])
     except (OSError, ValueError) as error:
+        if is_shortage(error):
+            raise
         reason = error.strerror if isinstance(error, OSError) else None
         message = f"commit.json of environment {place.name} can't be used: {reason or error}."
         raise EnvironmentBroken(message) from error
@@ -266,6 +249,8 @@ def _own_lock(committed: Committed) -> Lock:
     try:
         lock = read_stored_pylock(read_file(place.pylock).decode())
     except (OSError, UnicodeDecodeError, ResolutionConflict) as error:
+        if is_shortage(error):
+            raise
         raise EnvironmentBroken(f"The environment {place.name} has lost its lock: {error}") from error
     if lock.digest != committed.record.lock_digest:
         raise EnvironmentBroken(f"The lock of environment {place.name} was changed.")

@@ -122,7 +122,8 @@ class ActiveWorker:
         self._pool.serve(hosted.worker, model=hosted.spec.model, restart=restart)
 
     async def _restart(self, spec: WorkerSpec) -> Worker:
-        await check_whole(await anyio.to_thread.run_sync(committed_at, spec.place))
+        with as_worker_failure(spec.model):
+            await check_whole(await anyio.to_thread.run_sync(committed_at, spec.place))
         hosted = await self._ready(spec)
         self._keep(hosted)  # where it came too late, the pool has no use for its worker either
         return hosted.worker

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
 
 import anyio
@@ -38,6 +39,7 @@ _LAST_FRAMES_SECONDS: Final = 1.0
 _LOGS_HINT = "`moondream-station logs` shows its output."
 
 
+@dataclass(eq=False)
 class Request:
     """One request that was sent to a worker.
 
@@ -46,22 +48,16 @@ class Request:
     occupies the worker, whether anybody still waits for it or not.
     """
 
-    def __init__(
-        self,
-        number: int,
-        subject: str,
-        *,
-        send: Callable[[Frame], None],
-        on_end: Callable[[], None] | None = None,
-    ) -> None:
-        self.number = number
-        self.subject = subject
+    number: int
+    subject: str
+    send: Callable[[Frame], None]
+    on_end: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        self.has_begun = False
+        self.ended = anyio.Event()
         self._frames: deque[Frame | StationError] = deque()
         self._arrived = anyio.Event()
-        self.ended = anyio.Event()
-        self.has_begun = False
-        self._send = send
-        self._on_end = on_end
         self._unreported = 0
 
     @property
@@ -84,13 +80,13 @@ class Request:
     def abandon(self) -> None:
         """Nobody waits any more: tell the worker, which ends the call as soon as it can."""
         if not self.is_ended:
-            self._send({"op": "cancel", "id": self.number})
+            self.send({"op": "cancel", "id": self.number})
 
     def consumed(self) -> None:
         """One chunk was used up: let the worker send more, twice a window."""
         self._unreported += 1
         if self._unreported >= STREAM_WINDOW // 2 and not self.is_ended:
-            self._send({"op": "more", "id": self.number, "count": self._unreported})
+            self.send({"op": "more", "id": self.number, "count": self._unreported})
             self._unreported = 0
 
     async def get(self) -> Frame:
@@ -120,7 +116,13 @@ class Request:
             if not arrived:
                 self.abandon()
         if frame["kind"] == "error":
-            raise _error_from(frame, self.subject)
+            if frame["code"] == "unknown-function":
+                raise UnknownFunction(f"The active model has no function `{self.subject}`.")
+            if frame.get("cause") == ArgumentInvalid.code:
+                error = ArgumentInvalid(frame["message"], hint=frame.get("hint"))
+                error.argument = frame.get("argument")
+                raise error
+            raise BackendError(frame["message"])
         return frame
 
     def _add(self, frame: Frame | StationError) -> None:
@@ -130,8 +132,8 @@ class Request:
     def _end(self) -> None:
         if not self.is_ended:
             self.ended.set()
-            if self._on_end is not None:
-                self._on_end()
+            if self.on_end is not None:
+                self.on_end()
 
 
 class CallStream:
@@ -157,25 +159,11 @@ class CallStream:
         self._request.consumed()
         return frame["value"]
 
-    def abandon(self) -> None:
+    async def aclose(self) -> None:
         """Give up what is left of the stream."""
         self._is_over = True
         self._request.abandon()
-
-    async def aclose(self) -> None:
-        """Give up what is left of the stream."""
-        self.abandon()
         await checkpoint()
-
-
-def _error_from(frame: Frame, subject: str) -> StationError:
-    if frame["code"] == "unknown-function":
-        return UnknownFunction(f"The active model has no function `{subject}`.")
-    if frame.get("cause") == ArgumentInvalid.code:
-        error = ArgumentInvalid(frame["message"], hint=frame.get("hint"))
-        error.argument = frame.get("argument")
-        return error
-    return BackendError(frame["message"])
 
 
 class Link:
@@ -236,8 +224,7 @@ class Link:
                 hint=_LOGS_HINT,
                 log="\n".join(lines),
             )
-            requests, self._requests = self._requests, {}
-            for request in requests.values():
+            for request in self._end_requests():
                 request.fail(_again(self.failure))
             self.failed.set()
             self._greeted.set()
@@ -246,14 +233,17 @@ class Link:
     def end(self) -> None:
         """The worker is ended on purpose: who waits for an answer is told at once, and no frame counts."""
         self._has_ended = True
-        requests, self._requests = self._requests, {}
-        for request in requests.values():
+        for request in self._end_requests():
             request.fail(
                 WorkerReplaced(
                     f"The worker was replaced before it was done with `{request.subject}`.",
                     hint="Send the request again; it waits until the new worker is ready.",
                 )
             )
+
+    def _end_requests(self) -> Collection[Request]:
+        requests, self._requests = self._requests, {}
+        return requests.values()
 
     async def greet(self, timeout_seconds: float) -> None:
         """Wait for the worker's hello."""

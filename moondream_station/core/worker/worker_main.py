@@ -172,30 +172,27 @@ class Worker:
                 self._channel.send({"kind": "result", "id": request.get("id"), "value": value})
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        match request.get("op"):
-            case "verify":
-                build = request["build"]
-                with self._progress(request) as progress:
+        op = request.get("op")
+        with worker_calls.Progress(self._channel.send, request["id"]) as progress:
+            match op:
+                case "verify":
+                    build = request["build"]
                     report, detail = torch_check.check_torch(build, progress) if build else ({}, None)
-                driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
-                return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
-            case "fetch":
-                with self._progress(request) as progress:
+                    driver_cuda = torch_check.cuda_of_driver() if report.get("device") == "cuda" else None
+                    return {"report": report, "detail": detail, "driver_cuda": driver_cuda}
+                case "fetch":
                     fetched = self._backend.fetch(request, progress)
-                needed = fetched.get("memory_bytes")
-                needed = needed if type(needed) is int and needed >= 0 else None
-                free = None if needed is None else torch_check.free_memory(request["device"])
-                return {"needed_bytes": needed, "free_bytes": free, "args": dict(fetched.get("args") or {})}
-            case "init":
-                with self._progress(request) as progress:
+                    needed = fetched.get("memory_bytes")
+                    needed = needed if type(needed) is int and needed >= 0 else None
+                    free = None if needed is None else torch_check.free_memory(request["device"])
+                    args = dict(fetched.get("args") or {})
+                    return {"needed_bytes": needed, "free_bytes": free, "args": args}
+                case "init":
                     self._backend.load(request, progress)
-                return {}
-            case other:
-                version = worker_protocol.PROTOCOL_VERSION
-                raise ValueError(f"there is no request {other!r} in protocol {version}")
-
-    def _progress(self, request: dict[str, Any]) -> worker_calls.Progress:
-        return worker_calls.Progress(self._channel.send, request["id"])
+                    return {}
+                case _:
+                    version = worker_protocol.PROTOCOL_VERSION
+                    raise ValueError(f"there is no request {op!r} in protocol {version}")
 
 
 def claim_descriptors() -> tuple[int, int]:

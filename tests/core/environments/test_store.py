@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -200,6 +203,21 @@ async def test_a_commit_that_says_nothing_is_none(home: Home, text: str) -> None
     place.commit.write_text(text)
     assert load_commit(place) is None
     assert await find_reusable(home, KEY, code=CODE) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize("look", [check_whole, lambda committed: load_commit(committed.place)])
+async def test_a_shortage_of_descriptors_is_no_damage(home: Home, look: Callable[[Committed], Any]) -> None:
+    """An environment that can't be looked at now is not made again for that."""
+    committed = await committed_place(home)
+    await check_whole(committed)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            await look(committed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_half_done_things_are_swept(home: Home) -> None:
