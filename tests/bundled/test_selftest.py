@@ -223,7 +223,7 @@ async def test_wrong_input_says_what_to_send(
         for function, kwargs, words in wrong:
             with pytest.raises(ArgumentInvalid, match=words) as caught:
                 await call(worker, function, kwargs)
-            name = words.partition(" is missing")[0] if "missing" in words else "image_url"
+            name = words.partition(" ")[0] if function != "caption" else "image_url"
             assert caught.value.argument == ("length" if "length" in kwargs else name)
         assert worker.failure is None
 
