@@ -145,7 +145,7 @@ class Calls:
         try:
             value = function(**arguments)
             answer = value if isinstance(value, dict) else {"result": value}
-            key = next((key for key, part in answer.items() if _is_iterator(part)), None)
+            key = next((key for key, part in answer.items() if isinstance(part, Iterator)), None)
             if not call.streams or key is None:
                 return {"kind": "result", "id": call.id, "value": answer}
             self._send({"kind": "stream", "id": call.id, "key": str(key)})
@@ -252,7 +252,7 @@ def _fault_of_an_argument(
     A backend says so itself with `cause`, or with a `ValueError` of its own that names the argument. What
     Python or Pillow raise of their own accord is put down to an argument that is not what it should be.
     """
-    if hasattr(error, "cause"):
+    if "cause" in _given_by(error):
         return None
     with contextlib.suppress(TypeError, ValueError):
         parameters = inspect.signature(function).parameters.values()
@@ -296,7 +296,3 @@ def _text_of(error: BaseException) -> str:
     with contextlib.suppress(Exception):
         return str(error) or type(error).__name__
     return type(error).__name__
-
-
-def _is_iterator(value: Any) -> bool:
-    return hasattr(value, "__iter__") and hasattr(value, "__next__")
