@@ -144,13 +144,8 @@ class Orchestrator:
         """Hold the home's lock; another process that does is waited for, visibly."""
 
         def waiting(holder: Holder | None) -> None:
-            activation.publish(
-                ActivationWaiting(
-                    holder_pid=holder.pid if holder else None,
-                    holder_command=holder.command if holder else None,
-                    since=holder.since if holder else None,
-                )
-            )
+            pid, name, since = (holder.pid, holder.command, holder.since) if holder else (None, None, None)
+            activation.publish(ActivationWaiting(holder_pid=pid, holder_command=name, since=since))
 
         command = f"switch {activation.request.model}"
         async with activation_lock(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import anyio.to_thread
 
@@ -76,11 +76,7 @@ async def detect_machine(
     """Detect the machine, every probe's answer published as it comes; `refresh` asks past the cache."""
 
     def probe_finished(report: ProbeReport) -> None:
-        publish(
-            ProbeFinished(
-                probe=report.probe, outcome=report.outcome, seconds=report.seconds, detail=report.detail
-            )
-        )
+        publish(ProbeFinished(**asdict(report)))
 
     detected = await cache.get(refresh=refresh, on_probe=probe_finished)
     publish(

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from moondream_station.core.facts.capabilities import Capabilities, Outcome
+from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
 from moondream_station.core.facts.errors import ErrorInfo
 from moondream_station.core.facts.selection import Candidate, Source
 
@@ -130,13 +130,8 @@ class StageProgressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeFinished:
+class ProbeFinished(ProbeReport):
     """A probe answered, or failed to."""
-
-    probe: str
-    outcome: Outcome
-    seconds: float
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
