@@ -21,6 +21,7 @@ from moondream_station.core.facts.errors import HomeUnusable, NoSpace, StationEr
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import storage_failure
 from moondream_station.core.home.storage import open_file, read_file, sync_file, work_folder
+from moondream_station.core.resolve.uv_failures import install_failure
 from support.commands import command, run, run_json, switch
 from support.stations import Premises, activate, open_premises
 
@@ -170,8 +171,10 @@ def test_what_is_used_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         disk = SimpleNamespace(f_files=9000, f_favail=inodes, f_bavail=1 << 20, f_frsize=4096)
         monkeypatch.setattr(os, "statvfs", lambda _, disk=disk: disk)
         error = storage_failure(OSError(number, os.strerror(number)), tmp_path)
-        assert isinstance(error, NoSpace)
-        assert words in error.message
+        said = f"error: Failed to install: x.whl\n  Caused by: {os.strerror(number)} (os error {number})"
+        for told in (error, install_failure(said, log="", folder=tmp_path)):
+            assert isinstance(told, NoSpace)
+            assert words in told.message
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ class Building:
     async def _run(self, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
         completed = await self.uv.run(*arguments, variables=variables)
         if completed.returncode != 0:
-            raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
+            stderr, log = completed.stderr.decode(errors="replace"), output_of(completed)
+            raise install_failure(stderr, log=log, folder=self.place.path.parent)
 
     async def _check(self) -> int:
         """Check what is installed, and remove what installed it: nothing of this waits for the other."""

@@ -98,7 +98,8 @@ def _what_is_full(error: OSError, folder: Path) -> str:
     with suppress(OSError, AttributeError):  # Windows has no such call
         disk = os.statvfs(folder)
         # Removing what was half written may have given some back by now.
-        if disk.f_files and disk.f_favail < _FEW_INODES and disk.f_bavail * disk.f_frsize > _RESERVE_BYTES:
+        few = max(_FEW_INODES, disk.f_files // _FEW_INODES)
+        if disk.f_files and disk.f_favail < few and disk.f_bavail * disk.f_frsize > _RESERVE_BYTES:
             return f"The file system of {folder} has no inodes left, so it can't hold more files"
     return f"The file system of {folder} is full"
 

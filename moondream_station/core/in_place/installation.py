@@ -307,7 +307,8 @@ class _InPlace:
             completed = await uv.run("pip", "install", *options)
             self.ran(completed.argv)
             if completed.returncode != 0:
-                raise install_failure(completed.stderr.decode(errors="replace"), log=output_of(completed))
+                stderr, log = completed.stderr.decode(errors="replace"), output_of(completed)
+                raise install_failure(stderr, log=log, folder=self.python.site_packages)
             await anyio.to_thread.run_sync(_check_whole, self.python, lock)
         importlib.invalidate_caches()
 

@@ -233,7 +233,7 @@ class _Resolver:
 
 def _failed(failure: str, resolver: _Resolver, family: Family) -> StationError:
     """Why it can't be locked; where that is about torch, with the build on the other side."""
-    error = lock_failure(failure, log=resolver.log)
+    error = lock_failure(failure, log=resolver.log, cache=resolver.cache.parent)
     if not isinstance(error, ResolutionConflict) or "torch" not in error.message:
         return error
     if family.version is None or family.version in error.message:

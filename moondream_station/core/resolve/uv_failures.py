@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from pathlib import Path
 
 from moondream_station.core.facts.errors import (
     BuildFailed,
@@ -15,6 +18,7 @@ from moondream_station.core.facts.errors import (
 )
 from moondream_station.core.facts.redact import redact_text, redact_url
 from moondream_station.core.fetch.retry import CREDENTIALS_REFUSED
+from moondream_station.core.home.space import storage_failure
 from moondream_station.core.resolve.lock_project import FAMILY_GROUP, PROJECT
 
 _LOOK = "`moondream-station logs` shows all of uv's output; run the command again."
@@ -26,7 +30,8 @@ _WHOLE_WHEEL = re.compile(
 _UNBUILT = re.compile(r"Failed to build `([^`]+)`")
 _CAUSE = re.compile(r"^\s*(?:error|cause):\s*(.*)$", re.MULTILINE)
 _UNWRITABLE = ("Read-only file system", "Input/output error", "Permission denied (os error")
-_FULL = ("No space left on device", "os error 28", "not enough space on the disk", "Disk quota exceeded")
+_QUOTA = "Disk quota exceeded"
+_FULL = ("No space left on device", "os error 28", "not enough space on the disk", _QUOTA)
 
 _FETCHED = r"(?:Failed to fetch|Failed to download|error sending request for url)[:\s]+[`(]?([^\s`)]+)"
 _UNREACHABLE = "The index at {what} can't be reached: {cause}"
@@ -74,10 +79,10 @@ def is_conflict(stderr: str) -> bool:
     return "No solution found" in stderr
 
 
-def lock_failure(stderr: str, *, log: str) -> StationError:
-    """Why uv could not lock."""
+def lock_failure(stderr: str, *, log: str, cache: Path) -> StationError:
+    """Why uv could not lock, with a cache on some disk."""
     text = redact_text(stderr)
-    if (failure := _of_the_disk(text, "There is no space for the resolver's cache.", log)) is not None:
+    if (failure := _of_the_disk(text, cache, log)) is not None:
         return failure
     if unbuilt := _UNBUILT.search(text):
         return build_failure(unbuilt[1], text, log=log)
@@ -104,19 +109,20 @@ def build_failure(package: str, stderr: str, *, log: str) -> BuildFailed:
     )
 
 
-def install_failure(stderr: str, *, log: str) -> StationError:
-    """Why uv could not fill an environment."""
+def install_failure(stderr: str, *, log: str, folder: Path) -> StationError:
+    """Why uv could not fill an environment, which lies below a folder."""
     text = redact_text(stderr)
-    failure = _of_the_disk(text, "There was not enough space to build the environment.", log)
-    return failure or EnvironmentBroken(
+    return _of_the_disk(text, folder, log) or EnvironmentBroken(
         f"uv could not fill the environment: {_last_cause(text)}", hint=_LOOK, log=log
     )
 
 
-def _of_the_disk(text: str, full: str, log: str) -> NoSpace | HomeUnusable | None:
-    """The failure, where it is the disk's; `full` says what there is no space for."""
+def _of_the_disk(text: str, folder: Path, log: str) -> NoSpace | HomeUnusable | None:
+    """The failure, where it is that of the folder's disk."""
     if any(sign in text for sign in _FULL):
-        return NoSpace(full, hint="Free some space.", log=log)
+        number = errno.EDQUOT if _QUOTA in text else errno.ENOSPC
+        full = storage_failure(OSError(number, os.strerror(number)), folder)
+        return NoSpace(full.message, hint=full.hint, log=log)
     if not any(sign in text for sign in _UNWRITABLE):
         return None
     return HomeUnusable(
