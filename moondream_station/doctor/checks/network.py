@@ -12,29 +12,25 @@ from moondream_station.core.index.page_source import SourceReport
 from moondream_station.doctor.checks.findings import Remedy, Verdict, ok, problem, warning
 from moondream_station.doctor.checks.patient import Patient, Unknowable
 
-_REMEDIES = (
-    (
-        "name can't be resolved",
-        "Check the connection and its DNS; without a network, set find-links or a mirror.",
+_REMEDIES = {
+    "name can't be resolved": (
+        "Check the connection and its DNS; without a network, set find-links or a mirror."
     ),
-    ("proxy", "Check the proxy in HTTPS_PROXY and NO_PROXY, or in pip's `proxy`."),
-    (
-        "has expired",
-        "Check this computer's clock; if it is right, the server's certificate must be renewed.",
+    "proxy": "Check the proxy in HTTPS_PROXY and NO_PROXY, or in pip's `proxy`.",
+    "has expired": ("Check this computer's clock; if it is right, the server's certificate must be renewed."),
+    "not yet valid": "Check this computer's clock: by it, the server's certificate is not valid yet.",
+    "certificate": "Name your organisation's certificates in SSL_CERT_FILE, PIP_CERT or pip's `cert`.",
+    "secure connection": (
+        "Something between this computer and the server breaks TLS: a proxy, or a wrong `http`/`https`."
     ),
-    ("not yet valid", "Check this computer's clock: by it, the server's certificate is not valid yet."),
-    ("certificate", "Name your organisation's certificates in SSL_CERT_FILE, PIP_CERT or pip's `cert`."),
-    (
-        "secure connection",
-        "Something between this computer and the server breaks TLS: a proxy, or a wrong `http`/`https`.",
-    ),
-    ("status 401", "Check the name and password: in netrc, or in the index's URL."),
-    ("403", "The server refuses: check that the address is an index's, and that you may read it."),
-    ("in time", "The server is slow or out of reach: retry, raise pip's `timeout`, or set a mirror."),
-    ("refused", "Nothing listens there: check the address and its port."),
-    ("the network is unreachable", "This computer has no network, or none that leads there."),
-    ("no such page", "Check the address: the index, or its mirror, has no page for torch."),
-)
+    "status 401": "Check the name and password: in netrc, or in the index's URL.",
+    "403": "The server refuses: check that the address is an index's, and that you may read it.",
+    "in time": "The server is slow or out of reach: retry, raise pip's `timeout`, or set a mirror.",
+    "refused": "Nothing listens there: check the address and its port.",
+    "the network is unreachable": "This computer has no network, or none that leads there.",
+    "no such page": "Check the address: the index, or its mirror, has no page for torch.",
+}
+"""What to do, by words of a failure; the first that fits counts."""
 _OTHERWISE = "Check the address and the connection."
 _TORCH_INDEX = "PyTorch's index"
 _MIRROR = "MOONDREAM_STATION_TORCH_INDEX, or `torch_index` in config.json, names a mirror of it."
@@ -117,7 +113,7 @@ def _verdict(name: str, reports: _Reports, *, fatal: bool) -> Verdict:
     if has_answered and not failed:
         return ok(f"{name} answers, and has torch.", _lines(reports))
     reason = next(iter(failed), reports[0].detail if reports else "no address is set")
-    text = next((text for word, text in _REMEDIES if word in reason), _OTHERWISE)
+    text = next((text for word, text in _REMEDIES.items() if word in reason), _OTHERWISE)
     # PyTorch's index is set in the station's own settings, which pip does not show.
     remedy = Remedy(f"{text} {_MIRROR}") if name == _TORCH_INDEX else Remedy(text, _CONFIG_LIST)
     if has_answered:

@@ -251,6 +251,10 @@ async def test_one_from_the_network_is_kept_for_when_that_fails(
         running.faults.append(Fault(match="*", status=503))
         third = await load_manifest(url, home=home, client=client)
         assert "answered 503" in str(third.warning)
+        for copy in home.cache.glob("manifests/*"):
+            copy.write_bytes(b"{torn")
+        with pytest.raises(ManifestInvalid, match="answered 503"):  # and not of the copy, which nobody set
+            await load_manifest(url, home=home, client=client)
 
 
 @pytest.mark.anyio
