@@ -28,7 +28,7 @@ class Row:
     """One wheel set: a torch of a build for a platform ("linux_x86_64").
 
     One of the platform tags that fits is enough. `path` is the index's folder below its base, None for PyPI's
-    own wheel; `without` are companions that the index lacks for it.
+    own wheel; `without` are companions that the index lacks for it, `cpu_only` those without CUDA operators.
     """
 
     build: str
@@ -39,6 +39,7 @@ class Row:
     verified: bool
     path: str | None
     without: frozenset[str] = frozenset()
+    cpu_only: frozenset[str] = frozenset()
 
     @property
     def pypi(self) -> bool:
@@ -102,11 +103,6 @@ class Catalog:
     def builds(self) -> frozenset[str]:
         """The tags of every build that is known."""
         return frozenset(row.build for row in self.rows)
-
-    @cached_property
-    def newest_torch(self) -> Version:
-        """The newest torch that is known."""
-        return max(map(Version, self._releases))
 
     @cached_property
     def _rows_by_key(self) -> dict[tuple[str, str, str], Row]:
@@ -238,17 +234,26 @@ def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
                         verified=wheel[platform] != _UNVERIFIED,
                         path=wheel.get("path", wheel["build"]),
                         without=frozenset(wheel.get("without", ())),
+                        cpu_only=frozenset(wheel.get("cpu_only", ())),
                     )
+        others = release.get("tags_for", {})
         for platform, build in release["pypi"].items():
-            yield Row(
-                build=build,
-                torch=release["torch"],
-                platform=platform,
-                pythons=pythons[platform],
-                platform_tags=tuple(tags[platform].split()),
-                verified=True,
-                path=None,
-            )
+            # Wheels of one release may need another macOS for some Pythons.
+            apart = set(others["pythons"].split()) if platform in others else set[str]()
+            for tag, of in (
+                (tags[platform], set(pythons[platform]) - apart),
+                (others.get(platform, ""), apart),
+            ):
+                if of:
+                    yield Row(
+                        build=build,
+                        torch=release["torch"],
+                        platform=platform,
+                        pythons=tuple(python for python in pythons[platform] if python in of),
+                        platform_tags=tuple(tag.split()),
+                        verified=True,
+                        path=None,
+                    )
 
 
 def _architectures(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[_Range, ...]]:

@@ -17,7 +17,12 @@ from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.target import Platform, Target
 from moondream_station.core.facts.selection import Source
 
-_MACHINES: tuple[tuple[str, Platform], ...] = (("_x86_64", "linux_x86_64"), ("_aarch64", "linux_aarch64"))
+_MACHINES: tuple[tuple[str, Platform], ...] = (
+    ("_x86_64", "linux_x86_64"),
+    ("_aarch64", "linux_aarch64"),
+    ("_s390x", "linux_s390x"),
+)
+_WINDOWS: dict[str, Platform] = {"win_amd64": "windows_amd64", "win_arm64": "windows_arm64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +179,8 @@ def _platform_of(tags: frozenset[Tag]) -> Platform | None:
     """The platform that a wheel is for; None for any or an unknown one."""
     for tag in tags:
         platform = tag.platform
-        if platform == "win_amd64":
-            return "windows_amd64"
+        if platform in _WINDOWS:
+            return _WINDOWS[platform]
         if platform.startswith("macosx_"):
             return "macos_x86_64" if platform.endswith("_x86_64") else "macos_arm64"
         if platform.startswith(("manylinux", "linux_")):

@@ -17,12 +17,22 @@ from packaging.tags import Tag
 
 from moondream_station.core.facts.capabilities import Capabilities
 
-Platform = Literal["linux_x86_64", "linux_aarch64", "windows_amd64", "macos_arm64", "macos_x86_64"]
+Platform = Literal[
+    "linux_x86_64",
+    "linux_aarch64",
+    "linux_s390x",
+    "windows_amd64",
+    "windows_arm64",
+    "macos_arm64",
+    "macos_x86_64",
+]
 
 _PLATFORMS: Mapping[Platform, tuple[str, tuple[str, ...], str]] = {
     "linux_x86_64": ("Linux", ("x86_64", "amd64"), "Linux on x86-64"),
     "linux_aarch64": ("Linux", ("aarch64", "arm64"), "Linux on ARM64"),
+    "linux_s390x": ("Linux", ("s390x",), "Linux on s390x"),
     "windows_amd64": ("Windows", ("amd64", "x86_64"), "Windows on x86-64"),
+    "windows_arm64": ("Windows", ("arm64",), "Windows on ARM64"),
     "macos_arm64": ("Darwin", ("arm64",), "macOS on Apple silicon"),
     "macos_x86_64": ("Darwin", ("x86_64",), "macOS on Intel"),
 }
@@ -30,7 +40,7 @@ _PLATFORMS: Mapping[Platform, tuple[str, tuple[str, ...], str]] = {
 
 _PYTHON = re.compile(r"([0-9]+)\.([0-9]+)(?:\.([0-9]+))?((?:a|b|rc)[0-9]+)?\+?(t?)")
 # PEP 600: manylinux_2_5 is the oldest profile, on aarch64 2_17; the old names are aliases of these.
-_OLDEST_GLIBC_MINOR = {"x86_64": 5, "aarch64": 17}
+_OLDEST_GLIBC_MINOR = {"x86_64": 5, "aarch64": 17, "s390x": 17}
 _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _OLDEST_ARM_MACOS = (11, 0)
 _OLDEST_INTEL_MACOS = (10, 16)
@@ -98,12 +108,10 @@ class Target:
     def platform_tags(self) -> tuple[str, ...]:
         """The platform part of every tag that fits, best first; empty where no wheel of PyTorch's fits."""
         match self.platform:
-            case "linux_x86_64":
-                return tuple(_linux_tags("x86_64", self.glibc))
-            case "linux_aarch64":
-                return tuple(_linux_tags("aarch64", self.glibc))
-            case "windows_amd64":
-                return ("win_amd64",)
+            case "linux_x86_64" | "linux_aarch64" | "linux_s390x" as linux:
+                return tuple(_linux_tags(linux.removeprefix("linux_"), self.glibc))
+            case "windows_amd64" | "windows_arm64" as windows:
+                return (windows.replace("windows", "win"),)
             case "macos_arm64":
                 return tuple(tags.mac_platforms(self.macos or _OLDEST_ARM_MACOS, "arm64"))
             case "macos_x86_64":
@@ -128,6 +136,11 @@ class Target:
             "python_version": f"{self.python[0]}.{self.python[1]}",
             "sys_platform": {"Windows": "win32", "Darwin": "darwin"}.get(system, system.lower()),
         }
+
+
+def platform_names() -> Iterator[str]:
+    """Every platform that PyTorch has wheels for, in words."""
+    return (name for _, _, name in _PLATFORMS.values())
 
 
 def platform_name(platform: str) -> str:

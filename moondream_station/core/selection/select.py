@@ -67,8 +67,13 @@ class SelectionResult:
 def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
     """Chooses a build among available wheels: real ones, or `BuildRequest.catalog_offers`."""
     requirements, strategy = request.requirements, request.strategy
-    case = Case.of(request, offers)
-    case, judgements = _judge_all(case, parse_build(strategy))
+    forced = parse_build(strategy)
+    case, judgements = _judge_all(Case.of(request, offers), forced)
+    if forced is None and not any(judged.offers for judged in judgements):
+        # Rather than nothing, a wheel that nobody saw: what is wrong with it is found after installation.
+        unseen, others = _judge_all(case.ignoring_also(Obstacle.UNVERIFIED), forced)
+        if any(judged.offers for judged in others):
+            case, judgements = unseen, others
     possible = tuple(
         sorted(
             (judged for judged in judgements if judged.offers),
@@ -209,6 +214,11 @@ def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
     if chosen is None:
         return tuple(caveats)
     caveats += (*_left_out(chosen, case), *other_gpu_warnings(chosen, case))
+    row = case.catalog.row(chosen.build.name, chosen.best.torch, case.target.platform or "")
+    for name in case.torch.companions:
+        if row is not None and name in row.cpu_only:
+            of = f"{name}'s wheel for {chosen.build.name}"
+            caveats.append(f"{of} has no CUDA operators here; torch itself computes on the GPU.")
     if doubt := case.hardware.doubt(chosen.build, chosen.best.version):
         caveats.append(doubt)
     elif not chosen.best.verified:

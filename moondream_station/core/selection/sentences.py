@@ -6,6 +6,7 @@ import re
 
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, listed
 from moondream_station.core.builds.offers import Offer, in_words, pythons_of
+from moondream_station.core.builds.target import platform_names
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.facts.redact import redact_url
@@ -89,25 +90,22 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
             "install an arm64 Python and run the station with it."
         )
     if target.platform is None:
-        way = "Use one of these."
-        if (target.system, target.machine.lower()) == ("Windows", "arm64"):
-            way = "An x86-64 Python, which Windows runs there too, can use the CPU build."
-        return (
-            f"PyTorch has no wheels for {target.place}, only for Linux on x86-64 and ARM64, Windows on "
-            f"x86-64, and macOS. {way}"
-        )
+        places = listed(platform_names())
+        return f"PyTorch has no wheels for {target.place}, only for {places}. Use one of these."
     if target.system == "Linux" and target.glibc is None:
         libc = " ".join(case.request.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
         return (
             f"PyTorch's wheels need glibc, but this system has {libc}: use a distribution with glibc 2.28 or "
             "newer."
         )
+    is_windows_arm = target.platform == "windows_arm64"
+    other_python = " An x86-64 Python, which Windows runs there too, has more." if is_windows_arm else ""
     obstacles = {judgement.refusal.obstacle for judgement in judgements if judgement.refusal}
     if Obstacle.PYTHON in obstacles and (pythons := _pythons_that_would(case)):
         of = f" of {case.torch.text}" if case.torch.text else ""
         return (
             f"PyTorch has no wheel{of} for Python {target.python_minor} on this machine: "
-            f"use Python {in_words(pythons)}."
+            f"use Python {in_words(pythons)}.{other_python}"
         )
     for judgement in judgements:
         # What stands in the way of another platform's build is nothing that its user can act on.
@@ -119,7 +117,8 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
         ):
             name = judgement.build.name
             reason = re.sub(rf"^{name} ", f"The {name} build ", refusal.reason)
-            return f"Nothing satisfies {case.torch.phrase} on this machine. {reason}{_allow(case, reason)}"
+            advice = f"{_allow(case, reason)}{other_python}"
+            return f"Nothing satisfies {case.torch.phrase} on this machine. {reason}{advice}"
     return (
         f"Nothing satisfies {case.torch.phrase} on this machine: allow other versions, or see the reason of "
         "each build."

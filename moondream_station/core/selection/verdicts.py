@@ -88,7 +88,8 @@ Outcome = tuple[Offer, ...] | str
 
 def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
     target = case.target
-    if target.rosetta:
+    newer = [row.torch for row in case.catalog.rows_of("macos_arm64") if row.torch not in _torches(offers)]
+    if target.rosetta and (not offers or any(case.torch.versions.filter(newer))):
         return (
             f"{build.name} can't be used: this Python is an x86-64 build that runs under Rosetta, for which "
             "there is no usable wheel."
@@ -100,6 +101,10 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
         return f"{build.name} is not a known build, and no source has a wheel of it for {target.place}."
     places = listed(map(platform_name, platforms))
     return f"{build.name} has wheels for {places} only; this is {target.place}."
+
+
+def _torches(offers: tuple[Offer, ...]) -> frozenset[str]:
+    return frozenset(offer.torch for offer in offers)
 
 
 def _check_wheels_only(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
@@ -180,18 +185,28 @@ def _check_companions(build: Build, offers: tuple[Offer, ...], case: Case) -> Ou
     for name in case.torch.companions:
         fitting = tuple(offer for offer in offers if _has_companion(name, build, offer, case))
         if not fitting:
-            newest = max(offer.torch for offer in offers)
+            newest = max(offers, key=lambda offer: offer.version).torch
             specifier = case.torch.companions[name]
+            if pythons := _pythons_of_companion(name, offers, case):
+                python = case.target.python_full
+                return f"{build.name}: {name} for torch {newest} accepts Python {pythons}, not {python}."
             return f"{build.name} has no {name}{specifier} for torch {newest} on {case.target.place}."
         offers = fitting
     return offers
 
 
+def _pythons_of_companion(name: str, offers: tuple[Offer, ...], case: Case) -> str:
+    """The Pythons that a companion accepts for each of these torches, where none of them is the target's."""
+    accepted = [case.catalog.companion_python(name, offer.torch) for offer in offers]
+    is_accepted = any(pythons.contains(case.target.python_full, prereleases=True) for pythons in accepted)
+    return "" if is_accepted else str(accepted[0])
+
+
 def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
     """Whether a companion that fits a torch exists on its build.
 
-    torchvision says itself which torch it needs, so one that is not known here is left to the resolver.
-    torchaudio 2.11.0, the last one, does not; a torch newer than the catalog has none.
+    torchvision says itself which torch it needs, and torchaudio does since 2.11.1, so of a torch that is not
+    known here that is left to the resolver: a newer one is not rejected because the catalog is older.
     """
     catalog = case.catalog
     row = catalog.row(build.name, offer.torch, case.target.platform or "")
@@ -201,7 +216,7 @@ def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
         return False
     releases = catalog.companions(name, offer.torch)
     if releases is None:
-        return name != "torchaudio" or offer.version < catalog.newest_torch
+        return True
     specifier = case.torch.companions[name]
     versions = {release if offer.local is None else f"{release}+{offer.local}" for release in releases}
     return any(specifier.contains(version, prereleases=True) for version in versions)

@@ -26,7 +26,9 @@ _DATA = Path(__file__).with_name("published_wheels.json")
 _PLATFORMS = {
     ("Linux", "x86_64"): "linux_x86_64",
     ("Linux", "aarch64"): "linux_aarch64",
+    ("Linux", "s390x"): "linux_s390x",
     ("Windows", "AMD64"): "windows_amd64",
+    ("Windows", "ARM64"): "windows_arm64",
     ("Darwin", "arm64"): "macos_arm64",
     ("Darwin", "x86_64"): "macos_x86_64",
 }

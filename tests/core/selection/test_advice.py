@@ -88,7 +88,7 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
         ),
         (
             linux(nvidia("9.0", "GH200"), driver="550.90.07", machine="aarch64"),
-            "torch==2.9.1 torchvision",
+            "torch==2.9.1 torchvision==0.20.1",
             "3.12.3",
             "cu129 with torch 2.9.1 can use it, without torchvision",
         ),

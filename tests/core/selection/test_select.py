@@ -200,12 +200,34 @@ MACHINES: tuple[tuple[str, Capabilities, str, str, tuple[str | None, str | None]
     ("Alpine", linux(libc=("musl", "1.2.5")), "torch", "3.12.3", (None, None)),
     ("CentOS 7", linux(libc=("glibc", "2.17")), "torch", "3.12.3", ("cpu", "2.6.0")),
     ("CentOS 7, new torch", linux(libc=("glibc", "2.17")), "torch>=2.7.0", "3.12.3", (None, None)),
-    ("Windows on ARM", windows(machine="ARM64"), "torch", "3.12.3", (None, None)),
+    ("Windows on ARM", windows(machine="ARM64"), "torch", "3.12.3", ("cpu", "2.13.0")),
+    ("Windows on ARM, Python 3.14", windows(machine="ARM64"), "torch", "3.14.0", (None, None)),
+    ("Windows on ARM, first torch", windows(machine="ARM64"), "torch<2.8", "3.12.3", ("cpu", "2.7.0")),
+    ("Windows on ARM, older torch", windows(machine="ARM64"), "torch<2.7", "3.12.3", (None, None)),
+    ("IBM Z", linux(machine="s390x"), "torch", "3.14.0", ("cpu", "2.13.0")),
+    ("IBM Z, older torch", linux(machine="s390x"), "torch<2.12", "3.12.3", (None, None)),
+    ("Rosetta, old torch", macos("15.1", machine="x86_64"), "torch<2.3", "3.12.3", ("cpu", "2.2.2")),
+    ("Rosetta, newer torch", macos("15.1", machine="x86_64"), "torch<2.4", "3.12.3", (None, None)),
+    ("macOS 13, Python 3.14", macos("13.6"), "torch<2.11", "3.14.0", ("mps", "2.9.1")),
+    ("macOS 14, Python 3.14", macos("14.5"), "torch<2.11", "3.14.0", ("mps", "2.10.0")),
+    ("macOS 13, Python 3.13", macos("13.6"), "torch<2.11", "3.13.0", ("mps", "2.10.0")),
+    ("macOS 13, Python 3.13t", macos("13.6"), "torch<2.9", "3.13t", ("mps", "2.7.0")),
+    ("macOS 14, Python 3.13t", macos("14.5"), "torch<2.9", "3.13t", ("mps", "2.8.0")),
     ("Python 3.15", linux(RTX_4090, driver="535.183.01"), "torch", "3.15.0", ("cu126", "2.14.1")),
     ("Python 3.14, free-threaded", linux(), "torch", "3.14t", ("cpu", "2.14.1")),
     ("Python 3.13, free-threaded", linux(), "torch", "3.13t", ("cpu", "2.12.0")),
     ("Python 3.14, old torch", linux(), "torch<2.9", "3.14.0", (None, None)),
-    ("only 2.15 will do", linux(RTX_4090, driver="535.183.01"), "torch>=2.15", "3.12.3", (None, None)),
+    ("only 2.15 will do", linux(RTX_4090, driver="535.183.01"), "torch>=2.15", "3.12.3", ("cpu", "2.15.0")),
+    ("only 2.15 and no GPU", linux(), "torch>=2.15", "3.12.3", ("cpu", "2.15.0")),
+    ("only 2.15 and a V100", linux(V100, driver="580.65.06"), "torch>=2.15", "3.12.3", ("cpu", "2.15.0")),
+    (
+        "only 2.15 and its driver",
+        linux(RTX_4090, driver="580.65.06"),
+        "torch>=2.15",
+        "3.12.3",
+        ("cu132", "2.15.0"),
+    ),
+    ("only 2.16", linux(), "torch>=2.16", "3.12.3", (None, None)),
 )
 
 
@@ -272,9 +294,9 @@ def test_a_source_build_is_rejected_for_that() -> None:
     [
         (macos("15.1", machine="x86_64"), "torch", "3.12.3", "install an arm64 Python"),
         (linux(libc=("musl", "1.2.5")), "torch", "3.12.3", "glibc"),
-        (windows(machine="ARM64"), "torch", "3.12.3", "no wheels for Windows on ARM64"),
-        (windows(machine="ARM64"), "torch", "3.12.3", "An x86-64 Python, which Windows runs there too"),
-        (windows(machine="x86"), "torch", "3.12.3", "and macOS. Use one of these."),
+        (windows(machine="ARM64"), "torch", "3.14.0", "use Python 3.11 to 3.13. An x86-64 Python, which"),
+        (windows(machine="ARM64"), "torch<2.7", "3.12.3", "An x86-64 Python, which Windows runs there too"),
+        (windows(machine="x86"), "torch", "3.12.3", "and macOS on Intel. Use one of these."),
         (
             macos("14.5", machine="x86_64", silicon=False),
             "torch>=2.7",
@@ -306,8 +328,8 @@ def test_where_nothing_fits_the_reason_says_what_would(
 @pytest.mark.parametrize(
     ("requirements", "words"),
     [
-        # torchaudio 2.11.0, the last one, goes with torch up to 2.14.1
-        (("torch==2.15.0", "torchaudio"), "Allow torch 2.14.1, which cu130 has."),
+        # torchaudio 2.11.0 goes with torch up to 2.14.1
+        (("torch==2.15.0", "torchaudio==2.11.0"), "Allow torch 2.14.1, which cu130 has."),
         (("torch==2.15.0", "torchaudio>=99"), "Without torchaudio, cu132 with torch 2.15.0 is possible."),
         (("torch>=99", "torchaudio>=99"), "Allow torch 2.15.0, which cu132 has."),
     ],
@@ -322,10 +344,22 @@ def test_where_a_companion_is_in_the_way_the_reason_says_so(
 
 
 def test_companions_that_are_asked_for_are_part_of_the_choice() -> None:
-    """The stable cu132 folder has no torchaudio, and torch 2.15 has none that fits."""
+    """The stable cu132 folder has no torchaudio; 2.11.1, which torch 2.15 takes, is on PyPI."""
     machine = linux(RTX_4090, driver="580.65.06")
     assert chosen(plan(machine, "torch", "torchvision")) == ("cu132", "2.15.0")
-    assert chosen(plan(machine, "torch", "torchvision", "torchaudio")) == ("cu130", "2.14.1")
+    assert chosen(plan(machine, "torch", "torchvision", "torchaudio")) == ("cu132", "2.15.0")
+    assert chosen(plan(machine, "torch<2.15", "torchaudio")) == ("cu130", "2.14.1")
+    assert chosen(plan(machine, "torch", "torchaudio==2.11.0")) == ("cu130", "2.14.1")
+
+
+def test_companions_have_pythons_of_their_own() -> None:
+    """Torchvision 0.20 and torchaudio 2.5 have no wheel for Python 3.13, for which torch 2.5 has one."""
+    machine = linux(RTX_4090, driver="560.35.03")
+    assert chosen(plan(machine, "torch==2.5.1", python="3.13.0")) == ("cu124", "2.5.1")
+    assert chosen(plan(machine, "torch==2.5.1", "torchaudio", python="3.12.3")) == ("cu124", "2.5.1")
+    refused = plan(machine, "torch==2.5.1", "torchvision", python="3.13.0").selection
+    assert refused.build is None
+    assert any("torchvision for torch 2.5.1 accepts Python <3.13" in one.reason for one in refused.candidates)
 
 
 def test_a_companions_version_decides_torchs() -> None:
@@ -335,11 +369,17 @@ def test_a_companions_version_decides_torchs() -> None:
     assert chosen(plan(machine, "torch", "torchaudio<2.8")) == ("cu128", "2.7.1")
 
 
-def test_a_platform_without_the_companion_is_passed_over() -> None:
-    """CUDA on ARM64 has no torchvision of its own through 0.24 (pytorch/vision#9330)."""
+def test_a_companion_without_cuda_operators_leaves_torch_its_gpu() -> None:
+    """CUDA on ARM64 has a torchvision for the CPU alone through 0.24 (pytorch/vision#9330): it is told."""
     machine = linux(H100, driver="580.65.06", machine="aarch64")
     assert chosen(plan(machine, "torch==2.9.1")) == ("cu130", "2.9.1")
-    assert chosen(plan(machine, "torch==2.9.1", "torchvision")) == ("cpu", "2.9.1")
+    result = plan(machine, "torch==2.9.1", "torchvision")
+    assert chosen(result) == ("cu130", "2.9.1")
+    assert any(
+        "torchvision's wheel for cu130 has no CUDA operators" in one for one in result.selection.warnings
+    )
+    newer = plan(machine, "torch==2.10.0", "torchvision").selection
+    assert (newer.build, newer.warnings) == ("cu130", ())
 
 
 def test_torchvision_does_not_accept_every_python() -> None:
