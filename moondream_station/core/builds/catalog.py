@@ -90,9 +90,10 @@ class Catalog:
         self._unpacked: dict[str, float] = {
             kind: factor for kind, factor in data["unpacked"].items() if kind != "source"
         }
+        self.gfx_overrides: Mapping[str, str] = data["gfx_overrides"]
         self._gfx_since = {name: Version(torch) for name, torch in data["gfx_since"].items()}
         self._gfx: dict[str, tuple[str, ...]] = {row["build"]: tuple(row["gfx"]) for row in data["rocm"]}
-        self._source_builds = {row["build"]: row["reason"] for row in data["source_builds"]}
+        self.source_builds: Mapping[str, str] = {row["build"]: row["reason"] for row in data["source_builds"]}
         self._intel = {
             device.lower(): IntelFamily(row["family"], row["integrated"])
             for row in data["intel"]
@@ -189,10 +190,6 @@ class Catalog:
         """The highest CUDA of a driver branch ("12.2"), None for one older than the table."""
         branches = [branch for branch in self._branches if branch <= driver_major]
         return self._branches[max(branches)] if branches else None
-
-    def source_build(self, build: str) -> str | None:
-        """Why a build can't be installed from wheels alone, None where it can."""
-        return self._source_builds.get(build)
 
     def intel_family(self, device_id: str) -> IntelFamily | None:
         """The family of an Intel GPU by its PCI id ("0x56a0"), None where torch.xpu doesn't support it."""

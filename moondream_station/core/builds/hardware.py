@@ -168,7 +168,7 @@ class Hardware:
             if row.verified
             and (known := parse_build(row.build)) is not None
             and known.kind is build.kind
-            and not self.catalog.source_build(known.name)
+            and not self.catalog.source_builds.get(known.name)
             and self.has_code(known, Version(row.torch), gpu)
         ]
         if not having:

@@ -17,11 +17,7 @@ from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.builds.target import Platform, Target
 from moondream_station.core.facts.selection import Source
 
-_MACHINES: tuple[tuple[str, Platform], ...] = (
-    ("_x86_64", "linux_x86_64"),
-    ("_aarch64", "linux_aarch64"),
-    ("_s390x", "linux_s390x"),
-)
+_LINUX: tuple[Platform, ...] = ("linux_x86_64", "linux_aarch64", "linux_s390x")
 _WINDOWS: dict[str, Platform] = {"win_amd64": "windows_amd64", "win_arm64": "windows_arm64"}
 
 
@@ -184,7 +180,7 @@ def _platform_of(tags: frozenset[Tag]) -> Platform | None:
         if platform.startswith("macosx_"):
             return "macos_x86_64" if platform.endswith("_x86_64") else "macos_arm64"
         if platform.startswith(("manylinux", "linux_")):
-            return next((known for suffix, known in _MACHINES if platform.endswith(suffix)), None)
+            return next((known for known in _LINUX if platform.endswith(known.removeprefix("linux"))), None)
     return None
 
 

@@ -7,7 +7,7 @@ snapshot stays true when a variable changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -68,9 +68,12 @@ class InUse:
         return tuple(sorted(places, key=lambda place: _speed(self.gpus[place]), reverse=True))
 
 
-def hiding_variable(kind: Kind) -> str:
-    """The variable that hides GPUs from builds of a kind."""
-    return "HIP_VISIBLE_DEVICES" if kind is Kind.ROCM else "CUDA_VISIBLE_DEVICES"
+def hiding_all_but(gpus: Iterable[Gpu], kind: Kind) -> str:
+    """What to set so that builds of a kind see these GPUs alone: CUDA's own order is not nvidia-smi's."""
+    places = ",".join("?" if gpu.index is None else str(gpu.index) for gpu in gpus)
+    if kind is Kind.ROCM:
+        return f"HIP_VISIBLE_DEVICES={places}"
+    return f"CUDA_DEVICE_ORDER={_BUS_ORDER} and CUDA_VISIBLE_DEVICES={places}"
 
 
 def describe(gpu: Gpu) -> str:
@@ -241,12 +244,19 @@ def _visible_to_cuda(
     by_position = all(_INDEX.fullmatch(entry) for entry in entries)
     if by_position and (alike or ordered):
         return _by_position(gpus, value), ()
+    if by_position and all(parse_capability(gpu.architecture or "") for gpu in gpus):
+        visible = _by_position(tuple(sorted(gpus, key=_speed, reverse=True)), value)
+        names = listed(map(describe, visible)) or "no GPU"
+        fastest_first = (
+            f"CUDA_VISIBLE_DEVICES={value!r} means {names}, because CUDA counts the fastest GPU first; set "
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does."
+        )
+        return visible, (fastest_first,)
     if alike and all(_UUID.match(entry) for entry in entries):
         return gpus, ()
-    remedy = "set" if by_position else "name them by position, with"
     warning = (
-        f"CUDA_VISIBLE_DEVICES={value!r} can't be matched to the detected GPUs, so all of them count "
-        f"({remedy} CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
+        f"CUDA_VISIBLE_DEVICES={value!r} can't be matched to the detected GPUs, so all of them count (name "
+        "them by position, with CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
     )
     return gpus, (warning,)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,6 +38,10 @@ _USUAL_PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "powershell": (r"C:\Windows\System32\WindowsPowerShell\v1.0",),
 }
 """Where a program usually is, for when it is not on PATH."""
+
+_32_BITS: Final = 1 << 32
+_NARROW: Final[Mapping[str, str]] = {"x86_64": "i686", "aarch64": "armv7l", "ARM64": "arm"}
+"""What a Python of 32 bits is for, where `platform.machine()` names the CPU: no wheel for that one fits."""
 
 _CANNOT_START: Final = 126
 """The shell's exit status for a program that exists and can't be started."""
@@ -126,7 +131,7 @@ def _platform_facts(python: str) -> PlatformFacts:
         system=platform.system(),
         release=platform.release(),
         version=platform.version(),
-        machine=platform.machine(),
+        machine=platform.machine() if sys.maxsize > _32_BITS else _NARROW.get(platform.machine(), "x86"),
         mac_ver=platform.mac_ver()[0],
         libc=platform.libc_ver(),
         python=python,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
 from moondream_station.core.builds.offers import in_words, pythons_of
-from moondream_station.core.builds.visibility import describe, hiding_variable
+from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.selection.request import Case, Obstacle
 from moondream_station.core.selection.verdicts import Judgement, best_build, judge, why_not_system
 
@@ -83,6 +83,9 @@ def _remedy(kind: Kind, case: Case) -> str:
     if is_driverless:
         remedies = [f"{_DRIVERLESS};", *remedies] if remedies else [f"{_DRIVERLESS}."]
     remedies = remedies or [_first_refusal(kind, case)]
+    first = in_use.gpus[0].architecture if in_use.gpus else None
+    if version := case.catalog.gfx_overrides.get(first or ""):
+        remedies.append(f"HSA_OVERRIDE_GFX_VERSION={version} lets it run a sibling's code, untested by AMD.")
     if case.request.capabilities.surroundings == "jetson":
         remedies.append(_JETSON)
     return " ".join(remedies)
@@ -114,7 +117,7 @@ def _single_remedies(kind: Kind, case: Case) -> Iterator[str]:
 def _first_refusal(kind: Kind, case: Case) -> str:
     """The most telling reason of a build of a kind: about the GPU itself rather than about the build."""
     builds = [build for build in reversed(case.builds) if build.kind is kind]
-    judgements = [judge(build, case) for build in builds if not case.catalog.source_build(build.name)]
+    judgements = [judge(build, case) for build in builds if not case.catalog.source_builds.get(build.name)]
     refusals = [judgement.refusal for judgement in judgements if judgement.refusal]
     for obstacle in (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM, Obstacle.PLATFORM):
         for refusal in refusals:
@@ -172,9 +175,9 @@ def _hidden_gpus(kind: Kind, case: Case) -> str | None:
     if len(gpus) == 1 or not serving:
         return None
     torch, build, served = max(serving, key=lambda row: row[:2])
-    names = listed(describe(gpus[place]) for place in sorted(served))
-    variable = hiding_variable(kind)
-    return f"{build.name} with torch {torch} can use {names} alone: hide the others with {variable}."
+    serving_gpus = [gpus[place] for place in sorted(served)]
+    names, hiding = listed(map(describe, serving_gpus)), hiding_all_but(serving_gpus, kind)
+    return f"{build.name} with torch {torch} can use {names} alone: hide the others with {hiding}."
 
 
 def _newer_driver_and_older_torch(case: Case) -> Iterator[str]:

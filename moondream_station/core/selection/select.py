@@ -14,7 +14,7 @@ from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, parse_build
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.target import target_of
-from moondream_station.core.builds.visibility import describe, hiding_variable
+from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
 from moondream_station.core.selection.advice import doubts, idle_gpu_warnings, other_gpu_warnings
@@ -242,8 +242,9 @@ def _left_out(chosen: Judgement, case: Case) -> list[str]:
         if place not in served
     ]
     are, them = ("are", "them") if unserved[1:] else ("is", "it")
-    hide = f"Hide {them} with {hiding_variable(chosen.build.kind)}."
-    return [f"{listed(unserved)} {are} left out: no build that is possible here serves all GPUs. {hide}"]
+    hiding = hiding_all_but([gpus[place] for place in sorted(served)], chosen.build.kind)
+    left_out = f"{listed(unserved)} {are} left out: no build that is possible here serves all GPUs."
+    return [f"{left_out} Hide {them} with {hiding}."]
 
 
 def _candidates(

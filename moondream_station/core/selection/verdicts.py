@@ -108,7 +108,7 @@ def _torches(offers: tuple[Offer, ...]) -> frozenset[str]:
 
 
 def _check_wheels_only(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
-    why = case.catalog.source_build(build.name)
+    why = case.catalog.source_builds.get(build.name)
     return f"{build.name} can't be installed from wheels alone: {why}." if why else offers
 
 

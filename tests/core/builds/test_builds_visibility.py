@@ -48,7 +48,7 @@ def test_positions_count_in_nvidia_smis_order(value: str, expected: tuple[Gpu, .
     assert nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables)).gpus == expected
 
 
-@pytest.mark.parametrize("value", ["0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1", "0,GPU-1"])
+@pytest.mark.parametrize("value", ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1", "0,GPU-1"])
 def test_otherwise_every_gpu_counts_and_a_warning_says_so(value: str) -> None:
     """CUDA's own order is another than nvidia-smi's, and UUIDs are not recorded."""
     in_use = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
@@ -57,14 +57,19 @@ def test_otherwise_every_gpu_counts_and_a_warning_says_so(value: str) -> None:
     assert value in in_use.warnings[0]
 
 
+@pytest.mark.parametrize(("value", "gpus"), [("0", (NEW,)), ("1", (OLD,)), ("1,0", (OLD, NEW))])
+def test_positions_without_an_order_count_the_fastest_first(value: str, gpus: tuple[Gpu, ...]) -> None:
+    """As CUDA does, and other than nvidia-smi: "1" hides the newer GPU. The warning says which is meant."""
+    in_use = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    assert in_use.gpus == gpus
+    assert "because CUDA counts the fastest GPU first" in in_use.warnings[0]
+
+
 def test_the_warning_says_how_to_choose_so_that_it_counts() -> None:
-    """A position needs the order alone, a UUID has to become a position first."""
-    found = {
-        value: nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
-        for value in ("1", "GPU-1")
-    }
-    assert "(set CUDA_DEVICE_ORDER=PCI_BUS_ID" in found["1"].warnings[0]
-    assert "(name them by position, with CUDA_DEVICE_ORDER=PCI_BUS_ID" in found["GPU-1"].warnings[0]
+    """A UUID has to become a position first."""
+    variables = {"CUDA_VISIBLE_DEVICES": "GPU-1"}
+    (warning,) = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables)).warnings
+    assert "(name them by position, with CUDA_DEVICE_ORDER=PCI_BUS_ID" in warning
 
 
 @pytest.mark.parametrize("value", ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1,MIG-2"])

@@ -55,6 +55,7 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             "no code for compute capability 3.5",
         ),
         (linux(amd("gfx1032", "RX 6600")), "torch", "3.12.3", "rocm7.2 has no code for gfx1032 (RX 6600)"),
+        (linux(amd("gfx1032", "RX 6600")), "torch", "3.12.3", "HSA_OVERRIDE_GFX_VERSION=10.3.0 lets it run"),
         (
             linux(amd("gfx1151", "Strix Halo")),
             "torch<2.11",
@@ -65,7 +66,7 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             linux(nvidia("6.1", "GTX 1080"), nvidia("12.0", "RTX 5090", index=1), driver="580.65.06"),
             "torch<2.6",
             "3.12.3",
-            "cu124 with torch 2.5.1 can use GTX 1080 alone: hide the others with CUDA_VISIBLE_DEVICES",
+            "GTX 1080 alone: hide the others with CUDA_DEVICE_ORDER=PCI_BUS_ID and CUDA_VISIBLE_DEVICES=0.",
         ),
         (
             windows(amd("gfx1100", "RX 7900 XTX")),

@@ -426,7 +426,7 @@ def test_several_cards_that_are_left_out_are_named_together() -> None:
     )
     assert plan(machine).selection.warnings[0] == (
         "Tesla K80 (3.7) and GTX 1080 (6.1) are left out: no build that is possible here serves all GPUs. "
-        "Hide them with CUDA_VISIBLE_DEVICES."
+        "Hide them with CUDA_DEVICE_ORDER=PCI_BUS_ID and CUDA_VISIBLE_DEVICES=2."
     )
 
 
