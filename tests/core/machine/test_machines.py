@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
@@ -247,3 +248,11 @@ async def test_a_cancelled_question_is_recorded_as_a_hang(folder: Path, environ:
     assert result.timed_out
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_python_of_32_bits_is_no_64_bit_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`platform.machine()` names the CPU; no 64-bit wheel fits, and a record says so as well."""
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    assert LocalMachine({}).facts.machine in {"i686", "armv7l", "arm", "x86"}
+    monkeypatch.undo()
+    assert LocalMachine({}).facts.machine == platform.machine()
