@@ -27,14 +27,7 @@ from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine
 from moondream_station.core.machine.record import RecordedMachine, Recorder, load_record
 from moondream_station.core.machine.redaction import local_identity, redact
-from moondream_station.doctor.checks.findings import (
-    Finding,
-    Remedy,
-    Report,
-    ok,
-    report_to_json,
-    warning,
-)
+from moondream_station.doctor.checks.findings import Finding, Remedy, Report, ok, report_to_json, warning
 from moondream_station.doctor.examination import examine
 from moondream_station.doctor.privacy import cleaner
 from moondream_station.doctor.repair import repair
@@ -107,15 +100,13 @@ async def _repaired(home: Home) -> Finding:
 def _check_writable(path: Path) -> None:
     """Refuse a path that can't be written, before anything else is done."""
     folder = absolute(path).parent
-    if path.is_dir():
-        reason = "it is a folder"
-    elif not folder.is_dir():
-        reason = "its folder does not exist"
-    elif not os.access(path if path.exists() else folder, os.W_OK):
-        reason = "permission denied"
-    else:
-        return
-    raise _unwritable(path, reason)
+    reasons = {
+        "it is a folder": path.is_dir(),
+        "its folder does not exist": not folder.is_dir(),
+        "permission denied": not os.access(path if path.exists() else folder, os.W_OK),
+    }
+    if reason := next((reason for reason, applies in reasons.items() if applies), None):
+        raise _unwritable(path, reason)
 
 
 def _write(path: Path, recorder: Recorder) -> None:

@@ -136,11 +136,6 @@ class Station:
         return active.model if active else None
 
     @property
-    def is_switching(self) -> bool:
-        """Whether an activation runs."""
-        return self._running is not None
-
-    @property
     def _running(self) -> Activation | None:
         latest = self._latest
         return None if latest is None or latest.outcome is not None else latest
@@ -163,12 +158,7 @@ class Station:
         return frozenset(backend.served_functions) if backend else frozenset()
 
     def request_switch(
-        self,
-        model: str,
-        strategy: str | None = None,
-        *,
-        upgrade: bool = False,
-        python: Path | None = None,
+        self, model: str, strategy: str | None = None, *, upgrade: bool = False, python: Path | None = None
     ) -> tuple[str, bool]:
         """Ask for a model to become the active one.
 
@@ -260,7 +250,7 @@ class Station:
         except (StationError, OSError) as error:
             _log.warning("active_model_not_started", model=model, reason=str(error))
             if self._stored() == stored:
-                if not self.is_switching:
+                if self._running is None:
                     self.request_switch(model)
                 self._tasks.start_soon(self._recover, stored)
 
@@ -269,7 +259,7 @@ class Station:
         stored = self._stored()
         if not isinstance(failure, EnvironmentBroken):
             await anyio.sleep(RECOVERY_PAUSES[-1])
-        if not self.is_switching and self._stored() == stored and not self._active.serves:
+        if self._running is None and self._stored() == stored and not self._active.serves:
             await self.start_active()
 
     async def _recover(self, stored: tuple[str, str]) -> None:
@@ -286,7 +276,7 @@ class Station:
             self._pool.give_up(model, _unrecovered(model, self._latest))
             await anyio.sleep(RECOVERY_PAUSES[min(attempts, len(RECOVERY_PAUSES) - 1)])
             attempts += 1
-            if not self.is_switching and self._stored() == stored and not self._active.serves:
+            if self._running is None and self._stored() == stored and not self._active.serves:
                 self.request_switch(model)
 
     def _stored(self) -> tuple[str, str] | None:

@@ -24,12 +24,7 @@ from moondream_station.core.facts.errors import NoBuild, ResolutionConflict, Sta
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.facts.selection import Selection
-from moondream_station.core.in_place.installation import (
-    Change,
-    detect_now,
-    guides_settings,
-    install_in_place,
-)
+from moondream_station.core.in_place.installation import Change, detect_now, guides_settings, install_in_place
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.machine.local import LocalMachine
 from moondream_station.core.machine.protocol import Machine

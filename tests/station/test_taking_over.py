@@ -136,7 +136,7 @@ async def test_one_that_was_replaced_before_it_failed(late: Premises) -> None:
             await next_fact(events, WorkerStarted, "late")
             await switched(station, "shapes")
             (late.folder / "late").write_text("broken")
-        assert not station.is_switching
+        assert station.state.activation is None
         assert station.active_model == "shapes"
         async with station.call("caption", {}, timeout_seconds=30) as answer:
             assert answer == {"caption": "a small caption"}
@@ -164,7 +164,7 @@ async def test_one_that_was_replaced_before_it_began(
             if not is_whole:
                 lock.write_text("broken")
             may_read.set()
-        assert not station.is_switching
+        assert station.state.activation is None
         async with station.call("caption", {}, timeout_seconds=30) as answer:
             assert answer == {"caption": "a small caption"}
         assert station.stats()["model"] == station.active_model == "shapes"

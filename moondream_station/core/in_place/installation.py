@@ -194,11 +194,7 @@ class _InPlace:
         that is available fits, the installed torch may.
         """
         collected = await collect_offers(
-            self.request,
-            torch_index=self.torch_index,
-            config=self.config,
-            home=self.home,
-            client=self.client,
+            self.request, torch_index=self.torch_index, config=self.config, home=self.home, client=self.client
         )
         index = without_credentials(self.torch_index)
         offers = collected.offers or self.request.catalog_offers(index=index)
@@ -348,6 +344,5 @@ def _check_whole(python: RunningPython, lock: Lock) -> None:
     if problems:
         named = "; ".join(sorted(problems)[:_NAMED_AT_MOST])
         raise EnvironmentBroken(
-            f"The installation is not whole: {named}.",
-            hint="Run it again: it reinstalls what is not whole.",
+            f"The installation is not whole: {named}.", hint="Run it again: it reinstalls what is not whole."
         )
