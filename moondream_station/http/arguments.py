@@ -22,6 +22,7 @@ SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorizati
 JSON_TYPE: Final = "application/json"
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_KINDS: Final = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
 
 
@@ -65,7 +66,7 @@ async def read_object(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RequestInvalid(f"The body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise RequestInvalid(f"The body must be a JSON object, not {type(value).__name__}")
+        raise RequestInvalid(f"The body must be a JSON object, not {_KINDS.get(type(value), 'a number')}")
     return value
 
 

@@ -151,6 +151,17 @@ async def test_a_body_that_is_no_json_object_is_refused(
     assert not served.station.calls
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"), [("[]", "an array"), ('"a"', "a string"), ("null", "null"), ("1.5", "a number")]
+)
+async def test_what_a_body_is_instead_is_said_in_json_s_words(
+    client: httpx2.AsyncClient, body: str, kind: str
+) -> None:
+    """Who sends it need not know Python's."""
+    response = await client.post("/v1/caption", content=body, headers={"Content-Type": "application/json"})
+    assert response.json()["error"] == f"The body must be a JSON object, not {kind}"
+
+
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/json; charset=utf-8"}])
 async def test_an_empty_body_is_an_empty_object(
     served: Served, client: httpx2.AsyncClient, headers: dict[str, str]
