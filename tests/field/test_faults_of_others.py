@@ -63,7 +63,7 @@ def test_a_backend_whose_address_can_not_be_read(premises: Premises) -> None:
     premises.add_model("colours", code_url="http://[::1/code.zip")
     error = _error(premises)
     assert error["code"] == "backend-unavailable"
-    assert "`download_url` is not a valid URL" in error["message"]
+    assert "`download_url` is malformed" in error["message"]
 
 
 def test_a_requirement_whose_url_can_not_be_read(premises: Premises) -> None:
