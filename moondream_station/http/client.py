@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
@@ -133,66 +134,64 @@ class StationClient:
         return _object(self._address, response)
 
 
+@dataclass(eq=False)
 class _Feed(AsyncIterator[Message]):
     """One event stream, over as many connections as needed."""
 
-    def __init__(
-        self, http: httpx2.AsyncClient, address: str, after: int | None, pauses: Sequence[float]
-    ) -> None:
-        self._http = http
-        self._address = address
-        self._after = after
-        self._pauses = pauses
-        self._first: Message | None = None
-        self._connection = AsyncExitStack()
-        self._events: AsyncIterator[httpx2.ServerSentEvent] | None = None
+    http: httpx2.AsyncClient
+    address: str
+    after: int | None
+    pauses: Sequence[float]
+    first: Message | None = None
+    connection: AsyncExitStack = field(default_factory=AsyncExitStack)
+    events: AsyncIterator[httpx2.ServerSentEvent] | None = None
 
     async def begin(self) -> None:
         """Connect, and wait for the snapshot if one comes first: from then on nothing is missed."""
         await self._connect()
-        if self._after is None:
-            self._first = await anext(self)
+        if self.after is None:
+            self.first = await anext(self)
 
     async def _connect(self) -> None:
-        headers = {} if self._after is None else {"Last-Event-ID": str(self._after)}
+        headers = {} if self.after is None else {"Last-Event-ID": str(self.after)}
         timeout = httpx2.Timeout(ANSWER_SECONDS, read=SILENCE_SECONDS)
-        stream = self._http.stream("GET", "/v1/station/events", headers=headers, timeout=timeout)
+        stream = self.http.stream("GET", "/v1/station/events", headers=headers, timeout=timeout)
         try:
-            response = await self._connection.enter_async_context(stream)
+            response = await self.connection.enter_async_context(stream)
             if not response.is_success:
                 await response.aread()
         except httpx2.TransportError as error:
-            raise _unreachable(self._address, error) from error
+            raise _unreachable(self.address, error) from error
         if not response.is_success:
-            raise _error(self._address, response)
-        events = self._events = aiter(httpx2.EventSource(response, max_event_size=MAX_MESSAGE_BYTES))
+            raise _error(self.address, response)
+        events = self.events = aiter(httpx2.EventSource(response, max_event_size=MAX_MESSAGE_BYTES))
         if isinstance(events, AsyncGenerator):
-            self._connection.push_async_callback(events.aclose)
+            self.connection.push_async_callback(events.aclose)
 
     async def close(self) -> None:
         """Close the connection."""
-        self._events = None
-        await self._connection.aclose()
+        self.events = None
+        await self.connection.aclose()
 
     async def __anext__(self) -> Message:
         """The next message, over a new connection where the current one broke."""
-        if (first := self._first) is not None:
-            self._first = None
+        if (first := self.first) is not None:
+            self.first = None
             return first
-        pauses = iter(self._pauses)
+        pauses = iter(self.pauses)
         while True:
             event = await self._next()
             if event is not None:
-                self._after = int(event.id)
-                return _object(self._address, event)
+                self.after = int(event.id)
+                return _object(self.address, event)
             await self._reconnect(pauses)
 
     async def _next(self) -> httpx2.ServerSentEvent | None:
         """The next message of the current connection, None at its end."""
-        if self._events is None:
+        if self.events is None:
             return None
         try:
-            return await anext(self._events, None)
+            return await anext(self.events, None)
         except httpx2.TransportError:
             return None
 
@@ -206,7 +205,7 @@ class _Feed(AsyncIterator[Message]):
                 continue
             return
         raise StationUnreachable(
-            f"The station at {self._address} no longer answers",
+            f"The station at {self.address} no longer answers",
             hint="`moondream-station serve` starts it.",
         )
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
 import h11
@@ -22,6 +22,8 @@ from moondream_station.http.refusals import (
     RequestTimeout,
     StationStopping,
 )
+
+T = TypeVar("T")
 
 BODY_BYTES_PER_SECOND: Final = 64 * 1024
 """What a body must come to on average, but for as long as a client may be silent."""
@@ -260,25 +262,22 @@ class Connection(H11Protocol):
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
 
-async def attend(work: Callable[[], Awaitable[None]], scope: Scope, *, patience_seconds: float = 0.0) -> None:
-    """Work for a client, once its body is read, until the client leaves or the station stops.
+async def attend(work: Callable[[], Awaitable[T]], scope: Scope, *, patience_seconds: float = 0.0) -> T:
+    """Work for a client, once its body is read, until it leaves (`ClientDisconnect`) or the station stops.
 
     Then the work may continue for `patience_seconds`. A scope that the connection cancels costs a tenth of a
     small request less than a task that waits for either.
-
-    Raises:
-        ClientDisconnect: The client has left.
-        StationStopping: The station stops.
     """
     connection: Connection = scope["state"]["connection"]
     connection.flow.resume_reading()  # or nothing would tell that the client leaves
-    with anyio.CancelScope() as connection.work:
-        connection.patience_seconds = patience_seconds
-        if connection.is_stopping:
-            connection.stop()
-        if connection.cycle.disconnected:
-            connection.work.cancel()
-        await work()
-    attending, connection.work = connection.work, None
-    if attending.cancelled_caught:
-        raise StationStopping("The station is stopping") if connection.is_stopping else ClientDisconnect
+    try:
+        with anyio.CancelScope() as connection.work:
+            connection.patience_seconds = patience_seconds
+            if connection.is_stopping:
+                connection.stop()
+            if connection.cycle.disconnected:
+                connection.work.cancel()
+            return await work()
+    finally:
+        connection.work = None
+    raise StationStopping("The station is stopping") if connection.is_stopping else ClientDisconnect

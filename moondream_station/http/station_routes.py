@@ -89,7 +89,7 @@ class StationRoutes:
             self._access.check_token(
                 request.headers, "'python' names a program to run, and requires the station's token"
             )
-        path = None if python is None else Path(python)
+        path = Path(python) if python else None
         return _accepted(self._station.request_switch(model, strategy, upgrade=upgrade, python=path))
 
     async def rollback(self, request: Request) -> Response:
@@ -106,15 +106,8 @@ class StationRoutes:
 
     async def doctor(self, request: Request) -> Response:
         """`GET /v1/station/doctor`; a client that leaves cancels the examination."""
-        report: Mapping[str, Any] = {}
-
-        async def examine() -> None:
-            nonlocal report
-            report = await self._station.doctor()
-
         await request.body()
-        await attend(examine, request.scope)
-        return json_response(report)
+        return json_response(await attend(self._station.doctor, request.scope))
 
 
 def _accepted(activation: tuple[str, bool]) -> Response:
