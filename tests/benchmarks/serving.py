@@ -14,6 +14,7 @@ import argparse
 import base64
 import json
 import os
+import selectors
 import signal
 import socket
 import statistics
@@ -24,7 +25,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -232,11 +233,26 @@ def _compare(ours: int, before: int, runs: int) -> None:
 
 
 def _crowd(port: int, requests: int) -> None:
+    """As many connections as clients, in one thread: 64 threads would wait for each other."""
+    request = call(_IMAGES["small image"])
     for clients in (1, 4, 16, 64):
-        load = Load(port, call(_IMAGES["small image"]))
+        load = Load(port, request)
         began = time.perf_counter()
-        with load.of(clients, most=requests // 4):
-            pass
+        with ExitStack() as connections, selectors.DefaultSelector() as selector:
+            for _ in range(clients):
+                client = connections.enter_context(socket.create_connection(("127.0.0.1", port)))
+                client.sendall(request)
+                selector.register(client, selectors.EVENT_READ, (client, time.perf_counter(), bytearray()))
+            while len(load.seconds) < requests // 4:
+                for key, _ in selector.select():
+                    client, asked, answer = key.data
+                    answer += client.recv(1 << 16)
+                    if not answer.endswith(b"}"):
+                        continue
+                    load.statuses[answer.split()[1].decode()] += 1
+                    load.seconds.append(time.perf_counter() - asked)
+                    client.sendall(request)
+                    selector.modify(client, selectors.EVENT_READ, (client, time.perf_counter(), bytearray()))
         _say(f"{clients:3} clients  {load.row(time.perf_counter() - began)}")
 
 

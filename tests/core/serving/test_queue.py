@@ -27,7 +27,7 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.serving.queue import InferencePool, PoolState
+from moondream_station.core.serving.queue import InferencePool, Line, PoolState
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import ECHO, HOSTILE, STREAMING, write_backend
@@ -355,3 +355,27 @@ async def test_arguments_that_can_not_be_sent_take_no_seat(tmp_path: Path, kwarg
         with pytest.raises(StationError, match="can't be sent"):
             await ask(pool, "echo", **kwargs)
         assert pool.stats()["processing"] == 0
+
+
+async def test_a_free_seat_wakes_only_who_is_first() -> None:
+    """Everybody else would look in vain; another worker is worth a look for all."""
+    line = Line()
+    tickets = [line.join() for _ in range(3)]
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        await line.wait_for_turn(tickets[number])
+        woken.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(wait, number)
+        await anyio.wait_all_tasks_blocked()
+        line.change()
+        await anyio.wait_all_tasks_blocked()
+        assert woken == [0]
+        line.leave(tickets[0])
+        await anyio.wait_all_tasks_blocked()
+        assert woken == [0, 1]
+        line.change(is_for_all=True)
+    assert woken == [0, 1, 2]
