@@ -148,6 +148,7 @@ class InferencePool:
         self._failure: StationError | None = None
         self._timeouts = 0
         self._processed = 0
+        self._answered = 0
         self._tasks: TaskGroup | None = None
 
     def expect(self, model: str) -> None:
@@ -237,6 +238,7 @@ class InferencePool:
                 self._let_go(worker, request)
                 raise
             self._processed += 1
+            self._answered += 1
             return worker, request, result
 
     async def _begin(
@@ -340,12 +342,16 @@ class InferencePool:
     async def _keep_alive(
         self, service: _Service, restart: Callable[[], Awaitable[Worker]], worker: Worker
     ) -> None:
-        """Replace a worker that fails, until it fails too often in a row, or something else is served."""
+        """Replace a worker that fails, until it fails too often in a row, or something else is served.
+
+        One that has answered, or has lived for a while, can be replaced as often as it takes.
+        """
         failures = 0
         while True:
-            began = anyio.current_time()
+            began, answered = anyio.current_time(), self._answered
             error: StationError = await worker.wait_failed()
-            failures = 1 if anyio.current_time() - began >= _STEADY_SECONDS else failures + 1
+            is_good = self._answered > answered or anyio.current_time() - began >= _STEADY_SECONDS
+            failures = 1 if is_good else failures + 1
             another: Worker | None = None
             while another is None:
                 if self._service is not service:

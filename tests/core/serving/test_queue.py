@@ -309,6 +309,18 @@ async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
         assert await ask(pool, "bare") == {"result": "no dict"}
 
 
+async def test_a_worker_that_has_answered_is_replaced_as_often_as_it_takes(tmp_path: Path) -> None:
+    """Failures in a row are those without an answer in between."""
+    pool = InferencePool(back_off_seconds=(0.0,))
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        for count in range(1, 4):
+            assert (await ask(pool, "pid"))["pid"] == shop.made[-1].pid
+            os.kill(shop.made[-1].pid, signal.SIGKILL)
+            await until(pool, lambda: pool._line.worker is None)
+            assert (await ask(pool, "pid"))["pid"] == shop.made[count].pid
+
+
 async def test_another_model_ends_the_restart_of_the_former(tmp_path: Path) -> None:
     """A restart that is under way is cancelled, and takes nothing over."""
     pool = InferencePool()
