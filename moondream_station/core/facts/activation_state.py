@@ -48,12 +48,9 @@ class ActivationState(ActivationShown):
     Args:
         stage_started_at: When it came to its stage; None where that was not seen.
         waiting: Which process is waited for; None again as soon as it resumes.
-        probes: The probes that have answered, in that order.
         selection: The build chosen; everything below starts over with it, when a fallback chooses another.
         total_bytes: Their wheels' size together, None also where a server does not tell it.
         files: The last progress of each file, in the order in which they began.
-        bytes_per_second: Smoothed, while files arrive.
-        progress: The last progress of the present stage, where it has one of its own.
         fallback: The last change to another build, kept when that is chosen.
     """
 

@@ -81,14 +81,7 @@ class FinishedActivation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationState:
-    """Everything there is to show.
-
-    Args:
-        seq: The last fact's that is part of it; 0 before the first.
-        station: The station that serves, None where a command works by itself.
-        verification: What torch reported in the active model's environment.
-        last: The activation that ended last.
-    """
+    """Everything there is to show, up to the fact `seq`; `station` is None where a command works alone."""
 
     seq: int = 0
     station: StationInfo | None = None
