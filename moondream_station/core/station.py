@@ -66,6 +66,8 @@ from moondream_station.core.views.overview import models_shape, stored_state
 
 _log = Log()
 
+_CPU_SECONDS = 600.0
+"""What a request may take by default on a CPU, where Moondream 2 needs minutes for an image."""
 RECOVERY_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
 """Seconds before each further attempt to install an active model again whose environment is broken."""
 
@@ -101,6 +103,7 @@ class Station:
         self._pool = InferencePool(
             max_queue_size=settings.inference_max_queue_size,
             default_timeout_seconds=settings.inference_timeout,
+            cpu_timeout_seconds=None if "inference_timeout" in settings.model_fields_set else _CPU_SECONDS,
             on_given_up=lambda failure: tasks.start_soon(self._start_again, failure),
         )
         tasks.start_soon(self._pool.run)

@@ -204,5 +204,6 @@ async def test_long_looks_stop_nothing_else(premises: Premises, monkeypatch: pyt
     async with premises.station(CPU, serves=True) as station:
         await station.start_active()
         assert await caption(station) == "a small caption"
+        await switched(station, "colours")  # which measures the memory of the worker that it replaces
     assert threads.keys() == {"file_digest", "pids"}
     assert [name for name in threads if threading.main_thread() in threads[name]] == []

@@ -119,7 +119,8 @@ class ActiveWorker:
 
     def _serve(self, hosted: HostedWorker) -> None:
         restart = partial(self._restart, hosted.spec)
-        self._pool.serve(hosted.worker, model=hosted.spec.model, restart=restart)
+        is_on_cpu = hosted.device in {None, "cpu"}
+        self._pool.serve(hosted.worker, model=hosted.spec.model, restart=restart, is_on_cpu=is_on_cpu)
 
     async def _restart(self, spec: WorkerSpec) -> Worker:
         with as_worker_failure(spec.model):

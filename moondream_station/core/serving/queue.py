@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -124,6 +124,7 @@ class _Service:
 
     model: str
     restart: Callable[[], Awaitable[Worker]] | None = None
+    is_on_cpu: bool = False
 
 
 @dataclass(eq=False, kw_only=True)
@@ -133,9 +134,13 @@ class InferencePool:
     max_queue_size: int = 10
     default_timeout_seconds: float = 30.0
     """How long a request may wait and be worked on, where it does not say itself."""
+    cpu_timeout_seconds: float | None = None
+    """The same where the model computes on a CPU; None for no difference."""
     loading_seconds: float = 60.0
     stuck_seconds: float = 300.0
     """How long a call that nobody waits for any more may occupy the worker before that is replaced."""
+    stall_seconds: float = 600.0
+    """How long a worker may do nothing in its first call, which has no other limit but the request's own."""
     back_off_seconds: tuple[float, ...] = _BACK_OFF_SECONDS
     on_given_up: Callable[[StationError], object] = lambda _: None
     """Called with why, when a worker failed too often in a row or can't be restarted."""
@@ -155,13 +160,27 @@ class InferencePool:
         """A worker for this model is being loaded, and none serves: requests wait for it."""
         self._change(PoolState.LOADING, None, _Service(model=model))
 
-    def serve(self, worker: Worker, *, model: str, restart: Callable[[], Awaitable[Worker]]) -> None:
+    @property
+    def timeout_seconds(self) -> float:
+        """The limit of a request that does not say one itself."""
+        is_slow = self._service is not None and self._service.is_on_cpu
+        return (is_slow and self.cpu_timeout_seconds) or self.default_timeout_seconds
+
+    def serve(
+        self,
+        worker: Worker,
+        *,
+        model: str,
+        restart: Callable[[], Awaitable[Worker]],
+        is_on_cpu: bool = False,
+    ) -> None:
         """Send new calls to this worker; those that run on another one finish there (see `drained`).
 
         `restart` gives another worker that is ready when this one failed, or raises `StationError`; it is
         cancelled when something else is to be served.
         """
-        self._change(PoolState.READY, worker, _Service(model=model, restart=restart))
+        service = _Service(model=model, restart=restart, is_on_cpu=is_on_cpu)
+        self._change(PoolState.READY, worker, service)
 
     def give_up(self, model: str, failure: StationError) -> None:
         """No worker can serve this model: requests are told why."""
@@ -192,9 +211,7 @@ class InferencePool:
         `timeout_seconds` is for waiting and answer together, and then for each chunk of a streamed one; None,
         0 or less is the default. A `WorkerTimeout` may also come while the stream is read.
         """
-        seconds = self.default_timeout_seconds
-        if timeout_seconds is not None and timeout_seconds > 0:
-            seconds = timeout_seconds
+        seconds = timeout_seconds if timeout_seconds is not None and timeout_seconds > 0 else None
         try:
             worker, request, result = await self._ask(function, kwargs, seconds)
             try:
@@ -214,20 +231,23 @@ class InferencePool:
             "max_queue_size": self.max_queue_size,
             "processing": self._line.seated,
             "timeouts": self._timeouts,
-            "default_timeout": self.default_timeout_seconds,
+            "default_timeout": self.timeout_seconds,
             "model": None if self._service is None else self._service.model,
             "status": "stopped" if self._state is PoolState.STOPPED else "running",
             "requests_processed": self._processed,
         }
 
     async def _ask(
-        self, function: str, kwargs: Mapping[str, Any], seconds: float
+        self, function: str, kwargs: Mapping[str, Any], own_seconds: float | None
     ) -> tuple[Worker, Request, dict[str, Any] | CallStream]:
         """Get an answer; a call that a worker never began before it ended goes to the next worker."""
         while True:
+            seconds = own_seconds or self.timeout_seconds
             worker, request, remaining = await self._begin(function, kwargs, seconds)
+            is_watched = own_seconds is None and not worker.has_answered
+            get = partial(worker.frame_while_alive, request, self.stall_seconds) if is_watched else None
             try:
-                result = await answer(request, remaining, chunk_seconds=seconds)
+                result = await answer(request, remaining, chunk_seconds=seconds, get=get)
             except (WorkerFailed, WorkerReplaced):
                 if request.has_begun:
                     self._processed += 1
@@ -237,6 +257,7 @@ class InferencePool:
                 self._processed += 1
                 self._let_go(worker, request)
                 raise
+            worker.has_answered = True
             self._processed += 1
             self._answered += 1
             return worker, request, result
@@ -312,8 +333,16 @@ class InferencePool:
             self._tasks.start_soon(self._replace_if_stuck, worker, request)
 
     async def _replace_if_stuck(self, worker: Worker, request: Request) -> None:
-        with anyio.move_on_after(self.stuck_seconds):
-            await request.ended.wait()
+        seen: Hashable = None
+        while True:
+            with anyio.move_on_after(self.stuck_seconds):
+                await request.ended.wait()
+                return
+            # In its first call a worker may load its model for longer than its caller waits.
+            signs = None if worker.has_answered else await worker.signs()
+            if signs == seen:
+                break
+            seen = signs
         if not request.is_ended:
             worker.condemn(f"did not come back from `{request.subject}`")
 

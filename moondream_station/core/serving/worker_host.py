@@ -160,6 +160,7 @@ class WorkerHost:
                     log_path=self._home.worker_log(spec.model),
                     threads=self._threads,
                 ) as worker:
+                    worker.signs_of_life = partial(disk_usage, model_cache(self._environ))
                     hosted = HostedWorker(spec=spec, worker=worker, model_cache=model_cache(self._environ))
                     self._bus.publish(WorkerStarted(model=spec.model, pid=worker.pid), activation=activation)
                     task_status.started(hosted)

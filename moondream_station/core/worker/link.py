@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
@@ -102,16 +102,21 @@ class Request:
 
     async def next_frame(self, timeout_seconds: float | None) -> Frame:
         """The next frame that isn't an error. Whoever leaves without one abandons the request."""
-        arrived = False
         try:
             with anyio.fail_after(timeout_seconds):
-                frame = await self.get()
-            arrived = True
+                return await self.checked(self.get)
         except TimeoutError:
             raise WorkerTimeout(
-                f"The backend did not answer `{self.subject}` within {timeout_seconds:g} s.",
+                f"The backend did not answer `{self.subject}` within {round(timeout_seconds or 0, 2):g} s.",
                 hint="Give the request a longer `timeout`, or raise inference_timeout.",
             ) from None
+
+    async def checked(self, get: Callable[[], Awaitable[Frame]]) -> Frame:
+        """A frame that isn't an error, as `get` waits for it."""
+        arrived = False
+        try:
+            frame = await get()
+            arrived = True
         finally:
             if not arrived:
                 self.abandon()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -59,12 +60,7 @@ async def last_frame(
     """The answer to a request that may take as long as the worker lives."""
     stall_seconds = options.get("stall_seconds", _STALL_SECONDS)
     progress = options.get("progress")
-    elsewhere = options.get("signs_of_life") or (lambda: None)
-
-    def look() -> Hashable:
-        """What compares equal as long as the worker does nothing. Blocks: it looks at processes and files."""
-        return _total(pid, _cpu_seconds), lines(), elsewhere()
-
+    look = partial(signs, pid, lines, options.get("signs_of_life"))
     look_seconds = min(_LOOK_SECONDS, stall_seconds / 4)
     seen: Hashable = None
     seen_at = anyio.current_time()
@@ -78,8 +74,8 @@ async def last_frame(
             if progress is not None:
                 progress(frame["done"], frame["total"], frame["unit"])
             seen_at = anyio.current_time()
-        elif (signs := await anyio.to_thread.run_sync(look)) != seen:
-            seen, seen_at = signs, anyio.current_time()
+        elif (now := await anyio.to_thread.run_sync(look)) != seen:
+            seen, seen_at = now, anyio.current_time()
         elif anyio.current_time() - seen_at >= stall_seconds:
             raise WorkerTimeout(
                 f"`{request.subject}` gave no sign of life for {stall_seconds:g} s: no output, no"
@@ -99,6 +95,16 @@ def not_loaded(backend: str, frame: Frame, *, log: str) -> StationError:
         hint="`moondream-station logs` shows its output.",
         log=log,
     )
+
+
+def signs(
+    pid: int, lines: Callable[[], tuple[str, ...]], elsewhere: Callable[[], Hashable] | None
+) -> Hashable:
+    """Something that compares equal as long as the worker does nothing.
+
+    Blocks: it looks at all processes of the computer, and `elsewhere` at many files.
+    """
+    return (_total(pid, _cpu_seconds), lines(), elsewhere() if elsewhere else None)
 
 
 def _total(pid: int, measure: Callable[[psutil.Process], float]) -> float:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Unpack
 
 import anyio
+import anyio.to_thread
 
 from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.facts.errors import BackendError, WorkerFailed
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
 from moondream_station.core.worker.link import CallStream, Frame, Link, Request
-from moondream_station.core.worker.loading import LoadOptions, MemoryNeed, last_frame, not_loaded, oom_kills
+from moondream_station.core.worker.loading import (
+    LoadOptions,
+    MemoryNeed,
+    last_frame,
+    not_loaded,
+    oom_kills,
+    signs,
+)
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
@@ -33,6 +41,10 @@ class Worker:
         self._link = link
         self._process = process
         self._is_idle = True
+        self.has_answered = False
+        """Whether a call was answered yet: backends of Moondream Station 0.1 may load in the first."""
+        self.signs_of_life: Callable[[], Hashable] = lambda: None
+        """As in `LoadOptions`, while that first call runs."""
 
     @property
     def pid(self) -> int:
@@ -108,6 +120,15 @@ class Worker:
         await self._link.failed.wait()
         return self._link.fail("is gone")  # the first failure stands
 
+    async def frame_while_alive(self, request: Request, stall_seconds: float) -> Frame:
+        """The first frame of an answer, for as long as the worker shows signs of life."""
+        options: LoadOptions = {"signs_of_life": self.signs_of_life, "stall_seconds": stall_seconds}
+        return await last_frame(request, options, pid=self.pid, lines=lambda: self.last_lines)
+
+    async def signs(self) -> Hashable:
+        """Something that stays equal as long as the worker does nothing."""
+        return await anyio.to_thread.run_sync(signs, self.pid, lambda: self.last_lines, self.signs_of_life)
+
     def condemn(self, reason: str) -> None:
         """Declare a worker failed ("did not come back from `caption`"), and end its process."""
         self._link.fail(reason)
@@ -162,10 +183,17 @@ class Worker:
 
 
 async def answer(
-    request: Request, timeout_seconds: float | None, *, chunk_seconds: float | None = None
+    request: Request,
+    timeout_seconds: float | None,
+    *,
+    chunk_seconds: float | None = None,
+    get: Callable[[], Awaitable[Frame]] | None = None,
 ) -> dict[str, Any] | CallStream:
-    """Wait for the answer of a call that was begun; after a timeout the worker stays usable."""
-    frame = await request.next_frame(timeout_seconds)
+    """Wait for the answer of a call that was begun; after a timeout the worker stays usable.
+
+    `get` waits in a way of its own, instead of for `timeout_seconds`.
+    """
+    frame = await (request.next_frame(timeout_seconds) if get is None else request.checked(get))
     if frame["kind"] == "stream":
         return CallStream(request, frame["key"], timeout_seconds=chunk_seconds)
     return _value_of(frame)

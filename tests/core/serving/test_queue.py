@@ -172,6 +172,7 @@ async def test_the_time_limit_counts_waiting_and_working(tmp_path: Path) -> None
     pool = InferencePool(default_timeout_seconds=0.1)
     async with workshop(tmp_path) as shop:
         pool.serve(await shop.worker(), model="m", restart=refuse)
+        await ask(pool, "bare")
         with pytest.raises(WorkerTimeout, match="did not answer `gate`"):
             await ask(pool, "gate", path=str(tmp_path / "gate"))
         assert pool.stats()["processing"] == 1
@@ -181,6 +182,33 @@ async def test_the_time_limit_counts_waiting_and_working(tmp_path: Path) -> None
         async with pool.call("bare", {}, timeout_seconds=20) as answer:
             assert answer == {"result": "no dict"}
         assert pool.stats()["timeouts"] == 2
+
+
+async def test_the_first_call_may_take_as_long_as_the_worker_lives(tmp_path: Path) -> None:
+    """A backend of 0.1 may load its model in it. The limit is doing nothing, or the request's own."""
+    pool = InferencePool(default_timeout_seconds=0.05, stall_seconds=1)
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        assert await ask(pool, "slow", seconds=0.3) == {"slept": 0.3}
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        with pytest.raises(WorkerTimeout, match="no sign of life for 1 s"):
+            await ask(pool, "slow", seconds=3600)
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        with pytest.raises(WorkerTimeout, match=r"within 0\.1 s"):
+            async with pool.call("slow", {"seconds": 3600}, timeout_seconds=0.1):
+                pass
+
+
+async def test_a_cpu_has_more_time(tmp_path: Path) -> None:
+    """Where nothing else is said; `stats` tells the limit that holds."""
+    pool = InferencePool(default_timeout_seconds=0.05, cpu_timeout_seconds=30)
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), model="m", restart=refuse, is_on_cpu=True)
+        assert pool.stats()["default_timeout"] == 30
+        await ask(pool, "bare")
+        assert await ask(pool, "slow", seconds=0.3) == {"slept": 0.3}
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        assert pool.stats()["default_timeout"] == 0.05
 
 
 async def test_requests_wait_for_a_worker_that_loads(tmp_path: Path) -> None:
@@ -350,6 +378,7 @@ async def test_a_call_that_never_comes_back_costs_its_worker(tmp_path: Path) -> 
     pool = InferencePool(default_timeout_seconds=0.05, stuck_seconds=0.1)
     async with workshop(tmp_path) as shop, running(pool):
         pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        await ask(pool, "bare")
         with pytest.raises(WorkerTimeout):
             await ask(pool, "slow", seconds=3600)
         await until(pool, lambda: pool._line.worker is not shop.made[0])
