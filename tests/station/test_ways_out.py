@@ -198,12 +198,12 @@ async def test_long_looks_stop_nothing_else(premises: Premises, monkeypatch: pyt
         monkeypatch.setattr(module, name, noticed)
 
     notice(hashlib, "file_digest")
-    notice(psutil, "pids")
+    notice(psutil.Process, "children")
     async with premises.station(CPU) as station:
         await switched(station, "colours")
     async with premises.station(CPU, serves=True) as station:
         await station.start_active()
         assert await caption(station) == "a small caption"
         await switched(station, "colours")  # which measures the memory of the worker that it replaces
-    assert threads.keys() == {"file_digest", "pids"}
+    assert threads.keys() == {"file_digest", "children"}
     assert [name for name in threads if threading.main_thread() in threads[name]] == []
