@@ -44,7 +44,7 @@ class Settings(BaseModel):
         models_dir: Where 0.1 kept models; accepted, and not used.
         inference_workers: Requests computed at the same time, 1 or more.
         inference_max_queue_size: Requests that may wait, 0 or more.
-        inference_timeout: Seconds a request may take.
+        inference_timeout: Seconds a request may take; 600 on a CPU where it is not set.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
