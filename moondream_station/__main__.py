@@ -7,7 +7,7 @@ import sys
 
 from moondream_station.console.exit_codes import CANCELLED, DONE
 from moondream_station.console.interrupts import conclude, heed_signals
-from moondream_station.console.standard_streams import make_ready, write_line
+from moondream_station.console.standard_streams import make_ready
 from moondream_station.core.facts.version import VERSION
 
 _UNCOLLECTED = 50_000
@@ -21,8 +21,8 @@ def main() -> int:
     heed_signals(DONE if "serve" in sys.argv[1:3] else CANCELLED)
     gc.set_threshold(_UNCOLLECTED)
     make_ready()
-    if sys.argv[1:] == ["--version"]:
-        return _print_version()
+    if sys.argv[1:] == ["--version"] and _has_printed_version():
+        return DONE
     from moondream_station.cli.app import run  # noqa: PLC0415  what --version does without
 
     code = run(sys.argv[1:])
@@ -30,12 +30,14 @@ def main() -> int:
     return code
 
 
-def _print_version() -> int:
+def _has_printed_version() -> bool:
+    """Print the version; where that fails, the command line fails likewise, and says why."""
     try:
-        write_line(sys.stdout, f"moondream-station {VERSION}")
+        sys.stdout.write(f"moondream-station {VERSION}\n")
+        sys.stdout.flush()
     except OSError:
-        return 1
-    return 0
+        return False
+    return True
 
 
 if __name__ == "__main__":

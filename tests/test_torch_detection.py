@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from moondream_station.console.standard_streams import write_line
+from moondream_station.console.output import write_line
 from moondream_station.core.torch_installer import TorchInstaller
 
 REQUIREMENT = ">=2.7.0"

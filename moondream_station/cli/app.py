@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED, USAGE
-from moondream_station.console.output import print_error, print_text
+from moondream_station.console.output import print_error, print_text, write
 from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.task_groups import as_raised
@@ -24,6 +24,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _named(model: str | None) -> str | None:
+    """A model as it is named; an empty name, as an unset variable leaves it, names none."""
+    if model is not None and not model.strip():
+        raise UsageError("The model's name is empty.", hint="`moondream-station models` lists the models.")
+    return model
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Strategy = Annotated[
@@ -69,7 +77,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 for any free one.")
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL", help="Switch to this model first.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", callback=_named, help="Switch to this model first.")
+    ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Also accept this name in the Host header.")
     ] = None,
@@ -92,7 +102,7 @@ def models(*, as_json: Json = False) -> int:
 
 @app.command()
 def switch(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to activate.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to activate.")],
     *,
     strategy: Strategy = None,
     upgrade: Annotated[
@@ -148,7 +158,7 @@ def plan(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Plan for a model's requirements.")
+        str | None, typer.Option(metavar="MODEL", callback=_named, help="Plan for a model's requirements.")
     ] = None,
     machine: MachineFile = None,
     python: Annotated[
@@ -176,7 +186,9 @@ def plan(
 def logs(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="The model; by default that of the last activation."),
+        typer.Argument(
+            metavar="[MODEL]", callback=_named, help="The model; by default that of the last activation."
+        ),
     ] = None,
     *,
     as_json: Json = False,
@@ -189,7 +201,7 @@ def logs(
 
 @app.command()
 def rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to roll back.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to roll back.")],
     *,
     as_json: Json = False,
 ) -> int:
@@ -201,7 +213,7 @@ def rollback(
 
 @app.command()
 def remove(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to remove.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to remove.")],
     *,
     as_json: Json = False,
 ) -> int:
@@ -246,7 +258,7 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     command = typer.main.get_command(app)
     try:
-        with as_raised():
+        with as_raised(), _written():
             code: object = command.main(
                 args=list(arguments), prog_name="moondream-station", standalone_mode=False
             )
@@ -266,6 +278,16 @@ def run(arguments: Sequence[str]) -> int:
         _print_error(_internal(error), as_json=as_json)
         return FAILED
     return code if isinstance(code, int) else DONE
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """Report help that can't be written as any other output: typer writes it by itself."""
+    try:
+        yield
+    except OSError:
+        write(sys.stdout, "")  # fails again where stdout still holds it
+        raise
 
 
 def _print_error(error: ErrorInfo, *, as_json: bool) -> None:

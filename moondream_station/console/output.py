@@ -51,9 +51,14 @@ def print_progress(line: str) -> None:
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """Write a line at once: BrokenPipeError where its reader is gone, else OutputUnwritable."""
+    """Write a line, or several, at once, as `write`."""
+    write(stream, f"{line}\n")
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write at once: BrokenPipeError where the stream's reader is gone, else OutputUnwritable."""
     try:
-        standard_streams.write_line(stream, line)
+        standard_streams.write(stream, text)
     except BrokenPipeError:
         raise
     except OSError as error:

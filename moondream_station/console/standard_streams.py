@@ -26,10 +26,10 @@ def make_ready() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def write_line(stream: TextIO, line: str) -> None:
-    """Write a line, or several, at once; whatever would control a terminal is left out."""
+def write(stream: TextIO, text: str) -> None:
+    """Write at once; whatever would control a terminal is left out."""
     try:
-        stream.write(printable(line) + "\n")
+        stream.write(printable(text))
         stream.flush()
     except OSError:
         write_nowhere(stream.fileno())
