@@ -7,6 +7,7 @@ with that code is seen in the other files here.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ CASES = [
     Case("serve --port 0 --host no.such.host.invalid", FAILED, "address-unusable"),
     *(Case(f"{name} --nope", USAGE, "usage") for name in _COMMANDS),
     *(Case(name, USAGE, "usage") for name in _COMMANDS if name in _NEEDS_MODEL),
+    *(Case(f"{name} ''", USAGE, "usage") for name in ("switch", "remove", "rollback", "logs")),
+    *(Case(f"{name} --model ' '", USAGE, "usage") for name in ("plan", "serve --port 0")),
 ]
 
 
@@ -124,7 +127,7 @@ CASES = [
 def test_with_json_one_line_says_it(call: Call, lasting: Premises, case: Case) -> None:
     """The exit code is the contract's; the result or error is the one line on stdout; nothing happened."""
     journals = set(lasting.home.activations.iterdir())
-    done = call(*case.line.split(), "--json")
+    done = call(*shlex.split(case.line), "--json")
     assert done.returncode == case.exit, done
     assert set(lasting.home.activations.iterdir()) == journals
     (line,) = done.stdout.splitlines()
@@ -154,7 +157,7 @@ def test_json_may_stand_before_the_command(call: Call, line: str) -> None:
 )
 def test_for_people_an_error_is_on_stderr(call: Call, case: Case) -> None:
     """Stdout stays empty; the error is told with its hint, without a traceback."""
-    done = call(*case.line.split())
+    done = call(*shlex.split(case.line))
     assert (done.returncode, done.stdout) == (case.exit, ""), done
     told = [line for line in done.stderr.splitlines() if not line.startswith("{")]
     assert told[0].startswith("error: ")
