@@ -6,7 +6,6 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,13 +21,6 @@ def _loaded(path: Path, name: str) -> Any:
     return module
 
 
-def _stand_in(name: str, **members: object) -> None:
-    """A module that the transformers backend imports and reads no image with."""
-    module = ModuleType(name)
-    vars(module).update(members)
-    sys.modules[name] = module
-
-
 def _first_pixel(read: Any, url: str) -> list[int] | str:
     try:
         return list(read(url))
@@ -39,15 +31,12 @@ def _first_pixel(read: Any, url: str) -> list[int] | str:
 def main() -> None:
     """For each image the first pixel, red, green and blue from 0 to 255, in each backend; or the error."""
     bundled = Path(sys.argv[1])
-    _stand_in("transformers", AutoModelForCausalLM=None)
-    _stand_in("transformers.utils", logging=SimpleNamespace(disable_progress_bar=lambda: None))
-    _stand_in("weights", Progress=None, explained=None, find=None)
     selftest = _loaded(bundled / "selftest" / "backend.py", "selftest_backend")
-    transformers = _loaded(bundled / "transformers" / "backend.py", "transformers_backend")
+    transformers = _loaded(bundled / "transformers" / "arguments.py", "transformers_arguments")
     cpu = torch.device("cpu")
     readers = {
         "selftest": lambda url: (selftest.load(url, cpu).rgb[:, 0, 0] * 255).round().int().tolist(),
-        "transformers": lambda url: transformers._image(url).getpixel((0, 0)),
+        "transformers": lambda url: transformers.opened(transformers.decoded(url)).getpixel((0, 0)),
     }
     urls = json.load(sys.stdin)
     pixels = {name: {key: _first_pixel(read, urls[key]) for key in urls} for name, read in readers.items()}

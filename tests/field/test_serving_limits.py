@@ -68,12 +68,7 @@ def test_idle_clients_leave_enough_for_a_new_worker(premises: Premises) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries return memory as they like")
 def test_memory_is_bounded_and_given_back(premises: Premises) -> None:
-    """Large images are read one after the other; what they took is returned when they are answered.
-
-    As on a terminal, where only warnings are logged: a log of every fact loads structlog, and rich with it,
-    which take 5.4 MiB.
-    """
-    premises.variables["MOONDREAM_STATION_LOG"] = "warning"
+    """Large images are read one after the other; what they took is returned when they are answered."""
     with serving(premises) as station:
         process = psutil.Process(station.process.pid)
         station.post("/v1/caption", {})

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import psutil
 
-from moondream_station.core.activation.prune import prune
+from moondream_station.core.activation.prune import Pruning, prune
 from moondream_station.core.environments.store import place_of
 from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.resolve.pylock import read_stored_pylock
@@ -86,7 +86,7 @@ def wheel_bytes(requests: tuple[Request, ...]) -> int:
 def check_pruned(premises: Premises) -> None:
     """After `prune` nothing is there that nothing refers to."""
     home = premises.home
-    anyio.run(partial(prune, home, dry_run=False, on_wait=lambda _: None))
+    anyio.run(partial(prune, home, pruning=Pruning(), dry_run=False, on_wait=lambda _: None))
     named = read_active(home).environments
     assert {path.name for path in home.environments.iterdir()} == named
     locks = [read_stored_pylock(place_of(home, name).pylock.read_text(encoding="utf-8")) for name in named]

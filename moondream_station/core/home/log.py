@@ -1,11 +1,12 @@
 """What the station logs, through structlog, which is imported when the first line is due.
 
-Most commands log nothing; structlog, which brings rich along, is a tenth of what they take to start.
+Most commands log nothing, and structlog is a tenth of what they take to start.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 
 _threshold = logging.NOTSET
@@ -49,7 +50,13 @@ def is_logged(level: int) -> bool:
 def _log(level: int, event: str, fields: dict[str, object]) -> None:
     if not is_logged(level):
         return
-    import structlog  # noqa: PLC0415  see above
+    if not {"rich", "structlog"} & sys.modules.keys():
+        # structlog would load rich, for tracebacks that we do not print with it: 5 MiB of a serving station.
+        sys.modules["rich"] = None  # type: ignore[assignment]
+        import structlog  # noqa: PLC0415  see above
+
+        del sys.modules["rich"]
+    import structlog  # noqa: PLC0415
 
     global _prepare
     if _prepare is not None:
