@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -74,12 +75,19 @@ def _without_environment(home: Home) -> str:
     return json.dumps(record)
 
 
+def _outside(home: Home) -> str:
+    name = read_active(home).models["colours"].environment
+    shutil.copytree(home.environments / name, home.root.parent / "outside", symlinks=True, dirs_exist_ok=True)
+    return home.active.read_text().replace(name, "../../outside")
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
         ("{torn", "it is not JSON"),
         ("", "it is not JSON"),
         ("{}", "it is not of the format"),
+        ("outside", "it names the environment '../../outside'"),
         ("without", "it names colours as active, but no environment of it"),
         ("folder", "it is a folder, not a file"),
         pytest.param(
@@ -97,7 +105,8 @@ def test_a_damaged_record_of_the_active_model_is_made_again(
     if damage in {"folder", "pipe"}:
         _replace(home.active, damage)
     else:
-        home.active.write_text(_without_environment(home) if damage == "without" else damage)
+        made = {"without": _without_environment, "outside": _outside}
+        home.active.write_text(made[damage](home) if damage in made else damage)
     for output in _ways(installed, "status", "models", "serve --port 0", "switch other", "doctor --offline"):
         assert output.startswith("1 ")
         assert says in output
@@ -126,6 +135,7 @@ def test_a_record_of_a_newer_station_is_left_alone(installed: Premises) -> None:
         ("newer", "a newer version of Moondream Station wrote it (moondream-station/environment/2)"),
         ("folder", "can't be used: it is a folder, not a file"),
         ("missing", "has lost its commit.json"),
+        ("outside", "can't be used: '..' must be"),
     ],
 )
 def test_a_damaged_commit_is_told_and_a_switch_makes_another(
@@ -135,10 +145,14 @@ def test_a_damaged_commit_is_told_and_a_switch_makes_another(
     environment = read_active(installed.home).models["colours"].environment
     commit = installed.home.environments / environment / "commit.json"
     text = commit.read_text()
+    changed = {
+        "newer": text.replace("environment/1", "environment/2"),
+        "outside": re.sub(r'"code": "[^"]*"', '"code": "colours/../../outside"', text),
+    }
     if damage in {"folder", "missing"}:
         _replace(commit, damage)
     else:
-        commit.write_text(text.replace("environment/1", "environment/2") if damage == "newer" else damage)
+        commit.write_text(changed.get(damage, damage))
     status, doctor = _ways(installed, "status", "doctor --offline --fix")
     for output in (status, doctor):
         assert says in output

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from moondream_station.core.backends.manifest import BackendInfo
+from moondream_station.core.backends.manifest import BackendInfo, folder_name
 from moondream_station.core.builds.requirements import (
     NOTHING,
     Allowances,
@@ -94,6 +94,13 @@ def read_backend(home: Home, place: str) -> BackendCode | None:
     if record is None or not is_whole:
         return None
     return code_in(folder, record, backend_id, version, place=place)
+
+
+def check_place(place: str) -> None:
+    """Raise ValueError where it is none below `backends`, so that it could lead out of the home."""
+    backend_id, _, rest = place.partition("/")
+    for name in (backend_id, *rest.split("/", maxsplit=1)):
+        folder_name(name)
 
 
 def read_record(folder: Path) -> CodeRecord | None:

@@ -32,7 +32,7 @@ _SHOWN_ERRORS = 3
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
-def _folder_name(text: str) -> str:
+def folder_name(text: str) -> str:
     """Check what becomes the name of a folder, on every platform."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", text) or text.endswith("."):
         raise ValueError(f"{text!r} must be at most 64 letters, digits and . _ + -, a letter or digit first")
@@ -68,7 +68,7 @@ def _release(text: str) -> str:
     return text
 
 
-FolderName = Annotated[str, AfterValidator(_folder_name)]
+FolderName = Annotated[str, AfterValidator(folder_name)]
 
 
 class Allowed(BaseModel):

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.backends.code_store import TEMPORARY
+from moondream_station.core.backends.code_store import TEMPORARY, check_place
 from moondream_station.core.environments.records import changed_names, check_records, is_shortage, own_files
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
@@ -194,6 +194,8 @@ def committed_at(place: Place) -> Committed:
     """The committed environment at a place; `EnvironmentBroken` says why there is none that can be used."""
     try:
         record = read_record(place.commit, CommitRecord, get_args(Format)[0])
+        if record is not None:
+            check_place(record.code_place)
     except (OSError, ValueError) as error:
         if is_shortage(error):
             raise

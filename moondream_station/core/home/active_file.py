@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -13,6 +14,9 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import NewerFormat, read_record, write_record
 
 Format = Literal["moondream-station/active/1"]
+
+_ENVIRONMENT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}")
+"""An environment's name; anything else could lead out of the home."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,9 @@ def read_active(home: Home) -> ActiveRecord:
 def _checked(record: ActiveRecord) -> ActiveRecord:
     if record.model is not None and record.model not in record.models:
         raise ValueError(f"it names {record.model} as active, but no environment of it")
+    for name in sorted(record.environments):
+        if not _ENVIRONMENT.fullmatch(name):
+            raise ValueError(f"it names the environment {name!r}; a name looks like 0123abcd-4567")
     return record
 
 

@@ -48,6 +48,7 @@ TORCH = torch_wheel("2.9.0", "cpu")
 LOCK = lock_of([locked_file(TORCH, "https://h/torch.whl")])
 KEY = "k" * 64
 CODE = "b/1/0123"
+ONE, TWO = "01234567-89ab", "76543210-ba98"
 
 
 @pytest.fixture
@@ -291,35 +292,35 @@ def test_nothing_is_active_in_a_new_home(home: Home) -> None:
 
 def test_active_json_has_the_contract_s_shape(home: Home) -> None:
     """The file holds format, model, and each model's environment, previous one and request key."""
-    record = ActiveRecord().with_active("m", environment="one", request_key="k1")
-    write_active(home, record.with_active("m", environment="two", request_key="k2"))
+    record = ActiveRecord().with_active("m", environment=ONE, request_key="k1")
+    write_active(home, record.with_active("m", environment=TWO, request_key="k2"))
     assert json.loads(home.active.read_text()) == {
         "format": "moondream-station/active/1",
         "model": "m",
-        "models": {"m": {"environment": "two", "previous": "one", "request_key": "k2"}},
+        "models": {"m": {"environment": TWO, "previous": ONE, "request_key": "k2"}},
     }
-    assert read_active(home).environments == {"one", "two"}
+    assert read_active(home).environments == {ONE, TWO}
 
 
 def test_activating_the_same_environment_keeps_the_previous_one(home: Home) -> None:
     """A second activation of what is there already must not make rollback lead nowhere."""
-    record = ActiveRecord().with_active("m", environment="one", request_key="k")
-    record = record.with_active("m", environment="two", request_key="k")
-    assert record.with_active("m", environment="two", request_key="k").models["m"].previous == "one"
+    record = ActiveRecord().with_active("m", environment=ONE, request_key="k")
+    record = record.with_active("m", environment=TWO, request_key="k")
+    assert record.with_active("m", environment=TWO, request_key="k").models["m"].previous == ONE
 
 
 def test_rolling_back_twice_leads_back(home: Home) -> None:
     """Rollback exchanges the two environments."""
-    record = ActiveRecord().with_active("m", environment="one", request_key="k1")
-    record = record.with_active("m", environment="two", request_key="k2")
+    record = ActiveRecord().with_active("m", environment=ONE, request_key="k1")
+    record = record.with_active("m", environment=TWO, request_key="k2")
     back = record.rolled_back("m", request_key="k1")
-    assert (back.models["m"].environment, back.models["m"].previous) == ("one", "two")
+    assert (back.models["m"].environment, back.models["m"].previous) == (ONE, TWO)
     assert back.rolled_back("m", request_key="k2") == record
 
 
 def test_there_is_nothing_to_roll_back_to_at_first() -> None:
     """Without a previous environment there is none to go back to."""
-    record = ActiveRecord().with_active("m", environment="one", request_key="k")
+    record = ActiveRecord().with_active("m", environment=ONE, request_key="k")
     with pytest.raises(KeyError):
         record.rolled_back("m", request_key="k")
     with pytest.raises(KeyError):
@@ -328,8 +329,8 @@ def test_there_is_nothing_to_roll_back_to_at_first() -> None:
 
 def test_a_forgotten_model_is_not_active(home: Home) -> None:
     """Removing the active model leaves none active; removing another one changes nothing else."""
-    record = ActiveRecord().with_active("m", environment="one", request_key="k")
-    record = record.with_active("n", environment="two", request_key="k")
+    record = ActiveRecord().with_active("m", environment=ONE, request_key="k")
+    record = record.with_active("n", environment=TWO, request_key="k")
     assert record.without("n") == ActiveRecord(model=None, models={"m": record.models["m"]})
     assert record.without("m").model == "n"
 

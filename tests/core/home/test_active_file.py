@@ -10,6 +10,10 @@ from moondream_station.core.facts.errors import HomeUnusable
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 
+_NAMING = (
+    '{"format": "moondream-station/active/1", "models":'
+    ' {"m": {"environment": "01234567-89ab", "previous": "NAME", "request_key": "k"}}}'
+)
 _NEWER = '{"format": "moondream-station/active/9"}'
 
 
@@ -24,6 +28,13 @@ _NEWER = '{"format": "moondream-station/active/9"}'
         (
             '{"format": "moondream-station/active/1", "model": "m"}',
             "it names m as active, but no environment of it",
+        ),
+        *(
+            (
+                _NAMING.replace("NAME", name),
+                f"it names the environment '{name}'; a name looks like 0123abcd-4567",
+            )
+            for name in ("../../etc", "/etc", "a/b", "", ".", "01234567-89ab/..")
         ),
         ("[]", "it is not of the format moondream-station/active/1"),
         ("{", "it is not JSON"),
