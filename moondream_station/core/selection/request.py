@@ -123,6 +123,23 @@ class TorchRequirement:
         """The requirement for a sentence."""
         return self.text or "torch"
 
+    @property
+    def phrase_with_companions(self) -> str:
+        """The requirement and those on companions' versions, for a sentence."""
+        companions = (f"{name}{versions}" for name, versions in self.companions.items() if versions)
+        return " and ".join((*([self.text] if self.text else []), *companions)) or "torch"
+
+    @property
+    def contradiction(self) -> str | None:
+        """The requirements on one package that no version at all satisfies, for a sentence."""
+        if self.versions.is_unsatisfiable():
+            conflict = "which contradict each other" if " and " in self.text else "which contradicts itself"
+            return f"{self.text}, {conflict}"
+        for name, versions in self.companions.items():
+            if versions.is_unsatisfiable():
+                return f"{name}{versions}, which contradicts itself"
+        return None
+
 
 @dataclass(frozen=True)
 class Case:

@@ -81,6 +81,12 @@ def why_possible(judgement: Judgement, chosen: Judgement | None) -> str:
     )
 
 
+def why_contradictory(case: Case) -> str | None:
+    """Why the requirements can be satisfied nowhere, None where they can."""
+    contradiction = case.torch.contradiction
+    return f"Nothing satisfies {contradiction}. Change or remove what conflicts." if contradiction else None
+
+
 def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
     """Why nothing can be installed here, and what would change it."""
     target = case.target
@@ -118,7 +124,9 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
             name = judgement.build.name
             reason = re.sub(rf"^{name} ", f"The {name} build ", refusal.reason)
             advice = f"{_allow(case, reason)}{other_python}"
-            return f"Nothing satisfies {case.torch.phrase} on this machine. {reason}{advice}"
+            is_companion = refusal.obstacle is Obstacle.COMPANION
+            wanted = case.torch.phrase_with_companions if is_companion else case.torch.phrase
+            return f"Nothing satisfies {wanted} on this machine. {reason}{advice}"
     return (
         f"Nothing satisfies {case.torch.phrase} on this machine: allow other versions, or see the reason of "
         "each build."

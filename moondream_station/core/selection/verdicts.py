@@ -186,11 +186,13 @@ def _check_companions(build: Build, offers: tuple[Offer, ...], case: Case) -> Ou
         fitting = tuple(offer for offer in offers if _has_companion(name, build, offer, case))
         if not fitting:
             newest = max(offers, key=lambda offer: offer.version).torch
+            oldest = min(offers, key=lambda offer: offer.version).torch
             specifier = case.torch.companions[name]
             if pythons := _pythons_of_companion(name, offers, case):
                 python = case.target.python_full
                 return f"{build.name}: {name} for torch {newest} accepts Python {pythons}, not {python}."
-            return f"{build.name} has no {name}{specifier} for torch {newest} on {case.target.place}."
+            torches = f"torch {newest}" if oldest == newest else f"any torch from {oldest} to {newest}"
+            return f"{build.name} has no {name}{specifier} for {torches} on {case.target.place}."
         offers = fitting
     return offers
 

@@ -332,6 +332,10 @@ def test_where_nothing_fits_the_reason_says_what_would(
         (("torch==2.15.0", "torchaudio==2.11.0"), "Allow torch 2.14.1, which cu130 has."),
         (("torch==2.15.0", "torchaudio>=99"), "Without torchaudio, cu132 with torch 2.15.0 is possible."),
         (("torch>=99", "torchaudio>=99"), "Allow torch 2.15.0, which cu132 has."),
+        (
+            ("torch", "torchvision==0.1"),
+            "torchvision==0.1 on this machine. The cpu build has no torchvision==0.1 for any torch from",
+        ),
     ],
 )
 def test_where_a_companion_is_in_the_way_the_reason_says_so(
@@ -341,6 +345,21 @@ def test_where_a_companion_is_in_the_way_the_reason_says_so(
     selection = plan(linux(RTX_4090, driver="595.71.05"), *requirements).selection
     assert selection.build is None
     assert words in selection.reason
+
+
+@pytest.mark.parametrize(
+    ("requirements", "words"),
+    [
+        (("torch==2.6", "torch==2.7"), "torch==2.6 and torch==2.7, which contradict each other"),
+        (("torch>=2.7,<2.6",), "torch>=2.7,<2.6, which contradicts itself"),
+        (("torch", "torchvision<0.21,>=0.22"), "torchvision<0.21,>=0.22, which contradicts itself"),
+    ],
+)
+def test_requirements_that_contradict_each_other_are_named(requirements: tuple[str, ...], words: str) -> None:
+    """No machine and no other torch would help."""
+    selection = plan(linux(), *requirements).selection
+    assert selection.build is None
+    assert selection.reason == f"Nothing satisfies {words}. Change or remove what conflicts."
 
 
 def test_companions_that_are_asked_for_are_part_of_the_choice() -> None:
