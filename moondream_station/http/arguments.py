@@ -60,7 +60,7 @@ async def read_object(request: Request) -> dict[str, Any]:
     try:
         text = body.decode(json.detect_encoding(body))
         body.clear()
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
         if "\\" in text and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # one without its partner is text in no encoding
     except (ValueError, RecursionError) as error:
@@ -123,6 +123,13 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text:.40} is too large a number")
     return number
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:  # Python's limit on digits, with advice to whoever programs
+        raise ValueError(f"{text:.40}… is too large a number") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

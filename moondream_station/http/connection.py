@@ -41,6 +41,8 @@ _FOLD: Final = re.compile(rb"\n[ \t]")
 _LENGTH: Final = re.compile(rb"(?im)^content-length:(.*)$")
 _CODING: Final = re.compile(rb"(?im)^transfer-encoding:")
 _ABSOLUTE: Final = re.compile(rb"(?i)https?://(?P<authority>[^/?]*)(?P<rest>.*)")
+_QUOTATION: Final = re.compile(r":? (?:bytearray\()?b['\"]")
+"""Where h11 begins to quote, as Python writes bytes, what it could not read."""
 
 
 class Patience(NamedTuple):
@@ -213,8 +215,8 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what the parser could not read, with its reason."""
-        error = self.conn.error
-        self._refuse(RequestInvalid(f"The request is not valid HTTP: {error or msg}"))
+        reason = _QUOTATION.split(str(self.conn.error or msg))[0]
+        self._refuse(RequestInvalid(f"The request is not valid HTTP: {reason}"))
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection for the answer to a whole request; without one, close it."""

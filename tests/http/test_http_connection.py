@@ -80,6 +80,22 @@ async def test_a_target_may_be_absolute(served: Served, target: str, status: int
     assert reply.status == status
 
 
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ("GET  /health HTTP/1.1\nHost: localhost\n\n", "illegal request line"),
+        ("GET /health HTTP/1.1\nHost: localhost\nno header\n\n", "illegal header line"),
+        (HEAD + "Transfer-Encoding: chunked\n\nnone\n", "illegal chunk header"),
+    ],
+)
+async def test_what_is_not_valid_is_named_and_not_quoted(served: Served, head: str, reason: str) -> None:
+    """Least of all as Python writes bytes."""
+    async with served.line() as line:
+        await line.send(head)
+        reply = await line.read_reply()
+    assert f'"The request is not valid HTTP: {reason}"' in reply.body.decode()
+
+
 async def test_a_chunk_size_that_never_ends(served_station: Served) -> None:
     """It is refused after 64 KiB, and nothing is called."""
     async with served_station.line() as line:

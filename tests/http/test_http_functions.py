@@ -447,6 +447,8 @@ async def test_numbers_that_json_can_not_hold_are_refused(client: httpx2.AsyncCl
         headers={"Content-Type": "application/json"},
     )
     assert (response.status_code, response.json()["code"]) == (400, "request-invalid")
+    assert "number" in response.json()["error"]
+    assert "sys." not in response.json()["error"]
 
 
 @pytest.mark.parametrize("path", ["/v1/caption", "/v1/station/switch"])
