@@ -7,10 +7,12 @@ runs it, which can't be undone. Backends never go this way: they get environment
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio.from_thread import start_blocking_portal
@@ -20,10 +22,17 @@ from moondream_station.core.builds.requirements import parse_requirement_args, p
 from moondream_station.core.builds.visibility import nvidia_in_use
 from moondream_station.core.environments.packages import find_packages
 from moondream_station.core.facts.capabilities import Capabilities, Outcome
-from moondream_station.core.facts.errors import NoBuild, ResolutionConflict, StationError, UsageError
+from moondream_station.core.facts.errors import (
+    NoBuild,
+    PythonUnsuitable,
+    ResolutionConflict,
+    StationError,
+    UsageError,
+)
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.facts.selection import Selection
+from moondream_station.core.home.space import is_full, storage_failure
 from moondream_station.core.in_place.installation import Change, detect_now, guides_settings, install_in_place
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.machine.local import LocalMachine
@@ -60,7 +69,7 @@ class TorchInstaller:
     """Detects which PyTorch this machine should have, and installs it into the running interpreter.
 
     Every method is synchronous and works inside a running event loop too, in a thread of its own. Ctrl-C ends
-    it within two seconds.
+    it within two seconds. What the system refuses (too many open files, a full disk) is a `StationError` too.
 
     Args:
         environ: The user's variables; the process's by default.
@@ -212,9 +221,24 @@ class TorchInstaller:
 
 def _in_own_thread(function: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run it in a thread with its own event loop, so that it works inside a running one too."""
-    with start_blocking_portal() as portal:
-        result: T = portal.call(function)
-        return result
+    try:
+        with start_blocking_portal() as portal:
+            result: T = portal.call(function)
+            return result
+    except OSError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: OSError) -> StationError:
+    """What the system refused; for files of the home that is told where they are used."""
+    place = Path(error.filename) if isinstance(error.filename, str | Path) else None
+    if is_full(error):
+        return storage_failure(error, place.parent if place else Path(sys.prefix))
+    where = f"{place}: " if place else ""
+    return PythonUnsuitable(
+        f"The system refused what this Python needs: {where}{error.strerror or error}.",
+        hint="Check the file's permissions and the limits (`ulimit -a`), then run it again.",
+    )
 
 
 def _failed(error: StationError, commands: list[tuple[str, ...]]) -> TorchInstallResult:

@@ -299,6 +299,32 @@ def test_bad_requirements_are_told_not_raised(tmp_path: Path, text: str, words: 
     assert "Requirements may hold names, extras, versions, markers and sha256 hashes." in result.message
 
 
+LIMITED = """
+import resource
+from moondream_station.core.facts.errors import StationError
+from moondream_station.core.torch_installer import TorchInstaller
+installer = TorchInstaller()
+installer.detect_system_capabilities()  # loads what it needs
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+try:
+    installer.detect_system_capabilities()
+except StationError as error:
+    print(error.message)
+print(installer.install_torch_requirements("torch").message)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_what_the_system_refuses_is_told_with_a_remedy(tmp_path: Path) -> None:
+    """Raised as the station's error, or in the result; never as the system's own."""
+    environ = {**os.environ, "MOONDREAM_STATION_HOME": str(tmp_path / "home")}
+    program = [sys.executable, "-c", LIMITED]
+    done = subprocess.run(program, env=environ, capture_output=True, text=True, check=False)
+    refusal = "The system refused what this Python needs: Too many open files."
+    remedy = "Check the file's permissions and the limits (`ulimit -a`), then run it again."
+    assert done.stdout.splitlines() == [refusal, f"{refusal} {remedy}"], done.stderr
+
+
 @pytest.mark.anyio
 async def test_it_works_inside_a_running_event_loop(tmp_path: Path) -> None:
     """It is synchronous there too, and the loop goes on after it."""
