@@ -14,6 +14,8 @@ from pathlib import Path
 from moondream_station.core.facts.errors import HomeUnusable, UsageError
 
 _FIX = "`moondream-station doctor --fix` moves aside what is in its place."
+_IN_A_NAME = str.maketrans("/\\\0", "___")
+"""What would make another path of a file's name, or none."""
 
 
 class _Place:
@@ -54,8 +56,8 @@ class Home:
     """Who holds the activation lock."""
 
     def worker_log(self, model: str) -> Path:
-        """What a model's workers wrote."""
-        return self.logs / f"{model}.log"
+        """What a model's workers wrote; journals name models too that were asked for and never existed."""
+        return self.logs / f"{model.translate(_IN_A_NAME)}.log"
 
     def check(self) -> None:
         """Refuse a home that can never be made: another kind of file, or behind a link that leads nowhere."""

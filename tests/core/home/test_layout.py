@@ -24,6 +24,15 @@ def test_default_home_is_in_the_users_folder() -> None:
     assert home_from({"MOONDREAM_STATION_HOME": " "}).root == expected
 
 
+@pytest.mark.parametrize("model", ["../../other", "/var/log/other", "..\\other", "a\0b", "colours"])
+def test_a_models_log_is_in_the_home(tmp_path: Path, model: str) -> None:
+    """Whatever the name is that somebody asked for: `logs` reads it."""
+    log = Home(tmp_path).worker_log(model)
+    assert log.parent == Home(tmp_path).logs
+    assert not log.exists()
+    assert "\\" not in log.name
+
+
 def test_create_makes_a_private_folder(tmp_path: Path) -> None:
     """A new home is readable by its user alone; creating it twice is fine."""
     home = Home(tmp_path / "deep" / "home")
