@@ -103,11 +103,13 @@ class Station:
         self._pool = InferencePool(
             max_queue_size=settings.inference_max_queue_size,
             default_timeout_seconds=settings.inference_timeout,
-            cpu_timeout_seconds=None if "inference_timeout" in settings.model_fields_set else _CPU_SECONDS,
             on_given_up=lambda failure: tasks.start_soon(self._start_again, failure),
         )
         tasks.start_soon(self._pool.run)
-        self._active = ActiveWorker(host=host, pool=self._pool, bus=bus, tasks=tasks)
+        seconds = None if "inference_timeout" in settings.model_fields_set else _CPU_SECONDS
+        self._active = ActiveWorker(
+            host=host, pool=self._pool, bus=bus, tasks=tasks, cpu_timeout_seconds=seconds
+        )
         tools = Tools(
             home=home,
             environ=environ,

@@ -35,11 +35,20 @@ class _Load:
 class ActiveWorker:
     """Holds the active model's worker, and puts the pool in front of it."""
 
-    def __init__(self, *, host: WorkerHost, pool: InferencePool, bus: Bus, tasks: TaskGroup) -> None:
+    def __init__(
+        self,
+        *,
+        host: WorkerHost,
+        pool: InferencePool,
+        bus: Bus,
+        tasks: TaskGroup,
+        cpu_timeout_seconds: float | None = None,
+    ) -> None:
         self._pool = pool
         self._host = host
         self._bus = bus
         self._tasks = tasks
+        self._cpu_timeout_seconds = cpu_timeout_seconds
         self._current: HostedWorker | None = None
         self._loads: set[_Load] = set()
         self._is_claimed = False
@@ -119,8 +128,8 @@ class ActiveWorker:
 
     def _serve(self, hosted: HostedWorker) -> None:
         restart = partial(self._restart, hosted.spec)
-        is_on_cpu = hosted.device in {None, "cpu"}
-        self._pool.serve(hosted.worker, model=hosted.spec.model, restart=restart, is_on_cpu=is_on_cpu)
+        seconds = self._cpu_timeout_seconds if hosted.device in {None, "cpu"} else None
+        self._pool.serve(hosted.worker, model=hosted.spec.model, restart=restart, timeout_seconds=seconds)
 
     async def _restart(self, spec: WorkerSpec) -> Worker:
         with as_worker_failure(spec.model):

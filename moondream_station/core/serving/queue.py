@@ -118,13 +118,13 @@ class PoolState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Service:
     """A model that is served, and how to get another worker for it."""
 
     model: str
     restart: Callable[[], Awaitable[Worker]] | None = None
-    is_on_cpu: bool = False
+    timeout_seconds: float | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -134,8 +134,6 @@ class InferencePool:
     max_queue_size: int = 10
     default_timeout_seconds: float = 30.0
     """How long a request may wait and be worked on, where it does not say itself."""
-    cpu_timeout_seconds: float | None = None
-    """The same where the model computes on a CPU; None for no difference."""
     loading_seconds: float = 60.0
     stuck_seconds: float = 300.0
     """How long a call that nobody waits for any more may occupy the worker before that is replaced."""
@@ -158,13 +156,12 @@ class InferencePool:
 
     def expect(self, model: str) -> None:
         """A worker for this model is being loaded, and none serves: requests wait for it."""
-        self._change(PoolState.LOADING, None, _Service(model=model))
+        self._change(PoolState.LOADING, None, _Service(model))
 
     @property
     def timeout_seconds(self) -> float:
         """The limit of a request that does not say one itself."""
-        is_slow = self._service is not None and self._service.is_on_cpu
-        return (is_slow and self.cpu_timeout_seconds) or self.default_timeout_seconds
+        return (self._service and self._service.timeout_seconds) or self.default_timeout_seconds
 
     def serve(
         self,
@@ -172,19 +169,18 @@ class InferencePool:
         *,
         model: str,
         restart: Callable[[], Awaitable[Worker]],
-        is_on_cpu: bool = False,
+        timeout_seconds: float | None = None,
     ) -> None:
         """Send new calls to this worker; those that run on another one finish there (see `drained`).
 
         `restart` gives another worker that is ready when this one failed, or raises `StationError`; it is
         cancelled when something else is to be served.
         """
-        service = _Service(model=model, restart=restart, is_on_cpu=is_on_cpu)
-        self._change(PoolState.READY, worker, service)
+        self._change(PoolState.READY, worker, _Service(model, restart, timeout_seconds))
 
     def give_up(self, model: str, failure: StationError) -> None:
         """No worker can serve this model: requests are told why."""
-        self._change(PoolState.FAILED, None, _Service(model=model))
+        self._change(PoolState.FAILED, None, _Service(model))
         self._failure = failure
 
     async def drained(self, worker: Worker) -> None:

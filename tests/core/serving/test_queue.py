@@ -199,11 +199,11 @@ async def test_the_first_call_may_take_as_long_as_the_worker_lives(tmp_path: Pat
                 pass
 
 
-async def test_a_cpu_has_more_time(tmp_path: Path) -> None:
+async def test_a_slow_worker_has_more_time(tmp_path: Path) -> None:
     """Where nothing else is said; `stats` tells the limit that holds."""
-    pool = InferencePool(default_timeout_seconds=0.05, cpu_timeout_seconds=30)
+    pool = InferencePool(default_timeout_seconds=0.05)
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse, is_on_cpu=True)
+        pool.serve(await shop.worker(), model="m", restart=refuse, timeout_seconds=30)
         assert pool.stats()["default_timeout"] == 30
         await ask(pool, "bare")
         assert await ask(pool, "slow", seconds=0.3) == {"slept": 0.3}
