@@ -166,17 +166,15 @@ def platform_of(machine: Capabilities) -> str:
 
 
 def possible_wheels(machine: Capabilities, requirement: str, python: str) -> list[Wheel]:
-    """Every verified wheel that the machine, its Python and the requirement allow."""
+    """Every wheel that machine, Python and requirement allow; unverified ones where there is no other."""
     minor = ".".join(python.rstrip("t").split(".")[:2]) + ("t" if python.endswith("t") else "")
     specifier = SpecifierSet(requirement.removeprefix("torch"))
-    return [
+    possible = [
         wheel
         for wheel in every_wheel(platform_of(machine))
-        if wheel.verified
-        and minor in wheel.pythons
-        and specifier.contains(wheel.full)
-        and runs_here(wheel, machine)
+        if minor in wheel.pythons and specifier.contains(wheel.full) and runs_here(wheel, machine)
     ]
+    return [wheel for wheel in possible if wheel.verified] or possible
 
 
 def build_order(build: str) -> tuple[int, tuple[int, ...]]:
