@@ -8,6 +8,7 @@ import math
 import re
 from typing import Any, Final, NamedTuple, NoReturn
 
+from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
@@ -58,16 +59,45 @@ async def read_object(request: Request) -> dict[str, Any]:
     if not body:
         return {}
     try:
+        value = _finite_json(body)
+    except ValueError:
+        value = _read_carefully(body)
+    if not isinstance(value, dict):
+        raise RequestInvalid(f"The body must be a JSON object, not {_KINDS.get(type(value), 'a number')}")
+    return value
+
+
+def _finite_json(body: bytearray) -> Any:
+    """What pydantic reads, in an eighth of the time of `json`; it makes infinity of too large a number."""
+    value = from_json(body, allow_inf_nan=False)
+    if not _is_finite(value):
+        raise ValueError
+    return value
+
+
+def _read_carefully(body: bytearray) -> Any:
+    """What pydantic refuses: other encodings, lone surrogates, deep nesting, all legal; or an error."""
+    try:
         text = body.decode(json.detect_encoding(body))
-        body.clear()
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
         if "\\" in text and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # one without its partner is text in no encoding
     except (ValueError, RecursionError) as error:
         raise RequestInvalid(f"The body is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RequestInvalid(f"The body must be a JSON object, not {_KINDS.get(type(value), 'a number')}")
     return value
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in it is infinite."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(map(_is_finite, value.values()))
+        case list():
+            return all(map(_is_finite, value))
+        case _:
+            return True
 
 
 def media_type(request: Request) -> str:
