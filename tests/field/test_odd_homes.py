@@ -194,6 +194,7 @@ async def test_what_fails_elsewhere_is_not_blamed_on_the_home(
     is_its_own: bool,  # noqa: FBT001  a parameter
 ) -> None:
     """Only what names something in a folder, or says that its disk fails, is that folder's failure."""
+    error = type(error)(error.errno, error.strerror, error.filename)  # the parameter is every backend's
     if error.filename == "HOME/cache/x":
         error.filename = str(tmp_path / "cache" / "x")
     home = Home(tmp_path)
