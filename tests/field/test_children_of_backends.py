@@ -26,6 +26,7 @@ STAY = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time
 def init_backend(marker):
     subprocess.Popen([sys.executable, "-S", "-c", STAY, marker], start_new_session=True)
     subprocess.Popen([sys.executable, "-S", "-c", STAY, marker], process_group=0)
+    begun, held_until_exec = os.pipe()
     parent = os.fork()
     if parent == 0:
         os.setsid()
@@ -33,6 +34,8 @@ def init_backend(marker):
             os._exit(0)
         os.execv(sys.executable, [sys.executable, "-S", "-c", STAY, marker])
     os.waitpid(parent, 0)
+    os.close(held_until_exec)
+    os.read(begun, 1)
 
 def caption(**kwargs):
     return {"caption": "here"}
