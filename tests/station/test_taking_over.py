@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -43,6 +44,13 @@ def caption(**kwargs):
     return {"caption": "late"}
 """
 """Loads until a file is there, and fails where that says something."""
+
+
+def open_gate(gate: Path, text: str = "") -> None:
+    """Make the file with all that it says: a model that finds it reads it at once."""
+    whole = gate.with_name(f"{gate.name}.new")
+    whole.write_text(text)
+    whole.replace(gate)
 
 
 async def next_fact(events: Subscription, kind: type[Fact], model: str) -> Fact:
@@ -120,7 +128,7 @@ async def test_one_that_is_to_start_while_another_loads(late: Premises, *, fails
                 await station.start_active()
             assert not (late.folder / "late.loading").exists()
             (late.folder / "late").touch()
-            (late.folder / "later").write_text("broken" if fails else "")
+            open_gate(late.folder / "later", "broken" if fails else "")
             await course.end(ActivationFailed if fails else ActivationSucceeded)
         assert await caption(station) == "late"
         assert station.stats()["model"] == ("late" if fails else "later")
@@ -135,7 +143,7 @@ async def test_one_that_was_replaced_before_it_failed(late: Premises) -> None:
             tasks.start_soon(station.start_active)
             await next_fact(events, WorkerStarted, "late")
             await switched(station, "shapes")
-            (late.folder / "late").write_text("broken")
+            open_gate(late.folder / "late", "broken")
         assert station.state.activation is None
         assert station.active_model == "shapes"
         async with station.call("caption", {}, timeout_seconds=30) as answer:
