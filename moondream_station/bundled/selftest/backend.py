@@ -13,7 +13,7 @@ import binascii
 import io
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -26,7 +26,9 @@ from torch.nn.functional import max_pool2d
 PREFIX = "Self-test, no language model:"
 SYNONYMS = {"gray": "grey", "violet": "purple", "magenta": "pink", "turquoise": "cyan", "teal": "cyan"}
 OBJECTS = frozenset({"object", "thing", "salient", "subject", "foreground", "region", "shape", "anything"})
-COUNTING = frozenset({"many", "count", "number", "where", "position", "located"})
+BRIGHT, DARK = frozenset({"bright", "light"}), frozenset({"dark"})
+BRIGHT_FROM, DARK_BELOW = 0.6, 0.3
+LOW_CONTRAST, HIGH_CONTRAST = 0.1, 0.25
 SMALLEST_SHARE = 0.01
 
 MAX_ENCODED_BYTES = 44 << 20
@@ -78,6 +80,8 @@ class Picture:
 
     width: int
     height: int
+    luminance: torch.Tensor
+    """Height by width, from 0 to 1."""
     colours: torch.Tensor
     """Height by width: each pixel's position in `COLOURS`."""
     rgb: torch.Tensor
@@ -109,12 +113,12 @@ def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, *
         regions = regions_of(salient(picture))
         parts.append(f"{_count(len(regions), 'salient region')}{_places(regions)}")
     if length == "long":
-        parts.append(_size(picture))
+        parts.append(f"{_contrast(picture)}; {_size(picture)}")
     return {"caption": _spoken(f"{PREFIX} {'; '.join(parts)}.", stream)}
 
 
 def query(question: Any = None, image_url: Any = None, stream: Any = None, **_: Any) -> dict[str, Any]:
-    """Answer what numbers can answer: which colours and regions there are, how many, and where."""
+    """Answer what numbers can answer: colours, brightness, contrast, size, how many regions, and where."""
     if not isinstance(question, str) or not question.strip():
         raise ArgumentInvalid("question is missing: give one as text", "question")
     if image_url is None:
@@ -125,7 +129,7 @@ def query(question: Any = None, image_url: Any = None, stream: Any = None, **_: 
 
 
 def detect(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]:  # noqa: A002  the API's word
-    """Find regions of a colour ("the blue square"), or salient ones, the largest first.
+    """Find regions of a colour ("the blue square"), bright or dark ones, or salient ones, the largest first.
 
     None for words that mean nothing to arithmetic.
     """
@@ -139,29 +143,31 @@ def point(image_url: Any = None, object: Any = None, **_: Any) -> dict[str, Any]
 
 def _find(image_url: Any, name: Any) -> list[torch.Tensor]:
     if not isinstance(name, str) or not name.strip():
-        raise ArgumentInvalid("object is missing: name a colour, object or salient", "object")
+        text = "object is missing: name a colour, or bright, dark, object or salient"
+        raise ArgumentInvalid(text, "object")
     mask = _mask(_words(name), load(image_url, _state["device"]))
     return [] if mask is None else regions_of(mask)
 
 
 def _mask(words: set[str], picture: Picture) -> torch.Tensor | None:
     """Where the image is what the words name; None where they name nothing that can be computed."""
-    masks = [picture.colours == number for number, name in enumerate(COLOURS) if name in words]
-    if masks:
-        return torch.stack(masks).any(dim=0)
-    return salient(picture) if words & OBJECTS else None
+    masks = [picture.colours == COLOURS.index(name) for name in COLOURS if name in words]
+    mask = torch.stack(masks).any(dim=0) if masks else None
+    light = picture.luminance
+    for names, matches in ((BRIGHT, light >= BRIGHT_FROM), (DARK, light < DARK_BELOW)):
+        if words & names:
+            mask = matches if mask is None else mask & matches
+    return salient(picture) if mask is None and words & OBJECTS else mask
 
 
 def _answer(words: set[str], picture: Picture) -> str:
     mask = _mask(words, picture)
     regions = regions_of(salient(picture) if mask is None else mask)
-    if words & COUNTING:
-        return f"{_count(len(regions), 'region')}{_places(regions)}"
-    if words & {"colour", "color"}:
-        return f"mostly {_colours(picture)}"
+    for names, say in ANSWERS:
+        if words & names:
+            return say(picture, regions)
     if mask is None:
-        about = f"{_brightness(picture)}, mostly {_colours(picture)}; {_size(picture)}"
-        return f"that is beyond arithmetic. The image is {about}"
+        return f"that is beyond arithmetic. The image is {_brightness(picture)}, mostly {_colours(picture)}"
     return f"{'yes' if regions else 'no'}, {float(mask.float().mean()):.0%} of the image{_places(regions)}"
 
 
@@ -175,9 +181,14 @@ def _colours(picture: Picture) -> str:
 
 def _brightness(picture: Picture) -> str:
     steps = ((0.15, "very dark"), (0.35, "dark"), (0.65, "medium bright"), (0.85, "bright"))
-    red, green, blue = picture.rgb.mean(dim=(1, 2)).tolist()
-    mean = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    mean = float(picture.luminance.mean())
     return next((name for below, name in steps if mean < below), "very bright")
+
+
+def _contrast(picture: Picture) -> str:
+    spread = float(picture.luminance.std(correction=0))
+    name = "low" if spread < LOW_CONTRAST else "medium" if spread < HIGH_CONTRAST else "high"
+    return f"{name} contrast ({spread:.2f})"
 
 
 def _size(picture: Picture) -> str:
@@ -236,7 +247,9 @@ def load(image_url: Any, device: torch.device) -> Picture:
             f" {MAX_PIXELS // 1_000_000} megapixels as a data: URL or base64"
         ) from error
     rgb = torch.from_numpy(pixels).to(device).permute(2, 0, 1) / 255
-    return Picture(width=width, height=height, colours=classify(rgb), rgb=rgb)
+    weights = torch.tensor([0.2126, 0.7152, 0.0722], device=rgb.device)
+    luminance = (rgb * weights[:, None, None]).sum(dim=0)
+    return Picture(width=width, height=height, luminance=luminance, colours=classify(rgb), rgb=rgb)
 
 
 def classify(rgb: torch.Tensor) -> torch.Tensor:
@@ -349,3 +362,19 @@ def _on_white(image: Image.Image, side: int) -> Image.Image:
     small.thumbnail((side, side), Image.Resampling.BOX)
     white = Image.new("RGBA", small.size, "white")
     return Image.alpha_composite(white, small).convert("RGB")
+
+
+ANSWERS: tuple[tuple[set[str], Callable[[Picture, list[torch.Tensor]], str]], ...] = (
+    (
+        {"many", "count", "number", "where", "position", "located"},
+        lambda _, regions: f"{_count(len(regions), 'region')}{_places(regions)}",
+    ),
+    ({"colour", "color"}, lambda picture, _: f"mostly {_colours(picture)}"),
+    ({"contrast"}, lambda picture, _: _contrast(picture)),
+    ({"size", "width", "height", "resolution", "dimension", "aspect"}, lambda picture, _: _size(picture)),
+    (
+        {"brightness", *BRIGHT, *DARK},
+        lambda picture, _: f"{_brightness(picture)}, {float(picture.luminance.mean()):.2f} of 1 on average",
+    ),
+)
+"""What a question with one of the words is answered with; the first that fits."""
