@@ -21,7 +21,7 @@ from moondream_station.core.facts.errors import HomeUnusable, NoSpace, StationEr
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.space import storage_failure
 from moondream_station.core.home.storage import open_file, read_file, sync_file, work_folder
-from moondream_station.core.resolve.uv_failures import install_failure
+from moondream_station.core.resolve.uv_program import install_failure
 from support.commands import command, run, run_json, switch
 from support.stations import Premises, activate, open_premises
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.packages import check_records
 from moondream_station.core.environments.store import CommitRecord, Committed, commit, new_place
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.home.active_file import read_active, write_active

@@ -58,8 +58,7 @@ from moondream_station.core.packaging.packaging_config import (
     within_constraints,
 )
 from moondream_station.core.packaging.uv_environment import to_uv_environment
-from moondream_station.core.resolve.resolve import resolve_lock
-from moondream_station.core.resolve.sdists import build_wheels
+from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
 from moondream_station.core.selection.select import Conclusions, conclusions, select
 from moondream_station.core.serving.worker_host import Environment, WorkerSpec
 from moondream_station.core.worker.verification import WorkerPlan

@@ -15,13 +15,14 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from moondream_station.core.environments.packages import find_packages, unmet_needs
-from moondream_station.core.environments.records import (
+from moondream_station.core.environments.packages import (
     changed_names,
     check_records,
+    find_packages,
     own_files,
     owner_of,
     site_packages_of,
+    unmet_needs,
 )
 from moondream_station.core.environments.store import Place, new_place
 from moondream_station.core.facts.errors import EnvironmentBroken, HashMismatch, StationError
@@ -36,8 +37,7 @@ from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.home.task_groups import accompanied, as_raised, together
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.pylock import write_pylock
-from moondream_station.core.resolve.uv_failures import install_failure
-from moondream_station.core.resolve.uv_program import Uv, find_uv, output_of
+from moondream_station.core.resolve.uv_program import Uv, find_uv
 
 _REMOVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
@@ -136,17 +136,12 @@ class Building:
         sources: dict[str, Path | str] = {**urls, **paths}
         await anyio.to_thread.run_sync(_write_locks, self.place, self._scratch, self.lock, sources)
         known = ("-p", str(self.interpreter.path), "--cache-dir", str(self.home.cache / "uv"))
-        await self._run("venv", "-q", "--no-project", "--offline", *known, str(self.place.venv))
+        fill = partial(self.uv.fill, folder=self.place.path.parent)
+        await fill("venv", "-q", "--no-project", "--offline", *known, str(self.place.venv))
         self._own_files = await anyio.to_thread.run_sync(own_files, self.place.venv)
         options = (pylock_options if urls else offline_options)(self.place.python, self._scratch)
         pylock = str(self._scratch / "pylock.toml")
-        await self._run("pip", "sync", *options, pylock, variables=_FROM_US if urls else None)
-
-    async def _run(self, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
-        completed = await self.uv.run(*arguments, variables=variables)
-        if completed.returncode != 0:
-            stderr, log = completed.stderr.decode(errors="replace"), output_of(completed)
-            raise install_failure(stderr, log=log, folder=self.place.path.parent)
+        await fill("pip", "sync", *options, pylock, variables=_FROM_US if urls else None)
 
     async def _check(self) -> int:
         """Check what is installed, and remove what installed it: nothing of this waits for the other."""

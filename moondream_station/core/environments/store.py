@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.backends.code_store import TEMPORARY, check_place
-from moondream_station.core.environments.records import changed_names, check_records, is_shortage, own_files
+from moondream_station.core.environments.packages import changed_names, check_records, is_shortage, own_files
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.facts.events import Degraded, VerificationReport

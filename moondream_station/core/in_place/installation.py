@@ -46,8 +46,7 @@ from moondream_station.core.packaging.packaging_config import (
 from moondream_station.core.resolve.interpreter import Interpreter, own_interpreter
 from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.core.resolve.resolve import resolve_lock
-from moondream_station.core.resolve.uv_failures import install_failure
-from moondream_station.core.resolve.uv_program import find_uv, output_of
+from moondream_station.core.resolve.uv_program import find_uv
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, select
 from moondream_station.core.worker.verification import WorkerPlan, verification_failure
@@ -300,11 +299,7 @@ class _InPlace:
             pylock = scratch / "pylock.toml"
             await anyio.Path(pylock).write_text(write_pylock(lock, sources=wheels), encoding="utf-8")
             options = (*offline_options(self.python.executable, scratch), "--reinstall", "-r", str(pylock))
-            completed = await uv.run("pip", "install", *options)
-            self.ran(completed.argv)
-            if completed.returncode != 0:
-                stderr, log = completed.stderr.decode(errors="replace"), output_of(completed)
-                raise install_failure(stderr, log=log, folder=self.python.site_packages)
+            await uv.fill("pip", "install", *options, folder=self.python.site_packages, ran=self.ran)
             await anyio.to_thread.run_sync(_check_whole, self.python, lock)
         importlib.invalidate_caches()
 

@@ -19,7 +19,7 @@ from moondream_station.core.environments.packages import Package
 from moondream_station.core.facts.errors import PythonUnsuitable
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.run import CompletedProcess, run
+from moondream_station.core.processes.child_process import CompletedProcess, run
 from moondream_station.core.worker import torch_check
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 

@@ -24,8 +24,7 @@ from moondream_station.core.machine.protocol import (
     Unreadable,
 )
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.child_process import resolve_program
-from moondream_station.core.processes.run import run
+from moondream_station.core.processes.child_process import resolve_program, run
 
 T = TypeVar("T")
 

@@ -1,18 +1,22 @@
 """Children of the station, each behind a guard, which ends it and all that it started when the station goes.
 
-Nothing else in the station starts a process.
+`run` is for programs that answer and end; `open_worker_process`, for those that stay, is beside it. Nothing
+else in the station starts a process. Whichever way a caller leaves, nothing of the program is left then.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 import anyio
 import anyio.to_thread
@@ -20,6 +24,7 @@ import psutil
 from anyio.abc import ByteReceiveStream, Process
 
 from moondream_station.core.facts.errors import ProgramMissing
+from moondream_station.core.home.task_groups import as_raised
 
 END_SECONDS = 1.5
 """How long ending a child may take in all: a cancelled activation ends within two seconds."""
@@ -27,6 +32,8 @@ PIPE_SECONDS = 0.25
 """How long output is read on after a child has ended, where something out of reach still holds the pipe."""
 _GUARD_SECONDS = 1.2
 """How long a guard may take to end its program; by itself it takes one second at most."""
+_LINE_LIMIT_BYTES = 8 * 1024
+_KILLED = -9
 _GUARD = Path(__file__).with_name("guard_windows.py" if sys.platform == "win32" else "guard.py")
 
 if sys.platform == "win32":  # a child without the station's console does not get its Ctrl-C either
@@ -39,22 +46,12 @@ class Child:
     """A program behind its guard."""
 
     def __init__(self, guard: Process, lifeline: socket.socket) -> None:
-        self.guard = guard
+        assert guard.stdout is not None  # noqa: S101  `open_child` made it
+        assert guard.stderr is not None  # noqa: S101  likewise
+        self.guard, self.stdout, self.stderr = guard, guard.stdout, guard.stderr
         self.pid = guard.pid
         """The program's process id; on Windows its guard's."""
         self._lifeline = lifeline
-
-    @property
-    def stdout(self) -> ByteReceiveStream:
-        """What it writes."""
-        assert self.guard.stdout is not None  # noqa: S101  `open_child` made it
-        return self.guard.stdout
-
-    @property
-    def stderr(self) -> ByteReceiveStream:
-        """What it complains of."""
-        assert self.guard.stderr is not None  # noqa: S101  `open_child` made it
-        return self.guard.stderr
 
     @property
     def returncode(self) -> int | None:
@@ -93,13 +90,14 @@ async def open_child(
         ProgramMissing: The program is not installed or can't be started.
         OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
     """
-    program = locate(argv, env)
+    path = resolve_program(argv[0], env)
+    if path is None:
+        raise _missing(argv[0], "it is not installed or not executable")
+    program = [str(path), *argv[1:]]
     ours, theirs = socket.socketpair()
     with ours:
-        with (
-            theirs,
-            anyio.CancelScope(shield=True),
-        ):  # a start cancelled half-way would leave what nobody ends
+        # Shielded: a start cancelled half-way would leave what nobody ends.
+        with theirs, anyio.CancelScope(shield=True):
             child = Child(await _start_guard(program, theirs, env=env, cwd=cwd, stdin=stdin), ours)
         try:
             if sys.platform != "win32":
@@ -136,10 +134,128 @@ async def _pid_told(lifeline: socket.socket, name: str) -> int:
     return int(told)
 
 
-async def read_to_end(stream: ByteReceiveStream, feed: Callable[[bytes], None]) -> None:
+class CappedOutput:
+    """The beginning of a stream; `truncated` once something of it was dropped."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._kept = bytearray()
+        self.truncated = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what was read next."""
+        room = self._limit - len(self._kept)
+        self.truncated = self.truncated or len(chunk) > room
+        self._kept += chunk[: max(room, 0)]
+
+    @property
+    def content(self) -> bytes:
+        """What was kept."""
+        return bytes(self._kept)
+
+
+class Lines:
+    """A stream cut into lines of text without their ends; bytes that are not UTF-8 become U+FFFD.
+
+    The rest of a line that is longer than the limit is dropped.
+    """
+
+    def __init__(self, on_line: Callable[[str], object], limit_bytes: int = _LINE_LIMIT_BYTES) -> None:
+        self._on_line = on_line
+        self._limit = limit_bytes
+        self._line = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what was read next."""
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            self._add(end)
+            self._hand_on()
+        self._add(rest)
+
+    def finish(self) -> None:
+        """Take the last line where the stream did not end it."""
+        if self._line:
+            self._hand_on()
+
+    def _add(self, piece: bytes) -> None:
+        self._line += piece[: max(self._limit - len(self._line), 0)]
+
+    def _hand_on(self) -> None:
+        line = self._line.decode(errors="replace").removesuffix("\r")
+        self._line.clear()
+        self._on_line(line)
+
+
+async def read_to_end(stream: ByteReceiveStream, *feeds: Callable[[bytes], None]) -> None:
     """Hand on what is read until the stream ends."""
     async for chunk in stream:
-        feed(chunk)
+        for feed in feeds:
+            feed(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedProcess:
+    """A program that has ended, with the beginning of its output and errors, up to the limit."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    """-n where signal n ended it."""
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+    """With its start."""
+    timed_out: bool
+    """Whether it was ended because its time was over; the output is what it had written by then."""
+    truncated: bool
+    """Whether stdout or stderr went over the limit."""
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    timeout_seconds: float | None = None,
+    output_limit_bytes: int = 1 << 20,
+    on_stderr_line: Callable[[str], object] = lambda _: None,
+) -> CompletedProcess:
+    """Run a program to its end, with /dev/null as its stdin, and leave nothing of it behind.
+
+    Whatever it started is ended with it, also when it ends well. Being cancelled takes 1.5 seconds at most.
+
+    Where `env` sets no locale, Python's locale coercion (PEP 538) in the guard adds LC_CTYPE. Of stdout, and
+    of stderr, `output_limit_bytes` are kept; the rest is read and dropped. `on_stderr_line` gets every line,
+    also beyond the limit, as it comes and without its end; undecodable bytes are replaced, and 8 KiB a line
+    are the most. What it raises ends the program and is raised.
+
+    Raises:
+        ProgramMissing: The program is not installed or can't be started.
+        OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
+    """
+    started = perf_counter()
+    stdout, stderr = CappedOutput(output_limit_bytes), CappedOutput(output_limit_bytes)
+    lines = Lines(on_stderr_line)
+    async with open_child(argv, env=env, cwd=cwd) as child:
+        with as_raised():
+            async with anyio.create_task_group() as readers:
+                readers.start_soon(read_to_end, child.stdout, stdout.feed)
+                readers.start_soon(read_to_end, child.stderr, stderr.feed, lines.feed)
+                with anyio.move_on_after(math.inf if timeout_seconds is None else timeout_seconds) as scope:
+                    await child.wait()
+                with anyio.move_on_after(END_SECONDS, shield=True):
+                    await child.end()
+                readers.cancel_scope.deadline = anyio.current_time() + PIPE_SECONDS
+        lines.finish()
+    return CompletedProcess(
+        argv=tuple(argv),
+        returncode=_KILLED if child.returncode is None else child.returncode,
+        stdout=stdout.content,
+        stderr=stderr.content,
+        seconds=perf_counter() - started,
+        timed_out=scope.cancelled_caught,
+        truncated=stdout.truncated or stderr.truncated,
+    )
 
 
 def _kill_family(guard: int, *, reaped: bool) -> None:
@@ -170,14 +286,6 @@ def _family(guard: int) -> set[int]:
 def _kill(pid: int) -> None:
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         psutil.Process(pid).kill()
-
-
-def locate(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    """The argument list with the program's absolute path."""
-    program = resolve_program(argv[0], env)
-    if program is None:
-        raise _missing(argv[0], "it is not installed or not executable")
-    return [str(program), *argv[1:]]
 
 
 def _missing(name: str, why: str) -> ProgramMissing:

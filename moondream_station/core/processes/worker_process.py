@@ -3,24 +3,80 @@
 from __future__ import annotations
 
 import subprocess
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import anyio
 
+from moondream_station.core.home.storage import open_file
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.child_process import (
     END_SECONDS,
     PIPE_SECONDS,
     Child,
+    Lines,
     open_child,
     read_to_end,
 )
-from moondream_station.core.processes.process_output import Lines, OutputLog
 
 _LEAVE_SECONDS = 0.75
 """How long a worker may take to leave by itself after the end of its stdin."""
+_LAST_LINES = 200
+
+
+class OutputLog:
+    """Lines that go to a file of bounded size; the last ones are kept in memory too.
+
+    At its bound the file moves aside, to its name with ".1" behind, and a new one begins. A file that can't
+    be written ends the writing, with a line that says why, and nothing else: the child must be able to go on.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = 4 * 1024 * 1024) -> None:
+        self._path = path
+        self._limit = limit_bytes
+        self._file: BinaryIO | None = None
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open_file(path, "ab", buffering=0)
+        except OSError as error:
+            self._give_up(error)
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """The last 200 lines, oldest first."""
+        return tuple(self._last)
+
+    def write(self, line: str) -> None:
+        """Take one line, without its end."""
+        self._last.append(line)
+        if self._file is None:
+            return
+        record = line.encode(errors="replace") + b"\n"
+        try:
+            if self._file.tell() + len(record) > self._limit:
+                self._file = self._rotate(self._file)
+            self._file.write(record)
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Close the file; what is written later is kept in memory alone."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _rotate(self, file: BinaryIO) -> BinaryIO:
+        file.close()
+        self._path.replace(self._path.with_name(self._path.name + ".1"))
+        return open_file(self._path, "ab", buffering=0)
+
+    def _give_up(self, error: OSError) -> None:
+        self._last.append(f"[{self._path} can't be written: {error.strerror}]")
+        self.close()
 
 
 class WorkerProcess:
@@ -59,16 +115,10 @@ class WorkerProcess:
 
     async def read_stderr(self) -> None:
         """Take stderr to the log until it ends; a cancellation does not keep it from that."""
-        lines = Lines()
-
-        def log(chunk: bytes) -> None:
-            for line in lines.feed(chunk):
-                self._log.write(line)
-
+        lines = Lines(self._log.write)
         with self._reading:
-            await read_to_end(self._child.stderr, log)
-        for line in lines.finish():
-            self._log.write(line)
+            await read_to_end(self._child.stderr, lines.feed)
+        lines.finish()
         self._stderr_ended.set()
 
     async def end(self) -> None:

@@ -1,4 +1,10 @@
-"""Torch and its companions in one lock: where they must come from, what pins them there, and who strayed."""
+"""Torch and its companions in one lock: where they must come from, what pins them there, and who strayed.
+
+What pins the family, also where another package asks for it, is a dependency group that is locked but never
+exported, together with an explicit index and a source for every name of the family. Measured with uv 0.13.9:
+constraints, overrides, extra indexes and `uv pip compile` with explicit indexes all let a torch that comes in
+through another package come from the user's own index.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +31,23 @@ from moondream_station.core.home.task_groups import together
 from moondream_station.core.index.listing import ListedFile
 from moondream_station.core.index.page_source import Page, PageSource
 from moondream_station.core.packaging.packaging_config import PYPI_URL
-from moondream_station.core.resolve.lock_project import TORCH_INDEX, TORCH_WHEEL, TRITON_NAMES
+from moondream_station.core.resolve.interpreter import Interpreter
+from moondream_station.core.resolve.pylock import toml_string, toml_strings
+from moondream_station.core.resolve.uv_program import FAMILY_GROUP, PROJECT
+
+_TORCH_INDEX = "moondream-station-torch-index"
+"""An unlikely name: a user's `UV_INDEX="NAME=URL"` would take the place of an index of that name."""
+_TORCH_WHEEL = "moondream-station-torch-wheel"
+
+_TRITON_NAMES = (
+    "triton",
+    "pytorch-triton",
+    "pytorch-triton-rocm",
+    "pytorch-triton-xpu",
+    "triton-rocm",
+    "triton-xpu",
+)
+"""What torch itself requires from its own index, by build and release; each index has one or two of them."""
 
 
 async def readable_page(url: str, source: Source, pages: PageSource) -> Page:
@@ -99,7 +121,7 @@ class Family:
     async def begin(self) -> None:
         """Find out what must be pinned beside torch from the start: on PyPI, nothing."""
         if self._offer is not None and self._offer.source != "default":
-            await self.pin(TRITON_NAMES)
+            await self.pin(_TRITON_NAMES)
 
     @property
     def version(self) -> str | None:
@@ -113,13 +135,6 @@ class Family:
             return "none"
         place = f" from {redact_url(self._url)}" if self._url else ""
         return f"{self._offer.full_version} ({self._offer.build}){place}"
-
-    @property
-    def group(self) -> tuple[str, ...]:
-        """What is locked together with the requirements, whether they ask for it or not."""
-        if self._offer is None:
-            return ()
-        return (self._pin, *sorted(self._pinned))
 
     def widen(self) -> bool:
         """Let the resolver choose among all torches that may be taken; False where there is no other one.
@@ -147,17 +162,46 @@ class Family:
         self._offer = self._offers[version]
         return True
 
-    @property
-    def sources(self) -> dict[str, str]:
-        """The index that answers for a name. A name that nobody asks for does no harm."""
-        on_index = dict.fromkeys(sorted(FAMILY), TORCH_INDEX) if self._url is not None else {}
-        return {**on_index, **dict.fromkeys(self._on_disk, TORCH_WHEEL)}
-
-    @property
-    def indexes(self) -> list[tuple[str, str, bool]]:
-        """The indexes that `sources` names: each with its URL, and whether it has files instead of pages."""
-        on_index = [(TORCH_INDEX, self._url, self._is_flat)] if self._url is not None else []
-        return on_index + ([(TORCH_WHEEL, str(self._wheels), True)] if self._on_disk else [])
+    def project(
+        self, interpreter: Interpreter, *, dependencies: Iterable[str], constraints: Sequence[str]
+    ) -> str:
+        """The project that uv locks for an interpreter, as `pyproject.toml`."""
+        group = () if self._offer is None else (self._pin, *sorted(self._pinned))
+        sources: dict[str, str] = {}  # a name that nobody asks for does no harm
+        indexes: list[tuple[str, str, bool]] = []
+        if self._url is not None:
+            sources |= dict.fromkeys(sorted(FAMILY), _TORCH_INDEX)
+            indexes.append((_TORCH_INDEX, self._url, self._is_flat))
+        if self._on_disk:
+            sources |= dict.fromkeys(self._on_disk, _TORCH_WHEEL)
+            indexes.append((_TORCH_WHEEL, str(self._wheels), True))
+        markers = interpreter.markers
+        platform = " and ".join(
+            f"{name} == '{markers[name]}'" for name in ("sys_platform", "platform_machine")
+        )
+        lines = [
+            "[project]",
+            f"name = {toml_string(PROJECT)}",
+            'version = "0"',
+            f"requires-python = {toml_string(f'=={interpreter.minor}.*')}",
+            f"dependencies = {toml_strings(dependencies)}",
+            "[dependency-groups]",
+            f"{FAMILY_GROUP} = {toml_strings(group)}",
+            "[tool.uv]",
+            "package = false",
+            "default-groups = []",
+            f"environments = {toml_strings([platform])}",
+            f"required-environments = {toml_strings([platform])}",
+        ]
+        if constraints:
+            lines.append(f"constraint-dependencies = {toml_strings(constraints)}")
+        # A workspace in a parent folder would otherwise take the project over.
+        lines += ["[tool.uv.workspace]", "members = []", "[tool.uv.sources]"]
+        lines += [f"{name} = {{ index = {toml_string(index)} }}" for name, index in sources.items()]
+        for name, url, is_flat in indexes:
+            lines += ["[[tool.uv.index]]", f"name = {toml_string(name)}", f"url = {toml_string(url)}"]
+            lines += ["explicit = true", *(['format = "flat"'] if is_flat else [])]
+        return "\n".join([*lines, ""])
 
     def credentials(self, *bases: str) -> dict[str, str]:
         """The variables that tell uv the credentials of the family's index, where its base URL holds them."""
@@ -165,7 +209,7 @@ class Family:
             credentials = credentials_in(base)
             bare = without_credentials(base).rstrip("/")
             if credentials is not None and f"{self._url}/".startswith(f"{bare}/"):
-                name = f"UV_INDEX_{TORCH_INDEX.upper().replace('-', '_')}"
+                name = f"UV_INDEX_{_TORCH_INDEX.upper().replace('-', '_')}"
                 return {f"{name}_USERNAME": credentials.username, f"{name}_PASSWORD": credentials.password}
         return {}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
+import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,19 +28,29 @@ from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.download import fetch_unhashed, with_sizes
 from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
 from moondream_station.core.fetch.retry import PAGE_PATIENCE, patience_of
+from moondream_station.core.fetch.wheel_store import note_finished
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import work_folder
 from moondream_station.core.index.listing_cache import ListingCache
 from moondream_station.core.index.page_source import PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig, ordinary_constraints
 from moondream_station.core.packaging.uv_environment import to_uv_environment
-from moondream_station.core.processes.run import CompletedProcess
+from moondream_station.core.processes.child_process import CompletedProcess
 from moondream_station.core.resolve.family import Family, readable_page
 from moondream_station.core.resolve.interpreter import Interpreter
-from moondream_station.core.resolve.lock_project import project_toml, required_by
 from moondream_station.core.resolve.pylock import read_pylock
-from moondream_station.core.resolve.uv_failures import is_conflict, lock_failure, wheel_to_fetch
-from moondream_station.core.resolve.uv_program import LOG_VARIABLES, Uv, find_uv, output_of, watched
+from moondream_station.core.resolve.uv_program import (
+    LOG_VARIABLES,
+    PROJECT,
+    Uv,
+    build_failure,
+    find_uv,
+    is_conflict,
+    lock_failure,
+    output_of,
+    watched,
+    wheel_to_fetch,
+)
 
 if TYPE_CHECKING:
     import httpx2
@@ -110,14 +123,7 @@ async def _settle(
     conflict: str | None = None
     await family.begin()
     for _ in range(_TURNS):
-        project = project_toml(
-            resolver.interpreter,
-            dependencies=dependencies,
-            family=family.group,
-            sources=family.sources,
-            indexes=family.indexes,
-            constraints=constraints,
-        )
+        project = family.project(resolver.interpreter, dependencies=dependencies, constraints=constraints)
         failure = await resolver.run(project)
         if failure is not None:
             if conflict is not None and wheel_to_fetch(failure):
@@ -245,10 +251,17 @@ def _failed(failure: str, resolver: _Resolver, family: Family) -> StationError:
 async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -> ResolutionConflict:
     """A package of the family that would come from elsewhere: who asks for it, and what both sides say."""
     uv_lock = await anyio.Path(resolver.folder / "uv.lock").read_text(encoding="utf-8")
-    asking = ", ".join(required_by(uv_lock, stranger.name)) or "the backend"
+    asking = ", ".join(
+        sorted(
+            package["name"]
+            for package in tomllib.loads(uv_lock).get("package", ())
+            if package["name"] != PROJECT
+            and any(dependency["name"] == stranger.name for dependency in package.get("dependencies", ()))
+        )
+    )
     where = f" from {redact_url(stranger.index)}" if stranger.index else ""
     return ResolutionConflict(
-        f"{asking} asks for {stranger.name}, which would be {stranger.version}{where}; "
+        f"{asking or 'the backend'} asks for {stranger.name}, which would be {stranger.version}{where}; "
         f"the environment's PyTorch is {family.description}.",
         hint="Another strategy may choose a build that has it, or the requirements have to change.",
         log=resolver.log,
@@ -268,3 +281,45 @@ def _check_hashes(lock: Lock, requirements: Requirements) -> None:
                 hint="The index has another file of this version, or the hashes are for another platform.",
                 log=lock.tool_output,
             )
+
+
+async def build_wheels(
+    lock: Lock,
+    sources: Mapping[str, Path],
+    *,
+    home: Home,
+    interpreter: Interpreter,
+    environ: Mapping[str, str],
+    variables: Mapping[str, str],
+) -> Lock:
+    """The lock with a wheel in the place of each archive of sources (`lock.sources`); most locks have none.
+
+    What was built lies with the downloads, under the name of its content, and stays as long as they do.
+    """
+    wheels = {}
+    for file in lock.sources.files:
+        uv = await find_uv(environ)
+        async with work_folder(home) as folder:
+            archive = folder / file.filename  # uv takes what it is from its name
+            await anyio.to_thread.run_sync(shutil.copyfile, sources[file.filename], archive)
+            where = ("-p", str(interpreter.path), "-o", str(folder), "--cache-dir", str(home.cache / "uv"))
+            done = await uv.run(
+                "build", "-q", "--wheel", *where, str(archive), cwd=folder, variables=variables
+            )
+            built = await anyio.to_thread.run_sync(lambda: next(folder.glob("*.whl"), None))
+            if done.returncode != 0 or built is None:
+                stderr = done.stderr.decode(errors="replace")
+                raise build_failure(f"{file.name} {file.version}", stderr, log=output_of(done))
+            wheels[file.name] = await anyio.to_thread.run_sync(_keep, file, built, home)
+    return replace(lock, files=tuple(wheels.get(file.name, file) for file in lock.files))
+
+
+def _keep(file: LockedFile, built: Path, home: Home) -> LockedFile:
+    """Put a wheel that was built among the downloads."""
+    with built.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    wheel = replace(file, filename=built.name, sha256=sha256, size_bytes=built.stat().st_size, index=None)
+    path = home.downloads / wheel.stored_name
+    shutil.move(built, path)
+    note_finished(path)
+    return replace(wheel, url=path.absolute().as_uri())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from moondream_station.core.environments.records import rewritten_files
+from moondream_station.core.environments.packages import rewritten_files
 from moondream_station.core.environments.store import Committed, check_whole
 from moondream_station.core.environments.store import unfinished as unfinished_in
 from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.environments.records import check_records
+from moondream_station.core.environments.packages import check_records
 from moondream_station.core.facts.errors import EnvironmentBroken
 from support.wheels import module_wheel, torch_wheel
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.environments.records import check_records, own_files
+from moondream_station.core.environments.packages import check_records, own_files
 from moondream_station.core.environments.store import (
     CommitRecord,
     Committed,

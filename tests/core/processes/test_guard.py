@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from moondream_station.core.processes import run as process
+from moondream_station.core.processes import child_process
 from support.processes import left_in_the_end, marked, nothing_left, tree
 
-GUARD = Path(process.__file__).with_name("guard.py")
+GUARD = Path(child_process.__file__).with_name("guard.py")
 FAMILY = ("child", "stubborn", "group", "daemon")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's promise holds on Linux alone")
 

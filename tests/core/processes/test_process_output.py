@@ -7,13 +7,18 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.processes.process_output import CappedOutput, Lines, OutputLog
+from moondream_station.core.processes.child_process import CappedOutput, Lines
+from moondream_station.core.processes.worker_process import OutputLog
 
 
 def split(chunks: list[bytes], limit_bytes: int = 8192) -> list[str]:
     """All lines of a stream that comes in these chunks."""
-    lines = Lines(limit_bytes)
-    return [line for chunk in chunks for line in lines.feed(chunk)] + list(lines.finish())
+    texts: list[str] = []
+    lines = Lines(texts.append, limit_bytes)
+    for chunk in chunks:
+        lines.feed(chunk)
+    lines.finish()
+    return texts
 
 
 @given(st.lists(st.binary() | st.sampled_from([b"\n", b"\r\n", b"a\nb"])))

@@ -16,7 +16,7 @@ import pytest
 
 from moondream_station.core.facts.errors import ProgramMissing
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.run import CompletedProcess, run
+from moondream_station.core.processes.child_process import CompletedProcess, run
 from support.processes import left_in_the_end, marked, nothing_left, tree
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ STATION = """
 import os, sys
 import anyio
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.run import run
+from moondream_station.core.processes.child_process import run
 
 async def station():
     say = lambda line: print(line, flush=True)

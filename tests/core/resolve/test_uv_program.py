@@ -13,7 +13,7 @@ import pytest
 from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.packaging.uv_environment import to_uv_environment
-from moondream_station.core.processes.run import CompletedProcess
+from moondream_station.core.processes.child_process import CompletedProcess
 from moondream_station.core.resolve.uv_program import LOG_VARIABLES, find_uv, watched
 from support.environments import HASTY, loopback_config
 from support.index_traffic import Fault
