@@ -1,0 +1,1 @@
+"""Keeps the catalog of PyTorch builds fresh: reads indexes and wheels, and shows a reviewer what differs."""
