@@ -23,10 +23,14 @@ from moondream_station.console.signals import run_loop
 from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
 from moondream_station.core.home.layout import Home, absolute, named_home
 from moondream_station.core.home.settings import Settings, load_settings
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import Machine
-from moondream_station.core.machine.record import RecordedMachine, Recorder, load_record
-from moondream_station.core.machine.redaction import local_identity, redact
+from moondream_station.core.machine.machine import LocalMachine, Machine
+from moondream_station.core.machine.record import (
+    RecordedMachine,
+    Recorder,
+    load_record,
+    local_identity,
+    redact,
+)
 from moondream_station.doctor.checks.findings import Finding, Remedy, Report, ok, report_to_json, warning
 from moondream_station.doctor.examination import examine
 from moondream_station.doctor.privacy import cleaner

@@ -32,8 +32,7 @@ from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.machine.record import RecordedMachine, load_record, with_python
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import own_interpreter

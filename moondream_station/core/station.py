@@ -56,8 +56,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.queue import InferencePool

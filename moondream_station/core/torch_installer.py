@@ -35,8 +35,7 @@ from moondream_station.core.facts.selection import Selection
 from moondream_station.core.home.space import is_full, storage_failure
 from moondream_station.core.in_place.installation import Change, detect_now, guides_settings, install_in_place
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.guide import cuda_of_driver, guide_build, has_mps
 from moondream_station.core.selection.request import COMPANIONS, BuildRequest

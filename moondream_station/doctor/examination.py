@@ -11,8 +11,7 @@ import anyio
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.doctor.checks.findings import Finding, Remedy, Report, Verdict, skipped, warning
 from moondream_station.doctor.checks.patient import Patient, Unknowable, explain
 from moondream_station.doctor.privacy import cleaner

@@ -10,8 +10,8 @@ from typing import Final
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.facts.redact import redact_text
 from moondream_station.core.home.layout import Home
-from moondream_station.core.machine.redaction import cleaner as identity_cleaner
-from moondream_station.core.machine.redaction import local_identity
+from moondream_station.core.machine.record import cleaner as identity_cleaner
+from moondream_station.core.machine.record import local_identity
 from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.doctor.checks.findings import Verdict
 

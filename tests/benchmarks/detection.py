@@ -29,7 +29,7 @@ from moondream_station.core.capabilities.detect import PROBES, detect
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_SMI
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.home.layout import Home
-from moondream_station.core.machine.local import LocalMachine
+from moondream_station.core.machine.machine import LocalMachine
 from support.machines import RTX_4090, proc_version, rows, table
 
 _DRIVER = "550.54.14"

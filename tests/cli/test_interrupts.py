@@ -155,7 +155,7 @@ def test_serve_is_ended_in_order_at_any_moment(lasting: Premises, number: signal
     early = _IN_AN_IMPORT.format(number=int(number)).replace(
         'sys.argv = ["moondream-station", "models"]', arguments
     )
-    for module in ("typer", "anyio", "uvicorn", "moondream_station.core.machine.local"):
+    for module in ("typer", "anyio", "uvicorn", "moondream_station.core.machine.machine"):
         done = subprocess.run(
             [sys.executable, "-c", early.replace('"typer"', f'"{module}"')],
             env=lasting.environ,

@@ -10,7 +10,7 @@ import pytest
 from moondream_station.core.facts.errors import DownloadFailed
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.machine.protocol import CommandResult
+from moondream_station.core.machine.machine import CommandResult
 from moondream_station.doctor.checks.findings import (
     Finding,
     Remedy,

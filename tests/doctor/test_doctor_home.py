@@ -30,7 +30,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_lock, announce_station
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord
 from moondream_station.doctor.checks.environments import leftovers
 from moondream_station.doctor.checks.findings import Report, Status

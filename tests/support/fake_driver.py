@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from moondream_station.core.machine.protocol import CommandResult
+from moondream_station.core.machine.machine import CommandResult
 from support.machines import RTX_4090, Card, smi_answers
 
 HANGS = "exec /bin/sleep 600"

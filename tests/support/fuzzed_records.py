@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moondream_station.core.capabilities.probes import adapters, amd, nvidia, system
 from moondream_station.core.capabilities.probes.adapters import QUERY
-from moondream_station.core.machine.protocol import CommandResult
+from moondream_station.core.machine.machine import CommandResult
 from moondream_station.core.machine.record import MachineRecord
 from support.machines import LINUX, MACOS, WINDOWS
 

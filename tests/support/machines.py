@@ -10,7 +10,7 @@ import anyio
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes import adapters, amd, nvidia
 from moondream_station.core.facts.capabilities import Capabilities
-from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
+from moondream_station.core.machine.machine import CommandResult, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 
 LINUX = PlatformFacts(

@@ -14,7 +14,7 @@ from moondream_station.core.environments.store import CommitRecord, Committed, c
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.layout import Home
-from moondream_station.core.machine.protocol import CommandResult, PlatformFacts
+from moondream_station.core.machine.machine import CommandResult, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.doctor.checks.findings import Finding, Report, Status

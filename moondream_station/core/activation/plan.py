@@ -17,7 +17,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.index.page_source import SourceReport
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select

@@ -23,8 +23,7 @@ from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import read_json, write_atomically
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import LocalMachine, Machine
 
 VALID_SECONDS: Final = 300.0
 """A GPU can be plugged in, or fall off its bus, without changing the fingerprint."""

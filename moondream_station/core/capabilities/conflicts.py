@@ -37,7 +37,7 @@ from moondream_station.core.facts.capabilities import (
     ProbeReport,
     Vendor,
 )
-from moondream_station.core.machine.protocol import PlatformFacts
+from moondream_station.core.machine.machine import PlatformFacts
 
 _VENDOR_IDS: Mapping[Vendor, int] = {"nvidia": 0x10DE, "amd": 0x1002}
 _TEGRA = re.compile(r"\(nvgpu\)|\b(Tegra|Xavier|Orin|Thor)\b")  # as nvidia-smi calls them from JetPack 5 on

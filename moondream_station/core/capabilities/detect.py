@@ -19,7 +19,7 @@ from moondream_station.core.capabilities.probes.system import MACOS, NVCC, PLATF
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.log import Log
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import Recorder
 
 PROBES: Final = (PLATFORM, NVIDIA_SMI, NVIDIA_DRIVER, NVCC, SYSCTL, MACOS, AMD, INTEL, WINDOWS_GPUS)

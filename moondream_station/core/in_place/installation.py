@@ -37,7 +37,7 @@ from moondream_station.core.home.storage import work_folder
 from moondream_station.core.in_place.installed import Installed
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.index.offers import collect_offers
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.packaging.packaging_config import (
     PackagingConfig,
     load_packaging_config,

@@ -1,11 +1,14 @@
-"""A machine as a file: what every probe asked, and the answers. It is kept by one, and given by another."""
+"""A machine as a file: what every probe asked, and the answers, without what identifies anybody."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from moondream_station.core.facts.errors import UsageError
-from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts, Unreadable
+from moondream_station.core.machine.machine import CommandResult, Machine, PlatformFacts, Unreadable
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, TypeAdapter
@@ -30,6 +33,19 @@ _KILLED: Final = -9
 _PYTHON = re.compile(r"\d+\.\d+(\.\d+)?\S*", re.ASCII)
 _PYTHON_ASKED = re.compile(r"\d+\.\d+(\.\d+((a|b|rc)\d+)?)?t?", re.ASCII)
 _HINT: Final = "`moondream-station doctor --record FILE` writes such a file."
+
+_GENERIC: Final = (
+    # GPU and MIG identifiers, whole or as a prefix of one, as CUDA_VISIBLE_DEVICES takes them.
+    (re.compile(r"\b(MIG-GPU|GPU|MIG)-[0-9a-f][0-9a-f-]{7,}(/\d+/\d+)?", re.IGNORECASE), r"\1-00000000"),
+    # On Windows a folder's name may hold spaces: up to the next backslash, else to the next space.
+    (re.compile(r"(\\Users\\{1,2})[^\\\r\n\"':;,|]{1,64}(?=\\)"), r"\1USER"),
+    (re.compile(r"(/home/|/Users/|\\Users\\)[^/\\\s\"':;,]+"), r"\1USER"),
+    (re.compile(r"(?<=://)[^/@\s]+(?=@)"), "USER"),
+    (re.compile(r"(?m)^((?:unique_id|hive_id) )[0-9]+$"), r"\g<1>0"),
+    (re.compile(r"(\bserial(?: number)?\s*[:=]\s*)[^\s,]+", re.IGNORECASE), r"\1REDACTED"),
+    # What follows the third backslash of a PNPDeviceID is one device's own; JSON doubles the backslashes.
+    (re.compile(r"(PCI\\{1,2}VEN_[0-9A-Z&_]+)\\{1,2}[^\"\s]+", re.IGNORECASE), r"\1"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,20 +177,17 @@ class RecordedMachine:
 
     async def read(self, path: str) -> str | None:
         """Give the recorded text."""
-        await anyio.lowlevel.checkpoint()
-        self._refuse_unreadable(path)
-        return self._record.files.get(path)
+        return await self._given(path, self._record.files)
 
     async def list(self, path: str) -> tuple[str, ...] | None:
         """Give the recorded names."""
-        await anyio.lowlevel.checkpoint()
-        self._refuse_unreadable(path)
-        return self._record.directories.get(path)
+        return await self._given(path, self._record.directories)
 
-    def _refuse_unreadable(self, path: str) -> None:
-        reason = self._record.unreadable.get(path)
-        if reason is not None:
-            raise Unreadable(path, reason)
+    async def _given(self, path: str, answers: Mapping[str, T]) -> T | None:
+        await anyio.lowlevel.checkpoint()
+        if path in self._record.unreadable:
+            raise Unreadable(path, self._record.unreadable[path])
+        return answers.get(path)
 
 
 class Recorder:
@@ -250,3 +263,84 @@ def with_python(machine: Machine, python: str) -> Machine:
         raise UsageError(f"{python!r} is not a Python version.", hint="Give it as X.Y, for example 3.12.")
     # A machine of its own, whose capabilities are never kept as this computer's.
     return Recorder(machine, facts=replace(machine.facts, python=python))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Whose machine it is: home folders, user names and host names, which no record may hold."""
+
+    homes: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+
+def local_identity(environ: Mapping[str, str]) -> Identity:
+    """Who uses this computer, according to its environment, its list of users and its platform."""
+    host = platform.node()
+    homes = [environ.get(name) for name in ("HOME", "USERPROFILE")]
+    users = [environ.get(name) for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")]
+    hosts = [host, host.partition(".")[0], environ.get("HOSTNAME"), environ.get("COMPUTERNAME")]
+    # A service may have no variables that name its user, and its user no entry.
+    with suppress(ImportError, KeyError):
+        import pwd  # noqa: PLC0415  not on Windows
+
+        entry = pwd.getpwuid(os.getuid())
+        homes.append(entry.pw_dir)
+        users.append(entry.pw_name)
+    return Identity(homes=_given(homes), users=_given(users), hosts=_given(hosts))
+
+
+def redact(record: MachineRecord, identity: Identity) -> MachineRecord:
+    """Leave home folders, user and host names, GPU identifiers and serial numbers out of a record.
+
+    What the probes read in it is unchanged.
+    """
+    clean = cleaner(identity)
+    return replace(
+        record,
+        platform=replace(record.platform, version=clean(record.platform.version)),
+        env={name: clean(value) for name, value in record.env.items()},
+        commands=tuple(
+            replace(result, stdout=clean(result.stdout), stderr=clean(result.stderr))
+            for result in record.commands
+        ),
+        files={path: clean(text) for path, text in record.files.items()},
+        unreadable={path: clean(reason) for path, reason in record.unreadable.items()},
+    )
+
+
+def redact_text(text: str) -> str:
+    """Leave GPU identifiers, serial numbers and what names a home folder out of a text."""
+    for pattern, instead in _GENERIC:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _given(names: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def cleaner(identity: Identity) -> Callable[[str], str]:
+    """A function that leaves all of that out of a text."""
+    homes = sorted((home for home in identity.homes if len(home) > 1), key=len, reverse=True)
+    words = [(_word(name), "USER") for name in identity.users if _is_telling(name)]
+    words += [(_word(name), "HOST") for name in identity.hosts if _is_telling(name)]
+
+    def clean(text: str) -> str:
+        for home in homes:
+            text = text.replace(home, "~")
+        text = redact_text(text)
+        for pattern, instead in words:
+            text = pattern.sub(instead, text)
+        return text
+
+    return clean
+
+
+def _word(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w-])")
+
+
+def _is_telling(name: str) -> bool:
+    # These identify nobody, and removing them would remove versions and states from every answer.
+    return not re.fullmatch(r"[\d.]+|root|On|Off|NVIDIA|AMD|Intel", name)

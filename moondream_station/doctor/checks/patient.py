@@ -31,7 +31,7 @@ from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord, Recorder
 from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
 from moondream_station.core.selection.request import BuildRequest

@@ -19,8 +19,7 @@ from moondream_station.core.capabilities.cache import (
     read_cached,
 )
 from moondream_station.core.home.layout import Home
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.machine.record import RecordedMachine
 from support.machines import cpu_only, nvidia_linux, with_toolkit
 

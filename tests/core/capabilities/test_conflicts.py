@@ -8,7 +8,7 @@ import pytest
 
 from moondream_station.core.capabilities.probes import nvidia
 from moondream_station.core.facts.capabilities import Capabilities
-from moondream_station.core.machine.protocol import CommandResult
+from moondream_station.core.machine.machine import CommandResult
 from moondream_station.core.machine.record import MachineRecord
 from support.machines import (
     GTX_1080,

@@ -15,8 +15,7 @@ from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVI
 from moondream_station.core.capabilities.probes.system import NVCC
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import ProgramMissing
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import CommandResult, Machine, PlatformFacts
+from moondream_station.core.machine.machine import CommandResult, LocalMachine, Machine, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine, Recorder, record_from_json
 from support.machines import (
     LINUX,

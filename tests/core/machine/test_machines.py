@@ -14,8 +14,13 @@ import anyio
 import pytest
 
 from moondream_station.core.facts.errors import UsageError
-from moondream_station.core.machine.local import LocalMachine
-from moondream_station.core.machine.protocol import OUTPUT_LIMIT_BYTES, CommandResult, Machine, Unreadable
+from moondream_station.core.machine.machine import (
+    OUTPUT_LIMIT_BYTES,
+    CommandResult,
+    LocalMachine,
+    Machine,
+    Unreadable,
+)
 from moondream_station.core.machine.record import (
     MachineRecord,
     RecordedMachine,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moondream_station.core.facts.errors import UsageError
-from moondream_station.core.machine.protocol import PlatformFacts
+from moondream_station.core.machine.machine import PlatformFacts
 from moondream_station.core.machine.record import LIMIT_BYTES, MachineRecord, load_record, record_from_json
 from support.machines import LINUX, answer, nvidia_linux
 

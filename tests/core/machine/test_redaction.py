@@ -8,8 +8,7 @@ import os
 import pytest
 
 from moondream_station.core.capabilities.probes import amd
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.redaction import Identity, local_identity, redact
+from moondream_station.core.machine.record import Identity, MachineRecord, local_identity, redact
 from support.machines import LINUX, RTX_4090, answer, capabilities_of, merged, nvidia_linux, windows
 
 ADA = Identity(homes=("/home/lovelace",), users=("lovelace",), hosts=("analytical", "analytical.example.org"))

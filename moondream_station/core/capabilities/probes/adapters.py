@@ -22,7 +22,7 @@ from moondream_station.core.capabilities.probes.probe import (
     refused,
 )
 from moondream_station.core.facts.capabilities import Gpu, Outcome
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord
 
 DEVICES: Final = "/sys/bus/pci/devices"

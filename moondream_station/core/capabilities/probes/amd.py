@@ -18,7 +18,7 @@ from moondream_station.core.capabilities.probes.probe import (
     refused,
 )
 from moondream_station.core.facts.capabilities import BUS_ALONE, Gpu, Outcome
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord
 
 NODES: Final = "/sys/class/kfd/kfd/topology/nodes"

@@ -28,7 +28,7 @@ from moondream_station.core.capabilities.probes.probe import (
     refused,
 )
 from moondream_station.core.facts.capabilities import Gpu, Outcome
-from moondream_station.core.machine.protocol import CommandResult, Machine
+from moondream_station.core.machine.machine import CommandResult, Machine
 from moondream_station.core.machine.record import MachineRecord
 
 PROC: Final = "/proc/driver/nvidia/version"

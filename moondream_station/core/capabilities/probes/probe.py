@@ -16,9 +16,8 @@ import anyio
 import anyio.lowlevel
 
 from moondream_station.core.facts.capabilities import Gpu, Outcome
-from moondream_station.core.machine.protocol import CommandResult, Machine, Unreadable
-from moondream_station.core.machine.record import MachineRecord
-from moondream_station.core.machine.redaction import redact_text
+from moondream_station.core.machine.machine import CommandResult, Machine, Unreadable
+from moondream_station.core.machine.record import MachineRecord, redact_text
 
 DETAIL_LIMIT: Final = 200
 """No detail is longer than this many characters."""

@@ -21,7 +21,7 @@ from moondream_station.core.capabilities.probes.probe import (
     one_line,
 )
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.core.machine.protocol import Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord
 
 BRAND: Final = ("sysctl", "-n", "machdep.cpu.brand_string")

@@ -19,7 +19,7 @@ from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVI
 from moondream_station.core.capabilities.probes.probe import DETAIL_LIMIT, Probe, Reading
 from moondream_station.core.capabilities.probes.system import MACOS, NVCC, SYSCTL, SysctlReading
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.core.machine.protocol import CommandResult
+from moondream_station.core.machine.machine import CommandResult
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine, Recorder
 from support.fuzzed_records import RECORDS
 from support.machines import (

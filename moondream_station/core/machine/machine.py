@@ -1,4 +1,4 @@
-"""This computer."""
+"""How a computer is asked: to run a program, read a file, list a folder; and this one."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ import platform
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import anyio.lowlevel
 import anyio.to_thread
 
 from moondream_station.core.facts.errors import ProgramMissing
-from moondream_station.core.machine.protocol import (
-    OUTPUT_LIMIT_BYTES,
-    RECORDED_VARIABLES,
-    CommandResult,
-    PlatformFacts,
-    Unreadable,
-)
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.processes.child_process import resolve_program, run
 
 T = TypeVar("T")
+
+RECORDED_VARIABLES: Final = (
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "NVIDIA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HSA_OVERRIDE_GFX_VERSION",
+    "ZE_AFFINITY_MASK",
+)
+"""The environment variables that decide which GPUs a program sees."""
+
+OUTPUT_LIMIT_BYTES: Final = 1 << 20
+"""Longer answers are cut off here."""
 
 _USUAL_PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     # WSL mounts the Windows driver's tools here; a service's PATH often lacks it (uv#14647 among others).
@@ -44,6 +51,72 @@ _NARROW: Final[Mapping[str, str]] = {"x86_64": "i686", "aarch64": "armv7l", "ARM
 
 _CANNOT_START: Final = 126
 """The shell's exit status for a program that exists and can't be started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFacts:
+    """What Python's `platform` knows of the machine, and the Python that environments are made from.
+
+    `in_rosetta` is None off macOS or where unknown.
+    """
+
+    system: str
+    machine: str
+    python: str
+    release: str = ""
+    version: str = ""
+    mac_ver: str = ""
+    libc: tuple[str, str] = ("", "")
+    in_rosetta: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """What a program answered: `argv` as asked, with its name and never its path.
+
+    Output is cut at `OUTPUT_LIMIT_BYTES`, undecodable bytes replaced. A signal's exit status is negative.
+    """
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str = ""
+    stderr: str = ""
+    seconds: float = 0.0
+    timed_out: bool = False
+
+
+class Unreadable(Exception):
+    """A path exists and can't be read; `reason` says why, in words ("permission denied")."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class Machine(Protocol):
+    """A computer that can be asked."""
+
+    @property
+    def facts(self) -> PlatformFacts:
+        """What Python knows of it."""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """Those of `RECORDED_VARIABLES` that are set."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this computer, so that its answers may be kept for later."""
+
+    async def run(self, *argv: str) -> CommandResult | None:
+        """Run a program, given by its name, to its end; None where it is not installed."""
+
+    async def read(self, path: str) -> str | None:
+        """Read a text file; None where it does not exist, Unreadable where it can't be read."""
+
+    async def list(self, path: str) -> tuple[str, ...] | None:
+        """List a folder, sorted; None where it does not exist, Unreadable where it can't be listed."""
 
 
 class LocalMachine:
@@ -88,22 +161,18 @@ class LocalMachine:
 
     async def read(self, path: str) -> str | None:
         """Read a text file, at most `OUTPUT_LIMIT_BYTES` of it."""
-        return await _in_thread(partial(_look, path, _read_text))
+        return await _look(path, _read_text)
 
     async def list(self, path: str) -> tuple[str, ...] | None:
         """List a folder, sorted."""
-        return await _in_thread(partial(_look, path, _list_names))
+        return await _look(path, _list_names)
 
 
-async def _in_thread(look: Callable[[], T]) -> T:
-    # A broken driver can hold a read of its files in /proc or /sys for ever; the probe's deadline must
-    # get past it, so the thread is left behind then.
-    return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
-
-
-def _look(path: str, how: Callable[[str], T]) -> T | None:
+async def _look(path: str, how: Callable[[str], T]) -> T | None:
     try:
-        return how(path)
+        # A broken driver can hold a read of its files in /proc or /sys for ever; the probe's deadline must
+        # get past it, so the thread is left behind then.
+        return await anyio.to_thread.run_sync(how, path, abandon_on_cancel=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
