@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from moondream_station.core.capabilities.probes import adapters, amd, nvidia, system
+from moondream_station.core.capabilities.probes import adapters, nvidia, system
 from moondream_station.core.capabilities.probes.adapters import QUERY
 from moondream_station.core.machine.machine import CommandResult
 from moondream_station.core.machine.record import MachineRecord
@@ -64,7 +64,7 @@ RECORDS = st.builds(
             [
                 nvidia.PROC,
                 nvidia.SYS,
-                f"{amd.NODES}/1/properties",
+                f"{adapters.NODES}/1/properties",
                 f"{adapters.DEVICES}/a/class",
                 f"{adapters.DEVICES}/a/vendor",
                 f"{adapters.DEVICES}/a/device",
@@ -73,8 +73,9 @@ RECORDS = st.builds(
         _ANYTHING,
     ),
     directories=st.dictionaries(
-        st.sampled_from([amd.NODES, adapters.DEVICES]), st.lists(st.sampled_from(["1", "a", "é"])).map(tuple)
+        st.sampled_from([adapters.NODES, adapters.DEVICES]),
+        st.lists(st.sampled_from(["1", "a", "é"])).map(tuple),
     ),
-    unreadable=st.dictionaries(st.sampled_from([amd.NODES, adapters.DEVICES, nvidia.PROC]), _ANYTHING),
+    unreadable=st.dictionaries(st.sampled_from([adapters.NODES, adapters.DEVICES, nvidia.PROC]), _ANYTHING),
 )
 """With the questions that probes put, so that the answers are read."""

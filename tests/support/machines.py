@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import anyio
 
 from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.capabilities.probes import adapters, amd, nvidia
+from moondream_station.core.capabilities.probes import adapters, nvidia
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.machine.machine import CommandResult, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine
@@ -154,11 +154,11 @@ def kfd(*nodes: Mapping[str, int]) -> MachineRecord:
     usual = {"cpu_cores_count": 0, "simd_count": 96, "local_mem_size": 0, "vendor_id": 4098}
     every = (cpu, *({**usual, **node} for node in nodes))
     files = {
-        f"{amd.NODES}/{n}/properties": "".join(f"{key} {value}\n" for key, value in node.items())
+        f"{adapters.NODES}/{n}/properties": "".join(f"{key} {value}\n" for key, value in node.items())
         for n, node in enumerate(every)
     }
     return MachineRecord(
-        platform=LINUX, files=files, directories={amd.NODES: tuple(str(n) for n in range(len(every)))}
+        platform=LINUX, files=files, directories={adapters.NODES: tuple(str(n) for n in range(len(every)))}
     )
 
 

@@ -11,8 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from moondream_station.core.capabilities.conflicts import combine, is_smi_spare
-from moondream_station.core.capabilities.probes.adapters import INTEL, WINDOWS_GPUS
-from moondream_station.core.capabilities.probes.amd import AMD
+from moondream_station.core.capabilities.probes.adapters import AMD, INTEL, WINDOWS_GPUS
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI
 from moondream_station.core.capabilities.probes.probe import Probe, Reading, one_line
 from moondream_station.core.capabilities.probes.system import MACOS, NVCC, PLATFORM, SYSCTL

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from moondream_station.core.capabilities.probes import amd
+from moondream_station.core.capabilities.probes import adapters
 from moondream_station.core.machine.record import Identity, MachineRecord, local_identity, redact
 from support.machines import LINUX, RTX_4090, answer, capabilities_of, merged, nvidia_linux, windows
 
@@ -26,7 +26,9 @@ def test_nothing_private_is_left() -> None:
                 stderr="lovelace@analytical: /home/grace/x failed on analytical",
             ),
         ),
-        files={f"{amd.NODES}/1/properties": "simd_count 96\nunique_id 1801979520617338022\nhive_id 99\n"},
+        files={
+            f"{adapters.NODES}/1/properties": "simd_count 96\nunique_id 1801979520617338022\nhive_id 99\n"
+        },
         unreadable={"/dev/kfd": "not for lovelace"},
     )
     text = json.dumps(redact(record, ADA).to_json())

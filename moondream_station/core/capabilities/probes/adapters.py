@@ -1,40 +1,46 @@
-"""Display adapters: as the PCI bus shows them, and as Windows lists them.
+"""Display adapters: as the PCI bus shows them, as Windows lists them, and AMD's as its kernel driver does.
 
-Of the bus come Intel's GPUs, and whether a card of another vendor is there at all.
+Of the bus come Intel's GPUs, and whether a card of another vendor is there at all; of KFD, the kernel's
+topology of what computes, and of ROCm's own enumeration where it is installed, AMD's.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from moondream_station.core.capabilities.probes.nvidia_names import capability_of, capability_of_device
+import anyio
+
+from moondream_station.core.capabilities.probes.nvidia import capability_of, capability_of_device
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
     answer_to,
-    ask_file,
+    ask_commands,
+    ask_files,
     ask_folder,
     not_answered,
     one_line,
     refused,
 )
-from moondream_station.core.facts.capabilities import Gpu, Outcome
+from moondream_station.core.facts.capabilities import BUS_ALONE, Gpu, Outcome
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord
 
 DEVICES: Final = "/sys/bus/pci/devices"
-_QUESTIONS: Final = ("class", "vendor", "device")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]{1,8}", re.ASCII)
 _DISPLAY: Final = 0x03
+_NVIDIA: Final = 0x10DE
 _INTEL: Final = 0x8086
 
 
-class PciDisplay(NamedTuple):
-    """A display device: its vendor's and its own number."""
+class PciDevice(NamedTuple):
+    """What a device on the bus says that it is."""
 
+    kind: int
     vendor: int
     device: int
 
@@ -46,7 +52,7 @@ class IntelReading(Reading):
     `bus_is_known` says whether every device on the bus could be identified.
     """
 
-    displays: tuple[PciDisplay, ...] = ()
+    displays: tuple[PciDevice, ...] = ()
     bus_is_known: bool = False
 
 
@@ -65,16 +71,18 @@ def nvidia_gpu(device: int, name: str | None = None) -> Gpu:
     return Gpu(vendor="nvidia", name=name, architecture=capability, architecture_source=source)
 
 
+def _files_of(address: str) -> tuple[str, ...]:
+    return tuple(f"{DEVICES}/{address}/{question}" for question in ("class", "vendor", "device"))
+
+
 async def _ask_bus(machine: Machine) -> None:
     for address in await ask_folder(machine, DEVICES):
-        for question in _QUESTIONS:
-            await ask_file(machine, f"{DEVICES}/{address}/{question}")
+        await ask_files(machine, _files_of(address))
 
 
 def _read_bus(record: MachineRecord) -> Reading:
-    addresses = sorted(record.directories.get(DEVICES, ()))
-    devices = [_device(record, address) for address in addresses]
-    displays = tuple(device for device in devices if isinstance(device, PciDisplay))
+    devices = [_device(record, address) for address in sorted(record.directories.get(DEVICES, ()))]
+    displays = tuple(device for device in devices if device and device.kind >> 16 == _DISPLAY)
     devices_of_intel = (display.device for display in displays if display.vendor == _INTEL)
     gpus = tuple(intel_gpu(device, index=n) for n, device in enumerate(devices_of_intel))
     seen = ", ".join(f"{display.vendor:04x}:{display.device:04x}" for display in displays)
@@ -91,19 +99,10 @@ def _read_bus(record: MachineRecord) -> Reading:
     )
 
 
-def _device(record: MachineRecord, address: str) -> PciDisplay | str | None:
-    """A display device, the address of another one, or None where it did not tell what it is."""
-    kind, vendor, device = (
-        _number(record.files.get(f"{DEVICES}/{address}/{question}", "")) for question in _QUESTIONS
-    )
-    if kind is None or vendor is None or device is None:
-        return None
-    return PciDisplay(vendor=vendor, device=device) if kind >> 16 == _DISPLAY else address
-
-
-def _number(text: str) -> int | None:
-    match = _NUMBER.fullmatch(text.strip())
-    return int(match.group(), 16) if match is not None else None
+def _device(record: MachineRecord, address: str) -> PciDevice | None:
+    """None where it did not tell what it is."""
+    texts = [record.files.get(path, "").strip() for path in _files_of(address)]
+    return PciDevice(*(int(text, 16) for text in texts)) if all(map(_NUMBER.fullmatch, texts)) else None
 
 
 INTEL = Probe(name="intel", ask=_ask_bus, read=_read_bus)
@@ -118,10 +117,6 @@ _JSON_BEGINS = re.compile(r"(?m)^[\ufeff ]{0,2}(?=[\[{])")
 _PNP = re.compile(r"PCI\\VEN_([0-9A-F]{4})&DEV_([0-9A-F]{4})", re.IGNORECASE | re.ASCII)
 # Windows numbers a driver 32.0.15.6094 that NVIDIA numbers 560.94: the last five digits.
 _NVIDIA_DRIVER = re.compile(r"\d{1,3}\.\d{1,3}\.\d{0,3}(\d)\.(\d{1,4})", re.ASCII)
-
-
-async def _ask_windows(machine: Machine) -> None:
-    await machine.run(*_ARGV)
 
 
 def _read_windows(record: MachineRecord) -> Reading:
@@ -152,26 +147,24 @@ def _adapters(output: str) -> list[dict[str, Any]]:
     return [adapter for adapter in adapters if isinstance(adapter, dict)]
 
 
-def _gpu(adapter: dict[str, Any]) -> Gpu | None:
+def _numbers_of(adapter: dict[str, Any]) -> tuple[int, int]:
     pnp = _PNP.search(_text(adapter, "PNPDeviceID"))
-    if pnp is None:
-        return None
+    return (int(pnp[1], 16), int(pnp[2], 16)) if pnp else (0, 0)
+
+
+def _gpu(adapter: dict[str, Any]) -> Gpu | None:
+    vendor, device = _numbers_of(adapter)
     name = one_line(_text(adapter, "Name")) or None
-    match pnp.group(1).upper():
-        case "10DE":
-            return nvidia_gpu(int(pnp.group(2), 16), name)
-        case "1002":
-            return Gpu(vendor="amd", name=name)
-        case "8086":
-            return intel_gpu(int(pnp.group(2), 16), name=name)
-        case _:
-            return None
+    if vendor == _NVIDIA:
+        return nvidia_gpu(device, name)
+    if vendor == _INTEL:
+        return intel_gpu(device, name=name)
+    return Gpu(vendor="amd", name=name) if vendor == _AMD else None
 
 
 def _nvidia_driver(adapter: dict[str, Any]) -> str | None:
-    pnp = _PNP.search(_text(adapter, "PNPDeviceID"))
     version = _NVIDIA_DRIVER.fullmatch(_text(adapter, "DriverVersion"))
-    if pnp is None or pnp.group(1).upper() != "10DE" or version is None:
+    if version is None or _numbers_of(adapter)[0] != _NVIDIA:
         return None
     if _text(adapter, "Name").startswith("Microsoft"):
         return None  # "Microsoft Basic Display Adapter": the card has no driver of NVIDIA's
@@ -186,9 +179,111 @@ def _text(adapter: dict[str, Any], key: str) -> str:
 
 WINDOWS_GPUS = Probe(
     name="windows_gpus",
-    ask=_ask_windows,
+    ask=partial(ask_commands, argvs=(_ARGV,)),
     read=_read_windows,
     deadline_seconds=15.0,
     system="Windows",
     programs=("powershell",),
 )
+
+
+NODES: Final = "/sys/class/kfd/kfd/topology/nodes"
+_ENUMERATOR: Final = ("rocm_agent_enumerator",)
+
+_PROPERTY = re.compile(r"(?m)^(\w+) (\d{1,20})[ \t]*\r?$", re.ASCII)
+_AGENT = re.compile(r"(gfx[0-9a-f]{3,5})(?::[\w:+-]*)?", re.ASCII)
+_AMD: Final = 0x1002
+
+_INTEGRATED: Final = frozenset({
+    "gfx700", "gfx801", "gfx810", "gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036",
+    "gfx1037", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153",
+})  # fmt: skip
+"""Those that LLVM lists as APU (llvm.org/docs/AMDGPUUsage.html, "Processors"); gfx942 is either."""
+
+
+async def _ask_amd(machine: Machine) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(machine.run, *_ENUMERATOR)
+        await ask_files(machine, [_properties_of(node) for node in await ask_folder(machine, NODES)])
+
+
+def _read_amd(record: MachineRecord) -> Reading:
+    result = answer_to(record, *_ENUMERATOR)
+    agents = _agents(result.stdout) if result is not None else ()
+    gpus = _with_agents(_kernel_gpus(record), agents)
+    if NODES not in record.directories and not refused(record, NODES):
+        # On WSL2, where /dev/kfd is missing, the enumerator answers all the same; torch's wheels see no GPU.
+        gpus = tuple(replace(gpu, architecture_source=BUS_ALONE) for gpu in gpus)
+    slow = result is not None and result.timed_out
+    if gpus:
+        outcome = Outcome.TIMED_OUT if slow else Outcome.FOUND
+        names = ", ".join(gpu.architecture or "of unknown architecture" for gpu in gpus)
+        return Reading(outcome=outcome, detail=one_line(names), gpus=gpus)
+    if slow:
+        return Reading(outcome=Outcome.TIMED_OUT, detail="rocm_agent_enumerator did not answer in time")
+    if unreadable := refused(record, NODES):
+        return Reading(outcome=Outcome.FAILED, detail=unreadable)
+    without = "" if NODES in record.directories else " (no KFD)"
+    return Reading(detail=f"the kernel knows no AMD GPU for computing{without}")
+
+
+def _properties_of(node: str) -> str:
+    return f"{NODES}/{node}/properties"
+
+
+def _kernel_gpus(record: MachineRecord) -> tuple[Gpu, ...]:
+    nodes = sorted(record.directories.get(NODES, ()), key=lambda node: (len(node), node))
+    texts = (record.files.get(_properties_of(node)) for node in nodes)
+    gpus = [gpu for text in texts if text is not None and (gpu := _amd_gpu(text)) is not None]
+    return tuple(replace(gpu, index=n) for n, gpu in enumerate(gpus))
+
+
+def _amd_gpu(text: str) -> Gpu | None:
+    values = {key: int(value) for key, value in _PROPERTY.findall(text)}
+    if not values.get("simd_count") or values.get("vendor_id", _AMD) != _AMD:
+        return None
+    architecture = _gfx(values.get("gfx_target_version", 0))
+    on_processor = bool(values.get("cpu_cores_count")) or architecture in _INTEGRATED
+    return Gpu(
+        vendor="amd",
+        architecture=architecture,
+        architecture_source="kfd" if architecture else None,
+        # 0 since the kernel lists memory banks apart
+        memory_bytes=values.get("local_mem_size") or None,
+        integrated=on_processor if architecture or on_processor else None,
+    )
+
+
+def _gfx(version: int) -> str | None:
+    """The name of a target version: decimal pairs, of which the last two are written in hexadecimal."""
+    major, minor, stepping = version // 10_000, version // 100 % 100, version % 100
+    if not 1 <= major <= 99 or minor > 15 or stepping > 15:  # noqa: PLR2004  what one hexadecimal digit holds
+        return None
+    return f"gfx{major}{minor:x}{stepping:x}"
+
+
+def _agents(output: str) -> tuple[str, ...]:
+    matches = (_AGENT.fullmatch(line.strip()) for line in output.splitlines())
+    names = (match.group(1) for match in matches if match is not None)
+    return tuple(name for name in names if name != "gfx000")  # the CPU is an agent too
+
+
+def _with_agents(gpus: tuple[Gpu, ...], agents: tuple[str, ...]) -> tuple[Gpu, ...]:
+    """What the kernel does not tell (before 5.16 no target version), ROCm does, in the same order."""
+    gpus = gpus or tuple(Gpu(vendor="amd", index=n) for n, _ in enumerate(agents))
+    if len(gpus) != len(agents):
+        return gpus
+    pairs = zip(gpus, agents, strict=True)
+    return tuple(gpu if gpu.architecture else _from_agent(gpu, name) for gpu, name in pairs)
+
+
+def _from_agent(gpu: Gpu, name: str) -> Gpu:
+    return replace(
+        gpu,
+        architecture=name,
+        architecture_source="rocm_agent_enumerator",
+        integrated=gpu.integrated or name in _INTEGRATED,
+    )
+
+
+AMD = Probe(name="amd", ask=_ask_amd, read=_read_amd, programs=_ENUMERATOR)

@@ -5,23 +5,23 @@ Reading is total: no text makes it raise.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Final
 
 import anyio
 
-from moondream_station.core.capabilities.probes.nvidia_names import capability_of
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
     answer_to,
-    ask_file,
+    ask_files,
     first_line,
     not_answered,
     one_line,
@@ -38,11 +38,6 @@ _KERNEL_VERSION = r"(\d{2,4}(?:\.\d{1,4}){1,3})"
 # "Kernel Module  375.74  Wed …", and since 515 also "Open Kernel Module for x86_64  550.144.03  Release …".
 _PROC_LINE = re.compile(rf"Kernel Module(?: +for +\S+)? +{_KERNEL_VERSION}(?![\w.])", re.ASCII)
 _SYS_TEXT = re.compile(_KERNEL_VERSION, re.ASCII)
-
-
-async def _ask_kernel(machine: Machine) -> None:
-    await ask_file(machine, PROC)
-    await ask_file(machine, SYS)
 
 
 def _read_kernel(record: MachineRecord) -> Reading:
@@ -64,7 +59,7 @@ def _read_kernel(record: MachineRecord) -> Reading:
     return Reading(detail="no NVIDIA kernel module is loaded")
 
 
-NVIDIA_DRIVER = Probe(name="nvidia_driver", ask=_ask_kernel, read=_read_kernel)
+NVIDIA_DRIVER = Probe(name="nvidia_driver", ask=partial(ask_files, paths=(PROC, SYS)), read=_read_kernel)
 
 
 _FIELDS: Final = ("index", "name", "driver_version", "compute_cap", "memory.total")
@@ -268,6 +263,58 @@ def gpu_of(row: Mapping[str, str]) -> Gpu:
         memory_bytes=memory_bytes,
         integrated=False if memory_bytes else None,
     )
+
+
+# The compute capability by a GPU's name or its PCI device id, for drivers that do not tell it, or hang.
+_NOISE = re.compile(r"\b(?:nvidia|geforce|tesla|grid|generation|laptop gpu|gpu)\b|\(|\)|\bwith\b")
+_SPACES = re.compile(r"[\s/,-]+")
+
+
+def capability_of(name: str, *, is_cut: bool = False) -> str | None:
+    """The compute capability ("6.1") by a name, of which the end `is_cut` perhaps, as a table does it.
+
+    None where the name is not known, or fits GPUs of several capabilities.
+    """
+    words = _words(name)
+    if is_cut:
+        return _capability_of_start(words)
+    starts = (words[:length] for length in range(len(words), 0, -1))
+    return next((capability for start in starts if (capability := _table().get(start))), None)
+
+
+def _capability_of_start(start: tuple[str, ...]) -> str | None:
+    """The capability of everything whose name may begin so; the last word may be half of one."""
+    begin = " ".join(start)
+    fitting = {
+        capability
+        for words, capability in _table().items()
+        if begin and (f"{' '.join(words)} ".startswith(begin) or begin.startswith(f"{' '.join(words)} "))
+    }
+    return fitting.pop() if len(fitting) == 1 else None
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words that tell one GPU from another: no vendor, brand or punctuation."""
+    return tuple(_NOISE.sub(" ", _SPACES.sub(" ", name[:200].lower())).split())
+
+
+def capability_of_device(device: int) -> str | None:
+    """The compute capability by a PCI device id, None where its chip is not known."""
+    ranges = (
+        (capability, *span.split("-")) for capability, spans in _data()["devices"].items() for span in spans
+    )
+    return next((known for known, first, last in ranges if int(first, 16) <= device <= int(last, 16)), None)
+
+
+@cache
+def _table() -> Mapping[tuple[str, ...], str]:
+    names_by_capability = _data()["capabilities"].items()
+    return {_words(name): capability for capability, names in names_by_capability for name in names}
+
+
+@cache
+def _data() -> Any:
+    return json.loads(files(__package__).joinpath("nvidia_names.json").read_text("utf-8"))
 
 
 NVIDIA_SMI = Probe(

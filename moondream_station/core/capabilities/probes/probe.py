@@ -61,10 +61,11 @@ async def ask_commands(machine: Machine, argvs: Iterable[tuple[str, ...]]) -> No
             group.start_soon(machine.run, *argv)
 
 
-async def ask_file(machine: Machine, path: str) -> None:
-    """Read a file, where "can't be read" is an answer like any other: the recorder keeps the reason."""
-    with suppress(Unreadable):
-        await machine.read(path)
+async def ask_files(machine: Machine, paths: Iterable[str]) -> None:
+    """Read files, where "can't be read" is an answer like any other: the recorder keeps the reason."""
+    for path in paths:
+        with suppress(Unreadable):
+            await machine.read(path)
     await anyio.lowlevel.checkpoint()
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import anyio.lowlevel
-
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
@@ -21,7 +19,6 @@ from moondream_station.core.capabilities.probes.probe import (
     one_line,
 )
 from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord
 
 BRAND: Final = ("sysctl", "-n", "machdep.cpu.brand_string")
@@ -29,11 +26,6 @@ ARM64: Final = ("sysctl", "-n", "hw.optional.arm64")
 TRANSLATED: Final = ("sysctl", "-n", "sysctl.proc_translated")
 MEMORY: Final = ("sysctl", "-n", "hw.memsize")
 _QUESTIONS: Final = (BRAND, ARM64, TRANSLATED, MEMORY)
-
-
-async def _ask_nothing(machine: Machine) -> None:
-    del machine  # its facts are there already
-    await anyio.lowlevel.checkpoint()
 
 
 def _read_facts(record: MachineRecord) -> Reading:
@@ -60,7 +52,7 @@ def _version_probe(
     )
 
 
-PLATFORM = Probe(name="platform", ask=_ask_nothing, read=_read_facts)
+PLATFORM = Probe(name="platform", ask=partial(ask_commands, argvs=()), read=_read_facts)
 NVCC = _version_probe("nvcc", ("nvcc", "--version"), r"\brelease (\d{1,3}\.\d{1,3})\b", "CUDA toolkit")
 MACOS = _version_probe(
     "macos",

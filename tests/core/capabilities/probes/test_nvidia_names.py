@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.capabilities.probes.nvidia_names import capability_of, capability_of_device
+from moondream_station.core.capabilities.probes.nvidia import capability_of, capability_of_device
 
 
 @pytest.mark.parametrize(

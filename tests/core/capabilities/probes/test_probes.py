@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 
 from moondream_station.core.capabilities.detect import PROBES
-from moondream_station.core.capabilities.probes import adapters, amd, nvidia, system
-from moondream_station.core.capabilities.probes.adapters import INTEL, QUERY, WINDOWS_GPUS, IntelReading
-from moondream_station.core.capabilities.probes.amd import AMD
+from moondream_station.core.capabilities.probes import adapters, nvidia, system
+from moondream_station.core.capabilities.probes.adapters import AMD, INTEL, QUERY, WINDOWS_GPUS, IntelReading
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.capabilities.probes.probe import DETAIL_LIMIT, Probe, Reading
 from moondream_station.core.capabilities.probes.system import MACOS, NVCC, SYSCTL, SysctlReading
@@ -381,7 +380,7 @@ async def test_an_architecture_that_nobody_tells_is_unknown() -> None:
 
 async def test_a_topology_that_can_not_be_read_failed() -> None:
     """No permission is another answer than no GPU; a hanging enumerator is a third."""
-    refused = MachineRecord(platform=LINUX, unreadable={amd.NODES: "permission denied"})
+    refused = MachineRecord(platform=LINUX, unreadable={adapters.NODES: "permission denied"})
     hanging = replace(cpu_only(), commands=(answer("rocm_agent_enumerator", timed_out=True, returncode=-9),))
     assert (await read(AMD, refused)).outcome is Outcome.FAILED
     assert (await read(AMD, hanging)).outcome is Outcome.TIMED_OUT
