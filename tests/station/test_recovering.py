@@ -11,8 +11,13 @@ import pytest
 
 from moondream_station.core.environments.store import place_of
 from moondream_station.core.facts.errors import WorkerFailed
-from moondream_station.core.facts.events import ActivationFailed, ActivationSucceeded
+from moondream_station.core.facts.events import (
+    ActivationFailed,
+    ActivationSucceeded,
+    WorkerStarted,
+)
 from moondream_station.core.home.active_file import read_active
+from support.backends import ECHO
 from support.index_traffic import Fault
 from support.machines import cpu_only
 from support.stations import HERE, Course, Premises, caption, switched
@@ -100,3 +105,31 @@ async def test_it_is_told_at_once_and_tried_again(damaged: Premises, *, asks_aga
                         break
         assert await caption(station) == "a small caption"
         assert station.status()["active"]["worker"] == "ready"
+
+
+async def test_a_worker_that_failed_too_often_is_tried_again_after_a_pause(
+    premises: Premises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was in its way may be gone by then: it serves again, without another installation."""
+    monkeypatch.setattr("moondream_station.core.station.RECOVERY_PAUSES", (2.0,))
+    ill = premises.folder / "ill"
+    source = f"import os\nif os.path.exists({str(ill)!r}):\n    raise RuntimeError('ill')\n\n{ECHO}"
+    premises.add_model("frail", source=source)
+    async with premises.station(CPU, serves=True) as station, station.bus.subscribe() as events:
+        station._pool.back_off_seconds = (0.0, 0.0)
+        await switched(station, "frail")
+        async with station.call("pid", {}) as answer:
+            assert isinstance(answer, dict)
+            ill.touch()
+            os.kill(answer["pid"], signal.SIGKILL)
+        with anyio.fail_after(30), pytest.raises(WorkerFailed, match="ill"):
+            await caption(station)
+        ill.unlink()
+        seen = station.state.seq
+        with anyio.fail_after(30):
+            async for event in events:
+                if isinstance(event.fact, WorkerStarted) and event.seq > seen:
+                    break
+        assert await caption(station) == "a small caption"
+        activations = {event.activation for event in station.bus._history.after(0)}
+    assert len(activations - {None}) == 1
