@@ -28,7 +28,7 @@ from moondream_station.core.environments.store import Place, new_place
 from moondream_station.core.facts.errors import EnvironmentBroken, HashMismatch, StationError
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.fetch.wheel_server import Arrivals
-from moondream_station.core.fetch.wheel_store import discard_finished, settle, sha256_of
+from moondream_station.core.fetch.wheel_store import discard, settle, sha256_of
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
@@ -237,7 +237,7 @@ async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterato
     if not damaged:
         raise failure
     for file in damaged:
-        await anyio.to_thread.run_sync(discard_finished, wheels[file.filename])
+        await anyio.to_thread.run_sync(discard, wheels[file.filename])
     raise HashMismatch(
         f"{', '.join(file.filename for file in damaged)} changed on disk after its download.",
         hint="Run the command again: it is downloaded again. If that repeats, the disk is failing.",

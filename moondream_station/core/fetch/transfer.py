@@ -1,13 +1,19 @@
-"""Fetching one file: resumed from what is here, hashed while it is written, checked before it counts."""
+"""Fetching one file: resumed from what is here, hashed while it is written, checked before it counts.
+
+Its missing bytes come from a file on disk, or from a server that is asked for a part.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
+import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,12 +24,12 @@ import anyio.to_thread
 from moondream_station.core.facts.errors import DownloadFailed, HashMismatch, IndexUnreachable
 from moondream_station.core.fetch.ledger import Ledger
 from moondream_station.core.fetch.lock import RemoteFile, stored_name
-from moondream_station.core.fetch.partial import PartialFile
-from moondream_station.core.fetch.range_source import FileChanged, WrongFile, open_source
-from moondream_station.core.fetch.retry import AttemptFailed, Patience
+from moondream_station.core.fetch.retry import Answer, AttemptFailed, Patience, failure_of, head_of, refusal
 from moondream_station.core.fetch.wheel_server import Arrival
+from moondream_station.core.fetch.wheel_store import PartialFile, Validator, discard
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.space import in_words, storage_failure
+from moondream_station.core.packaging.file_urls import local_path
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,6 +39,16 @@ _FLUSH_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
 _DISK_SECONDS = 30.0
 """How long a disk may take to accept a MiB."""
+_COPY_BYTES = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+class _WrongFile(Exception):
+    """What came is not what was asked for; the message says in what."""
+
+
+class _FileChanged(Exception):
+    """The server no longer has the file that the part here was fetched of."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,10 +74,10 @@ class Transfer:
                 try:
                     await self._attempt(part)
                     self._check(part)
-                except WrongFile as error:
+                except _WrongFile as error:
                     await self._throw_away(part, str(error))
                     continue
-                except FileChanged:
+                except _FileChanged:
                     await self._restart(part)
                     continue
                 except AttemptFailed as error:
@@ -105,7 +121,7 @@ class Transfer:
             return  # whole already, or longer than it may be: the check tells which
         stall_seconds = self.patience.stall_seconds
         with anyio.CancelScope(deadline=anyio.current_time() + stall_seconds) as scope:
-            async with open_source(self.file.url, part, self.client, size_bytes) as source:
+            async with _open_source(self.file.url, part, self.client, size_bytes) as source:
                 if size_bytes is None and source.total_bytes is not None:
                     self.ledger.learn_size(name, source.total_bytes)
                 async with _buffered(part, scope, self.arrival) as buffer:
@@ -114,7 +130,7 @@ class Transfer:
                         await buffer.add(source.new_bytes_of(piece))
                         received = part.size + buffer.size
                         if size_bytes is not None and received > size_bytes:  # it might send for ever
-                            raise WrongFile(f"it is longer than {size_bytes} bytes")
+                            raise _WrongFile(f"it is longer than {size_bytes} bytes")
                         self.ledger.transferred(name, len(piece), received_bytes=received)
                         scope.deadline = anyio.current_time() + stall_seconds
                 if source.total_bytes is not None and part.size < source.total_bytes:
@@ -124,15 +140,15 @@ class Transfer:
 
     def _check(self, part: PartialFile) -> None:
         if self.file.size_bytes is not None and part.size != self.file.size_bytes:
-            raise WrongFile(f"it has {part.size} bytes instead of {self.file.size_bytes}")
+            raise _WrongFile(f"it has {part.size} bytes instead of {self.file.size_bytes}")
         if self.file.sha256 is not None and part.sha256 != self.file.sha256:
-            raise WrongFile(f"its sha256 is {part.sha256} instead of {self.file.sha256}")
+            raise _WrongFile(f"its sha256 is {part.sha256} instead of {self.file.sha256}")
 
     async def _throw_away(self, part: PartialFile, reason: str) -> None:
         await self._restart(part)
         self._best = 0
         if self._wrong is not None:
-            part.discard()
+            discard(part.path)
             raise HashMismatch(
                 f"{self.file.filename} from {_place(self.file.url)} is not the file that the lock names: "
                 f"{reason}, also after a second download.",
@@ -214,3 +230,140 @@ def _place(url: str) -> str:
     """Where a file is, without anything private."""
     parts = urlsplit(url)
     return parts.hostname or str(Path(parts.path).parent)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Source:
+    """The bytes as they come, and the size of the whole file, None where the server does not say.
+
+    `known_bytes` of the first ones are here already: the server sends the file from its beginning whatever it
+    is asked for.
+    """
+
+    pieces: AsyncIterator[bytes]
+    total_bytes: int | None
+    known_bytes: int = 0
+
+    def new_bytes_of(self, piece: bytes) -> bytes:
+        """What of the next piece is not here yet."""
+        skipped = min(self.known_bytes, len(piece))
+        self.known_bytes -= skipped
+        return piece[skipped:] if skipped else piece
+
+
+def _open_source(
+    url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
+) -> AbstractAsyncContextManager[_Source]:
+    """Ask for what is missing of a file, of which `part` is here, and which must have this size."""
+    path = local_path(url)
+    return _open_http(url, part, client, size_bytes) if path is None else _open_file(path, part, size_bytes)
+
+
+@asynccontextmanager
+async def _open_file(path: Path, part: PartialFile, size_bytes: int | None) -> AsyncIterator[_Source]:
+    try:
+        file = await anyio.open_file(path, "rb")
+        total = (await anyio.Path(path).stat()).st_size
+    except FileNotFoundError as error:
+        raise AttemptFailed("the file no longer exists", is_final=True) from error
+    except OSError as error:
+        raise _unreadable(error) from error
+    async with file:
+        _check_total(total, size_bytes)
+        if part.size > total:
+            raise _FileChanged
+        await file.seek(part.size)
+        yield _Source(pieces=_blocks(file), total_bytes=total)
+
+
+async def _blocks(file: anyio.AsyncFile[bytes]) -> AsyncIterator[bytes]:
+    try:
+        while block := await file.read(_COPY_BYTES):
+            yield block
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> AttemptFailed:
+    reason = f"it can't be read ({error.strerror or error})"
+    return AttemptFailed(reason, is_final=True, hint="Check the file, its permissions and its disk.")
+
+
+@asynccontextmanager
+async def _open_http(
+    url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
+) -> AsyncIterator[_Source]:
+    import httpx2  # noqa: PLC0415  as in `ask`
+
+    is_answered = False
+    url_sha256 = hashlib.sha256(url.encode()).hexdigest()
+    # Without a validator nobody can say whether the file is still the same: the hash at the end decides.
+    before = Validator(url_sha256=url_sha256)
+    if part.validator is not None and part.validator.url_sha256 == url_sha256:
+        before = part.validator
+    headers = {"Accept-Encoding": "identity", "Accept": "*/*"}
+    if part.size:
+        headers["Range"] = f"bytes={part.size}-"
+        headers |= {"If-Range": before.if_range} if before.if_range else {}
+    try:
+        request = client.build_request("GET", url, headers=headers, timeout=None)
+        response = await client.send(request, stream=True, follow_redirects=True)
+        is_answered = True
+        try:
+            yield await _read_answer(response, part, size_bytes, before)
+        finally:
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await response.aclose()
+    except (httpx2.RequestError, httpx2.InvalidURL) as error:
+        raise failure_of(error, is_answered=is_answered) from error
+
+
+async def _read_answer(
+    response: httpx2.Response, part: PartialFile, size_bytes: int | None, before: Validator
+) -> _Source:
+    answer = head_of(response)
+    etag, last_modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified")
+    now = replace(before, etag=None if etag.startswith("W/") else etag or None, last_modified=last_modified)
+    is_another = before.if_range and now.if_range and before.if_range != now.if_range
+    known_bytes = 0
+    if answer.status == HTTPStatus.PARTIAL_CONTENT:
+        start, total = _content_range(answer)
+        if start != part.size:
+            raise AttemptFailed("the server sent another part than it was asked for")
+        if is_another:
+            raise _FileChanged  # it does not heed `If-Range`
+        # With a part a server need not repeat what it said before.
+        now = replace(
+            now, etag=now.etag or before.etag, last_modified=now.last_modified or before.last_modified
+        )
+    elif answer.status == HTTPStatus.OK:
+        total = answer.announced_bytes
+        known_bytes = part.size
+        if part.size and is_another:
+            raise _FileChanged
+    elif answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and part.size:
+        if answer.headers.get("Content-Range", "").strip() != f"bytes */{part.size}":
+            raise _FileChanged
+        return _Source(pieces=_nothing(), total_bytes=part.size)  # all of it is here already
+    else:
+        raise refusal(answer)
+    _check_total(total, size_bytes)
+    await anyio.to_thread.run_sync(part.note, now)
+    return _Source(pieces=response.aiter_raw(), total_bytes=total, known_bytes=known_bytes)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for piece in tuple[bytes, ...]():
+        yield piece
+
+
+def _content_range(answer: Answer) -> tuple[int, int | None]:
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
+    if match is None:
+        raise AttemptFailed("the server sent a part and did not say which")
+    return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def _check_total(total: int | None, expected: int | None) -> None:
+    if total is not None and expected is not None and total != expected:
+        raise _WrongFile(f"it has {total} bytes instead of {expected}")

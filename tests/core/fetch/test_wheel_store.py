@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.fetch.partial import PartialFile
+from moondream_station.core.fetch.wheel_store import PartialFile
 
 
 def test_another_process_may_be_quicker_at_any_instant(
