@@ -18,7 +18,7 @@ from moondream_station.core.home.settings import Settings
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.index.page_source import SourceReport
 from moondream_station.core.machine.machine import Machine
-from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
+from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select
 
@@ -67,7 +67,7 @@ async def plan_here(
     config = await load_packaging_config(environ)
     request = BuildRequest(
         capabilities=detected.capabilities,
-        requirements=await within_constraints(requirements, config),
+        requirements=await config.within_constraints(requirements),
         python=python,
         strategy=strategy,
         mixes_indexes=config.mixes_indexes,

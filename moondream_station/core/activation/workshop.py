@@ -52,12 +52,7 @@ from moondream_station.core.home.space import no_space_hint, storage_failure
 from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.index.offers import collect_offers
-from moondream_station.core.packaging.packaging_config import (
-    PackagingConfig,
-    load_packaging_config,
-    within_constraints,
-)
-from moondream_station.core.packaging.uv_environment import to_uv_environment
+from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
 from moondream_station.core.selection.select import Conclusions, conclusions, select
 from moondream_station.core.serving.worker_host import Environment, WorkerSpec
@@ -195,7 +190,7 @@ class Workshop:
     async def choose(self, needs: Needs) -> Candidates:
         """Ask every source which wheels of torch it has, and select."""
         config, client = await self._connected()
-        requirements = await within_constraints(needs.requirements, config)
+        requirements = await config.within_constraints(needs.requirements)
         request = replace(needs.build_request(self._tools.catalog), requirements=requirements)
         collected = await collect_offers(
             request,
@@ -319,7 +314,7 @@ class Workshop:
             home=self._tools.home,
             interpreter=needs.interpreter,
             environ=self._tools.environ,
-            variables=to_uv_environment(config, torch_index=self._tools.torch_index),
+            variables=config.to_uv_environment(torch_index=self._tools.torch_index),
         )
 
     async def download(self, building: Building, candidates: Candidates) -> Mapping[str, Path]:

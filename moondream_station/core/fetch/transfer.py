@@ -29,7 +29,7 @@ from moondream_station.core.fetch.wheel_server import Arrival
 from moondream_station.core.fetch.wheel_store import PartialFile, Validator, discard
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.space import in_words, storage_failure
-from moondream_station.core.packaging.file_urls import local_path
+from moondream_station.core.packaging.packaging_config import local_path
 
 if TYPE_CHECKING:
     import httpx2

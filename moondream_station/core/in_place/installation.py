@@ -38,11 +38,7 @@ from moondream_station.core.in_place.installed import Installed
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.machine.machine import Machine
-from moondream_station.core.packaging.packaging_config import (
-    PackagingConfig,
-    load_packaging_config,
-    within_constraints,
-)
+from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.interpreter import Interpreter, own_interpreter
 from moondream_station.core.resolve.pylock import write_pylock
 from moondream_station.core.resolve.resolve import resolve_lock
@@ -116,7 +112,7 @@ async def install_in_place(
         config = await load_packaging_config(environ)
         request = BuildRequest(
             capabilities=capabilities,
-            requirements=await within_constraints(requirements.applicable(interpreter.markers), config),
+            requirements=await config.within_constraints(requirements.applicable(interpreter.markers)),
             python=interpreter.name,
             strategy=strategy,
         )

@@ -20,8 +20,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.index.listing import ListedFile
 from moondream_station.core.index.listing_cache import ListingCache
 from moondream_station.core.index.page_source import Page, PageSource, SourceReport
-from moondream_station.core.packaging.packaging_config import PYPI_URL, PackagingConfig
-from moondream_station.core.packaging.uv_environment import is_torch_index
+from moondream_station.core.packaging.packaging_config import PYPI_URL, PackagingConfig, is_torch_index
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select
 

@@ -17,7 +17,7 @@ from moondream_station.core.facts.selection import Source
 from moondream_station.core.fetch.retry import AttemptFailed, Patience, ask, refusal
 from moondream_station.core.index.listing import ACCEPT, ListedFile, ListingInvalid, parse_listing, read_local
 from moondream_station.core.index.listing_cache import CachedListing, ListingCache
-from moondream_station.core.packaging.file_urls import local_path
+from moondream_station.core.packaging.packaging_config import local_path
 
 if TYPE_CHECKING:
     import httpx2

@@ -12,6 +12,7 @@ it is given of the family.
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,8 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import anyio.to_thread
 from packaging.utils import canonicalize_name
@@ -31,12 +34,29 @@ from moondream_station.core.builds.requirements import (
     parse_requirements,
 )
 from moondream_station.core.facts.errors import RequirementsUnsafe, SettingsInvalid
-from moondream_station.core.facts.redact import checked_url, redact_text, redact_url
-from moondream_station.core.packaging.file_urls import absolute, existing, local_path, url_of
-from moondream_station.core.packaging.pip_settings import ETC, home_folder, pip_file_options, pip_variables
-from moondream_station.core.packaging.uv_settings import UvSettings, uv_file_settings, uv_variables
+from moondream_station.core.facts.redact import checked_url, redact_text, redact_url, without_credentials
+from moondream_station.core.home.layout import absolute
+from moondream_station.core.packaging.user_settings import (
+    ETC,
+    UvSettings,
+    home_folder,
+    pip_file_options,
+    pip_variables,
+    uv_file_settings,
+    uv_variables,
+)
 
 PYPI_URL = "https://pypi.org/simple"
+
+_PYTORCH_PATH = re.compile(
+    r"/whl(/(nightly|test|lts))*(/(cpu|cu\d+|rocm[\d.]+|xpu|variant)(_pypi_pkg|_full|_cxx11_abi)?)?$"
+)
+
+_SILENCE_SECONDS = 48
+"""Less than a minute: uv pauses between attempts, and offers may have been asked for there before."""
+
+NO_INDEX_URL = (Path(sys.executable).parent / "no-package-index").as_uri()
+"""An index without packages: a folder that is not there. `--no-index` would switch off torch's index too."""
 
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _TRUE, _FALSE = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
@@ -84,15 +104,76 @@ class PackagingConfig:
         """Whether pip looks in more places than the one index that a command names."""
         return bool(self.extra_index_urls or self.find_links)
 
-    @cached_property
-    def _constraints(self) -> tuple[Requirements, ...]:
-        """Read once for each configuration; blocks."""
-        return tuple(_read_constraints(path) for path in self.constraints)
-
     @property
     def index_urls(self) -> tuple[str, ...]:
         """Every index that counts, the default one first; none where there shall be none."""
         return () if self.no_index else (self.index_url, *self.extra_index_urls)
+
+    async def within_constraints(self, requirements: Requirements) -> Requirements:
+        """Requirements with the user's bounds on torch's family."""
+        files = await anyio.to_thread.run_sync(lambda: self._constraints)
+        return replace(requirements, bounds=tuple(item for file in files for item in file.of_family().items))
+
+    async def ordinary_constraints(self) -> tuple[str, ...]:
+        """The user's constraints on everything but torch's family."""
+        files = await anyio.to_thread.run_sync(lambda: self._constraints)
+        return tuple(
+            text
+            for file in files
+            for item, text in zip(file.items, file.texts, strict=True)
+            if canonicalize_name(item.name) not in FAMILY
+        )
+
+    @cached_property
+    def _constraints(self) -> tuple[Requirements, ...]:
+        return tuple(_read_constraints(path) for path in self.constraints)
+
+    def to_uv_environment(self, *, torch_index: str) -> dict[str, str]:
+        """The variables that make uv look where the user's set-up says, and nowhere else.
+
+        They are for a process environment without other `UV_…` variables, and for `--no-config`. Credentials
+        are in these values and nowhere on a command line. A PyTorch index (`torch_index` or another) among
+        the user's own is left out: it would answer for pillow and numpy too, with stale copies (measured: uv
+        takes them).
+        """
+        indexes = [url for url in self.index_urls if not is_torch_index(url, torch_index)]
+        if self.no_index:
+            indexes = [NO_INDEX_URL]
+        elif not indexes:
+            indexes = [PYPI_URL]
+        variables: dict[str, str | Path | None] = {
+            "UV_DEFAULT_INDEX": indexes[0],
+            "UV_INDEX": " ".join(indexes[1:]),
+            "UV_INDEX_STRATEGY": self.index_strategy,
+            "UV_FIND_LINKS": ",".join(link.replace(",", "%2C") for link in self.find_links),
+            "UV_INSECURE_HOST": " ".join(self.trusted_hosts),
+            "UV_KEYRING_PROVIDER": self.keyring_provider,
+            "SSL_CLIENT_CERT": self.client_cert,
+            "NETRC": self.netrc,
+            "NO_PROXY": ",".join(self.no_proxy),
+            "no_proxy": ",".join(self.no_proxy),
+            **self._patience(),
+        }
+        if self.cert is None:
+            variables["UV_SYSTEM_CERTS"] = "1"
+        else:
+            variables["SSL_CERT_DIR" if self.cert.is_dir() else "SSL_CERT_FILE"] = self.cert
+        for scheme, url in self.proxies.items():
+            variables[f"{scheme}_proxy"] = variables[f"{scheme.upper()}_PROXY"] = url
+        return {name: str(value) for name, value in variables.items() if value}
+
+    def _patience(self) -> dict[str, str]:
+        """How long and how often uv asks a silent address: 60 seconds in all, or the user's time limit.
+
+        By itself it asks four times for half a minute each (measured: 126 seconds for an index that hangs).
+        """
+        attempts = 3 if self.retries is None else self.retries + 1
+        seconds = self.timeout_seconds or min(30, max(10, _SILENCE_SECONDS // attempts))
+        attempts = min(attempts, int(max(_SILENCE_SECONDS, seconds) // seconds))
+        patience = {"UV_HTTP_TIMEOUT": str(max(1, round(seconds))), "UV_HTTP_RETRIES": str(attempts - 1)}
+        if self.connect_timeout_seconds is not None:
+            patience["UV_HTTP_CONNECT_TIMEOUT"] = str(max(1, round(self.connect_timeout_seconds)))
+        return patience
 
 
 async def load_packaging_config(
@@ -108,77 +189,70 @@ async def load_packaging_config(
     Raises:
         SettingsInvalid: A file or a value can't be understood; pip and uv would refuse it too.
     """
-    return await anyio.to_thread.run_sync(
-        lambda: _load(environ, prefix=prefix, cwd=cwd, platform=platform, etc=etc)
-    )
+    return await anyio.to_thread.run_sync(_load, environ, prefix, cwd, platform, etc)
 
 
-def _load(
-    environ: Mapping[str, str], *, prefix: Path, cwd: Path, platform: str, etc: Path
-) -> PackagingConfig:
+def _load(environ: Mapping[str, str], prefix: Path, cwd: Path, platform: str, etc: Path) -> PackagingConfig:
     variables = pip_variables(environ)
-    pip = {**pip_file_options(environ, prefix=prefix, platform=platform, etc=etc), **variables}
-    ours, *files = uv = (uv_variables(environ), *uv_file_settings(environ, platform=platform, etc=etc))
+    pip = {**pip_file_options(environ, prefix, platform, etc), **variables}
+    ours, *files = uv = (uv_variables(environ), *uv_file_settings(environ, platform, etc))
     home = home_folder(environ, platform)
     notes: list[str] = []
 
-    def listed(option: str, of_uv: Callable[[UvSettings], tuple[str, ...]]) -> list[str]:
-        return [*chain(*map(of_uv, uv)), *pip.get(option, "").split()]
+    def existing(option: str, what: str, of_uv: Callable[[UvSettings], tuple[str, ...]]) -> tuple[str, ...]:
+        places = [*chain(*map(of_uv, uv)), *pip.get(option, "").split()]
+        return _existing([_url_of(place, cwd, home) for place in places], what, notes)
 
     # A variable goes before any file, and within each, uv's before pip's.
     of_files = (settings.default_index for settings in files)
     default = _first(ours.default_index, variables.get("index-url"), *of_files, pip.get("index-url"))
-    extras = [url_of(place, cwd, home) for place in listed("extra-index-url", lambda uv: uv.indexes)]
-    extras_there = existing(extras, "extra index", notes)
-    links = [url_of(place, cwd, home) for place in listed("find-links", lambda uv: uv.find_links)]
-    links_there = existing(links, "find-links location", notes)
+    extras = existing("extra-index-url", "extra index", lambda uv: uv.indexes)
+    links = existing("find-links", "find-links location", lambda uv: uv.find_links)
+    trusted = [*chain(*(settings.insecure_hosts for settings in uv)), *pip.get("trusted-host", "").split()]
     usual_strategy = "unsafe-best-match" if pip.get("extra-index-url") else None
     keyring = "subprocess" if pip.get("keyring-provider") == "subprocess" else None
     by_scheme, no_proxy = _proxies(environ, pip, uv)
     retries = _number(environ, "UV_HTTP_RETRIES", pip, "retries")
     constraints = {
-        text: local_path(text) if "://" in text else absolute(text, cwd, home)
+        text: local_path(text) if "://" in text else _absolute(text, cwd, home)
         for text in pip.get("constraint", "").split()
     }
     names = (".netrc", "_netrc") if platform == "win32" else (".netrc",)
     netrcs = [Path(environ["NETRC"])] if environ.get("NETRC") else [home / name for name in names]
-    cert = _certificates(environ, pip, cwd, home, notes)
+    # Pip's own setting first, then the variables that uv and pip's library read.
+    certs = filter(None, (pip.get("cert"), *map(environ.get, _CERTIFICATE_VARIABLES)))
+    cert = _certificates((_absolute(text, cwd, home) for text in certs), notes)
     notes += [
         f"The constraints at {redact_url(text)} are ignored: only files are supported."
         for text, path in constraints.items()
         if path is None
     ]
     return PackagingConfig(
-        index_url=url_of(default or PYPI_URL, cwd, home).rstrip("/"),
-        extra_index_urls=extras_there,
-        find_links=links_there,
+        index_url=_url_of(default or PYPI_URL, cwd, home).rstrip("/"),
+        extra_index_urls=extras,
+        find_links=links,
         no_index=_flag(pip, "no-index") or any(settings.no_index for settings in uv),
         index_strategy=_first(*(settings.index_strategy for settings in uv), usual_strategy),
         keyring_provider=_first(*(settings.keyring_provider for settings in uv), keyring),
         cert=cert,
-        client_cert=absolute(pip["client-cert"], cwd, home) if pip.get("client-cert") else None,
+        client_cert=_absolute(pip["client-cert"], cwd, home) if pip.get("client-cert") else None,
         proxies=by_scheme,
         no_proxy=no_proxy,
         timeout_seconds=_number(environ, "UV_HTTP_TIMEOUT", pip, "timeout"),
         connect_timeout_seconds=_number(environ, "UV_HTTP_CONNECT_TIMEOUT", {}, ""),
         retries=None if retries is None else int(retries),
-        trusted_hosts=tuple(dict.fromkeys(listed("trusted-host", lambda uv: uv.insecure_hosts))),
+        trusted_hosts=tuple(dict.fromkeys(trusted)),
         constraints=tuple(path for path in constraints.values() if path is not None),
         netrc=next(filter(Path.is_file, netrcs), None),
         notes=tuple(notes),
     )
 
 
-def _certificates(
-    environ: Mapping[str, str], pip: Mapping[str, str], cwd: Path, home: Path, notes: list[str]
-) -> Path | None:
-    """Pip's own setting first, then the variables that uv and pip's library read."""
-    for text in (pip.get("cert"), *(environ.get(name) for name in _CERTIFICATE_VARIABLES)):
-        path = absolute(text, cwd, home) if text else None
-        if path is not None and path.exists():
+def _certificates(paths: Iterable[Path], notes: list[str]) -> Path | None:
+    for path in paths:
+        if path.exists():
             return path
-        if path is not None:
-            notes.append(f"The certificates at {path} do not exist; those of the system are used.")
+        notes.append(f"The certificates at {path} do not exist; those of the system are used.")
     return None
 
 
@@ -242,23 +316,6 @@ def _invalid(name: str, value: str | None, kind: str) -> SettingsInvalid:
     return SettingsInvalid(f"{name} is {value!r}; it must be {kind}.", hint=hint)
 
 
-async def within_constraints(requirements: Requirements, config: PackagingConfig) -> Requirements:
-    """Requirements with the user's bounds on torch's family."""
-    files = await anyio.to_thread.run_sync(lambda: config._constraints)  # noqa: SLF001  of this module
-    return replace(requirements, bounds=tuple(item for file in files for item in file.of_family().items))
-
-
-async def ordinary_constraints(config: PackagingConfig) -> tuple[str, ...]:
-    """The user's constraints on everything but torch's family."""
-    files = await anyio.to_thread.run_sync(lambda: config._constraints)  # noqa: SLF001  of this module
-    return tuple(
-        text
-        for file in files
-        for item, text in zip(file.items, file.texts, strict=True)
-        if canonicalize_name(item.name) not in FAMILY
-    )
-
-
 def _read_constraints(path: Path) -> Requirements:
     try:
         return parse_requirements(decode_requirements(path.read_bytes()).splitlines(), origin=str(path))
@@ -271,3 +328,42 @@ def _read_constraints(path: Path) -> Requirements:
             f"The constraint file {path} can't be read: {error}",
             hint="pip's `constraint` names it: PIP_CONSTRAINT, or what `pip config list` shows.",
         ) from error
+
+
+def _url_of(place: str, cwd: Path, home: Path) -> str:
+    """A place as a URL: what is none is a path, `~` is the user's home."""
+    checked_url(place, "an index or find-links location")
+    if "://" in place or place.startswith("file:"):
+        return place
+    return _absolute(place, cwd, home).as_uri()
+
+
+def _absolute(text: str, cwd: Path, home: Path) -> Path:
+    """A path as a user writes it: `~` is the home, a relative one counts from `cwd`."""
+    if text == "~" or text.startswith(("~/", "~\\")):
+        return home / text[2:]
+    return absolute(cwd / text)
+
+
+def local_path(url: str) -> Path | None:
+    """The path that a `file:` URL names, None for any other URL."""
+    parts = urlsplit(url)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def _existing(urls: Iterable[str], what: str, notes: list[str]) -> tuple[str, ...]:
+    """Without repetitions, and without the local ones that do not exist, as pip goes on without them."""
+    kept: list[str] = []
+    for url in dict.fromkeys(url.rstrip("/") for url in urls):
+        path = local_path(url)
+        if path is not None and not path.exists():
+            notes.append(f"The {what} {path} does not exist and is ignored.")
+        else:
+            kept.append(url)
+    return tuple(kept)
+
+
+def is_torch_index(url: str, torch_index: str) -> bool:
+    """Whether an index is PyTorch's, or the mirror that stands for it, or one of its builds' pages."""
+    bare, base = without_credentials(url).rstrip("/"), without_credentials(torch_index).rstrip("/")
+    return bare == base or bare.startswith(f"{base}/") or _PYTORCH_PATH.search(bare) is not None

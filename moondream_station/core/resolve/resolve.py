@@ -33,8 +33,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import work_folder
 from moondream_station.core.index.listing_cache import ListingCache
 from moondream_station.core.index.page_source import PageSource
-from moondream_station.core.packaging.packaging_config import PackagingConfig, ordinary_constraints
-from moondream_station.core.packaging.uv_environment import to_uv_environment
+from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.processes.child_process import CompletedProcess
 from moondream_station.core.resolve.family import Family, readable_page
 from moondream_station.core.resolve.interpreter import Interpreter
@@ -84,7 +83,7 @@ async def resolve_lock(
     `bounds` are further constraints on any package: what is installed already, for one.
     """
     uv = await find_uv(environ)
-    constraints = await ordinary_constraints(config)
+    constraints = await config.ordinary_constraints()
     async with work_folder(home) as folder:
         patience = patience_of(config, PAGE_PATIENCE)
         cache = ListingCache(home.cache / "listings")
@@ -92,7 +91,7 @@ async def resolve_lock(
         tags, wheels = interpreter.tags, folder / "wheels"
         family = Family(offer, others=others, tags=tags, wheels=wheels, pages=pages)
         variables = {
-            **to_uv_environment(config, torch_index=torch_index),
+            **config.to_uv_environment(torch_index=torch_index),
             **family.credentials(torch_index, config.index_url),
         }
         resolver = _Resolver(

@@ -33,7 +33,7 @@ from moondream_station.core.home.settings import Settings
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord, Recorder
-from moondream_station.core.packaging.packaging_config import load_packaging_config, within_constraints
+from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.doctor.checks.planned import Planned, plan_for
 from moondream_station.doctor.checks.subject import Subject, find_subject
@@ -173,7 +173,7 @@ class Patient:
             with suppress(Unknowable, StationError):  # a switch reports constraints that can't be read
                 config = await self.config.get()
                 mixes_indexes = config.mixes_indexes
-                requirements = await within_constraints(requirements, config)
+                requirements = await config.within_constraints(requirements)
         strategy = self.settings.strategy
         is_valid = strategy in {"auto", "guide"} or parse_build(strategy) is not None
         request = BuildRequest(

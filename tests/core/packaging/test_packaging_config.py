@@ -13,8 +13,13 @@ import pytest
 
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
-from moondream_station.core.packaging.pip_settings import pip_config_files, pip_file_options, pip_variables
-from moondream_station.core.packaging.uv_settings import uv_config_files
+from moondream_station.core.packaging.user_settings import (
+    ETC,
+    pip_config_files,
+    pip_file_options,
+    pip_variables,
+    uv_config_files,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -141,7 +146,7 @@ def test_pip_itself_says_the_same(user: _User) -> None:
             for name, _, value in lines
             if name.startswith(f"{section}.")
         }
-    read = {**pip_file_options(environ, prefix=Path(sys.prefix)), **pip_variables(environ)}
+    read = {**pip_file_options(environ, Path(sys.prefix), sys.platform, ETC), **pip_variables(environ)}
     assert read.pop("timeout") == said.pop("default-timeout") == "9"
     assert said.pop("timeout") == "7"
     assert read == said
@@ -155,14 +160,14 @@ def test_where_pip_looks_on_each_system(tmp_path: Path) -> None:
         "APPDATA": str(tmp_path / "roaming"),
         "PROGRAMDATA": str(tmp_path / "all"),
     }
-    assert pip_config_files(windows, prefix=prefix, platform="win32") == (
+    assert pip_config_files(windows, prefix, "win32", ETC) == (
         tmp_path / "all" / "pip" / "pip.ini",
         home / "pip" / "pip.ini",
         tmp_path / "roaming" / "pip" / "pip.ini",
         prefix / "pip.ini",
     )
     mac = {"HOME": str(home)}
-    assert pip_config_files(mac, prefix=prefix, platform="darwin") == (
+    assert pip_config_files(mac, prefix, "darwin", ETC) == (
         Path("/Library/Application Support/pip/pip.conf"),
         home / ".pip" / "pip.conf",
         home / ".config" / "pip" / "pip.conf",
@@ -170,8 +175,8 @@ def test_where_pip_looks_on_each_system(tmp_path: Path) -> None:
     )
     support = home / "Library" / "Application Support" / "pip"
     support.mkdir(parents=True)
-    assert support / "pip.conf" in pip_config_files(mac, prefix=prefix, platform="darwin")
-    assert uv_config_files(windows, platform="win32") == (
+    assert support / "pip.conf" in pip_config_files(mac, prefix, "darwin", ETC)
+    assert uv_config_files(windows, "win32", ETC) == (
         tmp_path / "roaming" / "uv" / "uv.toml",
         tmp_path / "all" / "uv" / "uv.toml",
     )

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import uv
 
-from moondream_station.core.packaging.packaging_config import PackagingConfig
-from moondream_station.core.packaging.uv_environment import NO_INDEX_URL, is_torch_index, to_uv_environment
+from moondream_station.core.packaging.packaging_config import NO_INDEX_URL, PackagingConfig, is_torch_index
 from support.torch_index import TorchIndex
 from support.wheels import Wheel, module_wheel
 
@@ -20,7 +19,7 @@ _TORCH = "https://download.pytorch.org/whl"
 
 def test_nothing_set_means_pypi_and_the_systems_certificates() -> None:
     """Uv's own defaults, said aloud, but for the certificates and its patience with a silent index."""
-    assert to_uv_environment(PackagingConfig(), torch_index=_TORCH) == {
+    assert PackagingConfig().to_uv_environment(torch_index=_TORCH) == {
         "UV_DEFAULT_INDEX": "https://pypi.org/simple",
         "UV_SYSTEM_CERTS": "1",
         "UV_HTTP_TIMEOUT": "16",
@@ -48,7 +47,7 @@ def test_every_setting_has_its_variable(tmp_path: Path) -> None:
         trusted_hosts=("g.example", "h.example"),
         netrc=tmp_path / "netrc",
     )
-    assert to_uv_environment(config, torch_index=_TORCH) == {
+    assert config.to_uv_environment(torch_index=_TORCH) == {
         "UV_DEFAULT_INDEX": "https://a.example",
         "UV_INDEX": "https://b.example https://c.example",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
@@ -70,7 +69,7 @@ def test_every_setting_has_its_variable(tmp_path: Path) -> None:
 
 def test_a_folder_of_certificates_has_its_own_variable(tmp_path: Path) -> None:
     """OpenSSL tells files and folders apart."""
-    assert to_uv_environment(PackagingConfig(cert=tmp_path), torch_index=_TORCH)["SSL_CERT_DIR"] == str(
+    assert PackagingConfig(cert=tmp_path).to_uv_environment(torch_index=_TORCH)["SSL_CERT_DIR"] == str(
         tmp_path
     )
 
@@ -98,16 +97,16 @@ def test_a_pytorch_index_is_not_asked_for_ordinary_packages() -> None:
     config = PackagingConfig(
         index_url="https://a.example", extra_index_urls=(f"{_TORCH}/cu126", "https://b.example")
     )
-    assert to_uv_environment(config, torch_index=_TORCH)["UV_INDEX"] == "https://b.example"
+    assert config.to_uv_environment(torch_index=_TORCH)["UV_INDEX"] == "https://b.example"
     only = PackagingConfig(index_url=f"{_TORCH}/cpu")
-    assert to_uv_environment(only, torch_index=_TORCH)["UV_DEFAULT_INDEX"] == "https://pypi.org/simple"
+    assert only.to_uv_environment(torch_index=_TORCH)["UV_DEFAULT_INDEX"] == "https://pypi.org/simple"
     first = PackagingConfig(index_url=f"{_TORCH}/cpu", extra_index_urls=("https://b.example",))
-    assert to_uv_environment(first, torch_index=_TORCH)["UV_DEFAULT_INDEX"] == "https://b.example"
+    assert first.to_uv_environment(torch_index=_TORCH)["UV_DEFAULT_INDEX"] == "https://b.example"
 
 
 def _compile(config: PackagingConfig, requirement: str, folder: Path) -> str:
     """What uv resolves a requirement to."""
-    variables = to_uv_environment(config, torch_index=_TORCH)
+    variables = config.to_uv_environment(torch_index=_TORCH)
     argv = [uv.find_uv_bin(), "pip", "compile", "-q", "--no-config", "--no-header", "--no-annotate", "-"]
     argv += ["--only-binary", ":all:", "-p", sys.executable, "--cache-dir", str(folder / "cache")]
     completed = subprocess.run(
@@ -144,7 +143,7 @@ def test_no_index_leaves_uv_find_links(tmp_path: Path) -> None:
     with TorchIndex() as index:
         index.add_simple(module_wheel("ordinary", "4.0"))
         config = PackagingConfig(index_url=index.simple_url, find_links=(links.as_uri(),), no_index=True)
-        assert to_uv_environment(config, torch_index=_TORCH)["UV_DEFAULT_INDEX"] == NO_INDEX_URL
+        assert config.to_uv_environment(torch_index=_TORCH)["UV_DEFAULT_INDEX"] == NO_INDEX_URL
         assert _compile(config, "ordinary", tmp_path) == "ordinary==3.0"
         assert index.requests == ()
 

@@ -12,7 +12,6 @@ import pytest
 
 from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.fetch.http_client import open_client
-from moondream_station.core.packaging.uv_environment import to_uv_environment
 from moondream_station.core.processes.child_process import CompletedProcess
 from moondream_station.core.resolve.uv_program import LOG_VARIABLES, find_uv, watched
 from support.environments import HASTY, loopback_config
@@ -30,7 +29,7 @@ async def _lock(index: TorchIndex, folder: Path) -> CompletedProcess:
     (folder / "pyproject.toml").write_text(_PROJECT)
     config = loopback_config(index)
     uv = await find_uv(os.environ)
-    variables = {**to_uv_environment(config, torch_index=index.torch_url), **LOG_VARIABLES}
+    variables = {**config.to_uv_environment(torch_index=index.torch_url), **LOG_VARIABLES}
     options = ("lock", "-q", "--cache-dir", str(folder / "cache"))
     async with open_client(config) as client:
         run = partial(uv.run, *options, cwd=folder, variables=variables)
