@@ -31,11 +31,21 @@ from moondream_station.core.machine.record import (
     local_identity,
     redact,
 )
-from moondream_station.doctor.checks.findings import Finding, Remedy, Report, ok, report_to_json, warning
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.privacy import cleaner
-from moondream_station.doctor.repair import repair
-from moondream_station.doctor.text import Symbols, finding_line, in_colour, report_text, symbols_for
+from moondream_station.doctor.home import repair
+from moondream_station.doctor.report import (
+    Finding,
+    Report,
+    Symbols,
+    cleaner,
+    finding_line,
+    in_colour,
+    ok,
+    report_text,
+    report_to_json,
+    symbols_for,
+    warning,
+)
 
 _REPAIRS = "station.repairs"
 
@@ -95,8 +105,7 @@ async def _repaired(home: Home) -> Finding:
         done = await repair(home)
         verdict = ok(" ".join(done) or "Nothing needed repair.")
     except StationError as error:
-        remedy = Remedy(error.hint) if error.hint else None
-        verdict = warning(f"The repair failed: {error.message}", remedy)
+        verdict = warning(f"The repair failed: {error.message}", error.hint)
     verdict = cleaner(home, os.environ)(verdict)
     return Finding.of(verdict, check=_REPAIRS, seconds=time.perf_counter() - began)
 

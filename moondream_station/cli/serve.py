@@ -162,8 +162,8 @@ async def _take_lock(home: Home, stack: AsyncExitStack) -> None:
 
 
 async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:
-    from moondream_station.doctor.checks.findings import report_to_json  # noqa: PLC0415
     from moondream_station.doctor.examination import examine  # noqa: PLC0415  only on request
+    from moondream_station.doctor.report import report_to_json  # noqa: PLC0415
 
     return report_to_json(await examine(home=home, settings=settings, environ=os.environ))
 

@@ -11,19 +11,17 @@ from moondream_station.core.facts.errors import DownloadFailed
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import CommandResult
-from moondream_station.doctor.checks.findings import (
+from moondream_station.doctor.examination import CHECKS, Check, examine, examine_patient
+from moondream_station.doctor.patient import Patient, Unknowable
+from moondream_station.doctor.report import (
+    SECTIONS,
     Finding,
-    Remedy,
     Status,
     Verdict,
     error,
     ok,
     report_to_json,
 )
-from moondream_station.doctor.checks.patient import Patient, Unknowable
-from moondream_station.doctor.examination import examine, examine_patient
-from moondream_station.doctor.registry import CHECKS, Check
-from moondream_station.doctor.text import SECTIONS
 from support.machines import cpu_only
 from support.patients import ALONE, Here, finding_of, ids_of
 
@@ -154,7 +152,7 @@ async def test_an_error_and_nothing_else_makes_the_report_bad(patient: Patient) 
 
     async def is_ill(_: Patient) -> Verdict:
         await anyio.lowlevel.checkpoint()
-        return error("It is broken.", Remedy("Mend it."))
+        return error("It is broken.", "Mend it.")
 
     assert (await examine_patient(patient, [check_that(raises)])).is_ok
     report = await examine_patient(patient, [check_that(is_well), check_that(is_ill, "station.ill")])

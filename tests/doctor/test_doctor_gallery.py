@@ -9,9 +9,8 @@ import pytest
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.record import RecordedMachine, load_record
-from moondream_station.doctor.checks.findings import Report, Status, report_to_json
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.text import ASCII, report_text
+from moondream_station.doctor.report import ASCII, Report, Status, report_text, report_to_json
 from support.gallery import RecordedCase, recorded_cases
 from support.patients import finding_of, ids_of, words_of
 

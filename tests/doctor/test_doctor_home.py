@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from moondream_station.core.bus.journal import Journal
+from moondream_station.core.environments.store import unfinished
 from moondream_station.core.facts.errors import ErrorInfo
 from moondream_station.core.facts.events import (
     ActivationFailed,
@@ -32,10 +33,9 @@ from moondream_station.core.home.locks import activation_lock, announce_station
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import MachineRecord
-from moondream_station.doctor.checks.environments import leftovers
-from moondream_station.doctor.checks.findings import Report, Status
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.repair import repair
+from moondream_station.doctor.home import repair
+from moondream_station.doctor.report import Report, Status
 from support import machines as m
 from support.environments import made_home
 from support.patients import ALONE, Here, finding_of, ids_of, install, site_packages_of, words_of
@@ -316,7 +316,7 @@ async def test_left_overs_are_found_and_repaired(home: Home) -> None:
     done = await repair(home)
     assert len(done) == 6
     assert all(text.startswith("Removed ") for text in done)
-    assert leftovers(home) == []
+    assert unfinished(home) == ()
     again = await examined(home)
     assert not stale & ids_of(again.findings, Status.WARNING)
     assert finding_of(again, "environments.active").status is Status.OK
@@ -332,7 +332,7 @@ async def test_nothing_is_repaired_while_an_activation_runs(home: Home) -> None:
         report = await examined(home)
         assert finding_of(report, "environments.leftovers").status is Status.OK
         assert "switch m" in finding_of(report, "station.activation").summary
-    assert leftovers(home) == ["environments/0badc0de-0001"]
+    assert unfinished(home) == (home.environments / "0badc0de-0001",)
 
 
 async def test_nothing_is_repaired_where_there_is_no_home(tmp_path: Path) -> None:

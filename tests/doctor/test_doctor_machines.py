@@ -12,8 +12,8 @@ import pytest
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine
-from moondream_station.doctor.checks.findings import Report, Status, report_to_json
 from moondream_station.doctor.examination import examine
+from moondream_station.doctor.report import Report, Status, report_to_json
 from support import machines as m
 from support.patients import finding_of, ids_of, words_of
 from tools.reference.schemas import schemas

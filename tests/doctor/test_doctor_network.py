@@ -18,8 +18,8 @@ import trustme
 import moondream_station
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.doctor.checks.findings import Report, Status
 from moondream_station.doctor.examination import examine
+from moondream_station.doctor.report import Report, Status
 from support import machines as m
 from support.environments import made_home
 from support.index_traffic import Fault

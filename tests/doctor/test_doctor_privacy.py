@@ -12,10 +12,17 @@ from hypothesis import strategies as st
 
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.doctor.checks.findings import Remedy, Verdict, ok, report_to_json, warning
 from moondream_station.doctor.examination import examine
-from moondream_station.doctor.privacy import cleaner
-from moondream_station.doctor.text import ASCII, report_text
+from moondream_station.doctor.report import (
+    ASCII,
+    Remedy,
+    Verdict,
+    cleaner,
+    ok,
+    report_text,
+    report_to_json,
+    warning,
+)
 from support import machines as m
 from support.environments import made_home
 from support.patients import Here, install, site_packages_of
@@ -66,13 +73,7 @@ def test_every_text_of_a_verdict_is_cleaned_and_commands_stay() -> None:
     """Commands are the doctor's own words."""
     clean = cleaner(Home(root=Path("/srv/station")), ENVIRON)
     command = 'sudo usermod -aG video,render "$USER"'
-    verdict = clean(
-        warning(
-            "annika",
-            detail="annika\nhf_tokentokentoken",
-            remedy=Remedy(text="ask annika", commands=(command,)),
-        )
-    )
+    verdict = clean(warning("annika", "ask annika", command, detail="annika\nhf_tokentokentoken"))
     assert verdict == Verdict(
         status=verdict.status,
         summary="USER",

@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from moondream_station.doctor.checks.findings import Finding, Remedy, Report, Status, report_to_json
-from moondream_station.doctor.registry import CHECKS
-from moondream_station.doctor.text import ASCII, UNICODE, in_colour, report_text, symbols_for
+from moondream_station.doctor.examination import CHECKS
+from moondream_station.doctor.report import (
+    ASCII,
+    UNICODE,
+    Finding,
+    Remedy,
+    Report,
+    Status,
+    in_colour,
+    report_text,
+    report_to_json,
+    symbols_for,
+)
 
 
 def finding(section: str, status: Status, summary: str, **more: object) -> Finding:

@@ -17,7 +17,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.machine.machine import CommandResult, PlatformFacts
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine
 from moondream_station.core.resolve.pylock import write_pylock
-from moondream_station.doctor.checks.findings import Finding, Report, Status
+from moondream_station.doctor.report import Finding, Report, Status
 from support.environments import lock_of, locked_file
 from support.wheels import torch_wheel
 

@@ -1,19 +1,25 @@
-"""The machine, and the Python that environments are made from: can PyTorch run here at all."""
+"""The machine, and the Python and uv that environments are made with: can PyTorch run here at all."""
 
 from __future__ import annotations
 
+import shlex
 import sys
+from importlib import metadata
 
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.offers import in_words
 from moondream_station.core.facts.capabilities import Capabilities, Outcome
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON, own_interpreter
 from moondream_station.core.resolve.uv_program import OLDEST_UV, find_uv
-from moondream_station.doctor.checks.findings import Remedy, Verdict, error, ok, problem, warning
-from moondream_station.doctor.checks.patient import Patient, Unknowable, in_thread
+from moondream_station.doctor.patient import Patient, Unknowable, in_thread
+from moondream_station.doctor.report import Verdict, error, ok, problem, warning
 
 _BITS_32 = 2**32
 _UNKNOWN = {Outcome.FAILED, Outcome.TIMED_OUT}
+_INDEX_OPTIONS_AT = 4
+"""Where options stand in `python -m pip install …`."""
 _SURROUNDINGS = {"wsl2": "WSL2", "jetson": "NVIDIA Jetson"}
 
 
@@ -24,8 +30,8 @@ async def platform(patient: Patient) -> Verdict:
     facts = ", ".join(_facts(planned.capabilities))
     summary = f"{target.place} ({facts})" if facts else target.place
     if target.platform is None or (target.system == "Linux" and target.glibc is None):
-        remedy = Remedy("Run the station on a platform that PyTorch has wheels for.")
-        return error(f"PyTorch does not run here: {summary}.", remedy, planned.selection.reason)
+        text = "Run the station on a platform that PyTorch has wheels for."
+        return error(f"PyTorch does not run here: {summary}.", text, detail=planned.selection.reason)
     return ok(f"{summary}.")
 
 
@@ -44,8 +50,8 @@ async def probes(patient: Patient) -> Verdict:
     try:
         reports = (await patient.examined.get()).capabilities.probes
     except Unknowable as unknown:
-        remedy = Remedy("Report it: detection is built never to fail as a whole.")
-        return warning("This machine could not be detected.", remedy, unknown.reason)
+        text = "Report it: detection is built never to fail as a whole."
+        return warning("This machine could not be detected.", text, detail=unknown.reason)
     detail = [
         f"{probe.probe}: {probe.outcome.replace('_', ' ')}, {probe.detail} ({probe.seconds:.1f} s)"
         for probe in reports
@@ -56,18 +62,18 @@ async def probes(patient: Patient) -> Verdict:
             "The build was chosen by the other probes. Run a program that does not answer by hand; a file "
             "that can't be read needs a permission."
         )
-        return warning(f"Some probes found no answer: {', '.join(unanswered)}.", Remedy(text), detail)
+        return warning(f"Some probes found no answer: {', '.join(unanswered)}.", text, detail=detail)
     return ok(f"All {len(reports)} probes answered.", detail)
 
 
-async def version(patient: Patient) -> Verdict:
+async def python_version(patient: Patient) -> Verdict:
     """Whether PyTorch has wheels for this Python, and whether the station runs on it."""
     if patient.is_here:
         try:
             await in_thread(own_interpreter)
         except PythonUnsuitable as unsuitable:
             # The message names the interpreter's place, which may be private; the cleaner takes it out.
-            return error(unsuitable.message, Remedy(unsuitable.hint or "Install CPython."))
+            return error(unsuitable.message, unsuitable.hint or "Install CPython.")
     planned = await patient.planned.get()
     target = planned.case.target
     python = f"{target.python_full}{', free-threaded' if target.free_threaded else ''}"
@@ -75,7 +81,8 @@ async def version(patient: Patient) -> Verdict:
         others = await in_thread(planned.other_pythons)
         if others:
             summary = f"PyTorch has no wheel for Python {target.python_minor} here."
-            return error(summary, _with_another(f"Python {in_words(others)}"), planned.selection.reason)
+            text = _with_another(f"Python {in_words(others)}")
+            return error(summary, text, detail=planned.selection.reason)
     if target.python[:2] < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         others = await in_thread(planned.other_pythons)
@@ -86,17 +93,18 @@ async def version(patient: Patient) -> Verdict:
     return ok(f"Python {python}.")
 
 
-def _with_another(python: str, *commands: str) -> Remedy:
-    return Remedy(f"Install {python}, and reinstall the station with it.", commands)
+def _with_another(python: str) -> str:
+    return f"Install {python}, and reinstall the station with it."
 
 
-async def architecture(patient: Patient) -> Verdict:
+async def python_architecture(patient: Patient) -> Verdict:
     """Whether Python was built for this machine's CPU."""
     planned = await patient.planned.get()
     if planned.case.target.rosetta:
         return error(
             "This Python is built for x86-64 and translated by Rosetta; PyTorch has no wheel for it.",
-            _with_another("an arm64 Python", "/opt/homebrew/bin/brew install python@3.13"),
+            _with_another("an arm64 Python"),
+            "/opt/homebrew/bin/brew install python@3.13",
         )
     if patient.is_here and sys.maxsize <= _BITS_32:
         summary = "This Python is a 32-bit build; PyTorch has no wheel for it."
@@ -110,7 +118,30 @@ async def uv(patient: Patient) -> Verdict:
         await find_uv(patient.environ)
     except ProgramMissing as missing:
         subject = await patient.subject.get()
-        command = f"python -m pip install 'uv>={OLDEST_UV}'"
-        remedy = Remedy("Install it into the station's environment.", (command,))
-        return problem(missing.message, remedy, fatal=not subject.is_installed)
+        text, command = (
+            "Install it into the station's environment.",
+            f"python -m pip install 'uv>={OLDEST_UV}'",
+        )
+        return problem(missing.message, text, command, fatal=not subject.is_installed)
     return ok(f"uv {OLDEST_UV} or newer is installed.")
+
+
+async def own_torch(patient: Patient) -> Verdict:
+    """What torch this interpreter has; no model uses it."""
+    try:
+        version = await in_thread(metadata.version, "torch")
+    except metadata.PackageNotFoundError:
+        return ok("This interpreter has no torch, and needs none: each model has its own environment.")
+    planned = await patient.planned.get()
+    public, _, local = version.partition("+")
+    platform = planned.case.target.platform
+    name = local or (load_catalog().pypi_build(public, platform) if platform else None)
+    build = parse_build(name or "")
+    words = f"torch {version}" + (f" ({name})" if name and not local else "")
+    if build is None or build.kind is not Kind.CPU or not planned.is_accelerated:
+        return ok(f"This interpreter has {words}; the station does not use it.")
+    command = planned.selection.command
+    replaced = (*command[:_INDEX_OPTIONS_AT], "--force-reinstall", *command[_INDEX_OPTIONS_AT:])
+    summary = f"This interpreter has {words}, although this machine can run {planned.selection.build}."
+    text = "The station's models do not use it. To replace it, which can't be undone:"
+    return warning(summary, text, shlex.join(replaced))

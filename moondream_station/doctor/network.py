@@ -9,8 +9,8 @@ from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.index.offers import CollectedOffers
 from moondream_station.core.index.page_source import SourceReport
-from moondream_station.doctor.checks.findings import Remedy, Verdict, ok, problem, warning
-from moondream_station.doctor.checks.patient import Patient, Unknowable
+from moondream_station.doctor.patient import Patient, Unknowable
+from moondream_station.doctor.report import Verdict, ok, problem, warning
 
 _REMEDIES = {
     "name can't be resolved": (
@@ -34,7 +34,7 @@ _REMEDIES = {
 _OTHERWISE = "Check the address and the connection."
 _TORCH_INDEX = "PyTorch's index"
 _MIRROR = "MOONDREAM_STATION_TORCH_INDEX, or `torch_index` in config.json, names a mirror of it."
-_CONFIG_LIST = ("python -m pip config list",)
+_CONFIG_LIST = "python -m pip config list"
 
 _Reports = Sequence[SourceReport]
 
@@ -46,12 +46,12 @@ async def settings(patient: Patient) -> Verdict:
     except Unknowable as unknown:
         subject = await patient.subject.get()
         hint = unknown.failure.hint if isinstance(unknown.failure, StationError) else None
-        remedy = Remedy(hint or "Correct it; this shows all of it:", _CONFIG_LIST)
+        text = hint or "Correct it; this shows all of it:"
         summary = "pip's or uv's settings can't be used."
-        return problem(summary, remedy, unknown.reason, fatal=not subject.is_installed)
+        return problem(summary, text, _CONFIG_LIST, detail=unknown.reason, fatal=not subject.is_installed)
     if config.notes:
         summary = "Some of pip's or uv's settings are ignored."
-        return warning(summary, Remedy("Correct or remove them.", _CONFIG_LIST), config.notes)
+        return warning(summary, "Correct or remove them.", _CONFIG_LIST, detail=config.notes)
     places = len(config.index_urls)
     proxies = {scheme: urlsplit(url).netloc.rpartition("@")[2] for scheme, url in config.proxies.items()}
     shown = [
@@ -115,11 +115,11 @@ def _verdict(name: str, reports: _Reports, *, fatal: bool) -> Verdict:
     reason = next(iter(failed), reports[0].detail if reports else "no address is set")
     text = next((text for word, text in _REMEDIES.items() if word in reason), _OTHERWISE)
     # PyTorch's index is set in the station's own settings, which pip does not show.
-    remedy = Remedy(f"{text} {_MIRROR}") if name == _TORCH_INDEX else Remedy(text, _CONFIG_LIST)
+    remedy = (f"{text} {_MIRROR}",) if name == _TORCH_INDEX else (text, _CONFIG_LIST)
     if has_answered:
-        return warning(f"{name} answers only in part.", remedy, _lines(reports))
+        return warning(f"{name} answers only in part.", *remedy, detail=_lines(reports))
     what = "can't be reached" if failed else "has no torch"
-    return problem(f"{name} {what}: {reason}.", remedy, _lines(reports), fatal=fatal)
+    return problem(f"{name} {what}: {reason}.", *remedy, detail=_lines(reports), fatal=fatal)
 
 
 def _lines(reports: _Reports) -> list[str]:

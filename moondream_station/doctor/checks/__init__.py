@@ -1,1 +1,0 @@
-"""What the doctor checks, one module a subject, and the facts that several checks need."""
