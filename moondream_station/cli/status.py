@@ -94,6 +94,10 @@ def status_text(shown: Mapping[str, Any], broken: str | None = None) -> str:
     if activation := shown["activation"]:
         where = f"at {activation['stage']}, since {activation['started_at']}"
         lines.append(f"Running: switch to {activation['model']}, {where}")
+    for call in shown["calls"] or ():
+        total = "" if call["total"] is None else f" of {call['total']}"
+        done = "" if call["done"] is None else f", {call['done']}{total} {call['unit']} so far"
+        lines.append(f"Answering: {call['function']}, since {call['seconds']:.0f} s{done}")
     return "\n".join(lines)
 
 

@@ -50,7 +50,7 @@ from moondream_station.core.facts.events import (
     CancelReason,
     Event,
 )
-from moondream_station.core.facts.state import StationInfo, StationState, status
+from moondream_station.core.facts.state import CallShown, StationInfo, StationState, status
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
@@ -146,7 +146,7 @@ class Station:
 
     def status(self) -> Mapping[str, Any]:
         """The status shape."""
-        return status(self.state)
+        return status(self.state, tuple(CallShown(**call) for call in self._pool.calls()))
 
     def models(self) -> Mapping[str, Any]:
         """The manifest's models."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -10,8 +10,23 @@ from typing import Any, Protocol, TypeAlias
 from moondream_station.core.facts.events import Event
 from moondream_station.core.facts.state import StationState
 
-Answer: TypeAlias = Mapping[str, Any] | AsyncIterator[Any]
-"""What a function returns: its whole answer, or the chunks of a streamed one as they arise."""
+Progress: TypeAlias = Callable[[int, int | None, str], object]
+"""Called with how far a call is: done, total where known, and of what."""
+
+
+class ChunkStream(Protocol):
+    """The chunks of a streamed answer, as they arise."""
+
+    @property
+    def rest(self) -> Mapping[str, Any]:
+        """What the answer holds beside them."""
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Iterate over the chunks; may also fail."""
+
+
+Answer: TypeAlias = Mapping[str, Any] | ChunkStream
+"""What a function returns: its whole answer, or a streamed one."""
 
 
 class EventFeed(Protocol):
@@ -48,11 +63,16 @@ class StationApi(Protocol):
         """Names of the active backend's functions; empty while no backend is active."""
 
     def call(
-        self, function: str, arguments: Mapping[str, Any], *, timeout_seconds: float | None
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout_seconds: float | None,
+        progress: Progress = lambda *_: None,
     ) -> AbstractAsyncContextManager[Answer]:
         """Call a function of the active backend with JSON values; leaving the context early cancels the call.
 
-        A streamed answer may also fail while it is iterated over. Without a limit the configured one counts.
+        Without a limit the configured one counts. `progress` may be called until the context is entered.
         """
 
     def request_switch(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.http.answers import error_response, function_error, json_response, to_json
-from moondream_station.http.api import StationApi
+from moondream_station.http.api import ChunkStream, StationApi
 from moondream_station.http.arguments import FunctionCall, read_call
 from moondream_station.http.connection import attend
 from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
@@ -25,6 +25,8 @@ from moondream_station.http.refusals import MethodRefused
 
 UNREAD_CHUNKS: Final = 1024
 """How much of a stream is kept for a client that reads more slowly than the backend computes."""
+_OF_STREAMS: Final = frozenset({"progress", "chunk", "stats", "completed", "error", "status", "code"})
+"""What events of a stream say with these keys; an answer's own parts of these names are left out."""
 
 
 def function_name(path: str) -> str:
@@ -92,22 +94,55 @@ class _Exchange:
 
     async def run(self) -> None:
         """Call the function and answer."""
+        unread, read = anyio.create_memory_object_stream[bytes](UNREAD_CHUNKS)
+        # What is sent is sent outside the call: a client that reads slowly must not hold the backend.
+        with as_raised(), read:
+            async with anyio.create_task_group() as passing_on:
+                with unread:
+                    answer = await self._ask(
+                        unread, lambda: passing_on.start_soon(self._pass_on, read.clone())
+                    )
+            if answer is not None:
+                await self._respond(answer)
+
+    async def _ask(
+        self, unread: MemoryObjectSendStream[bytes], begin: Callable[[], object]
+    ) -> Response | None:
+        """Call the function; gives its whole answer, None where that is streamed.
+
+        A stream begins as soon as the backend says how far it is: its first word may take minutes.
+        """
         call = self.call
-        with as_raised():
-            async with AsyncExitStack() as streaming:
-                async with self.station.call(
-                    call.function, call.arguments, timeout_seconds=call.timeout_seconds
-                ) as answer:
-                    if not isinstance(answer, Mapping):
-                        self.is_streaming = True
-                        tasks = await streaming.enter_async_context(anyio.create_task_group())
-                        unread, read = anyio.create_memory_object_stream[bytes](UNREAD_CHUNKS)
-                        tasks.start_soon(self._pass_on, read)
-                        with unread:
-                            await self._take(answer, unread)
-                # Outside the call: a client that reads slowly must not hold the backend.
-                if isinstance(answer, Mapping):
-                    await self._respond(self._whole(answer))
+
+        def stream() -> None:
+            if not self.is_streaming:
+                self.is_streaming = True
+                begin()
+
+        def tell(done: int, total: int | None, unit: str) -> None:
+            if call.arguments.get("stream"):
+                stream()
+                with suppress(anyio.WouldBlock):
+                    unread.send_nowait(_event({"progress": {"done": done, "total": total, "unit": unit}}))
+
+        try:
+            async with self.station.call(
+                call.function, call.arguments, timeout_seconds=call.timeout_seconds, progress=tell
+            ) as answer:
+                if not isinstance(answer, Mapping):
+                    stream()
+                    await self._take(answer, unread)
+                    return None
+            whole = self._whole(answer)
+        except StationError as error:
+            if not self.is_streaming:
+                raise
+            self.last = _event(function_error(error))
+            return None
+        if not self.is_streaming:
+            return whole
+        self.last = b"data: %b\n\n%b" % (bytes(whole.body), _event({"completed": True}))
+        return None
 
     async def fail(self, error: StationError) -> None:
         """Answer with an error, or end the stream with it; nothing where the answer was complete."""
@@ -132,11 +167,14 @@ class _Exchange:
         self.is_answered = True
         await response(self.scope, self.receive, self.send)
 
-    async def _take(self, chunks: AsyncIterator[Any], unread: MemoryObjectSendStream[bytes]) -> None:
+    async def _take(self, chunks: ChunkStream, unread: MemoryObjectSendStream[bytes]) -> None:
         """Take the stream from the backend at its pace, up to its end or an error of either side."""
         patience = self.call.timeout_seconds or self.station.stats()["default_timeout"]
         count = 0
+        rest = {name: value for name, value in chunks.rest.items() if name not in _OF_STREAMS}
         try:
+            if rest:
+                await unread.send(_event(rest))
             async for chunk in chunks:
                 with anyio.fail_after(patience):
                     await unread.send(_event({"chunk": chunk}))

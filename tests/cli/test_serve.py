@@ -53,6 +53,43 @@ def test_it_says_where_it_serves_and_answers_at_once(lasting: Premises) -> None:
     assert not lasting.home.station.exists()
 
 
+THINKING = """
+import os, time
+
+def query(path, progress, stream=False, **kwargs):
+    tokens = 0
+    while not os.path.exists(path):
+        tokens += 1
+        progress(tokens)
+        time.sleep(0.02)
+    answer = {"reasoning": {"text": "thought", "grounding": []}}
+    return {**answer, "answer": iter(["a ", "cat"]) if stream else "a cat"}
+"""
+
+
+def test_a_slow_answer_says_how_far_it_is(installed: Premises, tmp_path: Path) -> None:
+    """To who reads its stream before it has a word, and to `status`; its reasoning comes before the words."""
+    gate = tmp_path / "gate"
+    installed.add_model("thinking", requirements="", source=THINKING)
+    with serving(installed) as station:
+        assert run_json(installed, "status")["calls"] == []
+        switch(installed, "thinking")
+        with station.streaming("/v1/query", {"path": str(gate), "stream": True}) as lines:
+            first = json.loads(next(lines).removeprefix(b"data: "))["progress"]
+            assert (first["total"], first["unit"]) == (None, "tokens")
+            (call,) = run_json(installed, "status")["calls"]
+            assert (call["function"], call["unit"]) == ("query", "tokens")
+            assert call["done"] >= first["done"] > 1
+            assert "Answering: query, since" in run(installed, "status").stdout
+            gate.touch()
+            sent = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.strip()]
+        told = [message for message in sent if "progress" not in message]
+        thought = {"reasoning": {"text": "thought", "grounding": []}}
+        assert told[:3] == [thought, {"chunk": "a "}, {"chunk": "cat"}]
+        assert told[-1] == {"completed": True}
+    assert run_json(installed, "status")["calls"] is None
+
+
 def test_an_open_event_stream_does_not_hold_up_the_end(lasting: Premises) -> None:
     """SIGINT ends a station within seconds, with exit code 0, whoever listens."""
     with serving(lasting) as station:

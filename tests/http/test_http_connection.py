@@ -14,7 +14,7 @@ from moondream_station.http.api import Answer
 from moondream_station.http.connection import Patience
 from moondream_station.http.functions import UNREAD_CHUNKS
 from support.http_server import Line, Served, serving
-from support.station_api import FakeStation, chunks, gives
+from support.station_api import Chunks, FakeStation, chunks, gives
 
 pytestmark = pytest.mark.anyio
 
@@ -185,7 +185,7 @@ async def test_a_client_that_reads_nothing_frees_the_worker() -> None:
             yield "x" * 10_000
 
     station = FakeStation()
-    station.backend["caption"] = lambda _: endless()
+    station.backend["caption"] = lambda _: Chunks(endless(), {})
     async with serving(station) as served, served.line() as line:
         body = '{"stream": true, "timeout": 0.2}'
         await line.send(f"{HEAD}Content-Length: {len(body)}\n\n{body}")

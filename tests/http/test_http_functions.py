@@ -30,7 +30,7 @@ from moondream_station.core.facts.errors import (
 from moondream_station.http.api import Answer
 from moondream_station.http.functions import count_tokens, function_name, measure
 from support.http_server import Served, serving
-from support.station_api import FakeStation, chunks, echoes, gives, raises
+from support.station_api import Chunks, FakeStation, Function, chunks, echoes, gives, raises
 
 pytestmark = pytest.mark.anyio
 
@@ -341,11 +341,60 @@ async def test_an_error_in_mid_stream_is_its_last_message(served: Served, client
     """The status is sent already; the client is told all the same, and nothing says completed."""
     served.station.backend["caption"] = gives(chunks("a", then=WorkerFailed("The worker died")))
     response = await client.post("/v1/caption", json={"stream": True})
-    messages = [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n")[:-1]]
-    assert messages == [
+    assert messages_of(response.text) == [
         {"chunk": "a"},
         {"error": "The worker died", "status": "error", "code": "worker-failed"},
     ]
+
+
+def messages_of(text: str) -> list[dict[str, Any]]:
+    """What a stream sent."""
+    return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n")[:-1]]
+
+
+async def test_a_stream_tells_what_the_answer_holds_beside_it(
+    served: Served, client: httpx2.AsyncClient
+) -> None:
+    """First of all, as the reasoning; nothing that clients would take for a message of the stream's."""
+    thought = {"text": "a tail", "grounding": []}
+    served.station.backend["query"] = gives(chunks("cat", reasoning=thought, completed=True, chunk="x"))
+    response = await client.post("/v1/query", json={"stream": True})
+    first, *rest = messages_of(response.text)
+    assert first == {"reasoning": thought}
+    assert rest[0] == {"chunk": "cat"}
+    assert rest[-1] == {"completed": True}
+
+
+@pytest.mark.parametrize(
+    ("answer", "last"),
+    [
+        (gives(chunks("cat")), [{"chunk": "cat"}, {"stats": ...}, {"completed": True}]),
+        (gives({"answer": "cat"}), [{"answer": "cat", "_stats": ...}, {"completed": True}]),
+        (
+            raises(WorkerFailed("The worker died")),
+            [{"error": "The worker died", "status": "error", "code": "worker-failed"}],
+        ),
+    ],
+)
+async def test_a_stream_tells_how_far_its_first_word_is(
+    served: Served, client: httpx2.AsyncClient, answer: Function, last: list[dict[str, Any]]
+) -> None:
+    """It has begun then, whatever comes of it; an answer that is not streamed is told whole all the same."""
+    served.station.backend["query"] = answer
+    served.station.steps = [(3, None, "tokens")]
+    response = await client.post("/v1/query", json={"stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    first, *rest = messages_of(response.text)
+    assert first == {"progress": {"done": 3, "total": None, "unit": "tokens"}}
+    timed = [{name: ... if "stats" in name else part for name, part in message.items()} for message in rest]
+    assert timed == last
+
+
+async def test_a_whole_answer_waits_in_silence(served: Served, client: httpx2.AsyncClient) -> None:
+    """Who does not ask for a stream gets none."""
+    served.station.backend["query"] = gives({"answer": "cat"})
+    served.station.steps = [(3, None, "tokens")]
+    assert (await client.post("/v1/query", json={})).json()["answer"] == "cat"
 
 
 async def test_a_chunk_without_json_form_ends_the_stream_with_an_error(
@@ -376,7 +425,7 @@ async def test_a_client_that_leaves_cancels_its_call(served: Served, streams: bo
     async def function(_arguments: Mapping[str, Any]) -> Answer:
         if not streams:
             await never()
-        return endless()
+        return Chunks(endless(), {})
 
     served.station.backend["caption"] = function
     async with served.line() as line:
@@ -399,7 +448,7 @@ async def test_a_station_that_stops_gives_up_its_calls(streams: bool) -> None:  
         if not streams:
             waits.set()
             await anyio.sleep_forever()
-        return endless()
+        return Chunks(endless(), {})
 
     station = FakeStation()
     station.backend["caption"] = function

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from moondream_station.core.facts.events import (
     Stage,
 )
 from moondream_station.core.facts.state import StationInfo, StationState, status
-from moondream_station.http.api import Answer
+from moondream_station.http.api import Answer, Progress
 
 Function = Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]
 
@@ -71,6 +72,7 @@ class FakeStation:
         )
         self.backend: dict[str, Function] = {}
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
+        self.steps: list[tuple[int, int | None, str]] = []
         self.left: list[str] = []
         self.listed: Mapping[str, Any] = MODELS
         self.listed_in: list[threading.Thread] = []
@@ -114,11 +116,18 @@ class FakeStation:
 
     @asynccontextmanager
     async def call(
-        self, function: str, arguments: Mapping[str, Any], *, timeout_seconds: float | None
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout_seconds: float | None,
+        progress: Progress = lambda *_: None,
     ) -> AsyncIterator[Answer]:
         """Call what the test put into `backend`; `left` tells that the caller has gone on."""
         self.calls.append((function, dict(arguments), timeout_seconds))
         try:
+            for step in self.steps:
+                progress(*step)
             answer = self.backend[function](arguments)
             yield await answer if isinstance(answer, Awaitable) else answer
         finally:
@@ -200,10 +209,25 @@ def raises(error: StationError) -> Function:
     return function
 
 
-async def chunks(*parts: Any, then: StationError | None = None) -> AsyncIterator[Any]:
-    """A streamed answer, whole or broken off."""
-    for part in parts:
-        await anyio.lowlevel.checkpoint()
-        yield part
-    if then is not None:
-        raise then
+@dataclass
+class Chunks:
+    """A streamed answer."""
+
+    parts: AsyncIterator[Any]
+    rest: Mapping[str, Any]
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self.parts
+
+
+def chunks(*parts: Any, then: StationError | None = None, **rest: Any) -> Chunks:
+    """A streamed answer, whole or broken off, and what it holds beside the stream."""
+
+    async def iterate() -> AsyncIterator[Any]:
+        for part in parts:
+            await anyio.lowlevel.checkpoint()
+            yield part
+        if then is not None:
+            raise then
+
+    return Chunks(iterate(), rest)

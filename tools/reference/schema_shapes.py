@@ -21,6 +21,7 @@ SEQ: Final[Schema] = {
 
 _TEXT: Final[Schema] = {"type": "string"}
 _TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
+_COUNT_OR_NULL: Final[Schema] = {"type": ["integer", "null"], "minimum": 0}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
 _YES_OR_NO: Final[Schema] = {"type": "boolean"}
@@ -186,6 +187,21 @@ BY_HAND: Final[Mapping[str, Schema]] = {
     "function-stream": {
         "description": "One message of the stream that `POST /v1/FUNCTION` answers with `stream`.",
         "oneOf": [
+            whole(
+                "How far the answer is, before its first piece; only from backends that say it.",
+                {
+                    "progress": whole(
+                        "Done, of how many, and of what.",
+                        {"done": _COUNT, "total": _COUNT_OR_NULL, "unit": _TEXT},
+                    )
+                },
+            ),
+            {
+                "description": "What the answer holds beside its text, such as `reasoning`: before it.",
+                "type": "object",
+                "minProperties": 1,
+                "propertyNames": {"not": {"enum": ["progress", "chunk", "stats", "completed"]}},
+            },
             whole("A piece of the answer.", {"chunk": _TEXT}),
             whole("What the answer took, after the last piece.", {"stats": _FUNCTION_STATS}),
             whole("The last message.", {"completed": {"const": True}}),

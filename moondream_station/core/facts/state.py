@@ -60,14 +60,38 @@ class StationShown(StationInfo):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallShown:
+    """A call that the active model answers.
+
+    Args:
+        function: Its name.
+        seconds: How long the model has been at it.
+        done: How far it is, as the backend says, or how much was streamed.
+        total: Of how many.
+        unit: Of what, mostly `tokens`.
+    """
+
+    function: str
+    seconds: float
+    done: int | None
+    total: int | None
+    unit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Station, active model and its verification, running activation, machine; null where there is none."""
+    """Station, active model and its verification, running activation, machine; null where there is none.
+
+    Args:
+        calls: What the active model answers now; null where no station serves, and in snapshots.
+    """
 
     station: StationShown | None
     active: ActiveShown | None
     verification: VerificationReport | None
     activation: ActivationShown | None
     capabilities: Capabilities | None
+    calls: tuple[CallShown, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +138,7 @@ def apply(state: StationState, event: Event) -> StationState:
     return state
 
 
-def status(state: StationState) -> dict[str, Any]:
+def status(state: StationState, calls: tuple[CallShown, ...] | None = None) -> dict[str, Any]:
     """The state as `status --json`, `GET /v1/station` and a snapshot show it."""
     shown = Status(
         station=_as(StationShown, state.station, seq=state.seq),
@@ -122,6 +146,7 @@ def status(state: StationState) -> dict[str, Any]:
         verification=state.verification,
         activation=_as(ActivationShown, state.activation),
         capabilities=state.capabilities,
+        calls=calls,
     )
     data: dict[str, Any] = to_json(shown)
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from moondream_station.core.facts.errors import (
     WorkerReplaced,
     WorkerTimeout,
 )
-from moondream_station.core.worker.link import CallStream, Request
+from moondream_station.core.worker.link import CallStream, Progress, Request
 from moondream_station.core.worker.worker import Worker, answer
 
 
@@ -38,16 +39,12 @@ class Line:
     def __init__(self) -> None:
         self.worker: Worker | None = None
         self._waiting: dict[object, anyio.Event] = {}
-        self._seated: Counter[Worker] = Counter()
+        self.seated: Counter[Worker] = Counter()
+        """How many calls occupy each worker, the former ones included."""
         self._changed = anyio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    @property
-    def seated(self) -> int:
-        """How many calls occupy a worker, the former ones included."""
-        return self._seated.total()
 
     def join(self) -> object:
         """Stand at the end of the line; gives a ticket."""
@@ -68,23 +65,19 @@ class Line:
             worker is None
             or worker.failure is not None
             or next(iter(self._waiting)) is not ticket
-            or self._seated[worker] >= worker.threads
+            or self.seated[worker] >= worker.threads
         ):
             return None
-        self._seated[worker] += 1
+        self.seated[worker] += 1
         self.change()
         return worker
 
     def give_seat_back(self, worker: Worker) -> None:
         """The worker is done with one call."""
-        self._seated[worker] -= 1
-        if self._seated[worker] <= 0:
-            del self._seated[worker]
+        self.seated[worker] -= 1
+        if self.seated[worker] <= 0:
+            del self.seated[worker]
         self.change()
-
-    def is_occupied(self, worker: Worker) -> bool:
-        """Whether calls still run on a worker."""
-        return worker in self._seated
 
     def change(self, *, is_for_all: bool = False) -> None:
         """Let who is first look again; waking everybody for each seat made 64 clients slower than one."""
@@ -149,6 +142,7 @@ class InferencePool:
         self._service: _Service | None = None
         self._service_changed = anyio.Event()
         self._failure: StationError | None = None
+        self._begun: list[Request] = []
         self._timeouts = 0
         self._processed = 0
         self._answered = 0
@@ -185,31 +179,43 @@ class InferencePool:
 
     async def drained(self, worker: Worker) -> None:
         """Wait until no call runs on a worker."""
-        while self._line.is_occupied(worker):
+        while worker in self._line.seated:
             await self._line.wait_for_change()
         await checkpoint()
 
     async def run(self) -> None:
-        """Look after the worker, for as long as the station lives."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
+        """Look after one worker after another, for as long as the station lives."""
+        async with anyio.create_task_group() as lasting:
+            self._tasks = lasting
             try:
-                await self._look_after()
+                while True:
+                    changed, service, worker = self._service_changed, self._service, self._line.worker
+                    async with anyio.create_task_group() as tasks:
+                        if service is not None and service.restart is not None and worker is not None:
+                            tasks.start_soon(self._keep_alive, service, service.restart, worker)
+                        await changed.wait()
+                        tasks.cancel_scope.cancel()  # a change of service ends what is done for the former
             finally:
                 self._tasks = None
 
     @asynccontextmanager
     async def call(
-        self, function: str, kwargs: Mapping[str, Any], *, timeout_seconds: float | None = None
+        self,
+        function: str,
+        kwargs: Mapping[str, Any],
+        *,
+        timeout_seconds: float | None = None,
+        progress: Progress = lambda *_: None,
     ) -> AsyncIterator[dict[str, Any] | CallStream]:
         """Let the active model's backend run a function; leaving the block gives up what is left of a stream.
 
         `timeout_seconds` is for waiting and answer together, and then for each chunk of a streamed one; None,
-        0 or less is the default. A `WorkerTimeout` may also come while the stream is read.
+        0 or less is the default. A `WorkerTimeout` may also come while the stream is read. `progress` is
+        called until the answer, or its stream, begins.
         """
         seconds = timeout_seconds if timeout_seconds is not None and timeout_seconds > 0 else None
         try:
-            worker, request, result = await self._ask(function, kwargs, seconds)
+            worker, request, result = await self._ask(function, kwargs, seconds, progress)
             try:
                 yield result
             finally:
@@ -225,7 +231,7 @@ class InferencePool:
             "workers": 0 if worker is None else worker.threads,
             "queue_size": len(self._line),
             "max_queue_size": self.max_queue_size,
-            "processing": self._line.seated,
+            "processing": self._line.seated.total(),
             "timeouts": self._timeouts,
             "default_timeout": self.timeout_seconds,
             "model": None if self._service is None else self._service.model,
@@ -233,15 +239,23 @@ class InferencePool:
             "requests_processed": self._processed,
         }
 
+    def calls(self) -> list[dict[str, Any]]:
+        """What the workers work on, and how far that is."""
+        return [request.shown() for request in self._begun if not request.is_ended]
+
     async def _ask(
-        self, function: str, kwargs: Mapping[str, Any], own_seconds: float | None
+        self, function: str, kwargs: Mapping[str, Any], own_seconds: float | None, progress: Progress
     ) -> tuple[Worker, Request, dict[str, Any] | CallStream]:
         """Get an answer; a call that a worker never began before it ended goes to the next worker."""
         while True:
             seconds = own_seconds or self.timeout_seconds
-            worker, request, remaining = await self._begin(function, kwargs, seconds)
-            is_watched = own_seconds is None and not worker.has_answered
-            get = partial(worker.frame_while_alive, request, self.stall_seconds) if is_watched else None
+            worker, deadline = await self._take_seat(function, seconds, is_patient=own_seconds is None)
+            request = self._begin(worker, function, kwargs)
+            remaining: float | None = max(0.0, deadline - anyio.current_time())
+            get = partial(request.past_progress, progress)
+            if own_seconds is None and not worker.has_answered:
+                remaining = None
+                get = partial(worker.frame_while_alive, request, self.stall_seconds, progress)
             try:
                 result = await answer(request, remaining, chunk_seconds=seconds, get=get)
             except (WorkerFailed, WorkerReplaced):
@@ -253,39 +267,61 @@ class InferencePool:
                 self._processed += 1
                 self._let_go(worker, request)
                 raise
-            worker.has_answered = True
+            # Backends of 0.1 raise nothing: one whose model could not be loaded loads it in its next call.
+            if not worker.has_answered and (isinstance(result, CallStream) or not result.get("error")):
+                worker.has_answered = True
+                self._line.change(is_for_all=True)
             self._processed += 1
             self._answered += 1
             return worker, request, result
 
-    async def _begin(
-        self, function: str, kwargs: Mapping[str, Any], seconds: float
-    ) -> tuple[Worker, Request, float]:
-        """Wait for a seat and send the call; gives how many seconds are left for its answer."""
-        await checkpoint()
-        self._check_serving()
-        ticket = self._line.join()
-        try:
-            deadline = anyio.current_time() + seconds
-            worker = self._line.take_seat(ticket) if self._state is PoolState.READY else None
-            if worker is None and len(self._line) > self.max_queue_size:
-                raise WorkerBusy(
-                    f"{self.max_queue_size} requests are waiting already.",
-                    hint="Try again in a second; inference_max_queue_size says how many may wait.",
-                )
-            if worker is None:
-                worker, deadline = await self._wait_for_seat(ticket, function, seconds)
-        finally:
-            self._line.leave(ticket)
+    def _begin(self, worker: Worker, function: str, kwargs: Mapping[str, Any]) -> Request:
+        """Send a call to a worker on which it has a seat."""
         try:
             request = worker.begin(function, kwargs, on_end=partial(self._line.give_seat_back, worker))
         except StationError:
             self._line.give_seat_back(worker)
             raise
-        return worker, request, max(0.0, deadline - anyio.current_time())
+        self._begun = [*(begun for begun in self._begun if not begun.is_ended), request]
+        return request
 
-    async def _wait_until_loaded(self, seconds: float) -> float:
-        """Wait for a worker that loads; gives when the request's own time is over, which begins only then."""
+    async def _take_seat(self, function: str, seconds: float, *, is_patient: bool) -> tuple[Worker, float]:
+        """Wait for a worker that is ready and free; gives when the request's own time is over.
+
+        That begins when a worker is ready; for who `is_patient`, when it has given its first answer, to
+        whomever: it may load its model for it.
+        """
+        await checkpoint()
+        ticket = self._line.join()
+        deadline = math.inf
+        try:
+            while True:
+                self._check_serving()
+                now, worker = anyio.current_time(), self._line.worker
+                is_first = worker is None or (is_patient and not worker.has_answered)
+                deadline = math.inf if is_first else min(deadline, now + seconds)
+                # No checkpoint after the seat is taken: a cancellation there would lose it.
+                if (worker := self._line.take_seat(ticket)) is not None:
+                    return worker, min(deadline, now + seconds)
+                if len(self._line) > self.max_queue_size:
+                    raise WorkerBusy(
+                        f"{self.max_queue_size} requests are waiting already.",
+                        hint="Try again in a second; inference_max_queue_size says how many may wait.",
+                    )
+                if deadline <= now:
+                    raise WorkerTimeout(
+                        f"`{function}` did not get its turn within {seconds:g} s.",
+                        hint="The worker is busy: try again, or give the request a longer `timeout`.",
+                    )
+                if self._state is PoolState.LOADING:
+                    await self._wait_until_loaded()
+                else:
+                    with anyio.CancelScope(deadline=deadline):
+                        await self._line.wait_for_turn(ticket)
+        finally:
+            self._line.leave(ticket)
+
+    async def _wait_until_loaded(self) -> None:
         with anyio.move_on_after(self.loading_seconds):
             await checkpoint()
             while self._state is PoolState.LOADING:
@@ -295,26 +331,6 @@ class InferencePool:
                 f"The model is still loading after {self.loading_seconds:g} s.",
                 hint="Try again later; `moondream-station status` shows how far it is.",
             )
-        return anyio.current_time() + seconds
-
-    async def _wait_for_seat(self, ticket: object, function: str, seconds: float) -> tuple[Worker, float]:
-        """Wait for a worker that is ready and free; gives when the request's own time is over."""
-        deadline = anyio.current_time() + seconds
-        while True:
-            if self._state is PoolState.LOADING:
-                deadline = await self._wait_until_loaded(seconds)
-            self._check_serving()
-            # No checkpoint after the seat is taken: a cancellation there would lose it.
-            if (worker := self._line.take_seat(ticket)) is not None:
-                return worker, deadline
-            remaining = deadline - anyio.current_time()
-            if remaining <= 0:
-                raise WorkerTimeout(
-                    f"`{function}` did not get its turn within {seconds:g} s.",
-                    hint="The worker is busy: try again, or give the request a longer `timeout`.",
-                )
-            with anyio.move_on_after(remaining):
-                await self._line.wait_for_turn(ticket)
 
     def _check_serving(self) -> None:
         if self._state is PoolState.STOPPED:
@@ -353,16 +369,6 @@ class InferencePool:
         self._state = state
         self._line.worker = worker
         self._line.change(is_for_all=True)
-
-    async def _look_after(self) -> None:
-        """Serve one service after another; a change of service cancels what is done for the former one."""
-        while True:
-            changed, service, worker = self._service_changed, self._service, self._line.worker
-            async with anyio.create_task_group() as tasks:
-                if service is not None and service.restart is not None and worker is not None:
-                    tasks.start_soon(self._keep_alive, service, service.restart, worker)
-                await changed.wait()
-                tasks.cancel_scope.cancel()
 
     async def _keep_alive(
         self, service: _Service, restart: Callable[[], Awaitable[Worker]], worker: Worker

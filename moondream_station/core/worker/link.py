@@ -33,6 +33,8 @@ from moondream_station.core.worker.worker_protocol import (
 )
 
 Frame: TypeAlias = dict[str, Any]
+Progress: TypeAlias = Callable[[int, int | None, str], object]
+"""Called with how far a backend says it is: done, total where known, and of what."""
 
 _LAST_FRAMES_SECONDS: Final = 1.0
 """How long a dead worker's pipe is read on, for answers that it gave before."""
@@ -59,17 +61,33 @@ class Request:
         self._frames: deque[Frame | StationError] = deque()
         self._arrived = anyio.Event()
         self._unreported = 0
+        self._sent_at = anyio.current_time()
+        self._progress: Frame = {"done": None, "total": None, "unit": None}
 
     @property
     def is_ended(self) -> bool:
         """Whether the worker is done with it, or gone."""
         return self.ended.is_set()
 
+    def shown(self) -> Frame:
+        """How far it is, as `status` shows it: `done` of `total`, which are null as long as nobody says."""
+        seconds = anyio.current_time() - self._sent_at
+        return {"function": self.subject, "seconds": round(seconds, 3), **self._progress}
+
     def put(self, frame: Frame) -> bool:
         """Take a frame from the worker; False where it sends more than it was asked for."""
         self._add(frame)
-        if frame["kind"] in {"result", "error", "end"}:
-            self._end()
+        match frame["kind"]:
+            case "result" | "error" | "end":
+                self._end()
+            case "progress":
+                self._progress = {name: frame[name] for name in self._progress}
+            case "stream":
+                self._progress = {"done": 0, "total": None, "unit": "tokens"}
+            case "chunk":
+                self._progress["done"] += 1
+            case _:
+                pass
         return len(self._frames) <= STREAM_WINDOW + 2
 
     def fail(self, error: StationError) -> None:
@@ -100,11 +118,19 @@ class Request:
             raise frame
         return frame
 
-    async def next_frame(self, timeout_seconds: float | None) -> Frame:
+    async def past_progress(self, progress: Progress) -> Frame:
+        """The next frame that isn't progress, which is passed on."""
+        while (frame := await self.get())["kind"] == "progress":
+            progress(frame["done"], frame["total"], frame["unit"])
+        return frame
+
+    async def next_frame(
+        self, timeout_seconds: float | None, get: Callable[[], Awaitable[Frame]] | None = None
+    ) -> Frame:
         """The next frame that isn't an error. Whoever leaves without one abandons the request."""
         try:
             with anyio.fail_after(timeout_seconds):
-                return await self.checked(self.get)
+                return await self.checked(get or self.get)
         except TimeoutError:
             raise WorkerTimeout(
                 f"The backend did not answer `{self.subject}` within {round(timeout_seconds or 0, 2):g} s.",
@@ -144,8 +170,10 @@ class Request:
 class CallStream:
     """The chunks of a streamed answer. Use it up, or `aclose()` it: until then it occupies the worker."""
 
-    def __init__(self, request: Request, key: str, *, timeout_seconds: float | None) -> None:
-        self.key = key
+    def __init__(self, request: Request, first: Frame, *, timeout_seconds: float | None) -> None:
+        self.key: str = first["key"]
+        self.rest: Mapping[str, Any] = first["rest"]
+        """What the answer holds beside the stream, as its reasoning."""
         self._request = request
         self._timeout_seconds = timeout_seconds
         self._is_over = False
@@ -329,7 +357,7 @@ class Link:
             case (
                 {"kind": "result", "id": int(number), "value": dict()}
                 | {"kind": "error", "id": int(number), "code": str(), "message": str()}
-                | {"kind": "stream", "id": int(number), "key": str()}
+                | {"kind": "stream", "id": int(number), "key": str(), "rest": dict()}
                 | {"kind": "chunk", "id": int(number), "value": _}
                 | {"kind": "end", "id": int(number)}
                 | {"kind": "progress", "id": int(number), "done": int(), "total": int() | None, "unit": str()}

@@ -23,7 +23,7 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.home.layout import expanded
-from moondream_station.core.worker.link import Frame, Request
+from moondream_station.core.worker.link import Frame, Progress, Request
 
 _FACTOR: Final = 2
 """Weights are there twice for a moment, as they are read and as they are used."""
@@ -50,8 +50,7 @@ class LoadOptions(TypedDict, total=False):
     """How long it may show no output, no CPU time and no change of `signs_of_life` (ten minutes)."""
     signs_of_life: Callable[[], Hashable] | None
     """Changes while work is done elsewhere, as the size of a download folder does. Runs in a thread."""
-    progress: Callable[[int, int | None, str], object]
-    """Called with how far the backend says it is: done, total where known, and of what."""
+    progress: Progress
 
 
 async def last_frame(

@@ -15,7 +15,7 @@ from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.facts.errors import BackendError, WorkerFailed
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
-from moondream_station.core.worker.link import CallStream, Frame, Link, Request
+from moondream_station.core.worker.link import CallStream, Frame, Link, Progress, Request
 from moondream_station.core.worker.loading import (
     LoadOptions,
     MemoryNeed,
@@ -66,7 +66,7 @@ class Worker:
         plan: WorkerPlan,
         *,
         timeout_seconds: float = 300.0,
-        progress: Callable[[int, int | None, str], object] = lambda *_: None,
+        progress: Progress = lambda *_: None,
     ) -> Verification:
         """Let torch compute, and hold its report against the plan. Without torch only the worker answers."""
         value = await self._ask("verify", timeout_seconds, {"build": plan.build}, progress)
@@ -120,9 +120,13 @@ class Worker:
         await self._link.failed.wait()
         return self._link.fail("is gone")  # the first failure stands
 
-    async def frame_while_alive(self, request: Request, stall_seconds: float) -> Frame:
+    async def frame_while_alive(self, request: Request, stall_seconds: float, progress: Progress) -> Frame:
         """The first frame of an answer, for as long as the worker shows signs of life."""
-        options: LoadOptions = {"signs_of_life": self.signs_of_life, "stall_seconds": stall_seconds}
+        options: LoadOptions = {
+            "signs_of_life": self.signs_of_life,
+            "stall_seconds": stall_seconds,
+            "progress": progress,
+        }
         return await last_frame(request, options, pid=self.pid, lines=lambda: self.last_lines)
 
     async def signs(self) -> Hashable:
@@ -142,11 +146,7 @@ class Worker:
         return _GOODBYE_SECONDS
 
     async def _ask(
-        self,
-        op: str,
-        timeout_seconds: float,
-        fields: Frame,
-        progress: Callable[[int, int | None, str], object],
+        self, op: str, timeout_seconds: float, fields: Frame, progress: Progress
     ) -> dict[str, Any]:
         request = self._link.request(op, {"op": op, **fields})
         self._is_idle = False
@@ -189,13 +189,10 @@ async def answer(
     chunk_seconds: float | None = None,
     get: Callable[[], Awaitable[Frame]] | None = None,
 ) -> dict[str, Any] | CallStream:
-    """Wait for the answer of a call that was begun; after a timeout the worker stays usable.
-
-    `get` waits in a way of its own, instead of for `timeout_seconds`.
-    """
-    frame = await (request.next_frame(timeout_seconds) if get is None else request.checked(get))
+    """Wait, with `get`, for the answer of a call that was begun; after a timeout the worker stays usable."""
+    frame = await request.next_frame(timeout_seconds, get)
     if frame["kind"] == "stream":
-        return CallStream(request, frame["key"], timeout_seconds=chunk_seconds)
+        return CallStream(request, frame, timeout_seconds=chunk_seconds)
     return _value_of(frame)
 
 

@@ -126,8 +126,11 @@ class Calls:
             if not call.is_cancelled():
                 complain(error)
             self._send(error_frame(call.id, error))
-            if _DEVICE_BROKEN.search(_text_of(error)):
-                os._exit(_EXIT_DEVICE_BROKEN)  # every later use of the device in this process fails too
+            text = _text_of(error)
+        else:  # backends of Moondream Station 0.1 raise nothing
+            text = str(done.result().get("value", {}).get("error", ""))
+        if _DEVICE_BROKEN.search(text):
+            os._exit(_EXIT_DEVICE_BROKEN)  # every later use of the device in this process fails too
         self._known.pop(call.id, None)
 
     def _perform(self, call: Call) -> dict[str, Any]:
@@ -138,23 +141,34 @@ class Calls:
         if function is None:
             text = f"the backend has no function {call.function!r}"
             return {"kind": "error", "id": call.id, "code": "unknown-function", "message": text}
-        arguments = call.arguments()
+        progress = Progress(self._send, call.id, unit="tokens", sent_at=time.monotonic())
+        given = {"cancelled": call.is_cancelled, "progress": progress}
+        named = names_of(function)
+        arguments = call.arguments() | {name: value for name, value in given.items() if name in named}
         _check_arguments(function, arguments)
-        if "cancelled" in names_of(function):
-            arguments["cancelled"] = call.is_cancelled
         try:
-            value = function(**arguments)
+            with progress:
+                value = function(**arguments)
             answer = value if isinstance(value, dict) else {"result": value}
             key = next((key for key, part in answer.items() if isinstance(part, Iterator)), None)
             if not call.streams or key is None:
                 return {"kind": "result", "id": call.id, "value": answer}
-            self._send({"kind": "stream", "id": call.id, "key": str(key)})
+            self._begin_stream(call, str(key), {name: answer[name] for name in answer if name != key})
             self._stream(call, answer[key])
         except Exception as error:
             if (fault := _fault_of_an_argument(error, function, arguments)) is None:
                 raise
             raise ArgumentInvalid(*fault) from error
         return {"kind": "end", "id": call.id}
+
+    def _begin_stream(self, call: Call, key: str, rest: dict[Any, Any]) -> None:
+        """Say what the answer holds beside its chunks; nothing where that can't be sent, as they can."""
+        frame = {"kind": "stream", "id": call.id, "key": key}
+        try:
+            self._send({**frame, "rest": rest})
+        except ValueError as error:
+            complain(error)
+            self._send({**frame, "rest": {}})
 
     def _stream(self, call: Call, chunks: Iterator[Any]) -> None:
         try:
@@ -168,24 +182,27 @@ class Calls:
 
 
 class Progress:
-    """Reports how far one request is, from whichever thread, until its last frame is due."""
+    """Reports how far one request is, from whichever thread, until its next frame is due."""
 
-    def __init__(self, send: Callable[[dict[str, Any]], None], request: int) -> None:
+    def __init__(
+        self, send: Send, request: int, *, unit: str = "bytes", sent_at: float = float("-inf")
+    ) -> None:
         self._send = send
         self._request = request
+        self._unit = unit
         self._lock = threading.Lock()
         self._is_over = False
-        self._sent_at = float("-inf")
+        self._sent_at = sent_at
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Report nothing more: the request's last frame comes next."""
+        """Report nothing more: another frame of the request comes next."""
         with self._lock:
             self._is_over = True
 
-    def __call__(self, done: int, total: int | None = None, unit: str = "bytes") -> None:
+    def __call__(self, done: int, total: int | None = None, unit: str | None = None) -> None:
         """Report; more often than four times a second only the end is sent."""
         with self._lock:
             now = time.monotonic()
@@ -193,7 +210,7 @@ class Progress:
                 return
             self._sent_at = now
             total = None if total is None else int(total)
-            frame = {"done": int(done), "total": total, "unit": str(unit)[:100]}
+            frame = {"done": int(done), "total": total, "unit": str(unit or self._unit)[:100]}
             self._send({"kind": "progress", "id": self._request, **frame})
 
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 MAX_FRAME_BYTES: Final = 64 << 20
 STREAM_WINDOW: Final = 256
 """Chunks of one call that may be on their way before the station has asked for more."""

@@ -34,7 +34,26 @@ from support.backends import ECHO, HOSTILE, STREAMING, write_backend
 
 pytestmark = pytest.mark.anyio
 
-BACKEND = ECHO + STREAMING + HOSTILE
+LAZY = '''
+"""Loads its model in its first call, as backends of 0.1 do."""
+import time
+
+loads = []
+is_loaded = False
+
+def lazy(failures, seconds, **kwargs):
+    global is_loaded
+    if not is_loaded:
+        loads.append(None)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        if len(loads) <= failures:
+            return {"error": "the line was cut"}
+        is_loaded = True
+    return {"loads": len(loads)}
+'''
+BACKEND = ECHO + STREAMING + HOSTILE + LAZY
 
 
 class Workshop:
@@ -151,7 +170,7 @@ async def test_requests_wait_in_the_order_they_came_and_too_many_are_rejected(tm
         order.append(number)
 
     def came() -> int:
-        return len(pool._line) + pool._line.seated
+        return len(pool._line) + pool._line.seated.total()
 
     async with workshop(tmp_path) as shop:
         pool.serve(await shop.worker(), model="m", restart=refuse)
@@ -199,6 +218,65 @@ async def test_the_first_call_may_take_as_long_as_the_worker_lives(tmp_path: Pat
                 pass
 
 
+async def test_a_model_that_could_not_be_loaded_is_loaded_in_the_next_call(tmp_path: Path) -> None:
+    """Backends of 0.1 answer with what went wrong, and begin again: that call has no limit either."""
+    pool = InferencePool(default_timeout_seconds=0.2, stuck_seconds=0.1)
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        assert await ask(pool, "lazy", failures=1, seconds=0.5) == {"error": "the line was cut"}
+        assert await ask(pool, "lazy", failures=1, seconds=0.5) == {"loads": 2}
+        with pytest.raises(WorkerTimeout):
+            await ask(pool, "slow", seconds=0.5)
+
+
+async def test_others_wait_for_the_first_answer_too(tmp_path: Path) -> None:
+    """It may take longer than any of their limits, but for one that a request says itself."""
+    pool = InferencePool(default_timeout_seconds=0.2)
+    answers: list[Any] = []
+
+    async def load() -> None:
+        answers.append(await ask(pool, "lazy", failures=0, seconds=1.5))
+
+    async with workshop(tmp_path) as shop, anyio.create_task_group() as tasks:
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        tasks.start_soon(load)
+        await until(pool, lambda: pool._line.seated.total() == 1)
+        with pytest.raises(WorkerTimeout, match=r"did not get its turn within 0\.1 s"):
+            async with pool.call("bare", {}, timeout_seconds=0.1):
+                pass
+        assert await ask(pool, "bare") == {"result": "no dict"}
+        assert answers == [{"loads": 1}]
+
+
+async def test_who_loads_for_a_caller_that_has_left_is_not_stuck(tmp_path: Path) -> None:
+    """As long as it shows signs of life; the next call is answered."""
+    pool = InferencePool(default_timeout_seconds=20, stuck_seconds=1)
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        with pytest.raises(WorkerTimeout):
+            async with pool.call("lazy", {"failures": 0, "seconds": 3.5}, timeout_seconds=0.1):
+                pass
+        assert await ask(pool, "lazy", failures=0, seconds=0) == {"loads": 1}
+        assert len(shop.made) == 1
+
+
+async def test_what_is_worked_on_is_shown(tmp_path: Path) -> None:
+    """With how far it is: a stream by what was sent of it."""
+    pool = InferencePool()
+    async with workshop(tmp_path) as shop:
+        worker = await shop.worker()
+        pool.serve(worker, model="m", restart=refuse)
+        assert pool.calls() == []
+        async with pool.call("count", {"stream": True}) as stream:
+            assert isinstance(stream, CallStream)
+            assert await anext(stream) == 0
+            (shown,) = pool.calls()
+            assert (shown["function"], shown["unit"]) == ("count", "tokens")
+            assert shown["done"] >= 1
+        await pool.drained(worker)
+        assert pool.calls() == []
+
+
 async def test_a_slow_worker_has_more_time(tmp_path: Path) -> None:
     """Where nothing else is said; `stats` tells the limit that holds."""
     pool = InferencePool(default_timeout_seconds=0.05)
@@ -238,7 +316,7 @@ async def test_a_cancelled_request_leaves_the_queue(tmp_path: Path) -> None:
         pool.serve(await shop.worker(), model="m", restart=refuse)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(ask, pool, "gate", path=str(tmp_path / "gate")))
-            await until(pool, lambda: pool._line.seated == 1)
+            await until(pool, lambda: pool._line.seated.total() == 1)
             with anyio.move_on_after(0.05):
                 await ask(pool, "bare")
             assert len(pool._line) == 0
@@ -275,7 +353,7 @@ async def test_a_swap_lets_what_runs_finish_on_the_old_worker(tmp_path: Path) ->
             slow.append(await ask(pool, "gate", path=str(tmp_path / "gate")))
 
         tasks.start_soon(call)
-        await until(pool, lambda: pool._line.seated == 1)
+        await until(pool, lambda: pool._line.seated.total() == 1)
         pool.serve(new, model="new", restart=refuse)
         assert await ask(pool, "pid") == {"pid": new.pid}
         assert slow == []

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from moondream_station.core.facts.errors import (
 )
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.processes.worker_process import open_worker_process
-from moondream_station.core.worker.link import CallStream, Link
+from moondream_station.core.worker.link import CallStream, Link, Request
 from moondream_station.core.worker.loading import MemoryNeed
 from moondream_station.core.worker.verification import WorkerPlan
-from moondream_station.core.worker.worker import Worker, open_worker
+from moondream_station.core.worker.worker import Worker, answer, open_worker
 from support.backends import ECHO, HOSTILE, SIBLING, SIBLING_FILES, STREAMING, call, write_backend
 
 pytestmark = pytest.mark.anyio
@@ -139,6 +140,57 @@ async def test_streams_the_first_iterator_of_the_answer(tmp_path: Path) -> None:
         assert stream.key == "caption"
         assert [chunk async for chunk in stream] == ["a ", "small ", "caption"]
         assert await call(worker, "caption", {"stream": False}) == {"caption": "a small caption"}
+
+
+@pytest.mark.parametrize("rest", ["{'text': 'thought', 'grounding': []}", "object()"])
+async def test_a_stream_tells_what_the_answer_holds_beside_it(tmp_path: Path, rest: str) -> None:
+    """As the model's reasoning; what is no JSON is left out, and the stream arrives all the same."""
+    source = f"def query(stream=False):\n    return {{'reasoning': {rest}, 'answer': iter(['a ', 'cat'])}}\n"
+    async with serving(tmp_path, source) as worker:
+        stream = await call(worker, "query", {"stream": True})
+        assert isinstance(stream, CallStream)
+        thought = {"text": "thought", "grounding": []}
+        assert stream.rest == ({} if rest == "object()" else {"reasoning": thought})
+        assert stream.key == "answer"
+        assert [chunk async for chunk in stream] == ["a ", "cat"]
+
+
+async def test_a_function_may_tell_how_far_it_is(tmp_path: Path) -> None:
+    """Where it names `progress`, until its answer or its stream begins; a quick answer tells nothing."""
+    source = (
+        "import time\n"
+        "def query(question, progress, stream=False):\n"
+        "    def words():\n"
+        "        for word in ('a ', 'cat'):\n"
+        "            progress(7)\n"
+        "            yield word\n"
+        "    for number in range(3):\n"
+        "        progress(number)\n"
+        "        time.sleep(0.3 if question == 'slow' else 0)\n"
+        "    return {'answer': words() if stream else 'a cat'}\n"
+    )
+    told: list[tuple[int, int | None, str]] = []
+
+    async def ask(question: str, *, stream: bool) -> tuple[Request, Any]:
+        told.clear()
+        request = worker.begin("query", {"question": question, "stream": stream, "progress": "no"})
+        get = partial(request.past_progress, lambda *step: told.append(step))
+        return request, await answer(request, 20, get=get)
+
+    async with serving(tmp_path, source) as worker:
+        request, whole = await ask("slow", stream=False)
+        assert whole == {"answer": "a cat"}
+        assert told == [(1, None, "tokens"), (2, None, "tokens")]
+        shown = request.shown()
+        assert shown.pop("seconds") > 0.5
+        assert shown == {"function": "query", "done": 2, "total": None, "unit": "tokens"}
+        request, stream = await ask("slow", stream=True)
+        assert told == [(1, None, "tokens"), (2, None, "tokens")]
+        assert request.shown()["done"] in {0, 1, 2}
+        assert [chunk async for chunk in stream] == ["a ", "cat"]
+        assert request.shown()["done"] == 2
+        await ask("quick", stream=False)
+        assert told == []
 
 
 async def test_a_stream_longer_than_its_window_arrives_whole(tmp_path: Path) -> None:
@@ -709,12 +761,19 @@ async def test_a_function_may_ask_whether_its_caller_has_left(tmp_path: Path) ->
         ("CUDA out of memory. Tried to allocate 20.00 MiB", False),
     ],
 )
-async def test_a_worker_whose_device_broke_ends(tmp_path: Path, text: str, *, ends: bool) -> None:
-    """Every later call would fail too; memory that ran out comes back."""
-    source = f"def fail(**kwargs):\n    raise RuntimeError({text!r})\ndef fine(**kwargs):\n    return {{}}\n"
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_worker_whose_device_broke_ends(
+    tmp_path: Path, text: str, *, ends: bool, raises: bool
+) -> None:
+    """Every later call would fail too; memory that ran out comes back. Backends of 0.1 raise nothing."""
+    failing = f"raise RuntimeError({text!r})" if raises else f"return {{'error': {text!r}}}"
+    source = f"def fail(**kwargs):\n    {failing}\ndef fine(**kwargs):\n    return {{}}\n"
     async with serving(tmp_path, source) as worker:
-        with pytest.raises(BackendError, match=r"memory|assert"):
-            await call(worker, "fail", {})
+        if raises:
+            with pytest.raises(BackendError, match=r"memory|assert"):
+                await call(worker, "fail", {})
+        else:
+            assert await call(worker, "fail", {}) == {"error": text}
         if ends:
             with anyio.fail_after(20):
                 assert "exit code 70" in (await worker.wait_failed()).message
