@@ -58,7 +58,7 @@ _log = Log()
 _Progress: TypeAlias = Callable[[int, int, str], object]
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class Building:
     """An environment on its way. Made by `open_building`."""
 
@@ -123,7 +123,9 @@ class Building:
             await anyio.to_thread.run_sync(
                 _remove_all, self._scratch, self.place.venv, abandon_on_cancel=True
             )
-        await anyio.to_thread.run_sync(_check_space, self.home, tuple(wheels.values()))
+        await anyio.to_thread.run_sync(
+            lambda: check_space([Need(self.home.environments, unpacked_bytes(wheels.values()))])
+        )
         await self._unpack(urls={}, paths=wheels)
 
     async def _unpack(self, *, urls: Mapping[str, str], paths: Mapping[str, Path]) -> None:
@@ -139,7 +141,7 @@ class Building:
         fill = partial(self.uv.fill, folder=self.place.path.parent)
         await fill("venv", "-q", "--no-project", "--offline", *known, str(self.place.venv))
         self._own_files = await anyio.to_thread.run_sync(own_files, self.place.venv)
-        options = (pylock_options if urls else offline_options)(self.place.python, self._scratch)
+        options = pylock_options(self.place.python, self._scratch, is_offline=not urls)
         pylock = str(self._scratch / "pylock.toml")
         await fill("pip", "sync", *options, pylock, variables=_FROM_US if urls else None)
 
@@ -172,15 +174,7 @@ async def open_building(
     async with _new_place(home, lock) as place:
         with as_raised():
             async with anyio.create_task_group() as tasks:
-                building = Building(
-                    place=place,
-                    lock=lock,
-                    uv=uv,
-                    home=home,
-                    interpreter=interpreter,
-                    tasks=tasks,
-                    progress=progress,
-                )
+                building = Building(place, lock, uv, home, interpreter, tasks, progress)
                 tasks.start_soon(building.unpack_arriving)
                 yield building
                 tasks.cancel_scope.cancel()
@@ -208,14 +202,10 @@ async def _new_place(home: Home, lock: Lock) -> AsyncIterator[Place]:
             raise
 
 
-def offline_options(python: Path, scratch: Path) -> tuple[str, ...]:
-    """The options for `uv pip` to fill an interpreter from wheels on disk alone, with a cache in a folder."""
-    return ("--offline", *pylock_options(python, scratch))
-
-
-def pylock_options(python: Path, scratch: Path) -> tuple[str, ...]:
-    """The options for `uv pip` to fill an interpreter with what a lock names and nothing else."""
+def pylock_options(python: Path, scratch: Path, *, is_offline: bool = True) -> tuple[str, ...]:
+    """The options for `uv pip` to fill an interpreter with what a lock names, with a cache in a folder."""
     return (
+        *(["--offline"] if is_offline else []),
         *("-q", "--no-index", "--no-build", "--require-hashes", "--link-mode", "hardlink"),
         *("--preview-features", "pylock", "-p", str(python), "--cache-dir", str(scratch / "cache")),
     )
@@ -230,16 +220,17 @@ async def blaming_wheels(lock: Lock, wheels: Mapping[str, Path]) -> AsyncIterato
         failure = error
     else:
         return
-    hashes = {
-        file.filename: await anyio.to_thread.run_sync(sha256_of, wheels[file.filename]) for file in lock.files
-    }
-    damaged = [file for file in lock.files if hashes[file.filename] != file.sha256]
+    damaged = [
+        file.filename
+        for file in lock.files
+        if await anyio.to_thread.run_sync(sha256_of, wheels[file.filename]) != file.sha256
+    ]
     if not damaged:
         raise failure
-    for file in damaged:
-        await anyio.to_thread.run_sync(discard, wheels[file.filename])
+    for filename in damaged:
+        await anyio.to_thread.run_sync(discard, wheels[filename])
     raise HashMismatch(
-        f"{', '.join(file.filename for file in damaged)} changed on disk after its download.",
+        f"{', '.join(damaged)} changed on disk after its download.",
         hint="Run the command again: it is downloaded again. If that repeats, the disk is failing.",
         log=failure.log,
     ) from failure
@@ -283,10 +274,6 @@ async def _watch(cache: Path, total: int, progress: _Progress) -> None:
 
 def _unpacked(cache: Path) -> int:
     return sum(1 for _ in cache.glob("archive-v*/*"))
-
-
-def _check_space(home: Home, wheels: tuple[Path, ...]) -> None:
-    check_space([Need(home.environments, unpacked_bytes(wheels))])
 
 
 def _remove_all(*folders: Path) -> None:

@@ -259,11 +259,11 @@ def _own_lock(committed: Committed) -> Lock:
     return lock
 
 
-def committed_environments(home: Home) -> Iterator[Committed]:
+def committed_environments(home: Home) -> list[Committed]:
     """Every committed environment, the newest first."""
     records = ((place, load_commit(place)) for place in _places(home))
     environments = [Committed(place=place, record=record) for place, record in records if record is not None]
-    yield from sorted(environments, key=lambda committed: committed.record.created_at, reverse=True)
+    return sorted(environments, key=lambda committed: committed.record.created_at, reverse=True)
 
 
 async def find_reusable(
@@ -294,10 +294,9 @@ async def find_rebuildable(
 
 
 async def _made_for(home: Home, request_key: str, code: str, present: str | None) -> list[Committed]:
-    environments = await anyio.to_thread.run_sync(lambda: list(committed_environments(home)))
     same = [
         committed
-        for committed in environments
+        for committed in await anyio.to_thread.run_sync(committed_environments, home)
         if (committed.record.request_key, committed.record.code_place) == (request_key, code)
     ]
     return sorted(same, key=lambda committed: committed.place.name != present)
@@ -319,11 +318,9 @@ async def sweep(home: Home) -> tuple[str, ...]:
 def unfinished(home: Home) -> tuple[Path, ...]:
     """What `sweep` would remove; some of it may belong to an activation that runs."""
     active = read_active(home).environments
-    half_done = (
-        place.path for place in _places(home) if place.name not in active and not place.commit.exists()
-    )
+    half_done = [place for place in _places(home) if place.name not in active and not place.commit.exists()]
     temporary = (path for pattern in _NEVER_FINISHED for path in home.root.glob(pattern))
-    return (*half_done, *temporary)
+    return (*(place.path for place in half_done), *temporary)
 
 
 def _remove_all(paths: Iterable[Path]) -> None:

@@ -19,7 +19,7 @@ from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY, Requirements
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.environments.building import blaming_wheels, offline_options
+from moondream_station.core.environments.building import blaming_wheels, pylock_options
 from moondream_station.core.environments.packages import Package, find_packages, unmet_needs
 from moondream_station.core.environments.store import sweep
 from moondream_station.core.facts.capabilities import Capabilities
@@ -34,8 +34,7 @@ from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.settings import load_settings
 from moondream_station.core.home.space import Need, check_space, unpacked_bytes
 from moondream_station.core.home.storage import work_folder
-from moondream_station.core.in_place.installed import Installed
-from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
+from moondream_station.core.in_place.running_python import Installed, RunningPython, offer_of, verify_here
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
@@ -118,15 +117,7 @@ async def install_in_place(
         )
         async with open_client(config, torch_index=torch_index) as client:
             return await _InPlace(
-                request=request,
-                python=python,
-                interpreter=interpreter,
-                torch_index=torch_index,
-                config=config,
-                client=client,
-                home=home,
-                environ=environ,
-                ran=ran,
+                request, python, interpreter, torch_index, config, client, home, environ, ran
             ).install()
 
 
@@ -135,7 +126,7 @@ def _warn_wait(holder: Holder | None) -> None:
     _log.warning("Waiting for %s, which uses the same home.", who)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _InPlace:
     """One installation; its requirements apply to this interpreter, within the user's constraints."""
 
@@ -204,20 +195,7 @@ class _InPlace:
     async def _lock(
         self, packages: Mapping[str, Package], offers: Iterable[Offer], current: Ranked | None
     ) -> tuple[Installed, Lock]:
-        """Lock what is missing for a candidate, with the installed torch in its place where that can stay."""
-        installed = self._compare(packages, offers, current)
-        try:
-            return installed, await self._lock_missing(installed)
-        except ResolutionConflict:
-            if current is None or installed.offer == current.offer:
-                raise
-        installed = replace(installed, offer=current.offer, keeps_torch=False)
-        return installed, await self._lock_missing(installed)
-
-    def _compare(
-        self, packages: Mapping[str, Package], offers: Iterable[Offer], current: Ranked | None
-    ) -> Installed:
-        """Compare what is installed with a candidate.
+        """Lock what is missing for a candidate.
 
         A torch that is whole, of the chosen build and possible on this machine may stay, and is preferred.
         """
@@ -231,7 +209,14 @@ class _InPlace:
                 same = (one for one in offers if one.build == build and one.full_version == torch.version)
                 offer = next(same, offer)
         markers = self.interpreter.markers
-        return Installed(packages=packages, offer=offer, keeps_torch=keeps_torch, markers=markers)
+        installed = Installed(packages=packages, offer=offer, keeps_torch=keeps_torch, markers=markers)
+        try:
+            return installed, await self._lock_missing(installed)
+        except ResolutionConflict:
+            if current is None or offer == current.offer:
+                raise
+        installed = replace(installed, offer=current.offer, keeps_torch=False)
+        return installed, await self._lock_missing(installed)
 
     async def _lock_missing(self, installed: Installed) -> Lock:
         """Lock what is missing, together with the companions that belong to a torch that it changes."""
@@ -294,7 +279,7 @@ class _InPlace:
             await anyio.to_thread.run_sync(_check_space, scratch, self.python, tuple(wheels.values()))
             pylock = scratch / "pylock.toml"
             await anyio.Path(pylock).write_text(write_pylock(lock, sources=wheels), encoding="utf-8")
-            options = (*offline_options(self.python.executable, scratch), "--reinstall", "-r", str(pylock))
+            options = (*pylock_options(self.python.executable, scratch), "--reinstall", "-r", str(pylock))
             await uv.fill("pip", "install", *options, folder=self.python.site_packages, ran=self.ran)
             await anyio.to_thread.run_sync(_check_whole, self.python, lock)
         importlib.invalidate_caches()

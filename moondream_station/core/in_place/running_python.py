@@ -1,4 +1,4 @@
-"""The Python that runs this process: whether packages may be installed into it, and what its torch is."""
+"""The Python that runs this process: whether it may be changed, and what of its packages may stay."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
+from moondream_station.core.builds.requirements import FAMILY, Requirements, parse_requirement_args
 from moondream_station.core.environments.packages import Package
 from moondream_station.core.facts.errors import PythonUnsuitable
 from moondream_station.core.facts.events import VerificationReport
+from moondream_station.core.fetch.lock import Lock, LockedFile
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.processes.child_process import CompletedProcess, run
+from moondream_station.core.selection.request import COMPANIONS
 from moondream_station.core.worker import torch_check
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 
@@ -122,6 +129,75 @@ def _is_writable(folder: Path) -> bool:
     while not folder.exists():
         folder = folder.parent
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """The packages of an interpreter, by normalized name, in the light of a chosen build."""
+
+    packages: Mapping[str, Package]
+    offer: Offer | None
+    """The chosen torch, None where no torch may come in."""
+    keeps_torch: bool
+    """Whether the installed torch is of the chosen build, and works here."""
+    markers: Mapping[str, str]
+
+    def missing(self, requirements: Requirements) -> Requirements:
+        """Those requirements that the packages do not satisfy with all that they need in turn."""
+
+        def is_met(item: Requirement, seen: set[tuple[str, frozenset[str]]]) -> bool:
+            name = canonicalize_name(item.name)
+            package = self.packages.get(name)
+            if package is None or not item.specifier.contains(package.version, prereleases=True):
+                return False
+            key = (name, frozenset(item.extras))
+            if key in seen:  # packages need each other in circles
+                return True
+            seen.add(key)
+            return (
+                self._may_stay(package)
+                and not package.damage
+                and all(is_met(needed, seen) for needed in package.needs(self.markers, item.extras))
+            )
+
+        return requirements.where(lambda item: not is_met(item, set()))
+
+    def pins(self) -> dict[str, str]:
+        """The versions that a lock should leave as they are, by normalized name."""
+        # The family's only where torch itself stays, since each is made for one torch.
+        torch_stays = self.offer is None or (
+            self.keeps_torch and self.packages["torch"].version == self.offer.full_version
+        )
+        return {
+            name: str(package.version)
+            for name, package in self.packages.items()
+            if (name not in FAMILY or torch_stays) and self._may_stay(package) and not package.damage
+        }
+
+    def orphans(self, lock: Lock) -> Requirements:
+        """Companions of torch that the lock does not name, though it changes the torch they belong to."""
+        is_changed = any(file.name == "torch" and not self.has(file) for file in lock.files)
+        names = [name for name in COMPANIONS if name in self.packages and name not in lock.packages]
+        return parse_requirement_args(names if is_changed else [])
+
+    def has(self, file: LockedFile) -> bool:
+        """Whether a locked package is installed already, whole and of that very version."""
+        package = self.packages.get(file.name)
+        return (
+            package is not None
+            and package.version == Version(file.version)
+            and self._may_stay(package)
+            and not package.damage
+        )
+
+    def _may_stay(self, package: Package) -> bool:
+        """Torch and its companions only where they are of the chosen build."""
+        if self.offer is None or package.name not in FAMILY:
+            return True
+        if package.name == "torch":
+            return self.keeps_torch
+        local = package.version.local
+        return local is None or parse_build(local) is None or local == (self.offer.local or self.offer.build)
 
 
 def offer_of(torch: Package, catalog: Catalog) -> Offer | None:

@@ -28,7 +28,7 @@ _NAMES = frozenset(
     }
 )
 _PREFIXES = ("LC_", "HF_", "PYTORCH_")
-_SUFFIXES = ("_VISIBLE_DEVICES",)
+_SUFFIX = "_VISIBLE_DEVICES"
 
 _WINDOWS_NAMES = frozenset(
     {
@@ -43,13 +43,13 @@ _WINDOWS_NAMES = frozenset(
 
 def child_environment(environ: Mapping[str, str], **extra: str) -> dict[str, str]:
     """The variables for a child process."""
-    return {name: value for name, value in environ.items() if _is_passed_on(name)} | extra
-
-
-def _is_passed_on(name: str) -> bool:
-    return (
-        name in _NAMES
+    passed_on = {
+        name: value
+        for name, value in environ.items()
+        if name in _NAMES
         or name.startswith(_PREFIXES)
-        or name.endswith(_SUFFIXES)
-        or name.upper() in _WINDOWS_NAMES  # Windows does not tell upper case from lower
-    )
+        or name.endswith(_SUFFIX)
+        # Windows does not tell upper case from lower.
+        or name.upper() in _WINDOWS_NAMES
+    }
+    return passed_on | extra

@@ -35,11 +35,8 @@ _GUARD_SECONDS = 1.2
 _LINE_LIMIT_BYTES = 8 * 1024
 _KILLED = -9
 _GUARD = Path(__file__).with_name("guard_windows.py" if sys.platform == "win32" else "guard.py")
-
-if sys.platform == "win32":  # a child without the station's console does not get its Ctrl-C either
-    _CREATION_FLAGS = subprocess.CREATE_NO_WINDOW
-else:
-    _CREATION_FLAGS = 0
+# On Windows, where a child without the station's console does not get its Ctrl-C either.
+_CREATION_FLAGS = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 
 class Child:
@@ -51,16 +48,14 @@ class Child:
         self.guard, self.stdout, self.stderr = guard, guard.stdout, guard.stderr
         self.pid = guard.pid
         """The program's process id; on Windows its guard's."""
+        self.wait = guard.wait
+        """Waits until it and all that it started have ended; gives its exit code."""
         self._lifeline = lifeline
 
     @property
     def returncode(self) -> int | None:
         """Its exit code, -n where signal n ended it, None while anything of it may be there."""
         return self.guard.returncode
-
-    async def wait(self) -> int:
-        """Wait until it and all that it started have ended; returns its exit code."""
-        return await self.guard.wait()
 
     def hang_up(self) -> None:
         """Let the guard end it: SIGTERM, half a second later SIGKILL, to it and all that it started."""
@@ -93,12 +88,22 @@ async def open_child(
     path = resolve_program(argv[0], env)
     if path is None:
         raise _missing(argv[0], "it is not installed or not executable")
-    program = [str(path), *argv[1:]]
+    is_windows = sys.platform == "win32"  # where a guard watches its parent process
     ours, theirs = socket.socketpair()
+    guarded = [sys.executable, "-S", "-E", "-P", str(_GUARD), *([] if is_windows else [str(theirs.fileno())])]
     with ours:
         # Shielded: a start cancelled half-way would leave what nobody ends.
         with theirs, anyio.CancelScope(shield=True):
-            child = Child(await _start_guard(program, theirs, env=env, cwd=cwd, stdin=stdin), ours)
+            guard = await anyio.open_process(
+                [*guarded, str(path), *argv[1:]],
+                stdin=stdin,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+                creationflags=_CREATION_FLAGS,
+                pass_fds=() if is_windows else (theirs.fileno(),),
+            )
+            child = Child(guard, ours)
         try:
             if sys.platform != "win32":
                 child.pid = await _pid_told(ours, argv[0])
@@ -107,22 +112,6 @@ async def open_child(
             with anyio.move_on_after(END_SECONDS, shield=True):
                 await child.end()
                 await child.guard.aclose()
-
-
-async def _start_guard(
-    program: list[str], lifeline: socket.socket, *, env: Mapping[str, str], cwd: Path | None, stdin: int
-) -> Process:
-    python = [sys.executable, "-S", "-E", "-P", str(_GUARD)]
-    is_windows = sys.platform == "win32"  # where a guard watches its parent process
-    return await anyio.open_process(
-        [*python, *program] if is_windows else [*python, str(lifeline.fileno()), *program],
-        stdin=stdin,
-        env=dict(env),
-        cwd=cwd,
-        start_new_session=True,
-        creationflags=_CREATION_FLAGS,
-        pass_fds=() if is_windows else (lifeline.fileno(),),
-    )
 
 
 async def _pid_told(lifeline: socket.socket, name: str) -> int:
@@ -227,11 +216,7 @@ async def run(
     Where `env` sets no locale, Python's locale coercion (PEP 538) in the guard adds LC_CTYPE. Of stdout, and
     of stderr, `output_limit_bytes` are kept; the rest is read and dropped. `on_stderr_line` gets every line,
     also beyond the limit, as it comes and without its end; undecodable bytes are replaced, and 8 KiB a line
-    are the most. What it raises ends the program and is raised.
-
-    Raises:
-        ProgramMissing: The program is not installed or can't be started.
-        OSError: `cwd` is not a folder, or the system is out of processes or descriptors.
+    are the most. What it raises ends the program and is raised; else raises what `open_child` does.
     """
     started = perf_counter()
     stdout, stderr = CappedOutput(output_limit_bytes), CappedOutput(output_limit_bytes)
@@ -306,18 +291,14 @@ def resolve_program(name: str, environ: Mapping[str, str]) -> Path | None:
         return path if _is_executable(path) else None
     if not name or path.name != name:
         return None
+    is_short = sys.platform == "win32" and path.suffix.lower() not in {".exe", ".com"}
     for folder in environ.get("PATH", os.defpath).split(os.pathsep):
         if os.path.isabs(folder):  # noqa: PTH117  an empty entry is Path("."), and this says so plainly
-            for candidate in _spellings(Path(folder) / name):
+            for suffix in (".com", ".exe") if is_short else ("",):
+                candidate = Path(folder) / f"{name}{suffix}"
                 if _is_executable(candidate):
                     return candidate
     return None
-
-
-def _spellings(path: Path) -> list[Path]:
-    if sys.platform == "win32" and path.suffix.lower() not in {".exe", ".com"}:
-        return [path.with_name(path.name + suffix) for suffix in (".com", ".exe")]
-    return [path]
 
 
 def _is_executable(path: Path) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from urllib.parse import unquote
 
 import anyio.to_thread
 from packaging.tags import Tag
@@ -22,7 +22,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
 from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.requirements import FAMILY
+from moondream_station.core.builds.requirements import FAMILY, filename_of
 from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.facts.redact import credentials_in, redact_url, without_credentials
 from moondream_station.core.facts.selection import Source
@@ -39,14 +39,7 @@ _TORCH_INDEX = "moondream-station-torch-index"
 """An unlikely name: a user's `UV_INDEX="NAME=URL"` would take the place of an index of that name."""
 _TORCH_WHEEL = "moondream-station-torch-wheel"
 
-_TRITON_NAMES = (
-    "triton",
-    "pytorch-triton",
-    "pytorch-triton-rocm",
-    "pytorch-triton-xpu",
-    "triton-rocm",
-    "triton-xpu",
-)
+_TRITON_NAMES = tuple(name for name in FAMILY if "triton" in name)
 """What torch itself requires from its own index, by build and release; each index has one or two of them."""
 
 
@@ -89,6 +82,7 @@ async def usable_names(
     return asked & usable
 
 
+@dataclass(eq=False, kw_only=True)
 class Family:
     """What keeps torch's family in its place while the requirements are locked.
 
@@ -96,23 +90,16 @@ class Family:
     may be taken instead. `wheels` is a folder that does not exist yet, for what must be offered from disk.
     """
 
-    def __init__(
-        self,
-        offer: Offer | None,
-        *,
-        others: Sequence[Offer] = (),
-        tags: Sequence[Tag],
-        wheels: Path,
-        pages: PageSource,
-    ) -> None:
-        self._offer = offer
-        self._others = tuple(others)
-        self._pin = f"torch=={offer.full_version}" if offer is not None else ""
-        self._wheels = wheels
-        self._url = _family_url(offer)
-        self._is_flat = offer is not None and offer.source == "find-links"
-        self._tags = tags
-        self.pages = pages
+    offer: Offer | None
+    others: Sequence[Offer]
+    tags: Sequence[Tag]
+    wheels: Path
+    pages: PageSource
+
+    def __post_init__(self) -> None:
+        self._pin = f"torch=={self.offer.full_version}" if self.offer is not None else ""
+        self._url = _family_url(self.offer)
+        self._is_flat = self.offer is not None and self.offer.source == "find-links"
         self._offers: dict[Version, Offer] = {}
         self._asked: set[str] = set()
         self._pinned: set[str] = set()
@@ -120,31 +107,31 @@ class Family:
 
     async def begin(self) -> None:
         """Find out what must be pinned beside torch from the start: on PyPI, nothing."""
-        if self._offer is not None and self._offer.source != "default":
+        if self.offer is not None and self.offer.source != "default":
             await self.pin(_TRITON_NAMES)
 
     @property
     def version(self) -> str | None:
         """The chosen torch's version, with its local part."""
-        return str(self._offer.full_version) if self._offer is not None else None
+        return str(self.offer.full_version) if self.offer is not None else None
 
     @property
     def description(self) -> str:
         """The chosen torch and its place, for people."""
-        if self._offer is None:
+        if self.offer is None:
             return "none"
         place = f" from {redact_url(self._url)}" if self._url else ""
-        return f"{self._offer.full_version} ({self._offer.build}){place}"
+        return f"{self.offer.full_version} ({self.offer.build}){place}"
 
     def widen(self) -> bool:
         """Let the resolver choose among all torches that may be taken; False where there is no other one.
 
         Nor where the index has so little metadata that whole wheels would have to be fetched to look at them.
         """
-        others, self._others = self._others, ()
-        if self._offer is None or not others or "torch" in self._on_disk:
+        others, self.others = self.others, ()
+        if self.offer is None or not others or "torch" in self._on_disk:
             return False
-        self._offers = {offer.full_version: offer for offer in (self._offer, *others)}
+        self._offers = {offer.full_version: offer for offer in (self.offer, *others)}
         self._pin = f"torch>={min(self._offers).public},<={max(self._offers).public}"
         return True
 
@@ -159,14 +146,14 @@ class Family:
         if version not in self._offers:
             self._pin += f",!={version}"
             return False
-        self._offer = self._offers[version]
+        self.offer = self._offers[version]
         return True
 
     def project(
         self, interpreter: Interpreter, *, dependencies: Iterable[str], constraints: Sequence[str]
     ) -> str:
         """The project that uv locks for an interpreter, as `pyproject.toml`."""
-        group = () if self._offer is None else (self._pin, *sorted(self._pinned))
+        group = () if self.offer is None else (self._pin, *sorted(self._pinned))
         sources: dict[str, str] = {}  # a name that nobody asks for does no harm
         indexes: list[tuple[str, str, bool]] = []
         if self._url is not None:
@@ -174,7 +161,7 @@ class Family:
             indexes.append((_TORCH_INDEX, self._url, self._is_flat))
         if self._on_disk:
             sources |= dict.fromkeys(self._on_disk, _TORCH_WHEEL)
-            indexes.append((_TORCH_WHEEL, str(self._wheels), True))
+            indexes.append((_TORCH_WHEEL, str(self.wheels), True))
         markers = interpreter.markers
         platform = " and ".join(
             f"{name} == '{markers[name]}'" for name in ("sys_platform", "platform_machine")
@@ -192,9 +179,8 @@ class Family:
             "default-groups = []",
             f"environments = {toml_strings([platform])}",
             f"required-environments = {toml_strings([platform])}",
+            f"constraint-dependencies = {toml_strings(constraints)}",
         ]
-        if constraints:
-            lines.append(f"constraint-dependencies = {toml_strings(constraints)}")
         # A workspace in a parent folder would otherwise take the project over.
         lines += ["[tool.uv.workspace]", "members = []", "[tool.uv.sources]"]
         lines += [f"{name} = {{ index = {toml_string(index)} }}" for name, index in sources.items()]
@@ -218,21 +204,21 @@ class Family:
         names = {name for name in names if name in FAMILY and name != "torch"} - self._asked
         if self._url is None or not names:
             return False
-        present = await usable_names(self._url, names, self.pages, tags=self._tags, flat=self._is_flat)
+        present = await usable_names(self._url, names, self.pages, tags=self.tags, flat=self._is_flat)
         self._asked |= names
         self._pinned |= present
         return bool(present)
 
     def whole_wheel(self, url: str) -> RemoteFile | None:
         """The family's wheel that uv must fetch whole; None for an ordinary one, or the second time."""
-        filename = unquote(PurePosixPath(urlsplit(url).path).name)
+        filename = filename_of(url)
         try:
             name, _, _, _ = parse_wheel_filename(filename)
         except InvalidWheelFilename:
             return None
         if name not in FAMILY or name in self._on_disk:
             return None
-        offer = self._offer
+        offer = self.offer
         if offer is None or offer.filename != filename:
             return RemoteFile(filename=filename, url=without_credentials(url), sha256=None, size_bytes=None)
         url = without_credentials(offer.url or url)
@@ -241,7 +227,7 @@ class Family:
     async def offer_from_disk(self, wheel: RemoteFile, path: Path, sha256: str) -> None:
         """Offer uv a wheel from disk, which was fetched to `path`."""
         name, version, _, _ = parse_wheel_filename(wheel.filename)
-        await anyio.to_thread.run_sync(_place_wheel, path, self._wheels / wheel.filename)
+        await anyio.to_thread.run_sync(_place_wheel, path, self.wheels / wheel.filename)
         self._on_disk[name] = LockedFile(
             name=name,
             version=str(version),
@@ -263,7 +249,7 @@ class Family:
         return replace(lock, files=tuple(on_disk.get(file.filename, file) for file in lock.files))
 
     def _is_stranger(self, file: LockedFile) -> bool:
-        offer = self._offer
+        offer = self.offer
         if offer is None:
             return file.name == "torch"
         if file.name == "torch" and Version(file.version) != offer.full_version:

@@ -18,11 +18,7 @@ from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.facts.errors import (
-    HashMismatch,
-    ResolutionConflict,
-    StationError,
-)
+from moondream_station.core.facts.errors import HashMismatch, ResolutionConflict, StationError
 from moondream_station.core.facts.events import DownloadProgressed
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.download import fetch_unhashed, with_sizes
@@ -82,105 +78,97 @@ async def resolve_lock(
     that must be fetched before it can be locked, because its index tells neither its metadata nor its hash.
     `bounds` are further constraints on any package: what is installed already, for one.
     """
-    uv = await find_uv(environ)
     constraints = await config.ordinary_constraints()
     async with work_folder(home) as folder:
         patience = patience_of(config, PAGE_PATIENCE)
         cache = ListingCache(home.cache / "listings")
         pages = PageSource(client=client, cache=cache, patience=patience, refresh=True)
         tags, wheels = interpreter.tags, folder / "wheels"
-        family = Family(offer, others=others, tags=tags, wheels=wheels, pages=pages)
+        family = Family(offer=offer, others=others, tags=tags, wheels=wheels, pages=pages)
         variables = {
             **config.to_uv_environment(torch_index=torch_index),
             **family.credentials(torch_index, config.index_url),
         }
         resolver = _Resolver(
-            uv=uv,
+            uv=await find_uv(environ),
             folder=folder,
             cache=home.cache / "uv",
             variables=variables,
             interpreter=interpreter,
+            family=family,
             builds=frozenset(requirements.builds),
             watch=partial(watched, client=client, patience=patience),
+            fetch=partial(
+                fetch_unhashed, home=home, client=client, publish=publish, patience=patience_of(config)
+            ),
         )
-        fetch = partial(
-            fetch_unhashed, home=home, client=client, publish=publish, patience=patience_of(config)
-        )
-        lock = await _settle(resolver, family, requirements.texts, (*constraints, *bounds), fetch)
+        lock = await resolver.settle(requirements.texts, (*constraints, *bounds))
     _check_hashes(lock, requirements)
     return await with_sizes(lock, client)
 
 
-async def _settle(
-    resolver: _Resolver,
-    family: Family,
-    dependencies: Sequence[str],
-    constraints: tuple[str, ...],
-    fetch: Callable[[RemoteFile], Awaitable[tuple[Path, str]]],
-) -> Lock:
-    """Lock, learn what was missing, lock again."""
-    conflict: str | None = None
-    await family.begin()
-    for _ in range(_TURNS):
-        project = family.project(resolver.interpreter, dependencies=dependencies, constraints=constraints)
-        failure = await resolver.run(project)
-        if failure is not None:
-            if conflict is not None and wheel_to_fetch(failure):
-                raise _failed(conflict, resolver, family)
-            whole = family.whole_wheel(wheel_to_fetch(failure) or "")
-            if whole is not None:
-                await family.offer_from_disk(whole, *await fetch(whole))
-                continue
-            if await _learn(failure, resolver, family):
-                continue
-            if not (is_conflict(failure) and family.widen()):
-                await resolver.check_pages(failure, family.pages)
-                raise _failed(conflict or failure, resolver, family)
-            conflict = failure
-            continue
-        lock = await resolver.read()
-        if not family.settle(lock):
-            continue
-        strangers = family.strangers(lock)
-        if not strangers:
-            return family.with_origins(lock)
-        if not await family.pin(file.name for file in strangers):
-            raise await _conflict(resolver, family, strangers[0])
-    raise ResolutionConflict("The requirements don't settle on one PyTorch build.", log=resolver.log)
-
-
-async def _learn(failure: str, resolver: _Resolver, family: Family) -> bool:
-    """Whether a failure shows what to do better in the next turn."""
-    if wheel_to_fetch(failure) is None:
-        # Unpinned companions make uv look at the wrong versions of torch.
-        mentioned = set(_NAME.findall(failure))
-        return resolver.build_some(mentioned) or await family.pin(mentioned)
-    # An ordinary package of an index with too little metadata: let uv fetch such wheels itself, as pip would.
-    was_strict, resolver.is_strict = resolver.is_strict, False
-    return was_strict
-
-
 @dataclass(slots=True, kw_only=True)
 class _Resolver:
-    """uv in a folder of its own, with a cache that stays."""
+    """uv in a folder of its own, with a cache that stays, and what keeps torch's family in its place."""
 
     uv: Uv
     folder: Path
     cache: Path
     variables: Mapping[str, str]
     interpreter: Interpreter
+    family: Family
     builds: frozenset[str]
     watch: Callable[..., Awaitable[CompletedProcess]]
-    is_strict: bool = True
+    fetch: Callable[[RemoteFile], Awaitable[tuple[Path, str]]]
+    _is_strict: bool = True
     _runs: list[CompletedProcess] = field(default_factory=list)
     _built: set[str] = field(default_factory=set)
+
+    async def settle(self, dependencies: Sequence[str], constraints: tuple[str, ...]) -> Lock:
+        """Lock, learn what was missing, lock again."""
+        family, conflict = self.family, None
+        await family.begin()
+        for _ in range(_TURNS):
+            project = family.project(self.interpreter, dependencies=dependencies, constraints=constraints)
+            failure = await self._run(project)
+            if failure is not None:
+                if conflict is not None and wheel_to_fetch(failure):
+                    raise self._failed(conflict)
+                whole = family.whole_wheel(wheel_to_fetch(failure) or "")
+                if whole is not None:
+                    await family.offer_from_disk(whole, *await self.fetch(whole))
+                elif not await self._learn(failure):
+                    if not (is_conflict(failure) and family.widen()):
+                        await self._check_pages(failure)
+                        raise self._failed(conflict or failure)
+                    conflict = failure
+                continue
+            lock = await self._read()
+            if not family.settle(lock):
+                continue
+            strangers = family.strangers(lock)
+            if not strangers:
+                return family.with_origins(lock)
+            if not await family.pin(file.name for file in strangers):
+                raise await self._conflict(strangers[0])
+        raise ResolutionConflict("The requirements don't settle on one PyTorch build.", log=self.log)
+
+    async def _learn(self, failure: str) -> bool:
+        """Whether a failure shows what to do better in the next turn."""
+        if wheel_to_fetch(failure) is None:
+            # Unpinned companions make uv look at the wrong versions of torch.
+            mentioned = set(_NAME.findall(failure))
+            return self._build_some(mentioned) or await self.family.pin(mentioned)
+        # An ordinary package of an index with too little metadata: let uv fetch its wheels, as pip would.
+        was_strict, self._is_strict = self._is_strict, False
+        return was_strict
 
     @property
     def log(self) -> str:
         """All of uv's output so far."""
         return output_of(*self._runs)
 
-    def build_some(self, mentioned: set[str]) -> bool:
+    def _build_some(self, mentioned: set[str]) -> bool:
         """Build from source what of these names may be built; whether there is any such.
 
         Wheels are tried first: one that is there needs no compiler, and runs no foreign code.
@@ -189,26 +177,26 @@ class _Resolver:
         self._built |= unbuilt
         return bool(unbuilt)
 
-    async def run(self, project: str) -> str | None:
+    async def _run(self, project: str) -> str | None:
         """Lock and export; None when that went well, else what uv wrote to stderr.
 
         While strict, uv may neither fetch a whole wheel for its metadata nor to hash it.
         """
         await anyio.to_thread.run_sync(self._begin, project)
         variables = {**self.variables, **LOG_VARIABLES}
-        if self.is_strict:
+        if self._is_strict:
             variables["UV_REQUIRE_METADATA_RANGE_REQUESTS"] = "1"
         # uv lets what is named here pass its --no-build.
         built = (part for name in sorted(self._built) for part in ("--no-binary-package", name))
         failure = await self._call(variables, "lock", "--no-build", *built)
         if failure is not None:
             return failure
-        offline = ("--offline",) if self.is_strict else ()
+        offline = ("--offline",) if self._is_strict else ()
         form = ("--format", "pylock.toml", "--no-header", "-o", "pylock.toml")
         selected = ("--frozen", "--no-default-groups", "--no-emit-project")
         return await self._call(variables, "export", *selected, *offline, *form)
 
-    async def read(self) -> Lock:
+    async def _read(self) -> Lock:
         """The lock that `run` made, for the interpreter."""
         text = await anyio.Path(self.folder / "pylock.toml").read_text(encoding="utf-8")
         markers, tags = self.interpreter.markers, self.interpreter.tags
@@ -216,12 +204,12 @@ class _Resolver:
             lambda: read_pylock(text, markers=markers, tags=tags, builds=self.builds, tool_output=self.log)
         )
 
-    async def check_pages(self, failure: str, pages: PageSource) -> None:
+    async def _check_pages(self, failure: str) -> None:
         """Read what uv found nothing on: it says no more of a listing that it can't read."""
         indexes = (self.variables["UV_DEFAULT_INDEX"], *self.variables.get("UV_INDEX", "").split())
         for name in set(_NO_VERSIONS.findall(failure)):
             for index in indexes:
-                await readable_page(f"{index.rstrip('/')}/{name}/", "index", pages)
+                await readable_page(f"{index.rstrip('/')}/{name}/", "index", self.family.pages)
 
     def _begin(self, project: str) -> None:
         for name in ("uv.lock", "pylock.toml"):
@@ -235,36 +223,32 @@ class _Resolver:
         self._runs.append(completed)
         return None if completed.returncode == 0 else completed.stderr.decode(errors="replace")
 
+    def _failed(self, failure: str) -> StationError:
+        """Why it can't be locked; where that is about torch, with the build on the other side."""
+        error = lock_failure(failure, log=self.log, cache=self.cache.parent)
+        if not isinstance(error, ResolutionConflict) or "torch" not in error.message:
+            return error
+        if self.family.version is None or self.family.version in error.message:
+            return error
+        message = f"{error.message} The chosen PyTorch is {self.family.description}."
+        return ResolutionConflict(message, hint=error.hint, log=error.log)
 
-def _failed(failure: str, resolver: _Resolver, family: Family) -> StationError:
-    """Why it can't be locked; where that is about torch, with the build on the other side."""
-    error = lock_failure(failure, log=resolver.log, cache=resolver.cache.parent)
-    if not isinstance(error, ResolutionConflict) or "torch" not in error.message:
-        return error
-    if family.version is None or family.version in error.message:
-        return error
-    message = f"{error.message} The chosen PyTorch is {family.description}."
-    return ResolutionConflict(message, hint=error.hint, log=error.log)
-
-
-async def _conflict(resolver: _Resolver, family: Family, stranger: LockedFile) -> ResolutionConflict:
-    """A package of the family that would come from elsewhere: who asks for it, and what both sides say."""
-    uv_lock = await anyio.Path(resolver.folder / "uv.lock").read_text(encoding="utf-8")
-    asking = ", ".join(
-        sorted(
+    async def _conflict(self, stranger: LockedFile) -> ResolutionConflict:
+        """A package of the family comes from elsewhere: who asks for it, and what both sides say."""
+        uv_lock = tomllib.loads(await anyio.Path(self.folder / "uv.lock").read_text(encoding="utf-8"))
+        asking = sorted(
             package["name"]
-            for package in tomllib.loads(uv_lock).get("package", ())
+            for package in uv_lock.get("package", ())
             if package["name"] != PROJECT
             and any(dependency["name"] == stranger.name for dependency in package.get("dependencies", ()))
         )
-    )
-    where = f" from {redact_url(stranger.index)}" if stranger.index else ""
-    return ResolutionConflict(
-        f"{asking or 'the backend'} asks for {stranger.name}, which would be {stranger.version}{where}; "
-        f"the environment's PyTorch is {family.description}.",
-        hint="Another strategy may choose a build that has it, or the requirements have to change.",
-        log=resolver.log,
-    )
+        where = f" from {redact_url(stranger.index)}" if stranger.index else ""
+        return ResolutionConflict(
+            f"{', '.join(asking) or 'the backend'} asks for {stranger.name}, which would be"
+            f" {stranger.version}{where}; the environment's PyTorch is {self.family.description}.",
+            hint="Another strategy may choose a build that has it, or the requirements have to change.",
+            log=self.log,
+        )
 
 
 def _check_hashes(lock: Lock, requirements: Requirements) -> None:

@@ -9,7 +9,7 @@ import errno
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,12 +99,12 @@ _FAULTS: tuple[tuple[str, type[StationError], str, str], ...] = (
 """What of a failure to lock is somebody's fault: never ours, since what uv is given was checked before."""
 
 
+@dataclass(frozen=True)
 class Uv:
     """A uv that may be used."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
-        self._path = path
-        self._environ = environ
+    path: Path
+    environ: Mapping[str, str]
 
     async def run(
         self,
@@ -117,8 +117,8 @@ class Uv:
 
         Its working folder is its own by default, for the station's may be gone.
         """
-        env = {**child_environment(self._environ), **_QUIET, **(variables or {})}
-        argv, folder = [str(self._path), *args, "--no-config"], cwd or self._path.parent
+        env = {**child_environment(self.environ), **_QUIET, **(variables or {})}
+        argv, folder = [str(self.path), *args, "--no-config"], cwd or self.path.parent
         return await run(argv, env=env, cwd=folder, on_stderr_line=on_stderr_line)
 
     async def fill(

@@ -11,8 +11,8 @@ import pytest
 from packaging.markers import default_environment
 
 from moondream_station.core.builds.requirements import parse_requirement_args
-from moondream_station.core.environments.packages import find_packages
-from moondream_station.core.in_place.installed import unmet
+from moondream_station.core.environments.packages import Package, find_packages
+from moondream_station.core.in_place.running_python import Installed
 from support.wheels import module_wheel
 
 Missing = Callable[..., list[str]]
@@ -34,13 +34,14 @@ def missing(tmp_path: Path) -> Missing:
 
     def ask(*texts: str, except_for: str = "") -> list[str]:
         packages = find_packages([str(tmp_path)])
-        missing = unmet(
-            parse_requirement_args(texts),
-            packages,
-            markers={name: str(value) for name, value in default_environment().items()},
-            may_stay=lambda package: package.name != except_for,
-        )
-        return list(missing.texts)
+        markers = {name: str(value) for name, value in default_environment().items()}
+
+        class Here(Installed):
+            def _may_stay(self, package: Package) -> bool:
+                return package.name != except_for
+
+        installed = Here(packages=packages, offer=None, keeps_torch=True, markers=markers)
+        return list(installed.missing(parse_requirement_args(texts)).texts)
 
     return ask
 
