@@ -111,12 +111,25 @@ def switch(
     python: Annotated[
         Path | None, typer.Option("--python", metavar="PATH", help="Python interpreter for the environment.")
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Go on even if the model does not fit this machine.")
+    ] = False,
+    accept_notice: Annotated[
+        bool, typer.Option("--accept-notice", help="Accept the model's notice, if it has one.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Install, verify and activate a model."""
     from moondream_station.cli.switch import SwitchOptions, run_switch  # noqa: PLC0415
 
-    options = SwitchOptions(model=model, strategy=strategy, upgrade=upgrade, python=python)
+    options = SwitchOptions(
+        model=model,
+        strategy=strategy,
+        upgrade=upgrade,
+        python=python,
+        anyway=anyway,
+        accept_notice=accept_notice,
+    )
     return run_switch(options, as_json=as_json)
 
 

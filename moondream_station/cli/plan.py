@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
-from moondream_station.core.activation.plan import plan_from_catalog, plan_here
+from moondream_station.core.activation.plan import fit_of_plan, plan_from_catalog, plan_here
+from moondream_station.core.backends.manifest import ModelInfo
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     FAMILY,
@@ -55,18 +56,23 @@ def run_plan(options: PlanOptions, *, strategy: str | None, as_json: bool) -> in
     home, settings = begin(strategy=strategy)
     check_strategy(settings.strategy)
     selection = run_loop(_plan, options, home, settings)
-    print_text(plan_text(selection, width=terminal_width()), to_json(selection), as_json=as_json)
+    data = to_json(selection)
+    if selection.fit is None:
+        del data["fit"]
+    print_text(plan_text(selection, width=terminal_width()), data, as_json=as_json)
     return 0 if selection.build is not None else 1
 
 
 def plan_text(selection: Selection, *, width: int | None = None) -> str:
-    """A plan for people, its table broken to `width` columns: choice, command, warnings, every candidate."""
+    """A plan for people, its table broken to `width` columns: choice, command, fit, warnings, candidates."""
     lines = []
     if selection.build is None:
         lines.append(selection.reason)
     else:
         lines += [f"{selection.build} with torch {selection.torch}: {selection.reason}"]
         lines += ["", *(f"  {_quoted(command)}" for command in _commands(selection))]
+    if selection.fit is not None:
+        lines += ["", selection.fit.sentence]
     lines += [f"warning: {warning}" for warning in selection.warnings]
     rows = [
         {
@@ -111,9 +117,9 @@ async def _plan(options: PlanOptions, home: Home, settings: Settings) -> Selecti
         machine = with_python(machine, options.python)
     is_elsewhere = options.machine_file is not None
     python = options.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
-    requirements = await _requirements(options, home, settings, system=machine.facts.system)
+    requirements, model = await _requirements(options, home, settings, machine=machine)
     if is_elsewhere or options.offline:
-        return await plan_from_catalog(
+        selection = await plan_from_catalog(
             requirements,
             machine,
             python=python,
@@ -121,20 +127,28 @@ async def _plan(options: PlanOptions, home: Home, settings: Settings) -> Selecti
             torch_index=settings.torch_index,
             mixes_indexes=not is_elsewhere and (await load_packaging_config(os.environ)).mixes_indexes,
         )
-    home.create()
-    return await plan_here(
-        requirements,
-        machine,
-        python=python,
-        strategy=settings.strategy,
-        home=home,
-        settings=settings,
-        environ=os.environ,
-    )
+    else:
+        home.create()
+        selection = await plan_here(
+            requirements,
+            machine,
+            python=python,
+            strategy=settings.strategy,
+            home=home,
+            settings=settings,
+            environ=os.environ,
+        )
+    if model is None:
+        return selection
+    environ = None if is_elsewhere else os.environ
+    return replace(selection, fit=await fit_of_plan(model, selection.build, machine, environ=environ))
 
 
-async def _requirements(options: PlanOptions, home: Home, settings: Settings, *, system: str) -> Requirements:
-    """Everything that the options name; torch where they name nothing."""
+async def _requirements(
+    options: PlanOptions, home: Home, settings: Settings, *, machine: Machine
+) -> tuple[Requirements, ModelInfo | None]:
+    """Everything that the options name, torch where they name nothing; and the entry of the model."""
+    model: ModelInfo | None = None
     texts = list(parse_requirement_args(options.requirements).texts)
     warnings: list[str] = []
     for file in options.requirement_files:
@@ -142,11 +156,11 @@ async def _requirements(options: PlanOptions, home: Home, settings: Settings, *,
         texts += from_file.texts
         warnings += from_file.warnings
     if options.model is not None:
-        of_model = await _requirements_of(options.model, home, settings, system=system)
+        of_model, model = await _requirements_of(options.model, home, settings, machine)
         # A requirement by URL says nothing about torch, and its text is no argument of a command.
         pairs = zip(of_model.items, of_model.texts, strict=True)
         texts += [text for item, text in pairs if item.url is None]
-    return replace(parse_requirement_args(texts or ["torch"]), warnings=tuple(warnings))
+    return replace(parse_requirement_args(texts or ["torch"]), warnings=tuple(warnings)), model
 
 
 def _read(path: Path) -> Requirements:
@@ -166,17 +180,21 @@ def _read(path: Path) -> Requirements:
         raise
 
 
-async def _requirements_of(model: str, home: Home, settings: Settings, *, system: str) -> Requirements:
+async def _requirements_of(
+    model: str, home: Home, settings: Settings, machine: Machine
+) -> tuple[Requirements, ModelInfo]:
     from moondream_station.core.activation.prepare import check_model  # noqa: PLC0415  with --model alone
     from moondream_station.core.backends.provide import backend_requirements  # noqa: PLC0415
     from moondream_station.core.station import open_manifest  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
-    backend = check_model(manifest, model, system=system).backend
+    entry = check_model(manifest, model, system=machine.facts.system, machine=machine.facts.machine)
+    info = manifest.backends[entry.backend]
     async with open_client(await load_packaging_config(os.environ)) as client:
-        return await backend_requirements(
-            backend, manifest.backends[backend], manifest=manifest, home=home, client=client
+        requirements = await backend_requirements(
+            entry.backend, info, manifest=manifest, home=home, client=client
         )
+    return requirements, entry
 
 
 def _quoted(command: Sequence[str]) -> str:

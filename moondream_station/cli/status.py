@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
 
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
@@ -16,6 +18,7 @@ from moondream_station.core.bus.journal import activations, read_activation
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import NoActiveModel
 from moondream_station.core.facts.events import BackendActivationRequested, Event
+from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import Home, home_from, home_unusable, in_the_way
 from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from moondream_station.http.client import StationClient
 
 _WORKER_LINES = 50
+_FIT_WORDS = {"fits": "yes", "tight": "tight", "does not fit": "no"}
 
 
 def run_status(*, as_json: bool) -> int:
@@ -49,28 +53,53 @@ def run_status(*, as_json: bool) -> int:
 
 def run_models(*, as_json: bool) -> int:
     """Print the manifest's models; returns the exit code."""
-    home, settings = begin()
-    record = read_station(home)
-    if record is None:
-        shown = run_loop(_models_here, home, settings)
-    else:
-        shown = run_loop(_ask, record, lambda client: client.models())
+    shown = read_models(*begin())
     print_text(models_text(shown, width=terminal_width()), shown, as_json=as_json)
     return 0
 
 
+def read_models(home: Home, settings: Settings) -> Mapping[str, Any]:
+    """The models shape, from the station that serves the home or by its files."""
+    record = read_station(home)
+    if record is None:
+        return run_loop(_models_here, home, settings)
+    return run_loop(_ask, record, lambda client: client.models())
+
+
 def models_text(shown: Mapping[str, Any], *, width: int | None = None) -> str:
-    """The models shape for people, broken to `width` columns."""
+    """The models shape for people, broken to `width` columns, and what the manifest says of this version."""
     rows = [
         {
             "model": f"{model['id']}{' *' if model['active'] else ''}",
             "installed": "yes" if model["installed"] else "no",
             "supported": "yes" if model["supported"] else f"no: {model['reason']}",
-            "description": model["description"],
+            "fits": _FIT_WORDS.get(str((model.get("fit") or {}).get("verdict")), "?"),
+            "description": " ".join(_description(model)),
         }
         for model in shown["models"]
     ]
-    return table(rows, ("model", "installed", "supported", "description"), width=width)
+    lines = table(rows, ("model", "installed", "supported", "fits", "description"), width=width)
+    return "\n".join([lines, *news_lines(shown)])
+
+
+def _description(model: Mapping[str, Any]) -> Iterator[str]:
+    yield model["description"]
+    fit = model.get("fit") or {}  # an older station that serves has none
+    if fit.get("verdict") in {"tight", "does not fit"}:
+        yield f"{fit['verdict'].capitalize()}: {fit['reason']}."
+    if required := model.get("system_requirements"):
+        yield f"Requirements: {', '.join(f'{name} {value}' for name, value in required.items())}."
+
+
+def news_lines(shown: Mapping[str, Any]) -> Iterator[str]:
+    """What the manifest says of this version of the station, and of a newer one."""
+    for message in shown.get("messages", ()):
+        yield f"{message['severity']}: {message['message']}"
+    if latest := shown.get("latest_version"):
+        yield (
+            f"Moondream Station {latest} is available; this is {VERSION}."
+            " `python -m pip install --upgrade moondream-station` updates it."
+        )
 
 
 def status_text(shown: Mapping[str, Any], broken: str | None = None) -> str:
@@ -111,11 +140,12 @@ async def _ask(
 
 
 async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
-    from moondream_station.core.home.active_file import read_active  # noqa: PLC0415
+    from moondream_station.core.activation.plan import detect_here, list_models  # noqa: PLC0415
     from moondream_station.core.station import open_manifest  # noqa: PLC0415
-    from moondream_station.core.views.overview import models_shape  # noqa: PLC0415
 
-    return models_shape(await open_manifest(home, settings, os.environ), read_active(home))
+    manifest = await open_manifest(home, settings, os.environ)
+    capabilities = await detect_here(home, os.environ)
+    return await anyio.to_thread.run_sync(list_models, manifest, home, capabilities, os.environ)
 
 
 def run_logs(model: str | None, *, as_json: bool) -> int:

@@ -8,14 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import anyio.to_thread
 
 from moondream_station.cli.activate import activate_here, activate_there
 from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED
 from moondream_station.console.logging import begin
-from moondream_station.console.output import print_json, print_progress
+from moondream_station.console.output import print_json, print_progress, write
 from moondream_station.console.presenting import JsonPresenter, PlainPresenter, Presenter
 from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.builds.naming import check_strategy
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from moondream_station.http.client import Accepted, StationClient
 
 
+class _Flags(TypedDict):
+    upgrade: bool
+    python: Path | None
+    anyway: bool
+    accept_notice: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchOptions:
     """The options of `switch`."""
@@ -41,6 +48,18 @@ class SwitchOptions:
     strategy: str | None
     upgrade: bool
     python: Path | None
+    anyway: bool
+    accept_notice: bool
+
+    @property
+    def flags(self) -> _Flags:
+        """All but the model and the strategy, as a station takes them."""
+        return {
+            "upgrade": self.upgrade,
+            "python": self.python,
+            "anyway": self.anyway,
+            "accept_notice": self.accept_notice,
+        }
 
 
 def run_switch(options: SwitchOptions, *, as_json: bool) -> int:
@@ -95,20 +114,50 @@ def _run(options: SwitchOptions, presenter: Presenter | None) -> int:
     python = options.python and absolute(options.python)
     if python is not None and not python.is_file():
         raise UsageError(f"There is no file {python}.", hint="Give the path of a Python interpreter.")
-    options = replace(options, strategy=settings.strategy, python=python)
+    accepted = options.accept_notice or (presenter is None and _accepts_notice(home, settings, options.model))
+    options = replace(options, strategy=settings.strategy, python=python, accept_notice=accepted)
     return run_loop(_switch, home, settings, options, presenter or presenter_for())
+
+
+def _accepts_notice(home: Home, settings: Settings, model: str) -> bool:
+    """Ask for the model's notice, where somebody can answer; whoever declines gets the error."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    with suppress(StationError):  # which the switch meets again, and reports
+        if notice := run_loop(_open_notice, home, settings, model):
+            print_progress(notice)
+            write(sys.stderr, f"Accept this, and switch to {model}? [y/N] ")
+            return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return False
+
+
+async def _open_notice(home: Home, settings: Settings, model: str) -> str | None:
+    """The notice that must be accepted before a switch to a model, None where there is none."""
+    from moondream_station.core.activation.prepare import accepted_notices  # noqa: PLC0415  on terminals
+    from moondream_station.core.station import open_manifest  # noqa: PLC0415
+    from moondream_station.core.views.overview import notice_shape  # noqa: PLC0415
+    from moondream_station.http.client import StationClient  # noqa: PLC0415
+
+    if (record := await anyio.to_thread.run_sync(read_station, home)) is not None:
+        async with StationClient(record.address, token=record.token) as client:
+            models = (await client.models())["models"]
+        notice = next((shown["notice"] for shown in models if shown["id"] == model), None)
+    else:
+        manifest = await open_manifest(home, settings, os.environ)
+        notice = notice_shape(manifest.models.get(model), accepted_notices(home))
+    if notice is None or notice["accepted"]:
+        return None
+    return "\n".join(filter(None, (notice["text"], notice["url"])))
 
 
 async def _switch(home: Home, settings: Settings, options: SwitchOptions, presenter: Presenter) -> int:
     def request_here(station: Station) -> None:
         with suppress(UnknownModel):  # published, and so presented
-            station.request_switch(options.model, upgrade=options.upgrade, python=options.python)
+            station.request_switch(options.model, **options.flags)
 
     async def request_there(client: StationClient) -> Accepted | None:
         try:
-            return await client.switch(
-                options.model, options.strategy, upgrade=options.upgrade, python=options.python
-            )
+            return await client.switch(options.model, options.strategy, **options.flags)
         except UnknownModel:
             return None  # published, and so presented
 
@@ -146,7 +195,7 @@ async def _tell(record: StationRecord, options: SwitchOptions, *, environment: s
             # A station that is switching was asked for something later than this.
             if status["activation"] is not None or served == environment:
                 return ""
-            await client.switch(options.model, options.strategy, python=options.python)
+            await client.switch(options.model, options.strategy, **replace(options, upgrade=False).flags)
     except StationError as error:
         return f"was not notified: {error.message}"
     return f"was notified, and is switching to {options.model}."

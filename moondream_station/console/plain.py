@@ -103,7 +103,8 @@ def _line(fact: events.Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one
         case events.BuildSelected():
             if fact.build is None:
                 return f"Build: none needed. {fact.reason}"
-            return f"Build: {fact.build} with torch {fact.torch}. {fact.reason}"
+            fit = f" {fact.fit.sentence}" if fact.fit and fact.fit.is_known else ""
+            return f"Build: {fact.build} with torch {fact.torch}. {fact.reason}{fit}"
         case events.RequirementsLocked():
             size = size_text(fact.total_bytes)
             return f"Locked {some_text(fact.packages, 'packages')}, {size} ({duration_text(fact.seconds)})"

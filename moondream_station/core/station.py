@@ -21,6 +21,7 @@ from moondream_station.core.activation.activation import (
     wait_for_cancel_request,
 )
 from moondream_station.core.activation.orchestrator import Orchestrator
+from moondream_station.core.activation.plan import list_models
 from moondream_station.core.activation.rollback import check_rollback
 from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
@@ -61,7 +62,7 @@ from moondream_station.core.packaging.packaging_config import load_packaging_con
 from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.queue import InferencePool
 from moondream_station.core.serving.worker_host import WorkerHost, existing_worker
-from moondream_station.core.views.overview import models_shape, stored_state
+from moondream_station.core.views.overview import stored_state
 
 _log = Log()
 
@@ -151,7 +152,9 @@ class Station:
     def models(self) -> Mapping[str, Any]:
         """The manifest's models."""
         self._reread_manifest()
-        return models_shape(self.manifest, read_active(self.home))
+        return list_models(
+            self.manifest, self.home, self.state.capabilities, self._orchestrator.tools.environ
+        )
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no model is active."""
@@ -162,7 +165,14 @@ class Station:
         return frozenset(backend.served_functions) if backend else frozenset()
 
     def request_switch(
-        self, model: str, strategy: str | None = None, *, upgrade: bool = False, python: Path | None = None
+        self,
+        model: str,
+        strategy: str | None = None,
+        *,
+        upgrade: bool = False,
+        python: Path | None = None,
+        anyway: bool = False,
+        accept_notice: bool = False,
     ) -> tuple[str, bool]:
         """Ask for a model to become the active one.
 
@@ -173,6 +183,8 @@ class Station:
             strategy: `auto`, `guide` or a build; None for the setting.
             upgrade: Whether to resolve again although an environment exists.
             python: The interpreter to make the environment from.
+            anyway: Whether to go on where the model does not fit the machine.
+            accept_notice: Whether the user accepts the model's notice, if it has one.
 
         Returns:
             The activation's id, and whether it was running already.
@@ -190,6 +202,8 @@ class Station:
             strategy=strategy or self.settings.strategy,
             upgrade=upgrade,
             python=python,
+            anyway=anyway,
+            accept_notice=accept_notice,
         )
         return self._begin(request)
 
@@ -255,7 +269,7 @@ class Station:
             _log.warning("active_model_not_started", model=model, reason=str(error))
             if self._stored() == stored:
                 if self._running is None:
-                    self.request_switch(model)
+                    self.request_switch(model, anyway=True)  # it was served before
                 self._tasks.start_soon(self._recover, stored)
 
     async def _start_again(self, failure: StationError) -> None:
@@ -281,7 +295,7 @@ class Station:
             await anyio.sleep(RECOVERY_PAUSES[min(attempts, len(RECOVERY_PAUSES) - 1)])
             attempts += 1
             if self._running is None and self._stored() == stored and not self._active.serves:
-                self.request_switch(model)
+                self.request_switch(model, anyway=True)
 
     def _stored(self) -> tuple[str, str] | None:
         """The active model and its environment; None where none is, or `active.json` can't be read."""

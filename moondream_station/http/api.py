@@ -76,7 +76,14 @@ class StationApi(Protocol):
         """
 
     def request_switch(
-        self, model: str, strategy: str | None, *, upgrade: bool, python: Path | None
+        self,
+        model: str,
+        strategy: str | None,
+        *,
+        upgrade: bool,
+        python: Path | None,
+        anyway: bool,
+        accept_notice: bool,
     ) -> tuple[str, bool]:
         """Request a model to become the active one; gives the activation's id, and whether it ran already."""
 

@@ -94,9 +94,17 @@ class StationClient:
         *,
         upgrade: bool = False,
         python: Path | None = None,
+        anyway: bool = False,
+        accept_notice: bool = False,
     ) -> Accepted:
         """Request that a model becomes the active one; `python` needs the station's token."""
-        options = {"strategy": strategy, "upgrade": upgrade, "python": python and str(python)}
+        options = {
+            "strategy": strategy,
+            "upgrade": upgrade,
+            "python": python and str(python),
+            "anyway": anyway,
+            "accept_notice": accept_notice,
+        }
         body = {"model": model, **{name: value for name, value in options.items() if value}}
         return Accepted(**await self._ask("POST", "/v1/station/switch", body))
 

@@ -27,6 +27,7 @@ from moondream_station.http.guard import Access
 from moondream_station.http.refusals import ContentTypeUnsupported, MethodRefused, RequestInvalid
 
 NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
+_FLAGS: Final = ("upgrade", "anyway", "accept_notice")
 HEALTH: Final = {"status": "ok", "server": "moondream-station"}
 
 Handler = Callable[[Request], Response | Awaitable[Response]]
@@ -76,21 +77,23 @@ class StationRoutes:
     async def switch(self, request: Request) -> Response:
         """`POST /v1/station/switch`; `python` names a program to run, so it needs the token."""
         body = await read_object(request)
-        model, strategy, upgrade = _model(body), body.get("strategy"), body.get("upgrade", False)
+        model, strategy = _model(body), body.get("strategy")
         if not isinstance(strategy, str | None):
             raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
-        if not isinstance(upgrade, bool):
-            raise RequestInvalid("'upgrade' must be true or false")
+        for name in _FLAGS:
+            if not isinstance(body.get(name, False), bool):
+                raise RequestInvalid(f"{name!r} must be true or false")
         python = body.get("python")
         if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
             raise RequestInvalid("'python' must be the absolute path of an interpreter")
-        _refuse_others(body, "A switch", "model", "strategy", "upgrade", "python")
+        _refuse_others(body, "A switch", "model", "strategy", *_FLAGS, "python")
         if python is not None:
             self._access.check_token(
                 request.headers, "'python' names a program to run, and requires the station's token"
             )
         path = Path(python) if python else None
-        return _accepted(self._station.request_switch(model, strategy, upgrade=upgrade, python=path))
+        flags = {name: bool(body.get(name)) for name in _FLAGS}
+        return _accepted(self._station.request_switch(model, strategy, python=path, **flags))
 
     async def rollback(self, request: Request) -> Response:
         """`POST /v1/station/rollback`."""

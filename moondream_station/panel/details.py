@@ -24,6 +24,7 @@ from moondream_station.core.facts.events import (
     Stage,
     Terminal,
 )
+from moondream_station.core.facts.selection import FitVerdict
 from moondream_station.panel.frame import Frame
 from moondream_station.panel.quantities import count_text, duration_text, size_text
 from moondream_station.panel.stages import Shown, download_words
@@ -83,13 +84,18 @@ def _outcome_lines(frame: Frame, activation: ActivationState, outcome: Terminal)
 
 
 def _why_lines(frame: Frame, activation: ActivationState, *, rows: int | None = None) -> list[Text]:
-    """Why this build, and what it replaces where another one did not work."""
+    """Why this build, what it replaces where another one did not work, and whether the model fits there."""
     sentences = []
+    fit = activation.selection.fit if activation.selection else None
+    if fit is not None and fit.verdict in {FitVerdict.TIGHT, FitVerdict.DOES_NOT_FIT}:
+        sentences.append(fit.sentence)
     fallback = activation.fallback
     if fallback is not None and fallback.to_build != fallback.from_build:
         sentences.append(f"{fallback.to_build} instead of {fallback.from_build}: {fallback.reason}")
     if activation.selection is not None:
         sentences.append(activation.selection.reason)
+    if fit is not None and fit.verdict is FitVerdict.FITS:
+        sentences.append(fit.sentence)
     style = "yellow" if fallback is not None else ""
     return frame.paragraph(" ".join(sentences), style=style, rows=rows)
 

@@ -116,8 +116,10 @@ def _note(shown: Shown, stage: Stage) -> str:  # noqa: C901, PLR0911  one case a
             return _machine_note(activation, shown.machine)
         case Stage.SELECT:
             chosen = activation.selection
-            needed = chosen and chosen.build and f"{chosen.build} build, torch {chosen.torch}"
-            return (needed or "no torch needed") if chosen else ""
+            if chosen is None:
+                return ""
+            needed = f"{chosen.build} build, torch {chosen.torch}" if chosen.build else "no torch needed"
+            return f"{needed}, {chosen.fit.verdict}" if chosen.fit and chosen.fit.is_known else needed
         case Stage.LOCK:
             if activation.packages is None:
                 return ""

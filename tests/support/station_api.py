@@ -44,8 +44,13 @@ MODELS: Mapping[str, Any] = {
             "reason": None,
             "installed": True,
             "active": True,
+            "fit": {"verdict": "fits", "reason": "needs 1.1 GB of memory; 8.0 GB are there"},
+            "system_requirements": None,
+            "notice": None,
         }
-    ]
+    ],
+    "latest_version": None,
+    "messages": [],
 }
 
 
@@ -77,6 +82,7 @@ class FakeStation:
         self.listed: Mapping[str, Any] = MODELS
         self.listed_in: list[threading.Thread] = []
         self.wishes: list[tuple[str, str | None, bool, Path | None]] = []
+        self.consents: list[tuple[bool, bool]] = []
         self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         self.followers = 0
         self.left_alone = anyio.Event()
@@ -134,10 +140,18 @@ class FakeStation:
             self.left.append(function)
 
     def request_switch(
-        self, model: str, strategy: str | None, *, upgrade: bool, python: Path | None
+        self,
+        model: str,
+        strategy: str | None,
+        *,
+        upgrade: bool,
+        python: Path | None,
+        anyway: bool = False,
+        accept_notice: bool = False,
     ) -> tuple[str, bool]:
-        """Begin an activation of `selftest`, or join the one that runs; `wishes` keeps what was asked."""
+        """Begin an activation of `selftest`, or join the one that runs; what was asked is kept."""
         self.wishes.append((model, strategy, upgrade, python))
+        self.consents.append((anyway, accept_notice))
         if model != "selftest":
             raise UnknownModel(f"There is no model {model!r}", hint="moondream-station models lists them.")
         if strategy not in (None, "auto", "cpu"):

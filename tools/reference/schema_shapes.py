@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
+from moondream_station.core.facts.selection import FitVerdict
+
 Schema: TypeAlias = dict[str, Any]
 
 TIME: Final[Schema] = {
@@ -94,7 +96,22 @@ _MODEL: Final = whole(
         "reason": _TEXT_OR_NULL,
         "installed": _YES_OR_NO,
         "active": _YES_OR_NO,
+        "fit": whole(
+            "Whether the model fits this machine, and the sum.",
+            {"verdict": {"enum": [str(verdict) for verdict in FitVerdict]}, "reason": _TEXT},
+        ),
+        "system_requirements": {"type": ["object", "null"]},
+        "notice": {
+            "anyOf": [
+                whole(
+                    "What must be accepted before a switch.",
+                    {"text": _TEXT, "url": _TEXT_OR_NULL, "accepted": _YES_OR_NO},
+                ),
+                {"type": "null"},
+            ]
+        },
     },
+    optional=("fit", "system_requirements", "notice"),
 )
 
 _MACHINE: Final = whole(
@@ -212,7 +229,17 @@ BY_HAND: Final[Mapping[str, Schema]] = {
         {"status": {"const": "ok"}, "server": {"const": "moondream-station"}},
     ),
     "machine": _MACHINE,
-    "models": whole("`models --json` and `GET /v1/models`.", {"models": _list_of(_MODEL)}),
+    "models": whole(
+        "`models --json` and `GET /v1/models`.",
+        {
+            "models": _list_of(_MODEL),
+            "latest_version": _TEXT_OR_NULL,
+            "messages": _list_of(
+                whole("What the manifest says of this version.", {"severity": _TEXT, "message": _TEXT})
+            ),
+        },
+        optional=("latest_version", "messages"),
+    ),
     "stats": whole(
         "The answer of `GET /v1/stats`.",
         {
@@ -234,7 +261,14 @@ BY_HAND: Final[Mapping[str, Schema]] = {
     ),
     "switch-request": whole(
         "The body of `POST /v1/station/switch`.",
-        {"model": _TEXT, "strategy": _TEXT, "upgrade": _YES_OR_NO, "python": _TEXT},
-        optional=("strategy", "upgrade", "python"),
+        {
+            "model": _TEXT,
+            "strategy": _TEXT,
+            "upgrade": _YES_OR_NO,
+            "python": _TEXT,
+            "anyway": _YES_OR_NO,
+            "accept_notice": _YES_OR_NO,
+        },
+        optional=("strategy", "upgrade", "python", "anyway", "accept_notice"),
     ),
 }

@@ -67,6 +67,7 @@ def schemas() -> dict[str, Schema]:
     made["error"] = _error()
     for name, kind in _DATACLASSES.items():
         made[name] = _of(kind)
+    made["plan"]["required"].remove("fit")  # there with `--model` alone
     for name, schema in BY_HAND.items():
         made[name] = {"title": name, **schema}
     head = ("$schema", "title", "description", "type")

@@ -41,6 +41,9 @@ class ActivationRequest:
     upgrade: bool = False
     python: Path | None = None
     rollback: bool = False
+    anyway: bool = False
+    """Whether to go on where the model does not fit the machine."""
+    accept_notice: bool = False
 
 
 class Activation:
@@ -58,8 +61,13 @@ class Activation:
         self._journal = journal
 
     def is_for(self, request: ActivationRequest) -> bool:
-        """Whether it does what the request asks for; one that is being cancelled does not."""
-        asked, asks = self.request, replace(request, id=self.id)
+        """Whether it does what the request asks for; one that is being cancelled does not.
+
+        It may be allowed more than the request allows.
+        """
+        asked = self.request
+        anyway, accept_notice = asked.anyway or request.anyway, asked.accept_notice or request.accept_notice
+        asks = replace(request, id=self.id, anyway=anyway, accept_notice=accept_notice)
         return asked == asks and not self.scope.cancel_called
 
     def publish(self, fact: Fact) -> Event:

@@ -15,7 +15,13 @@ import anyio
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
-from moondream_station.core.activation.prepare import check_model, detect_again, detect_machine, needs_of
+from moondream_station.core.activation.prepare import (
+    check_model,
+    check_notice,
+    detect_again,
+    detect_machine,
+    needs_of,
+)
 from moondream_station.core.activation.rollback import find_previous
 from moondream_station.core.activation.workshop import Tools, Workshop
 from moondream_station.core.environments.store import amend, commit, reject, sync_ahead
@@ -85,6 +91,7 @@ class Orchestrator:
         """The nine stages. A rollback enters those that are left when the environment is given."""
         request, tools, began = activation.request, self.tools, anyio.current_time()
         model, needs, candidates = check_model(tools.manifest, request.model), None, None
+        check_notice(tools.home, request.model, model, accept=request.accept_notice)
         activation.enter(Stage.PREPARE)
         async with self._locked(activation), Workshop(tools, activation) as workshop:
             await workshop.sweep()
@@ -110,7 +117,7 @@ class Orchestrator:
                     lock = await workshop.lock(needs, candidates)
                     activation.enter(Stage.DOWNLOAD)
                     async with workshop.building(needs, lock) as building:
-                        wheels = await workshop.download(building, candidates)
+                        wheels = await workshop.download(building, needs, candidates)
                         activation.enter(Stage.BUILD)
                         environment = await workshop.finish(building, wheels, needs, candidates)
                 activation.enter(Stage.START)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -9,6 +10,7 @@ import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
+from moondream_station.core.activation.fit import Room, Surroundings, judge, surroundings_of
 from moondream_station.core.backends.code_store import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.builds.catalog import Catalog
@@ -16,13 +18,18 @@ from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.store import request_key
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
-from moondream_station.core.facts.errors import UnsupportedModel
+from moondream_station.core.facts.codec import to_json
+from moondream_station.core.facts.errors import DoesNotFit, NoticeNotAccepted, UnsupportedModel
 from moondream_station.core.facts.events import CapabilitiesDetected, Fact, ProbeFinished
+from moondream_station.core.facts.selection import Fit, FitVerdict
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.storage import read_record, write_record
 from moondream_station.core.resolve.interpreter import Interpreter, find_interpreter
 from moondream_station.core.selection.request import BuildRequest
 
 _log = Log()
+_NOTICES = "moondream-station/notices/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,7 @@ class Needs:
     strategy: str
     interpreter: Interpreter
     capabilities: Capabilities
+    around: Surroundings
     request_key: str
 
     def build_request(self, catalog: Catalog) -> BuildRequest:
@@ -48,26 +56,68 @@ class Needs:
             catalog=catalog,
         )
 
-    def check_gpu(self, build: str | None, *, because: str | None = None) -> None:
-        """Refuse the CPU build to a model that needs a GPU; the sentence `because` says why it is used."""
+    def fit_on(self, build: str | None, catalog: Catalog) -> Fit:
+        """Whether the model fits this machine on a build."""
+        return judge(self.model, Room.on(build, self.capabilities, catalog, self.around))
+
+    def check(self, build: str | None, fit: Fit, *, anyway: bool, because: str | None = None) -> None:
+        """Refuse a build on which the model can't work; the sentence `because` says why it is used."""
         if build == CPU and self.model.requires_gpu:
             message = f"{self.model_id} needs a GPU, and only the CPU build can be used here."
             raise UnsupportedModel(
                 f"{message} {because}" if because else message,
                 hint="`moondream-station plan` shows why, and what would change that.",
             )
+        if fit.verdict is FitVerdict.DOES_NOT_FIT and not anyway:
+            raise DoesNotFit(
+                f"{self.model_id} does not fit {f'on the {build} build' if build else 'here'}: it {fit.reason}.",
+                hint=f"`moondream-station switch {self.model_id} --anyway` goes on regardless.",
+            )
 
 
-def check_model(manifest: Manifest, model_id: str, *, system: str | None = None) -> ModelInfo:
-    """A model's entry, where it can be switched to on a `platform.system()`, this one by default."""
+def check_model(
+    manifest: Manifest, model_id: str, *, system: str | None = None, machine: str | None = None
+) -> ModelInfo:
+    """A model's entry, where it can be switched to; here, or on a `platform.system()` and `machine()`."""
     model = manifest.model(model_id)
-    reason = manifest.unsupported_reason(model_id, system=system)
+    reason = manifest.unsupported_reason(model_id, system=system, machine=machine)
     if reason is not None:
         raise UnsupportedModel(
             f"{model_id} is not supported here: {reason}.",
             hint="`moondream-station models` lists those that are.",
         )
     return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Accepted:
+    """The notices that the user has accepted, by the sha256 of what they say."""
+
+    format: str = _NOTICES
+    accepted: tuple[str, ...] = ()
+
+
+def accepted_notices(home: Home) -> frozenset[str]:
+    """The digests of the notices that were accepted in this home; none where the record can't be read."""
+    try:
+        return frozenset((read_record(home.notices, _Accepted, _NOTICES) or _Accepted()).accepted)
+    except (OSError, ValueError) as error:
+        _log.warning("accepted_notices_unknown", path=str(home.notices), reason=str(error))
+        return frozenset()
+
+
+def check_notice(home: Home, model_id: str, model: ModelInfo, *, accept: bool) -> None:
+    """Refuse a model whose notice the user has not accepted; what is accepted now is recorded."""
+    notice, accepted = model.notice, accepted_notices(home)
+    if notice is None or notice.digest in accepted:
+        return
+    if not accept:
+        raise NoticeNotAccepted(
+            f"{model_id} has a notice that must be accepted first: {notice.in_words}",
+            hint=f"`moondream-station switch {model_id} --accept-notice` accepts it.",
+        )
+    record = _Accepted(accepted=(*sorted(accepted), notice.digest))
+    write_record(home, home.notices, f"{json.dumps(to_json(record), indent=2)}\n")
 
 
 async def detect_machine(
@@ -120,6 +170,7 @@ async def needs_of(
         strategy=request.strategy,
         interpreter=interpreter,
         capabilities=capabilities,
+        around=await anyio.to_thread.run_sync(surroundings_of, model, environ),
         request_key=request_key(
             backend=code.id,
             backend_version=code.version,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from moondream_station.core.activation.activation import (
     sweep_cancel_requests,
 )
 from moondream_station.core.activation.candidates import Candidates, no_build, select_again
+from moondream_station.core.activation.fit import weights_to_come
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.prune import freeable_bytes
 from moondream_station.core.backends.code_store import BackendCode
@@ -36,6 +37,7 @@ from moondream_station.core.environments.store import (
 )
 from moondream_station.core.facts.errors import NoSpace, StationError, VerificationFailed
 from moondream_station.core.facts.events import (
+    BuildSelected,
     DownloadProgressed,
     FallbackChosen,
     RequirementsLocked,
@@ -48,7 +50,7 @@ from moondream_station.core.fetch.wheel_server import Arrivals
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.space import no_space_hint, storage_failure
+from moondream_station.core.home.space import Need, no_space_hint, storage_failure
 from moondream_station.core.home.storage import remove_tree
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.index.offers import collect_offers
@@ -163,11 +165,15 @@ class Workshop:
         fact = Candidates(result).fact()
         if record.build is None:
             fact = replace(fact, reason="No torch is needed.", candidates=())
-        environment = Environment(spec=self._spec(needs, committed.place, record), record=record)
-        self._activation.publish(fact)
+        self._choose(needs, fact)
         self._activation.built(committed.place.name, packages=len(record.packages))
-        needs.check_gpu(record.build)
-        return environment
+        return Environment(spec=self._spec(needs, committed.place, record), record=record)
+
+    def _choose(self, needs: Needs, fact: BuildSelected, *, because: str | None = None) -> None:
+        """Report a choice, and whether the model fits there; refuse one on which it can't work."""
+        fit = needs.fit_on(fact.build, self._tools.catalog)
+        self._activation.publish(replace(fact, fit=fit))
+        needs.check(fact.build, fit, anyway=self._activation.request.anyway, because=because)
 
     async def rebuild(self, needs: Needs) -> Candidates | None:
         """The build of a damaged environment that can be made again from what is here, without a network."""
@@ -208,8 +214,7 @@ class Workshop:
             return
         if candidates.current is None and candidates.collected is not None:
             raise no_build(candidates.selection, candidates.collected)
-        self._activation.publish(candidates.fact())
-        needs.check_gpu(candidates.selection.build, because=candidates.selection.reason)
+        self._choose(needs, candidates.fact(), because=candidates.selection.reason)
 
     def fall_back(self, build: str, candidates: Candidates, failure: VerificationFailed) -> None:
         """Go on with another build than one on which torch fails; where there is none, raise the failure."""
@@ -276,8 +281,7 @@ class Workshop:
             if lock.torch is None:
                 reason = "No package of this backend needs torch."
                 fact = replace(fact, build=None, torch=None, index_url=None, source=None, reason=reason)
-            self._activation.publish(fact)
-            needs.check_gpu(fact.build)
+            self._choose(needs, fact)
         if lock.tool_output:
             self._activation.note(lock.tool_output)
 
@@ -317,13 +321,17 @@ class Workshop:
             variables=config.to_uv_environment(torch_index=self._tools.torch_index),
         )
 
-    async def download(self, building: Building, candidates: Candidates) -> Mapping[str, Path]:
-        """Fetch the wheels of an environment on its way; gives where each is, by file name."""
+    async def download(self, building: Building, needs: Needs, candidates: Candidates) -> Mapping[str, Path]:
+        """Fetch the wheels of an environment on its way; gives where each is, by file name.
+
+        There must be room for the weights too, before gigabytes of wheels are fetched.
+        """
         build = candidates.current.build if candidates.current else None
-        return await self._fetch(building.lock, build=build, arrivals=building.arrivals)
+        weights = () if self._activation.request.anyway else weights_to_come(needs.model, needs.around)
+        return await self._fetch(building.lock, build=build, also=weights, arrivals=building.arrivals)
 
     async def _fetch(
-        self, lock: Lock, *, build: str | None, arrivals: Arrivals | None = None
+        self, lock: Lock, *, build: str | None, also: Iterable[Need] = (), arrivals: Arrivals | None = None
     ) -> Mapping[str, Path]:
         config, client = await self._connected()
         parsed = parse_build(build) if build else None
@@ -334,6 +342,7 @@ class Workshop:
             publish=self._activation.publish,
             patience=patience_of(config),
             unpacked_factor=self._tools.catalog.unpacked_factor(parsed.kind if parsed else None),
+            also=also,
             arrivals=arrivals,
         )
 

@@ -1,18 +1,21 @@
 """The manifest: which models there are, and the backends that serve them.
 
-The format is Moondream Station 0.1's; `sha256`, `size` and `allow` of a backend and `requires_gpu` of a model
-are additions. Keys that nobody knows are accepted, as 0.1 did. docs/reference/manifest.md describes it.
+The format is Moondream Station 0.1's, with additions. Keys that nobody knows are accepted, as 0.1 did.
+docs/reference/manifest.md describes it, and says what was added.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 from pydantic import (
@@ -102,6 +105,37 @@ class BackendInfo(BaseModel):
         return tuple(name for name in self.functions if not name.startswith("_") and name != "init_backend")
 
 
+class ModelNeeds(BaseModel):
+    """What a model needs, as far as its manifest says it; docs/reference/manifest.md says how it is used."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    weights_bytes: Annotated[int, Field(ge=0)] | None = None
+    weights_dtype: str | None = None
+    memory_bytes: dict[str, Annotated[int, Field(ge=0)]] = {}
+    compute_capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")] | None = None
+    glibc: Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,3}$")] | None = None
+
+
+class Notice(BaseModel):
+    """What must be accepted before a model is switched to."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    text: Annotated[str, Field(min_length=1)]
+    url: str | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The text, and the address where there is one."""
+        return f"{self.text} ({self.url})" if self.url else self.text
+
+    @property
+    def digest(self) -> str:
+        """What its acceptance is recorded by: another text must be accepted again."""
+        return hashlib.sha256(self.in_words.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 class ModelInfo(BaseModel):
     """A model, as the manifest names it; docs/reference/manifest.md says what each key means."""
 
@@ -114,8 +148,21 @@ class ModelInfo(BaseModel):
     args: dict[str, Any] = {}
     is_default: bool = False
     supported_os: tuple[str, ...] | None = None
+    supported_arch: tuple[str, ...] | None = None
     system_requirements: dict[str, Any] | None = None
     requires_gpu: bool = False
+    needs: ModelNeeds = ModelNeeds()
+    notice: Notice | None = None
+
+
+class VersionMessage(BaseModel):
+    """A message to the users of some versions of the station, which `version` names as a specifier."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: str
+    severity: str = "note"
+    message: str
 
 
 class Manifest(BaseModel):
@@ -127,6 +174,8 @@ class Manifest(BaseModel):
     models: dict[FolderName, ModelInfo]
     backends: dict[FolderName, BackendInfo]
     messages: dict[str, str] = {}
+    moondream_station_info: Any = None
+    version_messages: Any = None
 
     _origin: str = PrivateAttr(default="")
     _folder: Path | None = PrivateAttr(default=None)
@@ -167,6 +216,23 @@ class Manifest(BaseModel):
         defaults = (model_id for model_id, model in self.models.items() if model.is_default)
         return next((model_id for model_id in defaults if self.unsupported_reason(model_id) is None), None)
 
+    @property
+    def latest_version(self) -> str | None:
+        """The newest station, where the manifest names one that is newer than this."""
+        info = self.moondream_station_info
+        named = info.get("latest_version") if isinstance(info, dict) else None
+        with suppress(InvalidVersion, TypeError):
+            return str(named) if Version(named) > Version(VERSION) else None  # type: ignore[arg-type]
+        return None
+
+    def messages_for(self, station_version: str = VERSION) -> Iterator[VersionMessage]:
+        """What the manifest tells the users of a version; what 0.1 could not have read is left out."""
+        for entry in self.version_messages if isinstance(self.version_messages, list) else ():
+            with suppress(ValidationError, InvalidSpecifier):
+                message = VersionMessage.model_validate(entry)
+                if SpecifierSet(message.version).contains(station_version, prereleases=True):
+                    yield message
+
     def model(self, model_id: str) -> ModelInfo:
         """The entry of a model."""
         try:
@@ -180,13 +246,21 @@ class Manifest(BaseModel):
             ) from None
 
     def unsupported_reason(
-        self, model_id: str, *, system: str | None = None, station_version: str = VERSION
+        self,
+        model_id: str,
+        *,
+        system: str | None = None,
+        machine: str | None = None,
+        station_version: str = VERSION,
     ) -> str | None:
-        """Why a model can't be used here, None where it can."""
+        """Why a model can't be used, None where it can; here, or on a `platform.system()` and `machine()`."""
         model = self.models[model_id]
         this = (system or platform.system()).lower()
         if model.supported_os is not None and this not in {name.lower() for name in model.supported_os}:
             return f"it runs on {', '.join(model.supported_os) or 'no system'}, not on {this}"
+        architecture = _architecture(machine or platform.machine())
+        if model.supported_arch is not None and architecture not in map(_architecture, model.supported_arch):
+            return f"it runs on {', '.join(model.supported_arch) or 'no architecture'}, not on {architecture}"
         backend = self.backends.get(model.backend)
         if backend is None:
             return f"the manifest has no backend {model.backend!r}"
@@ -196,6 +270,12 @@ class Manifest(BaseModel):
                 f" this is {station_version}"
             )
         return None
+
+
+def _architecture(machine: str) -> str:
+    """One name for each architecture: systems and manifests have two for the usual ones."""
+    name = machine.lower()
+    return {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}.get(name, name)
 
 
 def parse_manifest(

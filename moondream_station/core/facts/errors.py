@@ -58,6 +58,14 @@ class UnsupportedModel(StationError, code="unsupported-model"):
     """The model can't run on this machine, or not with this version of the station."""
 
 
+class DoesNotFit(StationError, code="does-not-fit"):
+    """The model needs more than this machine has; a user may go on regardless."""
+
+
+class NoticeNotAccepted(StationError, code="notice-not-accepted"):
+    """The manifest has a notice on the model that must be accepted first."""
+
+
 class NoActiveModel(StationError, code="no-active-model"):
     """Nothing to act on: no model is active."""
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
 from moondream_station.core.facts.errors import ErrorInfo
-from moondream_station.core.facts.selection import Candidate, Source
+from moondream_station.core.facts.selection import Candidate, Fit, Source
 
 
 class Stage(StrEnum):
@@ -145,7 +145,10 @@ class CapabilitiesDetected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSelected:
-    """A PyTorch build was chosen; `build` is None for a backend without torch."""
+    """A PyTorch build was chosen; `build` is None for a backend without torch.
+
+    `fit` says whether the model fits the machine on that build, None where nobody judged it.
+    """
 
     build: str | None
     torch: str | None
@@ -153,6 +156,7 @@ class BuildSelected:
     source: Source | None
     reason: str
     candidates: tuple[Candidate, ...]
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

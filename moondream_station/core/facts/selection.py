@@ -1,4 +1,4 @@
-"""The choice of a build: one verdict and one sentence for every build."""
+"""The choice of a build, a verdict and a sentence for every build; and whether a model fits the machine."""
 
 from __future__ import annotations
 
@@ -15,6 +15,38 @@ class Verdict(StrEnum):
     CHOSEN = "chosen"
     POSSIBLE = "possible"
     REJECTED = "rejected"
+
+
+class FitVerdict(StrEnum):
+    """Whether a machine has what a model needs; from the best to the worst."""
+
+    FITS = "fits"
+    UNKNOWN = "unknown"
+    TIGHT = "tight"
+    DOES_NOT_FIT = "does not fit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether a model fits a machine.
+
+    Args:
+        verdict: Fits, unknown, tight or does not fit.
+        reason: The sum ("needs 9.3 GB of GPU memory; 8.0 GB are there"), clauses without a full stop.
+    """
+
+    verdict: FitVerdict
+    reason: str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it says anything."""
+        return self.verdict is not FitVerdict.UNKNOWN
+
+    @property
+    def sentence(self) -> str:
+        """Verdict and sum: "Tight: needs 4.9 GB of GPU memory; 6.0 GB are there."."""
+        return f"{self.verdict.capitalize()}: {self.reason}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +82,7 @@ class Selection:
             names only what that serves. Empty where nothing was chosen.
         warnings: Sentences about what could be better.
         candidates: Every build considered, in the order of preference.
+        fit: Whether the model that `--model` names fits there.
     """
 
     strategy: str
@@ -62,3 +95,4 @@ class Selection:
     command: tuple[str, ...]
     warnings: tuple[str, ...]
     candidates: tuple[Candidate, ...]
+    fit: Fit | None = None

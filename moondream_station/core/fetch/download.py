@@ -43,12 +43,13 @@ async def fetch(
     publish: Callable[[DownloadProgressed], object],
     patience: Patience = FILE_PATIENCE,
     unpacked_factor: float = UNPACKED_FACTOR,
+    also: Iterable[Need] = (),
     arrivals: Arrivals | None = None,
 ) -> Mapping[str, Path]:
     """Bring every wheel of a lock into the home's downloads, and say where each is by its file name.
 
     What is there already is used, whole or in part. Cancelling keeps the bytes that are here. Every file has
-    a first and a last fact. There must be space for the wheels and for `unpacked_factor` times their size.
+    a first and a last fact. There must be space for wheels, `unpacked_factor` times their size, and `also`.
     `arrivals` learns what is here and what is on its way, for whoever reads the wheels meanwhile: to make
     them durable and to note them (`settle`) is then left to that reader, beside what comes next.
     """
@@ -62,7 +63,7 @@ async def fetch(
         sizes = {file.filename: file.size_bytes or 0 for file in lock.files}
         missing_bytes = sum(max(0, size - received[name]) for name, size in sizes.items())
         unpacked_bytes = int(sum(sizes.values()) * unpacked_factor)
-        needs = Need(home.downloads, missing_bytes), Need(home.environments, unpacked_bytes)
+        needs = Need(home.downloads, missing_bytes), Need(home.environments, unpacked_bytes), *also
         await anyio.to_thread.run_sync(check_space, needs)
         ledger.open((file.filename, file.size_bytes, received[file.filename]) for file in lock.files)
         for file in lock.files:

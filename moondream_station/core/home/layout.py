@@ -39,6 +39,8 @@ class Home:
     """The cached snapshot of the machine."""
     active = _Place("active.json")
     """Which model is active, and each model's environment."""
+    notices = _Place("notices.json")
+    """The models' notices that the user has accepted."""
     backends = _Place("backends")
     environments = _Place("environments")
     downloads = _Place("downloads")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
-from moondream_station.core.backends.manifest import Manifest
+from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.capabilities.cache import read_cached
 from moondream_station.core.environments.store import committed_at, load_commit, place_of
 from moondream_station.core.facts.activation_state import Active
+from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import EnvironmentBroken
+from moondream_station.core.facts.selection import Fit
 from moondream_station.core.facts.state import StationInfo, StationState, apply
 from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.home.layout import Home
@@ -70,12 +74,28 @@ def present_state(home: Home) -> StationState:
     return state
 
 
-def models_shape(manifest: Manifest, active: ActiveRecord) -> dict[str, Any]:
-    """Every model, in the manifest's order."""
-    return {"models": [_model(manifest, active, model_id) for model_id in manifest.models]}
+def models_shape(
+    manifest: Manifest,
+    active: ActiveRecord,
+    fits: Mapping[str, Fit],
+    accepted: AbstractSet[str],
+) -> dict[str, Any]:
+    """Every model in the manifest's order, whether it fits, and the manifest's news of the station.
+
+    `accepted` are the digests of the notices that the user has accepted.
+    """
+    return {
+        "models": [
+            _model(manifest, active, model_id, fits[model_id], accepted) for model_id in manifest.models
+        ],
+        "latest_version": manifest.latest_version,
+        "messages": [message.model_dump(exclude={"version"}) for message in manifest.messages_for()],
+    }
 
 
-def _model(manifest: Manifest, active: ActiveRecord, model_id: str) -> dict[str, Any]:
+def _model(
+    manifest: Manifest, active: ActiveRecord, model_id: str, fit: Fit, accepted: AbstractSet[str]
+) -> dict[str, Any]:
     info = manifest.models[model_id]
     reason = manifest.unsupported_reason(model_id)
     return {
@@ -88,4 +108,15 @@ def _model(manifest: Manifest, active: ActiveRecord, model_id: str) -> dict[str,
         "reason": reason,
         "installed": model_id in active.models,
         "active": active.model == model_id,
+        "fit": to_json(fit),
+        "system_requirements": info.system_requirements,
+        "notice": notice_shape(info, accepted),
     }
+
+
+def notice_shape(info: ModelInfo | None, accepted: AbstractSet[str]) -> dict[str, Any] | None:
+    """A model's notice, and whether it was accepted; None where it has none."""
+    if info is None or info.notice is None:
+        return None
+    notice = info.notice
+    return {"text": notice.text, "url": notice.url, "accepted": notice.digest in accepted}

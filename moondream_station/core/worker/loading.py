@@ -150,8 +150,19 @@ def available_bytes() -> int:
     return min((psutil.virtual_memory().available, *left_in_groups(_CGROUPS, _MEMBERSHIP)))
 
 
+def total_bytes() -> int:
+    """How much memory there is in all, in bytes: the computer's, or its container's where less."""
+    limits = (limit for limit, _ in _limited_groups(_CGROUPS, _MEMBERSHIP))
+    return min((psutil.virtual_memory().total, *limits))
+
+
 def left_in_groups(root: Path, membership: Path) -> Iterator[int]:
     """How many bytes the limit of each control group around this process leaves."""
+    return (max(0, limit - usage) for limit, usage in _limited_groups(root, membership))
+
+
+def _limited_groups(root: Path, membership: Path) -> Iterator[tuple[int, int]]:
+    """The limit and the usage, in bytes, of each control group around this process that has a limit."""
     for group, is_unified in _memory_groups(root, membership):
         limit, usage = (
             ("memory.max", "memory.current")
@@ -159,7 +170,7 @@ def left_in_groups(root: Path, membership: Path) -> Iterator[int]:
             else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         )
         with suppress(OSError, ValueError):  # not there, as in a container for its own path; or "max"
-            yield max(0, int((group / limit).read_text()) - int((group / usage).read_text()))
+            yield int((group / limit).read_text()), int((group / usage).read_text())
 
 
 def oom_kills(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int | None:

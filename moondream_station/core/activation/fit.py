@@ -1,0 +1,213 @@
+"""Whether a machine has what a model needs: memory, disk, compute capability and glibc, with the sums."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from moondream_station.core.backends.manifest import ModelInfo, ModelNeeds
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.hardware import Hardware
+from moondream_station.core.builds.naming import GPU_KINDS, Kind, parse_build, parse_capability
+from moondream_station.core.builds.target import Target, target_of
+from moondream_station.core.builds.visibility import describe
+from moondream_station.core.facts.capabilities import Capabilities, Gpu
+from moondream_station.core.facts.selection import Fit, FitVerdict
+from moondream_station.core.home.layout import expanded
+from moondream_station.core.home.space import Need, in_words
+from moondream_station.core.worker.loading import available_bytes, disk_usage, model_cache, total_bytes
+
+MEMORY_RESERVE_BYTES = 1 << 30
+"""What computing takes beside the weights; where less than that again is left, it is tight."""
+DISK_RESERVE_BYTES = 64 << 20
+"""What must stay free on a disk, as where wheels are downloaded."""
+_DISK_TIGHT_BYTES = 1 << 30
+_ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
+_ON_ANY_CPU = "float32"
+"""What weights in a shorter type become on a CPU that can't multiply it: nobody knows before torch runs."""
+
+_Finding: TypeAlias = tuple[FitVerdict, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the probes don't ask of this computer: its memory, and the disk that weights go to; None unknown.
+
+    Of the disk's free bytes, weights that are there already need `stored_bytes` less.
+    """
+
+    memory_bytes: int | None = None
+    free_memory_bytes: int | None = None
+    weights_folder: Path | None = None
+    free_disk_bytes: int | None = None
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a build of torch finds on a machine; `memory_bytes` is the GPU's, if that has its own."""
+
+    kind: Kind | None
+    target: Target
+    gpu: Gpu | None
+    has_own_memory: bool
+    memory_bytes: int | None
+    around: Surroundings
+
+    @classmethod
+    def on(
+        cls, build: str | None, capabilities: Capabilities, catalog: Catalog, around: Surroundings
+    ) -> Room:
+        """The room on a build (None: no torch is needed), on the GPU that its runtime takes first."""
+        parsed = parse_build(build) if build else None
+        kind, gpu = parsed.kind if parsed else None, None
+        target = target_of(capabilities, capabilities.python)
+        if kind in GPU_KINDS:
+            in_use = Hardware.of(capabilities, target, catalog).of_kind(kind)
+            gpu = next((in_use.gpus[place] for place in in_use.runtime_order), None)
+        is_shared = gpu is not None and (gpu.integrated or capabilities.surroundings == "jetson")
+        has_own = kind in GPU_KINDS and not is_shared
+        # An integrated GPU has a part of the main memory for itself, and the rest at need.
+        known = (
+            gpu and gpu.memory_bytes,
+            *(() if has_own else (around.memory_bytes, capabilities.memory_bytes)),
+        )
+        memory_bytes = max(filter(None, known), default=None)
+        return cls(
+            kind=kind,
+            target=target,
+            gpu=gpu,
+            has_own_memory=has_own,
+            memory_bytes=memory_bytes,
+            around=around,
+        )
+
+
+def judge(model: ModelInfo, room: Room) -> Fit:
+    """Whether a model fits; what is worst decides. What nobody knows is unknown: nothing is guessed."""
+    dtype = model.args.get("dtype")
+    memory = _memory(_sizes(model.needs, dtype if isinstance(dtype, str) else None, room.kind), room)
+    others = [*_disk(model.needs, room.around), *_capability(model.needs, room), *_glibc(model.needs, room)]
+    if model.requires_gpu and room.kind is Kind.CPU:
+        others.append((FitVerdict.DOES_NOT_FIT, "needs a GPU; only the CPU build can be used"))
+    verdict = max((memory, *others), key=lambda finding: list(FitVerdict).index(finding[0]))[0]
+    reasons = [reason for found, reason in others if found == verdict and found is not FitVerdict.FITS]
+    # The memory is always told: it is what people ask for.
+    return Fit(verdict=verdict, reason="; ".join((memory[1], *reasons)))
+
+
+def _sizes(needs: ModelNeeds, dtype: str | None, kind: Kind | None) -> list[tuple[str | None, int]]:
+    """The bytes of the weights by the type that they may be used in, the least first; empty where unknown."""
+    stored, by_dtype = needs.weights_dtype, needs.memory_bytes
+    used = dtype or stored or min(by_dtype, key=by_dtype.__getitem__, default=None)
+
+    def size(used: str | None) -> int | None:
+        if used in by_dtype:
+            return by_dtype[used]
+        if needs.weights_bytes is None:
+            return None
+        if used == stored or used not in _ITEM_BYTES or stored not in _ITEM_BYTES:
+            return needs.weights_bytes if used == stored else None
+        return needs.weights_bytes * _ITEM_BYTES[used] // _ITEM_BYTES[stored]
+
+    names = [used]
+    if (
+        kind in {Kind.CPU, None}
+        and dtype is None
+        and _ITEM_BYTES.get(used or "", 4) < _ITEM_BYTES[_ON_ANY_CPU]
+    ):
+        names.append(_ON_ANY_CPU)
+    return [(name, known) for name in names if (known := size(name)) is not None]
+
+
+def _memory(sizes: list[tuple[str | None, int]], room: Room) -> _Finding:
+    if not sizes:
+        return FitVerdict.UNKNOWN, "the manifest does not say how much memory it needs"
+    (best, sum_of_best), (worst, sum_of_worst) = (_in_memory(*sizes[place], room) for place in (0, -1))
+    if best is not FitVerdict.DOES_NOT_FIT and worst is FitVerdict.DOES_NOT_FIT:
+        return FitVerdict.TIGHT, f"{sum_of_best}; a CPU that can't multiply {sizes[0][0]} {sum_of_worst}"
+    return (best, sum_of_best) if best is FitVerdict.DOES_NOT_FIT else (worst, sum_of_worst)
+
+
+def _in_memory(dtype: str | None, weights_bytes: int, room: Room) -> _Finding:
+    needed, there, free = (
+        weights_bytes + MEMORY_RESERVE_BYTES,
+        room.memory_bytes,
+        room.around.free_memory_bytes,
+    )
+    what = "GPU memory" if room.has_own_memory else "memory"
+    parts = f"{in_words(weights_bytes)} for weights{f' in {dtype}' if dtype else ''}"
+    words = f"needs {in_words(needed)} of {what}"
+    parts = f"({parts}, {in_words(MEMORY_RESERVE_BYTES)} to compute)"
+    if there is None:
+        return FitVerdict.UNKNOWN, f"{words} {parts}; how much is there is unknown"
+    words = f"{words}; {in_words(there)} are there"
+    if needed > there:
+        return FitVerdict.DOES_NOT_FIT, f"{words} {parts}"
+    if not room.has_own_memory and free is not None and needed > free:
+        return FitVerdict.TIGHT, f"{words}, {in_words(free)} of them free now {parts}"
+    is_tight = needed + MEMORY_RESERVE_BYTES > there
+    return FitVerdict.TIGHT if is_tight else FitVerdict.FITS, f"{words} {parts}"
+
+
+def weights_to_come(model: ModelInfo, around: Surroundings) -> tuple[Need, ...]:
+    """What the weights still need of their disk, as far as the manifest says it."""
+    missing = max(0, (model.needs.weights_bytes or 0) - around.stored_bytes)
+    return (Need(around.weights_folder, missing),) if around.weights_folder else ()
+
+
+def _disk(needs: ModelNeeds, around: Surroundings) -> Iterator[_Finding]:
+    free, missing = around.free_disk_bytes, max(0, (needs.weights_bytes or 0) - around.stored_bytes)
+    if free is None or not missing:
+        return
+    needed = in_words(missing + DISK_RESERVE_BYTES)
+    words = f"needs {needed} on the disk for its weights; {in_words(free)} are free"
+    if missing + DISK_RESERVE_BYTES > free:
+        yield FitVerdict.DOES_NOT_FIT, words
+    elif missing + _DISK_TIGHT_BYTES > free:
+        yield FitVerdict.TIGHT, words
+
+
+def _capability(needs: ModelNeeds, room: Room) -> Iterator[_Finding]:
+    least = parse_capability(needs.compute_capability or "")
+    if least is None or room.kind is not Kind.CUDA:
+        return
+    has = parse_capability((room.gpu and room.gpu.architecture) or "")
+    words = f"needs compute capability {needs.compute_capability}"
+    name = describe(room.gpu) if room.gpu else "the GPU"
+    if has is None:
+        yield FitVerdict.UNKNOWN, f"{words}; that of {name} is unknown"
+    elif has < least:
+        yield FitVerdict.DOES_NOT_FIT, f"{words}; {name} has {has[0]}.{has[1]}"
+
+
+def _glibc(needs: ModelNeeds, room: Room) -> Iterator[_Finding]:
+    has = room.target.glibc
+    if needs.glibc is None or room.target.system != "Linux":
+        return
+    if has is None or has < tuple(map(int, needs.glibc.split("."))):
+        there = f"{has[0]}.{has[1]}" if has else "another C library"
+        yield FitVerdict.DOES_NOT_FIT, f"needs glibc {needs.glibc}; this system has {there}"
+
+
+def surroundings_of(model: ModelInfo, environ: Mapping[str, str]) -> Surroundings:
+    """This computer's memory, and the disk that a model's weights go to. Blocks: it looks at their files.
+
+    A backend that loads from Hugging Face's hub names the repository, or a folder, as `model_id`.
+    """
+    cache = Path(environ.get("HF_HUB_CACHE") or model_cache(environ)[0] / "hub")
+    model_id = str(model.args.get("model_id", ""))
+    is_local = bool(model_id) and os.path.isdir(expanded(model_id))  # noqa: PTH112  pathlib's may raise
+    stored = disk_usage([cache / f"models--{model_id.replace('/', '--')}"])
+    folder = next(folder for folder in (cache, *cache.parents) if os.path.isdir(folder))  # noqa: PTH112
+    return Surroundings(
+        memory_bytes=total_bytes(),
+        free_memory_bytes=available_bytes(),
+        weights_folder=folder,
+        free_disk_bytes=shutil.disk_usage(folder).free,
+        stored_bytes=(model.needs.weights_bytes or 0) if is_local else stored,
+    )

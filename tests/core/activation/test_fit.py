@@ -1,0 +1,215 @@
+"""Whether a model fits: both directions of every bound, on records and on numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moondream_station.core.activation.fit import (
+    DISK_RESERVE_BYTES,
+    MEMORY_RESERVE_BYTES,
+    Room,
+    Surroundings,
+    judge,
+)
+from moondream_station.core.backends.manifest import ModelInfo
+from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.capabilities.detect import detect
+from moondream_station.core.facts.capabilities import Capabilities, Gpu
+from moondream_station.core.facts.selection import FitVerdict
+from moondream_station.core.machine.record import RecordedMachine, load_record
+
+FITS, TIGHT, NOT, UNKNOWN = FitVerdict.FITS, FitVerdict.TIGHT, FitVerdict.DOES_NOT_FIT, FitVerdict.UNKNOWN
+GB = 10**9
+RESERVE = MEMORY_RESERVE_BYTES
+MACHINES = Path(__file__).parents[2] / "machines"
+
+
+def model(args: dict[str, Any] | None = None, **needs: Any) -> ModelInfo:
+    """A model with these needs."""
+    entry = {"name": "m", "description": "", "backend": "b", "args": args or {}, "needs": needs}
+    return ModelInfo.model_validate(entry)
+
+
+MACHINE = Capabilities(
+    system="Linux", release="6.8.0", machine="x86_64", python="3.12.3", libc=("glibc", "2.39")
+)
+GPU = Gpu(
+    vendor="nvidia", index=0, name="GPU 3000", architecture="8.6", memory_bytes=8 * GB, integrated=False
+)
+
+
+def on_gpu(gpu: Gpu = GPU, around: Surroundings = Surroundings(), **machine: Any) -> Room:  # noqa: B008
+    """The CUDA build on a machine with one GPU."""
+    capabilities = replace(
+        MACHINE, gpus=(gpu,), nvidia_driver="580.65.06", nvidia_driver_source="proc", **machine
+    )
+    return Room.on("cu126", capabilities, load_catalog(), around)
+
+
+def on_cpu(memory_bytes: int | None, free_memory_bytes: int | None = None, **around: Any) -> Room:
+    """The CPU build on a machine with so much memory."""
+    there = Surroundings(memory_bytes=memory_bytes, free_memory_bytes=free_memory_bytes, **around)
+    return Room.on("cpu", MACHINE, load_catalog(), there)
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "verdict"),
+    [
+        (7 * GB + 2 * RESERVE, FITS),
+        (7 * GB + 2 * RESERVE - 1, TIGHT),
+        (7 * GB + RESERVE, TIGHT),
+        (7 * GB + RESERVE - 1, NOT),
+        (None, UNKNOWN),
+    ],
+)
+def test_memory(memory_bytes: int | None, verdict: FitVerdict) -> None:
+    """Weights and a reserve must fit; where less than the reserve is left beside them, it is tight."""
+    seven = model(weights_bytes=7 * GB, weights_dtype="float32")
+    assert judge(seven, on_gpu(replace(GPU, memory_bytes=memory_bytes))).verdict == verdict
+    assert judge(seven, on_cpu(memory_bytes)).verdict == verdict
+
+
+def test_the_sum_is_told() -> None:
+    """What is needed, of which memory, and what is there."""
+    fit = judge(model(weights_bytes=8_200_000_000, weights_dtype="bfloat16"), on_gpu())
+    assert fit.verdict is NOT
+    assert fit.reason == (
+        "needs 9.3 GB of GPU memory; 8.0 GB are there (8.2 GB for weights in bfloat16, 1.1 GB to compute)"
+    )
+
+
+def test_memory_that_others_use_is_tight_and_no_more() -> None:
+    """What is not free now may be by then."""
+    seven = model(weights_bytes=7 * GB, weights_dtype="float32")
+    assert judge(seven, on_cpu(16 * GB, 7 * GB + RESERVE)).verdict is FITS
+    fit = judge(seven, on_cpu(16 * GB, 7 * GB + RESERVE - 1))
+    assert fit.verdict is TIGHT
+    assert "16.0 GB are there, 8.1 GB of them free now" in fit.reason
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "verdict"),
+    [
+        (8 * GB + 2 * RESERVE, FITS),
+        (8 * GB + RESERVE, TIGHT),
+        (8 * GB + RESERVE - 1, TIGHT),
+        (4 * GB + RESERVE, TIGHT),
+        (4 * GB + RESERVE - 1, NOT),
+    ],
+)
+def test_a_cpu_may_need_twice_the_memory(memory_bytes: int, verdict: FitVerdict) -> None:
+    """Weights in bfloat16 become float32 on a CPU that can't multiply it; which one this is, shows later."""
+    four = model(weights_bytes=4 * GB, weights_dtype="bfloat16")
+    fit = judge(four, on_cpu(memory_bytes))
+    assert fit.verdict == verdict
+    if verdict is TIGHT and memory_bytes < 8 * GB + RESERVE:
+        assert "a CPU that can't multiply bfloat16 needs 9.1 GB" in fit.reason
+
+
+def test_the_type_that_the_manifest_names_counts() -> None:
+    """`dtype` in the args decides, on a CPU too."""
+    needs: dict[str, Any] = {"weights_bytes": 4 * GB, "weights_dtype": "bfloat16"}
+    assert judge(model({"dtype": "bfloat16"}, **needs), on_cpu(4 * GB + 2 * RESERVE)).verdict is FITS
+    assert judge(model({"dtype": "float32"}, **needs), on_gpu()).verdict is NOT
+    assert judge(model({"dtype": "float16"}, **needs), on_gpu()).verdict is FITS
+    assert judge(model({"dtype": "a type of their own"}, **needs), on_gpu()).verdict is UNKNOWN
+
+
+def test_memory_by_type_goes_before_the_size_of_the_weights() -> None:
+    """What somebody measured is better than what follows from a file."""
+    measured: dict[str, Any] = {
+        "weights_bytes": 1,
+        "weights_dtype": "bfloat16",
+        "memory_bytes": {"bfloat16": 9 * GB},
+    }
+    assert judge(model(**measured), on_gpu()).verdict is NOT
+    assert judge(model(memory_bytes={"bfloat16": 4 * GB, "float32": 8 * GB}), on_gpu()).verdict is FITS
+    alone = model(memory_bytes={"bfloat16": 4 * GB})
+    assert judge(alone, on_cpu(4 * GB + 2 * RESERVE)).verdict is FITS  # nothing says what float32 would need
+
+
+def test_what_the_manifest_does_not_say_is_unknown() -> None:
+    """Nothing is guessed."""
+    fit = judge(model(), on_gpu())
+    assert (fit.verdict, fit.reason) == (UNKNOWN, "the manifest does not say how much memory it needs")
+    assert judge(model(weights_bytes=4 * GB), on_gpu()).verdict is FITS  # as they are stored
+    assert judge(model({"dtype": "float32"}, weights_bytes=4 * GB), on_gpu()).verdict is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "verdict"),
+    [
+        (2 * GB + (1 << 30), FITS),
+        (2 * GB + (1 << 30) - 1, TIGHT),
+        (2 * GB + DISK_RESERVE_BYTES, TIGHT),
+        (2 * GB + DISK_RESERVE_BYTES - 1, NOT),
+        (None, FITS),
+    ],
+)
+def test_disk(free_bytes: int | None, verdict: FitVerdict) -> None:
+    """Weights that are not there yet must fit on their disk."""
+    two = model(weights_bytes=2 * GB, weights_dtype="float32")
+    fit = judge(two, on_cpu(64 * GB, free_disk_bytes=free_bytes))
+    assert fit.verdict == verdict
+    assert ("2.1 GB on the disk for its weights" in fit.reason) == (verdict in {TIGHT, NOT})
+    assert judge(two, on_cpu(64 * GB, free_disk_bytes=0, stored_bytes=2 * GB)).verdict is FITS
+
+
+@pytest.mark.parametrize(
+    ("architecture", "verdict"), [("8.0", FITS), ("9.0", FITS), ("7.5", NOT), ("11.0", FITS), (None, UNKNOWN)]
+)
+def test_compute_capability(architecture: str | None, verdict: FitVerdict) -> None:
+    """As two numbers; where no CUDA build is used it does not matter."""
+    needs = model(weights_bytes=0, compute_capability="8.0")
+    fit = judge(needs, on_gpu(replace(GPU, architecture=architecture)))
+    assert fit.verdict == verdict
+    if verdict is NOT:
+        assert "needs compute capability 8.0; GPU 3000 has 7.5" in fit.reason
+    assert judge(needs, on_cpu(64 * GB)).verdict is FITS
+
+
+@pytest.mark.parametrize(
+    ("libc", "verdict"),
+    [(("glibc", "2.35"), FITS), (("glibc", "2.40"), FITS), (("glibc", "2.34"), NOT), (("", ""), NOT)],
+)
+def test_glibc(libc: tuple[str, str], verdict: FitVerdict) -> None:
+    """As two numbers; another C library is none. Other systems have no glibc to be too old."""
+    needs = model(weights_bytes=0, glibc="2.35")
+    assert judge(needs, on_gpu(libc=libc)).verdict == verdict
+    windows = replace(MACHINE, system="Windows", machine="AMD64", libc=("", ""))
+    room = Room.on("cpu", windows, load_catalog(), Surroundings(memory_bytes=64 * GB))
+    assert judge(needs, room).verdict is FITS
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("record", "build", "memory"),
+    [
+        ("linux-ada-rtx4090-560", "cu126", "GPU memory; 25.8 GB are there"),
+        (
+            "linux-ada-rtx4090-560",
+            "cpu",
+            "of memory (7.7 GB for weights in float32, 1.1 GB to compute); how much is there is unknown",
+        ),
+        ("linux-cvd-unordered-of-two", "cu126", "GPU memory; "),
+        ("amd-rx7600-gfx1102", "rocm6.4", "GPU memory (3.9 GB"),
+        ("mac-m2-ventura", "mps", " of memory; "),
+        (
+            "jetson-orin-540",
+            "cu126",
+            "of memory (3.9 GB for weights in bfloat16, 1.1 GB to compute); how much is there is unknown",
+        ),
+    ],
+)
+async def test_on_records(record: str, build: str, memory: str) -> None:
+    """Of a record, the GPU's memory is known; on a Mac and where a GPU shares it, the main memory counts."""
+    capabilities = await detect(
+        RecordedMachine(load_record(MACHINES / f"{record}.json")), on_probe=lambda _: None
+    )
+    room = Room.on(build, capabilities, load_catalog(), Surroundings())
+    fit = judge(model(weights_bytes=3_850_000_000, weights_dtype="bfloat16"), room)
+    assert memory in fit.reason, fit
