@@ -67,6 +67,8 @@ async def test_a_switch_is_taken_on_and_joined(client: httpx2.AsyncClient) -> No
         ({"model": ""}, 400, "request-invalid"),
         ({"model": "selftest", "strategy": 1}, 400, "request-invalid"),
         ({"model": "selftest", "upgrade": 1}, 400, "request-invalid"),
+        ({"model": "selftest", "anyway": "yes"}, 400, "request-invalid"),
+        ({"model": "selftest", "accept_notice": 1}, 400, "request-invalid"),
         ({"model": "selftest", "python": 3}, 400, "request-invalid"),
         ({"model": "selftest", "python": "bin/python"}, 400, "request-invalid"),
         ({"model": "selftest", "python": sys.executable}, 401, "token-required"),
@@ -84,6 +86,13 @@ async def test_a_switch_that_makes_no_sense_is_refused(
     assert error.keys() == {"code", "message", "hint"}
     assert error["code"] == code
     assert served.station.state.activation is None
+
+
+async def test_what_a_user_allows_reaches_the_station(served: Served, client: httpx2.AsyncClient) -> None:
+    """Going on where a model does not fit, and accepting its notice: each alone, and neither by itself."""
+    for allowed in ({}, {"anyway": True}, {"accept_notice": True}):
+        await client.post("/v1/station/switch", json={"model": "selftest", **allowed})
+    assert served.station.consents == [(False, False), (True, False), (False, True)]
 
 
 async def test_only_who_has_the_token_names_a_python(served: Served, client: httpx2.AsyncClient) -> None:

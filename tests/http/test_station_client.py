@@ -44,7 +44,8 @@ async def test_it_asks_for_everything_that_is_offered(served: Served, client: St
     assert not accepted.joined
     assert (await client.switch("selftest")).joined
     assert await client.cancel() == accepted.activation
-    await client.switch("selftest", "auto", upgrade=True)
+    await client.switch("selftest", "auto", upgrade=True, anyway=True, accept_notice=True)
+    assert served.station.consents[-2:] == [(False, False), (True, True)]
     assert served.station.wishes == [
         ("selftest", "cpu", False, None),
         ("selftest", None, False, None),

@@ -69,8 +69,9 @@ class Needs:
                 hint="`moondream-station plan` shows why, and what would change that.",
             )
         if fit.verdict is FitVerdict.DOES_NOT_FIT and not anyway:
+            where = f"on the {build} build" if build else "here"
             raise DoesNotFit(
-                f"{self.model_id} does not fit {f'on the {build} build' if build else 'here'}: it {fit.reason}.",
+                f"{self.model_id} does not fit {where}: it {fit.reason}.",
                 hint=f"`moondream-station switch {self.model_id} --anyway` goes on regardless.",
             )
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from moondream_station.core.backends.manifest import Manifest, parse_manifest
 from moondream_station.core.backends.manifest_loader import load_manifest, read_built_in
 from moondream_station.core.facts.errors import ManifestInvalid, UnknownModel
+from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import Home
 from support.index_server import IndexServer
 from support.index_traffic import Fault, Resource
@@ -96,6 +97,49 @@ def test_support_is_decided_by_system_station_and_backend() -> None:
     assert manifest.unsupported_reason("mlx") == "the manifest has no backend 'gone'"
 
 
+@pytest.mark.parametrize(
+    ("machine", "is_supported"),
+    [("x86_64", True), ("AMD64", True), ("arm64", False), ("aarch64", False), ("riscv64", False)],
+)
+def test_an_architecture_has_two_names(machine: str, is_supported: bool) -> None:  # noqa: FBT001  a table
+    """What one system calls it, the manifest may call otherwise."""
+    for named in ("x86_64", "amd64"):
+        manifest = parsed(changed("models/moondream-2/supported_arch", [named]))
+        reason = manifest.unsupported_reason("moondream-2", system="Linux", machine=machine)
+        assert (reason is None) == is_supported
+    apple = parsed(changed("models/moondream-2/supported_arch", ["arm64"]))
+    assert apple.unsupported_reason("moondream-2", system="Linux", machine="aarch64") is None
+    reason = apple.unsupported_reason("moondream-2", system="Linux", machine="x86_64")
+    assert reason == "it runs on arm64, not on x86_64"
+
+
+def test_messages_are_for_the_versions_that_they_name() -> None:
+    """A specifier says which; what is none is left out, as 0.1 could not have read it either."""
+    manifest = parsed(OLD)
+    assert [message.message for message in manifest.messages_for("0.1.1")] == ["old"]
+    assert list(manifest.messages_for("0.1.2")) == []
+    damaged: Any
+    for damaged in (None, {}, "text", [3], [{"version": "soon", "message": "m"}], [{"version": "<9"}]):
+        assert list(parsed(changed("version_messages", damaged)).messages_for("0.1.1")) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "latest"),
+    [
+        ({"latest_version": "99.0"}, "99.0"),
+        ({"latest_version": "0.1.0"}, None),
+        ({"latest_version": VERSION}, None),
+        ({"latest_version": "soon"}, None),
+        ({"latest_version": 3}, None),
+        ({}, None),
+        ("text", None),
+    ],
+)
+def test_a_newer_station_is_named(info: Any, latest: str | None) -> None:
+    """Only where it is newer than this one."""
+    assert parsed(changed("moondream_station_info", info)).latest_version == latest
+
+
 def test_the_default_is_the_first_that_is_supported() -> None:
     """As 0.1 chose it."""
     assert parsed(OLD).default_model in {"moondream-2", None}
@@ -131,6 +175,13 @@ def test_a_model_without_its_backend_is_not_supported() -> None:
         ("models/con", OLD["models"]["mlx"], "reserved name"),
         ("models/a b", OLD["models"]["mlx"], "letters, digits"),
         ("models", [], "models"),
+        ("models/mlx/supported_arch", "arm64", "models.mlx.supported_arch"),
+        ("models/mlx/needs", {"weights_bytes": -1}, "models.mlx.needs.weights_bytes"),
+        ("models/mlx/needs", {"memory_bytes": {"float32": "8 GB"}}, "models.mlx.needs.memory_bytes.float32"),
+        ("models/mlx/needs", {"compute_capability": "sm_80"}, "models.mlx.needs.compute_capability"),
+        ("models/mlx/needs", {"glibc": "glibc 2.28"}, "models.mlx.needs.glibc"),
+        ("models/mlx/notice", {"text": ""}, "models.mlx.notice.text"),
+        ("models/mlx/notice", "text", "models.mlx.notice"),
         ("version", 3, "version"),
     ],
 )
