@@ -1,14 +1,52 @@
-"""The one interface that the routes need from the station."""
+"""HTTP in data: the routes, what they need from the station, and how a request is refused."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias
 
+from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.events import Event
 from moondream_station.core.facts.state import StationState
+
+
+class RouteInfo(NamedTuple):
+    """A route; schemas are named as they are below docs/reference/schemas, and None is no JSON."""
+
+    method: Literal["GET", "POST"]
+    """GET includes HEAD, but for a stream."""
+    path: str
+    gives: str
+    answer: str | None
+    request: str | None = None
+    is_stream: bool = False
+
+    @property
+    def status(self) -> int:
+        """The answer's status: what is asked for by POST is done later."""
+        return 202 if self.method == "POST" else 200
+
+
+_EVENTS: Final = "the events as they are published, after a snapshot"
+_ROLLBACK: Final = "rolls the active model back to its previous environment"
+
+ROUTES: Final = (
+    RouteInfo("GET", "/", "the status page", None),
+    RouteInfo(
+        "GET", "/health", "that the server runs, whatever the model does; never needs the token", "health"
+    ),
+    RouteInfo("GET", "/v1/models", "the manifest's models", "models"),
+    RouteInfo("GET", "/v1/stats", "counters of the inference queue", "stats"),
+    RouteInfo("GET", "/v1/station", "the station's status", "status"),
+    RouteInfo("GET", "/v1/station/events", _EVENTS, "event", is_stream=True),
+    RouteInfo("POST", "/v1/station/switch", "activates a model", "switch-answer", "switch-request"),
+    RouteInfo("POST", "/v1/station/rollback", _ROLLBACK, "switch-answer", "rollback-request"),
+    RouteInfo("POST", "/v1/station/cancel", "cancels the running activation", "cancel-answer"),
+    RouteInfo("GET", "/v1/station/doctor", "the doctor's report", "doctor"),
+)
+"""The application and docs/reference/routes.md are made from it; any other path may name a function."""
 
 Progress: TypeAlias = Callable[[int, int | None, str], object]
 """Called with how far a call is: done, total where known, and of what."""
@@ -98,3 +136,67 @@ class StationApi(Protocol):
 
     async def doctor(self) -> Mapping[str, Any]:
         """Examine the machine and the station, as `doctor --json` does."""
+
+
+class Refusal(StationError):
+    """A request that is refused, with further response headers."""
+
+    status: ClassVar[int] = 400
+
+    def __init_subclass__(cls, *, code: str, status: int) -> None:
+        super().__init_subclass__(code=code)
+        cls.status = status
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.headers = dict(headers or {})
+
+
+class RequestInvalid(Refusal, code="request-invalid", status=400):
+    """The body or a parameter can't be used."""
+
+
+class TokenRequired(Refusal, code="token-required", status=401):
+    """The request needs the station's token, and does not have it."""
+
+
+class HostForbidden(Refusal, code="host-forbidden", status=403):
+    """The `Host` header names something other than this station, as DNS rebinding does."""
+
+
+class OriginForbidden(Refusal, code="origin-forbidden", status=403):
+    """A page of another origin sent the request through a browser."""
+
+
+class RouteUnknown(Refusal, code="not-found", status=404):
+    """There is no such route."""
+
+
+class MethodRefused(Refusal, code="method-not-allowed", status=405):
+    """The route does not take this method."""
+
+
+class RequestTimeout(Refusal, code="request-timeout", status=408):
+    """The client did not send its whole request in time."""
+
+
+class BodyTooLarge(Refusal, code="body-too-large", status=413):
+    """The body is too large."""
+
+
+class ContentTypeUnsupported(Refusal, code="content-type-unsupported", status=415):
+    """The route does not take this content type."""
+
+
+class ContentEncodingUnsupported(Refusal, code="content-encoding-unsupported", status=415):
+    """The body is compressed, and no route takes that."""
+
+
+class ConnectionsExhausted(Refusal, code="too-many-connections", status=503):
+    """More clients are connected than the system has descriptors for."""
+
+
+class StationStopping(Refusal, code="station-stopping", status=503):
+    """The station is stopping."""

@@ -1,95 +1,252 @@
-"""The application: guard, routes, and the one boundary where errors become answers."""
+"""The application: the station's own routes, its page, and the one boundary where errors become answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
 
+import anyio
+import anyio.to_thread
 from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect
-from starlette.routing import Route, Router
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.errors import StationError
+from moondream_station.core.facts.events import ActivationSucceeded
+from moondream_station.core.facts.state import StationState
 from moondream_station.core.home.log import Log
-from moondream_station.http.answers import error_response, is_station_path, json_response
-from moondream_station.http.api import StationApi
-from moondream_station.http.events_stream import COMMENT_SECONDS, EventStream
-from moondream_station.http.functions import Functions
-from moondream_station.http.guard import Access, Guard
-from moondream_station.http.refusals import RouteUnknown
-from moondream_station.http.routes import ROUTES
-from moondream_station.http.station_routes import HEALTH, Handler, Resource, StationRoutes, status_page
+from moondream_station.http.api import (
+    ROUTES,
+    ContentTypeUnsupported,
+    MethodRefused,
+    RequestInvalid,
+    RouteUnknown,
+    StationApi,
+)
+from moondream_station.http.connection import attend
+from moondream_station.http.events_stream import COMMENT_SECONDS, send_events
+from moondream_station.http.functions import call_function
+from moondream_station.http.guard import Access, guarded
+from moondream_station.http.messages import (
+    JSON_TYPE,
+    error_response,
+    is_station_path,
+    json_response,
+    media_type,
+    read_object,
+)
+
+NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
+_FLAGS: Final = ("upgrade", "anyway", "accept_notice")
+_HEALTH: Final = {"status": "ok", "server": "moondream-station"}
+
+_Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+"""Answers a request; a plain function where it has nothing to wait for."""
 
 _log = Log()
 
 
 def create_app(station: StationApi, *, access: Access, comment_seconds: float = COMMENT_SECONDS) -> ASGIApp:
     """The ASGI application of a serving station, for `server.serve` alone."""
-    routes = StationRoutes(station, access=access)
-    functions = Functions(station)
-    events = EventStream(station, comment_seconds=comment_seconds)
-
-    async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
-        if is_station_path(scope["path"]):
-            raise RouteUnknown(f"There is no route {scope['path']}")
-        await functions(scope, receive, send)
-
-    handlers: Mapping[str, Handler] = {
-        "/": status_page(station),
-        "/health": lambda _: json_response(HEALTH),
-        "/v1/models": routes.models,
+    handlers: Mapping[str, _Handler] = {
+        "/": _status_page(station),
+        "/health": lambda _: json_response(_HEALTH),
+        "/v1/models": partial(_models, station),
         "/v1/stats": lambda _: json_response(station.stats()),
         "/v1/station": lambda _: json_response(station.status()),
-        "/v1/station/switch": routes.switch,
-        "/v1/station/rollback": routes.rollback,
-        "/v1/station/cancel": routes.cancel,
-        "/v1/station/doctor": routes.doctor,
+        "/v1/station/switch": partial(_switch, station, access),
+        "/v1/station/rollback": partial(_rollback, station),
+        "/v1/station/cancel": partial(_cancel, station),
+        "/v1/station/doctor": partial(_doctor, station),
+    }
+    own: Mapping[str, ASGIApp] = {
+        route.path: partial(send_events, station, comment_seconds)
+        if route.is_stream
+        else partial(_resource, route.method, handlers[route.path])
+        for route in ROUTES
     }
 
-    router = Router(
-        [
-            Route(route.path, events if route.is_stream else Resource(route.method, handlers[route.path]))
-            for route in ROUTES
-        ],
-        redirect_slashes=False,
-        default=elsewhere,
-    )
-    return Boundary(Guard(router, access=access))
-
-
-class Boundary:
-    """Turns every error into an answer, and unexpected ones into a log entry too."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, always."""
-        has_started = False
-
-        async def send_plain(message: Message) -> None:
-            nonlocal has_started
-            if message["type"] == "http.response.start":
-                has_started = True
-                headers = MutableHeaders(scope=message)
-                headers.setdefault("Cache-Control", "no-store")
-                headers.setdefault("X-Content-Type-Options", "nosniff")
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_plain)
-        except ClientDisconnect:
-            return
-        except StationError as error:
-            failure = error
-        except Exception as error:  # noqa: BLE001  the boundary of HTTP: a bug of ours is answered too
-            _log.exception("request failed", method=scope["method"], path=scope["path"])
-            # Without its text, which may hold paths of this computer or data of the request.
-            failure = StationError(
-                f"Internal error (a bug in Moondream Station): {type(error).__name__}",
-                hint="The station's log has the traceback; please report it.",
-            )
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path in own:
+            await own[path](scope, receive, send)
+        elif is_station_path(path):
+            raise RouteUnknown(f"There is no route {path}")
         else:
-            return
-        if not has_started:
-            await error_response(scope["path"], failure)(scope, receive, send_plain)
+            await call_function(station, scope, receive, send)
+
+    return partial(_answer, guarded(routed, access=access))
+
+
+async def _answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request, always: an error too, and an unexpected one is logged as well."""
+    has_started = False
+
+    async def send_plain(message: Message) -> None:
+        nonlocal has_started
+        if message["type"] == "http.response.start":
+            has_started = True
+            headers = MutableHeaders(scope=message)
+            headers.setdefault("Cache-Control", "no-store")
+            headers.setdefault("X-Content-Type-Options", "nosniff")
+        await send(message)
+
+    try:
+        await app(scope, receive, send_plain)
+    except ClientDisconnect:
+        return
+    except StationError as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001  the boundary of HTTP: a bug of ours is answered too
+        _log.exception("request failed", method=scope["method"], path=scope["path"])
+        # Without its text, which may hold paths of this computer or data of the request.
+        failure = StationError(
+            f"Internal error (a bug in Moondream Station): {type(error).__name__}",
+            hint="The station's log has the traceback; please report it.",
+        )
+    else:
+        return
+    if not has_started:
+        await error_response(scope["path"], failure)(scope, receive, send_plain)
+
+
+async def _resource(
+    method: Literal["GET", "POST"], handler: _Handler, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer GET (and HEAD), or POST, by a handler.
+
+    A POST must have `Content-Type: application/json`: a page of another origin can send that only after a
+    CORS preflight, which is never granted.
+    """
+    request, path = Request(scope, receive), scope["path"]
+    methods = ("GET", "HEAD") if method == "GET" else ("POST",)
+    if request.method not in methods:
+        allowed = ", ".join(methods)
+        raise MethodRefused(f"{path} takes {allowed}, not {request.method}", headers={"Allow": allowed})
+    if request.method == "POST" and media_type(request) != JSON_TYPE:
+        raise ContentTypeUnsupported(
+            f"{path} takes {JSON_TYPE}, not {media_type(request) or '(none)'!r}",
+            hint=f"Send the header 'Content-Type: {JSON_TYPE}'.",
+        )
+    outcome = handler(request)
+    response = outcome if isinstance(outcome, Response) else await outcome
+    await response(scope, receive, send)
+
+
+async def _models(station: StationApi, _request: Request) -> Response:
+    return json_response(await anyio.to_thread.run_sync(station.models))
+
+
+async def _switch(station: StationApi, access: Access, request: Request) -> Response:
+    """`python` names a program to run, so it needs the token."""
+    body = await read_object(request)
+    model, strategy = _model(body), body.get("strategy")
+    if not isinstance(strategy, str | None):
+        raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
+    for name in _FLAGS:
+        if not isinstance(body.get(name, False), bool):
+            raise RequestInvalid(f"{name!r} must be true or false")
+    python = body.get("python")
+    if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
+        raise RequestInvalid("'python' must be the absolute path of an interpreter")
+    _refuse_others(body, "A switch", "model", "strategy", *_FLAGS, "python")
+    if python is not None:
+        access.check_token(
+            request.headers, "'python' names a program to run, and requires the station's token"
+        )
+    path = Path(python) if python else None
+    flags = {name: bool(body.get(name)) for name in _FLAGS}
+    return _accepted(*station.request_switch(model, strategy, python=path, **flags))
+
+
+async def _rollback(station: StationApi, request: Request) -> Response:
+    body = await read_object(request)
+    model = _model(body)
+    _refuse_others(body, "A rollback", "model")
+    return _accepted(*station.request_rollback(model))
+
+
+async def _cancel(station: StationApi, request: Request) -> Response:
+    """Its body is empty or an object."""
+    await read_object(request)
+    return json_response({"activation": station.request_cancel()}, status=202)
+
+
+async def _doctor(station: StationApi, request: Request) -> Response:
+    """A client that leaves cancels the examination."""
+    await request.body()
+    return json_response(await attend(station.doctor, request.scope))
+
+
+def _accepted(activation: str, joined: bool) -> Response:  # noqa: FBT001  as the station gives it
+    return json_response({"activation": activation, "joined": joined}, status=202)
+
+
+def _model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise RequestInvalid("'model' must be the id of a model", hint="GET /v1/models lists them.")
+    return model
+
+
+def _refuse_others(body: Mapping[str, Any], what: str, *fields: str) -> None:
+    if unknown := sorted(body.keys() - set(fields)):
+        raise RequestInvalid(f"{what} takes {', '.join(fields)}, not {unknown[0]!r}")
+
+
+def _status_page(station: StationApi) -> Callable[[Request], Response]:
+    """The handler of the page; what changes in it comes from the station's other routes."""
+    page = load_page()
+    headers = {"Content-Security-Policy": content_policy(page), "Referrer-Policy": "no-referrer"}
+
+    def get(_request: Request) -> Response:
+        reason = html.escape(why(station.state))
+        return Response(page.replace("{{why}}", reason), media_type="text/html", headers=headers)
+
+    return get
+
+
+def load_page() -> str:
+    """The page's source, with `{{why}}` where the reason for the active build goes."""
+    return files("moondream_station.http").joinpath("status_page.html").read_text(encoding="utf-8")
+
+
+def content_policy(page: str) -> str:
+    """The strictest Content-Security-Policy that the page works with: its own style, script and station."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {_digest(page, 'style')}",
+            f"script-src {_digest(page, 'script')}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def _digest(page: str, tag: str) -> str:
+    """The source expression that allows the page's one inline element with this tag."""
+    (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
+
+
+def why(state: StationState) -> str:
+    """Why the active model has its build, by the reason of its activation."""
+    if state.active is None or state.last is None or state.last.activation.selection is None:
+        return NOT_KNOWN
+    outcome = state.last.outcome
+    if not isinstance(outcome, ActivationSucceeded) or outcome.environment != state.active.environment:
+        return NOT_KNOWN
+    return state.last.activation.selection.reason

@@ -13,7 +13,7 @@ import httpx2
 
 from moondream_station.core.facts import errors
 from moondream_station.core.facts.errors import StationError, StationUnreachable
-from moondream_station.http import refusals
+from moondream_station.http import api
 
 Message: TypeAlias = dict[str, Any]
 
@@ -28,7 +28,7 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 _KINDS: Final = {
     kind.code: kind
-    for module in (refusals, errors)
+    for module in (api, errors)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, StationError)
 }

@@ -15,13 +15,13 @@ from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moondream_station.core.facts.errors import StationError
-from moondream_station.http.answers import error_response
-from moondream_station.http.refusals import (
+from moondream_station.http.api import (
     ConnectionsExhausted,
     RequestInvalid,
     RequestTimeout,
     StationStopping,
 )
+from moondream_station.http.messages import error_response
 
 T = TypeVar("T")
 

@@ -16,12 +16,17 @@ from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
 from moondream_station.core.home.task_groups import as_raised
-from moondream_station.http.answers import error_response, function_error, json_response, to_json
-from moondream_station.http.api import ChunkStream, StationApi
-from moondream_station.http.arguments import FunctionCall, read_call
+from moondream_station.http.api import ChunkStream, MethodRefused, StationApi
 from moondream_station.http.connection import attend
 from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
-from moondream_station.http.refusals import MethodRefused
+from moondream_station.http.messages import (
+    FunctionCall,
+    error_response,
+    function_error,
+    json_response,
+    read_call,
+    to_json,
+)
 
 UNREAD_CHUNKS: Final = 1024
 """How much of a stream is kept for a client that reads more slowly than the backend computes."""
@@ -50,32 +55,29 @@ def measure(tokens: int, seconds: float) -> dict[str, int | float]:
     return {"tokens": tokens, "duration": round(seconds, 2), "tokens_per_sec": round(per_second, 1)}
 
 
-class Functions:
-    """Calls the active backend's functions; a client that leaves and a station that stops cancel the call."""
+async def call_function(station: StationApi, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request to a function, or raise why not.
 
-    def __init__(self, station: StationApi) -> None:
-        self._station = station
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or raise why not."""
-        request = Request(scope, receive)
-        name = function_name(request.url.path)
-        known = self._station.functions()
-        if known and name not in known:
-            raise UnknownFunction(
-                f"The active model has no function {name!r}", hint=f"It has: {', '.join(sorted(known))}."
-            )
-        if request.method != "POST":
-            raise MethodRefused(f"{name} takes POST, not {request.method}", headers={"Allow": "POST"})
-        call = await read_call(request, name)
-        exchange = _Exchange(self._station, call, scope, receive, send)
-        try:
-            await attend(exchange.run, scope)
-        except StationError as error:
-            await exchange.fail(error)
-        finally:
-            # Tracebacks of cancelled tasks keep the frames, and so an image, until the garbage is collected.
-            call.arguments.clear()
+    A client that leaves and a station that stops cancel the call.
+    """
+    request = Request(scope, receive)
+    name = function_name(request.url.path)
+    known = station.functions()
+    if known and name not in known:
+        raise UnknownFunction(
+            f"The active model has no function {name!r}", hint=f"It has: {', '.join(sorted(known))}."
+        )
+    if request.method != "POST":
+        raise MethodRefused(f"{name} takes POST, not {request.method}", headers={"Allow": "POST"})
+    call = await read_call(request, name)
+    exchange = _Exchange(station, call, scope, receive, send)
+    try:
+        await attend(exchange.run, scope)
+    except StationError as error:
+        await exchange.fail(error)
+    finally:
+        # Tracebacks of cancelled tasks keep the frames, and so an image, until the garbage is collected.
+        call.arguments.clear()
 
 
 @dataclass(slots=True)

@@ -18,17 +18,23 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.errors import WorkerBusy
-from moondream_station.http import refusals
+from moondream_station.http.api import (
+    BodyTooLarge,
+    ContentEncodingUnsupported,
+    HostForbidden,
+    OriginForbidden,
+    TokenRequired,
+)
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_BODIES_BYTES = 48 * 1024 * 1024
 """What the bodies of all requests together may come to; parsing takes twice that for a moment."""
-SMALL_BODY_BYTES = 256 * 1024
+_SMALL_BODY_BYTES = 256 * 1024
 """Bodies of this size are not counted: connections are limited too."""
-ROOM_SECONDS = 30.0
+_ROOM_SECONDS = 30.0
 """How long a request waits until there is room for its body."""
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-OPEN_PATHS = frozenset({"/health"})
+_LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+_OPEN_PATHS = frozenset({"/health"})
 
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?")
 
@@ -74,18 +80,18 @@ class Access:
         bound = tuple(bound)
         is_open = not all(is_loopback(host) for host in bound)
         names = {_normal(host) for host in (*bound, *allowed)}
-        return cls(hosts=LOOPBACK_NAMES | names, token=token, is_open=is_open)
+        return cls(hosts=_LOOPBACK_NAMES | names, token=token, is_open=is_open)
 
     def check(self, path: str, headers: Headers) -> None:
         """Accept a request, or raise why not."""
         authority = self._check_host(headers)
         for origin in headers.getlist("origin"):
             if not _is_own(origin, authority):
-                raise refusals.OriginForbidden(
+                raise OriginForbidden(
                     f"The origin {origin!r} is not allowed",
                     hint="Use the station's own page, or a program outside the browser.",
                 )
-        if self.is_open and path not in OPEN_PATHS:
+        if self.is_open and path not in _OPEN_PATHS:
             self.check_token(headers, "This station is reachable from other computers and requires its token")
 
     def check_token(self, headers: Headers, because: str) -> None:
@@ -95,7 +101,7 @@ class Access:
         if scheme.lower() == "bearer":
             offered.append(bearer.strip())
         if not any(hmac.compare_digest(value.encode(), self.token.encode()) for value in offered):
-            raise refusals.TokenRequired(
+            raise TokenRequired(
                 because,
                 hint="Send 'Authorization: Bearer TOKEN'; station.json in the home has the token.",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -105,7 +111,7 @@ class Access:
         values = headers.getlist("host")
         authority = values[0].lower() if len(values) == 1 else ""
         if split_authority(authority)[0] not in self.hosts:
-            raise refusals.HostForbidden(
+            raise HostForbidden(
                 f"The host {', '.join(values) or '(none)'!r} is not allowed",
                 hint="Use localhost, or allow this name: serve --allow-host NAME",
             )
@@ -121,10 +127,10 @@ def _is_own(origin: str, authority: str) -> bool:
         return True
     # The station listens on all loopback addresses on one port, so nobody else can have such an origin.
     (name, port), (own_name, own_port) = split_authority(place), split_authority(authority)
-    return {name, own_name} <= LOOPBACK_NAMES and port == own_port
+    return {name, own_name} <= _LOOPBACK_NAMES and port == own_port
 
 
-class Room:
+class _Room:
     """Memory for the bodies of requests: who wants more than is left waits for it, in order."""
 
     def __init__(self, size_bytes: int) -> None:
@@ -134,14 +140,14 @@ class Room:
 
     async def take(self, size_bytes: int) -> None:
         """Wait for so much room, and take it."""
-        with anyio.move_on_after(ROOM_SECONDS):
+        with anyio.move_on_after(_ROOM_SECONDS):
             async with self._turn:
                 while self._left_bytes < size_bytes:
                     await self._changed.wait()
                 self._left_bytes -= size_bytes
                 return
         raise WorkerBusy(
-            f"Other requests with large bodies are in the way for {ROOM_SECONDS:g} s",
+            f"Other requests with large bodies are in the way for {_ROOM_SECONDS:g} s",
             hint="Try again in a second, or scale the image down.",
         )
 
@@ -152,20 +158,15 @@ class Room:
         self._changed = anyio.Event()
 
 
-class Guard:
-    """Passes on what `Access` allows, and a body of a size that there is room for."""
+def guarded(app: ASGIApp, *, access: Access) -> ASGIApp:
+    """Passes on to an application what is allowed, and a body of a size that there is room for."""
+    room = _Room(MAX_BODIES_BYTES)
 
-    def __init__(self, app: ASGIApp, *, access: Access) -> None:
-        self._app = app
-        self._access = access
-        self._room = Room(MAX_BODIES_BYTES)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or raise why not."""
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        self._access.check(scope["path"], headers)
+        access.check(scope["path"], headers)
         if (coding := headers.get("content-encoding", "").strip().lower()) not in {"", "identity"}:
-            raise refusals.ContentEncodingUnsupported(
+            raise ContentEncodingUnsupported(
                 f"Unsupported content encoding {coding!r}",
                 hint="Send the body as it is, without Content-Encoding.",
                 headers={"Accept-Encoding": "identity"},
@@ -177,10 +178,10 @@ class Guard:
             nonlocal taken_bytes
             if size_bytes > MAX_BODY_BYTES:
                 text = f"The body is larger than {MAX_BODY_BYTES >> 20} MiB"
-                raise refusals.BodyTooLarge(text, hint="Scale the image down.")
-            if size_bytes > SMALL_BODY_BYTES and not taken_bytes:
+                raise BodyTooLarge(text, hint="Scale the image down.")
+            if size_bytes > _SMALL_BODY_BYTES and not taken_bytes:
                 # One that says no size may become as large as any.
-                await self._room.take(size := announced_bytes or MAX_BODY_BYTES)
+                await room.take(size := announced_bytes or MAX_BODY_BYTES)
                 taken_bytes = size
 
         async def counted() -> Message:
@@ -192,6 +193,8 @@ class Guard:
 
         try:
             await take(announced_bytes)
-            await self._app(scope, counted, send)
+            await app(scope, counted, send)
         finally:
-            self._room.give_back(taken_bytes)
+            room.give_back(taken_bytes)
+
+    return guard

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from moondream_station.http.api import Answer
+from moondream_station.http.api import Answer, HostForbidden, OriginForbidden, TokenRequired
 from moondream_station.http.guard import (
     MAX_BODIES_BYTES,
     MAX_BODY_BYTES,
@@ -20,7 +20,6 @@ from moondream_station.http.guard import (
     is_loopback,
     split_authority,
 )
-from moondream_station.http.refusals import HostForbidden, OriginForbidden, TokenRequired
 from support.http_server import TOKEN, Served, serving
 from support.station_api import FakeStation, echoes
 

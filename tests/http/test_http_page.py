@@ -21,7 +21,7 @@ from moondream_station.core.facts.events import (
     Stage,
 )
 from moondream_station.core.facts.state import StationState
-from moondream_station.http.station_routes import NOT_KNOWN, content_policy, load_page, why
+from moondream_station.http.app import NOT_KNOWN, content_policy, load_page, why
 from support.http_server import Served
 from support.station_api import FakeStation
 

@@ -20,8 +20,8 @@ from moondream_station.core.facts.errors import (
     UnknownModel,
 )
 from moondream_station.core.facts.events import Stage, StageStarted
+from moondream_station.http.api import TokenRequired
 from moondream_station.http.client import StationClient
-from moondream_station.http.refusals import TokenRequired
 from support.http_server import TOKEN, Served, serving
 from support.station_api import MODELS, FakeStation
 

@@ -19,7 +19,7 @@ from moondream_station.core.facts.events import (
     WorkerStopped,
 )
 from moondream_station.core.station import Station
-from moondream_station.http.answers import error_response
+from moondream_station.http.messages import error_response
 from support.machines import cpu_only
 from support.stations import HERE, Premises, caption, course_of, failed, switched
 

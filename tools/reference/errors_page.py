@@ -15,9 +15,9 @@ from moondream_station.core.facts.errors import (
     SubscriberOverflowed,
     UsageError,
 )
-from moondream_station.http import refusals
-from moondream_station.http.answers import status_of
-from moondream_station.http.refusals import Refusal
+from moondream_station.http import api
+from moondream_station.http.api import Refusal
+from moondream_station.http.messages import status_of
 
 _NEVER_SHOWN: Final = (HistoryGone, SubscriberOverflowed, Refusal)
 """Two are answered by a snapshot, and the last is the base of others."""
@@ -57,9 +57,7 @@ def errors_page() -> str:
     """The page as Markdown."""
     rows = [_row(StationError, "Internal error (a bug in Moondream Station). Please report it.")]
     rows += [_row(kind, _meaning(kind)) for kind in _defined_in(errors)]
-    refused = [
-        f"| `{kind.code}` | {_meaning(kind)} | {status_of(kind(''))} |" for kind in _defined_in(refusals)
-    ]
+    refused = [f"| `{kind.code}` | {_meaning(kind)} | {status_of(kind(''))} |" for kind in _defined_in(api)]
     return "".join([_HEAD, "\n".join(rows), "\n", _REFUSALS, "\n".join(refused), "\n"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from moondream_station.http.routes import ROUTES, RouteInfo
+from moondream_station.http.api import ROUTES, RouteInfo
 
 _HEAD: Final = """\
 # Routes

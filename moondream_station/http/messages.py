@@ -1,4 +1,4 @@
-"""Reads a request into the keyword arguments of a function: body, query parameters, headers and method."""
+"""Requests read into arguments, and answers written as JSON, errors in the shape of their route."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import base64
 import json
 import math
 import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Final, NamedTuple, NoReturn
 
 from pydantic_core import from_json
@@ -13,18 +16,37 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
+from starlette.responses import Response
 
+from moondream_station.core.facts import errors
+from moondream_station.core.facts.errors import StationError
+from moondream_station.http.api import ROUTES, ContentTypeUnsupported, Refusal, RequestInvalid
 from moondream_station.http.guard import MAX_BODY_BYTES
-from moondream_station.http.refusals import ContentTypeUnsupported, RequestInvalid
-
-SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "x-moondream-auth"})
-"""Headers that are not passed on to a backend."""
 
 JSON_TYPE: Final = "application/json"
 _FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+_SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "x-moondream-auth"})
+"""They are not passed on to a backend."""
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _KINDS: Final = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
 _FALSE: Final = frozenset({"", "0", "false", "no", "off"})
+
+_STATUS: Final[Mapping[str, int]] = {
+    kind.code: status
+    for status, kinds in {
+        400: (errors.UsageError, errors.ArgumentInvalid),
+        404: (errors.UnknownModel, errors.UnknownFunction),
+        409: (errors.UnsupportedModel, errors.NothingToCancel, errors.NothingToRollBack),
+        429: (errors.WorkerBusy,),
+        503: (errors.NoActiveModel, errors.WorkerLoading, errors.WorkerReplaced),
+        504: (errors.WorkerTimeout,),
+    }.items()
+    for kind in kinds
+}
+"""HTTP statuses of the station's errors, by code; every other one is 500."""
+_PASSING: Final = frozenset({errors.WorkerBusy.code, errors.WorkerLoading.code, errors.WorkerReplaced.code})
+"""What is over soon: the same request may succeed a second later, and then waits by itself."""
+_STATION_PATHS: Final = frozenset(route.path for route in ROUTES)
 
 
 class FunctionCall(NamedTuple):
@@ -45,7 +67,7 @@ async def read_call(request: Request, function: str) -> FunctionCall:
         # Forms and query parameters have no booleans, and to Python the text "false" is true.
         arguments["stream"] = stream.strip().lower() not in _FALSE
     arguments["_headers"] = {
-        name: value for name, value in request.headers.items() if name not in SECRET_HEADERS
+        name: value for name, value in request.headers.items() if name not in _SECRET_HEADERS
     }
     arguments["_method"] = request.method
     return FunctionCall(function, arguments, timeout_seconds)
@@ -58,26 +80,19 @@ async def read_object(request: Request) -> dict[str, Any]:
         body += part
     if not body:
         return {}
-    try:
-        value = _finite_json(body)
-    except ValueError:
-        value = _read_carefully(body)
+    value = _read_json(body)
     if not isinstance(value, dict):
         raise RequestInvalid(f"The body must be a JSON object, not {_KINDS.get(type(value), 'a number')}")
     return value
 
 
-def _finite_json(body: bytearray) -> Any:
-    """What pydantic reads, in an eighth of the time of `json`; it makes infinity of too large a number."""
-    value = from_json(body, allow_inf_nan=False)
-    if not _is_finite(value):
-        raise ValueError
-    return value
-
-
-def _read_carefully(body: bytearray) -> Any:
-    """What pydantic refuses: other encodings, lone surrogates, deep nesting, all legal; or an error."""
-    try:
+def _read_json(body: bytearray) -> Any:
+    with suppress(
+        ValueError
+    ):  # pydantic takes an eighth of the time, but makes infinity of too large a number
+        if _is_finite(value := from_json(body, allow_inf_nan=False)):
+            return value
+    try:  # what pydantic refuses: other encodings, lone surrogates, deep nesting, all legal; or an error
         text = body.decode(json.detect_encoding(body))
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
         if "\\" in text and _SURROGATE.search(text):
@@ -164,3 +179,47 @@ def _whole(text: str) -> int:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def is_station_path(path: str) -> bool:
+    """Whether a path is one of the station's own; any other may name a backend's function."""
+    return path in _STATION_PATHS or path.startswith("/v1/station/")
+
+
+def to_json(value: Any) -> bytes:
+    """Encode as JSON in ASCII, so that no line break or lone surrogate in a text breaks a stream.
+
+    Raises:
+        ValueError: It holds NaN or an infinity.
+        TypeError: It holds a type that JSON does not have.
+    """
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return Response(to_json(value), status_code=status, media_type=JSON_TYPE, headers=headers)
+
+
+def status_of(error: StationError) -> int:
+    """The HTTP status of an error."""
+    return error.status if isinstance(error, Refusal) else _STATUS.get(error.code, 500)
+
+
+def function_error(error: StationError) -> dict[str, str]:
+    """An error in the shape of FUNCTION routes, which Moondream Station 0.1 had."""
+    kind = {504: "timeout", 500: "error"}.get(status_of(error), "rejected")
+    text = f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
+    shape = {"error": text, "status": kind, "code": error.code}
+    if isinstance(error, errors.ArgumentInvalid) and error.argument is not None:
+        shape["argument"] = error.argument
+    return shape
+
+
+def error_response(path: str, error: StationError) -> Response:
+    """The answer to a request that failed, in the shape of its route."""
+    headers = dict(error.headers) if isinstance(error, Refusal) else {}
+    if error.code in _PASSING:
+        headers["Retry-After"] = "1"
+    shape = {"error": asdict(error.info)} if is_station_path(path) else function_error(error)
+    return json_response(shape, status=status_of(error), headers=headers)
