@@ -16,6 +16,7 @@ from moondream_station.core.activation.fit import (
     judge,
 )
 from moondream_station.core.backends.manifest import ModelInfo
+from moondream_station.core.backends.manifest_loader import read_built_in
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
@@ -213,3 +214,19 @@ async def test_on_records(record: str, build: str, memory: str) -> None:
     room = Room.on(build, capabilities, load_catalog(), Surroundings())
     fit = judge(model(weights_bytes=3_850_000_000, weights_dtype="bfloat16"), room)
     assert memory in fit.reason, fit
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "verdict"),
+    [
+        ("moondream-2", 8, FITS),
+        ("moondream-2", 6, TIGHT),
+        ("moondream-2", 4, NOT),
+        ("moondream-3-preview", 24, FITS),
+        ("moondream-3-preview", 16, NOT),
+    ],
+)
+def test_the_built_in_models(name: str, gigabytes: int, verdict: FitVerdict) -> None:
+    """On graphics cards of the usual sizes."""
+    room = on_gpu(replace(GPU, memory_bytes=gigabytes * GB))
+    assert judge(read_built_in().models[name], room).verdict == verdict
