@@ -169,6 +169,21 @@ def test_it_captions(station: Served, switched: list[dict[str, Any]]) -> None:
     assert len(limited.split()) == 2
 
 
+def test_a_stream_tells_how_the_model_came_to_its_answer(
+    station: Served, switched: list[dict[str, Any]]
+) -> None:
+    """What it thinks of is told by the number of its tokens; then what it thought, and then the words."""
+    body = {"image_url": IMAGE, "question": "why?", "reasoning": True, "stream": True}
+    text = station.post_text("/v1/query", body)
+    sent = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+    told = [message["progress"] for message in sent if "progress" in message]
+    assert 0 < told[0]["done"] < told[-1]["done"] <= 20
+    assert {step["unit"] for step in told} == {"tokens"}
+    thought, *words = sent[len(told) :]
+    assert thought == {"reasoning": {"text": "thought", "grounding": []}}
+    assert "".join(part.get("chunk", "") for part in words).endswith(" why?")
+
+
 def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, Any]]) -> None:
     """With the dictionaries that the client reads; it reasons only where it is asked to."""
     answer = station.post("/v1/query", {"image_url": IMAGE, "question": "which?"})

@@ -130,6 +130,10 @@ class TinyModel(nn.Module):
             return {"answer": str(self.encoded)}
         if question == "dtype":
             return {"answer": str(self.project.weight.dtype)}
+        if question == "why?" and reasoning:
+            for _ in range(20):
+                time.sleep(0.05)
+                self._decode_one_tok("because ")
         words = ["no image " if image is None else self._words(image)[0], question]
         answer = {"answer": (word for word in words) if stream else "".join(words)}
         return {"reasoning": {"text": "thought", "grounding": []}, **answer} if reasoning else answer

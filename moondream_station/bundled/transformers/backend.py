@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         point as point_of,
     )
     from moondream_station.bundled.transformers.hub import explained
-    from moondream_station.bundled.transformers.model import Model, chosen_dtype, use_physical_cores
+    from moondream_station.bundled.transformers.model import Caller, Model, chosen_dtype, use_physical_cores
     from moondream_station.bundled.transformers.weights import Found, Progress, find, without_network
 else:  # a backend's folder is on the worker's path
     from arguments import ArgumentInvalid, boolean, decoded, opened, references, settings_of, word
@@ -125,6 +125,7 @@ def caption(
     stream: Any = None,
     settings: Any = None,
     cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda *_: None,
     **others: Any,
 ) -> dict[str, Any]:
     """Describe an image, given as a `data:` URL or base64; `length` is what the model knows."""
@@ -133,7 +134,7 @@ def caption(
     if not isinstance(length, str) or (lengths is not None and length not in lengths):
         raise ArgumentInvalid("length", f"must be one of {', '.join(lengths or ('short', 'normal', 'long'))}")
     options = {"length": length, "settings": settings_of(settings, _TEXT_SETTINGS)}
-    return _text("caption", "caption", stream, decoded(image_url), options, cancelled)
+    return _text("caption", "caption", stream, decoded(image_url), options, (cancelled, progress))
 
 
 def query(
@@ -144,6 +145,7 @@ def query(
     settings: Any = None,
     spatial_refs: Any = None,
     cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda *_: None,
     **others: Any,
 ) -> dict[str, Any]:
     """Answer a question, about an image or without one; with `reasoning` the answer tells how, too."""
@@ -157,7 +159,7 @@ def query(
     if options["spatial_refs"] and image_url is None:
         raise ArgumentInvalid("spatial_refs", "can only be used with an image")
     image = None if image_url is None else decoded(image_url)
-    return _text("query", "answer", stream, image, options, cancelled)
+    return _text("query", "answer", stream, image, options, (cancelled, progress))
 
 
 def detect(
@@ -165,11 +167,12 @@ def detect(
     object: Any = None,  # noqa: A002  the client's word
     settings: Any = None,
     cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda *_: None,
     **others: Any,
 ) -> dict[str, Any]:
     """Boxes around things. `obj` is understood too, as Moondream Station 0.1 did."""
     options = {"object": _object(object, others), "settings": settings_of(settings, _OBJECT_SETTINGS)}
-    return {"objects": _ask("detect", decoded(image_url), options, cancelled)["objects"]}
+    return {"objects": _ask("detect", decoded(image_url), options, (cancelled, progress))["objects"]}
 
 
 def point(
@@ -178,6 +181,7 @@ def point(
     settings: Any = None,
     spatial_refs: Any = None,
     cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda *_: None,
     **others: Any,
 ) -> dict[str, Any]:
     """Points on things, and how many there are."""
@@ -186,7 +190,7 @@ def point(
         "settings": settings_of(settings, _OBJECT_SETTINGS),
         "spatial_refs": references(spatial_refs),
     }
-    points = _ask("point", decoded(image_url), options, cancelled)["points"]
+    points = _ask("point", decoded(image_url), options, (cancelled, progress))["points"]
     return {"points": points, "count": len(points)}
 
 
@@ -196,6 +200,7 @@ def segment(
     settings: Any = None,
     spatial_refs: Any = None,
     cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda *_: None,
     **others: Any,
 ) -> dict[str, Any]:
     """The outline of a thing, as the model gives it: an SVG path, and its box."""
@@ -204,18 +209,19 @@ def segment(
         "settings": settings_of(settings, _TEXT_SETTINGS),
         "spatial_refs": references(spatial_refs),
     }
-    return _ask("segment", decoded(image_url), options, cancelled)
+    return _ask("segment", decoded(image_url), options, (cancelled, progress))
 
 
 def detect_gaze(
     image_url: Any = None,
     eye: Any = None,
     cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = lambda *_: None,
     **others: Any,
 ) -> dict[str, Any]:
     """Where somebody looks whose eye is at a point; `gaze` is null where they look out of the image."""
     _check_others(others)
-    return _ask("detect_gaze", decoded(image_url), {"eye": point_of(eye, "eye")}, cancelled)
+    return _ask("detect_gaze", decoded(image_url), {"eye": point_of(eye, "eye")}, (cancelled, progress))
 
 
 def _object(name: Any, others: dict[str, Any]) -> str:
@@ -239,15 +245,15 @@ def _text(
     stream: Any,
     content: bytes | None,
     options: dict[str, Any],
-    cancelled: Callable[[], bool],
+    caller: Caller,
 ) -> dict[str, Any]:
     """The answer of a function that gives text; whole, or piece by piece under the same key."""
     if not stream:
-        return _ask(function, content, options, cancelled)
+        return _ask(function, content, options, caller)
 
     def run() -> Iterator[Any]:
         with _lock:
-            answer = _call(function, content, {**options, "stream": True}, cancelled)
+            answer = _call(function, content, {**options, "stream": True}, caller)
             yield answer
             yield from answer[key]
 
@@ -255,16 +261,12 @@ def _text(
     return {**next(pieces), key: pieces}  # what comes beside the text, its reasoning, is there before it
 
 
-def _ask(
-    function: str, content: bytes | None, options: dict[str, Any], cancelled: Callable[[], bool]
-) -> dict[str, Any]:
+def _ask(function: str, content: bytes | None, options: dict[str, Any], caller: Caller) -> dict[str, Any]:
     with _lock:
-        return _call(function, content, options, cancelled)
+        return _call(function, content, options, caller)
 
 
-def _call(
-    function: str, content: bytes | None, options: dict[str, Any], cancelled: Callable[[], bool]
-) -> dict[str, Any]:
+def _call(function: str, content: bytes | None, options: dict[str, Any], caller: Caller) -> dict[str, Any]:
     """Call the model with what is given and what it knows: revisions differ in what they take."""
     model = _loaded["model"]
     method = model.function(function)
@@ -274,7 +276,7 @@ def _call(
         given["reasoning"] = options["reasoning"]  # on by default in Moondream 3, off in the client
     if strange := sorted(given.keys() - known.keys()):
         raise ArgumentInvalid(strange[0], f"is not known to this model's {function}: leave it out")
-    model.until(cancelled)
+    model.work_for(caller)
     try:
         image = None
         if content is not None:

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 Progress = Callable[[int, int | None, str], object]
+Caller = tuple[Callable[[], bool], Progress]
+"""Whether the caller of a function has left, and how to tell how far its answer is."""
 
 KEPT_BYTES = 1 << 30
 """What images that are kept encoded may take; the last one is always kept. Moondream 2's take 144 MB each."""
@@ -68,7 +70,8 @@ class Model:
         self._loaded = loaded
         self._core = getattr(loaded, "model", loaded)
         self._device = device
-        self._is_cancelled: Callable[[], bool] = lambda: False
+        self._caller: Caller = (lambda: False, lambda *_: None)
+        self._tokens = 0
         self._encoded: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         if dtype is not None:
             self._cast(dtype)
@@ -80,9 +83,9 @@ class Model:
         if is_compiled and self._device == "cuda":
             self._core.compile()  # transformers' own compiles `forward`, which nobody calls
             self._warm_up(progress)
-        for name in ("_vis_enc", "_prefill", "_decode_one_tok"):
+        for name, tokens in (("_vis_enc", 0), ("_prefill", 0), ("_decode_one_tok", 1)):
             if step := getattr(self._core, name, None):
-                setattr(self._core, name, self._watched(step))
+                setattr(self._core, name, self._watched(step, tokens))
 
     def function(self, name: str) -> Any:
         """A function of the model, None where it has none of that name."""
@@ -122,14 +125,17 @@ class Model:
         if self._device == "cuda":
             torch.cuda.empty_cache()
 
-    def until(self, is_cancelled: Callable[[], bool]) -> None:
-        """End what runs next as soon as its caller has left."""
-        self._is_cancelled = is_cancelled
+    def work_for(self, caller: Caller) -> None:
+        """Tell the caller how far what runs next is, and end it as soon as they have left."""
+        self._caller, self._tokens = caller, 0
 
-    def _watched(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched(self, step: Callable[..., Any], tokens: int) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
-            if self._is_cancelled():
+            is_cancelled, progress = self._caller
+            if is_cancelled():
                 raise Gone
+            progress(self._tokens, None, "tokens")
+            self._tokens += tokens
             return step(*args, **kwargs)
 
         return watched
