@@ -130,8 +130,6 @@ class InferencePool:
     loading_seconds: float = 60.0
     stuck_seconds: float = 300.0
     """How long a call that nobody waits for any more may occupy the worker before that is replaced."""
-    stall_seconds: float = 600.0
-    """How long a worker may do nothing in its first call, which has no other limit but the request's own."""
     back_off_seconds: tuple[float, ...] = _BACK_OFF_SECONDS
     on_given_up: Callable[[StationError], object] = lambda _: None
     """Called with why, when a worker failed too often in a row or can't be restarted."""
@@ -255,7 +253,7 @@ class InferencePool:
             get = partial(request.past_progress, progress)
             if own_seconds is None and not worker.has_answered:
                 remaining = None
-                get = partial(worker.frame_while_alive, request, self.stall_seconds, progress)
+                get = partial(worker.frame_while_alive, request, progress)
             try:
                 result = await answer(request, remaining, chunk_seconds=seconds, get=get)
             except (WorkerFailed, WorkerReplaced):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -28,20 +27,12 @@ from moondream_station.core.facts.events import StopReason, WorkerStarted, Worke
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.worker.loading import (
-    LoadOptions,
-    MemoryNeed,
-    disk_usage,
-    held_bytes,
-    is_small,
-    model_cache,
-)
+from moondream_station.core.worker.link import Progress
+from moondream_station.core.worker.loading import MemoryNeed, disk_usage, held_bytes, is_small, model_cache
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 
 _log = Log()
-
-Progress: TypeAlias = Callable[[int, int | None, str], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +61,6 @@ class HostedWorker:
 
     spec: WorkerSpec
     worker: Worker
-    model_cache: tuple[Path, ...]
     need: MemoryNeed | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     """Args with which the backend loads again what it fetched, as the commit that a branch named."""
@@ -81,25 +71,22 @@ class HostedWorker:
 
     async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool | None:
         """Let the backend bring what it will load; gives whether memory suffices, None where it won't say."""
-        options = self._options(device, progress)
-        self.need, self.found = await self.worker.fetch(self.spec.code, self.spec.args, **options)
+        self.need, self.found = await self.worker.fetch(
+            self.spec.code, self.spec.args, device=device, progress=progress
+        )
         self.spec = replace(self.spec, args={**self.spec.args, **self.found})  # also for its next start
         return None if self.need is None else await anyio.to_thread.run_sync(self.need.is_met)
 
     async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
         """Call the backend's `init_backend`; it is ready when that returned."""
         self.device = device
-        await self.worker.init(self.spec.code, self.spec.args, **self._options(device, progress))
+        await self.worker.init(self.spec.code, self.spec.args, device=device, progress=progress)
 
     async def is_small(self) -> bool:
         """Whether ending it would free next to nothing, as measured; on a GPU, as its backend said."""
         if self.device not in {None, "cpu"}:
             return self.need is not None and is_small(self.need.needed_bytes)
         return await anyio.to_thread.run_sync(lambda: is_small(held_bytes(self.worker.pid)))
-
-    def _options(self, device: str | None, progress: Progress) -> LoadOptions:
-        signs_of_life = partial(disk_usage, self.model_cache)
-        return {"device": device, "signs_of_life": signs_of_life, "progress": progress}
 
     def release(self, reason: StopReason) -> None:
         """Let it end; `ended` is set when it has."""
@@ -161,7 +148,7 @@ class WorkerHost:
                     threads=self._threads,
                 ) as worker:
                     worker.signs_of_life = partial(disk_usage, model_cache(self._environ))
-                    hosted = HostedWorker(spec=spec, worker=worker, model_cache=model_cache(self._environ))
+                    hosted = HostedWorker(spec=spec, worker=worker)
                     self._bus.publish(WorkerStarted(model=spec.model, pid=worker.pid), activation=activation)
                     task_status.started(hosted)
                     async with anyio.create_task_group() as watching:

@@ -1,29 +1,18 @@
-"""A backend that fetches and loads its model: its memory, its weights on disk, and waiting while it works."""
+"""What loading a model takes: CPU time, memory of the computer, container and GPU, and weights on disk."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final
 
-import anyio
-import anyio.to_thread
 import psutil
 
-from moondream_station.core.facts.errors import (
-    NoSpace,
-    StationError,
-    WeightsUnreachable,
-    WorkerFailed,
-    WorkerTimeout,
-)
 from moondream_station.core.home.layout import expanded
-from moondream_station.core.worker.link import Frame, Progress, Request
 
 _FACTOR: Final = 2
 """Weights are there twice for a moment, as they are read and as they are used."""
@@ -33,77 +22,6 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 _MEMBERSHIP: Final = Path("/proc/self/cgroup")
 _BLOCK_BYTES: Final = 512
 """The unit of `st_blocks` (POSIX leaves it open; Linux and macOS agree)."""
-
-_LOOK_SECONDS: Final = 5.0
-"""How often a worker that loads its model is looked at for signs of life."""
-_STALL_SECONDS: Final = 600.0
-_GIVEN_BY_BACKENDS: Final[tuple[type[StationError], ...]] = (WeightsUnreachable, NoSpace)
-"""The errors whose code a backend may give as the cause of what it raises."""
-
-
-class LoadOptions(TypedDict, total=False):
-    """How a backend fetches or loads its model, and how it is watched meanwhile."""
-
-    device: str | None
-    """What verification computed on; passed on where the backend's function names it."""
-    stall_seconds: float
-    """How long it may show no output, no CPU time and no change of `signs_of_life` (ten minutes)."""
-    signs_of_life: Callable[[], Hashable] | None
-    """Changes while work is done elsewhere, as the size of a download folder does. Runs in a thread."""
-    progress: Progress
-
-
-async def last_frame(
-    request: Request, options: LoadOptions, *, pid: int, lines: Callable[[], tuple[str, ...]]
-) -> Frame:
-    """The answer to a request that may take as long as the worker lives."""
-    stall_seconds = options.get("stall_seconds", _STALL_SECONDS)
-    progress = options.get("progress")
-    look = partial(signs, pid, lines, options.get("signs_of_life"))
-    look_seconds = min(_LOOK_SECONDS, stall_seconds / 4)
-    seen: Hashable = None
-    seen_at = anyio.current_time()
-    while True:
-        frame = None
-        with anyio.move_on_after(look_seconds):
-            frame = await request.get()
-        if frame is not None and frame["kind"] != "progress":
-            return frame
-        if frame is not None:
-            if progress is not None:
-                progress(frame["done"], frame["total"], frame["unit"])
-            seen_at = anyio.current_time()
-        elif (now := await anyio.to_thread.run_sync(look)) != seen:
-            seen, seen_at = now, anyio.current_time()
-        elif anyio.current_time() - seen_at >= stall_seconds:
-            raise WorkerTimeout(
-                f"`{request.subject}` gave no sign of life for {stall_seconds:g} s: no output, no"
-                " CPU time, nothing downloaded.",
-                hint="`moondream-station logs` shows its last output.",
-                log="\n".join(lines()),
-            )
-
-
-def not_loaded(backend: str, frame: Frame, *, log: str) -> StationError:
-    """Why a backend could not be initialised; it may have given the cause."""
-    for kind in _GIVEN_BY_BACKENDS:
-        if frame.get("cause") == kind.code:
-            return kind(frame["message"], hint=frame.get("hint"), log=log)
-    return WorkerFailed(
-        f"The backend {backend} could not be initialised: {frame.get('type')}: {frame['message']}",
-        hint="`moondream-station logs` shows its output.",
-        log=log,
-    )
-
-
-def signs(
-    pid: int, lines: Callable[[], tuple[str, ...]], elsewhere: Callable[[], Hashable] | None
-) -> Hashable:
-    """Something that compares equal as long as the worker does nothing.
-
-    Blocks: it looks at all processes of the computer, and `elsewhere` at many files.
-    """
-    return (_total(pid, _cpu_seconds), lines(), elsewhere() if elsewhere else None)
 
 
 def _total(pid: int, measure: Callable[[psutil.Process], float]) -> float:
@@ -116,9 +34,9 @@ def _total(pid: int, measure: Callable[[psutil.Process], float]) -> float:
     return total
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+def cpu_seconds(pid: int) -> float:
+    """The CPU time that a process and its children have used. Blocks: it looks at all processes."""
+    return _total(pid, lambda process: sum(process.cpu_times()[:2]))
 
 
 def held_bytes(pid: int) -> int:

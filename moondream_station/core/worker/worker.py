@@ -6,29 +6,34 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 
 from moondream_station.core.backends.code_store import BackendCode
-from moondream_station.core.facts.errors import BackendError, WorkerFailed
+from moondream_station.core.facts.errors import (
+    BackendError,
+    NoSpace,
+    StationError,
+    WeightsUnreachable,
+    WorkerFailed,
+    WorkerTimeout,
+)
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
 from moondream_station.core.worker.link import CallStream, Frame, Link, Progress, Request
-from moondream_station.core.worker.loading import (
-    LoadOptions,
-    MemoryNeed,
-    last_frame,
-    not_loaded,
-    oom_kills,
-    signs,
-)
+from moondream_station.core.worker.loading import MemoryNeed, cpu_seconds, oom_kills
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
 _WORKER_MAIN: Final = Path(__file__).with_name("worker_main.py")
 _LONG_CHARACTERS: Final = 1 << 14
+_LOOK_SECONDS: Final = 5.0
+"""How often a worker that loads its model is looked at for signs of life."""
+_STALL_SECONDS: Final = 600.0
+_GIVEN_BY_BACKENDS: Final[tuple[type[StationError], ...]] = (WeightsUnreachable, NoSpace)
+"""The errors whose code a backend may give as the cause of what it raises."""
 _GOODBYE_SECONDS: Final = 0.5
 """How long an idle worker may take to end by itself: a cancelled activation ends within two seconds."""
 
@@ -44,7 +49,9 @@ class Worker:
         self.has_answered = False
         """Whether a call was answered yet: backends of Moondream Station 0.1 may load in the first."""
         self.signs_of_life: Callable[[], Hashable] = lambda: None
-        """As in `LoadOptions`, while that first call runs."""
+        """Changes while work is done elsewhere, as the size of a download folder does. Runs in a thread."""
+        self.stall_seconds = _STALL_SECONDS
+        """How long it may show none, no output and no CPU time, where nothing else limits it."""
 
     @property
     def pid(self) -> int:
@@ -79,13 +86,18 @@ class Worker:
         return Verification(report=report, mismatches=mismatches, detail=value.get("detail"))
 
     async def fetch(
-        self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]
+        self,
+        code: BackendCode,
+        args: Mapping[str, Any],
+        *,
+        device: str | None = None,
+        progress: Progress = lambda *_: None,
     ) -> tuple[MemoryNeed | None, Mapping[str, Any]]:
-        """Let `fetch_backend` bring what `init_backend` will load.
+        """Let `fetch_backend` bring what `init_backend` will load; arguments and errors as for `init`.
 
         It may say what memory that needs, and give args with which the same is loaded again.
         """
-        value = await self._let_load("fetch", code, args, options)
+        value = await self._let_load("fetch", code, args, device, progress)
         needed, free, found = (value.get(name) for name in ("needed_bytes", "free_bytes", "args"))
         found = found if isinstance(found, dict) else {}
         if not isinstance(needed, int):
@@ -93,12 +105,20 @@ class Worker:
         free = free if isinstance(free, int) else None
         return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free), found
 
-    async def init(self, code: BackendCode, args: Mapping[str, Any], **options: Unpack[LoadOptions]) -> None:
+    async def init(
+        self,
+        code: BackendCode,
+        args: Mapping[str, Any],
+        *,
+        device: str | None = None,
+        progress: Progress = lambda *_: None,
+    ) -> None:
         """Load the backend's module and call its `init_backend`, for as long as that shows signs of life.
 
-        What it raises is a `WorkerFailed`, or what it says: `WeightsUnreachable` or `NoSpace`.
+        `device` is what verification computed on. What the backend raises is a `WorkerFailed`, or what it
+        says: `WeightsUnreachable` or `NoSpace`.
         """
-        await self._let_load("init", code, args, options)
+        await self._let_load("init", code, args, device, progress)
 
     def begin(
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None
@@ -120,18 +140,35 @@ class Worker:
         await self._link.failed.wait()
         return self._link.fail("is gone")  # the first failure stands
 
-    async def frame_while_alive(self, request: Request, stall_seconds: float, progress: Progress) -> Frame:
-        """The first frame of an answer, for as long as the worker shows signs of life."""
-        options: LoadOptions = {
-            "signs_of_life": self.signs_of_life,
-            "stall_seconds": stall_seconds,
-            "progress": progress,
-        }
-        return await last_frame(request, options, pid=self.pid, lines=lambda: self.last_lines)
+    async def frame_while_alive(self, request: Request, progress: Progress) -> Frame:
+        """The next frame but progress, however long it takes while the worker shows signs of life."""
+        look_seconds = min(_LOOK_SECONDS, self.stall_seconds / 4)
+        seen: Hashable = None
+        seen_at = anyio.current_time()
+        while True:
+            frame = None
+            with anyio.move_on_after(look_seconds):
+                frame = await request.get()
+            if frame is not None and frame["kind"] != "progress":
+                return frame
+            if frame is not None:
+                progress(frame["done"], frame["total"], frame["unit"])
+                seen_at = anyio.current_time()
+            elif (now := await self.signs()) != seen:
+                seen, seen_at = now, anyio.current_time()
+            elif anyio.current_time() - seen_at >= self.stall_seconds:
+                raise WorkerTimeout(
+                    f"`{request.subject}` gave no sign of life for {self.stall_seconds:g} s: no output, no"
+                    " CPU time, nothing downloaded.",
+                    hint="`moondream-station logs` shows its last output.",
+                    log="\n".join(self.last_lines),
+                )
 
     async def signs(self) -> Hashable:
         """Something that stays equal as long as the worker does nothing."""
-        return await anyio.to_thread.run_sync(signs, self.pid, lambda: self.last_lines, self.signs_of_life)
+        return await anyio.to_thread.run_sync(
+            lambda: (cpu_seconds(self.pid), self.last_lines, self.signs_of_life())
+        )
 
     def condemn(self, reason: str) -> None:
         """Declare a worker failed ("did not come back from `caption`"), and end its process."""
@@ -161,7 +198,7 @@ class Worker:
         return _value_of(frame)
 
     async def _let_load(
-        self, op: str, code: BackendCode, args: Mapping[str, Any], options: LoadOptions
+        self, op: str, code: BackendCode, args: Mapping[str, Any], device: str | None, progress: Progress
     ) -> dict[str, Any]:
         request = self._link.request(
             f"{op}_backend of {code.id}",
@@ -171,14 +208,22 @@ class Worker:
                 "module": code.entry_module,
                 "functions": list(code.functions),
                 "args": dict(args),
-                "device": options.get("device"),
+                "device": device,
             },
         )
         self._is_idle = False
-        frame = await last_frame(request, options, pid=self.pid, lines=lambda: self.last_lines)
+        frame = await self.frame_while_alive(request, progress)
         self._is_idle = True
         if frame["kind"] == "error":
-            raise not_loaded(code.id, frame, log="\n".join(self.last_lines))
+            log = "\n".join(self.last_lines)
+            for kind in _GIVEN_BY_BACKENDS:
+                if frame.get("cause") == kind.code:
+                    raise kind(frame["message"], hint=frame.get("hint"), log=log)
+            raise WorkerFailed(
+                f"The backend {code.id} could not be initialised: {frame.get('type')}: {frame['message']}",
+                hint="`moondream-station logs` shows its output.",
+                log=log,
+            )
         return _value_of(frame)
 
 

@@ -205,11 +205,13 @@ async def test_the_time_limit_counts_waiting_and_working(tmp_path: Path) -> None
 
 async def test_the_first_call_may_take_as_long_as_the_worker_lives(tmp_path: Path) -> None:
     """A backend of 0.1 may load its model in it. The limit is doing nothing, or the request's own."""
-    pool = InferencePool(default_timeout_seconds=0.05, stall_seconds=1)
+    pool = InferencePool(default_timeout_seconds=0.05)
     async with workshop(tmp_path) as shop:
         pool.serve(await shop.worker(), model="m", restart=refuse)
         assert await ask(pool, "slow", seconds=0.3) == {"slept": 0.3}
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        worker = await shop.worker()
+        worker.stall_seconds = 1
+        pool.serve(worker, model="m", restart=refuse)
         with pytest.raises(WorkerTimeout, match="no sign of life for 1 s"):
             await ask(pool, "slow", seconds=3600)
         pool.serve(await shop.worker(), model="m", restart=refuse)

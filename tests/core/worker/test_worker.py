@@ -355,8 +355,9 @@ async def test_a_backend_that_shows_no_sign_of_life_is_given_up(tmp_path: Path) 
     source = "import time\ndef init_backend():\n    time.sleep(3600)"
     code = write_backend(tmp_path / "backend", source)
     async with started(tmp_path) as worker:
+        worker.stall_seconds = 0.4
         with pytest.raises(WorkerTimeout, match=r"no sign of life for 0\.4 s"):
-            await worker.init(code, {}, stall_seconds=0.4)
+            await worker.init(code, {})
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,8 @@ async def test_a_backend_that_loads_long_but_lives_is_waited_for(tmp_path: Path,
     source = f"import time\ndef init_backend():\n    for number in range(30):\n        {doing}"
     code = write_backend(tmp_path / "backend", source)
     async with started(tmp_path) as worker:
-        await worker.init(code, {}, stall_seconds=1.0)
+        worker.stall_seconds = 1.0
+        await worker.init(code, {})
 
 
 async def test_growth_seen_from_outside_is_a_sign_of_life(tmp_path: Path) -> None:
@@ -378,7 +380,9 @@ async def test_growth_seen_from_outside_is_a_sign_of_life(tmp_path: Path) -> Non
     code = write_backend(tmp_path / "backend", source)
     looks = iter(range(1000))
     async with started(tmp_path) as worker:
-        await worker.init(code, {}, stall_seconds=0.5, signs_of_life=lambda: next(looks))
+        worker.stall_seconds = 0.5
+        worker.signs_of_life = lambda: next(looks)
+        await worker.init(code, {})
 
 
 async def test_a_call_that_takes_too_long_times_out_and_leaves_the_worker_usable(tmp_path: Path) -> None:
@@ -610,7 +614,8 @@ async def test_progress_is_a_sign_of_life(tmp_path: Path) -> None:
     )
     code = write_backend(tmp_path / "backend", source)
     async with started(tmp_path) as worker:
-        await worker.init(code, {}, stall_seconds=0.6)
+        worker.stall_seconds = 0.6
+        await worker.init(code, {})
 
 
 @pytest.mark.parametrize(
@@ -729,8 +734,9 @@ async def test_fetching_without_a_sign_of_life_is_given_up(tmp_path: Path) -> No
     source = "import time\ndef fetch_backend():\n    time.sleep(3600)\n"
     code = write_backend(tmp_path / "backend", source)
     async with started(tmp_path) as worker:
+        worker.stall_seconds = 0.4
         with pytest.raises(WorkerTimeout, match="fetch_backend"):
-            await worker.fetch(code, {}, stall_seconds=0.4)
+            await worker.fetch(code, {})
 
 
 async def test_a_function_may_ask_whether_its_caller_has_left(tmp_path: Path) -> None:
