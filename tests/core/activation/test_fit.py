@@ -220,7 +220,8 @@ async def test_on_records(record: str, build: str, memory: str) -> None:
     ("name", "gigabytes", "verdict"),
     [
         ("moondream-2", 8, FITS),
-        ("moondream-2", 6, TIGHT),
+        ("moondream-2", 6, FITS),
+        ("moondream-2", 5, TIGHT),
         ("moondream-2", 4, NOT),
         ("moondream-3-preview", 24, FITS),
         ("moondream-3-preview", 16, NOT),
