@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from moondream_station.core.facts.events import ActivationFailed, BuildSelected, Stage
+from moondream_station.core.facts.events import ActivationFailed, BuildSelected, Stage, StageProgressed
 from moondream_station.core.facts.selection import FitVerdict
 from support.commands import command, run
 from support.machines import cpu_only, nvidia_linux
@@ -17,6 +17,20 @@ pytestmark = pytest.mark.anyio
 
 CPU = cpu_only(HERE)
 CUDA = nvidia_linux(driver="560.35.03", cuda="12.6", platform=HERE)
+ANNOUNCING = """
+import time
+
+def fetch_backend(weights, progress=None):
+    progress(weights, weights, "bytes of memory")
+    while weights == 10**15:
+        time.sleep(0.01)  # whoever is not ended here would download
+
+def init_backend(**args):
+    pass
+
+def caption(**kwargs):
+    return {"caption": "fetched"}
+"""
 TOO_LARGE = {"weights_bytes": 10**15, "weights_dtype": "bfloat16"}
 NOTICE = {"text": "The licence is proprietary, and it sends telemetry.", "url": "https://example.org/terms"}
 
@@ -83,6 +97,25 @@ async def test_a_disk_that_is_too_small_for_the_weights(premises: Premises) -> N
     assert error.code == "does-not-fit"
     assert "GB on the disk for its weights; " in error.message
     assert fetched_wheels(premises) == []
+
+
+async def test_a_backend_may_say_it_before_it_fetches(premises: Premises) -> None:
+    """Where the manifest says nothing about memory: the switch ends there, with the same error."""
+    premises.add_model("said", source=ANNOUNCING, args={"weights": 10**15})
+    async with premises.station(CPU) as station:
+        course = await failed(station, "said")
+        failure = course.only(ActivationFailed)
+        assert (failure.error.code, failure.stage) == ("does-not-fit", Stage.VERIFY)
+        assert "needs 1000001.1 GB of memory; " in failure.error.message
+    premises.add_model("said", source=ANNOUNCING, args={"weights": 10**14})
+    async with premises.station(CPU) as station:
+        await switched(station, "said", anyway=True)
+    premises.add_model(
+        "said", source=ANNOUNCING, args={"weights": 10**14}, needs={"memory_bytes": {"int8": 1}}
+    )
+    async with premises.station(CPU) as station:
+        course = await switched(station, "said")
+    assert all(fact.unit != "bytes of memory" for fact in course.every(StageProgressed))
 
 
 async def test_a_notice_must_be_accepted_once(premises: Premises) -> None:

@@ -75,11 +75,16 @@ def fetch_backend(
     Gives the bytes of memory that they take, and the commits of what was found: given again as `commits`,
     they keep the model the same, whatever its repository gets.
     """
-    with explained(model_id, revision):
-        found = _fetched[model_id] = find(model_id, revision, commits or {}, progress)
     item_bytes = getattr(chosen_dtype(dtype, device), "itemsize", _STORED_ITEM_BYTES)
-    memory_bytes = found.size_bytes * max(1, item_bytes / _STORED_ITEM_BYTES)
-    return {"memory_bytes": int(memory_bytes), "args": {"commits": found.commits}}
+    factor = max(1, item_bytes / _STORED_ITEM_BYTES)
+
+    def announce(weights_bytes: int) -> None:
+        needed = int(weights_bytes * factor)
+        progress(needed, needed, "bytes of memory")
+
+    with explained(model_id, revision):
+        found = _fetched[model_id] = find(model_id, revision, commits or {}, progress, announce)
+    return {"memory_bytes": int(found.size_bytes * factor), "args": {"commits": found.commits}}
 
 
 def init_backend(

@@ -65,10 +65,17 @@ class Found:
     size_bytes: int
 
 
-def find(model_id: str, revision: str | None, commits: dict[str, str], progress: Progress) -> Found:
+def find(
+    model_id: str,
+    revision: str | None,
+    commits: dict[str, str],
+    progress: Progress,
+    sized: Callable[[int], object] = lambda _: None,
+) -> Found:
     """Bring everything that a model is loaded from. What `commits` names by repository is not resolved again.
 
-    Where the hub does not give it, `explained` says why.
+    `sized` is told the bytes of the weights before they are downloaded. Where the hub does not give them,
+    `explained` says why.
     """
     used = {}
     folder = Path(os.path.expanduser(model_id))  # noqa: PTH111  pathlib's raises where there is no such user
@@ -81,7 +88,7 @@ def find(model_id: str, revision: str | None, commits: dict[str, str], progress:
         raise Unreachable(f"The folder {folder} does not exist.", "Check `model_id` in the manifest.")
     else:
         used[model_id] = commits.get(model_id) or commit_of(model_id, revision)
-        folder = _bring_model(model_id, used[model_id], progress)
+        folder = _bring_model(model_id, used[model_id], progress, sized)
     for name in _tokenizers_of(folder):
         with explained(name, commits.get(name)):
             used[name] = commits.get(name) or known_commit(name, "main") or commit_of(name, None)
@@ -111,7 +118,7 @@ def without_network(found: Found) -> Iterator[None]:
         reset_sessions()
 
 
-def _bring_model(model_id: str, commit: str, progress: Progress) -> Path:
+def _bring_model(model_id: str, commit: str, progress: Progress, sized: Callable[[int], object]) -> Path:
     """Fetch what is missing, weights last, so that what is whole has them; gives their folder."""
     folder = cache_of(model_id) / "snapshots" / commit
     if folder.is_dir() and _missing(folder) is None and all(is_intact(file) for file in _weights_of(folder)):
@@ -135,6 +142,7 @@ def _bring_model(model_id: str, commit: str, progress: Progress) -> Path:
         _present_bytes, cache_of(model_id) / "blobs", {blobs[name]: sizes[name] for name in sizes}
     )
     total = sum(sizes.values())
+    sized(sum(sizes[name] for name in names))
     _check_space(model_id, total - present())
     with _reporting(lambda: progress(present(), total, "bytes")):
         for name in sorted(names, key=sizes.__getitem__):

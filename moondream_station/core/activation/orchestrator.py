@@ -16,6 +16,8 @@ import anyio
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
 from moondream_station.core.activation.prepare import (
+    MEMORY_UNIT,
+    Needs,
     check_model,
     check_notice,
     detect_again,
@@ -125,7 +127,7 @@ class Orchestrator:
                     async with self._worker(activation, environment) as worker:
                         activation.enter(Stage.VERIFY)
                         report = await self._verify(activation, worker, environment)
-                        await self._load(activation, worker, report.device)
+                        await self._load(activation, worker, report.device, needs)
                         activation.enter(Stage.COMMIT)
                         await self._commit(environment, report, worker.found)
                         workshop.keep(environment)
@@ -191,9 +193,24 @@ class Orchestrator:
             )
             return checked(verification).report
 
-    async def _load(self, activation: Activation, hosted: HostedWorker, device: str | None) -> None:
-        """Load the backend, beside the old one where memory is known to suffice for both."""
-        has_room = await hosted.fetch(device, progress=activation.progressed)
+    async def _load(
+        self, activation: Activation, hosted: HostedWorker, device: str | None, needs: Needs | None
+    ) -> None:
+        """Load the backend, beside the old one where memory is known to suffice for both.
+
+        A backend that says how much it needs before it fetches its weights may end there.
+        """
+
+        def progressed(done: int, total: int | None, unit: str) -> None:
+            if unit != MEMORY_UNIT:
+                activation.progressed(done, total, unit)
+            elif needs is not None:
+                measured = needs.with_memory(done)
+                build = hosted.spec.plan.build
+                fit = measured.fit_on(build, self.tools.catalog)
+                measured.check(build, fit, anyway=activation.request.anyway)
+
+        has_room = await hosted.fetch(device, progress=progressed)
         if self._active is not None:
             await self._active.make_room(hosted.spec, has_room=has_room)
         await hosted.load(device, progress=activation.progressed)

@@ -29,6 +29,8 @@ from moondream_station.core.resolve.interpreter import Interpreter, find_interpr
 from moondream_station.core.selection.request import BuildRequest
 
 _log = Log()
+MEMORY_UNIT = "bytes of memory"
+"""The unit of progress by which a backend says what its weights will take, before it fetches them."""
 _NOTICES = "moondream-station/notices/1"
 
 
@@ -55,6 +57,15 @@ class Needs:
             strategy=self.strategy,
             catalog=catalog,
         )
+
+    def with_memory(self, needed_bytes: int) -> Needs:
+        """The same, where the backend says what its weights take; what the manifest says goes first."""
+        said = self.model.needs
+        if said.weights_bytes is not None or said.memory_bytes:
+            return self
+        by_dtype = {str(self.model.args.get("dtype") or ""): needed_bytes}
+        needs = said.model_copy(update={"memory_bytes": by_dtype})
+        return replace(self, model=self.model.model_copy(update={"needs": needs}))
 
     def fit_on(self, build: str | None, catalog: Catalog) -> Fit:
         """Whether the model fits this machine on a build."""
