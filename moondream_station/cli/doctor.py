@@ -103,11 +103,11 @@ async def _repaired(home: Home) -> Finding:
     began = time.perf_counter()
     try:
         done = await repair(home)
-        verdict = ok(" ".join(done) or "Nothing needed repair.")
+        finding = ok(" ".join(done) or "Nothing needed repair.")
     except StationError as error:
-        verdict = warning(f"The repair failed: {error.message}", error.hint)
-    verdict = cleaner(home, os.environ)(verdict)
-    return Finding.of(verdict, check=_REPAIRS, seconds=time.perf_counter() - began)
+        finding = warning(f"The repair failed: {error.message}", error.hint)
+    finding = cleaner(home, os.environ)(finding)
+    return replace(finding, id=_REPAIRS, seconds=time.perf_counter() - began)
 
 
 def _check_writable(path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
 import anyio
 
@@ -16,7 +16,7 @@ from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.doctor import gpu, home, machine, model, network
 from moondream_station.doctor.patient import Patient, Unknowable, explain
-from moondream_station.doctor.report import Finding, Report, Verdict, cleaner, skipped, warning
+from moondream_station.doctor.report import Finding, Report, cleaner, skipped, warning
 
 _PROBES_SECONDS: Final = 20.0
 """The limit of a check that waits for the machine's probes: the slowest of them has 15 seconds."""
@@ -25,8 +25,6 @@ _INDEXES_SECONDS: Final = 32.0
 _FILES_SECONDS: Final = 30.0
 """The limit of one that reads every file of an environment or backend, or the journal."""
 _STATION_SECONDS: Final = 12.0
-
-_OnFinding: TypeAlias = Callable[[Finding], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Check:
 
     id: str
     title: str
-    examine: Callable[[Patient], Awaitable[Verdict]]
+    examine: Callable[[Patient], Awaitable[Finding]]
     limit_seconds: float = _PROBES_SECONDS
     needs_network: bool = False
     needs_home: bool = False
@@ -90,7 +88,8 @@ async def examine(
     environ: Mapping[str, str],
     machine: Machine | None = None,
     offline: bool = False,
-    on_finding: _OnFinding | None = None,
+    on_finding: Callable[[Finding], None] | None = None,
+    checks: Iterable[Check] = CHECKS,
 ) -> Report:
     """Examine a machine, this computer by default, and the station, and change nothing.
 
@@ -98,29 +97,25 @@ async def examine(
     other computer is asked. `on_finding` is called as each check ends. The report is in the order of the
     checks, with nothing private in it.
     """
-    machine = machine or LocalMachine(environ)
-    patient = Patient(home=home, settings=settings, environ=environ, machine=machine, offline=offline)
-    return await examine_patient(patient, CHECKS, on_finding=on_finding)
-
-
-async def examine_patient(
-    patient: Patient, checks: Iterable[Check], *, on_finding: _OnFinding | None = None
-) -> Report:
-    """Run checks on a patient; the report is in their order."""
-    ordered = tuple(checks)
-    clean = cleaner(patient.home, patient.environ)
+    machine, ordered, clean = machine or LocalMachine(environ), tuple(checks), cleaner(home, environ)
     findings: dict[str, Finding] = {}
 
     async def run(check: Check) -> None:
         began = time.perf_counter()
-        verdict = clean(await _verdict(check, patient))
-        finding = Finding.of(verdict, check=check.id, seconds=time.perf_counter() - began)
-        findings[check.id] = finding
+        finding = clean(await _examined(check, patient))
+        findings[check.id] = replace(finding, id=check.id, seconds=time.perf_counter() - began)
         if on_finding is not None:
-            on_finding(finding)
+            on_finding(findings[check.id])
 
     async with anyio.create_task_group() as background:
-        patient.find_out(background)
+        patient = Patient(
+            tasks=background,
+            home=home,
+            settings=settings,
+            environ=environ,
+            machine=machine,
+            is_offline=offline or not machine.is_local,
+        )
         async with anyio.create_task_group() as examining:
             for check in ordered:
                 examining.start_soon(run, check)
@@ -128,7 +123,7 @@ async def examine_patient(
     return Report(tuple(findings[check.id] for check in ordered))
 
 
-async def _verdict(check: Check, patient: Patient) -> Verdict:
+async def _examined(check: Check, patient: Patient) -> Finding:
     """What a check concludes; one that fails or hangs is a finding like any other."""
     if check.needs_home and not patient.is_here:
         return skipped(f"{check.title}: not checked, because the record is of another machine.")

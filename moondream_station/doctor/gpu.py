@@ -14,8 +14,9 @@ from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia import Trouble
 from moondream_station.core.facts.capabilities import Gpu, Outcome, Vendor
 from moondream_station.core.home.space import in_words
+from moondream_station.core.selection.advice import doubts, lowest_driver
 from moondream_station.doctor.patient import Examined, Patient, Planned, in_thread
-from moondream_station.doctor.report import Verdict, error, ok, problem, skipped, warning
+from moondream_station.doctor.report import Finding, error, ok, problem, skipped, warning
 
 _LOST = {Trouble.LOST, Trouble.UNREACHABLE}
 _GPU_KINDS: Mapping[Kind, Vendor] = {Kind.CUDA: "nvidia", Kind.ROCM: "amd", Kind.XPU: "intel"}
@@ -56,7 +57,7 @@ _INCURABLE: Final = {Trouble.MISMATCH, Trouble.NO_PERMISSION}
 """With these no build is served."""
 
 
-async def devices(patient: Patient) -> Verdict:
+async def devices(patient: Patient) -> Finding:
     """Which GPUs there are, and whether PyTorch can see them."""
     machine, planned = await patient.examined.get(), await patient.planned.get()
     gpus = [_gpu_line(gpu) for gpu in machine.capabilities.gpus]
@@ -64,8 +65,15 @@ async def devices(patient: Patient) -> Verdict:
         text = "Restart the computer; if that does not bring it back, check its power and slot."
         return warning("An NVIDIA GPU no longer answers on its bus.", text, detail=gpus)
     if absence := _absence(planned):
-        remedy = _visibility_remedy(absence, machine.capabilities.system)
-        return warning(f"{absence[0].upper()}{absence[1:]}.", *remedy, detail=gpus)
+        if "hides" in absence:
+            variable = absence.partition("=")[0]
+            is_windows = machine.capabilities.system == "Windows"
+            text = "Unset the variable, unless it is meant."
+            command = f"Remove-Item Env:{variable}" if is_windows else f"unset {variable}"
+        else:
+            text = "Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`."
+            command = "docker run --gpus all IMAGE"
+        return warning(f"{absence[0].upper()}{absence[1:]}.", text, command, detail=gpus)
     if gpus:
         variables = planned.capabilities.variables
         return ok(f"{', '.join(gpus)}.", [f"{name}={value}" for name, value in variables.items()])
@@ -85,15 +93,6 @@ def _absence(planned: Planned) -> str | None:
     return None
 
 
-def _visibility_remedy(absence: str, system: str) -> tuple[str, str]:
-    if "hides" in absence:
-        variable = absence.partition("=")[0]
-        command = f"Remove-Item Env:{variable}" if system == "Windows" else f"unset {variable}"
-        return "Unset the variable, unless it is meant.", command
-    text = "Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`."
-    return text, "docker run --gpus all IMAGE"
-
-
 def _gpu_line(gpu: Gpu) -> str:
     known = [
         f"compute capability {gpu.architecture}" if gpu.vendor == "nvidia" else gpu.architecture,
@@ -104,7 +103,7 @@ def _gpu_line(gpu: Gpu) -> str:
     return f"{describe(gpu)} ({facts})" if facts else describe(gpu)
 
 
-async def driver(patient: Patient) -> Verdict:
+async def driver(patient: Patient) -> Finding:
     """The most telling trouble with the NVIDIA driver; others stand in the detail."""
     machine, planned = await patient.examined.get(), await patient.planned.get()
     verdict = _ailing(machine, planned) or _missing(machine, planned) or _too_old(planned)
@@ -120,7 +119,7 @@ async def driver(patient: Patient) -> Verdict:
     return ok(summary, _newer_build_note(planned))
 
 
-def _ailing(machine: Examined, planned: Planned) -> Verdict | None:
+def _ailing(machine: Examined, planned: Planned) -> Finding | None:
     smi, kernel = machine.nvidia_smi, machine.kernel_driver
     ailments: set[str] = {*smi.troubles}
     if smi.version is not None and kernel is not None and smi.version != kernel:
@@ -136,7 +135,7 @@ def _ailing(machine: Examined, planned: Planned) -> Verdict | None:
     return None
 
 
-def _missing(machine: Examined, planned: Planned) -> Verdict | None:
+def _missing(machine: Examined, planned: Planned) -> Finding | None:
     gpus = planned.capabilities.gpus_of("nvidia")
     if not gpus or planned.capabilities.nvidia_driver is not None:
         return None
@@ -147,10 +146,10 @@ def _missing(machine: Examined, planned: Planned) -> Verdict | None:
         summary = f"The library of the driver of {name} is missing."
     else:
         summary = f"{name} has no NVIDIA driver."
-    return warning(summary, _install(planned, planned.lowest_driver()), detail=planned.capabilities.notes)
+    return warning(summary, _install(planned), detail=planned.capabilities.notes)
 
 
-def _too_old(planned: Planned) -> Verdict | None:
+def _too_old(planned: Planned) -> Finding | None:
     """A driver that suffices for no build, or not for the one that was set by name."""
     installed, forced = planned.capabilities.nvidia_driver, planned.forced
     if installed is None or not planned.case.hardware.of_kind(Kind.CUDA).gpus:
@@ -158,15 +157,17 @@ def _too_old(planned: Planned) -> Verdict | None:
     if forced is not None:
         chosen = planned.build if planned.kind is Kind.CUDA else None
         sentence = chosen and planned.case.hardware.why_not_build(chosen)
-        needed = planned.needed_driver or planned.lowest_driver()
-        return error(sentence, _install(planned, needed)) if sentence else None
+        return error(sentence, _install(planned, planned.needed_driver)) if sentence else None
     if planned.kind is Kind.CUDA or planned.with_newest_driver().kind is not Kind.CUDA:
         return None
     summary = f"NVIDIA driver {installed} is too old for every build that this machine could use."
-    return warning(summary, _install(planned, planned.lowest_driver()), detail=planned.idle_gpus)
+    return warning(summary, _install(planned), detail=planned.idle_gpus)
 
 
-def _install(planned: Planned, lowest: str | None) -> str:
+def _install(planned: Planned, lowest: str | None = None) -> str:
+    """What to install: the driver that a build needs, or the lowest that makes any CUDA build possible."""
+    if lowest is None and (needed := lowest_driver(planned.case)):
+        lowest = needed[0]
     newest = f"NVIDIA's newest driver for this GPU{f', {lowest} at least' if lowest else ''}"
     match planned.capabilities.surroundings, planned.capabilities.system:
         case "jetson", _:
@@ -189,7 +190,7 @@ def _newer_build_note(planned: Planned) -> str | None:
     return needed and f"Driver {needed} or newer would allow {theirs.build} with torch {theirs.torch}."
 
 
-async def build(patient: Patient) -> Verdict:
+async def build(patient: Patient) -> Finding:
     """Which build this machine gets, and which GPUs it leaves idle."""
     planned, subject = await patient.planned_now(), await patient.subject.get()
     selection = planned.selection
@@ -209,9 +210,9 @@ async def build(patient: Patient) -> Verdict:
     if planned.idle_gpus:
         which = "its GPU" if planned.kind is Kind.CPU else "a better GPU"
         return warning(f"{would}, which leaves {which} idle.", *see, detail=planned.idle_gpus)
-    if planned.doubts:
-        summary = f"{would}, because GPUs could not be detected for certain."
-        return warning(summary, *see, detail=planned.doubts)
+    unsure = doubts(planned.case) if planned.kind is Kind.CPU and planned.forced is None else ()
+    if unsure:
+        return warning(f"{would}, because GPUs could not be detected for certain.", *see, detail=unsure)
     if left_out := _left_out(planned):
         text = "Models run on the others. Hide the GPUs that are left out, or use them on another machine."
         return warning(f"{would}, which does not serve every GPU.", text, detail=left_out)
@@ -227,7 +228,7 @@ def _left_out(planned: Planned) -> list[str]:
     return [_gpu_line(gpu) for place, gpu in enumerate(gpus) if place not in served]
 
 
-async def toolkit(patient: Patient) -> Verdict:
+async def toolkit(patient: Patient) -> Finding:
     """Whether nvcc and torch have the same CUDA."""
     planned, subject = await patient.planned.get(), await patient.subject.get()
     nvcc = planned.capabilities.nvcc
@@ -250,7 +251,7 @@ async def toolkit(patient: Patient) -> Verdict:
     return warning(f"CUDA toolkit {nvcc} is installed, torch's CUDA is {carried}.", text)
 
 
-async def access(patient: Patient) -> Verdict:
+async def access(patient: Patient) -> Finding:
     """Whether this user may open the GPU's devices."""
     planned = await patient.planned.get()
     kind = planned.kind

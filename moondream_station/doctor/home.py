@@ -26,7 +26,7 @@ from moondream_station.core.home.settings import load_settings
 from moondream_station.core.home.space import in_words, writing_to
 from moondream_station.core.home.storage import NewerFormat
 from moondream_station.doctor.patient import Patient, in_thread
-from moondream_station.doctor.report import Verdict, error, ok, problem, warning
+from moondream_station.doctor.report import Finding, error, ok, problem, warning
 
 _GB = 1_000_000_000
 
@@ -62,7 +62,7 @@ _PRUNE: Final = "moondream-station prune"
 _LOCK_SECONDS: Final = 2.0
 
 
-async def space(patient: Patient) -> Verdict:
+async def space(patient: Patient) -> Finding:
     """Whether there is room to run, and to install the build where the model is not installed."""
     free = (await in_thread(shutil.disk_usage, _existing(patient.home.root))).free
     subject = await patient.subject.get()
@@ -85,12 +85,12 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-async def files(patient: Patient) -> Verdict:
+async def files(patient: Patient) -> Finding:
     """Whether the home can be made and written to, and what is in it is what belongs there."""
     return await in_thread(_check_home, patient.home)
 
 
-def _check_home(home: Home) -> Verdict:
+def _check_home(home: Home) -> Finding:
     root, elsewhere = home.root, "Set MOONDREAM_STATION_HOME to a folder that you may write to."
     try:
         home.check()
@@ -124,7 +124,7 @@ def _misplaced(home: Home) -> Iterator[tuple[Path, str]]:
                 continue
 
 
-async def leftovers(patient: Patient) -> Verdict:
+async def leftovers(patient: Patient) -> Finding:
     """Whether a killed activation left something behind."""
     if await in_thread(activation_holder, patient.home) is not None:
         return ok("An activation is running; what it makes is not finished yet.")
@@ -137,7 +137,7 @@ async def leftovers(patient: Patient) -> Verdict:
     return warning("An earlier activation left something unfinished.", text, _DOCTOR_FIX, detail=names)
 
 
-async def settings(patient: Patient) -> Verdict:
+async def settings(patient: Patient) -> Finding:
     """Whether config.json and the variables can be used."""
     try:
         loaded = await in_thread(load_settings, patient.home, patient.environ)
@@ -150,7 +150,7 @@ async def settings(patient: Patient) -> Verdict:
     return ok("The settings are valid.")
 
 
-async def serving(patient: Patient) -> Verdict:
+async def serving(patient: Patient) -> Finding:
     """Whether the station that serves this home answers."""
     record = await in_thread(read_station, patient.home)
     if record is None:
@@ -168,7 +168,7 @@ async def serving(patient: Patient) -> Verdict:
     return error(f"The station {where}, does not answer.", text)
 
 
-async def activation(patient: Patient) -> Verdict:
+async def activation(patient: Patient) -> Finding:
     """Whether an activation is running, or one that was killed left its mark."""
     holder = await in_thread(activation_holder, patient.home)
     if holder is not None:
@@ -178,7 +178,7 @@ async def activation(patient: Patient) -> Verdict:
     return ok("No activation is running.")
 
 
-def _stale(summary: str) -> Verdict:
+def _stale(summary: str) -> Finding:
     return warning(summary, "The next start removes it; to do so now:", _DOCTOR_FIX)
 
 

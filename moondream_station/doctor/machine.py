@@ -14,7 +14,7 @@ from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON, own_interpreter
 from moondream_station.core.resolve.uv_program import OLDEST_UV, find_uv
 from moondream_station.doctor.patient import Patient, Unknowable, in_thread
-from moondream_station.doctor.report import Verdict, error, ok, problem, warning
+from moondream_station.doctor.report import Finding, error, ok, problem, warning
 
 _BITS_32 = 2**32
 _UNKNOWN = {Outcome.FAILED, Outcome.TIMED_OUT}
@@ -23,7 +23,7 @@ _INDEX_OPTIONS_AT = 4
 _SURROUNDINGS = {"wsl2": "WSL2", "jetson": "NVIDIA Jetson"}
 
 
-async def platform(patient: Patient) -> Verdict:
+async def platform(patient: Patient) -> Finding:
     """Whether PyTorch has wheels for this platform."""
     planned = await patient.planned.get()
     target = planned.case.target
@@ -45,7 +45,7 @@ def _facts(machine: Capabilities) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-async def probes(patient: Patient) -> Verdict:
+async def probes(patient: Patient) -> Finding:
     """Whether every probe answered."""
     try:
         reports = (await patient.examined.get()).capabilities.probes
@@ -66,7 +66,7 @@ async def probes(patient: Patient) -> Verdict:
     return ok(f"All {len(reports)} probes answered.", detail)
 
 
-async def python_version(patient: Patient) -> Verdict:
+async def python_version(patient: Patient) -> Finding:
     """Whether PyTorch has wheels for this Python, and whether the station runs on it."""
     if patient.is_here:
         try:
@@ -97,7 +97,7 @@ def _with_another(python: str) -> str:
     return f"Install {python}, and reinstall the station with it."
 
 
-async def python_architecture(patient: Patient) -> Verdict:
+async def python_architecture(patient: Patient) -> Finding:
     """Whether Python was built for this machine's CPU."""
     planned = await patient.planned.get()
     if planned.case.target.rosetta:
@@ -112,7 +112,7 @@ async def python_architecture(patient: Patient) -> Verdict:
     return ok(f"Python matches the CPU ({planned.capabilities.machine}).")
 
 
-async def uv(patient: Patient) -> Verdict:
+async def uv(patient: Patient) -> Finding:
     """Whether the installer is there and new enough."""
     try:
         await find_uv(patient.environ)
@@ -126,7 +126,7 @@ async def uv(patient: Patient) -> Verdict:
     return ok(f"uv {OLDEST_UV} or newer is installed.")
 
 
-async def own_torch(patient: Patient) -> Verdict:
+async def own_torch(patient: Patient) -> Finding:
     """What torch this interpreter has; no model uses it."""
     try:
         version = await in_thread(metadata.version, "torch")
@@ -138,7 +138,7 @@ async def own_torch(patient: Patient) -> Verdict:
     name = local or (load_catalog().pypi_build(public, platform) if platform else None)
     build = parse_build(name or "")
     words = f"torch {version}" + (f" ({name})" if name and not local else "")
-    if build is None or build.kind is not Kind.CPU or not planned.is_accelerated:
+    if build is None or build.kind is not Kind.CPU or planned.kind in {None, Kind.CPU}:
         return ok(f"This interpreter has {words}; the station does not use it.")
     command = planned.selection.command
     replaced = (*command[:_INDEX_OPTIONS_AT], "--force-reinstall", *command[_INDEX_OPTIONS_AT:])

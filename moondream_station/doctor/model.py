@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from functools import partial, reduce
 
 from packaging.version import InvalidVersion, Version
@@ -11,7 +12,7 @@ from moondream_station.core.backends.code_store import read_backend, requirement
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, parse_build
 from moondream_station.core.bus.journal import latest_activation, read_activation, read_history
 from moondream_station.core.environments.packages import rewritten_files
-from moondream_station.core.environments.store import Committed, check_whole
+from moondream_station.core.environments.store import Committed, check_whole, committed_at, place_of
 from moondream_station.core.facts.activation_state import Active, WorkerState
 from moondream_station.core.facts.errors import (
     BackendUnavailable,
@@ -23,18 +24,17 @@ from moondream_station.core.facts.events import ActivationFailed
 from moondream_station.core.facts.state import StationState, apply
 from moondream_station.core.home.active_file import ModelRecord, read_active
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.storage import open_file
-from moondream_station.doctor.patient import Patient, Planned, Unknowable, committed_of, in_thread
-from moondream_station.doctor.report import Verdict, error, ok, problem, warning
+from moondream_station.core.home.storage import read_file
+from moondream_station.doctor.patient import Patient, Planned, Unknowable, in_thread
+from moondream_station.doctor.report import Finding, error, ok, problem, warning
 
 _LAST_LINES = 10
-_TAIL_BYTES = 64 << 10
 _RECENT_ACTIVATIONS = 5
 _NAMED_AT_MOST = 3
 _SET_BY = "MOONDREAM_STATION_MANIFEST or `manifest` in config.json"
 
 
-async def manifest(patient: Patient) -> Verdict:
+async def manifest(patient: Patient) -> Finding:
     """Whether the manifest can be read."""
     try:
         read = await patient.manifest.get()
@@ -48,7 +48,7 @@ async def manifest(patient: Patient) -> Verdict:
     return ok(f"The manifest names {count} {'model' if count == 1 else 'models'}.")
 
 
-async def support(patient: Patient) -> Verdict:
+async def support(patient: Patient) -> Finding:
     """Whether the manifest has the active or default model, for this system."""
     catalog, subject = await patient.manifest.get(), await patient.subject.get()
     remedy = ("Switch to a model that can be used.", "moondream-station models")
@@ -65,7 +65,7 @@ async def support(patient: Patient) -> Verdict:
     return ok(f"{subject.words} is supported here.")
 
 
-async def code(patient: Patient) -> Verdict:
+async def code(patient: Patient) -> Finding:
     """Whether the backend's code is what was installed."""
     subject = await patient.subject.get()
     if subject.committed is None:
@@ -84,7 +84,7 @@ async def code(patient: Patient) -> Verdict:
     return ok(summary, requirements.warnings)
 
 
-async def worker(patient: Patient) -> Verdict:
+async def worker(patient: Patient) -> Finding:
     """How the model's worker last ended."""
     subject = await patient.subject.get()
     if subject.model is None or subject.record is None:
@@ -110,17 +110,14 @@ def _command(verb: str, model: str | None, options: str = "") -> str:
 
 
 def _last_lines(home: Home, model: str) -> list[str]:
-    """The last lines that a model's worker wrote; none where it never wrote any."""
     try:
-        with open_file(home.worker_log(model)) as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
+        text = read_file(home.worker_log(model)).decode(errors="replace")
     except FileNotFoundError:
         return []
     return [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
 
 
-async def last_switch(patient: Patient) -> Verdict:
+async def last_switch(patient: Patient) -> Finding:
     """Whether the last switch failed."""
     latest = await in_thread(latest_activation, patient.home)
     events = await in_thread(read_activation, patient.home, latest) if latest else []
@@ -140,7 +137,7 @@ async def last_switch(patient: Patient) -> Verdict:
     )
 
 
-async def environment(patient: Patient) -> Verdict:
+async def environment(patient: Patient) -> Finding:
     """Whether the model's environment is as it was committed, file by file."""
     try:
         await in_thread(read_active, patient.home)
@@ -155,22 +152,20 @@ async def environment(patient: Patient) -> Verdict:
         # One without a record is not taken for one that is whole, so a switch makes another.
         text = "Make another; an environment is never repaired in place."
         return error(f"The environment of {subject.model} is not whole.", text, switch, detail=broken)
-    if changed := await in_thread(_changed, committed):
-        text = "Reinstall it; an environment is never repaired in place."
-        summary = f"The environment of {subject.model} changed since it was committed."
-        return warning(summary, text, _command("remove", subject.model or "MODEL"), switch, detail=changed)
+    place = committed.place
+    if names := await in_thread(rewritten_files, place.venv, place.commit.stat().st_mtime_ns):
+        more = f", and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+        return warning(
+            f"The environment of {subject.model} changed since it was committed.",
+            "Reinstall it; an environment is never repaired in place.",
+            _command("remove", subject.model or "MODEL"),
+            switch,
+            detail=f"Changed since they were installed: {', '.join(names[:_NAMED_AT_MOST])}{more}.",
+        )
     return ok(f"The environment of {subject.model} is whole ({committed.record.file_count} files).")
 
 
-def _changed(committed: Committed) -> str | None:
-    place = committed.place
-    names = rewritten_files(place.venv, place.commit.stat().st_mtime_ns)
-    more = f", and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    named = ", ".join(names[:_NAMED_AT_MOST])
-    return f"Changed since they were installed: {named}{more}." if names else None
-
-
-async def others(patient: Patient) -> Verdict:
+async def others(patient: Patient) -> Finding:
     """Whether the other models' environments are whole."""
     subject = await patient.subject.get()
     models = (await in_thread(read_active, patient.home)).models
@@ -193,14 +188,14 @@ async def _examined(home: Home, record: ModelRecord) -> tuple[Committed | None, 
     """The environment that a record names, and why it is not whole."""
     committed = None
     try:
-        committed = await in_thread(committed_of, home, record)
+        committed = await in_thread(committed_at, place_of(home, record.environment))
         await check_whole(committed)
     except EnvironmentBroken as broken:
         return committed, broken.message
     return committed, None
 
 
-async def torch(patient: Patient) -> Verdict:
+async def torch(patient: Patient) -> Finding:
     """Whether the model's torch computes on this machine as well as one could."""
     subject, planned = await patient.subject.get(), await patient.planned.get()
     if subject.committed is None:
@@ -213,7 +208,9 @@ async def torch(patient: Patient) -> Verdict:
     if planned.forced is not None:
         text = f"Remove the setting that names {planned.case.request.strategy}, and reinstall it."
     reinstall = (text, _command("switch", subject.model, " --strategy auto --upgrade"))
-    torch = _release(record.torch)
+    torch = None
+    with suppress(InvalidVersion):
+        torch = Version(record.torch.partition("+")[0])
     fatal, sentence = _misfit(build, torch, planned)
     if sentence is not None:
         summary = f"{subject.words} has torch {record.torch}, which does not fit this machine's GPU."
@@ -221,7 +218,7 @@ async def torch(patient: Patient) -> Verdict:
     if record.degraded is not None:
         summary = f"{subject.words} is degraded: it runs on {build.name} instead of {record.degraded.wanted}."
         return warning(summary, *reinstall, detail=record.degraded.reason)
-    if build.kind is Kind.CPU and planned.is_accelerated:
+    if build.kind is Kind.CPU and planned.kind not in {None, Kind.CPU}:
         summary = f"{subject.words} runs on the CPU, although this machine can run {planned.selection.build}."
         return warning(summary, *reinstall, detail=planned.selection.reason)
     verification = record.verification
@@ -246,10 +243,3 @@ def _misfit(build: Build, torch: Version | None, planned: Planned) -> tuple[bool
     if len(served) == len(hardware.of_kind(build.kind).gpus):
         return False, None
     return not served, hardware.why_not_torch(build, torch)
-
-
-def _release(torch: str) -> Version | None:
-    try:
-        return Version(torch.partition("+")[0])
-    except InvalidVersion:
-        return None

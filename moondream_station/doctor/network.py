@@ -10,7 +10,7 @@ from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.index.offers import CollectedOffers
 from moondream_station.core.index.page_source import SourceReport
 from moondream_station.doctor.patient import Patient, Unknowable
-from moondream_station.doctor.report import Verdict, ok, problem, warning
+from moondream_station.doctor.report import Finding, ok, problem, warning
 
 _REMEDIES = {
     "name can't be resolved": (
@@ -39,7 +39,7 @@ _CONFIG_LIST = "python -m pip config list"
 _Reports = Sequence[SourceReport]
 
 
-async def settings(patient: Patient) -> Verdict:
+async def settings(patient: Patient) -> Finding:
     """Whether pip's and uv's settings can be used, and where packages come from."""
     try:
         config = await patient.config.get()
@@ -63,7 +63,7 @@ async def settings(patient: Patient) -> Verdict:
     return ok(f"Packages come from {places} {'index' if places == 1 else 'indexes'}.", shown)
 
 
-async def torch_index(patient: Patient) -> Verdict:
+async def torch_index(patient: Patient) -> Finding:
     """Whether PyTorch's index, or its mirror, answers."""
     offers, subject = await patient.offers.get(), await patient.subject.get()
     config = await patient.config.get()
@@ -75,7 +75,7 @@ async def torch_index(patient: Patient) -> Verdict:
     return _verdict(_TORCH_INDEX, reports, fatal=fatal)
 
 
-async def package_index(patient: Patient) -> Verdict:
+async def package_index(patient: Patient) -> Finding:
     """Whether the user's own indexes answer."""
     offers, subject = await patient.offers.get(), await patient.subject.get()
     config = await patient.config.get()
@@ -90,7 +90,7 @@ async def package_index(patient: Patient) -> Verdict:
     return _verdict("The package index", reports, fatal=not subject.is_installed)
 
 
-async def find_links(patient: Patient) -> Verdict:
+async def find_links(patient: Patient) -> Finding:
     """Whether the user's find-links can be read."""
     config = await patient.config.get()
     if not config.find_links:
@@ -107,7 +107,7 @@ def _of(offers: CollectedOffers, source: str) -> _Reports:
     return [report for report in offers.tried if report.source == source]
 
 
-def _verdict(name: str, reports: _Reports, *, fatal: bool) -> Verdict:
+def _verdict(name: str, reports: _Reports, *, fatal: bool) -> Finding:
     failed = [report.detail for report in reports if report.outcome == "failed"]
     has_answered = any(report.outcome == "ok" for report in reports)
     if has_answered and not failed:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, TypeVar, TypeVarTuple, cast
+from typing import Generic, TypeVar, TypeVarTuple, cast
 
 import anyio
 import anyio.to_thread
@@ -36,7 +36,7 @@ from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import Recorder
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON
-from moondream_station.core.selection.advice import ANY_DRIVER, doubts, idle_gpu_warnings, lowest_driver
+from moondream_station.core.selection.advice import ANY_DRIVER, idle_gpu_warnings
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case
 from moondream_station.core.selection.select import select
 from moondream_station.core.selection.verdicts import judge
@@ -88,7 +88,7 @@ def _subject_of(home: Home | None, settings: Settings, manifest: Manifest) -> Su
     record, committed = active.models.get(model), None
     if record is not None:
         with suppress(EnvironmentBroken):
-            committed = committed_of(home, record)
+            committed = committed_at(place_of(home, record.environment))
     return Subject(
         model=model,
         info=info,
@@ -97,11 +97,6 @@ def _subject_of(home: Home | None, settings: Settings, manifest: Manifest) -> Su
         committed=committed,
         requirements=known_requirements(model, manifest=manifest, home=home),
     )
-
-
-def committed_of(home: Home, record: ModelRecord) -> Committed:
-    """The environment that a record names; `EnvironmentBroken` says why it can't be used."""
-    return committed_at(place_of(home, record.environment))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +121,6 @@ class Planned:
         return self.build.kind if self.build else None
 
     @property
-    def is_accelerated(self) -> bool:
-        """Whether it computes on more than the CPU."""
-        return self.kind not in {None, Kind.CPU}
-
-    @property
     def refusal(self) -> str | None:
         """What speaks against a build that was chosen by name, None where nothing does."""
         refusal = judge(self.forced, self.case).refusal if self.forced else None
@@ -144,11 +134,6 @@ class Planned:
         return idle_gpu_warnings(judge(self.build, self.case), self.case)
 
     @property
-    def doubts(self) -> tuple[str, ...]:
-        """A sentence about each kind of GPU that could not be detected for certain."""
-        return doubts(self.case) if self.kind is Kind.CPU and self.forced is None else ()
-
-    @property
     def needed_driver(self) -> str | None:
         """The NVIDIA driver that the build needs, None where that is not known."""
         gpus = self.case.hardware.of_kind(Kind.CUDA).gpus
@@ -158,11 +143,6 @@ class Planned:
         """The choice if the NVIDIA driver were the newest that there could be."""
         capabilities = replace(self.capabilities, nvidia_driver=ANY_DRIVER)
         return plan_for(replace(self.case.request, capabilities=capabilities))
-
-    def lowest_driver(self) -> str | None:
-        """The lowest NVIDIA driver with which a CUDA build is possible here, None where none makes it so."""
-        needed = lowest_driver(self.case)
-        return needed[0] if needed else None
 
     def other_pythons(self) -> tuple[str, ...]:
         """The Pythons that the station runs on and something could be installed for, oldest first."""
@@ -202,29 +182,31 @@ class Unknowable(Exception):
 
 
 class Shared(Generic[T]):
-    """A fact that several checks need, found out in a task of its own, so that no check holds up another."""
+    """A fact that several checks need, found out once one asks, in a task that no check's end cancels."""
 
-    def __init__(self, name: str, find: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, name: str, find: Callable[[], Awaitable[T]], tasks: TaskGroup) -> None:
         self._name = name
         self._find = find
-        self._is_known = anyio.Event()
+        self._tasks = tasks
+        self._is_known: anyio.Event | None = None
         self._value: tuple[T] | None = None
-        self._failure: Exception = RuntimeError("nobody looked")
-
-    async def run(self) -> None:
-        """Find it out; a failure is kept for those who ask."""
-        try:
-            self._value = (await self._find(),)
-        except Exception as failure:  # noqa: BLE001  whatever it is, it must not end the other checks
-            self._failure = failure
-        self._is_known.set()
 
     async def get(self) -> T:
         """The fact, as soon as it is known; raises `Unknowable` where it could not be found out."""
+        if self._is_known is None:
+            self._is_known = anyio.Event()
+            self._tasks.start_soon(self._run, self._is_known)
         await self._is_known.wait()
         if self._value is None:
             raise Unknowable(self._name, self._failure) from self._failure
         return self._value[0]
+
+    async def _run(self, known: anyio.Event) -> None:
+        try:
+            self._value = (await self._find(),)
+        except Exception as failure:  # noqa: BLE001  whatever it is, it must not end the other checks
+            self._failure = failure
+        known.set()
 
 
 def explain(failure: Exception) -> str:
@@ -247,36 +229,25 @@ class Examined:
 
 @dataclass(eq=False, kw_only=True)
 class Patient:
-    """A home that need not exist, and a machine that need not be this one.
-
-    Offline, and on another machine, no other computer is asked.
-    """
+    """A home that need not exist, and a machine that need not be this one."""
 
     home: Home
     settings: Settings
     environ: Mapping[str, str]
     machine: Machine
-    offline: bool
+    is_offline: bool
+    """Whether no other computer is asked, as of another machine none is."""
+    tasks: TaskGroup
+    """Where what the checks share is found out."""
 
     def __post_init__(self) -> None:
         self.is_here = self.machine.is_local
-        self.is_offline = self.offline or not self.is_here
-        self.examined = Shared("the machine", self._detect)
-        self.manifest = Shared("the manifest", self._read_manifest)
-        self.subject = Shared("the active or default model", self._find_subject)
-        self.planned = Shared("the choice of a build", self._plan)
-        self.config = Shared("the packaging set-up", lambda: load_packaging_config(self.environ))
-        self.offers = Shared("what the indexes have", self._collect)
-
-    def find_out(self, tasks: TaskGroup) -> None:
-        """Begin to find out what several checks need."""
-        shared: list[Shared[Any]] = [self.examined, self.manifest, self.subject, self.planned]
-        if self.is_here:
-            shared.append(self.config)
-        if not self.is_offline:
-            shared.append(self.offers)
-        for fact in shared:
-            tasks.start_soon(fact.run)
+        self.examined = Shared("the machine", self._detect, self.tasks)
+        self.manifest = Shared("the manifest", self._read_manifest, self.tasks)
+        self.subject = Shared("the active or default model", self._find_subject, self.tasks)
+        self.planned = Shared("the choice of a build", self._plan, self.tasks)
+        self.config = Shared("the packaging set-up", lambda: load_packaging_config(self.environ), self.tasks)
+        self.offers = Shared("what the indexes have", self._collect, self.tasks)
 
     async def _detect(self) -> Examined:
         recorder = Recorder(self.machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from typing import Any, Final, TypeAlias
@@ -69,26 +69,18 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a check concludes: one sentence that can stand alone, and what was seen, in lines as needed."""
+class Finding:
+    """What a check concludes: one sentence that can stand alone, and what was seen, in lines as needed.
+
+    The examination adds the check's id ("gpu.driver") and how many seconds it took.
+    """
 
     status: Status
     summary: str
     detail: str | None = None
     remedy: Remedy | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding(Verdict):
-    """A check's verdict, with the check's id ("gpu.driver") and how many seconds it took."""
-
-    id: str = field(kw_only=True)
-    seconds: float = field(kw_only=True)
-
-    @classmethod
-    def of(cls, verdict: Verdict, *, check: str, seconds: float) -> Finding:
-        """The finding that a check's verdict makes."""
-        return cls(verdict.status, verdict.summary, verdict.detail, verdict.remedy, id=check, seconds=seconds)
+    id: str = ""
+    seconds: float = 0.0
 
     @property
     def section(self) -> str:
@@ -112,38 +104,38 @@ _Detail: TypeAlias = str | Iterable[str] | None
 """A text, or its lines; no lines are no detail."""
 
 
-def ok(summary: str, detail: _Detail = None) -> Verdict:
+def ok(summary: str, detail: _Detail = None) -> Finding:
     """Everything is as it should be."""
-    return Verdict(Status.OK, summary, _text(detail))
+    return Finding(Status.OK, summary, _text(detail))
 
 
-def skipped(summary: str) -> Verdict:
+def skipped(summary: str) -> Finding:
     """Nothing was checked, for this reason."""
-    return Verdict(Status.SKIPPED, summary)
+    return Finding(Status.SKIPPED, summary)
 
 
-def warning(summary: str, remedy: str | None, *commands: str, detail: _Detail = None) -> Verdict:
+def warning(summary: str, remedy: str | None, *commands: str, detail: _Detail = None) -> Finding:
     """The model works worse than it could, or will break, or nobody could find out."""
     return problem(summary, remedy, *commands, detail=detail, fatal=False)
 
 
-def error(summary: str, remedy: str, *commands: str, detail: _Detail = None) -> Verdict:
+def error(summary: str, remedy: str, *commands: str, detail: _Detail = None) -> Finding:
     """The active or default model can't work now."""
     return problem(summary, remedy, *commands, detail=detail, fatal=True)
 
 
-def problem(summary: str, remedy: str | None, *commands: str, detail: _Detail = None, fatal: bool) -> Verdict:
+def problem(summary: str, remedy: str | None, *commands: str, detail: _Detail = None, fatal: bool) -> Finding:
     """An error where the model can't work because of it, else a warning."""
     status = Status.ERROR if fatal else Status.WARNING
-    return Verdict(status, summary, _text(detail), Remedy(remedy, commands) if remedy else None)
+    return Finding(status, summary, _text(detail), Remedy(remedy, commands) if remedy else None)
 
 
 def _text(detail: _Detail) -> str | None:
     return detail if detail is None or isinstance(detail, str) else "\n".join(detail) or None
 
 
-def cleaner(home: Home, environ: Mapping[str, str]) -> Callable[[Verdict], Verdict]:
-    """A function that removes what is private from a verdict: reports are pasted into public places.
+def cleaner(home: Home, environ: Mapping[str, str]) -> Callable[[Finding], Finding]:
+    """A function that removes what is private from a finding: reports are pasted into public places.
 
     Removed are credentials in URLs and paths below hosts other than the public indexes (tokens hide there),
     values of variables that are named like secrets, user and host names, GPU identifiers, and every path that
@@ -167,13 +159,13 @@ def cleaner(home: Home, environ: Mapping[str, str]) -> Callable[[Verdict], Verdi
             text = text.replace(str(home.root), "$MOONDREAM_STATION_HOME")
         return _PATH.sub(lambda path: path[0] if _PUBLIC_PATH.match(path[0]) else "<path>", anonymous(text))
 
-    def clean_verdict(verdict: Verdict) -> Verdict:
+    def clean_finding(finding: Finding) -> Finding:
         # Commands are the doctor's own words, and must stay what they are.
-        remedy = verdict.remedy and replace(verdict.remedy, text=clean(verdict.remedy.text))
-        detail = verdict.detail and clean(verdict.detail)
-        return replace(verdict, summary=clean(verdict.summary), detail=detail, remedy=remedy)
+        remedy = finding.remedy and replace(finding.remedy, text=clean(finding.remedy.text))
+        detail = finding.detail and clean(finding.detail)
+        return replace(finding, summary=clean(finding.summary), detail=detail, remedy=remedy)
 
-    return clean_verdict
+    return clean_finding
 
 
 def report_to_json(report: Report) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -11,13 +13,13 @@ from moondream_station.core.facts.errors import DownloadFailed
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import CommandResult
-from moondream_station.doctor.examination import CHECKS, Check, examine, examine_patient
+from moondream_station.doctor.examination import CHECKS, Check, examine
 from moondream_station.doctor.patient import Patient, Unknowable
 from moondream_station.doctor.report import (
     SECTIONS,
     Finding,
+    Report,
     Status,
-    Verdict,
     error,
     ok,
     report_to_json,
@@ -28,16 +30,14 @@ from support.patients import ALONE, Here, finding_of, ids_of
 pytestmark = pytest.mark.anyio
 
 
+Examine = Callable[..., Awaitable[Report]]
+
+
 @pytest.fixture
-def patient(tmp_path: Path) -> Patient:
-    """A computer without a GPU and without a home."""
-    return Patient(
-        home=Home(root=tmp_path / "home"),
-        settings=Settings(),
-        environ=ALONE,
-        machine=Here(cpu_only()),
-        offline=False,
-    )
+def examine_by(tmp_path: Path) -> Examine:
+    """The report of some checks on a computer without a GPU and without a home."""
+    home = Home(root=tmp_path / "home")
+    return partial(examine, home=home, settings=Settings(), environ=ALONE, machine=Here(cpu_only()))
 
 
 def check_that(look: object, name: str = "station.it", **options: object) -> Check:
@@ -46,37 +46,37 @@ def check_that(look: object, name: str = "station.it", **options: object) -> Che
     return Check(**fields)  # type: ignore[arg-type]
 
 
-async def is_well(_: Patient) -> Verdict:
+async def is_well(_: Patient) -> Finding:
     """A check that finds nothing."""
     await anyio.lowlevel.checkpoint()
     return ok("All is well.")
 
 
-async def hangs(_: Patient) -> Verdict:
+async def hangs(_: Patient) -> Finding:
     """A check that never ends."""
     await anyio.sleep_forever()
     return ok("never")
 
 
-async def raises(_: Patient) -> Verdict:
+async def raises(_: Patient) -> Finding:
     """A check with a fault of its own."""
     await anyio.lowlevel.checkpoint()
     raise ZeroDivisionError("by nought")
 
 
-async def fails(_: Patient) -> Verdict:
+async def fails(_: Patient) -> Finding:
     """A check that could not do what it has to."""
     await anyio.lowlevel.checkpoint()
     raise DownloadFailed("It broke.", hint="Mend it.")
 
 
-async def does_not_know(_: Patient) -> Verdict:
+async def does_not_know(_: Patient) -> Finding:
     """A check that lacks what another one reports on."""
     await anyio.lowlevel.checkpoint()
     raise Unknowable("the moon", ValueError("clouds"))
 
 
-async def test_a_check_that_raises_or_hangs_changes_nothing_for_the_others(patient: Patient) -> None:
+async def test_a_check_that_raises_or_hangs_changes_nothing_for_the_others(examine_by: Examine) -> None:
     """Each becomes a finding of its own, which says so; the others say what they would have said."""
     checks = [
         check_that(hangs, "station.hangs", limit_seconds=0.05),
@@ -85,7 +85,7 @@ async def test_a_check_that_raises_or_hangs_changes_nothing_for_the_others(patie
         check_that(does_not_know, "station.unknown"),
         check_that(is_well, "station.well"),
     ]
-    report = await examine_patient(patient, checks)
+    report = await examine_by(checks=checks)
     assert [(finding.status, finding.summary) for finding in report.findings] == [
         (Status.WARNING, "It could not be checked: no answer within 0.05 s."),
         (Status.WARNING, "It could not be checked: ZeroDivisionError: by nought"),
@@ -98,12 +98,12 @@ async def test_a_check_that_raises_or_hangs_changes_nothing_for_the_others(patie
     assert remedy.text == "Mend it."
 
 
-async def test_findings_come_as_their_checks_end_and_stand_in_order(patient: Patient) -> None:
+async def test_findings_come_as_their_checks_end_and_stand_in_order(examine_by: Examine) -> None:
     """A slow first check holds back nobody's finding; the report has the registry's order."""
     seen: list[str] = []
     others_done = anyio.Event()
 
-    async def waits(_: Patient) -> Verdict:
+    async def waits(_: Patient) -> Finding:
         await others_done.wait()
         return ok("At last.")
 
@@ -112,7 +112,7 @@ async def test_findings_come_as_their_checks_end_and_stand_in_order(patient: Pat
         others_done.set()
 
     checks = [check_that(waits, "station.slow"), check_that(is_well, "station.quick")]
-    report = await examine_patient(patient, checks, on_finding=note)
+    report = await examine_by(checks=checks, on_finding=note)
     assert seen == ["station.quick", "station.slow"]
     assert [finding.id for finding in report.findings] == ["station.slow", "station.quick"]
 
@@ -147,15 +147,15 @@ async def test_a_machine_that_cannot_be_looked_at_is_one_finding(tmp_path: Path)
     assert report.is_ok
 
 
-async def test_an_error_and_nothing_else_makes_the_report_bad(patient: Patient) -> None:
+async def test_an_error_and_nothing_else_makes_the_report_bad(examine_by: Examine) -> None:
     """`ok` is false if and only if a finding is an error."""
 
-    async def is_ill(_: Patient) -> Verdict:
+    async def is_ill(_: Patient) -> Finding:
         await anyio.lowlevel.checkpoint()
         return error("It is broken.", "Mend it.")
 
-    assert (await examine_patient(patient, [check_that(raises)])).is_ok
-    report = await examine_patient(patient, [check_that(is_well), check_that(is_ill, "station.ill")])
+    assert (await examine_by(checks=[check_that(raises)])).is_ok
+    report = await examine_by(checks=[check_that(is_well), check_that(is_ill, "station.ill")])
     assert report_to_json(report)["ok"] is False
 
 

@@ -15,8 +15,8 @@ from moondream_station.core.home.settings import Settings
 from moondream_station.doctor.examination import examine
 from moondream_station.doctor.report import (
     ASCII,
+    Finding,
     Remedy,
-    Verdict,
     cleaner,
     ok,
     report_text,
@@ -74,7 +74,7 @@ def test_every_text_of_a_verdict_is_cleaned_and_commands_stay() -> None:
     clean = cleaner(Home(root=Path("/srv/station")), ENVIRON)
     command = 'sudo usermod -aG video,render "$USER"'
     verdict = clean(warning("annika", "ask annika", command, detail="annika\nhf_tokentokentoken"))
-    assert verdict == Verdict(
+    assert verdict == Finding(
         status=verdict.status,
         summary="USER",
         detail="USER\n***",
