@@ -32,7 +32,7 @@ from moondream_station.core.facts.errors import (
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.facts.selection import Selection
-from moondream_station.core.home.space import is_full, storage_failure
+from moondream_station.core.home.storage import is_full, storage_failure
 from moondream_station.core.in_place.installation import Change, detect_now, guides_settings, install_in_place
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.machine.machine import LocalMachine, Machine

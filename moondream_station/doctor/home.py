@@ -23,8 +23,7 @@ from moondream_station.core.home.active_file import ActiveRecord, read_active, w
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder, activation_lock, read_station, serve_lock
 from moondream_station.core.home.settings import load_settings
-from moondream_station.core.home.space import in_words, writing_to
-from moondream_station.core.home.storage import NewerFormat
+from moondream_station.core.home.storage import NewerFormat, in_words, writing_to
 from moondream_station.doctor.patient import Patient, in_thread
 from moondream_station.doctor.report import Finding, error, ok, problem, warning
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from moondream_station.core.facts.errors import NoSpace
-from moondream_station.core.home.space import Need, check_space
+from moondream_station.core.home.storage import Need, check_space
 
 
 def test_the_sum_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

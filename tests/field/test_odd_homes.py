@@ -19,8 +19,7 @@ import pytest
 from moondream_station.core.bus.journal import activations
 from moondream_station.core.facts.errors import HomeUnusable, NoSpace, StationError
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.space import storage_failure
-from moondream_station.core.home.storage import open_file, read_file, sync_file, work_folder
+from moondream_station.core.home.storage import open_file, read_file, storage_failure, sync_file, work_folder
 from moondream_station.core.resolve.uv_program import install_failure
 from support.commands import command, run, run_json, switch
 from support.stations import Premises, activate, open_premises

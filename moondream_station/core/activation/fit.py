@@ -18,7 +18,7 @@ from moondream_station.core.builds.visibility import describe
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.facts.selection import Fit, FitVerdict
 from moondream_station.core.home.layout import expanded
-from moondream_station.core.home.space import Need, in_words
+from moondream_station.core.home.storage import Need, in_words
 from moondream_station.core.worker.loading import available_bytes, disk_usage, model_cache, total_bytes
 
 MEMORY_RESERVE_BYTES = 1 << 30

@@ -41,7 +41,7 @@ from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.space import storage_failure
+from moondream_station.core.home.storage import storage_failure
 from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.worker_host import Environment, HostedWorker, WorkerHost
 from moondream_station.core.worker.verification import checked

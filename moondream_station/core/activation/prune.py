@@ -22,8 +22,7 @@ from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
-from moondream_station.core.home.space import writing_to
-from moondream_station.core.home.storage import read_file, remove
+from moondream_station.core.home.storage import read_file, remove, writing_to
 from moondream_station.core.resolve.pylock import read_stored_pylock
 
 Kind: TypeAlias = Literal["environment", "download", "backend", "cache"]

@@ -50,8 +50,7 @@ from moondream_station.core.fetch.wheel_server import Arrivals
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.space import Need, no_space_hint, storage_failure
-from moondream_station.core.home.storage import remove_tree
+from moondream_station.core.home.storage import Need, no_space_hint, remove_tree, storage_failure
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config

@@ -36,8 +36,7 @@ from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch
 from moondream_station.core.facts.redact import is_malformed, redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
 from moondream_station.core.home.layout import Home, expanded
-from moondream_station.core.home.space import storage_failure
-from moondream_station.core.home.storage import temporary_folder
+from moondream_station.core.home.storage import storage_failure, temporary_folder
 
 MAX_ARCHIVE_BYTES: Final = 256 << 20
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}

@@ -32,8 +32,7 @@ from moondream_station.core.fetch.wheel_store import discard, settle, sha256_of
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.space import Need, check_space, unpacked_bytes, writing_to
-from moondream_station.core.home.storage import remove_tree
+from moondream_station.core.home.storage import Need, check_space, remove_tree, unpacked_bytes, writing_to
 from moondream_station.core.home.task_groups import accompanied, as_raised, together
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.pylock import write_pylock

@@ -28,7 +28,6 @@ from moondream_station.core.fetch.wheel_store import find_finished
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.space import writing_to
 from moondream_station.core.home.storage import (
     read_file,
     read_record,
@@ -36,6 +35,7 @@ from moondream_station.core.home.storage import (
     sync_folder,
     sync_tree,
     write_atomically,
+    writing_to,
 )
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.resolve.pylock import read_stored_pylock

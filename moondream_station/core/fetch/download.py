@@ -23,7 +23,7 @@ from moondream_station.core.fetch.transfer import Transfer
 from moondream_station.core.fetch.wheel_server import Arrival, Arrivals
 from moondream_station.core.fetch.wheel_store import find_finished, settle
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.space import Need, check_space, writing_to
+from moondream_station.core.home.storage import Need, check_space, writing_to
 from moondream_station.core.home.task_groups import accompanied, together
 from moondream_station.core.packaging.packaging_config import local_path
 

@@ -28,7 +28,7 @@ from moondream_station.core.fetch.retry import Answer, AttemptFailed, Patience, 
 from moondream_station.core.fetch.wheel_server import Arrival
 from moondream_station.core.fetch.wheel_store import PartialFile, Validator, discard
 from moondream_station.core.home.checkpoints import Point, reached
-from moondream_station.core.home.space import in_words, storage_failure
+from moondream_station.core.home.storage import in_words, storage_failure
 from moondream_station.core.packaging.packaging_config import local_path
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from moondream_station.core.facts.codec import time_to_text
 from moondream_station.core.facts.errors import HomeLocked, NoSpace, StationRunning
 from moondream_station.core.home.layout import Home, home_unusable, in_the_way
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.space import writing_to
-from moondream_station.core.home.storage import not_a_file, read_json, write_record
+from moondream_station.core.home.storage import not_a_file, read_json, write_record, writing_to
 
 _log = Log()
 _POLL_SECONDS = 0.1

@@ -32,8 +32,7 @@ from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.settings import load_settings
-from moondream_station.core.home.space import Need, check_space, unpacked_bytes
-from moondream_station.core.home.storage import work_folder
+from moondream_station.core.home.storage import Need, check_space, unpacked_bytes, work_folder
 from moondream_station.core.in_place.running_python import Installed, RunningPython, offer_of, verify_here
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.machine.machine import Machine

@@ -30,7 +30,7 @@ from moondream_station.core.facts.errors import (
 )
 from moondream_station.core.facts.redact import redact_text, redact_url, without_credentials
 from moondream_station.core.fetch.retry import CREDENTIALS_REFUSED, AttemptFailed, Patience, ask
-from moondream_station.core.home.space import storage_failure
+from moondream_station.core.home.storage import storage_failure
 from moondream_station.core.home.task_groups import accompanied, together
 from moondream_station.core.processes.child_environment import child_environment
 from moondream_station.core.processes.child_process import CompletedProcess, run
