@@ -30,7 +30,6 @@ from moondream_station.core.builds.requirements import (
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from moondream_station.core.facts.selection import Candidate, Selection
-from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import LocalMachine, Machine
@@ -185,6 +184,7 @@ async def _requirements_of(
 ) -> tuple[Requirements, ModelInfo]:
     from moondream_station.core.activation.prepare import check_model  # noqa: PLC0415  with --model alone
     from moondream_station.core.backends.provide import backend_requirements  # noqa: PLC0415
+    from moondream_station.core.fetch.http_client import open_client  # noqa: PLC0415
     from moondream_station.core.station import open_manifest  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)

@@ -20,7 +20,6 @@ from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.facts.selection import Fit, FitVerdict, Selection
-from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings

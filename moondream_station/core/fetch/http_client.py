@@ -1,27 +1,26 @@
 """The one way the station fetches over HTTP: the user's proxies, certificates, credentials and time limits.
 
-The HTTP library is imported when a client is opened, so that commands that fetch nothing start at once.
+It imports the HTTP library: who may fetch nothing imports it when a client is opened.
 """
 
 from __future__ import annotations
 
-import base64
 import netrc
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 from urllib.parse import urlsplit
+
+import httpx2
 
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.redact import Credentials, credentials_in, redact_text, redact_url
 from moondream_station.core.facts.version import VERSION
+from moondream_station.core.fetch.http_failures import Transport
 from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.packaging.packaging_config import PackagingConfig
-
-if TYPE_CHECKING:
-    import httpx2
 
 USER_AGENT = f"moondream-station/{VERSION}"
 
@@ -39,10 +38,6 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
     Redirects are followed; what authenticates to one host is never sent to another. The name and password in
     `torch_index`, which stands for https://download.pytorch.org/whl, go with every request to it.
     """
-    import httpx2  # noqa: PLC0415  see the module's docstring
-
-    from moondream_station.core.fetch.http_failures import Transport  # noqa: PLC0415  as above
-
     trusting = _tls_context(config)
     careless = _tls_context(config, check=False) if config.trusted_hosts else trusting
     limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
@@ -76,8 +71,6 @@ def open_client(config: PackagingConfig, *, torch_index: str | None = None) -> h
 
 def _routes(config: PackagingConfig) -> dict[str, _Route]:
     """How each URL is reached, by the library's own patterns; the most specific one counts."""
-    import httpx2  # noqa: PLC0415  as above
-
     everywhere = {"*"} & set(config.no_proxy)
     proxies: Mapping[str, str] = {} if everywhere else config.proxies
     routes: dict[str, _Route] = {"all://": (None, True)}
@@ -104,8 +97,6 @@ def _pattern(entry: str) -> str | None:
 
     None for one that none of them does: they skip it, and so does the station.
     """
-    import httpx2  # noqa: PLC0415  as above
-
     network = _network(entry)
     if network is not None:
         address = network.network_address
@@ -145,8 +136,6 @@ def _bare(entry: str) -> str:
 
 def _tls_context(config: PackagingConfig, *, check: bool = True) -> ssl.SSLContext:
     """What servers have to prove: to the user's own certificates, else to those of the system."""
-    import httpx2  # noqa: PLC0415  as above
-
     try:
         if config.cert is None or not check:
             context = httpx2.create_ssl_context(verify=check, trust_env=False)
@@ -194,9 +183,8 @@ class _Authorizer:
         """The request with what belongs to its URL, unless it is authorized already."""
         if "Authorization" not in request.headers:
             credentials = self._find(request)
-            if credentials is not None:  # RFC 7617, in UTF-8
-                encoded = base64.b64encode(":".join(credentials).encode()).decode()
-                request.headers["Authorization"] = f"Basic {encoded}"
+            if credentials is not None:
+                return next(httpx2.BasicAuth(*credentials).auth_flow(request))
         return request
 
     def _find(self, request: httpx2.Request) -> Credentials | None:

@@ -244,9 +244,10 @@ def free_port() -> int:
 def test_the_library_is_imported_when_a_client_is_opened() -> None:
     """Commands that fetch nothing do not pay for it."""
     program = (
-        "import sys, moondream_station.core.fetch.http_client, "
-        "moondream_station.core.index.offers\n"
-        "print(*sorted({'httpx2', 'truststore', 'pydantic', 'torch'} & set(sys.modules)))"
+        "import sys, moondream_station.core.index.offers, moondream_station.core.fetch.download\n"
+        "print(*sorted({'httpx2', 'truststore', 'pydantic', 'torch'} & set(sys.modules)))\n"
+        "import moondream_station.cli.plan\n"
+        "print(*sorted({'httpx2', 'truststore', 'torch'} & set(sys.modules)))"
     )
     argv = [sys.executable, "-c", program]
     completed = subprocess.run(
