@@ -12,7 +12,6 @@ from moondream_station.core.activation.candidates import no_build
 from moondream_station.core.activation.fit import Room, Surroundings, judge, surroundings_of
 from moondream_station.core.activation.prepare import accepted_notices
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
-from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.cache import CapabilityCache
@@ -73,6 +72,8 @@ async def plan_here(
     environ: Mapping[str, str],
 ) -> Selection:
     """Plan with what the indexes and find-links really have, for this computer."""
+    from moondream_station.core.fetch.http_client import open_client  # noqa: PLC0415  it takes 65 ms
+
     detected = await CapabilityCache(home, machine).get(on_probe=_ignore)
     config = await load_packaging_config(environ)
     request = BuildRequest(
@@ -144,6 +145,8 @@ def _fit_here(
     name: str, manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
 ) -> Fit:
     """Whether a model fits this computer, on the build that the catalog gives it."""
+    from moondream_station.core.backends.provide import known_requirements  # noqa: PLC0415  as above
+
     model = manifest.models[name]
     if capabilities is None:
         return Fit(verdict=FitVerdict.UNKNOWN, reason="this machine has not been detected yet")

@@ -21,13 +21,9 @@ def stored_name(sha256: str, filename: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file to fetch.
+    """A file to fetch; its hash (64 hexadecimal digits in lower case) and size are None where nobody said.
 
-    Args:
-        filename: Its name, for people and facts.
-        url: Where it is: `https://`, `http://` or `file://`, without credentials.
-        sha256: What it must be, 64 hexadecimal digits in lower case; None where nobody said.
-        size_bytes: Its size, None where nobody said.
+    The URL (`https:`, `http:` or `file:`) has no credentials.
     """
 
     filename: str
@@ -46,11 +42,8 @@ class RemoteFile:
 class LockedFile(RemoteFile):
     """One wheel, or one archive of sources that a wheel is made of before it is installed.
 
-    Args:
-        name: The package's normalized name ("torch").
-        version: Its version, with a local part ("2.13.0+cpu").
-        index: The index that named it, None where the lock does not say.
-        sha256: What it must be.
+    The name is normalized ("torch"), the version has its local part ("2.13.0+cpu"). `index` is the one that
+    named it, None where the lock does not say.
     """
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import email.utils
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -38,48 +38,40 @@ _HINTS = {
 }
 
 
+@dataclass(eq=False)
 class AttemptFailed(Exception):
-    """An attempt did not bring everything; the message says why, in words that follow a colon.
+    """An attempt did not bring everything; `reason` says why, in words that follow a colon.
 
     It is final where a further attempt can't help, and unreachable where nobody answered at all, or no secure
     connection came of it. `hint` is what to do, where this failure has a remedy of its own.
     """
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        is_final: bool = False,
-        is_unreachable: bool = False,
-        retry_after_seconds: float = 0.0,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.is_final = is_final
-        self.is_unreachable = is_unreachable
-        self.retry_after_seconds = retry_after_seconds
-        self.hint = hint
+    reason: str
+    _: KW_ONLY
+    is_final: bool = False
+    is_unreachable: bool = False
+    retry_after_seconds: float = 0.0
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a server may take, uv's own limits; there is no limit for a whole file.
-
-    Args:
-        connect_seconds: For a connection.
-        stall_seconds: From a request to the first byte of its answer, and between two pieces of it.
-        silence_seconds: Of one address in all, whatever attempts remain: then it is an error that names it.
-        attempts: How many attempts in a row may bring nothing.
-        pause_seconds: Before the second attempt; doubled before each further one.
-        longest_pause_seconds: No pause is longer, also where a server asks for it.
-    """
+    """How long a server may take, uv's own limits; there is no limit for a whole file."""
 
     connect_seconds: float = 10.0
     stall_seconds: float = 30.0
+    """From a request to the first byte of its answer, and between two pieces of it."""
     silence_seconds: float = 60.0
+    """Of one address in all, whatever attempts remain: then it is an error that names it."""
     attempts: int = 5
+    """How many in a row may bring nothing."""
     pause_seconds: float = 0.5
+    """Before the second attempt; doubled before each further one."""
     longest_pause_seconds: float = 30.0
+    """No pause is longer, also where a server asks for it."""
 
     async def pause(self, fruitless: int, failure: AttemptFailed, *, silent_since: float) -> None:
         """Wait before the next attempt, after so many that brought nothing since a time on anyio's clock."""

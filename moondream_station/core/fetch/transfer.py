@@ -11,8 +11,9 @@ import math
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ import anyio.to_thread
 from moondream_station.core.facts.errors import DownloadFailed, HashMismatch, IndexUnreachable
 from moondream_station.core.fetch.ledger import Ledger
 from moondream_station.core.fetch.lock import RemoteFile, stored_name
-from moondream_station.core.fetch.retry import Answer, AttemptFailed, Patience, failure_of, head_of, refusal
+from moondream_station.core.fetch.retry import AttemptFailed, Patience, failure_of, head_of, refusal
 from moondream_station.core.fetch.wheel_server import Arrival
 from moondream_station.core.fetch.wheel_store import PartialFile, Validator, discard
 from moondream_station.core.home.checkpoints import Point, reached
@@ -40,7 +41,7 @@ _CLOSE_SECONDS = 1.0
 _DISK_SECONDS = 30.0
 """How long a disk may take to accept a MiB."""
 _COPY_BYTES = 1 << 20
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)")
 
 
 class _WrongFile(Exception):
@@ -121,7 +122,9 @@ class Transfer:
             return  # whole already, or longer than it may be: the check tells which
         stall_seconds = self.patience.stall_seconds
         with anyio.CancelScope(deadline=anyio.current_time() + stall_seconds) as scope:
-            async with _open_source(self.file.url, part, self.client, size_bytes) as source:
+            path, url = local_path(self.file.url), self.file.url
+            opening = partial(_open_file, path) if path else partial(_open_http, self.client, url)
+            async with opening(part, size_bytes) as source:
                 if size_bytes is None and source.total_bytes is not None:
                     self.ledger.learn_size(name, source.total_bytes)
                 async with _buffered(part, scope, self.arrival) as buffer:
@@ -173,13 +176,12 @@ class Transfer:
 
     def _last_word(self, part: PartialFile, failure: AttemptFailed) -> DownloadFailed | IndexUnreachable:
         attempts = "" if failure.is_final else f" ({self._fruitless} attempts)"
-        place = _place(self.file.url)
-        message = f"{self.file.filename} can't be downloaded from {place}: {failure}{attempts}."
+        what = f"{self.file.filename} can't be downloaded from {_place(self.file.url)}"
         hint = failure.hint or "Check the network, the proxy and the index's address; then try again."
         if part.size:
             hint = f"{in_words(part.size)} are already downloaded; run the command again to resume."
         kind = IndexUnreachable if failure.is_unreachable else DownloadFailed
-        return kind(message, hint=hint)
+        return kind(f"{what}: {failure}{attempts}.", hint=hint)
 
 
 @dataclass(slots=True)
@@ -251,14 +253,6 @@ class _Source:
         return piece[skipped:] if skipped else piece
 
 
-def _open_source(
-    url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
-) -> AbstractAsyncContextManager[_Source]:
-    """Ask for what is missing of a file, of which `part` is here, and which must have this size."""
-    path = local_path(url)
-    return _open_http(url, part, client, size_bytes) if path is None else _open_file(path, part, size_bytes)
-
-
 @asynccontextmanager
 async def _open_file(path: Path, part: PartialFile, size_bytes: int | None) -> AsyncIterator[_Source]:
     try:
@@ -291,7 +285,7 @@ def _unreadable(error: OSError) -> AttemptFailed:
 
 @asynccontextmanager
 async def _open_http(
-    url: str, part: PartialFile, client: httpx2.AsyncClient, size_bytes: int | None
+    client: httpx2.AsyncClient, url: str, part: PartialFile, size_bytes: int | None
 ) -> AsyncIterator[_Source]:
     import httpx2  # noqa: PLC0415  as in `ask`
 
@@ -327,9 +321,12 @@ async def _read_answer(
     is_another = before.if_range and now.if_range and before.if_range != now.if_range
     known_bytes = 0
     if answer.status == HTTPStatus.PARTIAL_CONTENT:
-        start, total = _content_range(answer)
-        if start != part.size:
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
+        if match is None:
+            raise AttemptFailed("the server sent a part and did not say which")
+        if int(match[1]) != part.size:
             raise AttemptFailed("the server sent another part than it was asked for")
+        total = None if match[2] == "*" else int(match[2])
         if is_another:
             raise _FileChanged  # it does not heed `If-Range`
         # With a part a server need not repeat what it said before.
@@ -355,13 +352,6 @@ async def _read_answer(
 async def _nothing() -> AsyncIterator[bytes]:
     for piece in tuple[bytes, ...]():
         yield piece
-
-
-def _content_range(answer: Answer) -> tuple[int, int | None]:
-    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
-    if match is None:
-        raise AttemptFailed("the server sent a part and did not say which")
-    return int(match[1]), None if match[2] == "*" else int(match[2])
 
 
 def _check_total(total: int | None, expected: int | None) -> None:

@@ -15,11 +15,10 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from zipfile import BadZipFile, ZipFile
 
 import anyio
@@ -183,11 +182,8 @@ def remove_tree(
     except FileNotFoundError:
         return
     # Where a removal was left running and another goes on with it, either may find a file gone already.
-    if seconds is None and check is None:
-        shutil.rmtree(trash, onerror=_unless_gone)
-        return
     ends = math.inf if seconds is None else time.monotonic() + seconds
-    for parent, folders, files in os.walk(trash, topdown=False):
+    for parent, folders, files in os.walk(trash, topdown=False, onerror=_unless_gone):
         for name in files:
             if time.monotonic() > ends:
                 return
@@ -210,9 +206,9 @@ def remove(path: Path, *, check: Callable[[], object] | None = None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _unless_gone(_function: object, _path: str, failure: tuple[Any, BaseException, Any]) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        raise failure[1]
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 @asynccontextmanager
@@ -260,8 +256,7 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(NamedTuple):
     """Bytes that will be written below a folder that exists."""
 
     folder: Path
@@ -272,7 +267,7 @@ def check_space(needs: Iterable[Need]) -> None:
     """Make sure that each file system has room for what comes to it, and 64 MiB more."""
     by_device: dict[int, list[Need]] = {}
     for need in needs:
-        by_device.setdefault(os.stat(need.folder).st_dev, []).append(need)  # noqa: PTH116  only the device
+        by_device.setdefault(need.folder.stat().st_dev, []).append(need)
     for group in by_device.values():
         folder = group[0].folder
         needed = sum(need.size_bytes for need in group)
