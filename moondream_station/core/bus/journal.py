@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from moondream_station.core.facts.codec import event_from_json, event_to_json
 from moondream_station.core.facts.events import Event
-from moondream_station.core.home.layout import Home
+from moondream_station.core.home.layout import ACTIVATION_ID, Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import open_file, read_file
 
 ACTIVATIONS_KEPT: Final = 50
 STATION_LOG_BYTES: Final = 1 << 20
 _PROGRESS_SECONDS = 1.0
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _log = Log()
 
 
@@ -92,7 +90,7 @@ class Journal:
 
 def read_activation(home: Home, activation: str) -> list[Event]:
     """The facts of one activation by their seq; none where there is no journal of it."""
-    return _read(_path(home, activation)) if _ID.fullmatch(activation) else []
+    return _read(_path(home, activation)) if ACTIVATION_ID.fullmatch(activation) else []
 
 
 def read_history(home: Home, *, last: int | None = None) -> list[Event]:
@@ -106,7 +104,7 @@ def read_history(home: Home, *, last: int | None = None) -> list[Event]:
 
 def activations(home: Home) -> list[str]:
     """The ids of the activations that have a journal, the oldest first."""
-    return sorted(path.stem for path in home.activations.glob("*.jsonl") if _ID.fullmatch(path.stem))
+    return sorted(filter(ACTIVATION_ID.fullmatch, (path.stem for path in home.activations.glob("*.jsonl"))))
 
 
 def latest_activation(home: Home) -> str | None:
@@ -115,7 +113,7 @@ def latest_activation(home: Home) -> str | None:
 
 
 def _path(home: Home, activation: str) -> Path:
-    if not _ID.fullmatch(activation):
+    if not ACTIVATION_ID.fullmatch(activation):
         raise ValueError(f"{activation!r} is no activation's id")
     return home.activations / f"{activation}.jsonl"
 

@@ -148,10 +148,7 @@ def _received(home: Home, file: RemoteFile, finished: Path | None) -> int:
 
 
 async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:
-    """The lock with the size of every file whose place tells it; others stay None.
-
-    A listing in HTML has no sizes, so they are asked for one by one.
-    """
+    """The lock with the sizes that a listing in HTML does not have, where the files' places tell them."""
     sizes, silent = dict[str, int | None](), set[str]()
     limiter = anyio.CapacityLimiter(_AT_ONCE)
 

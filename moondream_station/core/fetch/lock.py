@@ -21,10 +21,7 @@ def stored_name(sha256: str, filename: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file to fetch; its hash (64 hexadecimal digits in lower case) and size are None where nobody said.
-
-    The URL (`https:`, `http:` or `file:`) has no credentials.
-    """
+    """A file to fetch, by a URL without credentials; hash (lower case) and size are None where unknown."""
 
     filename: str
     url: str
@@ -50,11 +47,6 @@ class LockedFile(RemoteFile):
     version: str
     index: str | None
     sha256: str
-
-    @property
-    def is_wheel(self) -> bool:
-        """Whether it can be installed as it is."""
-        return self.filename.endswith(".whl")
 
     @property
     def stored_name(self) -> str:
@@ -87,7 +79,7 @@ class Lock:
     @property
     def sources(self) -> Lock:
         """The archives of sources alone, that wheels must be built from."""
-        return replace(self, files=tuple(file for file in self.files if not file.is_wheel))
+        return replace(self, files=tuple(file for file in self.files if not file.filename.endswith(".whl")))
 
     @property
     def torch(self) -> str | None:

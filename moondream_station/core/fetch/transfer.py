@@ -1,7 +1,4 @@
-"""Fetching one file: resumed from what is here, hashed while it is written, checked before it counts.
-
-Its missing bytes come from a file on disk, or from a server that is asked for a part.
-"""
+"""Fetching one file: resumed from what is here, hashed while it is written, checked before it counts."""
 
 from __future__ import annotations
 

@@ -22,16 +22,12 @@ class Point(StrEnum):
 
     FETCHED = "fetched"
     """A file is here whole and checked, and has not got its name."""
-
     FILLED = "filled"
     """An environment is filled, and its files have not been checked."""
-
     SYNCED = "synced"
     """An environment is durable, and `commit.json` does not say so yet."""
-
     COMMITTED = "committed"
     """`commit.json` is written, and `active.json` names the environment before."""
-
     NAMED = "named"
     """`active.json` names the new environment, and nothing has been published."""
 

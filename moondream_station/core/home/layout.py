@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from pathlib import Path
 from moondream_station.core.facts.errors import HomeUnusable, UsageError
 
 _FIX = "`moondream-station doctor --fix` moves aside what is in its place."
+ACTIVATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+"""An activation's id; anything else could lead out of the home."""
+
 _IN_A_NAME = str.maketrans("/\\\0", "___")
 """What would make another path of a file's name, or none."""
 

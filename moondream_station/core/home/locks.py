@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from moondream_station.core.facts.codec import time_to_text
 from moondream_station.core.facts.errors import HomeLocked, NoSpace, StationRunning
-from moondream_station.core.home.layout import Home, home_unusable, in_the_way
+from moondream_station.core.home.layout import ACTIVATION_ID, Home, home_unusable, in_the_way
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import not_a_file, read_json, write_record, writing_to
 
@@ -102,7 +102,7 @@ async def activation_lock(
 
     `on_wait` is called once for each holder that is waited for, with None where that is not known.
     """
-    lock = _file_lock(home.activation_lock)
+    lock = FileLock(home.activation_lock, fallback_to_soft=False, thread_local=False)
     reported: Holder | str | None = "nobody"
     while not _acquired(lock, home):
         holder = activation_holder(home)
@@ -124,13 +124,14 @@ async def activation_lock(
 
 def activation_holder(home: Home) -> Holder | None:
     """Who holds the activation lock, None where nobody that lives does."""
-    return _living(home.activation_holder, Holder)
+    holder = _living(home.activation_holder, Holder)
+    return holder if holder is not None and ACTIVATION_ID.fullmatch(holder.activation) else None
 
 
 @contextmanager
 def serve_lock(home: Home) -> Iterator[None]:
     """Hold the right to serve this home, and take down `station.json` at the end."""
-    lock = _file_lock(home.serve_lock)
+    lock = FileLock(home.serve_lock, fallback_to_soft=False, thread_local=False)
     if not _acquired(lock, home):
         record = read_station(home)
         where = f" at {record.address} (pid {record.pid}, since {record.since})" if record else ""
@@ -175,15 +176,10 @@ def _this_process() -> dict[str, Any]:
 
 def _living(path: Path, kind: type[_Record]) -> _Record | None:
     """The record in a file, where it can be read and its process lives."""
-    try:
+    with suppress(OSError, ValueError, TypeError, OverflowError):
         record = kind(**read_json(path))
         return record if is_alive(record.pid, record.process_created_at) else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _file_lock(path: Path) -> FileLock:
-    return FileLock(path, fallback_to_soft=False, thread_local=False)
+    return None
 
 
 def _acquired(lock: FileLock, home: Home) -> bool:

@@ -14,10 +14,7 @@ _prepare: Callable[[], None] | None = None
 
 
 class Log:
-    """A logger: an event's name and its data as keys, one method a level.
-
-    What comes out, and where, is structlog's configuration, which belongs to whoever runs the process.
-    """
+    """A logger: an event's name and its data as keys, one method a level."""
 
     def debug(self, event: str, **fields: object) -> None:
         """What helps to find a fault."""

@@ -63,16 +63,20 @@ class Settings(BaseModel):
 
 
 def load_settings(home: Home | None, environ: Mapping[str, str], **flags: Any) -> Settings:
-    """Read the settings, without a home those alone that are not in its config.json.
-
-    An error says where the value stands that can't be used.
-    """
+    """Read the settings, without a home those alone that are not in its config.json."""
     stored = read_config(home.config) if home else {}
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**stored, **variables, **given}
     for name in {"torch_index", "manifest"} & merged.keys():
-        _check_place(name, str(merged[name] or ""))
+        text = str(merged[name] or "")
+        scheme = urlsplit(checked_url(text, f"the setting `{name}`")).scheme
+        # A manifest may be a path too; what looks like a URL must be one that is fetched or read.
+        if text and ("://" in text or name == "torch_index") and scheme not in _SCHEMES:
+            raise SettingsInvalid(
+                f"The setting `{name}` is {redact_url(text)!r}, which is not an http:, https: or file: URL.",
+                hint="Correct it where it is set: a variable MOONDREAM_STATION_… or config.json in the home.",
+            )
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
@@ -84,16 +88,6 @@ def load_settings(home: Home | None, environ: Mapping[str, str], **flags: Any) -
             f"{origin or place}: {key} is {first['input']!r}: {first['msg']}.",
             hint=f"Correct or remove {origin or f'`{key}` in {place}'}.",
         ) from error
-
-
-def _check_place(name: str, text: str) -> None:
-    """A manifest may be a path too; what looks like a URL must be one that is fetched or read."""
-    scheme = urlsplit(checked_url(text, f"the setting `{name}`")).scheme
-    if text and ("://" in text or name == "torch_index") and scheme not in _SCHEMES:
-        raise SettingsInvalid(
-            f"The setting `{name}` is {redact_url(text)!r}, which is not an http:, https: or file: URL.",
-            hint="Correct it where it is set: a variable MOONDREAM_STATION_…, or config.json in the home.",
-        )
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -118,7 +118,12 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)  # bytes may be UTF-8 with a byte-order mark, or UTF-16
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({error})") from error
+        raise ValueError(f"it is not JSON ({flaw_of(error)})") from error
+
+
+def flaw_of(error: Exception) -> str:
+    """What a parser of JSON or TOML found wrong; its one plain ValueError is Python's own bound on digits."""
+    return "a number in it has too many digits" if type(error) is ValueError else str(error)
 
 
 class NewerFormat(ValueError):
@@ -128,9 +133,7 @@ class NewerFormat(ValueError):
 def read_record(path: Path, kind: type[T], format_: str) -> T | None:
     """The record that a file of the home holds, None where there is no such file.
 
-    Raises:
-        ValueError: It is damaged, or another version of the station wrote it; the message says which.
-        OSError: The file can't be read.
+    A ValueError says that it is damaged, or that another version of the station wrote it.
     """
     data = read_json(path)
     if data is None:

@@ -42,10 +42,7 @@ class ListedFile:
 
 
 def parse_listing(content: bytes, *, content_type: str, url: str) -> tuple[ListedFile, ...]:
-    """The files that a page lists, in its order; `url` is its own after redirects.
-
-    What is not a link to a file is left out.
-    """
+    """The files that a page links to, in its order; `url` is its own after redirects."""
     encoding = json.detect_encoding(content)
     if not encoding.startswith("utf-8"):
         raise ListingInvalid(f"the page is in {encoding.upper()}, not in UTF-8")

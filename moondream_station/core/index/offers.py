@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
@@ -115,7 +115,11 @@ class _TorchIndexPages:
         self._base = base
         self._request = request
         self._pages = pages
-        self._known_pages = _known_pages(request, base)
+        # The pages of each build, as the catalog knows them; previews had others.
+        self._known_pages: dict[str, set[str]] = {}
+        for offer in request.catalog_offers(index=base):
+            if offer.index_url is not None:
+                self._known_pages.setdefault(offer.build, set()).add(offer.index_url)
         self._by_build: dict[str, Page] = {}
         self._all: Page | None = None
         self._dead: Page | None = None
@@ -184,15 +188,6 @@ class _TorchIndexPages:
         return offers
 
 
-def _known_pages(request: BuildRequest, base: str) -> Mapping[str, set[str]]:
-    """The pages of each build on an index, as the catalog knows them; previews had others."""
-    known: dict[str, set[str]] = {}
-    for offer in request.catalog_offers(index=base):
-        if offer.index_url is not None:
-            known.setdefault(offer.build, set()).add(offer.index_url)
-    return known
-
-
 def _builds_worth_asking(request: BuildRequest, seen: Iterable[Offer] = ()) -> frozenset[str]:
     """Builds that the selection does not reject; a named one alone.
 
@@ -202,13 +197,11 @@ def _builds_worth_asking(request: BuildRequest, seen: Iterable[Offer] = ()) -> f
     if parse_build(request.strategy) is not None:
         return frozenset({request.strategy})
     offers = (*request.catalog_offers(), *seen)
-    any_torch = replace(request, requirements=parse_requirement_args([_TORCH]))
-    return _not_rejected(request, offers) or _not_rejected(any_torch, offers)
-
-
-def _not_rejected(request: BuildRequest, offers: tuple[Offer, ...]) -> frozenset[str]:
-    candidates = select(request, offers).selection.candidates
-    return frozenset(candidate.build for candidate in candidates if candidate.verdict is not Verdict.REJECTED)
+    for asked in (request, replace(request, requirements=parse_requirement_args([_TORCH]))):
+        candidates = select(asked, offers).selection.candidates
+        if builds := {each.build for each in candidates if each.verdict is not Verdict.REJECTED}:
+            return frozenset(builds)
+    return frozenset()
 
 
 def _found_on(page: Page, url: str, source: Source, catalog: Catalog) -> _Found:

@@ -107,7 +107,7 @@ class ListingCache:
             age_seconds = self._now() - float(data["fetched_at"])
             etag = data["etag"] if isinstance(data["etag"], str) else None
             return CachedListing(files=files, etag=etag, age_seconds=age_seconds)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return None
 
     def write(self, url: str, files: tuple[ListedFile, ...], *, etag: str | None) -> None:

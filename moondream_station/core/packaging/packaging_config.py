@@ -66,15 +66,9 @@ _TRUE, _FALSE = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", 
 class PackagingConfig:
     """Where packages come from and how to get there. Holds credentials; its repr does not show them.
 
-    Args:
-        extra_index_urls: Further indexes that count as much as the first; uv's before pip's.
-        find_links: Pages and folders of files, as `https:`, `http:` or `file:` URLs; folders exist.
-        index_strategy: uv's name for how indexes are combined, None for its default.
-        cert: Certificates to trust instead of the system's: a PEM file or a folder of them.
-        proxies: Proxy URL by scheme, "http" and "https".
-        timeout_seconds: How long a silent server is waited for.
-        trusted_hosts: Hosts ("name" or "name:port") whose certificates are not checked.
-        notes: Sentences about what was left out, and why.
+    Places are `https:`, `http:` or `file:` URLs, and folders exist; proxies are URLs by scheme, "http" and
+    "https". `cert` stands in for the system's certificates: a PEM file or a folder of them; those of trusted
+    hosts ("name" or "name:port") are not checked. `notes` are sentences about what was left out, and why.
     """
 
     index_url: str = PYPI_URL
@@ -186,8 +180,7 @@ async def load_packaging_config(
 ) -> PackagingConfig:
     """The user's packaging set-up; `prefix` is the Python environment whose own `pip.conf` counts.
 
-    Raises:
-        SettingsInvalid: A file or a value can't be understood; pip and uv would refuse it too.
+    `SettingsInvalid` where a file or a value can't be understood; pip and uv would refuse it too.
     """
     return await anyio.to_thread.run_sync(_load, environ, prefix, cwd, platform, etc)
 
@@ -269,7 +262,9 @@ def _proxies(
         if value:
             proxy_of[scheme] = value
     if not proxy_of:
-        proxy_of = _system_proxies()
+        # What macOS and Windows have set for every program; other systems have variables alone.
+        of_system: Any = getattr(urllib.request, "getproxies_macosx_sysconf", None)
+        proxy_of = dict((of_system or getattr(urllib.request, "getproxies_registry", dict))())
     no_proxy = tuple(host.strip() for host in proxy_of.pop("no", "").split(",") if host.strip())
     if pip.get("proxy"):
         proxy_of = dict.fromkeys(("http", "https"), pip["proxy"])
@@ -279,13 +274,6 @@ def _proxies(
         if scheme in {"http", "https"}
     }
     return by_scheme, no_proxy
-
-
-def _system_proxies() -> dict[str, str]:
-    """What macOS and Windows have set for every program; other systems have variables alone."""
-    ask: Any = getattr(urllib.request, "getproxies_macosx_sysconf", None)
-    ask = ask or getattr(urllib.request, "getproxies_registry", dict)
-    return dict(ask())
 
 
 def _first(*values: str | None) -> str | None:

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.redact import checked_url, credentials_in
 from moondream_station.core.home.layout import expanded
+from moondream_station.core.home.storage import flaw_of
 
 ETC = Path("/etc")
 
@@ -189,7 +190,7 @@ def _uv_table_in(path: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, RecursionError) as error:
         raise SettingsInvalid(
-            f"uv's configuration file {path} can't be read: {error}", hint="Correct or remove it."
+            f"uv's configuration file {path} can't be read: {flaw_of(error)}", hint="Correct or remove it."
         ) from error
 
 

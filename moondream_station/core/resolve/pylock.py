@@ -26,6 +26,7 @@ from moondream_station.core.builds.requirements import filename_of
 from moondream_station.core.facts.errors import ResolutionConflict
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.fetch.lock import Lock, LockedFile
+from moondream_station.core.home.storage import flaw_of
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEMES = ("https", "http", "file")
@@ -55,7 +56,7 @@ def read_pylock(
             hint="Another Python (--python) or an older version of the package may have one.",
             log=tool_output,
         ) from error
-    except (tomllib.TOMLDecodeError, PylockValidationError, RecursionError) as error:
+    except (ValueError, PylockValidationError, RecursionError) as error:
         raise ResolutionConflict(f"The lock can't be read: {_first_line(error)}", log=tool_output) from error
     return Lock(
         files=tuple(files), requires_python=str(pylock.requires_python or ""), tool_output=tool_output
@@ -67,7 +68,7 @@ def read_stored_pylock(text: str) -> Lock:
     try:
         pylock = Pylock.from_dict(tomllib.loads(text))
         files = tuple(_locked_file(package, *(package.wheels or ())) for package in pylock.packages)
-    except (tomllib.TOMLDecodeError, PylockValidationError, TypeError, RecursionError) as error:
+    except (ValueError, PylockValidationError, TypeError, RecursionError) as error:
         raise ResolutionConflict(f"The lock can't be read: {_first_line(error)}") from error
     return Lock(files=files, requires_python=str(pylock.requires_python or ""))
 
@@ -127,7 +128,7 @@ def _locked_file(package: Package, chosen: object, *, builds: Collection[str] = 
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return flaw_of(error).partition("\n")[0]
 
 
 def toml_string(text: str) -> str:
