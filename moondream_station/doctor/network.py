@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.index.listing import SourceReport
 from moondream_station.core.index.offers import CollectedOffers
-from moondream_station.core.index.page_source import SourceReport
 from moondream_station.doctor.patient import Patient, Unknowable
 from moondream_station.doctor.report import Finding, ok, problem, warning
 

@@ -22,8 +22,8 @@ from moondream_station.core.facts.selection import Fit, FitVerdict, Selection
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
+from moondream_station.core.index.listing import SourceReport
 from moondream_station.core.index.offers import collect_offers
-from moondream_station.core.index.page_source import SourceReport
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import own_interpreter

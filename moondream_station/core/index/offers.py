@@ -17,8 +17,7 @@ from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.redact import redact_url, without_credentials
 from moondream_station.core.facts.selection import Source, Verdict
 from moondream_station.core.home.layout import Home
-from moondream_station.core.index.listing import ListedFile
-from moondream_station.core.index.page_source import ListingCache, Page, PageSource, SourceReport
+from moondream_station.core.index.listing import ListedFile, ListingCache, Page, PageSource, SourceReport
 from moondream_station.core.packaging.packaging_config import PYPI_URL, PackagingConfig, is_torch_index
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select

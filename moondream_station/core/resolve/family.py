@@ -28,8 +28,7 @@ from moondream_station.core.facts.redact import credentials_in, redact_url, with
 from moondream_station.core.facts.selection import Source
 from moondream_station.core.fetch.lock import Lock, LockedFile, RemoteFile
 from moondream_station.core.home.task_groups import together
-from moondream_station.core.index.listing import ListedFile
-from moondream_station.core.index.page_source import Page, PageSource
+from moondream_station.core.index.listing import ListedFile, Page, PageSource
 from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.pylock import toml_string, toml_strings

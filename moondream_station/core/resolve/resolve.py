@@ -27,7 +27,7 @@ from moondream_station.core.fetch.retry import PAGE_PATIENCE, patience_of
 from moondream_station.core.fetch.wheel_store import note_finished
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import work_folder
-from moondream_station.core.index.page_source import ListingCache, PageSource
+from moondream_station.core.index.listing import ListingCache, PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.processes.child_process import CompletedProcess
 from moondream_station.core.resolve.family import Family, readable_page

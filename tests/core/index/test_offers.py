@@ -14,9 +14,8 @@ from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.layout import Home
-from moondream_station.core.index.listing import ListedFile
+from moondream_station.core.index.listing import FRESH_SECONDS, ListedFile, ListingCache, SourceReport
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
-from moondream_station.core.index.page_source import FRESH_SECONDS, ListingCache, SourceReport
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.selection.request import BuildRequest
 from support.index_traffic import Fault

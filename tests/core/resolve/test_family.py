@@ -13,7 +13,7 @@ from moondream_station.core.facts.errors import IndexUnreachable
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.fetch.retry import PAGE_PATIENCE, Patience, patience_of
 from moondream_station.core.home.storage import temporary_folder
-from moondream_station.core.index.page_source import ListingCache, PageSource
+from moondream_station.core.index.listing import ListingCache, PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.resolve.family import usable_names
 from support.environments import page_server
