@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import httpx2
 
 _AT_ONCE = 4
-_SIZE_SECONDS = 10.0
 _SIZE_PATIENCE = Patience(attempts=2)
 
 
@@ -147,7 +146,7 @@ def _received(home: Home, file: RemoteFile, finished: Path | None) -> int:
     return size if file.size_bytes is None else min(size, file.size_bytes)
 
 
-async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:
+async def with_sizes(lock: Lock, client: httpx2.AsyncClient, *, host_seconds: float = 10.0) -> Lock:
     """The lock with the sizes that a listing in HTML does not have, where the files' places tell them."""
     sizes, silent = dict[str, int | None](), set[str]()
     limiter = anyio.CapacityLimiter(_AT_ONCE)
@@ -155,7 +154,7 @@ async def with_sizes(lock: Lock, client: httpx2.AsyncClient) -> Lock:
     async def ask_size(file: LockedFile) -> None:
         host = urlsplit(file.url).netloc
         async with limiter:
-            with anyio.move_on_after(0 if host in silent else _SIZE_SECONDS) as scope:
+            with anyio.move_on_after(0 if host in silent else host_seconds) as scope:
                 sizes[file.filename] = await _announced_size(file.url, client)
             if scope.cancelled_caught:
                 silent.add(host)

@@ -53,6 +53,10 @@ class Holder:
     activation: str
     since: str
 
+    def __post_init__(self) -> None:
+        if not ACTIVATION_ID.fullmatch(self.activation):
+            raise ValueError(f"{self.activation!r} is no activation's id")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StationRecord:
@@ -124,8 +128,7 @@ async def activation_lock(
 
 def activation_holder(home: Home) -> Holder | None:
     """Who holds the activation lock, None where nobody that lives does."""
-    holder = _living(home.activation_holder, Holder)
-    return holder if holder is not None and ACTIVATION_ID.fullmatch(holder.activation) else None
+    return _living(home.activation_holder, Holder)
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from moondream_station.core.facts.errors import (
     NoSpace,
 )
 from moondream_station.core.facts.events import DownloadProgressed
-from moondream_station.core.fetch.download import fetch, fetch_unhashed
+from moondream_station.core.fetch.download import fetch, fetch_unhashed, with_sizes
 from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.fetch.lock import Lock, RemoteFile
 from moondream_station.core.home.layout import Home
@@ -583,3 +584,23 @@ async def test_a_file_whose_hash_nobody_knows_is_found_again(index: TorchIndex, 
     index.clear_requests()
     await fetched(served_lock(index, BIG), home, index)
     assert index.requests == ()
+
+
+async def test_a_silent_host_is_not_asked_for_every_size(index: TorchIndex) -> None:
+    """As many files as are asked for at once wait for it, no other; another host's sizes are known."""
+    lock = served_lock(index, BIG, with_sizes=False)
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (known,) = lock.files
+        names = [f"silent{number}" for number in range(9)]
+        unknown = (replace(known, name=name, filename=name, url=f"{place}/{name}") for name in names)
+        async with client_of(index) as client:
+            sized = await with_sizes(replace(lock, files=(*unknown, known)), client, host_seconds=0.3)
+        silent.settimeout(0.1)
+        connections = 0
+        with suppress(TimeoutError):
+            while True:
+                silent.accept()[0].close()
+                connections += 1
+    assert connections == 4
+    assert [file.size_bytes for file in sized.files] == [None] * len(names) + [len(BIG.data)]

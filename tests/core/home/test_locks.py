@@ -21,6 +21,7 @@ from moondream_station.core.home.locks import (
     activation_holder,
     activation_lock,
     announce_station,
+    process_created_at,
     read_station,
     serve_lock,
 )
@@ -79,6 +80,20 @@ async def test_waits_visibly_for_another_process(home: Home, other: subprocess.P
     assert [holder.command for holder in seen if holder] == ["switch a"]
     assert seen[0] is not None
     assert seen[0].pid == other.pid
+    assert activation_holder(home) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("activation", "../elsewhere"), ("activation", 5), ("pid", 10**400), ("process_created_at", 10**400)],
+)
+def test_a_holder_that_no_process_wrote_is_not_believed(home: Home, field: str, value: object) -> None:
+    """Its activation's id stands in a path, and its numbers are beyond what a process has."""
+    pid = os.getpid()
+    record = {"pid": pid, "process_created_at": process_created_at(pid), "command": "c", "activation": "A"}
+    home.activation_holder.write_text(json.dumps({**record, "since": "s"}))
+    assert activation_holder(home) is not None
+    home.activation_holder.write_text(json.dumps({**record, "since": "s", field: value}))
     assert activation_holder(home) is None
 
 

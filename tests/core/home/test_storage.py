@@ -37,6 +37,13 @@ def test_read_json_tells_absent_from_broken(tmp_path: Path) -> None:
         read_json(tmp_path / "broken.json")
 
 
+def test_a_number_beyond_pythons_bounds_is_called_that(tmp_path: Path) -> None:
+    """Python's own words tell a programmer how to lift its bound on digits."""
+    (tmp_path / "long.json").write_text(f'{{"size": {"1" * 5000}}}')
+    with pytest.raises(ValueError, match=r"^it is not JSON \(a number in it has too many digits\)$"):
+        read_json(tmp_path / "long.json")
+
+
 def test_remove_tree_does_not_follow_links(tmp_path: Path) -> None:
     """A link inside is removed, what it points at stays; a missing folder is fine."""
     (tmp_path / "kept").mkdir()

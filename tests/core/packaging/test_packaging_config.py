@@ -350,6 +350,9 @@ async def test_broken_files_are_refused_by_name(user: _User) -> None:
     _write(user.uv_file, "index-url = [")
     with pytest.raises(SettingsInvalid, match=r"uv\.toml can't be read"):
         await user.load()
+    _write(user.uv_file, f"concurrent-builds = {'1' * 5000}")
+    with pytest.raises(SettingsInvalid, match=r"uv\.toml can't be read: a number in it has too many digits"):
+        await user.load()
 
 
 async def test_no_secret_is_in_the_repr(user: _User) -> None:
