@@ -227,7 +227,13 @@ class _InPlace:
         if not orphans.items:
             return lock
         try:
-            return await self._resolve(installed, _together(missing, orphans))
+            together = replace(
+                missing,
+                items=(*missing.items, *orphans.items),
+                texts=(*missing.texts, *orphans.texts),
+                hashes=(*missing.hashes, *orphans.hashes),
+            )
+            return await self._resolve(installed, together)
         except ResolutionConflict:
             names = " and ".join(orphans.texts)
             self._notes.append(f"{names} stays as it is: no version of it fits torch {lock.torch}.")
@@ -292,15 +298,6 @@ class _InPlace:
             hint = "Name another build with MOONDREAM_STATION_STRATEGY, such as cpu, and run it again."
             failure = VerificationFailed(failure.message, hint=hint)
         raise failure
-
-
-def _together(requirements: Requirements, others: Requirements) -> Requirements:
-    return replace(
-        requirements,
-        items=(*requirements.items, *others.items),
-        texts=(*requirements.texts, *others.texts),
-        hashes=(*requirements.hashes, *others.hashes),
-    )
 
 
 def _check_space(scratch: Path, python: RunningPython, wheels: tuple[Path, ...]) -> None:

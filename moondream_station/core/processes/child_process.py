@@ -123,24 +123,9 @@ async def _pid_told(lifeline: socket.socket, name: str) -> int:
     return int(told)
 
 
-class CappedOutput:
-    """The beginning of a stream; `truncated` once something of it was dropped."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._kept = bytearray()
-        self.truncated = False
-
-    def feed(self, chunk: bytes) -> None:
-        """Take what was read next."""
-        room = self._limit - len(self._kept)
-        self.truncated = self.truncated or len(chunk) > room
-        self._kept += chunk[: max(room, 0)]
-
-    @property
-    def content(self) -> bytes:
-        """What was kept."""
-        return bytes(self._kept)
+def keep_beginning(kept: bytearray, limit_bytes: int, chunk: bytes) -> None:
+    """Keep the beginning of a stream; one byte beyond the limit shows that there was more."""
+    kept += chunk[: max(limit_bytes + 1 - len(kept), 0)]
 
 
 class Lines:
@@ -219,13 +204,16 @@ async def run(
     are the most. What it raises ends the program and is raised; else raises what `open_child` does.
     """
     started = perf_counter()
-    stdout, stderr = CappedOutput(output_limit_bytes), CappedOutput(output_limit_bytes)
+    stdout, stderr = bytearray(), bytearray()
+    keep_stdout, keep_stderr = (
+        partial(keep_beginning, kept, output_limit_bytes) for kept in (stdout, stderr)
+    )
     lines = Lines(on_stderr_line)
     async with open_child(argv, env=env, cwd=cwd) as child:
         with as_raised():
             async with anyio.create_task_group() as readers:
-                readers.start_soon(read_to_end, child.stdout, stdout.feed)
-                readers.start_soon(read_to_end, child.stderr, stderr.feed, lines.feed)
+                readers.start_soon(read_to_end, child.stdout, keep_stdout)
+                readers.start_soon(read_to_end, child.stderr, keep_stderr, lines.feed)
                 with anyio.move_on_after(math.inf if timeout_seconds is None else timeout_seconds) as scope:
                     await child.wait()
                 with anyio.move_on_after(END_SECONDS, shield=True):
@@ -235,11 +223,11 @@ async def run(
     return CompletedProcess(
         argv=tuple(argv),
         returncode=_KILLED if child.returncode is None else child.returncode,
-        stdout=stdout.content,
-        stderr=stderr.content,
+        stdout=bytes(stdout[:output_limit_bytes]),
+        stderr=bytes(stderr[:output_limit_bytes]),
         seconds=perf_counter() - started,
         timed_out=scope.cancelled_caught,
-        truncated=stdout.truncated or stderr.truncated,
+        truncated=max(len(stdout), len(stderr)) > output_limit_bytes,
     )
 
 

@@ -110,11 +110,6 @@ class Family:
             await self.pin(_TRITON_NAMES)
 
     @property
-    def version(self) -> str | None:
-        """The chosen torch's version, with its local part."""
-        return str(self.offer.full_version) if self.offer is not None else None
-
-    @property
     def description(self) -> str:
         """The chosen torch and its place, for people."""
         if self.offer is None:

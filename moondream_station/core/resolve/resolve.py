@@ -227,7 +227,7 @@ class _Resolver:
         error = lock_failure(failure, log=self.log, cache=self.cache.parent)
         if not isinstance(error, ResolutionConflict) or "torch" not in error.message:
             return error
-        if self.family.version is None or self.family.version in error.message:
+        if self.family.offer is None or str(self.family.offer.full_version) in error.message:
             return error
         message = f"{error.message} The chosen PyTorch is {self.family.description}."
         return ResolutionConflict(message, hint=error.hint, log=error.log)
