@@ -36,7 +36,7 @@ from benchmarks.installing.wheels import WheelSet, serve_real_torch
 from moondream_station.core.backends.code_store import read_backend
 from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.home.active_file import read_active
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import open_worker
 from support.backends import call

@@ -17,7 +17,7 @@ from moondream_station.core.backends.manifest_loader import read_built_in
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.facts.errors import ArgumentInvalid
 from moondream_station.core.home.layout import Home
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker

@@ -57,8 +57,11 @@ def test_the_installed_torch_serves_without_a_network(torch_environment: Path, t
 
 def test_what_fails_is_in_the_figures(tmp_path: Path) -> None:
     """With what was seen until then: nothing, where there is no torch."""
-    out = tmp_path / "out"
-    done = subprocess.run([sys.executable, _RUN, out], check=False, capture_output=True, text=True)
+    out, venv = tmp_path / "out", tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    python = next(venv.glob("[bS]*/python*"))
+    command = [sys.executable, str(_RUN), str(out), "--torch-python", str(python)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     figures = json.loads((out / "figures.json").read_text())
     assert (figures["ok"], figures["failure"]) == (False, "LookupError: torch is not installed")

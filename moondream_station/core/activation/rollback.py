@@ -17,7 +17,7 @@ from moondream_station.core.facts.events import BuildSelected
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.serving.worker_host import Environment, existing_worker
 from moondream_station.core.worker.verification import checked
 from moondream_station.core.worker.worker import open_worker

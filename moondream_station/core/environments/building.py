@@ -170,13 +170,21 @@ async def open_building(
     context ends well once `finish` has returned; on failure and cancellation nothing of it is left.
     """
     uv = await find_uv(environ)
-    async with _new_place(home, lock) as place:
-        with as_raised():
-            async with anyio.create_task_group() as tasks:
-                building = Building(place, lock, uv, home, interpreter, tasks, progress)
-                tasks.start_soon(building.unpack_arriving)
-                yield building
-                tasks.cancel_scope.cancel()
+    with writing_to(home.environments):
+        place = await anyio.to_thread.run_sync(new_place, home, lock.digest)
+        try:
+            with as_raised():
+                async with anyio.create_task_group() as tasks:
+                    building = Building(place, lock, uv, home, interpreter, tasks, progress)
+                    tasks.start_soon(building.unpack_arriving)
+                    yield building
+                    tasks.cancel_scope.cancel()
+        except BaseException:
+            remove = partial(remove_tree, place.path, seconds=_REMOVE_SECONDS)
+            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
+                # Left running where it takes longer: nobody meets it any more, and the next sweep ends it.
+                await anyio.to_thread.run_sync(remove, abandon_on_cancel=True)
+            raise
 
 
 async def _settle(wheels: Iterable[Path]) -> None:
@@ -185,20 +193,6 @@ async def _settle(wheels: Iterable[Path]) -> None:
         await anyio.to_thread.run_sync(settle, wheels, abandon_on_cancel=True)
     except OSError as error:  # a wheel that is not noted is read again before it is used again
         _log.debug("wheels_not_settled", reason=str(error))
-
-
-@asynccontextmanager
-async def _new_place(home: Home, lock: Lock) -> AsyncIterator[Place]:
-    with writing_to(home.environments):
-        place = await anyio.to_thread.run_sync(new_place, home, lock.digest)
-        try:
-            yield place
-        except BaseException:
-            remove = partial(remove_tree, place.path, seconds=_REMOVE_SECONDS)
-            with anyio.move_on_after(_REMOVE_SECONDS, shield=True):
-                # Left running where it takes longer: nobody meets it any more, and the next sweep ends it.
-                await anyio.to_thread.run_sync(remove, abandon_on_cancel=True)
-            raise
 
 
 def pylock_options(python: Path, scratch: Path, *, is_offline: bool = True) -> tuple[str, ...]:

@@ -24,8 +24,7 @@ from moondream_station.core.environments.packages import Package
 from moondream_station.core.facts.errors import PythonUnsuitable
 from moondream_station.core.facts.events import VerificationReport
 from moondream_station.core.fetch.lock import Lock, LockedFile
-from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.child_process import CompletedProcess, run
+from moondream_station.core.processes.child_process import child_environment, run
 from moondream_station.core.selection.request import COMPANIONS
 from moondream_station.core.worker import torch_check
 from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
@@ -233,12 +232,9 @@ async def verify_here(python: RunningPython, plan: WorkerPlan, *, environ: Mappi
         answer = json.loads(completed.stdout.splitlines()[-1])
         report, detail = report_from(answer["report"]), answer["detail"]
     except (IndexError, KeyError, TypeError, ValueError):
-        report, detail = VerificationReport(), _how_it_ended(completed)
+        lines = completed.stderr.decode(errors="replace").strip().splitlines()
+        ending = f"did not end within {_VERIFY_SECONDS:.0f} s" if completed.timed_out else "ended its process"
+        last_line = f": {lines[-1]}" if lines else ""
+        detail = f"Importing torch {ending} (exit code {completed.returncode}){last_line}"
+        report = VerificationReport()
     return Verification(report=report, mismatches=compare(plan, report), detail=detail)
-
-
-def _how_it_ended(completed: CompletedProcess) -> str:
-    lines = completed.stderr.decode(errors="replace").strip().splitlines()
-    ending = f"did not end within {_VERIFY_SECONDS:.0f} s" if completed.timed_out else "ended its process"
-    last_line = f": {lines[-1]}" if lines else ""
-    return f"Importing torch {ending} (exit code {completed.returncode}){last_line}"

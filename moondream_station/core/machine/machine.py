@@ -16,8 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from moondream_station.core.facts.errors import ProgramMissing
-from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.child_process import resolve_program, run
+from moondream_station.core.processes.child_process import child_environment, resolve_program, run
 
 T = TypeVar("T")
 

@@ -38,6 +38,56 @@ _GUARD = Path(__file__).with_name("guard_windows.py" if sys.platform == "win32" 
 # On Windows, where a child without the station's console does not get its Ctrl-C either.
 _CREATION_FLAGS = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
+_NAMES = frozenset(
+    {
+        # who and where
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TMP", "TEMP", "TZ", "LD_LIBRARY_PATH"),
+        # locale
+        *("LANG", "LANGUAGE"),
+        # proxies; programs read either spelling
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+        # certificates
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        # where model weights are kept, beside HF_*; the older name of HF_TOKEN
+        *("XDG_CACHE_HOME", "TORCH_HOME", "TRANSFORMERS_CACHE", "TRANSFORMERS_OFFLINE"),
+        *("HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN"),
+        # which device, beside *_VISIBLE_DEVICES, and how much of it
+        *("CUDA_DEVICE_ORDER", "HSA_OVERRIDE_GFX_VERSION", "ZE_AFFINITY_MASK"),
+        *("OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    }
+)
+_PREFIXES = ("LC_", "HF_", "PYTORCH_")
+_SUFFIX = "_VISIBLE_DEVICES"
+
+_WINDOWS_NAMES = frozenset(
+    {
+        # without these programs don't start, or don't find their folders
+        *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "OS"),
+        *("USERPROFILE", "HOMEDRIVE", "HOMEPATH", "USERNAME", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"),
+        *("ALLUSERSPROFILE", "PROGRAMFILES", "PROGRAMFILES(X86)", "PROGRAMW6432", "COMMONPROGRAMFILES"),
+        *("NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE", "PROCESSOR_ARCHITEW6432", "PROCESSOR_IDENTIFIER"),
+    }
+)
+
+
+def child_environment(environ: Mapping[str, str], **extra: str) -> dict[str, str]:
+    """Which of the station's own variables a child process gets to see.
+
+    An allow-list: a secret of another program, or a variable that turns a Python into another one
+    (PYTHONPATH, PYTHONHOME, PYTHONDONTWRITEBYTECODE, VIRTUAL_ENV), does not travel by accident.
+    """
+    passed_on = {
+        name: value
+        for name, value in environ.items()
+        if name in _NAMES
+        or name.startswith(_PREFIXES)
+        or name.endswith(_SUFFIX)
+        # Windows does not tell upper case from lower.
+        or name.upper() in _WINDOWS_NAMES
+    }
+    return passed_on | extra
+
 
 class Child:
     """A program behind its guard."""
@@ -106,21 +156,16 @@ async def open_child(
             child = Child(guard, ours)
         try:
             if sys.platform != "win32":
-                child.pid = await _pid_told(ours, argv[0])
+                await anyio.wait_readable(ours)  # the guard tells the program's process id once it runs
+                told = ours.recv(1024).decode().strip()
+                if not told.isdigit():
+                    raise _missing(argv[0], told or "its guard was killed")
+                child.pid = int(told)
             yield child
         finally:
             with anyio.move_on_after(END_SECONDS, shield=True):
                 await child.end()
                 await child.guard.aclose()
-
-
-async def _pid_told(lifeline: socket.socket, name: str) -> int:
-    """The process id of the program, which its guard tells once it runs."""
-    await anyio.wait_readable(lifeline)
-    told = lifeline.recv(1024).decode().strip()
-    if not told.isdigit():
-        raise _missing(name, told or "its guard was killed")
-    return int(told)
 
 
 def keep_beginning(kept: bytearray, limit_bytes: int, chunk: bytes) -> None:

@@ -17,8 +17,7 @@ from packaging.version import Version
 
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.home.layout import absolute
-from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.child_process import run
+from moondream_station.core.processes.child_process import child_environment, run
 
 OLDEST_PYTHON = (3, 11)
 """The oldest Python an environment can have: the worker's half of the station is written for it."""

@@ -32,8 +32,7 @@ from moondream_station.core.facts.redact import redact_text, redact_url, without
 from moondream_station.core.fetch.retry import CREDENTIALS_REFUSED, AttemptFailed, Patience, ask
 from moondream_station.core.home.storage import storage_failure
 from moondream_station.core.home.task_groups import accompanied, together
-from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.child_process import CompletedProcess, run
+from moondream_station.core.processes.child_process import CompletedProcess, child_environment, run
 
 if TYPE_CHECKING:
     import httpx2
@@ -144,26 +143,21 @@ async def find_uv(environ: Mapping[str, str]) -> Uv:
         raise ProgramMissing("uv is not installed beside the station.", hint=_REMEDY) from error
     modified_ns = (await anyio.Path(path).stat()).st_mtime_ns
     if (path, modified_ns) not in _checked:
-        await _check_version(path, environ)
+        env = child_environment(environ)
+        completed = await run([str(path), "--version"], env=env, timeout_seconds=_VERSION_SECONDS)
+        try:
+            version = Version(completed.stdout.decode(errors="replace").split()[1])
+        except (IndexError, InvalidVersion) as error:
+            log = output_of(completed)
+            raise ProgramMissing(f"{path} does not say its version.", hint=_REMEDY, log=log) from error
+        if version < OLDEST_UV:
+            raise ProgramMissing(f"uv {version} is too old; {OLDEST_UV} is needed.", hint=_REMEDY)
         _checked.add((path, modified_ns))
     return Uv(path, environ)
 
 
 _checked = set[tuple[Path, int]]()
 """The programs that were asked for their version already."""
-
-
-async def _check_version(path: Path, environ: Mapping[str, str]) -> None:
-    completed = await run(
-        [str(path), "--version"], env=child_environment(environ), timeout_seconds=_VERSION_SECONDS
-    )
-    try:
-        version = Version(completed.stdout.decode(errors="replace").split()[1])
-    except (IndexError, InvalidVersion) as error:
-        log = output_of(completed)
-        raise ProgramMissing(f"{path} does not say its version.", hint=_REMEDY, log=log) from error
-    if version < OLDEST_UV:
-        raise ProgramMissing(f"uv {version} is too old; {OLDEST_UV} is needed.", hint=_REMEDY)
 
 
 async def watched(

@@ -26,7 +26,7 @@ from moondream_station.core.facts.errors import BackendUnavailable, EnvironmentB
 from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.worker.link import Progress
 from moondream_station.core.worker.loading import MemoryNeed, disk_usage, held_bytes, is_small, model_cache
 from moondream_station.core.worker.verification import WorkerPlan

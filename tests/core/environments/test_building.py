@@ -18,8 +18,7 @@ from moondream_station.core.environments.store import Place
 from moondream_station.core.facts.errors import EnvironmentBroken, HashMismatch, NoSpace
 from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.layout import Home
-from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.child_process import run
+from moondream_station.core.processes.child_process import child_environment, run
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from support.environments import lock_of, locked_file, made_home

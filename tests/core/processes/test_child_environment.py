@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from moondream_station.core.facts.errors import ProgramMissing
-from moondream_station.core.processes.child_environment import child_environment
-from moondream_station.core.processes.child_process import CompletedProcess, run
+from moondream_station.core.processes.child_process import CompletedProcess, child_environment, run
 from support.processes import left_in_the_end, marked, nothing_left, tree
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +25,7 @@ FAMILY = ("child", "stubborn", "group", "daemon")
 STATION = """
 import os, sys
 import anyio
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.processes.child_process import run
 
 async def station():

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from moondream_station.core.facts.errors import ProgramMissing
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.processes.worker_process import open_worker_process
 from support.processes import left_in_the_end, marked, nothing_left, tree
 
@@ -32,7 +32,7 @@ STATION = """
 import os, sys
 from pathlib import Path
 import anyio
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.processes.worker_process import open_worker_process
 
 async def station(argv, log):

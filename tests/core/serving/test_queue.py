@@ -26,7 +26,7 @@ from moondream_station.core.facts.errors import (
     WorkerLoading,
     WorkerTimeout,
 )
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.serving.queue import InferencePool, Line, PoolState
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, open_worker

@@ -25,7 +25,7 @@ from moondream_station.core.facts.errors import (
     WorkerFailed,
     WorkerTimeout,
 )
-from moondream_station.core.processes.child_environment import child_environment
+from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.processes.worker_process import open_worker_process
 from moondream_station.core.worker.link import CallStream, Link, Request
 from moondream_station.core.worker.loading import MemoryNeed
