@@ -27,10 +27,10 @@ from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.manifest_loader import (
     ManifestFile,
+    fetch_manifest,
     is_on_network,
-    load_local_manifest,
-    load_manifest,
     read_built_in,
+    read_manifest,
 )
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
@@ -405,6 +405,6 @@ async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, st
     if settings.manifest is None:
         return read_built_in()
     if not is_on_network(settings.manifest):
-        return await load_local_manifest(settings.manifest)
+        return await read_manifest(settings.manifest)
     async with open_client(await load_packaging_config(environ)) as client:
-        return await load_manifest(settings.manifest, home=home, client=client)
+        return await fetch_manifest(settings.manifest, home=home, client=client)

@@ -15,7 +15,12 @@ import httpx2
 from anyio.abc import TaskGroup
 
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
-from moondream_station.core.backends.manifest_loader import is_on_network, load_local_manifest, load_manifest
+from moondream_station.core.backends.manifest_loader import (
+    fetch_manifest,
+    is_on_network,
+    read_built_in,
+    read_manifest,
+)
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Build, Kind, parse_build
@@ -257,15 +262,17 @@ class Patient:
 
     async def _read_manifest(self) -> Manifest:
         source = self.settings.manifest
-        if source is None or not is_on_network(source):
-            return await load_local_manifest(source)
+        if source is None:
+            return read_built_in()
+        if not is_on_network(source):
+            return await read_manifest(source)
         if self.is_offline:
             # With a client that reaches nobody, the last good copy is used.
             async with httpx2.AsyncClient(transport=httpx2.MockTransport(_reach_nobody)) as client:
-                return await load_manifest(source, home=self.home, client=client)
+                return await fetch_manifest(source, home=self.home, client=client)
         async with open_client(await self.config.get()) as client:
             # What is fetched is not kept: the doctor changes nothing in the home.
-            return await load_manifest(source, home=self.home, client=client, keep=False)
+            return await fetch_manifest(source, home=self.home, client=client, keep=False)
 
     async def _find_subject(self) -> Subject:
         home = self.home if self.is_here else None

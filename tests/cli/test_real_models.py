@@ -68,6 +68,7 @@ class ModelPremises:
             "tiny": {"model_id": str(self.tiny)},
             "hub-tiny": {"model_id": "me/tiny", "revision": COMMIT},
             "newest": {"model_id": "me/newest"},
+            "huge": {"model_id": "me/huge"},
             "single": {"model_id": str(self.tiny), "dtype": "float32"},
         }.items():
             entry = {"name": name, "description": f"The model {name}.", "backend": "transformers"}
@@ -388,6 +389,19 @@ def test_weights_that_do_not_fit_are_not_begun(
     cause, message, hint = answer
     assert (cause, "HF_HOME" in hint) == ("no-space", True)
     assert re.match(r"me/huge needs \d000000\.0 GB more on the file system of /.+ GB are free\.", message)
+    assert not [request for request in premises.hub.server.requests if ".safetensors" in request.path]
+
+
+def test_what_the_hub_says_of_weights_is_held_against_the_machine(
+    premises: ModelPremises, switched: list[dict[str, Any]]
+) -> None:
+    """Where the manifest says nothing: the switch ends before a byte of them is fetched."""
+    premises.hub.repositories["me/huge"] = premises.tiny
+    premises.hub.huge.add("me/huge")
+    premises.hub.server.clear_requests()
+    *_, last = switch(premises, "huge")
+    assert (last["event"], last["error"]["code"]) == ("ActivationFailed", "does-not-fit")
+    assert re.search(r"needs \d000001\.1 GB of memory; [\d.]+ GB are there", last["error"]["message"])
     assert not [request for request in premises.hub.server.requests if ".safetensors" in request.path]
 
 

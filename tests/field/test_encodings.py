@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.backends.manifest_loader import load_local_manifest, read_manifest
+from moondream_station.core.backends.manifest_loader import read_built_in, read_manifest
 from moondream_station.core.facts.errors import ResolutionConflict, SettingsInvalid
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import load_settings
@@ -41,7 +41,7 @@ async def test_json_is_read_in_every_encoding_that_it_may_have(tmp_path: Path, w
     encode = _AS_WRITTEN[writer]
     (tmp_path / "config.json").write_bytes(encode('{"service_port": 2031}'))
     assert load_settings(Home(root=tmp_path), {}).service_port == 2031
-    built_in = await load_local_manifest(None)
+    built_in = read_built_in()
     manifest = {"version": built_in.version, "models": {}, "backends": {}}
     (tmp_path / "manifest.json").write_bytes(encode(json.dumps(manifest)))
     assert (await read_manifest(tmp_path / "manifest.json")).version == built_in.version

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from moondream_station.core.backends.manifest import ModelInfo, ModelNeeds
-from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, parse_build, parse_capability
 from moondream_station.core.builds.target import Target, target_of
@@ -47,57 +47,56 @@ class Surroundings:
     stored_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What a build of torch finds on a machine; `memory_bytes` is the GPU's, if that has its own."""
+class _Room(NamedTuple):
+    """What a build finds on a machine; the memory is the GPU's, if that has its own."""
 
     kind: Kind | None
-    target: Target
     gpu: Gpu | None
     has_own_memory: bool
     memory_bytes: int | None
-    around: Surroundings
-
-    @classmethod
-    def on(
-        cls, build: str | None, capabilities: Capabilities, catalog: Catalog, around: Surroundings
-    ) -> Room:
-        """The room on a build (None: no torch is needed), on the GPU that its runtime takes first."""
-        parsed = parse_build(build) if build else None
-        kind, gpu = parsed.kind if parsed else None, None
-        target = target_of(capabilities, capabilities.python)
-        if kind in GPU_KINDS:
-            in_use = Hardware.of(capabilities, target, catalog).of_kind(kind)
-            gpu = next((in_use.gpus[place] for place in in_use.runtime_order), None)
-        is_shared = gpu is not None and (gpu.integrated or capabilities.surroundings == "jetson")
-        has_own = kind in GPU_KINDS and not is_shared
-        # An integrated GPU has a part of the main memory for itself, and the rest at need.
-        known = (
-            gpu and gpu.memory_bytes,
-            *(() if has_own else (around.memory_bytes, capabilities.memory_bytes)),
-        )
-        memory_bytes = max(filter(None, known), default=None)
-        return cls(
-            kind=kind,
-            target=target,
-            gpu=gpu,
-            has_own_memory=has_own,
-            memory_bytes=memory_bytes,
-            around=around,
-        )
+    free_memory_bytes: int | None
 
 
-def judge(model: ModelInfo, room: Room) -> Fit:
-    """Whether a model fits; what is worst decides. What nobody knows is unknown: nothing is guessed."""
+def judge(
+    model: ModelInfo,
+    build: str | None,
+    capabilities: Capabilities,
+    *,
+    around: Surroundings,
+    catalog: Catalog | None = None,
+) -> Fit:
+    """Whether a model fits a machine on a build (None: no torch is needed); what is worst decides.
+
+    What nobody knows is unknown: nothing is guessed.
+    """
+    target = target_of(capabilities, capabilities.python)
+    room = _room(build, capabilities, target, catalog or load_catalog(), around)
     dtype = model.args.get("dtype")
     memory = _memory(_sizes(model.needs, dtype if isinstance(dtype, str) else None, room.kind), room)
-    others = [*_disk(model.needs, room.around), *_capability(model.needs, room), *_glibc(model.needs, room)]
+    others = [*_disk(model.needs, around), *_capability(model.needs, room), *_glibc(model.needs, target)]
     if model.requires_gpu and room.kind is Kind.CPU:
         others.append((FitVerdict.DOES_NOT_FIT, "needs a GPU; only the CPU build can be used"))
     verdict = max((memory, *others), key=lambda finding: list(FitVerdict).index(finding[0]))[0]
     reasons = [reason for found, reason in others if found == verdict and found is not FitVerdict.FITS]
     # The memory is always told: it is what people ask for.
     return Fit(verdict=verdict, reason="; ".join((memory[1], *reasons)))
+
+
+def _room(
+    build: str | None, capabilities: Capabilities, target: Target, catalog: Catalog, around: Surroundings
+) -> _Room:
+    """The GPU is the one that the build's runtime takes first."""
+    parsed = parse_build(build) if build else None
+    kind, gpu = parsed.kind if parsed else None, None
+    if kind in GPU_KINDS:
+        in_use = Hardware.of(capabilities, target, catalog).of_kind(kind)
+        gpu = next((in_use.gpus[place] for place in in_use.runtime_order), None)
+    is_shared = gpu is not None and (gpu.integrated or capabilities.surroundings == "jetson")
+    has_own = kind in GPU_KINDS and not is_shared
+    # An integrated GPU has a part of the main memory for itself, and the rest at need.
+    main = () if has_own else (around.memory_bytes, capabilities.memory_bytes)
+    memory_bytes = max(filter(None, (gpu and gpu.memory_bytes, *main)), default=None)
+    return _Room(kind, gpu, has_own, memory_bytes, None if has_own else around.free_memory_bytes)
 
 
 def _sizes(needs: ModelNeeds, dtype: str | None, kind: Kind | None) -> list[tuple[str | None, int]]:
@@ -114,17 +113,12 @@ def _sizes(needs: ModelNeeds, dtype: str | None, kind: Kind | None) -> list[tupl
             return needs.weights_bytes if used == stored else None
         return needs.weights_bytes * _ITEM_BYTES[used] // _ITEM_BYTES[stored]
 
-    names = [used]
-    if (
-        kind in {Kind.CPU, None}
-        and dtype is None
-        and _ITEM_BYTES.get(used or "", 4) < _ITEM_BYTES[_ON_ANY_CPU]
-    ):
-        names.append(_ON_ANY_CPU)
+    is_short = _ITEM_BYTES.get(used or "", 4) < _ITEM_BYTES[_ON_ANY_CPU]
+    names = [used, _ON_ANY_CPU] if kind in {Kind.CPU, None} and dtype is None and is_short else [used]
     return [(name, known) for name in names if (known := size(name)) is not None]
 
 
-def _memory(sizes: list[tuple[str | None, int]], room: Room) -> _Finding:
+def _memory(sizes: list[tuple[str | None, int]], room: _Room) -> _Finding:
     if not sizes:
         return FitVerdict.UNKNOWN, "the manifest does not say how much memory it needs"
     (best, sum_of_best), (worst, sum_of_worst) = (_in_memory(*sizes[place], room) for place in (0, -1))
@@ -133,22 +127,17 @@ def _memory(sizes: list[tuple[str | None, int]], room: Room) -> _Finding:
     return (best, sum_of_best) if best is FitVerdict.DOES_NOT_FIT else (worst, sum_of_worst)
 
 
-def _in_memory(dtype: str | None, weights_bytes: int, room: Room) -> _Finding:
-    needed, there, free = (
-        weights_bytes + MEMORY_RESERVE_BYTES,
-        room.memory_bytes,
-        room.around.free_memory_bytes,
-    )
-    what = "GPU memory" if room.has_own_memory else "memory"
-    parts = f"{in_words(weights_bytes)} for weights{f' in {dtype}' if dtype else ''}"
-    words = f"needs {in_words(needed)} of {what}"
-    parts = f"({parts}, {in_words(MEMORY_RESERVE_BYTES)} to compute)"
+def _in_memory(dtype: str | None, weights_bytes: int, room: _Room) -> _Finding:
+    needed, there, free = weights_bytes + MEMORY_RESERVE_BYTES, room.memory_bytes, room.free_memory_bytes
+    weights = f"{in_words(weights_bytes)} for weights{f' in {dtype}' if dtype else ''}"
+    parts = f"({weights}, {in_words(MEMORY_RESERVE_BYTES)} to compute)"
+    words = f"needs {in_words(needed)} of {'GPU memory' if room.has_own_memory else 'memory'}"
     if there is None:
         return FitVerdict.UNKNOWN, f"{words} {parts}; how much is there is unknown"
     words = f"{words}; {in_words(there)} are there"
     if needed > there:
         return FitVerdict.DOES_NOT_FIT, f"{words} {parts}"
-    if not room.has_own_memory and free is not None and needed > free:
+    if free is not None and needed > free:
         return FitVerdict.TIGHT, f"{words}, {in_words(free)} of them free now {parts}"
     is_tight = needed + MEMORY_RESERVE_BYTES > there
     return FitVerdict.TIGHT if is_tight else FitVerdict.FITS, f"{words} {parts}"
@@ -172,7 +161,7 @@ def _disk(needs: ModelNeeds, around: Surroundings) -> Iterator[_Finding]:
         yield FitVerdict.TIGHT, words
 
 
-def _capability(needs: ModelNeeds, room: Room) -> Iterator[_Finding]:
+def _capability(needs: ModelNeeds, room: _Room) -> Iterator[_Finding]:
     least = parse_capability(needs.compute_capability or "")
     if least is None or room.kind is not Kind.CUDA:
         return
@@ -185,9 +174,9 @@ def _capability(needs: ModelNeeds, room: Room) -> Iterator[_Finding]:
         yield FitVerdict.DOES_NOT_FIT, f"{words}; {name} has {has[0]}.{has[1]}"
 
 
-def _glibc(needs: ModelNeeds, room: Room) -> Iterator[_Finding]:
-    has = room.target.glibc
-    if needs.glibc is None or room.target.system != "Linux":
+def _glibc(needs: ModelNeeds, target: Target) -> Iterator[_Finding]:
+    has = target.glibc
+    if needs.glibc is None or target.system != "Linux":
         return
     if has is None or has < tuple(map(int, needs.glibc.split("."))):
         there = f"{has[0]}.{has[1]}" if has else "another C library"

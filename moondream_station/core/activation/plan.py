@@ -9,10 +9,9 @@ from typing import Any
 import anyio.to_thread
 
 from moondream_station.core.activation.candidates import no_build
-from moondream_station.core.activation.fit import Room, Surroundings, judge, surroundings_of
+from moondream_station.core.activation.fit import Surroundings, judge, surroundings_of
 from moondream_station.core.activation.prepare import accepted_notices
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
-from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
@@ -130,7 +129,7 @@ async def fit_of_plan(
     capabilities, around = await detect(machine, on_probe=_ignore), Surroundings()
     if environ is not None:
         around = await anyio.to_thread.run_sync(surroundings_of, model, environ)
-    return judge(model, Room.on(build, capabilities, load_catalog(), around))
+    return judge(model, build, capabilities, around=around)
 
 
 def list_models(
@@ -160,5 +159,4 @@ def _fit_here(
         build = select(request, request.catalog_offers()).selection.build
         if build is None:
             return Fit(verdict=FitVerdict.UNKNOWN, reason="no PyTorch build is known that it could use here")
-    around = surroundings_of(model, environ)
-    return judge(model, Room.on(build, capabilities, load_catalog(), around))
+    return judge(model, build, capabilities, around=surroundings_of(model, environ))

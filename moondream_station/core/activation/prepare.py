@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
-from moondream_station.core.activation.fit import Room, Surroundings, judge, surroundings_of
+from moondream_station.core.activation.fit import Surroundings, judge, surroundings_of
 from moondream_station.core.backends.code_store import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.builds.catalog import Catalog
@@ -69,7 +69,7 @@ class Needs:
 
     def fit_on(self, build: str | None, catalog: Catalog) -> Fit:
         """Whether the model fits this machine on a build."""
-        return judge(self.model, Room.on(build, self.capabilities, catalog, self.around))
+        return judge(self.model, build, self.capabilities, around=self.around, catalog=catalog)
 
     def check(self, build: str | None, fit: Fit, *, anyway: bool, because: str | None = None) -> None:
         """Refuse a build on which the model can't work; the sentence `because` says why it is used."""

@@ -166,7 +166,7 @@ class VersionMessage(BaseModel):
 
 
 class Manifest(BaseModel):
-    """A whole manifest. `read_manifest` and `load_manifest` make it."""
+    """A whole manifest. `read_manifest` and `fetch_manifest` make it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

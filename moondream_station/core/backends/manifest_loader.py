@@ -28,25 +28,19 @@ _HINT = "Check MOONDREAM_STATION_MANIFEST, or `manifest` in config.json; the def
 _log = Log()
 
 
-async def load_manifest(
-    source: str | Path | None, *, home: Home, client: httpx2.AsyncClient, keep: bool = True
-) -> Manifest:
-    """Read the manifest; from the network, the last good copy stands in where it can't be fetched or read."""
-    if source is not None and is_on_network(source):
-        return await _fetch(str(source), home, client, keep=keep)
-    return await load_local_manifest(source)
-
-
 def is_on_network(source: str | Path) -> bool:
     """Whether a manifest must be fetched from another place than this computer's disk."""
     return str(source).startswith(("http://", "https://"))
 
 
-async def load_local_manifest(source: str | Path | None) -> Manifest:
-    """Read a manifest that lies on this computer's disk, where no set-up of the network matters."""
-    if source is None:
-        return await read_manifest(_BUILT_IN, origin="the built-in manifest")
-    return await read_manifest(_local_path(source))
+def read_built_in() -> Manifest:
+    """The built-in manifest, without an event loop."""
+    return _read(_BUILT_IN, origin="the built-in manifest")
+
+
+async def read_manifest(source: str | Path) -> Manifest:
+    """Read a manifest from this computer's disk, where no set-up of the network matters."""
+    return await anyio.to_thread.run_sync(_read, _local_path(source))
 
 
 class ManifestFile:
@@ -84,16 +78,6 @@ class ManifestFile:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def read_built_in() -> Manifest:
-    """The built-in manifest, without an event loop."""
-    return parse_manifest(_BUILT_IN.read_bytes(), origin="the built-in manifest", folder=_BUILT_IN.parent)
-
-
-async def read_manifest(path: Path, *, origin: str | None = None) -> Manifest:
-    """Read a manifest from a file."""
-    return await anyio.to_thread.run_sync(_read, path, origin)
-
-
 def _read(path: Path, origin: str | None = None) -> Manifest:
     origin = origin or str(path)
     try:
@@ -129,7 +113,8 @@ def announced_bytes(response: httpx2.Response) -> int:
     return int(announced) if re.fullmatch(r"\d{1,18}", announced) else 0
 
 
-async def _fetch(url: str, home: Home, client: httpx2.AsyncClient, *, keep: bool) -> Manifest:
+async def fetch_manifest(url: str, *, home: Home, client: httpx2.AsyncClient, keep: bool = True) -> Manifest:
+    """Fetch a manifest; the last good copy stands in where it can't be fetched or read."""
     origin = redact_url(url)
     copy = home.cache / "manifests" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
     try:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from moondream_station.core.activation.fit import (
     DISK_RESERVE_BYTES,
     MEMORY_RESERVE_BYTES,
-    Room,
     Surroundings,
     judge,
 )
 from moondream_station.core.backends.manifest import ModelInfo
 from moondream_station.core.backends.manifest_loader import read_built_in
-from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
-from moondream_station.core.facts.selection import FitVerdict
+from moondream_station.core.facts.selection import Fit, FitVerdict
 from moondream_station.core.machine.record import RecordedMachine, load_record
 
 FITS, TIGHT, NOT, UNKNOWN = FitVerdict.FITS, FitVerdict.TIGHT, FitVerdict.DOES_NOT_FIT, FitVerdict.UNKNOWN
@@ -43,18 +41,28 @@ GPU = Gpu(
 )
 
 
-def on_gpu(gpu: Gpu = GPU, around: Surroundings = Surroundings(), **machine: Any) -> Room:  # noqa: B008
+Place: TypeAlias = tuple[str, Capabilities, Surroundings]
+"""A build, the machine, and what the probes don't ask of it."""
+
+
+def judged(model: ModelInfo, place: Place) -> Fit:
+    """Whether a model fits there."""
+    build, capabilities, around = place
+    return judge(model, build, capabilities, around=around)
+
+
+def on_gpu(gpu: Gpu = GPU, **machine: Any) -> Place:
     """The CUDA build on a machine with one GPU."""
     capabilities = replace(
         MACHINE, gpus=(gpu,), nvidia_driver="580.65.06", nvidia_driver_source="proc", **machine
     )
-    return Room.on("cu126", capabilities, load_catalog(), around)
+    return "cu126", capabilities, Surroundings()
 
 
-def on_cpu(memory_bytes: int | None, free_memory_bytes: int | None = None, **around: Any) -> Room:
+def on_cpu(memory_bytes: int | None, free_memory_bytes: int | None = None, **around: Any) -> Place:
     """The CPU build on a machine with so much memory."""
     there = Surroundings(memory_bytes=memory_bytes, free_memory_bytes=free_memory_bytes, **around)
-    return Room.on("cpu", MACHINE, load_catalog(), there)
+    return "cpu", MACHINE, there
 
 
 @pytest.mark.parametrize(
@@ -70,13 +78,13 @@ def on_cpu(memory_bytes: int | None, free_memory_bytes: int | None = None, **aro
 def test_memory(memory_bytes: int | None, verdict: FitVerdict) -> None:
     """Weights and a reserve must fit; where less than the reserve is left beside them, it is tight."""
     seven = model(weights_bytes=7 * GB, weights_dtype="float32")
-    assert judge(seven, on_gpu(replace(GPU, memory_bytes=memory_bytes))).verdict == verdict
-    assert judge(seven, on_cpu(memory_bytes)).verdict == verdict
+    assert judged(seven, on_gpu(replace(GPU, memory_bytes=memory_bytes))).verdict == verdict
+    assert judged(seven, on_cpu(memory_bytes)).verdict == verdict
 
 
 def test_the_sum_is_told() -> None:
     """What is needed, of which memory, and what is there."""
-    fit = judge(model(weights_bytes=8_200_000_000, weights_dtype="bfloat16"), on_gpu())
+    fit = judged(model(weights_bytes=8_200_000_000, weights_dtype="bfloat16"), on_gpu())
     assert fit.verdict is NOT
     assert fit.reason == (
         "needs 9.3 GB of GPU memory; 8.0 GB are there (8.2 GB for weights in bfloat16, 1.1 GB to compute)"
@@ -86,8 +94,8 @@ def test_the_sum_is_told() -> None:
 def test_memory_that_others_use_is_tight_and_no_more() -> None:
     """What is not free now may be by then."""
     seven = model(weights_bytes=7 * GB, weights_dtype="float32")
-    assert judge(seven, on_cpu(16 * GB, 7 * GB + RESERVE)).verdict is FITS
-    fit = judge(seven, on_cpu(16 * GB, 7 * GB + RESERVE - 1))
+    assert judged(seven, on_cpu(16 * GB, 7 * GB + RESERVE)).verdict is FITS
+    fit = judged(seven, on_cpu(16 * GB, 7 * GB + RESERVE - 1))
     assert fit.verdict is TIGHT
     assert "16.0 GB are there, 8.1 GB of them free now" in fit.reason
 
@@ -105,7 +113,7 @@ def test_memory_that_others_use_is_tight_and_no_more() -> None:
 def test_a_cpu_may_need_twice_the_memory(memory_bytes: int, verdict: FitVerdict) -> None:
     """Weights in bfloat16 become float32 on a CPU that can't multiply it; which one this is, shows later."""
     four = model(weights_bytes=4 * GB, weights_dtype="bfloat16")
-    fit = judge(four, on_cpu(memory_bytes))
+    fit = judged(four, on_cpu(memory_bytes))
     assert fit.verdict == verdict
     if verdict is TIGHT and memory_bytes < 8 * GB + RESERVE:
         assert "a CPU that can't multiply bfloat16 needs 9.1 GB" in fit.reason
@@ -114,10 +122,10 @@ def test_a_cpu_may_need_twice_the_memory(memory_bytes: int, verdict: FitVerdict)
 def test_the_type_that_the_manifest_names_counts() -> None:
     """`dtype` in the args decides, on a CPU too."""
     needs: dict[str, Any] = {"weights_bytes": 4 * GB, "weights_dtype": "bfloat16"}
-    assert judge(model({"dtype": "bfloat16"}, **needs), on_cpu(4 * GB + 2 * RESERVE)).verdict is FITS
-    assert judge(model({"dtype": "float32"}, **needs), on_gpu()).verdict is NOT
-    assert judge(model({"dtype": "float16"}, **needs), on_gpu()).verdict is FITS
-    assert judge(model({"dtype": "a type of their own"}, **needs), on_gpu()).verdict is UNKNOWN
+    assert judged(model({"dtype": "bfloat16"}, **needs), on_cpu(4 * GB + 2 * RESERVE)).verdict is FITS
+    assert judged(model({"dtype": "float32"}, **needs), on_gpu()).verdict is NOT
+    assert judged(model({"dtype": "float16"}, **needs), on_gpu()).verdict is FITS
+    assert judged(model({"dtype": "a type of their own"}, **needs), on_gpu()).verdict is UNKNOWN
 
 
 def test_memory_by_type_goes_before_the_size_of_the_weights() -> None:
@@ -127,18 +135,18 @@ def test_memory_by_type_goes_before_the_size_of_the_weights() -> None:
         "weights_dtype": "bfloat16",
         "memory_bytes": {"bfloat16": 9 * GB},
     }
-    assert judge(model(**measured), on_gpu()).verdict is NOT
-    assert judge(model(memory_bytes={"bfloat16": 4 * GB, "float32": 8 * GB}), on_gpu()).verdict is FITS
+    assert judged(model(**measured), on_gpu()).verdict is NOT
+    assert judged(model(memory_bytes={"bfloat16": 4 * GB, "float32": 8 * GB}), on_gpu()).verdict is FITS
     alone = model(memory_bytes={"bfloat16": 4 * GB})
-    assert judge(alone, on_cpu(4 * GB + 2 * RESERVE)).verdict is FITS  # nothing says what float32 would need
+    assert judged(alone, on_cpu(4 * GB + 2 * RESERVE)).verdict is FITS  # nothing says what float32 would need
 
 
 def test_what_the_manifest_does_not_say_is_unknown() -> None:
     """Nothing is guessed."""
-    fit = judge(model(), on_gpu())
+    fit = judged(model(), on_gpu())
     assert (fit.verdict, fit.reason) == (UNKNOWN, "the manifest does not say how much memory it needs")
-    assert judge(model(weights_bytes=4 * GB), on_gpu()).verdict is FITS  # as they are stored
-    assert judge(model({"dtype": "float32"}, weights_bytes=4 * GB), on_gpu()).verdict is UNKNOWN
+    assert judged(model(weights_bytes=4 * GB), on_gpu()).verdict is FITS  # as they are stored
+    assert judged(model({"dtype": "float32"}, weights_bytes=4 * GB), on_gpu()).verdict is UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -154,10 +162,10 @@ def test_what_the_manifest_does_not_say_is_unknown() -> None:
 def test_disk(free_bytes: int | None, verdict: FitVerdict) -> None:
     """Weights that are not there yet must fit on their disk."""
     two = model(weights_bytes=2 * GB, weights_dtype="float32")
-    fit = judge(two, on_cpu(64 * GB, free_disk_bytes=free_bytes))
+    fit = judged(two, on_cpu(64 * GB, free_disk_bytes=free_bytes))
     assert fit.verdict == verdict
     assert ("2.1 GB on the disk for its weights" in fit.reason) == (verdict in {TIGHT, NOT})
-    assert judge(two, on_cpu(64 * GB, free_disk_bytes=0, stored_bytes=2 * GB)).verdict is FITS
+    assert judged(two, on_cpu(64 * GB, free_disk_bytes=0, stored_bytes=2 * GB)).verdict is FITS
 
 
 @pytest.mark.parametrize(
@@ -166,11 +174,11 @@ def test_disk(free_bytes: int | None, verdict: FitVerdict) -> None:
 def test_compute_capability(architecture: str | None, verdict: FitVerdict) -> None:
     """As two numbers; where no CUDA build is used it does not matter."""
     needs = model(weights_bytes=0, compute_capability="8.0")
-    fit = judge(needs, on_gpu(replace(GPU, architecture=architecture)))
+    fit = judged(needs, on_gpu(replace(GPU, architecture=architecture)))
     assert fit.verdict == verdict
     if verdict is NOT:
         assert "needs compute capability 8.0; GPU 3000 has 7.5" in fit.reason
-    assert judge(needs, on_cpu(64 * GB)).verdict is FITS
+    assert judged(needs, on_cpu(64 * GB)).verdict is FITS
 
 
 @pytest.mark.parametrize(
@@ -180,10 +188,10 @@ def test_compute_capability(architecture: str | None, verdict: FitVerdict) -> No
 def test_glibc(libc: tuple[str, str], verdict: FitVerdict) -> None:
     """As two numbers; another C library is none. Other systems have no glibc to be too old."""
     needs = model(weights_bytes=0, glibc="2.35")
-    assert judge(needs, on_gpu(libc=libc)).verdict == verdict
+    assert judged(needs, on_gpu(libc=libc)).verdict == verdict
     windows = replace(MACHINE, system="Windows", machine="AMD64", libc=("", ""))
-    room = Room.on("cpu", windows, load_catalog(), Surroundings(memory_bytes=64 * GB))
-    assert judge(needs, room).verdict is FITS
+    room = "cpu", windows, Surroundings(memory_bytes=64 * GB)
+    assert judged(needs, room).verdict is FITS
 
 
 @pytest.mark.anyio
@@ -211,8 +219,8 @@ async def test_on_records(record: str, build: str, memory: str) -> None:
     capabilities = await detect(
         RecordedMachine(load_record(MACHINES / f"{record}.json")), on_probe=lambda _: None
     )
-    room = Room.on(build, capabilities, load_catalog(), Surroundings())
-    fit = judge(model(weights_bytes=3_850_000_000, weights_dtype="bfloat16"), room)
+    room = build, capabilities, Surroundings()
+    fit = judged(model(weights_bytes=3_850_000_000, weights_dtype="bfloat16"), room)
     assert memory in fit.reason, fit
 
 
@@ -230,4 +238,4 @@ async def test_on_records(record: str, build: str, memory: str) -> None:
 def test_the_built_in_models(name: str, gigabytes: int, verdict: FitVerdict) -> None:
     """On graphics cards of the usual sizes."""
     room = on_gpu(replace(GPU, memory_bytes=gigabytes * GB))
-    assert judge(read_built_in().models[name], room).verdict == verdict
+    assert judged(read_built_in().models[name], room).verdict == verdict

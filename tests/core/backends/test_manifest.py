@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moondream_station.core.backends.manifest import Manifest, parse_manifest
-from moondream_station.core.backends.manifest_loader import load_manifest, read_built_in
+from moondream_station.core.backends.manifest_loader import fetch_manifest, read_built_in, read_manifest
 from moondream_station.core.facts.errors import ManifestInvalid, UnknownModel
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import Home
@@ -258,30 +258,28 @@ def server() -> Iterator[tuple[IndexServer, dict[str, bytes]]]:
 
 
 @pytest.mark.anyio
-async def test_a_file_is_read_by_path_and_by_url(tmp_path: Path, home: Home) -> None:
+async def test_a_file_is_read_by_path_and_by_url(tmp_path: Path) -> None:
     """Relative locations are relative to its folder; a byte order mark is no part of it."""
     path = tmp_path / "manifest.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(OLD).encode())
-    async with httpx2.AsyncClient() as client:
-        for source in (path, str(path), path.as_uri()):
-            manifest = await load_manifest(source, home=home, client=client)
-            assert manifest.folder == tmp_path
-            assert manifest.origin == str(path)
-            assert manifest.url is None
+    for source in (path, str(path), path.as_uri()):
+        manifest = await read_manifest(source)
+        assert manifest.folder == tmp_path
+        assert manifest.origin == str(path)
+        assert manifest.url is None
 
 
 @pytest.mark.anyio
-async def test_a_file_that_is_not_there_or_too_large_says_so(tmp_path: Path, home: Home) -> None:
+async def test_a_file_that_is_not_there_or_too_large_says_so(tmp_path: Path) -> None:
     """Neither is read on."""
     large = tmp_path / "large.json"
     large.write_bytes(b" " * ((1 << 20) + 1))
-    async with httpx2.AsyncClient() as client:
-        with pytest.raises(ManifestInvalid, match=r"absent\.json can't be read: No such file"):
-            await load_manifest(tmp_path / "absent.json", home=home, client=client)
-        with pytest.raises(ManifestInvalid, match="larger than 1048576 bytes"):
-            await load_manifest(large, home=home, client=client)
-        with pytest.raises(ManifestInvalid, match=r"on example\.org, not on this computer"):
-            await load_manifest("file://example.org/manifest.json", home=home, client=client)
+    with pytest.raises(ManifestInvalid, match=r"absent\.json can't be read: No such file"):
+        await read_manifest(tmp_path / "absent.json")
+    with pytest.raises(ManifestInvalid, match="larger than 1048576 bytes"):
+        await read_manifest(large)
+    with pytest.raises(ManifestInvalid, match=r"on example\.org, not on this computer"):
+        await read_manifest("file://example.org/manifest.json")
 
 
 @pytest.mark.anyio
@@ -292,20 +290,20 @@ async def test_one_from_the_network_is_kept_for_when_that_fails(
     running, content = server
     url = f"{running.address}/manifest.json"
     async with httpx2.AsyncClient() as client:
-        first = await load_manifest(url, home=home, client=client)
+        first = await fetch_manifest(url, home=home, client=client)
         assert first.warning is None
         assert first.url == url
         content["/manifest.json"] = b"<html>please log in</html>"
-        second = await load_manifest(url, home=home, client=client)
+        second = await fetch_manifest(url, home=home, client=client)
         assert second.models == first.models
         assert "is not a valid manifest" in str(second.warning)
         running.faults.append(Fault(match="*", status=503))
-        third = await load_manifest(url, home=home, client=client)
+        third = await fetch_manifest(url, home=home, client=client)
         assert "answered 503" in str(third.warning)
         for copy in home.cache.glob("manifests/*"):
             copy.write_bytes(b"{torn")
         with pytest.raises(ManifestInvalid, match="answered 503"):  # and not of the copy, which nobody set
-            await load_manifest(url, home=home, client=client)
+            await fetch_manifest(url, home=home, client=client)
 
 
 @pytest.mark.anyio
@@ -319,5 +317,5 @@ async def test_one_from_the_network_that_was_never_good_is_an_error(
     async with httpx2.AsyncClient() as client:
         for path, words in (("absent.json", "answered 404"), ("endless.json", "larger than")):
             with pytest.raises(ManifestInvalid, match=words) as caught:
-                await load_manifest(f"{secret}/{path}?token=secret", home=home, client=client)
+                await fetch_manifest(f"{secret}/{path}?token=secret", home=home, client=client)
             assert "secret" not in caught.value.message
