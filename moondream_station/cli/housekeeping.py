@@ -15,8 +15,13 @@ from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_progress, print_text
 from moondream_station.console.presenting import PlainPresenter, Presenter
 from moondream_station.console.signals import run_loop
-from moondream_station.core.activation.prune import Pruning, Unreferenced, prune
-from moondream_station.core.activation.rollback import exchange, previous_environment
+from moondream_station.core.activation.housekeeping import (
+    Pruning,
+    Unreferenced,
+    exchange,
+    previous_environment,
+    prune,
+)
 from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts import events
 from moondream_station.core.facts.errors import NoActiveModel, StationRunning

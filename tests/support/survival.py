@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import psutil
 
-from moondream_station.core.activation.prune import Pruning, prune
+from moondream_station.core.activation.housekeeping import Pruning, prune
 from moondream_station.core.environments.store import place_of
 from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.resolve.pylock import read_stored_pylock

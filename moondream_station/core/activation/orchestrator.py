@@ -15,6 +15,7 @@ import anyio
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
+from moondream_station.core.activation.housekeeping import find_previous
 from moondream_station.core.activation.prepare import (
     MEMORY_UNIT,
     Needs,
@@ -24,7 +25,6 @@ from moondream_station.core.activation.prepare import (
     detect_machine,
     needs_of,
 )
-from moondream_station.core.activation.rollback import find_previous
 from moondream_station.core.activation.workshop import Tools, Workshop
 from moondream_station.core.environments.store import amend, commit, reject, sync_ahead
 from moondream_station.core.facts.errors import StationError, VerificationFailed, WorkerFailed

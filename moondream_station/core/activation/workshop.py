@@ -19,8 +19,8 @@ from moondream_station.core.activation.activation import (
 )
 from moondream_station.core.activation.candidates import Candidates, no_build, select_again
 from moondream_station.core.activation.fit import weights_to_come
+from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.prepare import Needs
-from moondream_station.core.activation.prune import freeable_bytes
 from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.provide import provide_backend
