@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
-from moondream_station.core.activation.plan import fit_of_plan, plan_from_catalog, plan_here
+from moondream_station.core.activation.plan import plan_from_catalog, plan_here
 from moondream_station.core.backends.manifest import ModelInfo
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
@@ -118,29 +118,27 @@ async def _plan(options: PlanOptions, home: Home, settings: Settings) -> Selecti
     python = options.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
     requirements, model = await _requirements(options, home, settings, machine=machine)
     if is_elsewhere or options.offline:
-        selection = await plan_from_catalog(
+        return await plan_from_catalog(
             requirements,
             machine,
             python=python,
             strategy=settings.strategy,
             torch_index=settings.torch_index,
             mixes_indexes=not is_elsewhere and (await load_packaging_config(os.environ)).mixes_indexes,
+            model=model,
+            environ=None if is_elsewhere else os.environ,
         )
-    else:
-        home.create()
-        selection = await plan_here(
-            requirements,
-            machine,
-            python=python,
-            strategy=settings.strategy,
-            home=home,
-            settings=settings,
-            environ=os.environ,
-        )
-    if model is None:
-        return selection
-    environ = None if is_elsewhere else os.environ
-    return replace(selection, fit=await fit_of_plan(model, selection.build, machine, environ=environ))
+    home.create()
+    return await plan_here(
+        requirements,
+        machine,
+        python=python,
+        strategy=settings.strategy,
+        home=home,
+        settings=settings,
+        environ=os.environ,
+        model=model,
+    )
 
 
 async def _requirements(

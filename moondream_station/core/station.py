@@ -330,10 +330,11 @@ class Station:
 
     def _requested(self, request: ActivationRequest) -> BackendActivationRequested:
         model = self.manifest.models.get(request.model)
+        known = known_requirements(request.model, manifest=self.manifest, home=self.home)
         return BackendActivationRequested(
             model=request.model,
             backend=model.backend if model else None,
-            requirements=known_requirements(request.model, manifest=self.manifest, home=self.home),
+            requirements=known.texts if known else (),
             strategy=request.strategy,
         )
 

@@ -94,13 +94,14 @@ def _subject_of(home: Home | None, settings: Settings, manifest: Manifest) -> Su
     if record is not None:
         with suppress(EnvironmentBroken):
             committed = committed_at(place_of(home, record.environment))
+    known = known_requirements(model, manifest=manifest, home=home)
     return Subject(
         model=model,
         info=info,
         is_active=active.model == model,
         record=record,
         committed=committed,
-        requirements=known_requirements(model, manifest=manifest, home=home),
+        requirements=known.texts if known else (),
     )
 
 

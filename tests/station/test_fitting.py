@@ -118,6 +118,24 @@ async def test_a_backend_may_say_it_before_it_fetches(premises: Premises) -> Non
     assert all(fact.unit != "bytes of memory" for fact in course.every(StageProgressed))
 
 
+async def test_every_model_is_listed_with_its_fit(premises: Premises) -> None:
+    """Also one that requires a package by URL, one without torch, and one whose code is not here yet."""
+    needs = {"weights_bytes": 0}
+    url = "our @ https://example.org/our-1.0-py3-none-any.whl\ntorch\n"
+    premises.add_model("by-url", requirements=url, allow={"urls": ["our"]}, needs=needs)
+    premises.add_model("plain", requirements="", needs=needs)
+    premises.add_model("elsewhere", code_url="https://example.org/code.zip", needs=needs)
+    async with premises.station(CPU) as station:
+        assert {model["fit"]["reason"] for model in station.models()["models"]} == {
+            "this machine has not been detected yet"
+        }
+        await switched(station, "colours")
+        fits = {model["id"]: model["fit"] for model in station.models()["models"]}
+    assert fits["colours"]["verdict"] == "unknown"
+    for model in ("by-url", "plain", "elsewhere"):
+        assert "needs 1.1 GB of memory; " in fits[model]["reason"], model
+
+
 async def test_a_notice_must_be_accepted_once(premises: Premises) -> None:
     """Refused without, with its text; accepted, it is recorded for that text alone."""
     premises.add_model("noted", notice=NOTICE)

@@ -46,8 +46,13 @@ async def plan_from_catalog(
     strategy: str = "auto",
     torch_index: str | None = None,
     mixes_indexes: bool = False,
+    model: ModelInfo | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Selection:
-    """Plan with what this version knows, and no network: for a recorded machine, or offline."""
+    """Plan with what this version knows, and no network: for a recorded machine, or offline.
+
+    Whether `model` fits there is part of it; of this computer, `environ` says where its weights would be.
+    """
     capabilities = await detect(machine, on_probe=_ignore)
     request = BuildRequest(
         capabilities=capabilities,
@@ -57,7 +62,8 @@ async def plan_from_catalog(
         mixes_indexes=mixes_indexes,
     )
     index = None if torch_index is None else without_credentials(torch_index)
-    return select(request, request.catalog_offers(index=index)).selection
+    selection = select(request, request.catalog_offers(index=index)).selection
+    return await _with_fit(selection, model, capabilities, environ)
 
 
 async def plan_here(
@@ -69,8 +75,9 @@ async def plan_here(
     home: Home,
     settings: Settings,
     environ: Mapping[str, str],
+    model: ModelInfo | None = None,
 ) -> Selection:
-    """Plan with what the indexes and find-links really have, for this computer."""
+    """Plan with what the indexes and find-links really have, for this computer; whether `model` fits, too."""
     from moondream_station.core.fetch.http_client import open_client  # noqa: PLC0415  it takes 65 ms
 
     detected = await CapabilityCache(home, machine).get(on_probe=_ignore)
@@ -98,7 +105,22 @@ async def plan_here(
         *(f"There may be more builds, because not every index answered: {sentence}" for sentence in silent),
         *_age(collected.tried),
     )
-    return replace(selection, warnings=warnings)
+    return await _with_fit(replace(selection, warnings=warnings), model, detected.capabilities, environ)
+
+
+async def _with_fit(
+    selection: Selection,
+    model: ModelInfo | None,
+    capabilities: Capabilities,
+    environ: Mapping[str, str] | None,
+) -> Selection:
+    """`environ` is this computer's; of a recorded machine its memory and its disk are unknown."""
+    if model is None or selection.build is None:
+        return selection
+    around = Surroundings()
+    if environ is not None:
+        around = await anyio.to_thread.run_sync(surroundings_of, model, environ)
+    return replace(selection, fit=judge(model, selection.build, capabilities, around=around))
 
 
 async def _index_of_pip(environ: Mapping[str, str]) -> str:
@@ -122,16 +144,6 @@ async def detect_here(home: Home, environ: Mapping[str, str]) -> Capabilities:
     return (await CapabilityCache(home, LocalMachine(environ)).get(on_probe=_ignore)).capabilities
 
 
-async def fit_of_plan(
-    model: ModelInfo, build: str | None, machine: Machine, *, environ: Mapping[str, str] | None
-) -> Fit:
-    """Whether a model fits a machine on a build; `environ` is this computer's, None for a recorded one."""
-    capabilities, around = await detect(machine, on_probe=_ignore), Surroundings()
-    if environ is not None:
-        around = await anyio.to_thread.run_sync(surroundings_of, model, environ)
-    return judge(model, build, capabilities, around=around)
-
-
 def list_models(
     manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -149,9 +161,8 @@ def _fit_here(
     model = manifest.models[name]
     if capabilities is None:
         return Fit(verdict=FitVerdict.UNKNOWN, reason="this machine has not been detected yet")
-    texts = known_requirements(name, manifest=manifest, home=home)
-    requirements = parse_requirement_args(texts or ["torch"])
-    build = None
+    known = known_requirements(name, manifest=manifest, home=home)
+    requirements, build = known or parse_requirement_args(["torch"]), None
     if requirements.mentions_torch:
         request = BuildRequest(
             capabilities=capabilities, requirements=requirements, python=own_interpreter().name

@@ -122,24 +122,24 @@ async def backend_requirements(
             return await anyio.to_thread.run_sync(requirements_of, code, info)
 
 
-def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> tuple[str, ...]:
-    """A model's requirements as far as they are on this computer already, canonical; else empty.
+def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> Requirements | None:
+    """A model's requirements, where they are on this computer already.
 
     An archive that must be fetched first, and requirements that are refused, show later: nothing fails here.
     """
     model = manifest.models.get(model_id)
     info = manifest.backends.get(model.backend) if model else None
     if model is None or info is None:
-        return ()
+        return None
     try:
         folder = locate(model.backend, info, manifest).path
         if folder is not None and folder.is_dir():
             text = decode_requirements((folder / "requirements.txt").read_bytes())
-            return read_requirements(text, info, folder=folder, backend=model.backend).texts
+            return read_requirements(text, info, folder=folder, backend=model.backend)
         code = _Provider(model.backend, info, manifest, home).kept_archive()
-        return requirements_of(code, info).texts if code else ()
+        return requirements_of(code, info) if code else None
     except (OSError, ValueError, StationError):
-        return ()
+        return None
 
 
 class _Provider:
