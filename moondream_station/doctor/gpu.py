@@ -116,7 +116,13 @@ async def driver(patient: Patient) -> Finding:
         return ok("No NVIDIA GPU was found, so no NVIDIA driver is needed.")
     cuda = planned.capabilities.nvidia_cuda
     summary = f"NVIDIA driver {version}{f', for CUDA up to {cuda}' if cuda else ''}."
-    return ok(summary, _newer_build_note(planned))
+    newest = planned.with_newest_driver()
+    ours, theirs = planned.selection, newest.selection
+    note = None
+    if newest.kind is Kind.CUDA and (ours.build, ours.torch) != (theirs.build, theirs.torch):
+        needed = newest.needed_driver
+        note = needed and f"Driver {needed} or newer would allow {theirs.build} with torch {theirs.torch}."
+    return ok(summary, note)
 
 
 def _ailing(machine: Examined, planned: Planned) -> Finding | None:
@@ -179,15 +185,6 @@ def _install(planned: Planned, lowest: str | None = None) -> str:
             return f"Install {newest}, with your distribution's tool or from {_DRIVERS}. Then restart."
         case _:
             return f"Install {newest}, from {_DRIVERS}. Then restart."
-
-
-def _newer_build_note(planned: Planned) -> str | None:
-    newest = planned.with_newest_driver()
-    ours, theirs = planned.selection, newest.selection
-    if newest.kind is not Kind.CUDA or (ours.build, ours.torch) == (theirs.build, theirs.torch):
-        return None
-    needed = newest.needed_driver
-    return needed and f"Driver {needed} or newer would allow {theirs.build} with torch {theirs.torch}."
 
 
 async def build(patient: Patient) -> Finding:

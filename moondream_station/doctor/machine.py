@@ -9,7 +9,7 @@ from importlib import metadata
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.offers import in_words
-from moondream_station.core.facts.capabilities import Capabilities, Outcome
+from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON, own_interpreter
 from moondream_station.core.resolve.uv_program import OLDEST_UV, find_uv
@@ -27,22 +27,16 @@ async def platform(patient: Patient) -> Finding:
     """Whether PyTorch has wheels for this platform."""
     planned = await patient.planned.get()
     target = planned.case.target
-    facts = ", ".join(_facts(planned.capabilities))
+    machine = planned.capabilities
+    system = f"macOS {machine.macos_version}" if machine.macos_version else " ".join(machine.libc).strip()
+    release = f"release {machine.release}" if machine.release and not machine.macos_version else None
+    known = [machine.cpu_brand, _SURROUNDINGS.get(machine.surroundings or ""), release, system]
+    facts = ", ".join(fact for fact in known if fact)
     summary = f"{target.place} ({facts})" if facts else target.place
     if target.platform is None or (target.system == "Linux" and target.glibc is None):
         text = "Run the station on a platform that PyTorch has wheels for."
         return error(f"PyTorch does not run here: {summary}.", text, detail=planned.selection.reason)
     return ok(f"{summary}.")
-
-
-def _facts(machine: Capabilities) -> list[str]:
-    facts = [machine.cpu_brand, _SURROUNDINGS.get(machine.surroundings or "")]
-    if machine.macos_version:
-        facts.append(f"macOS {machine.macos_version}")
-    else:
-        release = f"release {machine.release}" if machine.release else None
-        facts += [release, " ".join(machine.libc).strip()]
-    return [fact for fact in facts if fact]
 
 
 async def probes(patient: Patient) -> Finding:
@@ -118,10 +112,8 @@ async def uv(patient: Patient) -> Finding:
         await find_uv(patient.environ)
     except ProgramMissing as missing:
         subject = await patient.subject.get()
-        text, command = (
-            "Install it into the station's environment.",
-            f"python -m pip install 'uv>={OLDEST_UV}'",
-        )
+        text = "Install it into the station's environment."
+        command = f"python -m pip install 'uv>={OLDEST_UV}'"
         return problem(missing.message, text, command, fatal=not subject.is_installed)
     return ok(f"uv {OLDEST_UV} or newer is installed.")
 

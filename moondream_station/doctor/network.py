@@ -72,7 +72,8 @@ async def torch_index(patient: Patient) -> Finding:
         return ok("PyTorch's index is not asked: `no-index` is set.")
     elsewhere = any(offer.source != "index" for offer in offers.offers)
     fatal = not subject.is_installed and not elsewhere and (subject.needs_torch or not subject.requirements)
-    return _verdict(_TORCH_INDEX, reports, fatal=fatal)
+    good = f"{_TORCH_INDEX} answers, and has torch."
+    return _verdict(_TORCH_INDEX, reports, good, fatal=fatal)
 
 
 async def package_index(patient: Patient) -> Finding:
@@ -84,10 +85,9 @@ async def package_index(patient: Patient) -> Finding:
     reports = _of(offers, "default")
     if not reports:
         return ok("Packages come from PyTorch's index or its mirror.")
-    if all(report.outcome != "failed" for report in reports):
-        # That it has no torch is no fault: other packages come from there.
-        return ok("The package index answers.", _lines(reports))
-    return _verdict("The package index", reports, fatal=not subject.is_installed)
+    # That it has no torch is no fault: other packages come from there.
+    good = "The package index answers."
+    return _verdict("The package index", reports, good, may_lack=True, fatal=not subject.is_installed)
 
 
 async def find_links(patient: Patient) -> Finding:
@@ -96,31 +96,29 @@ async def find_links(patient: Patient) -> Finding:
     if not config.find_links:
         return ok("No find-links are set.")
     reports = _of(await patient.offers.get(), "find-links")
-    failed = [report for report in reports if report.outcome == "failed"]
-    if not failed:
-        return ok("The find-links can be read.", _lines(reports))
+    reports = [report for report in reports if report.outcome == "failed"] or reports
     subject = await patient.subject.get()
-    return _verdict("One of the find-links", failed, fatal=config.no_index and not subject.is_installed)
+    fatal = config.no_index and not subject.is_installed
+    good = "The find-links can be read."
+    return _verdict("One of the find-links", reports, good, may_lack=True, fatal=fatal)
 
 
 def _of(offers: CollectedOffers, source: str) -> _Reports:
     return [report for report in offers.tried if report.source == source]
 
 
-def _verdict(name: str, reports: _Reports, *, fatal: bool) -> Finding:
+def _verdict(name: str, reports: _Reports, good: str, *, may_lack: bool = False, fatal: bool) -> Finding:
+    """What became of one place; some may lack torch."""
+    detail = [report.sentence for report in reports]
     failed = [report.detail for report in reports if report.outcome == "failed"]
     has_answered = any(report.outcome == "ok" for report in reports)
-    if has_answered and not failed:
-        return ok(f"{name} answers, and has torch.", _lines(reports))
+    if not failed and (has_answered or may_lack):
+        return ok(good, detail)
     reason = next(iter(failed), reports[0].detail if reports else "no address is set")
     text = next((text for word, text in _REMEDIES.items() if word in reason), _OTHERWISE)
     # PyTorch's index is set in the station's own settings, which pip does not show.
     remedy = (f"{text} {_MIRROR}",) if name == _TORCH_INDEX else (text, _CONFIG_LIST)
     if has_answered:
-        return warning(f"{name} answers only in part.", *remedy, detail=_lines(reports))
+        return warning(f"{name} answers only in part.", *remedy, detail=detail)
     what = "can't be reached" if failed else "has no torch"
-    return problem(f"{name} {what}: {reason}.", *remedy, detail=_lines(reports), fatal=fatal)
-
-
-def _lines(reports: _Reports) -> list[str]:
-    return [report.sentence for report in reports]
+    return problem(f"{name} {what}: {reason}.", *remedy, detail=detail, fatal=fatal)

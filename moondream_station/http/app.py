@@ -1,4 +1,4 @@
-"""The application: the station's own routes, its page, and the one boundary where errors become answers."""
+"""The application: the station's own routes, page and events, and the boundary where an error is answered."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import html
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -14,15 +15,17 @@ from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 import anyio.to_thread
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from moondream_station.core.facts.errors import StationError
+from moondream_station.core.facts.codec import event_to_json
+from moondream_station.core.facts.errors import HistoryGone, StationError, SubscriberOverflowed
 from moondream_station.core.facts.events import ActivationSucceeded
-from moondream_station.core.facts.state import StationState
+from moondream_station.core.facts.state import StationState, status
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.task_groups import accompanied
 from moondream_station.http.api import (
     ROUTES,
     ContentTypeUnsupported,
@@ -30,18 +33,21 @@ from moondream_station.http.api import (
     RequestInvalid,
     RouteUnknown,
     StationApi,
+    StationStopping,
 )
 from moondream_station.http.connection import attend
-from moondream_station.http.events_stream import COMMENT_SECONDS, send_events
 from moondream_station.http.functions import call_function
 from moondream_station.http.guard import Access, guarded
 from moondream_station.http.messages import (
+    EVENT_STREAM_HEADERS,
+    FAREWELL_SECONDS,
     JSON_TYPE,
     error_response,
     is_station_path,
     json_response,
     media_type,
     read_object,
+    to_json,
 )
 
 NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
@@ -50,6 +56,9 @@ _HEALTH: Final = {"status": "ok", "server": "moondream-station"}
 
 _Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 """Answers a request; a plain function where it has nothing to wait for."""
+
+COMMENT_SECONDS: Final = 15.0
+"""How often a stream sends a comment, so that neither proxies nor clients take it for dead."""
 
 _log = Log()
 
@@ -68,7 +77,7 @@ def create_app(station: StationApi, *, access: Access, comment_seconds: float = 
         "/v1/station/doctor": partial(_doctor, station),
     }
     own: Mapping[str, ASGIApp] = {
-        route.path: partial(send_events, station, comment_seconds)
+        route.path: partial(_send_events, station, comment_seconds)
         if route.is_stream
         else partial(_resource, route.method, handlers[route.path])
         for route in ROUTES
@@ -200,6 +209,59 @@ def _model(body: Mapping[str, Any]) -> str:
 def _refuse_others(body: Mapping[str, Any], what: str, *fields: str) -> None:
     if unknown := sorted(body.keys() - set(fields)):
         raise RequestInvalid(f"{what} takes {', '.join(fields)}, not {unknown[0]!r}")
+
+
+async def _send_events(
+    station: StationApi, comment_seconds: float, scope: Scope, _receive: Receive, send: Send
+) -> None:
+    """Send a client the bus's events at its own speed, until it leaves or the station stops.
+
+    A client that reads too slowly overflows its own subscription only, and gets a snapshot, as does one
+    without `Last-Event-ID` or with one that is no longer in the history.
+    """
+    if scope["method"] != "GET":
+        raise MethodRefused("/v1/station/events takes GET", headers={"Allow": "GET"})
+    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
+    follow = partial(_follow, station, last_event_id(Headers(scope=scope)), send)
+    follow_alive = partial(accompanied, follow, by=partial(_comment, comment_seconds, send))
+    with suppress(StationStopping):  # what was published before the station began to stop is still sent
+        await attend(follow_alive, scope, patience_seconds=FAREWELL_SECONDS)
+    with anyio.move_on_after(FAREWELL_SECONDS):
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _follow(station: StationApi, after: int | None, send: Send) -> None:
+    while True:
+        try:
+            async with station.subscribe(after=after) as feed:
+                if after is None:
+                    state = feed.state
+                    snapshot = {"event": "Snapshot", "seq": state.seq, "state": status(state)}
+                    await send(_message(state.seq, snapshot))
+                async for event in feed:
+                    await send(_message(event.seq, event_to_json(event)))
+        except (HistoryGone, SubscriberOverflowed):
+            after = None
+        else:
+            return
+
+
+async def _comment(seconds: float, send: Send) -> None:
+    while True:
+        await anyio.sleep(seconds)
+        await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+
+
+def _message(seq: int, data: dict[str, Any]) -> dict[str, Any]:
+    body = b"id: %d\ndata: %b\n\n" % (seq, to_json(data))
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+def last_event_id(headers: Headers) -> int | None:
+    """The sequence number to resume after; None without a valid one."""
+    text = headers.get("last-event-id", "")
+    # Sequence numbers are microseconds since 1970: 20 digits last for three million years.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None  # noqa: PLR2004
 
 
 def _status_page(station: StationApi) -> Callable[[Request], Response]:

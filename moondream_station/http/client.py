@@ -17,15 +17,12 @@ from moondream_station.http import api
 
 Message: TypeAlias = dict[str, Any]
 
-ANSWER_SECONDS: Final = 10.0
-GOODBYE_SECONDS: Final = 1.0
-SILENCE_SECONDS: Final = 40.0
+_ANSWER_SECONDS: Final = 10.0
+_GOODBYE_SECONDS: Final = 1.0
+_SILENCE_SECONDS: Final = 40.0
 """After this long without data (two comments are missed) an event stream is taken for dead."""
-
-RECONNECT_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0)
-
-MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
-
+_RECONNECT_SECONDS: Final = (0.0, 0.1, 0.5, 1.0, 2.0)
+_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 _KINDS: Final = {
     kind.code: kind
     for module in (api, errors)
@@ -49,18 +46,14 @@ class StationClient:
     """
 
     def __init__(
-        self,
-        address: str,
-        *,
-        token: str | None = None,
-        reconnect_seconds: Sequence[float] = RECONNECT_SECONDS,
+        self, address: str, *, token: str | None = None, pauses: Sequence[float] = _RECONNECT_SECONDS
     ) -> None:
         self._address = address
-        self._reconnect_seconds = reconnect_seconds
+        self._pauses = pauses
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         # trust_env: a proxy from the environment could not reach loopback.
         self._http = httpx2.AsyncClient(
-            base_url=address, headers=headers, timeout=ANSWER_SECONDS, trust_env=False
+            base_url=address, headers=headers, timeout=_ANSWER_SECONDS, trust_env=False
         )
 
     async def __aenter__(self) -> Self:
@@ -68,7 +61,7 @@ class StationClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
+        with anyio.move_on_after(_GOODBYE_SECONDS, shield=True):
             await self._http.aclose()
 
     async def is_healthy(self) -> bool:
@@ -124,12 +117,12 @@ class StationClient:
         `after` (a sequence number), and wherever the history does not reach back. Ends only with
         `StationUnreachable`.
         """
-        feed = _Feed(self._http, self._address, after, self._reconnect_seconds)
+        feed = _Feed(self._http, self._address, after, self._pauses)
         try:
             await feed.begin()
             yield feed
         finally:
-            with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
+            with anyio.move_on_after(_GOODBYE_SECONDS, shield=True):
                 await feed.close()
 
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Message:
@@ -162,7 +155,7 @@ class _Feed(AsyncIterator[Message]):
 
     async def _connect(self) -> None:
         headers = {} if self.after is None else {"Last-Event-ID": str(self.after)}
-        timeout = httpx2.Timeout(ANSWER_SECONDS, read=SILENCE_SECONDS)
+        timeout = httpx2.Timeout(_ANSWER_SECONDS, read=_SILENCE_SECONDS)
         stream = self.http.stream("GET", "/v1/station/events", headers=headers, timeout=timeout)
         try:
             response = await self.connection.enter_async_context(stream)
@@ -172,12 +165,11 @@ class _Feed(AsyncIterator[Message]):
             raise _unreachable(self.address, error) from error
         if not response.is_success:
             raise _error(self.address, response)
-        events = self.events = aiter(httpx2.EventSource(response, max_event_size=MAX_MESSAGE_BYTES))
+        events = self.events = aiter(httpx2.EventSource(response, max_event_size=_MAX_MESSAGE_BYTES))
         if isinstance(events, AsyncGenerator):
             self.connection.push_async_callback(events.aclose)
 
     async def close(self) -> None:
-        """Close the connection."""
         self.events = None
         await self.connection.aclose()
 

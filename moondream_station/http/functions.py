@@ -18,9 +18,9 @@ from moondream_station.core.facts.errors import BackendError, StationError, Unkn
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.http.api import ChunkStream, MethodRefused, StationApi
 from moondream_station.http.connection import attend
-from moondream_station.http.events_stream import EVENT_STREAM_HEADERS, FAREWELL_SECONDS
 from moondream_station.http.messages import (
-    FunctionCall,
+    EVENT_STREAM_HEADERS,
+    FAREWELL_SECONDS,
     error_response,
     function_error,
     json_response,
@@ -69,15 +69,15 @@ async def call_function(station: StationApi, scope: Scope, receive: Receive, sen
         )
     if request.method != "POST":
         raise MethodRefused(f"{name} takes POST, not {request.method}", headers={"Allow": "POST"})
-    call = await read_call(request, name)
-    exchange = _Exchange(station, call, scope, receive, send)
+    arguments, timeout_seconds = await read_call(request)
+    exchange = _Exchange(station, name, arguments, timeout_seconds, scope, receive, send)
     try:
         await attend(exchange.run, scope)
     except StationError as error:
         await exchange.fail(error)
     finally:
         # Tracebacks of cancelled tasks keep the frames, and so an image, until the garbage is collected.
-        call.arguments.clear()
+        arguments.clear()
 
 
 @dataclass(slots=True)
@@ -85,7 +85,10 @@ class _Exchange:
     """One call and its answer, whole or streamed."""
 
     station: StationApi
-    call: FunctionCall
+    function: str
+    arguments: dict[str, Any]
+    timeout_seconds: float | None
+    """None for the configured default."""
     scope: Scope
     receive: Receive
     send: Send
@@ -114,7 +117,6 @@ class _Exchange:
 
         A stream begins as soon as the backend says how far it is: its first word may take minutes.
         """
-        call = self.call
 
         def stream() -> None:
             if not self.is_streaming:
@@ -122,14 +124,14 @@ class _Exchange:
                 begin()
 
         def tell(done: int, total: int | None, unit: str) -> None:
-            if call.arguments.get("stream"):
+            if self.arguments.get("stream"):
                 stream()
                 with suppress(anyio.WouldBlock):
                     unread.send_nowait(_event({"progress": {"done": done, "total": total, "unit": unit}}))
 
         try:
             async with self.station.call(
-                call.function, call.arguments, timeout_seconds=call.timeout_seconds, progress=tell
+                self.function, self.arguments, timeout_seconds=self.timeout_seconds, progress=tell
             ) as answer:
                 if not isinstance(answer, Mapping):
                     stream()
@@ -171,7 +173,7 @@ class _Exchange:
 
     async def _take(self, chunks: ChunkStream, unread: MemoryObjectSendStream[bytes]) -> None:
         """Take the stream from the backend at its pace, up to its end or an error of either side."""
-        patience = self.call.timeout_seconds or self.station.stats()["default_timeout"]
+        patience = self.timeout_seconds or self.station.stats()["default_timeout"]
         count = 0
         rest = {name: value for name, value in chunks.rest.items() if name not in _OF_STREAMS}
         try:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
@@ -46,20 +46,20 @@ _STATUS: Final[Mapping[str, int]] = {
 """HTTP statuses of the station's errors, by code; every other one is 500."""
 _PASSING: Final = frozenset({errors.WorkerBusy.code, errors.WorkerLoading.code, errors.WorkerReplaced.code})
 """What is over soon: the same request may succeed a second later, and then waits by itself."""
+FAREWELL_SECONDS: Final = 0.2
+"""How long a stopping station sends what was published, and then waits for a client that does not read."""
+EVENT_STREAM_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
+]
 _STATION_PATHS: Final = frozenset(route.path for route in ROUTES)
 
 
-class FunctionCall(NamedTuple):
-    """A request to a function; its arguments are JSON values with `_headers` and `_method`."""
+async def read_call(request: Request) -> tuple[dict[str, Any], float | None]:
+    """A call's arguments, JSON values with `_headers` and `_method`, and the limit for the whole of it.
 
-    function: str
-    arguments: dict[str, Any]
-    timeout_seconds: float | None
-    """Limit for the whole call; None for the configured default."""
-
-
-async def read_call(request: Request, function: str) -> FunctionCall:
-    """Read the body and everything else of a call; `Refusal` where one of them can't be used."""
+    `Refusal`: something in the request can't be used.
+    """
     arguments = await _read_body(request)
     arguments.update(request.query_params)
     timeout_seconds = _timeout(arguments.pop("timeout", None))
@@ -70,7 +70,7 @@ async def read_call(request: Request, function: str) -> FunctionCall:
         name: value for name, value in request.headers.items() if name not in _SECRET_HEADERS
     }
     arguments["_method"] = request.method
-    return FunctionCall(function, arguments, timeout_seconds)
+    return arguments, timeout_seconds
 
 
 async def read_object(request: Request) -> dict[str, Any]:

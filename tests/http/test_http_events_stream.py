@@ -14,7 +14,7 @@ from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.events import ProbeFinished, Stage, StageStarted
 from moondream_station.core.facts.state import status
-from moondream_station.http.events_stream import last_event_id
+from moondream_station.http.app import last_event_id
 from support.http_server import Line, Served, serving
 from support.station_api import FakeStation
 

@@ -111,7 +111,7 @@ async def test_a_broken_connection_is_made_again(served: Served, client: Station
 async def test_a_station_that_ends_is_told() -> None:
     """After a few tries to find it again."""
     async with serving(FakeStation()) as served:
-        client = StationClient(served.url, reconnect_seconds=(0.0, 0.01))
+        client = StationClient(served.url, pauses=(0.0, 0.01))
         async with client, client.follow() as messages:
             await anext(messages)
             served.stopping.set()
