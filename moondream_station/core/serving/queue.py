@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -58,19 +57,14 @@ class Line:
         del self._waiting[ticket]
         self.change()
 
-    def take_seat(self, ticket: object) -> Worker | None:
-        """A living worker's seat, if one is free and nobody stands before the ticket."""
-        worker = self.worker
-        if (
-            worker is None
-            or worker.failure is not None
-            or next(iter(self._waiting)) is not ticket
-            or self.seated[worker] >= worker.threads
-        ):
-            return None
+    def take_seat(self, ticket: object, worker: Worker) -> bool:
+        """Take a living worker's seat, if one is free and nobody stands before the ticket."""
+        is_free = worker.failure is None and self.seated[worker] < worker.threads
+        if not is_free or next(iter(self._waiting)) is not ticket:
+            return False
         self.seated[worker] += 1
         self.change()
-        return worker
+        return True
 
     def give_seat_back(self, worker: Worker) -> None:
         """The worker is done with one call."""
@@ -102,15 +96,6 @@ _STEADY_SECONDS: Final = 60.0
 """A worker that lived so long failed for a reason of its own: the count starts again."""
 
 
-class PoolState(StrEnum):
-    """What a request meets."""
-
-    STOPPED = "stopped"
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Service:
     """A model that is served, and how to get another worker for it."""
@@ -136,8 +121,8 @@ class InferencePool:
 
     def __post_init__(self) -> None:
         self._line = Line()
-        self._state = PoolState.STOPPED
         self._service: _Service | None = None
+        """What is served; a worker of it is on the line, or loads, or `_failure` is why there is none."""
         self._service_changed = anyio.Event()
         self._failure: StationError | None = None
         self._begun: list[Request] = []
@@ -148,7 +133,7 @@ class InferencePool:
 
     def expect(self, model: str) -> None:
         """A worker for this model is being loaded, and none serves: requests wait for it."""
-        self._change(PoolState.LOADING, None, _Service(model))
+        self._change(_Service(model))
 
     @property
     def timeout_seconds(self) -> float:
@@ -168,12 +153,11 @@ class InferencePool:
         `restart` gives another worker that is ready when this one failed, or raises `StationError`; it is
         cancelled when something else is to be served.
         """
-        self._change(PoolState.READY, worker, _Service(model, restart, timeout_seconds))
+        self._change(_Service(model, restart, timeout_seconds), worker)
 
     def give_up(self, model: str, failure: StationError) -> None:
         """No worker can serve this model: requests are told why."""
-        self._change(PoolState.FAILED, None, _Service(model))
-        self._failure = failure
+        self._change(_Service(model), failure=failure)
 
     async def drained(self, worker: Worker) -> None:
         """Wait until no call runs on a worker."""
@@ -233,7 +217,7 @@ class InferencePool:
             "timeouts": self._timeouts,
             "default_timeout": self.timeout_seconds,
             "model": None if self._service is None else self._service.model,
-            "status": "stopped" if self._state is PoolState.STOPPED else "running",
+            "status": "stopped" if self._service is None else "running",
             "requests_processed": self._processed,
         }
 
@@ -299,7 +283,7 @@ class InferencePool:
                 is_first = worker is None or (is_patient and not worker.has_answered)
                 deadline = math.inf if is_first else min(deadline, now + seconds)
                 # No checkpoint after the seat is taken: a cancellation there would lose it.
-                if (worker := self._line.take_seat(ticket)) is not None:
+                if worker is not None and self._line.take_seat(ticket, worker):
                     return worker, min(deadline, now + seconds)
                 if len(self._line) > self.max_queue_size:
                     raise WorkerBusy(
@@ -311,7 +295,7 @@ class InferencePool:
                         f"`{function}` did not get its turn within {seconds:g} s.",
                         hint="The worker is busy: try again, or give the request a longer `timeout`.",
                     )
-                if self._state is PoolState.LOADING:
+                if worker is None:
                     await self._wait_until_loaded()
                 else:
                     with anyio.CancelScope(deadline=deadline):
@@ -322,18 +306,21 @@ class InferencePool:
     async def _wait_until_loaded(self) -> None:
         with anyio.move_on_after(self.loading_seconds):
             await checkpoint()
-            while self._state is PoolState.LOADING:
+            while self._is_loading():
                 await self._line.wait_for_change()
-        if self._state is PoolState.LOADING:
+        if self._is_loading():
             raise WorkerLoading(
                 f"The model is still loading after {self.loading_seconds:g} s.",
                 hint="Try again later; `moondream-station status` shows how far it is.",
             )
 
+    def _is_loading(self) -> bool:
+        return self._service is not None and self._line.worker is None and self._failure is None
+
     def _check_serving(self) -> None:
-        if self._state is PoolState.STOPPED:
+        if self._service is None:
             raise NoActiveModel("No model is active.", hint="`moondream-station switch MODEL` activates one.")
-        if self._state is PoolState.FAILED and self._failure is not None:
+        if self._failure is not None:
             raise WorkerFailed(self._failure.message, hint=self._failure.hint, log=self._failure.log)
 
     def _let_go(self, worker: Worker, request: Request) -> None:
@@ -356,15 +343,16 @@ class InferencePool:
         if not request.is_ended:
             worker.condemn(f"did not come back from `{request.subject}`")
 
-    def _change(self, state: PoolState, worker: Worker | None, service: _Service | None) -> None:
+    def _change(
+        self, service: _Service, worker: Worker | None = None, failure: StationError | None = None
+    ) -> None:
         self._service = service
-        self._failure = None
-        self._set(state, worker)
+        self._set(worker, failure)
         self._service_changed.set()
         self._service_changed = anyio.Event()
 
-    def _set(self, state: PoolState, worker: Worker | None) -> None:
-        self._state = state
+    def _set(self, worker: Worker | None, failure: StationError | None = None) -> None:
+        self._failure = failure
         self._line.worker = worker
         self._line.change(is_for_all=True)
 
@@ -385,13 +373,12 @@ class InferencePool:
             while another is None:
                 if self._service is not service:
                     return
-                self._failure = error
                 # A damaged environment is made again by another activation, not by another restart.
                 if failures > len(self.back_off_seconds) or isinstance(error, EnvironmentBroken):
-                    self._set(PoolState.FAILED, None)
+                    self._set(None, error)
                     self.on_given_up(error)
                     return
-                self._set(PoolState.LOADING, None)
+                self._set(None)
                 await anyio.sleep(self.back_off_seconds[failures - 1])
                 try:
                     another = await restart()
@@ -400,5 +387,5 @@ class InferencePool:
             if self._service is not service:  # meanwhile, in the very moment of its readiness
                 another.condemn("is not needed any more")
                 return
-            worker, self._failure = another, None
-            self._set(PoolState.READY, worker)
+            worker = another
+            self._set(worker)

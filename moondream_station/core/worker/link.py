@@ -76,24 +76,20 @@ class Request:
 
     def put(self, frame: Frame) -> bool:
         """Take a frame from the worker; False where it sends more than it was asked for."""
-        self._add(frame)
-        match frame["kind"]:
-            case "result" | "error" | "end":
-                self._end()
-            case "progress":
-                self._progress = {name: frame[name] for name in self._progress}
-            case "stream":
-                self._progress = {"done": 0, "total": None, "unit": "tokens"}
-            case "chunk":
-                self._progress["done"] += 1
-            case _:
-                pass
+        kind = frame["kind"]
+        if kind == "progress":
+            self._progress = {name: frame[name] for name in self._progress}
+        elif kind == "stream":
+            self._progress = {"done": 0, "total": None, "unit": "tokens"}
+        elif kind == "chunk":
+            self._progress["done"] += 1
+        if kind != "progress" or len(self._frames) < STREAM_WINDOW:  # where nobody reads it, it is no offence
+            self._add(frame, is_last=kind in {"result", "error", "end"})
         return len(self._frames) <= STREAM_WINDOW + 2
 
     def fail(self, error: StationError) -> None:
         """The worker is gone, and so is this request."""
-        self._add(error)
-        self._end()
+        self._add(error, is_last=True)
 
     def abandon(self) -> None:
         """Nobody waits any more: tell the worker, which ends the call as soon as it can."""
@@ -128,23 +124,17 @@ class Request:
         self, timeout_seconds: float | None, get: Callable[[], Awaitable[Frame]] | None = None
     ) -> Frame:
         """The next frame that isn't an error. Whoever leaves without one abandons the request."""
+        frame: Frame | None = None
         try:
             with anyio.fail_after(timeout_seconds):
-                return await self.checked(get or self.get)
+                frame = await (get or self.get)()
         except TimeoutError:
             raise WorkerTimeout(
                 f"The backend did not answer `{self.subject}` within {round(timeout_seconds or 0, 2):g} s.",
                 hint="Give the request a longer `timeout`, or raise inference_timeout.",
             ) from None
-
-    async def checked(self, get: Callable[[], Awaitable[Frame]]) -> Frame:
-        """A frame that isn't an error, as `get` waits for it."""
-        arrived = False
-        try:
-            frame = await get()
-            arrived = True
         finally:
-            if not arrived:
+            if frame is None:
                 self.abandon()
         if frame["kind"] == "error":
             if frame["code"] == "unknown-function":
@@ -156,12 +146,10 @@ class Request:
             raise BackendError(frame["message"])
         return frame
 
-    def _add(self, frame: Frame | StationError) -> None:
+    def _add(self, frame: Frame | StationError, *, is_last: bool) -> None:
         self._frames.append(frame)
         self._arrived.set()
-
-    def _end(self) -> None:
-        if not self.is_ended:
+        if is_last and not self.is_ended:
             self.ended.set()
             if self.on_end is not None:
                 self.on_end()

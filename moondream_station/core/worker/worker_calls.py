@@ -143,8 +143,7 @@ class Calls:
             return {"kind": "error", "id": call.id, "code": "unknown-function", "message": text}
         progress = Progress(self._send, call.id, unit="tokens", sent_at=time.monotonic())
         given = {"cancelled": call.is_cancelled, "progress": progress}
-        named = names_of(function)
-        arguments = call.arguments() | {name: value for name, value in given.items() if name in named}
+        arguments = call.arguments() | accepted(function, given)
         _check_arguments(function, arguments)
         try:
             with progress:
@@ -233,12 +232,13 @@ def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
     }
 
 
-def names_of(function: Any) -> frozenset[str]:
-    """The names of a function's parameters; none where Python can't tell."""
+def accepted(function: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given that a function has a parameter for; nothing where Python can't tell."""
     try:
-        return frozenset(inspect.signature(function).parameters)
+        names = inspect.signature(function).parameters
     except (TypeError, ValueError):  # what C code defines may have none
-        return frozenset()
+        return {}
+    return {name: value for name, value in given.items() if name in names}
 
 
 def _check_arguments(function: Any, kwargs: dict[str, Any]) -> None:

@@ -93,9 +93,8 @@ class Backend:
         if not _defines(_path_of(request), "fetch_backend"):
             return {}
         fetch = self._import(request).fetch_backend
-        named = worker_calls.names_of(fetch)
         given = {"device": request["device"], "progress": progress} | request["args"]
-        answer = fetch(**{name: value for name, value in given.items() if name in named})
+        answer = fetch(**worker_calls.accepted(fetch, given))
         return answer if isinstance(answer, dict) else {"memory_bytes": answer}
 
     def load(self, request: dict[str, Any], progress: worker_calls.Progress) -> None:
@@ -104,8 +103,7 @@ class Backend:
         initialise = getattr(module, "init_backend", None)
         if initialise is not None:
             given = {"device": request["device"], "progress": progress}
-            named = worker_calls.names_of(initialise)
-            initialise(**{name: value for name, value in given.items() if name in named} | request["args"])
+            initialise(**worker_calls.accepted(initialise, given) | request["args"])
         self._functions = frozenset(request["functions"])
 
     def _import(self, request: dict[str, Any]) -> ModuleType:

@@ -27,7 +27,7 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.processes.child_process import child_environment
-from moondream_station.core.serving.queue import InferencePool, Line, PoolState
+from moondream_station.core.serving.queue import InferencePool, Line
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import ECHO, HOSTILE, STREAMING, write_backend
@@ -373,7 +373,7 @@ async def test_a_crash_fails_what_runs_and_the_next_worker_serves_on(tmp_path: P
         with pytest.raises(WorkerFailed, match="ended with exit code 7"):
             await ask(pool, "leave")
         assert await ask(pool, "pid") == {"pid": shop.made[1].pid}
-        assert pool._state is PoolState.READY
+        assert pool._line.worker is shop.made[1]
         assert pool._failure is None
 
 
@@ -409,7 +409,7 @@ async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
         worker = await shop.worker()
         pool.serve(worker, model="m", restart=restart)
         worker.condemn("is to fail")
-        await until(pool, lambda: pool._state is PoolState.FAILED)
+        await until(pool, lambda: pool._failure is not None)
         with pytest.raises(WorkerFailed, match="no worker today"):
             await ask(pool, "bare")
         assert len(tries) == 2

@@ -193,6 +193,16 @@ async def test_a_function_may_tell_how_far_it_is(tmp_path: Path) -> None:
         assert told == []
 
 
+async def test_progress_that_nobody_reads_is_no_offence(tmp_path: Path) -> None:
+    """A caller has left, and the function goes on telling how far it is."""
+    source = (
+        "def long(progress):\n    for _ in range(1000):\n        progress(1, 1)\ndef fine():\n    return {}\n"
+    )
+    async with serving(tmp_path, source) as worker:
+        worker.begin("long", {})
+        assert await call(worker, "fine", {}) == {}
+
+
 async def test_a_stream_longer_than_its_window_arrives_whole(tmp_path: Path) -> None:
     """The station asks for more as it uses chunks up."""
     async with serving(tmp_path, STREAMING) as worker:
