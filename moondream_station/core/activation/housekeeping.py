@@ -34,7 +34,6 @@ from moondream_station.core.home.storage import read_file, remove, writing_to
 from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.serving.worker_host import Environment, existing_worker
-from moondream_station.core.worker.verification import checked
 from moondream_station.core.worker.worker import open_worker
 
 Kind: TypeAlias = Literal["environment", "download", "backend", "cache"]
@@ -113,7 +112,7 @@ async def exchange(
             log_path=home.worker_log(model),
             threads=1,
         ) as worker:
-            checked(await worker.verify(spec.plan))
+            (await worker.verify(spec.plan)).checked()
         write_active(home, record.rolled_back(model, request_key=environment.record.request_key))
     return True
 

@@ -44,7 +44,6 @@ from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import storage_failure
 from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.worker_host import Environment, HostedWorker, WorkerHost
-from moondream_station.core.worker.verification import checked
 
 _log = Log()
 _CLEANUP_SECONDS = 5.0
@@ -191,7 +190,7 @@ class Orchestrator:
                     ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
                 )
             )
-            return checked(verification).report
+            return verification.checked().report
 
     async def _load(
         self, activation: Activation, hosted: HostedWorker, device: str | None, needs: Needs | None

@@ -43,7 +43,7 @@ from moondream_station.core.resolve.resolve import resolve_lock
 from moondream_station.core.resolve.uv_program import find_uv
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, select
-from moondream_station.core.worker.verification import WorkerPlan, verification_failure
+from moondream_station.core.worker.verification import WorkerPlan
 
 _NAMED_AT_MOST = 3
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[-_.]+[A-Za-z0-9]+)*")
@@ -290,14 +290,14 @@ class _InPlace:
         importlib.invalidate_caches()
 
     async def _verify(self, plan: WorkerPlan) -> None:
-        verification = await verify_here(self.python, plan, environ=self.environ)
-        if verification.is_ok:
-            return
-        failure = verification_failure(verification)
-        if failure.is_curable:
-            hint = "Name another build with MOONDREAM_STATION_STRATEGY, such as cpu, and run it again."
-            failure = VerificationFailed(failure.message, hint=hint)
-        raise failure
+        try:
+            (await verify_here(self.python, plan, environ=self.environ)).checked()
+        except VerificationFailed as failure:
+            if failure.is_curable:
+                failure.hint = (
+                    "Name another build with MOONDREAM_STATION_STRATEGY, such as cpu, and run it again."
+                )
+            raise
 
 
 def _check_space(scratch: Path, python: RunningPython, wheels: tuple[Path, ...]) -> None:

@@ -27,7 +27,7 @@ from moondream_station.core.fetch.lock import Lock, LockedFile
 from moondream_station.core.processes.child_process import child_environment, run
 from moondream_station.core.selection.request import COMPANIONS
 from moondream_station.core.worker import torch_check
-from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
+from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, read_verification
 
 _MARKER = "EXTERNALLY-MANAGED"
 _REMEDY = (
@@ -229,12 +229,11 @@ async def verify_here(python: RunningPython, plan: WorkerPlan, *, environ: Mappi
     argv = [str(python.executable), "-P", "-c", _PROGRAM, torch_check.__file__, plan.build or "cpu"]
     completed = await run(argv, env=env, timeout_seconds=_VERIFY_SECONDS)
     try:
-        answer = json.loads(completed.stdout.splitlines()[-1])
-        report, detail = report_from(answer["report"]), answer["detail"]
-    except (IndexError, KeyError, TypeError, ValueError):
+        return read_verification(plan, json.loads(completed.stdout.splitlines()[-1]))
+    except (IndexError, ValueError):
         lines = completed.stderr.decode(errors="replace").strip().splitlines()
         ending = f"did not end within {_VERIFY_SECONDS:.0f} s" if completed.timed_out else "ended its process"
         last_line = f": {lines[-1]}" if lines else ""
         detail = f"Importing torch {ending} (exit code {completed.returncode}){last_line}"
-        report = VerificationReport()
-    return Verification(report=report, mismatches=compare(plan, report), detail=detail)
+        nothing = VerificationReport()
+        return Verification(report=nothing, mismatches=compare(plan, nothing), detail=detail)

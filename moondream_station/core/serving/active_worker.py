@@ -17,7 +17,6 @@ from moondream_station.core.facts.events import StopReason, VerificationComplete
 from moondream_station.core.home.log import Log
 from moondream_station.core.serving.queue import InferencePool
 from moondream_station.core.serving.worker_host import HostedWorker, WorkerHost, WorkerSpec, as_worker_failure
-from moondream_station.core.worker.verification import checked
 from moondream_station.core.worker.worker import Worker
 
 _log = Log()
@@ -159,7 +158,7 @@ class ActiveWorker:
     async def _load(self, spec: WorkerSpec) -> HostedWorker:
         hosted = await self._host.start(spec)
         try:
-            verification = checked(await hosted.worker.verify(spec.plan))
+            verification = (await hosted.worker.verify(spec.plan)).checked()
             await hosted.load(verification.report.device)
         except BaseException:
             reason = StopReason.CRASHED if self._target is spec else StopReason.MEMORY

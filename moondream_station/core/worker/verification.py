@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import VerificationFailed
@@ -67,45 +67,38 @@ class Verification:
     detail: str | None
 
     @property
-    def failures(self) -> tuple[Mismatch, ...]:
-        """The mismatches with which the environment can't be used."""
-        return tuple(mismatch for mismatch in self.mismatches if mismatch.field in _FAILING)
-
-    @property
     def is_ok(self) -> bool:
         """Whether torch computes as planned. A wrong row in the catalog is not a reason to refuse it."""
-        return not self.failures
+        return all(mismatch.field not in _FAILING for mismatch in self.mismatches)
+
+    def checked(self) -> Self:
+        """Itself; or what failed is raised, with a remedy where the system is the cause."""
+        if self.is_ok:
+            return self
+        detail = self.detail or ""
+        differences = "; ".join(
+            f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}"
+            for mismatch in self.mismatches
+            if mismatch.field in _FAILING
+        )
+        message = f"PyTorch does not work as planned: {differences}." + (
+            f" PyTorch reports: {detail}" if detail else ""
+        )
+        for pattern, remedy in _OF_THE_SYSTEM:
+            if re.search(pattern, detail, re.IGNORECASE):
+                raise VerificationFailed(message, hint=remedy, is_curable=False)
+        raise VerificationFailed(message, hint="`moondream-station logs` shows the worker's output.")
 
 
-def checked(verification: Verification) -> Verification:
-    """The verification, where everything is as planned; else its failure is raised."""
-    if not verification.is_ok:
-        raise verification_failure(verification)
-    return verification
-
-
-def verification_failure(verification: Verification) -> VerificationFailed:
-    """What failed, with a remedy where the system is the cause, which no other build cures."""
-    detail = verification.detail or ""
-    differences = "; ".join(
-        f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}"
-        for mismatch in verification.failures
-    )
-    message = f"PyTorch does not work as planned: {differences}." + (
-        f" PyTorch reports: {detail}" if detail else ""
-    )
-    for pattern, remedy in _OF_THE_SYSTEM:
-        if re.search(pattern, detail, re.IGNORECASE):
-            return VerificationFailed(message, hint=remedy, is_curable=False)
-    return VerificationFailed(message, hint="`moondream-station logs` shows the worker's output.")
-
-
-def report_from(data: Mapping[str, Any]) -> VerificationReport:
-    """A report out of a worker's frame, which is not trusted: a ValueError where it has another shape."""
+def read_verification(plan: WorkerPlan, answer: Mapping[str, Any]) -> Verification:
+    """A worker's answer, which is not trusted: a ValueError where it has another shape."""
     try:
-        return from_json(VerificationReport, data)
-    except ValueError as error:
+        report, detail = from_json(VerificationReport, answer["report"]), answer["detail"]
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not a verification report: {error}") from error
+    driver_cuda = answer.get("driver_cuda")
+    mismatches = compare(plan, report, driver_cuda=driver_cuda if isinstance(driver_cuda, str) else None)
+    return Verification(report=report, mismatches=mismatches, detail=detail)
 
 
 def compare(

@@ -24,7 +24,7 @@ from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
 from moondream_station.core.worker.link import CallStream, Frame, Link, Progress, Request
 from moondream_station.core.worker.loading import MemoryNeed, cpu_seconds, oom_kills
-from moondream_station.core.worker.verification import Verification, WorkerPlan, compare, report_from
+from moondream_station.core.worker.verification import Verification, WorkerPlan, read_verification
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
 _WORKER_MAIN: Final = Path(__file__).with_name("worker_main.py")
@@ -78,12 +78,9 @@ class Worker:
         """Let torch compute, and hold its report against the plan. Without torch only the worker answers."""
         value = await self._ask("verify", timeout_seconds, {"build": plan.build}, progress)
         try:
-            report = report_from(value["report"])
-        except (KeyError, TypeError, ValueError) as error:
+            return read_verification(plan, value)
+        except ValueError as error:
             raise self._link.fail(f"broke its protocol: {error}") from error
-        driver_cuda = value.get("driver_cuda")
-        mismatches = compare(plan, report, driver_cuda=driver_cuda if isinstance(driver_cuda, str) else None)
-        return Verification(report=report, mismatches=mismatches, detail=value.get("detail"))
 
     async def fetch(
         self,

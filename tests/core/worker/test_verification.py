@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from moondream_station.core.facts.errors import VerificationFailed
 from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.selection.select import Conclusions
 from moondream_station.core.worker.torch_check import build_of, device_of
 from moondream_station.core.worker.verification import (
     Verification,
     WorkerPlan,
-    checked,
     compare,
-    report_from,
-    verification_failure,
+    read_verification,
 )
 
 REPORT = VerificationReport(
@@ -86,7 +85,7 @@ def test_what_contradicts_the_catalog_is_kept_and_fails_nothing(
     assert found == (mismatch,)
     verification = Verification(report=report, mismatches=found, detail=None)
     assert verification.is_ok
-    assert checked(verification) is verification
+    assert verification.checked() is verification
 
 
 @pytest.mark.parametrize(
@@ -112,12 +111,12 @@ def test_a_failure_names_the_catalogs_row_only_where_the_planned_device_was_used
     assert [item.field for item in compare(plan, without_kernel)] == ["compute_ok", "arch_list"]
     on_processor = replace(REPORT, device="cpu", arch_list=())
     assert [item.field for item in compare(plan, on_processor)] == ["device"]
-    failure = verification_failure(
-        Verification(
-            report=without_kernel, mismatches=compare(plan, without_kernel), detail="no kernel image"
-        )
+    verification = Verification(
+        report=without_kernel, mismatches=compare(plan, without_kernel), detail="no kernel image"
     )
-    assert "arch_list" not in failure.message
+    with pytest.raises(VerificationFailed) as caught:
+        verification.checked()
+    assert "arch_list" not in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -150,9 +149,9 @@ def test_each_build_has_its_device(build: str, device: str) -> None:
 
 def test_a_report_is_read_as_the_worker_sends_it() -> None:
     """Lists become tuples, what is null stays None."""
-    assert report_from({"torch": "2.13.0+cpu", "cuda_version": None, "arch_list": ["sm_80"]}) == (
-        VerificationReport(torch="2.13.0+cpu", arch_list=("sm_80",))
-    )
+    report = {"torch": "2.13.0+cpu", "cuda_version": None, "arch_list": ["sm_80"]}
+    verification = read_verification(PLAN, {"report": report, "detail": None})
+    assert verification.report == VerificationReport(torch="2.13.0+cpu", arch_list=("sm_80",))
 
 
 @pytest.mark.parametrize(
@@ -161,4 +160,4 @@ def test_a_report_is_read_as_the_worker_sends_it() -> None:
 def test_a_report_of_another_shape_is_refused(data: dict[str, object]) -> None:
     """What comes over the pipe is not trusted to be a report."""
     with pytest.raises(ValueError, match="verification report"):
-        report_from(data)
+        read_verification(PLAN, {"report": data, "detail": None})
