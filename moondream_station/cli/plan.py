@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 from packaging.requirements import InvalidRequirement, Requirement
@@ -18,7 +19,6 @@ from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.plan import plan_from_catalog, plan_here
-from moondream_station.core.backends.manifest import ModelInfo
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     FAMILY,
@@ -36,6 +36,9 @@ from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.machine.record import RecordedMachine, load_record, with_python
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import own_interpreter
+
+if TYPE_CHECKING:
+    from moondream_station.core.backends.manifest import ModelInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +183,7 @@ def _read(path: Path) -> Requirements:
 async def _requirements_of(
     model: str, home: Home, settings: Settings, machine: Machine
 ) -> tuple[Requirements, ModelInfo]:
-    from moondream_station.core.activation.prepare import check_model  # noqa: PLC0415  with --model alone
+    from moondream_station.core.activation.models import check_model  # noqa: PLC0415  with --model alone
     from moondream_station.core.backends.provide import backend_requirements  # noqa: PLC0415
     from moondream_station.core.fetch.http_client import open_client  # noqa: PLC0415
     from moondream_station.core.station import open_manifest  # noqa: PLC0415

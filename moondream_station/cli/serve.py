@@ -18,7 +18,7 @@ from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text
 from moondream_station.console.signals import cancel_on_signal, run_loop
-from moondream_station.core.activation.prepare import check_model
+from moondream_station.core.activation.models import check_model
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import NothingToCancel, OutputUnwritable, StationRunning
 from moondream_station.core.facts.events import CancelReason

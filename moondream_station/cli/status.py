@@ -140,11 +140,14 @@ async def _ask(
 
 
 async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
-    from moondream_station.core.activation.plan import detect_here, list_models  # noqa: PLC0415
+    from moondream_station.core.activation.models import list_models  # noqa: PLC0415
+    from moondream_station.core.capabilities.cache import CapabilityCache  # noqa: PLC0415
+    from moondream_station.core.machine.machine import LocalMachine  # noqa: PLC0415
     from moondream_station.core.station import open_manifest  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
-    capabilities = await detect_here(home, os.environ)
+    cache = CapabilityCache(home, LocalMachine(os.environ))
+    capabilities = (await cache.get(on_probe=lambda _: None)).capabilities
     return await anyio.to_thread.run_sync(list_models, manifest, home, capabilities, os.environ)
 
 

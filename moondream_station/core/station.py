@@ -21,8 +21,8 @@ from moondream_station.core.activation.activation import (
     wait_for_cancel_request,
 )
 from moondream_station.core.activation.housekeeping import check_rollback
+from moondream_station.core.activation.models import list_models
 from moondream_station.core.activation.orchestrator import Orchestrator
-from moondream_station.core.activation.plan import list_models
 from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.manifest_loader import (

@@ -16,11 +16,10 @@ import anyio
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
 from moondream_station.core.activation.housekeeping import find_previous
+from moondream_station.core.activation.models import check_model, check_notice
 from moondream_station.core.activation.prepare import (
     MEMORY_UNIT,
     Needs,
-    check_model,
-    check_notice,
     detect_again,
     detect_machine,
     needs_of,

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
 from moondream_station.core.activation.candidates import no_build
-from moondream_station.core.activation.fit import Surroundings, judge, surroundings_of
-from moondream_station.core.activation.prepare import accepted_notices
-from moondream_station.core.backends.manifest import Manifest, ModelInfo
-from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
+from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
 from moondream_station.core.facts.redact import without_credentials
-from moondream_station.core.facts.selection import Fit, FitVerdict, Selection
-from moondream_station.core.home.active_file import read_active
+from moondream_station.core.facts.selection import Selection
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.index.listing import SourceReport
 from moondream_station.core.index.offers import collect_offers
-from moondream_station.core.machine.machine import LocalMachine, Machine
+from moondream_station.core.machine.machine import Machine
 from moondream_station.core.packaging.packaging_config import load_packaging_config
-from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select
-from moondream_station.core.views.overview import models_shape
+
+if TYPE_CHECKING:
+    from moondream_station.core.backends.manifest import ModelInfo
 
 _HOUR_SECONDS = 3600.0
 _WORTH_TELLING_SECONDS = 60.0
@@ -117,6 +114,12 @@ async def _with_fit(
     """`environ` is this computer's; of a recorded machine its memory and its disk are unknown."""
     if model is None or selection.build is None:
         return selection
+    from moondream_station.core.activation.models import (  # noqa: PLC0415  with a model alone
+        Surroundings,
+        judge,
+        surroundings_of,
+    )
+
     around = Surroundings()
     if environ is not None:
         around = await anyio.to_thread.run_sync(surroundings_of, model, environ)
@@ -137,37 +140,3 @@ def _age(tried: Iterable[SourceReport]) -> Iterator[str]:
     seconds, url = max(ages)
     age = f"{seconds / 3600:.0f} h" if seconds >= _HOUR_SECONDS else f"{seconds / 60:.0f} min"
     yield f"{url} was listed {age} ago; it is asked again after a day."
-
-
-async def detect_here(home: Home, environ: Mapping[str, str]) -> Capabilities:
-    """What this computer can do, from the cache where that is still true."""
-    return (await CapabilityCache(home, LocalMachine(environ)).get(on_probe=_ignore)).capabilities
-
-
-def list_models(
-    manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
-) -> dict[str, Any]:
-    """The shape of `models`. Blocks: it reads files of the home, and looks at the weights on disk."""
-    fits = {name: _fit_here(name, manifest, home, capabilities, environ) for name in manifest.models}
-    return models_shape(manifest, read_active(home), fits, accepted_notices(home))
-
-
-def _fit_here(
-    name: str, manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
-) -> Fit:
-    """Whether a model fits this computer, on the build that the catalog gives it."""
-    from moondream_station.core.backends.provide import known_requirements  # noqa: PLC0415  as above
-
-    model = manifest.models[name]
-    if capabilities is None:
-        return Fit(verdict=FitVerdict.UNKNOWN, reason="this machine has not been detected yet")
-    known = known_requirements(name, manifest=manifest, home=home)
-    requirements, build = known or parse_requirement_args(["torch"]), None
-    if requirements.mentions_torch:
-        request = BuildRequest(
-            capabilities=capabilities, requirements=requirements, python=own_interpreter().name
-        )
-        build = select(request, request.catalog_offers()).selection.build
-        if build is None:
-            return Fit(verdict=FitVerdict.UNKNOWN, reason="no PyTorch build is known that it could use here")
-    return judge(model, build, capabilities, around=surroundings_of(model, environ))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -10,7 +9,7 @@ import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.candidates import CPU
-from moondream_station.core.activation.fit import Surroundings, judge, surroundings_of
+from moondream_station.core.activation.models import Surroundings, judge, surroundings_of
 from moondream_station.core.backends.code_store import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.builds.catalog import Catalog
@@ -18,20 +17,16 @@ from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.store import request_key
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
-from moondream_station.core.facts.codec import to_json
-from moondream_station.core.facts.errors import DoesNotFit, NoticeNotAccepted, UnsupportedModel
+from moondream_station.core.facts.errors import DoesNotFit, UnsupportedModel
 from moondream_station.core.facts.events import CapabilitiesDetected, Fact, ProbeFinished
 from moondream_station.core.facts.selection import Fit, FitVerdict
-from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
-from moondream_station.core.home.storage import read_record, write_record
 from moondream_station.core.resolve.interpreter import Interpreter, find_interpreter
 from moondream_station.core.selection.request import BuildRequest
 
 _log = Log()
 MEMORY_UNIT = "bytes of memory"
 """The unit of progress by which a backend says what its weights will take, before it fetches them."""
-_NOTICES = "moondream-station/notices/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,51 +80,6 @@ class Needs:
                 f"{self.model_id} does not fit {where}: it {fit.reason}.",
                 hint=f"`moondream-station switch {self.model_id} --anyway` goes on regardless.",
             )
-
-
-def check_model(
-    manifest: Manifest, model_id: str, *, system: str | None = None, machine: str | None = None
-) -> ModelInfo:
-    """A model's entry, where it can be switched to; here, or on a `platform.system()` and `machine()`."""
-    model = manifest.model(model_id)
-    reason = manifest.unsupported_reason(model_id, system=system, machine=machine)
-    if reason is not None:
-        raise UnsupportedModel(
-            f"{model_id} is not supported here: {reason}.",
-            hint="`moondream-station models` lists those that are.",
-        )
-    return model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Accepted:
-    """The notices that the user has accepted, by the sha256 of what they say."""
-
-    format: str = _NOTICES
-    accepted: tuple[str, ...] = ()
-
-
-def accepted_notices(home: Home) -> frozenset[str]:
-    """The digests of the notices that were accepted in this home; none where the record can't be read."""
-    try:
-        return frozenset((read_record(home.notices, _Accepted, _NOTICES) or _Accepted()).accepted)
-    except (OSError, ValueError) as error:
-        _log.warning("accepted_notices_unknown", path=str(home.notices), reason=str(error))
-        return frozenset()
-
-
-def check_notice(home: Home, model_id: str, model: ModelInfo, *, accept: bool) -> None:
-    """Refuse a model whose notice the user has not accepted; what is accepted now is recorded."""
-    notice, accepted = model.notice, accepted_notices(home)
-    if notice is None or notice.digest in accepted:
-        return
-    if not accept:
-        raise NoticeNotAccepted(
-            f"{model_id} has a notice that must be accepted first: {notice.in_words}",
-            hint=f"`moondream-station switch {model_id} --accept-notice` accepts it.",
-        )
-    record = _Accepted(accepted=(*sorted(accepted), notice.digest))
-    write_record(home, home.notices, f"{json.dumps(to_json(record), indent=2)}\n")
 
 
 async def detect_machine(

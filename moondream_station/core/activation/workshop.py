@@ -18,8 +18,8 @@ from moondream_station.core.activation.activation import (
     sweep_cancel_requests,
 )
 from moondream_station.core.activation.candidates import Candidates, no_build, select_again
-from moondream_station.core.activation.fit import weights_to_come
 from moondream_station.core.activation.housekeeping import freeable_bytes
+from moondream_station.core.activation.models import weights_to_come
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.backends.manifest import Manifest

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from moondream_station.core.activation.fit import (
+from moondream_station.core.activation.models import (
     DISK_RESERVE_BYTES,
     MEMORY_RESERVE_BYTES,
     Surroundings,

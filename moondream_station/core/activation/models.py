@@ -1,26 +1,39 @@
-"""Whether a machine has what a model needs: memory, disk, compute capability and glibc, with the sums."""
+"""Whether a model can be switched to: supported here, its notice accepted, and room for what it needs."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from moondream_station.core.backends.manifest import ModelInfo, ModelNeeds
+from moondream_station.core.backends.manifest import Manifest, ModelInfo, ModelNeeds
+from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, parse_build, parse_capability
+from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.builds.target import Target, target_of
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
+from moondream_station.core.facts.codec import to_json
+from moondream_station.core.facts.errors import NoticeNotAccepted, UnsupportedModel
 from moondream_station.core.facts.selection import Fit, FitVerdict
-from moondream_station.core.home.layout import expanded
-from moondream_station.core.home.storage import Need, in_words
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home, expanded
+from moondream_station.core.home.log import Log
+from moondream_station.core.home.storage import Need, in_words, read_record, write_record
+from moondream_station.core.resolve.interpreter import own_interpreter
+from moondream_station.core.selection.request import BuildRequest
+from moondream_station.core.selection.select import select
+from moondream_station.core.views.overview import models_shape
 from moondream_station.core.worker.loading import available_bytes, disk_usage, model_cache, total_bytes
 
+_NOTICES = "moondream-station/notices/1"
+_log = Log()
 MEMORY_RESERVE_BYTES = 1 << 30
 """What computing takes beside the weights; where less than that again is left, it is tight."""
 DISK_RESERVE_BYTES = 64 << 20
@@ -200,3 +213,75 @@ def surroundings_of(model: ModelInfo, environ: Mapping[str, str]) -> Surrounding
         free_disk_bytes=shutil.disk_usage(folder).free,
         stored_bytes=(model.needs.weights_bytes or 0) if is_local else stored,
     )
+
+
+def check_model(
+    manifest: Manifest, model_id: str, *, system: str | None = None, machine: str | None = None
+) -> ModelInfo:
+    """A model's entry, where it can be switched to; here, or on a `platform.system()` and `machine()`."""
+    model = manifest.model(model_id)
+    reason = manifest.unsupported_reason(model_id, system=system, machine=machine)
+    if reason is not None:
+        raise UnsupportedModel(
+            f"{model_id} is not supported here: {reason}.",
+            hint="`moondream-station models` lists those that are.",
+        )
+    return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Accepted:
+    """The notices that the user has accepted, by the sha256 of what they say."""
+
+    format: str = _NOTICES
+    accepted: tuple[str, ...] = ()
+
+
+def accepted_notices(home: Home) -> frozenset[str]:
+    """The digests of the notices that were accepted in this home; none where the record can't be read."""
+    try:
+        return frozenset((read_record(home.notices, _Accepted, _NOTICES) or _Accepted()).accepted)
+    except (OSError, ValueError) as error:
+        _log.warning("accepted_notices_unknown", path=str(home.notices), reason=str(error))
+        return frozenset()
+
+
+def check_notice(home: Home, model_id: str, model: ModelInfo, *, accept: bool) -> None:
+    """Refuse a model whose notice the user has not accepted; what is accepted now is recorded."""
+    notice, accepted = model.notice, accepted_notices(home)
+    if notice is None or notice.digest in accepted:
+        return
+    if not accept:
+        raise NoticeNotAccepted(
+            f"{model_id} has a notice that must be accepted first: {notice.in_words}",
+            hint=f"`moondream-station switch {model_id} --accept-notice` accepts it.",
+        )
+    record = _Accepted(accepted=(*sorted(accepted), notice.digest))
+    write_record(home, home.notices, f"{json.dumps(to_json(record), indent=2)}\n")
+
+
+def list_models(
+    manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """The shape of `models`. Blocks: it reads files of the home, and looks at the weights on disk."""
+    fits = {name: _fit_here(name, manifest, home, capabilities, environ) for name in manifest.models}
+    return models_shape(manifest, read_active(home), fits, accepted_notices(home))
+
+
+def _fit_here(
+    name: str, manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
+) -> Fit:
+    """Whether a model fits this computer, on the build that the catalog gives it."""
+    model = manifest.models[name]
+    if capabilities is None:
+        return Fit(verdict=FitVerdict.UNKNOWN, reason="this machine has not been detected yet")
+    known = known_requirements(name, manifest=manifest, home=home)
+    requirements, build = known or parse_requirement_args(["torch"]), None
+    if requirements.mentions_torch:
+        request = BuildRequest(
+            capabilities=capabilities, requirements=requirements, python=own_interpreter().name
+        )
+        build = select(request, request.catalog_offers()).selection.build
+        if build is None:
+            return Fit(verdict=FitVerdict.UNKNOWN, reason="no PyTorch build is known that it could use here")
+    return judge(model, build, capabilities, around=surroundings_of(model, environ))
