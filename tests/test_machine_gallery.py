@@ -13,7 +13,7 @@ import pytest
 from benchmarks.accuracy.problems import Problem, problems
 from benchmarks.accuracy.works import judge
 
-from moondream_station.core.activation.plan import plan_from_catalog
+from moondream_station.core.activation.choice import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.facts.selection import Selection, Verdict
 from moondream_station.core.machine.record import RecordedMachine, load_record

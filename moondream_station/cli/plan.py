@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.console.signals import run_loop
-from moondream_station.core.activation.plan import plan_from_catalog, plan_here
+from moondream_station.core.activation.choice import plan_from_catalog, plan_here
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     FAMILY,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.core.activation.plan import plan_from_catalog
+from moondream_station.core.activation.choice import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.selection import Selection
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from moondream_station.core.activation.activation import ask_to_cancel
-from moondream_station.core.activation.plan import plan_here
+from moondream_station.core.activation.choice import plan_here
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.events import (

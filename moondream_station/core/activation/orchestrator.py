@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from moondream_station.core.activation.activation import Activation
-from moondream_station.core.activation.candidates import CPU
+from moondream_station.core.activation.choice import CPU
 from moondream_station.core.activation.housekeeping import find_previous
 from moondream_station.core.activation.models import check_model, check_notice
 from moondream_station.core.activation.prepare import (

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import anyio.to_thread
 
 from moondream_station.core.activation.activation import Activation
-from moondream_station.core.activation.candidates import CPU
+from moondream_station.core.activation.choice import CPU
 from moondream_station.core.activation.models import Surroundings, judge, surroundings_of
 from moondream_station.core.backends.code_store import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo

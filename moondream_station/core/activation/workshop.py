@@ -17,7 +17,7 @@ from moondream_station.core.activation.activation import (
     Activation,
     sweep_cancel_requests,
 )
-from moondream_station.core.activation.candidates import Candidates, no_build, select_again
+from moondream_station.core.activation.choice import Candidates, no_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.models import weights_to_come
 from moondream_station.core.activation.prepare import Needs

@@ -13,7 +13,7 @@ import anyio.to_thread
 import httpx2
 from packaging.utils import canonicalize_name
 
-from moondream_station.core.activation.candidates import Candidates, no_build
+from moondream_station.core.activation.choice import Candidates, no_build
 from moondream_station.core.builds.naming import check_strategy, parse_build
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY, Requirements

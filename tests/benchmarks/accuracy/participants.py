@@ -13,7 +13,7 @@ import anyio
 from benchmarks.accuracy.problems import Choice, Problem
 from benchmarks.accuracy.works import newest
 
-from moondream_station.core.activation.plan import plan_from_catalog
+from moondream_station.core.activation.choice import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.machine.record import RecordedMachine, load_record
 

@@ -10,7 +10,7 @@ import anyio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moondream_station.core.activation.plan import plan_from_catalog
+from moondream_station.core.activation.choice import plan_from_catalog
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.selection import Selection, Verdict

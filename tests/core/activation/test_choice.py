@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moondream_station.core.activation.candidates import Candidates
+from moondream_station.core.activation.choice import Candidates
 from moondream_station.core.facts.events import Degraded
 from moondream_station.core.facts.selection import Verdict
 from support.snapshots import linux, nvidia, plan, wheel
