@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from moondream_station.core.facts.errors import StationError
+from moondream_station.core.facts.errors import NetworkFault, StationError
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.index.listing import SourceReport
 from moondream_station.core.index.offers import CollectedOffers
@@ -13,24 +13,33 @@ from moondream_station.doctor.patient import Patient, Unknowable
 from moondream_station.doctor.report import Finding, ok, problem, warning
 
 _REMEDIES = {
-    "name can't be resolved": (
+    NetworkFault.NAME_UNKNOWN: (
         "Check the connection and its DNS; without a network, set find-links or a mirror."
     ),
-    "proxy": "Check the proxy in HTTPS_PROXY and NO_PROXY, or in pip's `proxy`.",
-    "has expired": ("Check this computer's clock; if it is right, the server's certificate must be renewed."),
-    "not yet valid": "Check this computer's clock: by it, the server's certificate is not valid yet.",
-    "certificate": "Name your organisation's certificates in SSL_CERT_FILE, PIP_CERT or pip's `cert`.",
-    "secure connection": (
+    NetworkFault.PROXY: "Check the proxy in HTTPS_PROXY and NO_PROXY, or in pip's `proxy`.",
+    NetworkFault.CERTIFICATE_EXPIRED: (
+        "Check this computer's clock; if it is right, the server's certificate must be renewed."
+    ),
+    NetworkFault.CERTIFICATE_NOT_YET_VALID: (
+        "Check this computer's clock: by it, the server's certificate is not valid yet."
+    ),
+    NetworkFault.CERTIFICATE_UNTRUSTED: (
+        "Name your organisation's certificates in SSL_CERT_FILE, PIP_CERT or pip's `cert`."
+    ),
+    NetworkFault.TLS: (
         "Something between this computer and the server breaks TLS: a proxy, or a wrong `http`/`https`."
     ),
-    "status 401": "Check the name and password: in netrc, or in the index's URL.",
-    "403": "The server refuses: check that the address is an index's, and that you may read it.",
-    "in time": "The server is slow or out of reach: retry, raise pip's `timeout`, or set a mirror.",
-    "refused": "Nothing listens there: check the address and its port.",
-    "the network is unreachable": "This computer has no network, or none that leads there.",
-    "no such page": "Check the address: the index, or its mirror, has no page for torch.",
+    NetworkFault.CREDENTIALS: "Check the name and password: in netrc, or in the index's URL.",
+    NetworkFault.FORBIDDEN: (
+        "The server refuses: check that the address is an index's, and that you may read it."
+    ),
+    NetworkFault.SILENT: (
+        "The server is slow or out of reach: retry, raise pip's `timeout`, or set a mirror."
+    ),
+    NetworkFault.REFUSED: "Nothing listens there: check the address and its port.",
+    NetworkFault.NO_NETWORK: "This computer has no network, or none that leads there.",
+    NetworkFault.NO_SUCH_PAGE: "Check the address: the index, or its mirror, has no page for torch.",
 }
-"""What to do, by words of a failure; the first that fits counts."""
 _OTHERWISE = "Check the address and the connection."
 _TORCH_INDEX = "PyTorch's index"
 _MIRROR = "MOONDREAM_STATION_TORCH_INDEX, or `torch_index` in config.json, names a mirror of it."
@@ -110,12 +119,13 @@ def _of(offers: CollectedOffers, source: str) -> _Reports:
 def _verdict(name: str, reports: _Reports, good: str, *, may_lack: bool = False, fatal: bool) -> Finding:
     """What became of one place; some may lack torch."""
     detail = [report.sentence for report in reports]
-    failed = [report.detail for report in reports if report.outcome == "failed"]
+    failed = [report for report in reports if report.outcome == "failed"]
     has_answered = any(report.outcome == "ok" for report in reports)
     if not failed and (has_answered or may_lack):
         return ok(good, detail)
-    reason = next(iter(failed), reports[0].detail if reports else "no address is set")
-    text = next((text for word, text in _REMEDIES.items() if word in reason), _OTHERWISE)
+    worst = next(iter((*failed, *reports)), None)
+    text = _REMEDIES.get(worst.fault, _OTHERWISE) if worst and worst.fault else _OTHERWISE
+    reason = worst.detail if worst else "no address is set"
     # PyTorch's index is set in the station's own settings, which pip does not show.
     remedy = (f"{text} {_MIRROR}",) if name == _TORCH_INDEX else (text, _CONFIG_LIST)
     if has_answered:

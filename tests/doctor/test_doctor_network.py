@@ -158,6 +158,7 @@ async def test_a_proxy_that_does_not_answer_is_told(home: Home, index: TorchInde
     report = await examined(home, torch_index=index.torch_url, simple=index.simple_url, variables=proxy)
     finding = finding_of(report, "network.torch-index")
     assert finding.status is Status.ERROR
+    assert "Check the proxy" in words_of(finding)
     settings = words_of(finding_of(report, "network.settings"))
     assert f"http proxy: 127.0.0.1:{closed_port}" in settings
     assert "s3cret" not in settings

@@ -8,6 +8,7 @@ they arise; the command line and HTTP each have one boundary that shows them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 
@@ -44,6 +45,23 @@ class StationError(Exception):
     def info(self) -> ErrorInfo:
         """The error as data."""
         return ErrorInfo(code=self.code, message=self.message, hint=self.hint)
+
+
+class NetworkFault(StrEnum):
+    """Why a place on the network gave nothing, where that is known and has a remedy of its own."""
+
+    NAME_UNKNOWN = "name-unknown"
+    NO_NETWORK = "no-network"
+    REFUSED = "refused"
+    SILENT = "silent"
+    PROXY = "proxy"
+    CERTIFICATE_EXPIRED = "certificate-expired"
+    CERTIFICATE_NOT_YET_VALID = "certificate-not-yet-valid"
+    CERTIFICATE_UNTRUSTED = "certificate-untrusted"
+    TLS = "tls"
+    CREDENTIALS = "credentials"
+    FORBIDDEN = "forbidden"
+    NO_SUCH_PAGE = "no-such-page"
 
 
 class UsageError(StationError, code="usage"):

@@ -9,18 +9,21 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx2
 
+from moondream_station.core.facts.errors import NetworkFault
 from moondream_station.core.facts.redact import redact_text, redact_url
 
+_BY_VERIFY_CODE = {9: NetworkFault.CERTIFICATE_NOT_YET_VALID, 10: NetworkFault.CERTIFICATE_EXPIRED}
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
-_BY_TYPE: tuple[tuple[type[Exception], str], ...] = (
-    (httpx2.ProxyError, "the proxy failed ({text})"),
-    (httpx2.ConnectTimeout, "it does not answer (no connection in time)"),
-    (httpx2.TimeoutException, "it does not answer in time"),
-    (TimeoutError, "it does not answer in time"),
-    (httpx2.TooManyRedirects, "it redirects in circles"),
-    (httpx2.ConnectError, "no connection ({text})"),
-    (httpx2.TransportError, "the connection broke ({text})"),
+_BY_TYPE: tuple[tuple[type[Exception], NetworkFault | None, str], ...] = (
+    (httpx2.ProxyError, NetworkFault.PROXY, "the proxy failed ({text})"),
+    (httpx2.ConnectTimeout, NetworkFault.SILENT, "it does not answer (no connection in time)"),
+    (httpx2.TimeoutException, NetworkFault.SILENT, "it does not answer in time"),
+    (TimeoutError, NetworkFault.SILENT, "it does not answer in time"),
+    (httpx2.TooManyRedirects, None, "it redirects in circles"),
+    (httpx2.ConnectError, None, "no connection ({text})"),
+    (httpx2.TransportError, None, "the connection broke ({text})"),
 )
 """The first that fits counts, so a special case stands before what it is a case of."""
 
@@ -71,11 +74,18 @@ class _Body(httpx2.AsyncByteStream):
 
 def explain_failure(error: Exception) -> str:
     """Why nothing came, in words that follow a colon, of what the client or a time limit around it raised."""
-    words = next((text for cause in _causes(error) if (text := _explain_cause(cause)) is not None), None)
-    if words is not None and not isinstance(error, httpx2.ProxyError):
-        return words
+    return understand(error)[1]
+
+
+def understand(error: Exception) -> tuple[NetworkFault | None, str]:
+    """The same, with what it is a case of."""
+    known = next((known for cause in _causes(error) if (known := _understand_cause(cause))), None)
+    if known is not None and not isinstance(error, httpx2.ProxyError):
+        return known
     text = redact_text(str(error)) or type(error).__name__
-    return next((form.format(text=text) for kind, form in _BY_TYPE if isinstance(error, kind)), text)
+    fitting = ((fault, form) for kind, fault, form in _BY_TYPE if isinstance(error, kind))
+    fault, form = next(fitting, (None, "{text}"))
+    return fault, form.format(text=text)
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -88,21 +98,21 @@ def is_of_tls(error: Exception) -> bool:
     return any(isinstance(cause, ssl.SSLError) for cause in _causes(error))
 
 
-def _explain_cause(cause: BaseException) -> str | None:
+def _understand_cause(cause: BaseException) -> tuple[NetworkFault, str] | None:
     match cause:
         case ssl.SSLCertVerificationError():
-            words = f"its certificate is not trusted ({cause.verify_message})"
+            fault = _BY_VERIFY_CODE.get(cause.verify_code, NetworkFault.CERTIFICATE_UNTRUSTED)
+            return fault, f"its certificate is not trusted ({cause.verify_message})"
         case ssl.SSLError():
-            words = f"no secure connection ({cause.reason or cause})"
+            return NetworkFault.TLS, f"no secure connection ({cause.reason or cause})"
         case socket.gaierror():
-            words = "its name can't be resolved"
+            return NetworkFault.NAME_UNKNOWN, "its name can't be resolved"
         case ConnectionRefusedError():
-            words = "the connection is refused"
+            return NetworkFault.REFUSED, "the connection is refused"
         case OSError() if cause.errno in _UNREACHABLE:
-            words = "the network is unreachable"
+            return NetworkFault.NO_NETWORK, "the network is unreachable"
         case _:
             return None
-    return words
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from moondream_station.core.facts.errors import NetworkFault
 from moondream_station.core.facts.redact import without_credentials
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 
@@ -36,6 +37,7 @@ _HINTS = {
     404: "The file no longer exists. `--upgrade` locks again.",
     407: "The proxy requires credentials: put them into its URL.",
 }
+_FAULTS = {401: NetworkFault.CREDENTIALS, 403: NetworkFault.FORBIDDEN, 407: NetworkFault.PROXY}
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class AttemptFailed(Exception):
     is_unreachable: bool = False
     retry_after_seconds: float = 0.0
     hint: str | None = None
+    fault: NetworkFault | None = None
 
     def __str__(self) -> str:
         return self.reason
@@ -177,7 +180,7 @@ def refusal(answer: Answer) -> AttemptFailed:
     reason = _REASONS.get(status) or f"it answers {status} {answer.reason}".rstrip()
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING:  # another one soon, perhaps
         return AttemptFailed(reason, retry_after_seconds=_retry_after(answer.headers))
-    return AttemptFailed(reason, is_final=True, hint=_HINTS.get(status))
+    return AttemptFailed(reason, is_final=True, hint=_HINTS.get(status), fault=_FAULTS.get(status))
 
 
 def failure_of(error: httpx2.RequestError | httpx2.InvalidURL, *, is_answered: bool) -> AttemptFailed:
@@ -191,11 +194,13 @@ def failure_of(error: httpx2.RequestError | httpx2.InvalidURL, *, is_answered: b
     tls = http_failures.is_of_tls(error)
     is_lasting = isinstance(error, httpx2.UnsupportedProtocol | httpx2.TooManyRedirects)
     hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
+    fault, reason = http_failures.understand(error)
     return AttemptFailed(
-        http_failures.explain_failure(error),
+        reason,
         is_final=(tls and not is_answered) or is_lasting,
         is_unreachable=tls or http_failures.is_unreachable(error),
         hint=hint if tls and not is_answered else None,
+        fault=fault,
     )
 
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 import anyio
 import anyio.to_thread
 
+from moondream_station.core.facts.errors import NetworkFault
 from moondream_station.core.facts.redact import redact_url, without_credentials
 from moondream_station.core.facts.selection import Source
 from moondream_station.core.fetch.retry import MAX_PAGE_BYTES, AttemptFailed, Patience, ask, refusal
@@ -37,7 +38,7 @@ ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+ht
 """JSON where the index has it, because only that has sizes."""
 
 _Outcome: TypeAlias = Literal["ok", "absent", "failed"]
-_ABSENT = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+_ABSENT = {403: NetworkFault.FORBIDDEN, 404: NetworkFault.NO_SUCH_PAGE, 410: NetworkFault.NO_SUCH_PAGE}
 _CONNECTIONS = 4
 _ONCE = Patience(connect_seconds=3.0, attempts=1)
 """Less time for a connection: a server that nobody reaches is given up while there is some for others."""
@@ -77,6 +78,7 @@ class SourceReport:
     url_redacted: str
     outcome: _Outcome
     detail: str
+    fault: NetworkFault | None = None
     age_seconds: float | None = None
 
     @property
@@ -176,14 +178,16 @@ class PageSource:
             else:
                 # In a thread, as all parsing: PyPI's largest pages take seconds.
                 files = await anyio.to_thread.run_sync(lambda: read_local(path, flat=source == "find-links"))
-        except FileNotFoundError as error:
-            detail = "it does not exist" if error.strerror else str(error)
-            return Page(report=report(outcome="absent", detail=detail))
+        except FileNotFoundError:
+            detail, fault = "it does not exist", NetworkFault.NO_SUCH_PAGE
+            return Page(report=report(outcome="absent", detail=detail, fault=fault))
         except (AttemptFailed, ListingInvalid, OSError) as error:
             reason = f"it can't be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+            failure = error if isinstance(error, AttemptFailed) else AttemptFailed(reason)
+            if failure.fault in _ABSENT.values():
+                return Page(report=report(outcome="absent", detail=reason, fault=failure.fault))
             if known is None or not known.is_fresh:
-                failure = error if isinstance(error, AttemptFailed) else AttemptFailed(reason)
-                failed = report(outcome="failed", detail=reason)
+                failed = report(outcome="failed", detail=reason, fault=failure.fault)
                 return Page(report=failed, is_server_dead=failure.is_unreachable, hint=failure.hint)
             files, age = known.files, known.age_seconds
             note = f"; {reason}, so an earlier listing is used"
@@ -197,15 +201,15 @@ class PageSource:
                 raise AttemptFailed("there was no time to ask it")
             with anyio.move_on_after(min(self.page_seconds, remaining_seconds)):
                 return await self._fetch(url, known)
-        raise AttemptFailed("it does not answer in time")
+        raise AttemptFailed("it does not answer in time", fault=NetworkFault.SILENT)
 
     async def _fetch(self, url: str, known: CachedListing | None) -> tuple[ListedFile, ...]:
         headers = {"Accept": ACCEPT}
         if known is not None and known.etag is not None:
             headers["If-None-Match"] = known.etag
         answer = await ask(self.client, url, self.patience, headers=headers)
-        if answer.status in _ABSENT:
-            raise FileNotFoundError(f"it has no such page (status {answer.status})")
+        if fault := _ABSENT.get(answer.status):
+            raise AttemptFailed(f"it has no such page (status {answer.status})", is_final=True, fault=fault)
         if answer.status == HTTPStatus.NOT_MODIFIED and known is not None:
             files, etag = known.files, known.etag
         elif answer.status == HTTPStatus.OK:

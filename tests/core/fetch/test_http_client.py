@@ -14,9 +14,9 @@ import pytest
 import trustme
 
 from moondream_station import __version__
-from moondream_station.core.facts.errors import SettingsInvalid
+from moondream_station.core.facts.errors import NetworkFault, SettingsInvalid
 from moondream_station.core.fetch.http_client import open_client
-from moondream_station.core.fetch.http_failures import explain_failure, is_unreachable
+from moondream_station.core.fetch.http_failures import explain_failure, is_unreachable, understand
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
@@ -197,15 +197,15 @@ async def _failure(
 async def test_failures_are_told_in_words(free_port: int) -> None:
     """Refused, unknown name, silence, a broken connection, a loop."""
     refused = await _failure(f"http://127.0.0.1:{free_port}/")
-    assert explain_failure(refused) == "the connection is refused"
+    assert understand(refused) == (NetworkFault.REFUSED, "the connection is refused")
     assert is_unreachable(refused)
     unknown = await _failure("http://packages.invalid/")
-    assert explain_failure(unknown) == "its name can't be resolved"
+    assert understand(unknown) == (NetworkFault.NAME_UNKNOWN, "its name can't be resolved")
     assert is_unreachable(unknown)
     with TorchIndex() as index:
         index.faults.append(Fault(match="/simple/", hang_after_bytes=0))
         silent = await _failure(f"{index.simple_url}/", PackagingConfig(timeout_seconds=0.1))
-        assert explain_failure(silent) == "it does not answer in time"
+        assert understand(silent) == (NetworkFault.SILENT, "it does not answer in time")
         assert not is_unreachable(silent)
         assert explain_failure(await _failure(f"{index.simple_url}/", limit_seconds=0.1)) == explain_failure(
             silent
