@@ -34,7 +34,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.machine.record import RecordedMachine, load_record, with_python
-from moondream_station.core.packaging.packaging_config import load_packaging_config
+from moondream_station.core.packaging.packaging_config import load_packaging_config, options_for_pip
 from moondream_station.core.resolve.interpreter import own_interpreter
 
 if TYPE_CHECKING:
@@ -57,22 +57,22 @@ def run_plan(options: PlanOptions, *, strategy: str | None, as_json: bool) -> in
     """Plan, and print it; returns 0 where there is a build, else 1."""
     home, settings = begin(strategy=strategy)
     check_strategy(settings.strategy)
-    selection = run_loop(_plan, options, home, settings)
+    selection, pip_options = run_loop(_plan, options, home, settings)
     data = to_json(selection)
     if selection.fit is None:
         del data["fit"]
-    print_text(plan_text(selection, width=terminal_width()), data, as_json=as_json)
+    print_text(plan_text(selection, pip_options, width=terminal_width()), data, as_json=as_json)
     return 0 if selection.build is not None else 1
 
 
-def plan_text(selection: Selection, *, width: int | None = None) -> str:
+def plan_text(selection: Selection, pip_options: Sequence[str] = (), *, width: int | None = None) -> str:
     """A plan for people, its table broken to `width` columns: choice, command, fit, warnings, candidates."""
     lines = []
     if selection.build is None:
         lines.append(selection.reason)
     else:
         lines += [f"{selection.build} with torch {selection.torch}: {selection.reason}"]
-        lines += ["", *(f"  {_quoted(command)}" for command in _commands(selection))]
+        lines += ["", *(f"  {_quoted(command)}" for command in _commands(selection, pip_options))]
     if selection.fit is not None:
         lines += ["", selection.fit.sentence]
     lines += [f"warning: {warning}" for warning in selection.warnings]
@@ -90,7 +90,7 @@ def plan_text(selection: Selection, *, width: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _commands(selection: Selection) -> list[Sequence[str]]:
+def _commands(selection: Selection, pip_options: Sequence[str]) -> list[Sequence[str]]:
     """The command, and a second one for requirements that come from the user's own index."""
     commands: list[Sequence[str]] = [selection.command]
     others = [
@@ -99,7 +99,7 @@ def _commands(selection: Selection) -> list[Sequence[str]]:
         if text not in selection.command and canonicalize_name(Requirement(text).name) not in FAMILY
     ]
     if selection.source == "index" and others:
-        commands.append(("python", "-m", "pip", "install", *others))
+        commands.append(("python", "-m", "pip", "install", *others, *pip_options))
     return commands
 
 
@@ -109,7 +109,15 @@ def _reason_without_build(candidate: Candidate) -> str:
     return shorter.lstrip(": ") if shorter.startswith((" ", ": ")) else candidate.reason
 
 
-async def _plan(options: PlanOptions, home: Home, settings: Settings) -> Selection:
+async def _plan(options: PlanOptions, home: Home, settings: Settings) -> tuple[Selection, tuple[str, ...]]:
+    """The plan, and what tells pip of the user's own indexes, where it is for this computer."""
+    selection = await _select(options, home, settings)
+    if options.machine_file is not None:
+        return selection, ()
+    return selection, await options_for_pip(os.environ, settings.torch_index)
+
+
+async def _select(options: PlanOptions, home: Home, settings: Settings) -> Selection:
     machine: Machine = (
         LocalMachine(os.environ)
         if options.machine_file is None

@@ -85,6 +85,22 @@ def test_the_commands_together_install_all_that_was_asked_for() -> None:
     assert one.split("\n\n")[1] == f"  python -m pip install torch --index-url {OFFICIAL}/cu126"
 
 
+def test_the_second_command_names_what_is_set_for_uv_alone(premises: Premises) -> None:
+    """Pip knows nothing of it; PyTorch's own index, which lists old copies of others, is not named."""
+    links, torch = premises.folder / "links", premises.index.torch_url
+    links.mkdir()
+    premises.variables["UV_INDEX"] = f"more=https://me:secret@extra.example/simple {torch}/cpu"
+    premises.variables["UV_FIND_LINKS"] = str(links)
+    shown = run(premises, "plan", "torch", "pillow", "--offline").stdout
+    options = f"--extra-index-url https://extra.example/simple --find-links {links.as_uri()}"
+    assert f"  python -m pip install pillow {options}\n" in shown
+    premises.variables["PIP_EXTRA_INDEX_URL"] = "https://me:secret@extra.example/simple"
+    premises.variables["UV_DEFAULT_INDEX"] = "https://first.example/simple/"
+    shown = run(premises, "plan", "torch", "pillow", "--offline").stdout
+    options = f"--index-url https://first.example/simple --find-links {links.as_uri()}"
+    assert f"  python -m pip install pillow {options}\n" in shown
+
+
 def test_a_left_out_option_of_a_requirements_file_is_a_warning(desk: Desk) -> None:
     """The station chooses the index; that the file names another one is told."""
     file = desk.folder / "requirements.txt"

@@ -25,7 +25,7 @@ from moondream_station.core.home.storage import read_file
 from moondream_station.core.index.listing import SourceReport
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.machine import Machine
-from moondream_station.core.packaging.packaging_config import load_packaging_config
+from moondream_station.core.packaging.packaging_config import load_config_of_pip, load_packaging_config
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select
@@ -280,7 +280,7 @@ async def plan_here(
     silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
     if selection.build is None:
         return replace(selection, reason=no_build(selection, collected).message)
-    if selection.source == "default" and config.index_url != await _index_of_pip(environ):
+    if selection.source == "default" and config.index_url != (await load_config_of_pip(environ)).index_url:
         index = without_credentials(config.index_url)
         selection = replace(selection, command=(*selection.command, "--index-url", index))
     warnings = (
@@ -310,12 +310,6 @@ async def _with_fit(
     if environ is not None:
         around = await anyio.to_thread.run_sync(surroundings_of, model, environ)
     return replace(selection, fit=judge(model, selection.build, capabilities, around=around))
-
-
-async def _index_of_pip(environ: Mapping[str, str]) -> str:
-    """The default index of pip, which knows nothing of what is set for uv."""
-    variables = {name: value for name, value in environ.items() if not name.startswith("UV_")}
-    return (await load_packaging_config({**variables, "UV_NO_CONFIG": "1"})).index_url
 
 
 def _age(tried: Iterable[SourceReport]) -> Iterator[str]:

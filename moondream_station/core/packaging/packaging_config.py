@@ -185,6 +185,25 @@ async def load_packaging_config(
     return await anyio.to_thread.run_sync(_load, environ, prefix, cwd, platform, etc)
 
 
+async def load_config_of_pip(environ: Mapping[str, str]) -> PackagingConfig:
+    """The set-up of pip itself, which knows nothing of what is set for uv."""
+    variables = {name: value for name, value in environ.items() if not name.startswith("UV_")}
+    return await load_packaging_config({**variables, "UV_NO_CONFIG": "1"})
+
+
+async def options_for_pip(environ: Mapping[str, str], torch_index: str) -> tuple[str, ...]:
+    """What tells pip where other packages than torch's are, as far as that is set for uv alone."""
+    config, of_pip = await load_packaging_config(environ), await load_config_of_pip(environ)
+    places = [
+        *(("--index-url", url) for url in [config.index_url] if url != of_pip.index_url),
+        *(("--extra-index-url", url) for url in config.extra_index_urls if url not in of_pip.index_urls),
+        *(("--find-links", url) for url in config.find_links if url not in of_pip.find_links),
+    ]
+    named = [(option, url) for option, url in places if not is_torch_index(url, torch_index)]
+    no_index = ("--no-index",) if config.no_index and not of_pip.no_index else ()
+    return (*no_index, *(text for option, url in named for text in (option, without_credentials(url))))
+
+
 def _load(environ: Mapping[str, str], prefix: Path, cwd: Path, platform: str, etc: Path) -> PackagingConfig:
     variables = pip_variables(environ)
     pip = {**pip_file_options(environ, prefix, platform, etc), **variables}
