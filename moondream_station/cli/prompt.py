@@ -37,7 +37,7 @@ from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
 
 COMMANDS: Final[Mapping[str, str]] = {
-    "switch": "switch MODEL [--strategy S]: activate a model",
+    "switch": "switch MODEL [--strategy S] [--anyway] [--accept-notice]: activate a model",
     "rollback": "rollback MODEL: go back to the environment that the model had before",
     "cancel": "cancel: cancel the running switch (also Ctrl-C)",
     "models": "models: list the models",
@@ -46,6 +46,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "help": "help: show this list",
     "quit": "quit: stop the station (also Ctrl-D)",
 }
+_FLAGS: Final = ("--anyway", "--accept-notice")
 _STRATEGIES: Final = ("auto", "guide", "cpu")
 _REDRAW_SECONDS: Final = 0.25
 
@@ -157,10 +158,8 @@ class Prompt:
         match words:
             case []:
                 return
-            case ["switch", model]:
-                self._switch(model, None)
-            case ["switch", model, "--strategy" | "-s", strategy]:
-                self._switch(model, check_strategy(strategy))
+            case ["switch", model, *options]:
+                self._switch(model, options)
             case ["rollback", model]:
                 self._station.request_rollback(model)
             case ["cancel"]:
@@ -201,12 +200,21 @@ class Prompt:
     def _words(self) -> Mapping[str, Mapping[str, Any] | None]:
         """Completions, nested by position."""
         models = self._station.manifest.models
-        switch = {model: {"--strategy": dict.fromkeys(_STRATEGIES)} for model in models}
+        options = {"--strategy": dict.fromkeys(_STRATEGIES), "--anyway": None, "--accept-notice": None}
+        switch = dict.fromkeys(models, options)
         return {**dict.fromkeys(COMMANDS), "switch": switch, "rollback": dict.fromkeys(models)}
 
-    def _switch(self, model: str, strategy: str | None) -> None:
+    def _switch(self, model: str, options: Sequence[str]) -> None:
+        match [option for option in options if option not in _FLAGS]:
+            case []:
+                strategy = None
+            case ["--strategy" | "-s", name]:
+                strategy = check_strategy(name)
+            case _:
+                raise UsageError("switch can't be run like this.", hint=COMMANDS["switch"])
+        anyway, accept_notice = (flag in options for flag in _FLAGS)
         with suppress(UnknownModel):  # published, and so printed
-            self._station.request_switch(model, strategy)
+            self._station.request_switch(model, strategy, anyway=anyway, accept_notice=accept_notice)
 
     def _cancel(self) -> None:
         self._cancelled = self._station.request_cancel()

@@ -69,6 +69,21 @@ def test_mistakes_are_explained(terminal: Terminal) -> None:
 
 
 @pytest.mark.terminal
+def test_a_notice_is_accepted_at_the_prompt(premises: Premises) -> None:
+    """It is shown, with how to accept it; what follows goes by the flags."""
+    premises.add_model("noted", requirements="", notice={"text": "Proprietary."})
+    with open_terminal(command(), columns=80, rows=_ROWS, environ=premises.environ, clean=True) as terminal:
+        terminal.wait_for("moondream>")
+        terminal.type_line("switch noted")
+        terminal.wait_for("Proprietary.")
+        terminal.wait_for("--accept-notice")
+        terminal.type_line("switch noted --nonsense")
+        terminal.wait_for("switch can't be run like this")
+        terminal.type_line("switch noted --anyway --accept-notice")
+        terminal.wait_for("noted on no torch, worker ready")
+
+
+@pytest.mark.terminal
 def test_plan_answers_as_the_command_does(terminal: Terminal) -> None:
     """With its options."""
     terminal.type_line("plan --offline --strategy cpu")
