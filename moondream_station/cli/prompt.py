@@ -22,7 +22,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
 from moondream_station.cli.serve import ServeOptions, serve_here
-from moondream_station.cli.status import models_text, status_text
+from moondream_station.cli.status import models_text, news_lines, status_text
 from moondream_station.console.interrupts import ignore_signals
 from moondream_station.console.logging import begin, configure_logging
 from moondream_station.console.output import print_error, print_result, terminal_width
@@ -33,6 +33,7 @@ from moondream_station.core.facts.errors import NothingToCancel, StationError, U
 from moondream_station.core.facts.events import CancelReason, DownloadProgressed, ProbeFinished
 from moondream_station.core.home.task_groups import accompanied
 from moondream_station.core.station import Station
+from moondream_station.core.views.overview import news_shape
 from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
 
@@ -64,6 +65,8 @@ async def _run(run_command: Callable[[Sequence[str]], int]) -> int:
     check_strategy(settings.strategy)
     stopping = anyio.Event()
     async with serve_here(home, settings, ServeOptions(), stopping=stopping, announce=_announce) as station:
+        for line in news_lines(news_shape(station.manifest)):
+            print_result(line)
         prompt = Prompt(station, Terminal(sys.stdout), run_command)
 
         def heed(signal: CancelReason) -> None:

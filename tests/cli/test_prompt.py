@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -72,7 +73,11 @@ def test_mistakes_are_explained(terminal: Terminal) -> None:
 def test_a_notice_is_accepted_at_the_prompt(premises: Premises) -> None:
     """It is shown, with how to accept it; what follows goes by the flags."""
     premises.add_model("noted", requirements="", notice={"text": "Proprietary."})
+    file = premises.folder / "manifest.json"
+    news = {"version_messages": [{"version": ">0", "severity": "note", "message": "Read the manual."}]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | news))
     with open_terminal(command(), columns=80, rows=_ROWS, environ=premises.environ, clean=True) as terminal:
+        terminal.wait_for("note: Read the manual.")
         terminal.wait_for("moondream>")
         terminal.type_line("switch noted")
         terminal.wait_for("Proprietary.")

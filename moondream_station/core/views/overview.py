@@ -88,9 +88,14 @@ def models_shape(
         "models": [
             _model(manifest, active, model_id, fits[model_id], accepted) for model_id in manifest.models
         ],
-        "latest_version": manifest.latest_version,
-        "messages": [message.model_dump(exclude={"version"}) for message in manifest.messages_for()],
+        **news_shape(manifest),
     }
+
+
+def news_shape(manifest: Manifest) -> dict[str, Any]:
+    """What the manifest says of this version of the station, and of a newer one."""
+    messages = [message.model_dump(exclude={"version"}) for message in manifest.messages_for()]
+    return {"latest_version": manifest.latest_version, "messages": messages}
 
 
 def _model(
