@@ -245,8 +245,8 @@ def _check_needs(venv: Path, markers: Mapping[str, str]) -> None:
     unmet = list(unmet_needs(find_packages(map(str, site_packages_of(venv))), markers=markers))
     if unmet:
         raise EnvironmentBroken(
-            f"The installed packages don't fit each other: {'; '.join(unmet[:_NAMED_AT_MOST])}.",
-            hint="The index lists other requirements than its wheels: try another mirror.",
+            f"The installed packages are incompatible: {'; '.join(unmet[:_NAMED_AT_MOST])}.",
+            hint="The index lists other dependencies than its wheels have: try another mirror.",
         )
 
 

@@ -170,7 +170,7 @@ def check_records(venv: Path, packages: Mapping[str, str]) -> int:
     if problems:
         named = "; ".join(problems[:_NAMED_AT_MOST])
         more = f"; and {len(problems) - _NAMED_AT_MOST} more" if len(problems) > _NAMED_AT_MOST else ""
-        raise EnvironmentBroken(f"The environment {venv.parent.name} is not whole: {named}{more}.")
+        raise EnvironmentBroken(f"The environment {venv.parent.name} is damaged: {named}{more}.")
     return count
 
 

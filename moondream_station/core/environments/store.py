@@ -234,7 +234,7 @@ def _check_whole(committed: Committed) -> None:
     if not os.access(place.python, os.X_OK):
         raise EnvironmentBroken(f"The environment {place.name} has no working Python.")
     if changed := changed_names(record.own_files, own_files(place.venv)):
-        raise EnvironmentBroken(f"In environment {place.name} was lost or changed: {', '.join(changed)}.")
+        raise EnvironmentBroken(f"Environment {place.name} has lost or changed files: {', '.join(changed)}.")
     _own_lock(committed)
     count = check_records(place.venv, record.packages)
     if count != record.file_count:

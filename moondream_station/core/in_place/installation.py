@@ -236,7 +236,7 @@ class _InPlace:
             return await self._resolve(installed, together)
         except ResolutionConflict:
             names = " and ".join(orphans.texts)
-            self._notes.append(f"{names} stays as it is: no version of it fits torch {lock.torch}.")
+            self._notes.append(f"{names} was left as it is: no version fits torch {lock.torch}.")
             return lock
 
     async def _resolve(self, installed: Installed, missing: Requirements) -> Lock:
@@ -302,8 +302,7 @@ class _InPlace:
 
 def _check_space(scratch: Path, python: RunningPython, wheels: tuple[Path, ...]) -> None:
     """Room for what the wheels unpack to: once where uv can link from its cache, else in both places."""
-    folder = next(path for path in (python.site_packages, *python.site_packages.parents) if path.exists())
-    places = {path.stat().st_dev: path for path in (scratch, folder)}
+    places = {path.stat().st_dev: path for path in (scratch, python.folder)}
     size_bytes = unpacked_bytes(wheels)
     check_space([Need(path, size_bytes) for path in places.values()])
 
@@ -316,5 +315,6 @@ def _check_whole(python: RunningPython, lock: Lock) -> None:
     if problems:
         named = "; ".join(sorted(problems)[:_NAMED_AT_MOST])
         raise EnvironmentBroken(
-            f"The installation is not whole: {named}.", hint="Run it again: it reinstalls what is not whole."
+            f"The installation is incomplete: {named}.",
+            hint="Run it again; it reinstalls what is damaged.",
         )

@@ -91,13 +91,19 @@ class RunningPython:
             )
         if self.home is not None:
             raise PythonUnsuitable(
-                f"PYTHONHOME changes which Python {self.executable} is, but not for an installer.",
+                f"PYTHONHOME gives {self.executable} another Python's files; installers don't see them.",
                 hint="Unset it.",
             )
-        if not _is_writable(self.site_packages):
+        if not os.access(self.folder, os.W_OK | os.X_OK):
             raise PythonUnsuitable(
                 f"This Python's packages in {self.site_packages} can't be written.", hint=_REMEDY
             )
+
+    @property
+    def folder(self) -> Path:
+        """Where its packages are, or the folder that an installer would create that one in."""
+        places = (self.site_packages, *self.site_packages.parents)
+        return next(place for place in places if place.exists())
 
     def imported_of(self, packages: Iterable[str]) -> list[str]:
         """The packages that this process has imported, sorted, as far as their modules have the same name."""
@@ -121,13 +127,6 @@ def _words_of(marker: Path) -> str | None:
         return parser.get("externally-managed", "Error", fallback=None)
     except (configparser.Error, UnicodeDecodeError):
         return None
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be created there; an installer creates a missing folder."""
-    while not folder.exists():
-        folder = folder.parent
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 @dataclass(frozen=True, kw_only=True)

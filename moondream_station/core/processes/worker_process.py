@@ -45,7 +45,6 @@ class OutputLog:
         except OSError as error:
             self._give_up(error)
 
-    @property
     def last_lines(self) -> tuple[str, ...]:
         """The last 200 lines, oldest first."""
         return tuple(self._last)
@@ -58,7 +57,9 @@ class OutputLog:
         record = line.encode(errors="replace") + b"\n"
         try:
             if self._file.tell() + len(record) > self._limit:
-                self._file = self._rotate(self._file)
+                self._file.close()
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                self._file = open_file(self._path, "ab", buffering=0)
             self._file.write(record)
         except OSError as error:
             self._give_up(error)
@@ -68,11 +69,6 @@ class OutputLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-    def _rotate(self, file: BinaryIO) -> BinaryIO:
-        file.close()
-        self._path.replace(self._path.with_name(self._path.name + ".1"))
-        return open_file(self._path, "ab", buffering=0)
 
     def _give_up(self, error: OSError) -> None:
         self._last.append(f"[{self._path} can't be written: {error.strerror}]")
@@ -90,6 +86,8 @@ class WorkerProcess:
         """Its requests. The end of this stream asks it to leave."""
         self.stdout = child.stdout
         """Its answers."""
+        self.last_lines = log.last_lines
+        """The last 200 lines it wrote to stderr, oldest first."""
         self.kill = child.hang_up
         """Make it and all that it started end, within half a second where it does not listen."""
         self._child = child
@@ -101,10 +99,6 @@ class WorkerProcess:
     def returncode(self) -> int | None:
         """Its exit code, -n where signal n ended it, None while it runs."""
         return self._child.returncode
-
-    def last_lines(self) -> tuple[str, ...]:
-        """The last 200 lines it wrote to stderr, oldest first."""
-        return self._log.last_lines
 
     async def wait(self) -> int:
         """Wait until it has ended, by itself or not, and its last lines are read; return its exit code."""

@@ -97,7 +97,11 @@ class Family:
 
     def __post_init__(self) -> None:
         self._pin = f"torch=={self.offer.full_version}" if self.offer is not None else ""
-        self._url = _family_url(self.offer)
+        self._url: str | None = None
+        """The explicit index; PyPI is one too, or an extra index would go first."""
+        if (offer := self.offer) is not None:
+            place = offer.find_links if offer.source == "find-links" else offer.index_url or PYPI_URL
+            self._url = without_credentials(place).rstrip("/") if place is not None else None
         self._is_flat = self.offer is not None and self.offer.source == "find-links"
         self._offers: dict[Version, Offer] = {}
         self._asked: set[str] = set()
@@ -251,14 +255,6 @@ class Family:
         if file.name in self._on_disk:
             return False
         return unquote(file.index or "").rstrip("/") != unquote(self._url or "")
-
-
-def _family_url(offer: Offer | None) -> str | None:
-    """The explicit index, None where there is no torch; PyPI is one too, or an extra index would go first."""
-    if offer is None:
-        return None
-    place = offer.find_links if offer.source == "find-links" else offer.index_url or PYPI_URL
-    return without_credentials(place).rstrip("/") if place is not None else None
 
 
 def _place_wheel(path: Path, link: Path) -> None:

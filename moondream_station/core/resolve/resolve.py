@@ -258,8 +258,8 @@ def _check_hashes(lock: Lock, requirements: Requirements) -> None:
     for file in lock.files:
         if file.sha256 not in allowed.get(file.name, {file.sha256}):
             raise HashMismatch(
-                f"{file.filename} from {redact_url(file.url)} is none of the files whose hashes "
-                f"{requirements.origin} gives for {file.name}.",
+                f"{file.filename} from {redact_url(file.url)} has none of the hashes that"
+                f" {requirements.origin} gives for {file.name}.",
                 hint="The index has another file of this version, or the hashes are for another platform.",
                 log=lock.tool_output,
             )

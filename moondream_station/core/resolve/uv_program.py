@@ -88,7 +88,7 @@ _FAULTS: tuple[tuple[str, type[StationError], str, str], ...] = (
     (
         r"Package `([^`]+)` was included as a URL dependency",
         ResolutionConflict,
-        "A required package asks for {what} by a URL; only the backend itself may do that.",
+        "A dependency asks for {what} by a URL; only the backend itself may do that.",
         (
             "Add that URL to the backend's requirements and to the manifest's `allow.urls`, or require"
             " another version of the package that wants it."
@@ -149,7 +149,7 @@ async def find_uv(environ: Mapping[str, str]) -> Uv:
             version = Version(completed.stdout.decode(errors="replace").split()[1])
         except (IndexError, InvalidVersion) as error:
             log = output_of(completed)
-            raise ProgramMissing(f"{path} does not say its version.", hint=_REMEDY, log=log) from error
+            raise ProgramMissing(f"{path} does not report its version.", hint=_REMEDY, log=log) from error
         if version < OLDEST_UV:
             raise ProgramMissing(f"uv {version} is too old; {OLDEST_UV} is needed.", hint=_REMEDY)
         _checked.add((path, modified_ns))
@@ -264,7 +264,7 @@ def install_failure(stderr: str, *, log: str, folder: Path) -> StationError:
     """Why uv could not fill an environment, which lies below a folder."""
     text = redact_text(stderr)
     return _of_the_disk(text, folder, log) or EnvironmentBroken(
-        f"uv could not fill the environment: {_last_cause(text)}", hint=_LOOK, log=log
+        f"uv could not install the packages: {_last_cause(text)}", hint=_LOOK, log=log
     )
 
 

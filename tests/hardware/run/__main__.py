@@ -27,6 +27,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Timer
 from typing import Any, TypeVar
 
 import anyio
@@ -145,6 +146,8 @@ class Trial:
                 text=True,
             ) as process,
         ):
+            end = Timer(self.seconds_left, process.kill)
+            end.start()
             try:
                 assert process.stdout is not None
                 line = process.stdout.readline()
@@ -162,6 +165,7 @@ class Trial:
 
                 yield post
             finally:
+                end.cancel()
                 process.terminate()
                 process.wait(_END_SECONDS)
         self.figures["serve exit code"] = process.returncode
