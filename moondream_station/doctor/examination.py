@@ -140,7 +140,7 @@ async def _examined(check: Check, patient: Patient) -> Finding:
         why, remedy = error.message, error.hint
     except OSError as failure:
         why = f"{failure.filename or check.title}: {failure.strerror or failure}."
-        remedy = "`moondream-station doctor --fix` puts right what it can; otherwise check the disk."
+        remedy = "`moondream-station doctor --fix` repairs what it can; otherwise check the disk."
     except Exception as failure:  # noqa: BLE001  the boundary between checks: a fault in one is its own finding
         why = explain(failure)
         remedy = "Report it, with what MOONDREAM_STATION_LOG=debug makes the doctor print."

@@ -35,7 +35,7 @@ _AILMENTS: Final = {
         *("Join the groups that own /dev/nvidia*, and log in again.", _JOIN_GROUPS),
     ),
     Trouble.BLOCKED: (
-        "Windows keeps the GPU from WSL.",
+        "Windows does not pass the GPU on to WSL.",
         *("Update its driver for Windows, then WSL.", "wsl --update"),
     ),
     Trouble.NVML: (

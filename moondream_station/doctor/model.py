@@ -98,7 +98,7 @@ async def worker(patient: Patient) -> Finding:
         return ok(f"The worker of {subject.model} has not crashed since it was last started.")
     return error(
         f"The worker of {subject.model} crashed when it last ran.",
-        "Read its last lines; reinstall it if they do not tell what to do.",
+        "Read its last lines; if they do not help, reinstall it.",
         _command("logs", subject.model),
         _command("switch", subject.model, " --upgrade"),
         detail=await in_thread(_last_lines, patient.home, subject.model),
@@ -150,7 +150,7 @@ async def environment(patient: Patient) -> Finding:
     committed, broken = await _examined(patient.home, subject.record)
     if broken is not None or committed is None:
         # One without a record is not taken for one that is whole, so a switch makes another.
-        text = "Make another; an environment is never repaired in place."
+        text = "Rebuild it; an environment is never repaired in place."
         return error(f"The environment of {subject.model} is not whole.", text, switch, detail=broken)
     place = committed.place
     if names := await in_thread(rewritten_files, place.venv, place.commit.stat().st_mtime_ns):

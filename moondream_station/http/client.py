@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, TypeAlias
@@ -180,20 +180,13 @@ class _Feed(AsyncIterator[Message]):
             return first
         pauses = iter(self.pauses)
         while True:
-            event = await self._next()
+            event = None
+            with suppress(httpx2.TransportError):
+                event = await anext(self.events, None) if self.events is not None else None
             if event is not None:
                 self.after = int(event.id)
                 return _object(self.address, event)
             await self._reconnect(pauses)
-
-    async def _next(self) -> httpx2.ServerSentEvent | None:
-        """The next message of the current connection, None at its end."""
-        if self.events is None:
-            return None
-        try:
-            return await anext(self.events, None)
-        except httpx2.TransportError:
-            return None
 
     async def _reconnect(self, pauses: Iterator[float]) -> None:
         for pause in pauses:
