@@ -59,9 +59,8 @@ from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.packaging.packaging_config import load_packaging_config
-from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.queue import InferencePool
-from moondream_station.core.serving.worker_host import WorkerHost, existing_worker
+from moondream_station.core.serving.workers import ActiveWorker, WorkerHost, existing_worker
 from moondream_station.core.views.overview import stored_state
 
 _log = Log()

@@ -33,7 +33,7 @@ from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.storage import read_file, remove, writing_to
 from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.resolve.pylock import read_stored_pylock
-from moondream_station.core.serving.worker_host import Environment, existing_worker
+from moondream_station.core.serving.workers import Environment, existing_worker
 from moondream_station.core.worker.worker import open_worker
 
 Kind: TypeAlias = Literal["environment", "download", "backend", "cache"]

@@ -41,8 +41,7 @@ from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.locks import Holder, activation_lock
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import storage_failure
-from moondream_station.core.serving.active_worker import ActiveWorker
-from moondream_station.core.serving.worker_host import Environment, HostedWorker, WorkerHost
+from moondream_station.core.serving.workers import ActiveWorker, Environment, HostedWorker, WorkerHost
 
 _log = Log()
 _CLEANUP_SECONDS = 5.0

@@ -56,7 +56,7 @@ from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
 from moondream_station.core.selection.select import Conclusions, conclusions, select
-from moondream_station.core.serving.worker_host import Environment, WorkerSpec
+from moondream_station.core.serving.workers import Environment, WorkerSpec
 from moondream_station.core.worker.verification import WorkerPlan
 
 _CLOSE_SECONDS = 0.5
