@@ -122,9 +122,11 @@ class InferencePool:
     def __post_init__(self) -> None:
         self._line = Line()
         self._service: _Service | None = None
-        """What is served; a worker of it is on the line, or loads, or `_failure` is why there is none."""
+        """What is served; a worker of it is on the line, or loads, or can't be had."""
         self._service_changed = anyio.Event()
         self._failure: StationError | None = None
+        """Why there is no worker; one may be on its way again."""
+        self._is_restarting = False
         self._begun: list[Request] = []
         self._timeouts = 0
         self._processed = 0
@@ -309,18 +311,20 @@ class InferencePool:
             while self._is_loading():
                 await self._line.wait_for_change()
         if self._is_loading():
+            why = f" Before that, its worker failed: {self._failure.message}" if self._failure else ""
             raise WorkerLoading(
-                f"The model is still loading after {self.loading_seconds:g} s.",
+                f"The model is still loading after {self.loading_seconds:g} s.{why}",
                 hint="Try again later; `moondream-station status` shows how far it is.",
             )
 
     def _is_loading(self) -> bool:
-        return self._service is not None and self._line.worker is None and self._failure is None
+        has_ended = self._service is None or (self._failure is not None and not self._is_restarting)
+        return self._line.worker is None and not has_ended
 
     def _check_serving(self) -> None:
         if self._service is None:
             raise NoActiveModel("No model is active.", hint="`moondream-station switch MODEL` activates one.")
-        if self._failure is not None:
+        if self._failure is not None and not self._is_restarting:
             raise WorkerFailed(self._failure.message, hint=self._failure.hint, log=self._failure.log)
 
     def _let_go(self, worker: Worker, request: Request) -> None:
@@ -351,8 +355,10 @@ class InferencePool:
         self._service_changed.set()
         self._service_changed = anyio.Event()
 
-    def _set(self, worker: Worker | None, failure: StationError | None = None) -> None:
-        self._failure = failure
+    def _set(
+        self, worker: Worker | None, failure: StationError | None = None, *, is_restarting: bool = False
+    ) -> None:
+        self._failure, self._is_restarting = failure, is_restarting
         self._line.worker = worker
         self._line.change(is_for_all=True)
 
@@ -378,7 +384,7 @@ class InferencePool:
                     self._set(None, error)
                     self.on_given_up(error)
                     return
-                self._set(None)
+                self._set(None, error, is_restarting=True)
                 await anyio.sleep(self.back_off_seconds[failures - 1])
                 try:
                     another = await restart()

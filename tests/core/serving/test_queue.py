@@ -295,7 +295,7 @@ async def test_requests_wait_for_a_worker_that_loads(tmp_path: Path) -> None:
     """Their own time begins when it is ready; after a while they are turned away."""
     pool = InferencePool(default_timeout_seconds=5, loading_seconds=0.1)
     pool.expect("m")
-    with pytest.raises(WorkerLoading, match=r"is still loading after 0\.1 s"):
+    with pytest.raises(WorkerLoading, match=r"is still loading after 0\.1 s\.$"):
         await ask(pool, "bare")
     patient = InferencePool(default_timeout_seconds=5)
     patient.expect("m")
@@ -396,6 +396,17 @@ async def test_a_call_that_a_dead_worker_never_began_goes_to_the_next(tmp_path: 
         assert pool.stats()["requests_processed"] == 1
 
 
+async def test_who_waits_for_a_restart_in_vain_is_told_why_there_was_one(tmp_path: Path) -> None:
+    """The worker's own words, beside that its model is loading again."""
+    pool = InferencePool(loading_seconds=0.1, back_off_seconds=(3600,))
+    async with workshop(tmp_path) as shop, running(pool):
+        pool.serve(await shop.worker(), model="m", restart=refuse)
+        shop.made[0].condemn("is to fail")
+        await until(pool, lambda: pool._line.worker is None)
+        with pytest.raises(WorkerLoading, match=r"Before that, its worker failed: .* is to fail"):
+            await ask(pool, "bare")
+
+
 async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
     """After as many restarts as there are pauses, requests are told the last reason."""
     pool = InferencePool(back_off_seconds=(0.0, 0.01))
@@ -409,7 +420,7 @@ async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
         worker = await shop.worker()
         pool.serve(worker, model="m", restart=restart)
         worker.condemn("is to fail")
-        await until(pool, lambda: pool._failure is not None)
+        await until(pool, lambda: pool._failure is not None and not pool._is_restarting)
         with pytest.raises(WorkerFailed, match="no worker today"):
             await ask(pool, "bare")
         assert len(tries) == 2
