@@ -56,9 +56,6 @@ class AttemptFailed(Exception):
     hint: str | None = None
     fault: NetworkFault | None = None
 
-    def __str__(self) -> str:
-        return self.reason
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:

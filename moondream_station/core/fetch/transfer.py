@@ -82,13 +82,12 @@ class Transfer:
                     await self._pause(part, error)
                     continue
                 final = self.folder / stored_name(part.sha256, self.file.filename)
-                sha256 = part.sha256
                 reached(Point.FETCHED)
                 named = await anyio.to_thread.run_sync(part.finish, final)
                 # Another process may have been quicker; what has that name has been checked for it.
                 if named or await anyio.Path(final).exists():
                     self.ledger.report(self.file.filename)
-                    return final, sha256
+                    return final, part.sha256
                 raise DownloadFailed(
                     f"{self.file.filename} was removed by another process during its download.",
                     hint="Run the command again.",

@@ -150,9 +150,15 @@ def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable. Windows has no such call and keeps its own promise."""
     if sys.platform == "win32":
         return
+    with _opened(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -163,7 +169,13 @@ def sync_tree(folder: Path) -> None:
     On Linux one `syncfs` of its file system, a tenth of the time of a sync per file; elsewhere file by file,
     because no other platform has that call. Measured on 12,000 files.
     """
-    if sys.platform == "linux" and _syncfs(folder):
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    syncfs = getattr(libc, "syncfs", None)  # musl before 1.2 and other small libraries have none
+    if syncfs is not None:
+        with _opened(folder) as descriptor:
+            if syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(folder))
         return
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -234,20 +246,6 @@ async def work_folder(home: Home) -> AsyncIterator[Path]:
     with writing_to(home.cache):
         async with temporary_folder(home.cache, "lock-") as folder:
             yield folder
-
-
-def _syncfs(folder: Path) -> bool:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "syncfs"):  # musl before 1.2 and other small libraries
-        return False
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(folder))
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def sync_file(path: Path) -> None:

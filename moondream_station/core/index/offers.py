@@ -167,12 +167,6 @@ class _TorchIndexPages:
             url for build in builds for url in self._known_pages.get(build, {f"{self._base}/{build}"})
         )
 
-    def _index_with(self, build: str, folder: str) -> str:
-        """Which index of a build has the file in this folder: the one whose own path it ends with."""
-        known = {url.removeprefix(self._base): url for url in self._indexes_of([build])}
-        fitting = [path for path in known if folder.endswith(path)]
-        return known[max(fitting, key=len)] if fitting else f"{self._base}/{build}"
-
     def _offers_of_all(self) -> list[Offer]:
         """The offers on the page of all builds, each with the index of its build."""
         offers: list[Offer] = []
@@ -182,8 +176,11 @@ class _TorchIndexPages:
                 folder = unquote(urlsplit(file.url).path).rpartition("/")[0]
                 name = folder.rpartition("/")[2]
                 build = name if parse_build(name) is not None else offer.build
-                index_url = without_credentials(self._index_with(build, folder))
-                offers.append(replace(offer, index_url=index_url))
+                # Of a build's indexes it is the one whose own path the folder ends with.
+                known = self._indexes_of([build])
+                fitting = [url for url in known if folder.endswith(url.removeprefix(self._base))]
+                index_url = max(fitting, key=len, default=f"{self._base}/{build}")
+                offers.append(replace(offer, index_url=without_credentials(index_url)))
         return offers
 
 

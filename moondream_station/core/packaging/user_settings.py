@@ -65,7 +65,8 @@ def pip_config_files(environ: Mapping[str, str], prefix: Path, platform: str, et
     if named == os.devnull:
         return ()
     home = home_folder(environ, platform)
-    folders = [folder / "pip" for folder in _system_folders(environ, platform, etc)]
+    of_user, of_all = _folders(environ, platform, etc)
+    folders = [folder / "pip" for folder in of_all]
     if platform == "darwin":
         is_brew = prefix.as_posix().startswith("/opt/homebrew")
         folders = [Path("/opt/homebrew/share/pip")] if is_brew else []
@@ -78,7 +79,7 @@ def pip_config_files(environ: Mapping[str, str], prefix: Path, platform: str, et
         if platform == "darwin":
             folders.append((support if (support / "pip").is_dir() else home / ".config") / "pip")
         else:
-            folders.append(_user_folder(environ, platform) / "pip")
+            folders.append(of_user / "pip")
     name = "pip.ini" if platform == _WINDOWS else "pip.conf"
     files = [folder / name for folder in [*folders, prefix]]
     return (*files, *([Path(named)] if named is not None else ()))
@@ -91,19 +92,14 @@ def home_folder(environ: Mapping[str, str], platform: str) -> Path:
     return home if home.is_absolute() else Path(home.anchor or os.sep)
 
 
-def _system_folders(environ: Mapping[str, str], platform: str, etc: Path) -> list[Path]:
-    """Where programs find the settings of every user, as XDG and Windows have it."""
-    if platform == _WINDOWS:
-        return [Path(environ.get("PROGRAMDATA", r"C:\ProgramData"))]
-    return [Path(name) for name in (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep)]
-
-
-def _user_folder(environ: Mapping[str, str], platform: str) -> Path:
-    """Where they find the user's own."""
+def _folders(environ: Mapping[str, str], platform: str, etc: Path) -> tuple[Path, list[Path]]:
+    """Where programs find a user's own settings, and those of every user, as XDG and Windows have it."""
     home = home_folder(environ, platform)
     if platform == _WINDOWS:
-        return Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
-    return Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+        roaming = Path(environ.get("APPDATA") or home / "AppData" / "Roaming")
+        return roaming, [Path(environ.get("PROGRAMDATA", r"C:\ProgramData"))]
+    shared = (environ.get("XDG_CONFIG_DIRS") or str(etc / "xdg")).split(os.pathsep)
+    return Path(environ.get("XDG_CONFIG_HOME") or home / ".config"), [Path(name) for name in shared]
 
 
 def _pip_options_in(path: Path) -> dict[str, dict[str, str]]:
@@ -177,10 +173,11 @@ def uv_config_files(environ: Mapping[str, str], platform: str, etc: Path) -> tup
         return (Path(named),)
     if environ.get("UV_NO_CONFIG", "").lower() in {"1", "true", "yes", "on"}:
         return ()
-    shared = [folder / "uv" / "uv.toml" for folder in _system_folders(environ, platform, etc)]
+    of_user, of_all = _folders(environ, platform, etc)
+    shared = [folder / "uv" / "uv.toml" for folder in of_all]
     if platform != _WINDOWS:
         shared = [path for path in (*shared, etc / "uv" / "uv.toml") if path.exists()][:1]
-    return (_user_folder(environ, platform) / "uv" / "uv.toml", *shared)
+    return (of_user / "uv" / "uv.toml", *shared)
 
 
 def _uv_table_in(path: Path) -> dict[str, Any] | None:
