@@ -279,7 +279,7 @@ def _from_json(entry: Mapping[str, Any], base: str) -> ListedFile | None:
         url=located,
         sha256=_sha256(hashes.get("sha256")) if isinstance(hashes, dict) else None,
         requires_python=requires_python if isinstance(requires_python, str) else None,
-        size_bytes=size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None,
+        size_bytes=size if type(size) is int and 0 < size < 1 << 60 else None,
         yanked=entry.get("yanked", False) is not False,
     )
 

@@ -62,6 +62,13 @@ def test_a_json_page_also_tells_sizes_and_withdrawn_files() -> None:
     assert (files[1].yanked, files[1].sha256, files[1].size_bytes) == (True, None, None)
 
 
+@pytest.mark.parametrize("size", [0, -1, True, 1.5, "12", 10**400])
+def test_a_size_that_no_file_has_is_not_known(size: object) -> None:
+    """None of them is a number of bytes; the last would not even fit the arithmetic of progress."""
+    (file,) = _json({"filename": _NAME, "url": "f.whl", "size": size})
+    assert file.size_bytes is None
+
+
 def test_addresses_count_from_the_base() -> None:
     """A page's `<base>` says where relative links begin."""
     (file,) = _html('<base href="https://cdn.example/x/"><a href="a-1-py3-none-any.whl">a</a>')
