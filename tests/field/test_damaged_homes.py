@@ -86,9 +86,9 @@ def _outside(home: Home) -> str:
     [
         ("{torn", "it is not JSON"),
         ("", "it is not JSON"),
-        ("{}", "it is not of the format"),
+        ("{}", "its format is not"),
         ("outside", "it names the environment '../../outside'"),
-        ("without", "it names colours as active, but no environment of it"),
+        ("without", "it names colours as active, but no environment for it"),
         ("folder", "it is a folder, not a file"),
         pytest.param(
             "pipe",

@@ -133,7 +133,7 @@ class Transfer:
                         self.ledger.transferred(name, len(piece), received_bytes=received)
                         scope.deadline = anyio.current_time() + stall_seconds
                 if source.total_bytes is not None and part.size < source.total_bytes:
-                    raise AttemptFailed("the server ended the answer before its end")
+                    raise AttemptFailed("the server closed the connection before the end of the file")
         if scope.cancelled_caught:
             raise AttemptFailed(f"the server sent nothing for {stall_seconds:g} seconds")
 
@@ -319,9 +319,9 @@ async def _read_answer(
     if answer.status == HTTPStatus.PARTIAL_CONTENT:
         match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         if match is None:
-            raise AttemptFailed("the server sent a part and did not say which")
+            raise AttemptFailed("the server did not say which part it sent")
         if int(match[1]) != part.size:
-            raise AttemptFailed("the server sent another part than it was asked for")
+            raise AttemptFailed("the server sent a different part than requested")
         total = None if match[2] == "*" else int(match[2])
         if is_another:
             raise _FileChanged  # it does not heed `If-Range`

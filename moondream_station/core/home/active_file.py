@@ -76,7 +76,7 @@ def read_active(home: Home) -> ActiveRecord:
         return _checked(read_record(home.active, ActiveRecord, get_args(Format)[0]) or ActiveRecord())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        hint = "`moondream-station doctor --fix` makes it again from the environments that are installed."
+        hint = "`moondream-station doctor --fix` rebuilds it from the installed environments."
         if isinstance(error, NewerFormat):
             hint = "Update this one: `python -m pip install --upgrade moondream-station`."
         raise HomeUnusable(f"{home.active} can't be used: {reason or error}.", hint=hint) from error
@@ -84,7 +84,7 @@ def read_active(home: Home) -> ActiveRecord:
 
 def _checked(record: ActiveRecord) -> ActiveRecord:
     if record.model is not None and record.model not in record.models:
-        raise ValueError(f"it names {record.model} as active, but no environment of it")
+        raise ValueError(f"it names {record.model} as active, but no environment for it")
     for name in sorted(record.environments):
         if not _ENVIRONMENT.fullmatch(name):
             raise ValueError(f"it names the environment {name!r}; a name looks like 0123abcd-4567")

@@ -142,7 +142,7 @@ def read_record(path: Path, kind: type[T], format_: str) -> T | None:
     if found != format_ and str(found).rpartition("/")[0] == format_.rpartition("/")[0]:
         raise NewerFormat(f"a newer version of Moondream Station wrote it ({found})")
     if found != format_:
-        raise ValueError(f"it is not of the format {format_}")
+        raise ValueError(f"its format is not {format_}")
     return from_json(kind, data)
 
 

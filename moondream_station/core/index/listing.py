@@ -198,7 +198,7 @@ class PageSource:
         async with self._slots.setdefault(urlsplit(url).netloc, anyio.Semaphore(_CONNECTIONS)):
             remaining_seconds = self.deadline - anyio.current_time()
             if remaining_seconds <= 0:
-                raise AttemptFailed("there was no time to ask it")
+                raise AttemptFailed("no time was left to ask it")
             with anyio.move_on_after(min(self.page_seconds, remaining_seconds)):
                 return await self._fetch(url, known)
         raise AttemptFailed("it does not answer in time", fault=NetworkFault.SILENT)

@@ -27,7 +27,7 @@ _NEWER = '{"format": "moondream-station/active/9"}'
         ),
         (
             '{"format": "moondream-station/active/1", "model": "m"}',
-            "it names m as active, but no environment of it",
+            "it names m as active, but no environment for it",
         ),
         *(
             (
@@ -36,7 +36,7 @@ _NEWER = '{"format": "moondream-station/active/9"}'
             )
             for name in ("../../etc", "/etc", "a/b", "", ".", "01234567-89ab/..")
         ),
-        ("[]", "it is not of the format moondream-station/active/1"),
+        ("[]", "its format is not moondream-station/active/1"),
         ("{", "it is not JSON"),
     ],
 )

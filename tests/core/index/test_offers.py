@@ -201,7 +201,7 @@ async def test_a_silent_server_costs_no_more_than_the_deadline(place: _Place) ->
     assert _seen(collected) == {("default", "cu128", "2.9.0")}
     assert {report.detail for report in _by_outcome(collected, "failed")} == {"it does not answer in time"}
     late = await place.collect(deadline_seconds=0)
-    assert {report.detail for report in _by_outcome(late, "failed")} == {"there was no time to ask it"}
+    assert {report.detail for report in _by_outcome(late, "failed")} == {"no time was left to ask it"}
 
 
 async def test_cancelling_ends_the_asking(place: _Place) -> None:
