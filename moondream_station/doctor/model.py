@@ -41,9 +41,9 @@ async def manifest(patient: Patient) -> Finding:
     except Unknowable as unknown:
         text = f"Correct {_SET_BY}; without both the built-in one is used."
         return error("The manifest can't be used.", text, detail=unknown.reason)
-    if read.warning is not None:
+    if read.provenance.warning is not None:
         text = f"Check the network, and the address in {_SET_BY}."
-        return warning("An older copy of the manifest is used.", text, detail=read.warning)
+        return warning("An older copy of the manifest is used.", text, detail=read.provenance.warning)
     count = len(read.models)
     return ok(f"The manifest names {count} {'model' if count == 1 else 'models'}.")
 

@@ -63,7 +63,7 @@ class ModelPremises:
         built_in = read_built_in()
         manifest = json.loads(built_in.model_dump_json())
         for backend in manifest["backends"].values():
-            backend["download_url"] = str(Path(str(built_in.folder)) / backend["download_url"])
+            backend["download_url"] = str(Path(str(built_in.provenance.folder)) / backend["download_url"])
         for name, args in {
             "tiny": {"model_id": str(self.tiny)},
             "hub-tiny": {"model_id": "me/tiny", "revision": COMMIT},
@@ -468,7 +468,7 @@ def loaded_directly(premises: ModelPremises, cases: dict[str, dict[str, Any]]) -
     """What the backend says to each case, in one process of the environment that the station made for it."""
     record = read_active(Home(root=premises.folder / "home")).models["tiny"]
     python = premises.folder / "home" / "environments" / record.environment / "venv" / "bin" / "python"
-    code = Path(str(read_built_in().folder)) / "transformers"
+    code = Path(str(read_built_in().provenance.folder)) / "transformers"
     done = subprocess.run(
         [python, "-c", _LOAD, json.dumps(list(cases.values()))],
         env=dict(premises.environ),

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -25,14 +26,13 @@ from moondream_station.core.builds.requirements import (
     decode_requirements,
     parse_requirements,
 )
-from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import BackendUnavailable
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import (
     not_a_file,
     open_file,
     read_file,
-    read_json,
+    read_record,
     remove_tree,
     sync_folder,
     sync_tree,
@@ -69,6 +69,7 @@ class BackendCode:
 class CodeRecord:
     """What was put into the home, where it came from, and what the manifest said of it."""
 
+    format: str = FORMAT
     source: str
     """sha256 of the URL for the network, which is not asked twice, and of the content for files."""
     archive_sha256: str | None
@@ -84,7 +85,7 @@ def read_backend(home: Home, place: str) -> BackendCode | None:
     Nothing is fetched or compared with its source: a model that was installed works offline.
     """
     folder = home.backends / place
-    record = read_record(folder)
+    record = _record_of(folder)
     backend_id, version, *content = place.split("/")
     others = () if content else _nested(folder)
     try:
@@ -103,20 +104,18 @@ def check_place(place: str) -> None:
         folder_name(name)
 
 
-def read_record(folder: Path) -> CodeRecord | None:
+def _record_of(folder: Path) -> CodeRecord | None:
     """The record of a folder, None where there is none that can be used: the folder is taken again."""
-    try:
-        data = {**read_json(folder / RECORD)}
-        return from_json(CodeRecord, data) if data.pop("format", None) == FORMAT else None
-    except (TypeError, ValueError, OSError):
-        return None
+    with suppress(ValueError, OSError):
+        return read_record(folder / RECORD, CodeRecord, FORMAT)
+    return None
 
 
 def find_code(home: Home, backend_id: str, version: str) -> list[tuple[str, CodeRecord]]:
     """The code that is in the home of a backend's version, whole or not: its place and its record."""
     version_folder = home.backends / backend_id / version
     places = [version_folder, *sorted(path.parent for path in version_folder.glob(f"*/{RECORD}"))]
-    records = ((folder.relative_to(home.backends).as_posix(), read_record(folder)) for folder in places)
+    records = ((folder.relative_to(home.backends).as_posix(), _record_of(folder)) for folder in places)
     return [(place, record) for place, record in records if record is not None]
 
 
@@ -225,7 +224,7 @@ def _requirements(folder: Path, backend_id: str) -> str:
 
 
 def _record_text(record: CodeRecord) -> str:
-    return json.dumps({"format": FORMAT, **asdict(record)}, indent=1) + "\n"
+    return f"{json.dumps(asdict(record), indent=1)}\n"
 
 
 def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidName, canonicalize_name
@@ -165,6 +165,18 @@ class VersionMessage(BaseModel):
     message: str
 
 
+class Provenance(NamedTuple):
+    """Where a manifest comes from; paths in it count from `folder`, or URLs from `url`, one of them.
+
+    `warning` is a sentence where an older copy is used.
+    """
+
+    origin: str = ""
+    folder: Path | None = None
+    url: str | None = None
+    warning: str | None = None
+
+
 class Manifest(BaseModel):
     """A whole manifest. `read_manifest` and `fetch_manifest` make it."""
 
@@ -177,10 +189,7 @@ class Manifest(BaseModel):
     moondream_station_info: Any = None
     version_messages: Any = None
 
-    _origin: str = PrivateAttr(default="")
-    _folder: Path | None = PrivateAttr(default=None)
-    _url: str | None = PrivateAttr(default=None)
-    _warning: str | None = PrivateAttr(default=None)
+    _provenance: Provenance = PrivateAttr(default_factory=Provenance)
 
     @model_validator(mode="after")
     def _check_ids(self) -> Manifest:
@@ -191,24 +200,9 @@ class Manifest(BaseModel):
         return self
 
     @property
-    def origin(self) -> str:
-        """Where it comes from, as it may be shown."""
-        return self._origin
-
-    @property
-    def folder(self) -> Path | None:
-        """What relative paths are relative to; None for a manifest from the network."""
-        return self._folder
-
-    @property
-    def url(self) -> str | None:
-        """What relative URLs are relative to; None for a manifest on this computer."""
-        return self._url
-
-    @property
-    def warning(self) -> str | None:
-        """One sentence where an older copy is used, None where not."""
-        return self._warning
+    def provenance(self) -> Provenance:
+        """Where it comes from."""
+        return self._provenance
 
     @property
     def default_model(self) -> str | None:
@@ -239,9 +233,9 @@ class Manifest(BaseModel):
             return self.models[model_id]
         except KeyError:
             known = ", ".join(self.models) or "none"
-            warning = f" {self.warning}" if self.warning else ""
+            origin, *_, warning = self.provenance
             raise UnknownModel(
-                f"There is no model {model_id!r} in {self.origin}.{warning}",
+                f"There is no model {model_id!r} in {origin}.{f' {warning}' if warning else ''}",
                 hint=f"Available models: {known}.",
             ) from None
 
@@ -291,13 +285,13 @@ def parse_manifest(
             f"{origin} is not a valid manifest: {_in_words(error)}.",
             hint="docs/reference/manifest.md describes the format.",
         ) from error
-    manifest._origin, manifest._folder, manifest._url = origin, folder, url  # noqa: SLF001  its maker
+    manifest._provenance = Provenance(origin, folder, url)  # noqa: SLF001  its maker
     return manifest
 
 
 def with_warning(manifest: Manifest, warning: str) -> Manifest:
     """The manifest, with a sentence about what is wrong with this copy of it."""
-    manifest._warning = warning  # noqa: SLF001  its maker
+    manifest._provenance = manifest.provenance._replace(warning=warning)  # noqa: SLF001  its maker
     return manifest
 
 

@@ -67,12 +67,12 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
         why = "its `download_url` is malformed; it is not shown, because it may hold a password"
         raise _unavailable(backend_id, why)
     scheme = urlsplit(text).scheme.lower()
-    if manifest.url is not None and scheme in {"", "http", "https"}:
-        text = urljoin(manifest.url, text)
+    if manifest.provenance.url is not None and scheme in {"", "http", "https"}:
+        text = urljoin(manifest.provenance.url, text)
         scheme = urlsplit(text).scheme.lower()
     if scheme in {"http", "https"}:
         return Location(shown=redact_url(text), url=text)
-    if manifest.url is not None:
+    if manifest.provenance.url is not None:
         why = f"a manifest from the network may not name {redact_url(text)} on this computer"
         raise _unavailable(backend_id, why)
     if scheme == "file":
@@ -80,7 +80,7 @@ def locate(backend_id: str, info: BackendInfo, manifest: Manifest) -> Location:
     elif "://" in text:
         raise _unavailable(backend_id, f"{redact_url(text)} is neither a path nor a file: or http(s): URL")
     else:
-        path = (manifest.folder or Path()).joinpath(expanded(text))
+        path = (manifest.provenance.folder or Path()).joinpath(expanded(text))
     return Location(shown=str(path), path=path)
 
 

@@ -264,9 +264,9 @@ async def test_a_file_is_read_by_path_and_by_url(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(OLD).encode())
     for source in (path, str(path), path.as_uri()):
         manifest = await read_manifest(source)
-        assert manifest.folder == tmp_path
-        assert manifest.origin == str(path)
-        assert manifest.url is None
+        assert manifest.provenance.folder == tmp_path
+        assert manifest.provenance.origin == str(path)
+        assert manifest.provenance.url is None
 
 
 @pytest.mark.anyio
@@ -291,15 +291,15 @@ async def test_one_from_the_network_is_kept_for_when_that_fails(
     url = f"{running.address}/manifest.json"
     async with httpx2.AsyncClient() as client:
         first = await fetch_manifest(url, home=home, client=client)
-        assert first.warning is None
-        assert first.url == url
+        assert first.provenance.warning is None
+        assert first.provenance.url == url
         content["/manifest.json"] = b"<html>please log in</html>"
         second = await fetch_manifest(url, home=home, client=client)
         assert second.models == first.models
-        assert "is not a valid manifest" in str(second.warning)
+        assert "is not a valid manifest" in str(second.provenance.warning)
         running.faults.append(Fault(match="*", status=503))
         third = await fetch_manifest(url, home=home, client=client)
-        assert "answered 503" in str(third.warning)
+        assert "answered 503" in str(third.provenance.warning)
         for copy in home.cache.glob("manifests/*"):
             copy.write_bytes(b"{torn")
         with pytest.raises(ManifestInvalid, match="answered 503"):  # and not of the copy, which nobody set
