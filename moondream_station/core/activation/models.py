@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -206,11 +207,14 @@ def surroundings_of(model: ModelInfo, environ: Mapping[str, str]) -> Surrounding
     is_local = bool(model_id) and os.path.isdir(expanded(model_id))  # noqa: PTH112  pathlib's may raise
     stored = disk_usage([cache / f"models--{model_id.replace('/', '--')}"])
     folder = next(folder for folder in (cache, *cache.parents) if os.path.isdir(folder))  # noqa: PTH112
+    free_bytes: int | None = None
+    with suppress(OSError):  # a file system that does not say
+        free_bytes = shutil.disk_usage(folder).free
     return Surroundings(
         memory_bytes=total_bytes(),
         free_memory_bytes=available_bytes(),
         weights_folder=folder,
-        free_disk_bytes=shutil.disk_usage(folder).free,
+        free_disk_bytes=free_bytes,
         stored_bytes=(model.needs.weights_bytes or 0) if is_local else stored,
     )
 

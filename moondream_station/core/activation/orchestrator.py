@@ -202,10 +202,8 @@ class Orchestrator:
             if unit != MEMORY_UNIT:
                 activation.progressed(done, total, unit)
             elif needs is not None:
-                measured = needs.with_memory(done)
-                build = hosted.spec.plan.build
-                fit = measured.fit_on(build, self.tools.catalog)
-                measured.check(build, fit, anyway=activation.request.anyway)
+                build, anyway = hosted.spec.plan.build, activation.request.anyway
+                needs.with_memory(done).check(build, self.tools.catalog, anyway=anyway)
 
         has_room = await hosted.fetch(device, progress=progressed)
         if self._active is not None:

@@ -66,7 +66,7 @@ class Needs:
         """Whether the model fits this machine on a build."""
         return judge(self.model, build, self.capabilities, around=self.around, catalog=catalog)
 
-    def check(self, build: str | None, fit: Fit, *, anyway: bool, because: str | None = None) -> None:
+    def check(self, build: str | None, catalog: Catalog, *, anyway: bool, because: str | None = None) -> None:
         """Refuse a build on which the model can't work; the sentence `because` says why it is used."""
         if build == CPU and self.model.requires_gpu:
             message = f"{self.model_id} needs a GPU, and only the CPU build can be used here."
@@ -74,6 +74,7 @@ class Needs:
                 f"{message} {because}" if because else message,
                 hint="`moondream-station plan` shows why, and what would change that.",
             )
+        fit = self.fit_on(build, catalog)
         if fit.verdict is FitVerdict.DOES_NOT_FIT and not anyway:
             where = f"on the {build} build" if build else "here"
             raise DoesNotFit(

@@ -170,9 +170,9 @@ class Workshop:
 
     def _choose(self, needs: Needs, fact: BuildSelected, *, because: str | None = None) -> None:
         """Report a choice, and whether the model fits there; refuse one on which it can't work."""
-        fit = needs.fit_on(fact.build, self._tools.catalog)
-        self._activation.publish(replace(fact, fit=fit))
-        needs.check(fact.build, fit, anyway=self._activation.request.anyway, because=because)
+        catalog, anyway = self._tools.catalog, self._activation.request.anyway
+        self._activation.publish(replace(fact, fit=needs.fit_on(fact.build, catalog)))
+        needs.check(fact.build, catalog, anyway=anyway, because=because)
 
     async def rebuild(self, needs: Needs) -> Candidates | None:
         """The build of a damaged environment that can be made again from what is here, without a network."""

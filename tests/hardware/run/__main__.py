@@ -241,7 +241,8 @@ def write_manifest(work: Path, packages: dict[str, Package]) -> tuple[str, list[
     built_in = read_built_in()
     manifest = json.loads(built_in.model_dump_json())
     folders = {
-        name: Path(str(built_in.provenance.folder)) / backend.download_url for name, backend in built_in.backends.items()
+        name: Path(str(built_in.provenance.folder)) / backend.download_url
+        for name, backend in built_in.backends.items()
     }
     with_transformers = is_met(requirements_of(folders["transformers"]), packages)
     backend = "transformers" if with_transformers else "small"
