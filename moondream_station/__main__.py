@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
+import io
+import os
 import sys
 
-from moondream_station.console.exit_codes import CANCELLED, DONE
-from moondream_station.console.interrupts import conclude, heed_signals
-from moondream_station.console.standard_streams import make_ready
+from moondream_station.console.interrupts import CANCELLED, DONE, conclude, heed_signals
 from moondream_station.core.facts.version import VERSION
 
 _UNCOLLECTED = 50_000
@@ -20,7 +20,7 @@ def main() -> int:
     # A signal is how `serve` is meant to end, also before it serves.
     heed_signals(DONE if "serve" in sys.argv[1:3] else CANCELLED)
     gc.set_threshold(_UNCOLLECTED)
-    make_ready()
+    _open_streams()
     if sys.argv[1:] == ["--version"] and _has_printed_version():
         return DONE
     from moondream_station.cli.app import run  # noqa: PLC0415  what --version does without
@@ -28,6 +28,18 @@ def main() -> int:
     code = run(sys.argv[1:])
     conclude(code)
     return code
+
+
+def _open_streams() -> None:
+    """Open the streams that were closed at the start, and let stdout write every text, as stderr does.
+
+    Otherwise the next file or socket that is opened would get the descriptor of a missing stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _has_printed_version() -> bool:

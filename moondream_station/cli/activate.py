@@ -1,42 +1,216 @@
-"""Requests an activation and shows it to its end, here or in the serving station; `cancel` ends one."""
+"""`switch`; and how an activation is requested and shown to its end, here or in the serving station."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import anyio.to_thread
 
-from moondream_station.console.exit_codes import CANCELLED
-from moondream_station.console.interrupts import ignore_signals
-from moondream_station.console.output import print_text
-from moondream_station.console.presenting import Presenter, present
-from moondream_station.console.signals import cancel_on_signal, run_loop
-from moondream_station.core.activation.activation import ask_to_cancel, withdraw
-from moondream_station.core.bus.journal import read_activation
-from moondream_station.core.facts.codec import event_from_json
-from moondream_station.core.facts.errors import NothingToCancel, StationError, StationUnreachable
-from moondream_station.core.facts.events import (
-    ActivationCancelled,
-    ActivationSucceeded,
-    BackendActivationRequested,
-    CancelReason,
-    Event,
-    Fact,
+from moondream_station.console.interrupts import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    cancel_on_signal,
+    ignore_signals,
+    run_loop,
 )
-from moondream_station.core.home.layout import Home, home_from
-from moondream_station.core.home.locks import Holder, StationRecord, activation_holder, read_station
+from moondream_station.console.logging import begin
+from moondream_station.console.output import print_json, print_progress, write
+from moondream_station.console.presenting import (
+    JsonPresenter,
+    Presenter,
+    present,
+    presenter_for_people,
+)
+from moondream_station.core.activation.activation import ask_to_cancel, withdraw
+from moondream_station.core.builds.naming import check_strategy
+from moondream_station.core.bus.journal import read_activation
+from moondream_station.core.facts import events
+from moondream_station.core.facts.codec import event_from_json, event_to_json
+from moondream_station.core.facts.errors import (
+    NothingToCancel,
+    StationError,
+    StationUnreachable,
+    UnknownModel,
+    UsageError,
+)
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home, absolute
+from moondream_station.core.home.locks import Holder, StationRecord, read_station
 from moondream_station.core.home.settings import Settings
+from moondream_station.core.home.task_groups import as_raised
+from moondream_station.panel.words import waiting_text
 
 if TYPE_CHECKING:
     from moondream_station.core.station import Station
     from moondream_station.http.client import Accepted, StationClient
 
 _POLL_SECONDS = 0.25
-_PATIENCE_SECONDS = 10.0
 _Message: TypeAlias = dict[str, Any]
+
+
+class _Flags(TypedDict):
+    upgrade: bool
+    python: Path | None
+    anyway: bool
+    accept_notice: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """The options of `switch`."""
+
+    model: str
+    strategy: str | None
+    upgrade: bool
+    python: Path | None
+    anyway: bool
+    accept_notice: bool
+
+    @property
+    def flags(self) -> _Flags:
+        """All but the model and the strategy, as a station takes them."""
+        return {
+            "upgrade": self.upgrade,
+            "python": self.python,
+            "anyway": self.anyway,
+            "accept_notice": self.accept_notice,
+        }
+
+
+def run_switch(*, as_json: bool, **chosen: Any) -> int:
+    """Activate a model by `_Options`; returns the exit code.
+
+    With `as_json` the last line is a terminal event, also where an activation could not begin, or not be
+    followed to its end.
+    """
+    options = _Options(**chosen)
+    presenter = JsonPresenter() if as_json else None
+    try:
+        with as_raised():
+            return _run(options, presenter)
+    except UsageError:
+        raise
+    except StationError as error:
+        if presenter is None or (presenter.last is not None and presenter.last.is_terminal):
+            raise
+        end = events.ActivationFailed(model=options.model, stage=presenter.stage, error=error.info)
+        _print_end(presenter, end)
+        return FAILED
+    except KeyboardInterrupt:
+        if presenter is None or presenter.last is not None:
+            raise
+        reason, stage = events.CancelReason.USER, presenter.stage
+        _print_end(presenter, events.ActivationCancelled(model=options.model, stage=stage, reason=reason))
+        return CANCELLED
+
+
+def _print_end(presenter: JsonPresenter, fact: events.Fact) -> None:
+    """Print the terminal event of an activation that nobody could publish one of."""
+    now, last = datetime.now(UTC), presenter.last
+    seq = max(int(now.timestamp() * 1_000_000), last.seq + 1 if last else 0)
+    event = events.Event(seq=seq, at=now, activation=last.activation if last else None, fact=fact)
+    print_json({**event_to_json(event), "activation": event.activation})
+
+
+def _run(options: _Options, presenter: Presenter | None) -> int:
+    home, settings = begin(strategy=options.strategy)
+    check_strategy(settings.strategy)
+    python = options.python and absolute(options.python)
+    if python is not None and not python.is_file():
+        raise UsageError(f"There is no file {python}.", hint="Give the path of a Python interpreter.")
+    accepted = options.accept_notice or (presenter is None and _accepts_notice(home, settings, options.model))
+    options = replace(options, strategy=settings.strategy, python=python, accept_notice=accepted)
+    return run_loop(_switch, home, settings, options, presenter or presenter_for_people())
+
+
+def _accepts_notice(home: Home, settings: Settings, model: str) -> bool:
+    """Ask for the model's notice, where somebody can answer; whoever declines gets the error."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    with suppress(StationError):  # which the switch meets again, and reports
+        if notice := run_loop(_open_notice, home, settings, model):
+            print_progress(notice)
+            write(sys.stderr, f"Accept this, and switch to {model}? [y/N] ")
+            return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return False
+
+
+async def _open_notice(home: Home, settings: Settings, model: str) -> str | None:
+    """The notice that must be accepted before a switch to a model, None where there is none."""
+    from moondream_station.core.activation.models import accepted_notices  # noqa: PLC0415  on terminals
+    from moondream_station.core.station import open_manifest  # noqa: PLC0415
+    from moondream_station.core.views.overview import notice_shape  # noqa: PLC0415
+    from moondream_station.http.client import StationClient  # noqa: PLC0415
+
+    if (record := await anyio.to_thread.run_sync(read_station, home)) is not None:
+        async with StationClient(record.address, token=record.token) as client:
+            models = (await client.models())["models"]
+        notice = next((shown["notice"] for shown in models if shown["id"] == model), None)
+    else:
+        manifest = await open_manifest(home, settings, os.environ)
+        notice = notice_shape(manifest.models.get(model), accepted_notices(home))
+    if notice is None or notice["accepted"]:
+        return None
+    return "\n".join(filter(None, (notice["text"], notice["url"])))
+
+
+async def _switch(home: Home, settings: Settings, options: _Options, presenter: Presenter) -> int:
+    def request_here(station: Station) -> None:
+        with suppress(UnknownModel):  # published, and so presented
+            station.request_switch(options.model, **options.flags)
+
+    async def request_there(client: StationClient) -> Accepted | None:
+        try:
+            return await client.switch(options.model, options.strategy, **options.flags)
+        except UnknownModel:
+            return None  # published, and so presented
+
+    if (record := await anyio.to_thread.run_sync(read_station, home)) is not None:
+        return await activate_there(home, record, options.model, request_there, presenter)
+    code = await activate_here(home, settings, request_here, presenter)
+    if code == DONE and (record := await anyio.to_thread.run_sync(read_station, home)) is not None:
+        await _hand_over(home, record, options)
+    return code
+
+
+async def _hand_over(home: Home, record: StationRecord, options: _Options) -> None:
+    """Let a station that began to serve while this command switched serve the model now.
+
+    The environment exists, so this costs the station one worker start, which is not waited for.
+    """
+    active = await anyio.to_thread.run_sync(read_active, home)
+    if active.model != options.model:
+        return  # another command has switched since
+    result = "was not notified: interrupted."
+    with anyio.CancelScope() as scope, cancel_on_signal(lambda _: scope.cancel()):
+        result = await _tell(record, options, environment=active.models[options.model].environment)
+    if result:
+        print_progress(f"The station at {record.address} {result}")
+
+
+async def _tell(record: StationRecord, options: _Options, *, environment: str) -> str:
+    """Tell a station to serve a model from its environment; returns what to report, "" for nothing."""
+    from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
+
+    try:
+        async with StationClient(record.address, token=record.token) as client:
+            status = await client.status()
+            served = status["active"]["environment"] if status["active"] else None
+            # A station that is switching was asked for something later than this.
+            if status["activation"] is not None or served == environment:
+                return ""
+            await client.switch(options.model, options.strategy, **replace(options, upgrade=False).flags)
+    except StationError as error:
+        return f"was not notified: {error.message}"
+    return f"was notified, and is switching to {options.model}."
 
 
 async def activate_here(
@@ -50,7 +224,7 @@ async def activate_here(
 
     async with open_station(home, settings, os.environ) as station:
 
-        def cancel(reason: CancelReason) -> None:
+        def cancel(reason: events.CancelReason) -> None:
             presenter.cancelling()
             with suppress(NothingToCancel):
                 station.request_cancel(reason)
@@ -73,15 +247,14 @@ async def activate_there(
     """Request an activation of a model from the serving station, and show it; returns the exit code.
 
     `request` returns None for a refusal that the station has published. Ctrl-C cancels an activation that
-    this command began, and leaves one that it joined. An error comes in a group (`one_error`).
+    this command began, and leaves one that it joined. An error comes in a group (`as_raised`).
     """
     from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
 
-    code = CANCELLED
+    code, cancelled = CANCELLED, None
     interrupted = anyio.Event()
-    following = anyio.CancelScope()
-    gone = anyio.Event()
-    cancelled: str | None = None
+    following, listening = anyio.CancelScope(), anyio.CancelScope()
+    sending, published = anyio.create_memory_object_stream[_Message]()
 
     async def heed_interrupt(begun: str | None) -> None:
         nonlocal cancelled
@@ -94,33 +267,43 @@ async def activate_there(
         # By its id: `POST /v1/station/cancel` would cancel another one that has superseded it meanwhile.
         await anyio.to_thread.run_sync(ask_to_cancel, home, begun)
 
-    async def watch_station() -> None:
+    async def listen(messages: AsyncIterator[_Message]) -> None:
+        async with sending:
+            with listening, suppress(StationUnreachable):
+                async for message in messages:
+                    await sending.send(message)
+
+    async def listen_no_longer() -> None:
         await wait_until_gone(home, record)
-        gone.set()
+        listening.cancel()
 
     async with (
+        published,
         StationClient(record.address, token=record.token) as client,
         client.follow() as messages,
         anyio.create_task_group() as tasks,
     ):
         with cancel_on_signal(lambda _: interrupted.set()):
             accepted = await request(client)
+            activation = accepted.activation if accepted is not None else None
             with following:
-                published = _until_gone(messages, gone)
-                if accepted is None:
-                    activation, events = None, _refused(published, model)
-                else:
-                    activation = accepted.activation
-                    events = _from_the_beginning(home, published, activation)
-                begun = activation if accepted is not None and not accepted.joined else None
-                tasks.start_soon(heed_interrupt, begun)
-                tasks.start_soon(watch_station)
-                code = await present(events, presenter, activation=activation)
+                tasks.start_soon(heed_interrupt, activation if accepted and not accepted.joined else None)
+                tasks.start_soon(listen, messages)
+                tasks.start_soon(listen_no_longer)
+                refused = _refused(published, model)
+                shown = _from_the_beginning(home, published, activation) if activation else refused
+                code = await present(shown, presenter, activation=activation)
             ignore_signals()  # the outcome has been shown
         tasks.cancel_scope.cancel()
     if cancelled is not None:
         await anyio.to_thread.run_sync(withdraw, home, cancelled)
     return code
+
+
+def report_wait(holder: Holder | None) -> None:
+    """Print which process is waited for."""
+    known = (holder.pid, holder.command, holder.since) if holder else (None, None, None)
+    print_progress(waiting_text(*known))
 
 
 async def wait_until_gone(home: Home, record: StationRecord) -> None:
@@ -129,124 +312,38 @@ async def wait_until_gone(home: Home, record: StationRecord) -> None:
         await anyio.sleep(_POLL_SECONDS)
 
 
-async def _until_gone(messages: AsyncIterator[_Message], gone: anyio.Event) -> AsyncIterator[_Message]:
-    """The messages until the station has gone, or can't be reached any more."""
-    while True:
-        message = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_cancel_after, gone, tasks.cancel_scope)
-            with suppress(StationUnreachable):
-                message = await anext(messages)
-            tasks.cancel_scope.cancel()
-        if message is None:
-            return
-        yield message
-
-
-async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
-    await event.wait()
-    scope.cancel()
-
-
 async def _from_the_beginning(
-    home: Home, messages: AsyncIterator[_Message], activation: str
-) -> AsyncIterator[Event]:
+    home: Home, messages: AsyncIterable[_Message], activation: str
+) -> AsyncIterator[events.Event]:
     """An activation's events; what came before a snapshot, or was a station's last, is in its journal."""
     last_seq = 0
+
+    async def news(message: _Message | None) -> list[events.Event]:
+        nonlocal last_seq
+        if message is None or message["event"] == "Snapshot":
+            known = await anyio.to_thread.run_sync(read_activation, home, activation)
+        else:
+            known = [event_from_json(message)]
+        new = [event for event in known if event.seq > last_seq]
+        last_seq = new[-1].seq if new else last_seq
+        return new
+
     async for message in messages:
-        is_event = message["event"] != "Snapshot"
-        events = [event_from_json(message)] if is_event else await _journal(home, activation)
-        for event in events:
-            if event.seq > last_seq:
-                last_seq = event.seq
-                yield event
-    for event in await _journal(home, activation):
-        if event.seq > last_seq:
+        for event in await news(message):
             yield event
+    for event in await news(None):
+        yield event
     raise StationUnreachable(
         "The station ended in the middle of the switch.",
         hint="`moondream-station status` shows what is active; run the command again.",
     )
 
 
-async def _journal(home: Home, activation: str) -> list[Event]:
-    return await anyio.to_thread.run_sync(read_activation, home, activation)
-
-
-async def _refused(messages: AsyncIterator[_Message], model: str) -> AsyncIterator[Event]:
+async def _refused(messages: AsyncIterable[_Message], model: str) -> AsyncIterator[events.Event]:
     """The events without requests for other models, which may have come before the refused one."""
     async for message in messages:
         if message["event"] == "Snapshot":
             continue
         event = event_from_json(message)
-        if not isinstance(event.fact, BackendActivationRequested) or event.fact.model == model:
+        if not isinstance(event.fact, events.BackendActivationRequested) or event.fact.model == model:
             yield event
-
-
-def run_cancel(*, as_json: bool) -> int:
-    """Cancel what runs; returns the exit code."""
-    home = home_from(os.environ)
-    activation = run_loop(_cancel, home)
-    print_text(f"Cancelled {activation}.", {"activation": activation}, as_json=as_json)
-    return 0
-
-
-async def _cancel(home: Home) -> str:
-    """Request the end of what runs, and wait until it was cancelled; returns its id."""
-    activation, holder = await _request_cancel(home)
-    with anyio.move_on_after(_PATIENCE_SECONDS):
-        last = await _outcome(home, activation, holder)
-        if last is None or isinstance(last, ActivationCancelled):
-            return activation
-        await anyio.to_thread.run_sync(withdraw, home, activation)
-        how = "succeeded" if isinstance(last, ActivationSucceeded) else "failed"
-        raise NothingToCancel(
-            f"The activation {activation} {how} before it could be cancelled.",
-            hint="`moondream-station status` shows what is active.",
-        )
-    raise StationError(
-        f"The activation {activation} did not end within {_PATIENCE_SECONDS:g} s after it was cancelled.",
-        hint="`moondream-station status` names the process that runs it; you can end that process.",
-    )
-
-
-async def _request_cancel(home: Home) -> tuple[str, Holder | None]:
-    """Request the end of what runs; returns its id, and its process unless the serving station runs it."""
-    record = await anyio.to_thread.run_sync(read_station, home)
-    if record is not None:
-        from moondream_station.http.client import StationClient  # noqa: PLC0415
-
-        try:
-            async with StationClient(record.address, token=record.token) as client:
-                return await client.cancel(), None
-        except NothingToCancel as error:
-            nothing = error
-        if await anyio.to_thread.run_sync(activation_holder, home) is None:
-            raise nothing
-    holder = await anyio.to_thread.run_sync(_activating, home)
-    await anyio.to_thread.run_sync(ask_to_cancel, home, holder.activation)
-    return holder.activation, holder
-
-
-def _activating(home: Home) -> Holder:
-    """Who holds the home's lock for an activation; others (`prune`, say) write no journal."""
-    holder = activation_holder(home)
-    if holder is not None and read_activation(home, holder.activation):
-        return holder
-    holds = f"; pid {holder.pid} ({holder.command}) uses the home" if holder else ""
-    raise NothingToCancel(
-        f"No activation is running{holds}.", hint="`moondream-station status` shows what is active."
-    )
-
-
-async def _outcome(home: Home, activation: str, holder: Holder | None) -> Fact | None:
-    """The terminal fact of an activation once there is one; None where its process died without it."""
-    while True:
-        # In this order: a process may publish its terminal fact and end between the two looks.
-        has_ended = holder is not None and await anyio.to_thread.run_sync(activation_holder, home) != holder
-        events = await anyio.to_thread.run_sync(read_activation, home, activation)
-        if events and events[-1].is_terminal:
-            return events[-1].fact
-        if has_ended:
-            return None
-        await anyio.sleep(_POLL_SECONDS)

@@ -1,18 +1,20 @@
-"""The commands and their options. Each imports its work when it is called, so that help is quick."""
+"""The commands and their options, and what becomes of their errors."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import wraps
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED, USAGE
+from moondream_station.console.interrupts import CANCELLED, DONE, FAILED, USAGE
 from moondream_station.console.output import print_error, print_text, write
 from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
 from moondream_station.core.facts.version import VERSION
@@ -70,7 +72,25 @@ def station(
     raise typer.Exit(run_prompt(run))
 
 
-@app.command()
+def _works_in(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command that declares its options here; its work, `run_NAME` with the same arguments, is in a module.
+
+    That is imported when the command is called, so that help is quick.
+    """
+
+    def registered(declared: Callable[..., None]) -> Callable[..., None]:
+        @app.command()
+        @wraps(declared)
+        def call(**arguments: Any) -> Any:
+            work = import_module(f"moondream_station.cli.{module}")
+            return getattr(work, f"run_{declared.__name__}")(**arguments)
+
+        return declared
+
+    return registered
+
+
+@_works_in("serve")
 def serve(
     *,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="Address to listen on.")] = None,
@@ -84,23 +104,16 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME", help="Also accept this name in the Host header.")
     ] = None,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Serve the active model over HTTP, until SIGINT or SIGTERM."""
-    from moondream_station.cli.serve import ServeOptions, run_serve  # noqa: PLC0415
-
-    options = ServeOptions(model=model, port_is_explicit=port is not None, allowed_hosts=allow_host or [])
-    return run_serve(options, host=host, port=port, as_json=as_json)
 
 
-@app.command()
-def models(*, as_json: Json = False) -> int:
+@_works_in("status")
+def models(*, as_json: Json = False) -> None:
     """List the manifest's models."""
-    from moondream_station.cli.status import run_models  # noqa: PLC0415
-
-    return run_models(as_json=as_json)
 
 
-@app.command()
+@_works_in("activate")
 def switch(
     model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to activate.")],
     *,
@@ -118,46 +131,25 @@ def switch(
         bool, typer.Option("--accept-notice", help="Accept the model's notice, if it has one.")
     ] = False,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Install, verify and activate a model."""
-    from moondream_station.cli.switch import SwitchOptions, run_switch  # noqa: PLC0415
-
-    options = SwitchOptions(
-        model=model,
-        strategy=strategy,
-        upgrade=upgrade,
-        python=python,
-        anyway=anyway,
-        accept_notice=accept_notice,
-    )
-    return run_switch(options, as_json=as_json)
 
 
-@app.command()
+@_works_in("status")
 def status(
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until Ctrl-C.")] = False,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Show the active model and the running activation."""
-    if watch:
-        from moondream_station.cli.watch import run_watch  # noqa: PLC0415
-
-        return run_watch(as_json=as_json)
-    from moondream_station.cli.status import run_status  # noqa: PLC0415
-
-    return run_status(as_json=as_json)
 
 
-@app.command()
-def cancel(*, as_json: Json = False) -> int:
+@_works_in("housekeeping")
+def cancel(*, as_json: Json = False) -> None:
     """Cancel the running activation, whichever process runs it."""
-    from moondream_station.cli.activate import run_cancel  # noqa: PLC0415
-
-    return run_cancel(as_json=as_json)
 
 
-@app.command()
+@_works_in("plan")
 def plan(
     requirements: Annotated[
         list[str] | None,
@@ -180,22 +172,11 @@ def plan(
     strategy: Strategy = None,
     offline: Offline = False,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Show which PyTorch build would be installed, and why no other. Installs nothing."""
-    from moondream_station.cli.plan import PlanOptions, run_plan  # noqa: PLC0415
-
-    options = PlanOptions(
-        requirements=requirements or [],
-        requirement_files=requirement_files or [],
-        model=model,
-        machine_file=machine,
-        python=python,
-        offline=offline,
-    )
-    return run_plan(options, strategy=strategy, as_json=as_json)
 
 
-@app.command()
+@_works_in("status")
 def logs(
     model: Annotated[
         str | None,
@@ -205,50 +186,38 @@ def logs(
     ] = None,
     *,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Print the last activation's journal and the worker's last lines."""
-    from moondream_station.cli.status import run_logs  # noqa: PLC0415
-
-    return run_logs(model, as_json=as_json)
 
 
-@app.command()
+@_works_in("housekeeping")
 def rollback(
     model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to roll back.")],
     *,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Go back to a model's previous environment."""
-    from moondream_station.cli.housekeeping import run_rollback  # noqa: PLC0415
-
-    return run_rollback(model, as_json=as_json)
 
 
-@app.command()
+@_works_in("housekeeping")
 def remove(
     model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to remove.")],
     *,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Remove a model's environments."""
-    from moondream_station.cli.housekeeping import run_remove  # noqa: PLC0415
-
-    return run_remove(model, as_json=as_json)
 
 
-@app.command()
+@_works_in("housekeeping")
 def prune(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Remove old environments, downloads and caches that nothing refers to."""
-    from moondream_station.cli.housekeeping import run_prune  # noqa: PLC0415
-
-    return run_prune(dry_run=dry_run, as_json=as_json)
 
 
-@app.command()
+@_works_in("doctor")
 def doctor(
     *,
     offline: Offline = False,
@@ -259,11 +228,8 @@ def doctor(
     machine: MachineFile = None,
     fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired safely.")] = False,
     as_json: Json = False,
-) -> int:
+) -> None:
     """Check machine, driver, Python, torch, indexes, disk, environments and backends, with remedies."""
-    from moondream_station.cli.doctor import run_doctor  # noqa: PLC0415
-
-    return run_doctor(offline=offline, record=record, machine_file=machine, fix=fix, as_json=as_json)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import configure_logging
 from moondream_station.console.output import print_progress, print_text
-from moondream_station.console.signals import run_loop
 from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
 from moondream_station.core.home.layout import Home, absolute, named_home
 from moondream_station.core.home.settings import Settings, load_settings
@@ -50,23 +50,19 @@ from moondream_station.doctor.report import (
 _REPAIRS = "station.repairs"
 
 
-def run_doctor(
-    *, offline: bool, record: Path | None, machine_file: Path | None, fix: bool, as_json: bool
-) -> int:
+def run_doctor(*, offline: bool, record: Path | None, machine: Path | None, fix: bool, as_json: bool) -> int:
     """Examine this computer or a machine record; returns 1 where a finding is an error."""
-    if fix and machine_file is not None:
+    if fix and machine is not None:
         raise UsageError(
             "--fix repairs this computer, and --machine examines another one.", hint="Use one of them."
         )
     if record is not None:
         _check_writable(record)
-    machine: Machine = (
-        LocalMachine(os.environ) if machine_file is None else RecordedMachine(load_record(machine_file))
-    )
+    examined = LocalMachine(os.environ) if machine is None else RecordedMachine(load_record(machine))
     home = named_home(os.environ)
     settings = _settings(home)
     configure_logging(settings.log)
-    report = run_loop(partial(_doctor, home, settings, machine, offline=offline, record=record, fix=fix))
+    report = run_loop(partial(_doctor, home, settings, examined, offline=offline, record=record, fix=fix))
     print_text(report_text(report, _symbols()), report_to_json(report), as_json=as_json)
     return 0 if report.is_ok else 1
 

@@ -1,4 +1,4 @@
-"""`prune`, `remove` and `rollback`: what is kept of a model, and what a home no longer needs."""
+"""`cancel`, `rollback`, `remove` and `prune`: back from what a home does, has and keeps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import partial
 
 import anyio.to_thread
 
-from moondream_station.cli.activate import activate_here, activate_there
-from moondream_station.console.exit_codes import CANCELLED, DONE
+from moondream_station.cli.activate import activate_here, activate_there, report_wait
+from moondream_station.console.interrupts import CANCELLED, DONE, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_progress, print_text
 from moondream_station.console.presenting import PlainPresenter, Presenter
-from moondream_station.console.signals import run_loop
+from moondream_station.core.activation.activation import ask_to_cancel, withdraw
 from moondream_station.core.activation.housekeeping import (
     Pruning,
     Unreferenced,
@@ -22,101 +22,89 @@ from moondream_station.core.activation.housekeeping import (
     previous_environment,
     prune,
 )
+from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts import events
-from moondream_station.core.facts.errors import NoActiveModel, StationRunning
+from moondream_station.core.facts.errors import NoActiveModel, NothingToCancel, StationError, StationRunning
 from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
 from moondream_station.core.home.layout import Home, home_from
-from moondream_station.core.home.locks import Holder, activation_lock, read_station
+from moondream_station.core.home.locks import Holder, activation_holder, activation_lock, read_station
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.task_groups import accompanied
-from moondream_station.panel.quantities import size_text, some_text
+from moondream_station.panel.words import size_text, some_text
 
 _REPORT_SECONDS = 2.0
+_POLL_SECONDS = 0.25
+_PATIENCE_SECONDS = 10.0
 
 
-def _report_wait(holder: Holder | None) -> None:
-    """Print which process is waited for."""
-    who = (
-        f"pid {holder.pid} ({holder.command}), running since {holder.since}" if holder else "another process"
-    )
-    print_progress(f"Waiting for {who}")
-
-
-def run_prune(*, dry_run: bool, as_json: bool) -> int:
-    """Remove what nothing refers to, or list it; returns the exit code. Cancelled, it lists what is gone."""
-    home, pruning, code = home_from(os.environ), Pruning(), DONE
-    if home.root.exists():
-        home.create()
-        try:
-            run_loop(_prune, home, pruning, dry_run)
-        except KeyboardInterrupt:
-            code = CANCELLED
-    entries = pruning.found if dry_run else pruning.removed
-    total = _total(entries)
-    removed = [{**asdict(entry), "path": str(entry.path.relative_to(home.root))} for entry in entries]
-    lines = [f"{entry['kind']:<12} {entry['path']}" for entry in removed]
-    verb = "Cancelled; freed" if code == CANCELLED else "Would free" if dry_run else "Freed"
-    text = "\n".join([*lines, f"{verb} {size_text(total)}."])
-    print_text(text, {"removed": removed, "size_bytes": total, "dry_run": dry_run}, as_json=as_json)
-    return code
-
-
-async def _prune(home: Home, pruning: Pruning, dry_run: bool) -> None:  # noqa: FBT001  called through `run_loop`
-    async def report() -> None:
-        while True:
-            await anyio.sleep(_REPORT_SECONDS)
-            if pruning.removed:
-                print_progress(f"Removed {_amount(pruning.removed)}")
-
-    def report_found(found: Sequence[Unreferenced]) -> None:
-        print_progress(f"Removing {_amount(found)}")
-
-    work = partial(prune, home, pruning=pruning, dry_run=dry_run, on_wait=_report_wait, on_found=report_found)
-    await accompanied(work, report)
-
-
-def _amount(entries: Sequence[Unreferenced]) -> str:
-    return f"{some_text(len(entries), 'items')}, {size_text(_total(entries))}"
-
-
-def _total(entries: Sequence[Unreferenced]) -> int:
-    return sum(entry.size_bytes for entry in entries)
-
-
-def run_remove(model: str, *, as_json: bool) -> int:
-    """Forget a model's environments; `prune` frees their space. Returns the exit code."""
+def run_cancel(*, as_json: bool) -> int:
+    """Cancel what runs; returns the exit code."""
     home = home_from(os.environ)
-    _record_with(home, model)  # before the home is created or its lock waited for
-    home.create()
-    run_loop(_forget, home, model)
-    text = f"Removed {model}; run `moondream-station prune` to free its disk space."
-    print_text(text, {"model": model}, as_json=as_json)
+    activation = run_loop(_cancel, home)
+    print_text(f"Cancelled {activation}.", {"activation": activation}, as_json=as_json)
     return 0
 
 
-async def _forget(home: Home, model: str) -> None:
-    def forget() -> None:
-        record = _record_with(home, model)
-        station = read_station(home)
-        if station is not None and record.model == model:
-            raise StationRunning(
-                f"The station at {station.address} (pid {station.pid}) serves {model}.",
-                hint="Switch to another model first, or stop that station.",
-            )
-        write_active(home, record.without(model))
-
-    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=_report_wait):
-        await anyio.to_thread.run_sync(forget)
-
-
-def _record_with(home: Home, model: str) -> ActiveRecord:
-    record = read_active(home)
-    if model not in record.models:
-        raise NoActiveModel(
-            f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
+async def _cancel(home: Home) -> str:
+    """Request the end of what runs, and wait until it was cancelled; returns its id."""
+    activation, holder = await _request_cancel(home)
+    with anyio.move_on_after(_PATIENCE_SECONDS):
+        last = await _outcome(home, activation, holder)
+        if last is None or isinstance(last, events.ActivationCancelled):
+            return activation
+        await anyio.to_thread.run_sync(withdraw, home, activation)
+        how = "succeeded" if isinstance(last, events.ActivationSucceeded) else "failed"
+        raise NothingToCancel(
+            f"The activation {activation} {how} before it could be cancelled.",
+            hint="`moondream-station status` shows what is active.",
         )
-    return record
+    raise StationError(
+        f"The activation {activation} did not end within {_PATIENCE_SECONDS:g} s after it was cancelled.",
+        hint="`moondream-station status` names the process that runs it; you can end that process.",
+    )
+
+
+async def _request_cancel(home: Home) -> tuple[str, Holder | None]:
+    """Request the end of what runs; returns its id, and its process unless the serving station runs it."""
+    record = await anyio.to_thread.run_sync(read_station, home)
+    if record is not None:
+        from moondream_station.http.client import StationClient  # noqa: PLC0415
+
+        try:
+            async with StationClient(record.address, token=record.token) as client:
+                return await client.cancel(), None
+        except NothingToCancel as error:
+            nothing = error
+        if await anyio.to_thread.run_sync(activation_holder, home) is None:
+            raise nothing
+    holder = await anyio.to_thread.run_sync(_activating, home)
+    await anyio.to_thread.run_sync(ask_to_cancel, home, holder.activation)
+    return holder.activation, holder
+
+
+def _activating(home: Home) -> Holder:
+    """Who holds the home's lock for an activation; others (`prune`, say) write no journal."""
+    holder = activation_holder(home)
+    if holder is not None and read_activation(home, holder.activation):
+        return holder
+    holds = f"; pid {holder.pid} ({holder.command}) uses the home" if holder else ""
+    raise NothingToCancel(
+        f"No activation is running{holds}.", hint="`moondream-station status` shows what is active."
+    )
+
+
+async def _outcome(home: Home, activation: str, holder: Holder | None) -> events.Fact | None:
+    """The terminal fact of an activation once there is one; None where its process died without it."""
+    while True:
+        # In this order: a process may publish its terminal fact and end between the two looks.
+        has_ended = holder is not None and await anyio.to_thread.run_sync(activation_holder, home) != holder
+        known = await anyio.to_thread.run_sync(read_activation, home, activation)
+        if known and known[-1].is_terminal:
+            return known[-1].fact
+        if has_ended:
+            return None
+        await anyio.sleep(_POLL_SECONDS)
 
 
 def run_rollback(model: str, *, as_json: bool) -> int:
@@ -160,7 +148,7 @@ async def _roll_back(home: Home, settings: Settings, model: str, presenter: Pres
     await anyio.to_thread.run_sync(previous_environment, home, model)
     active = await anyio.to_thread.run_sync(read_active, home)
     if active.model != model and await exchange(
-        home, manifest, model, environ=os.environ, on_wait=_report_wait
+        home, manifest, model, environ=os.environ, on_wait=report_wait
     ):
         return DONE  # else it has become the active one meanwhile
     record = await anyio.to_thread.run_sync(read_station, home)
@@ -186,3 +174,79 @@ def _print_result(home: Home, model: str, *, as_json: bool) -> None:
         "torch": torch,
     }
     print_text(text, data, as_json=as_json)
+
+
+def run_prune(*, dry_run: bool, as_json: bool) -> int:
+    """Remove what nothing refers to, or list it; returns the exit code. Cancelled, it lists what is gone."""
+    home, pruning, code = home_from(os.environ), Pruning(), DONE
+    if home.root.exists():
+        home.create()
+        try:
+            run_loop(_prune, home, pruning, dry_run)
+        except KeyboardInterrupt:
+            code = CANCELLED
+    entries = pruning.found if dry_run else pruning.removed
+    total = _total(entries)
+    removed = [{**asdict(entry), "path": str(entry.path.relative_to(home.root))} for entry in entries]
+    lines = [f"{entry['kind']:<12} {entry['path']}" for entry in removed]
+    verb = "Cancelled; freed" if code == CANCELLED else "Would free" if dry_run else "Freed"
+    text = "\n".join([*lines, f"{verb} {size_text(total)}."])
+    print_text(text, {"removed": removed, "size_bytes": total, "dry_run": dry_run}, as_json=as_json)
+    return code
+
+
+async def _prune(home: Home, pruning: Pruning, dry_run: bool) -> None:  # noqa: FBT001  called through `run_loop`
+    async def report() -> None:
+        while True:
+            await anyio.sleep(_REPORT_SECONDS)
+            if pruning.removed:
+                print_progress(f"Removed {_amount(pruning.removed)}")
+
+    def report_found(found: Sequence[Unreferenced]) -> None:
+        print_progress(f"Removing {_amount(found)}")
+
+    work = partial(prune, home, pruning=pruning, dry_run=dry_run, on_wait=report_wait, on_found=report_found)
+    await accompanied(work, report)
+
+
+def _amount(entries: Sequence[Unreferenced]) -> str:
+    return f"{some_text(len(entries), 'items')}, {size_text(_total(entries))}"
+
+
+def _total(entries: Sequence[Unreferenced]) -> int:
+    return sum(entry.size_bytes for entry in entries)
+
+
+def run_remove(model: str, *, as_json: bool) -> int:
+    """Forget a model's environments; `prune` frees their space. Returns the exit code."""
+    home = home_from(os.environ)
+    _record_with(home, model)  # before the home is created or its lock waited for
+    home.create()
+    run_loop(_forget, home, model)
+    text = f"Removed {model}; run `moondream-station prune` to free its disk space."
+    print_text(text, {"model": model}, as_json=as_json)
+    return 0
+
+
+async def _forget(home: Home, model: str) -> None:
+    def forget() -> None:
+        record = _record_with(home, model)
+        station = read_station(home)
+        if station is not None and record.model == model:
+            raise StationRunning(
+                f"The station at {station.address} (pid {station.pid}) serves {model}.",
+                hint="Switch to another model first, or stop that station.",
+            )
+        write_active(home, record.without(model))
+
+    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=report_wait):
+        await anyio.to_thread.run_sync(forget)
+
+
+def _record_with(home: Home, model: str) -> ActiveRecord:
+    record = read_active(home)
+    if model not in record.models:
+        raise NoActiveModel(
+            f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
+        )
+    return record

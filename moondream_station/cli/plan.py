@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
-from moondream_station.console.signals import run_loop
 from moondream_station.core.activation.choice import plan_from_catalog, plan_here
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanOptions:
-    """The options of `plan` that say what to plan for."""
+class _Options:
+    """What to plan for."""
 
-    requirements: Sequence[str]
-    requirement_files: Sequence[Path]
+    requirements: Sequence[str] | None
+    requirement_files: Sequence[Path] | None
     model: str | None
-    machine_file: Path | None
+    machine: Path | None
     python: str | None
     offline: bool
 
 
-def run_plan(options: PlanOptions, *, strategy: str | None, as_json: bool) -> int:
-    """Plan, and print it; returns 0 where there is a build, else 1."""
+def run_plan(*, strategy: str | None, as_json: bool, **options: Any) -> int:
+    """Plan for `_Options`, and print it; returns 0 where there is a build, else 1."""
     home, settings = begin(strategy=strategy)
     check_strategy(settings.strategy)
-    selection, pip_options = run_loop(_plan, options, home, settings)
+    selection, pip_options = run_loop(_plan, _Options(**options), home, settings)
     data = to_json(selection)
     if selection.fit is None:
         del data["fit"]
@@ -109,23 +109,18 @@ def _reason_without_build(candidate: Candidate) -> str:
     return shorter.lstrip(": ") if shorter.startswith((" ", ": ")) else candidate.reason
 
 
-async def _plan(options: PlanOptions, home: Home, settings: Settings) -> tuple[Selection, tuple[str, ...]]:
+async def _plan(options: _Options, home: Home, settings: Settings) -> tuple[Selection, tuple[str, ...]]:
     """The plan, and what tells pip of the user's own indexes, where it is for this computer."""
     selection = await _select(options, home, settings)
-    if options.machine_file is not None:
+    if options.machine is not None:
         return selection, ()
     return selection, await options_for_pip(os.environ, settings.torch_index)
 
 
-async def _select(options: PlanOptions, home: Home, settings: Settings) -> Selection:
-    machine: Machine = (
-        LocalMachine(os.environ)
-        if options.machine_file is None
-        else RecordedMachine(load_record(options.machine_file))
-    )
-    if options.python is not None:
-        machine = with_python(machine, options.python)
-    is_elsewhere = options.machine_file is not None
+async def _select(options: _Options, home: Home, settings: Settings) -> Selection:
+    is_elsewhere = options.machine is not None
+    found = RecordedMachine(load_record(options.machine)) if options.machine else LocalMachine(os.environ)
+    machine: Machine = found if options.python is None else with_python(found, options.python)
     python = options.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
     requirements, model = await _requirements(options, home, settings, machine=machine)
     if is_elsewhere or options.offline:
@@ -153,13 +148,13 @@ async def _select(options: PlanOptions, home: Home, settings: Settings) -> Selec
 
 
 async def _requirements(
-    options: PlanOptions, home: Home, settings: Settings, *, machine: Machine
+    options: _Options, home: Home, settings: Settings, *, machine: Machine
 ) -> tuple[Requirements, ModelInfo | None]:
     """Everything that the options name, torch where they name nothing; and the entry of the model."""
     model: ModelInfo | None = None
-    texts = list(parse_requirement_args(options.requirements).texts)
+    texts = list(parse_requirement_args(options.requirements or ()).texts)
     warnings: list[str] = []
-    for file in options.requirement_files:
+    for file in options.requirement_files or ():
         from_file = await anyio.to_thread.run_sync(_read, file)
         texts += from_file.texts
         warnings += from_file.warnings

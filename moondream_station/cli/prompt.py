@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -15,19 +13,18 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import NestedCompleter
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
-from moondream_station.cli.serve import ServeOptions, serve_here
-from moondream_station.cli.status import models_text, news_lines, status_text
-from moondream_station.console.interrupts import ignore_signals
+from moondream_station.cli.serve import serve_here
+from moondream_station.cli.status import news_lines
+from moondream_station.console.interrupts import cancel_on_signal, ignore_signals, run_loop
 from moondream_station.console.logging import begin, configure_logging
-from moondream_station.console.output import print_error, print_result, terminal_width
-from moondream_station.console.plain import PlainLines
-from moondream_station.console.signals import cancel_on_signal, run_loop
+from moondream_station.console.output import print_error, print_result
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel, UsageError
 from moondream_station.core.facts.events import CancelReason, DownloadProgressed, ProbeFinished
@@ -36,6 +33,7 @@ from moondream_station.core.station import Station
 from moondream_station.core.views.overview import news_shape
 from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
+from moondream_station.panel.words import PlainLines
 
 COMMANDS: Final[Mapping[str, str]] = {
     "switch": "switch MODEL [--strategy S] [--anyway] [--accept-notice]: activate a model",
@@ -44,10 +42,14 @@ COMMANDS: Final[Mapping[str, str]] = {
     "models": "models: list the models",
     "status": "status: show the active model and the running switch",
     "plan": "plan [REQUIREMENT...] [OPTIONS]: show which build would be installed, and why; `plan --help`",
-    "help": "help: show this list",
+    "logs": "logs [MODEL]: show the last activation's journal and the worker's last lines",
+    "remove": "remove MODEL: remove a model's environments",
+    "prune": "prune [--dry-run]: remove what nothing refers to",
+    "help": "help [COMMAND]: show this list, or a command's options",
     "quit": "quit: stop the station (also Ctrl-D)",
 }
 _FLAGS: Final = ("--anyway", "--accept-notice")
+_OF_THE_COMMAND_LINE: Final = frozenset({"models", "status", "plan", "logs", "remove", "prune"})
 _STRATEGIES: Final = ("auto", "guide", "cpu")
 _REDRAW_SECONDS: Final = 0.25
 
@@ -64,7 +66,7 @@ async def _run(run_command: Callable[[Sequence[str]], int]) -> int:
     home, settings = begin(log="error")
     check_strategy(settings.strategy)
     stopping = anyio.Event()
-    async with serve_here(home, settings, ServeOptions(), stopping=stopping, announce=_announce) as station:
+    async with serve_here(home, settings, stopping=stopping, announce=_announce) as station:
         for line in news_lines(news_shape(station.manifest)):
             print_result(line)
         prompt = Prompt(station, Terminal(sys.stdout), run_command)
@@ -99,13 +101,12 @@ class Prompt:
         self._terminal = terminal
         self._run_command = run_command
         self._running_command: anyio.CancelScope | None = None
-        self._unicode = terminal.shows_unicode(os.environ)
         self._cancelled: str | None = None
 
     async def take_commands(self) -> None:
         """Take commands until the last one."""
         session: PromptSession[str] = PromptSession(
-            completer=NestedCompleter.from_nested_dict(self._words()),
+            completer=_Words(self._words()),
             bottom_toolbar=self.panel,
             complete_style=CompleteStyle.READLINE_LIKE,  # a menu would need lines between prompt and panel
             reserve_space_for_menu=0,
@@ -121,8 +122,9 @@ class Prompt:
         await anyio.lowlevel.checkpoint()
         try:
             line = await session.prompt_async("moondream> ", handle_sigint=False)
-        except KeyboardInterrupt:  # the key, not the signal: the line is discarded, as in a shell
-            self.interrupt()
+        except KeyboardInterrupt:  # the key, not the signal: as in a shell, it discards a line that was begun
+            if not session.default_buffer.text:
+                self.interrupt()
             return True
         except EOFError:
             return False
@@ -158,6 +160,8 @@ class Prompt:
             words = shlex.split(line)
         except ValueError as error:
             raise UsageError(f"Can't parse {line!r}: {error}.", hint="Close the quotes.") from error
+        if words[:1] == ["moondream-station"]:  # as hints say it
+            del words[0]
         match words:
             case []:
                 return
@@ -167,13 +171,10 @@ class Prompt:
                 self._station.request_rollback(model)
             case ["cancel"]:
                 self._cancel()
-            case ["models"]:
-                shown = await anyio.to_thread.run_sync(self._station.models)
-                print_result(models_text(shown, width=terminal_width()))
-            case ["status"]:
-                print_result(status_text(self._station.status()))
-            case ["plan", *arguments]:
-                await self._plan(arguments)
+            case [name, *_] if name in _OF_THE_COMMAND_LINE:
+                await self._run_as_outside(words)
+            case ["help", name] if name in COMMANDS.keys() - {"help", "quit"}:
+                await self._run_as_outside([name, "--help"])
             case ["help"]:
                 print_result("\n".join(COMMANDS.values()))
             case [name, *_] if name in COMMANDS:
@@ -183,29 +184,24 @@ class Prompt:
 
     def panel(self) -> ANSI:
         """The running activation, in at most half of the terminal, and the active model."""
-        state, size = self._station.bus.state, self._terminal.size
-        width = size.columns - 1
-        lines = [render_summary(state, width=width, unicode=self._unicode)]
+        state, frame = self._station.bus.state, self._terminal.frame
+        lines = [render_summary(state, frame)]
         if state.activation is not None:
-            lines = [
-                *render(
-                    state,
-                    width=width,
-                    height=size.lines // 2,
-                    unicode=self._unicode,
-                    now=datetime.now(UTC),
-                    cancelling=state.activation.id == self._cancelled,
-                ),
-                *lines,
-            ]
+            is_cancelling = state.activation.id == self._cancelled
+            height = self._terminal.size.lines // 2
+            lines[:0] = render(state, frame, height=height, cancelling=is_cancelling)
         return ANSI("\n".join(map(self._terminal.styled, lines)))
 
     def _words(self) -> Mapping[str, Mapping[str, Any] | None]:
         """Completions, nested by position."""
         models = self._station.manifest.models
         options = {"--strategy": dict.fromkeys(_STRATEGIES), "--anyway": None, "--accept-notice": None}
-        switch = dict.fromkeys(models, options)
-        return {**dict.fromkeys(COMMANDS), "switch": switch, "rollback": dict.fromkeys(models)}
+        return {
+            **dict.fromkeys(COMMANDS),
+            "switch": dict.fromkeys(models, options),
+            **dict.fromkeys(("rollback", "remove", "logs"), dict.fromkeys(models)),
+            "help": dict.fromkeys(COMMANDS),
+        }
 
     def _switch(self, model: str, options: Sequence[str]) -> None:
         match [option for option in options if option not in _FLAGS]:
@@ -222,15 +218,30 @@ class Prompt:
     def _cancel(self) -> None:
         self._cancelled = self._station.request_cancel()
 
-    async def _plan(self, arguments: list[str]) -> None:
-        """Plan as the command line does, with all its options and its own way to report errors."""
+    async def _run_as_outside(self, words: list[str]) -> None:
+        """Run a command as the command line does, with all its options and its own way to report errors."""
         with anyio.CancelScope() as scope:
             self._running_command = scope
             try:
                 # Its event loop is this one (`run_loop`), so that cancelling the scope ends it.
-                await anyio.to_thread.run_sync(self._run_command, ["plan", *arguments])
+                await anyio.to_thread.run_sync(self._run_command, words)
             finally:
                 self._running_command = None
-                configure_logging(self._station.settings.log, default="error")  # `plan` has set up its own
+                configure_logging(self._station.settings.log, default="error")  # it has set up its own
         if scope.cancel_called:
             print_result("Cancelled.")
+
+
+class _Words(Completer):
+    """Completes a word by those before it: a tree of words, which end at spaces alone."""
+
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        self._tree = tree
+
+    def get_completions(self, document: Document, _event: CompleteEvent) -> Iterator[Completion]:
+        """The words that may stand here; none on an empty line, below which a list would stay."""
+        *before, begun = document.text_before_cursor.split(" ")
+        tree: Mapping[str, Any] | None = self._tree if before or begun else None
+        for word in filter(None, before):
+            tree = (tree or {}).get(word)
+        yield from (Completion(word, -len(begun)) for word in tree or () if word.startswith(begun))

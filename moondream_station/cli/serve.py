@@ -6,18 +6,15 @@ import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import anyio.to_thread
 
-from moondream_station.console.exit_codes import DONE
-from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.interrupts import DONE, cancel_on_signal, ignore_signals, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text
-from moondream_station.console.signals import cancel_on_signal, run_loop
 from moondream_station.core.activation.models import check_model
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import NothingToCancel, OutputUnwritable, StationRunning
@@ -39,19 +36,9 @@ _ANNOUNCE_SECONDS = 3.0
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions:
-    """The options of `serve`."""
-
-    model: str | None = None
-    """The model to switch to, None for the one that is active."""
-    port_is_explicit: bool = False
-    """Whether it must be this port, not the next free one."""
-    allowed_hosts: Sequence[str] = ()
-    """Further names that the Host header may have."""
-
-
-def run_serve(options: ServeOptions, *, host: str | None, port: int | None, as_json: bool) -> int:
+def run_serve(
+    *, host: str | None, port: int | None, model: str | None, allow_host: Sequence[str] | None, as_json: bool
+) -> int:
     """Serve until SIGINT or SIGTERM; returns the exit code."""
     log = "warning" if sys.stderr.isatty() else "info"
     home, settings = begin(log=log, service_host=host, service_port=port)
@@ -67,14 +54,20 @@ def run_serve(options: ServeOptions, *, host: str | None, port: int | None, as_j
                 hint="Check what stdout is redirected to.",
             ) from error
 
+    serving = partial(
+        serve_here,
+        *(home, settings),
+        announce=announce,
+        model=model,
+        port_is_explicit=port is not None,
+        allowed_hosts=allow_host or (),
+    )
     with suppress(KeyboardInterrupt):  # a signal that came before `_serve` could take it
-        run_loop(_serve, home, settings, options, announce)
+        run_loop(_serve, serving)
     return DONE
 
 
-async def _serve(
-    home: Home, settings: Settings, options: ServeOptions, announce: Callable[[str], None]
-) -> None:
+async def _serve(serving: Callable[..., AbstractAsyncContextManager[Station]]) -> None:
     """Serve until a signal comes; one that comes early cancels the start."""
     stopping = anyio.Event()
     opening = anyio.CancelScope()
@@ -88,7 +81,7 @@ async def _serve(
     # Whoever reads the address may send a signal at once: signals are handled before it is printed.
     with cancel_on_signal(stop):
         with opening:
-            async with serve_here(home, settings, options, stopping=stopping, announce=announce):
+            async with serving(stopping=stopping):
                 is_open = True
                 await stopping.wait()
         ignore_signals()  # the station has stopped
@@ -98,21 +91,24 @@ async def _serve(
 async def serve_here(
     home: Home,
     settings: Settings,
-    options: ServeOptions,
     *,
     stopping: anyio.Event,
     announce: Callable[[str], None],
+    model: str | None = None,
+    port_is_explicit: bool = False,
+    allowed_hosts: Sequence[str] = (),
 ) -> AsyncIterator[Station]:
     """Serve while the block runs: listen, announce, answer. The active model begins to load at once.
 
     `announce` is called with the address once the station listens and `station.json` is written. Setting
-    `stopping` stops the station; the server sets it when it ends for another reason.
+    `stopping` stops the station; the server sets it when it ends for another reason. `model` is switched to
+    first, `port_is_explicit` tries no other port, and the Host header may name one of `allowed_hosts`, too.
     """
     home.create()
     async with AsyncExitStack() as stack:
         await _take_lock(home, stack)
         listeners = await anyio.to_thread.run_sync(  # it may ask DNS for the host
-            partial(listen, settings.service_host, settings.service_port, explicit=options.port_is_explicit)
+            partial(listen, settings.service_host, settings.service_port, explicit=port_is_explicit)
         )
         stack.callback(listeners.close)
         info = StationInfo(
@@ -120,10 +116,10 @@ async def serve_here(
         )
         station = await stack.enter_async_context(open_station(home, settings, os.environ, station=info))
         station.doctor = partial(_examine, home, settings)
-        if options.model is not None:
-            check_model(station.manifest, options.model)
+        if model is not None:
+            check_model(station.manifest, model)
         record = announce_station(home, address=info.address, instance=info.instance, version=info.version)
-        access = Access.of(bound=listeners.hosts, allowed=options.allowed_hosts, token=record.token)
+        access = Access.of(bound=listeners.hosts, allowed=allowed_hosts, token=record.token)
         station.expect_active()
         announce(info.address)
         closing = anyio.Event()
@@ -131,8 +127,8 @@ async def serve_here(
             app = create_app(station, access=access)
             await tasks.start(partial(answer_requests, app, listeners, stopping=closing))
             tasks.start_soon(_pass_on, closing, stopping)
-            if options.model is not None and options.model != station.active_model:
-                station.request_switch(options.model)
+            if model is not None and model != station.active_model:
+                station.request_switch(model)
             tasks.start_soon(station.start_active)
             try:
                 yield station

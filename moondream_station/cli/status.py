@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
+from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import begin
-from moondream_station.console.output import print_text, table, terminal_width
-from moondream_station.console.plain import PlainLines
-from moondream_station.console.signals import run_loop
+from moondream_station.console.output import folded, print_text, table, terminal_width
 from moondream_station.core.bus.journal import activations, read_activation
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import NoActiveModel
@@ -23,6 +22,7 @@ from moondream_station.core.home.layout import Home, home_from, home_unusable, i
 from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import read_file
+from moondream_station.panel.words import PlainLines, status_rows
 
 if TYPE_CHECKING:
     from moondream_station.http.client import StationClient
@@ -31,8 +31,12 @@ _WORKER_LINES = 50
 _FIT_WORDS = {"fits": "yes", "tight": "tight", "does not fit": "no"}
 
 
-def run_status(*, as_json: bool) -> int:
+def run_status(*, watch: bool, as_json: bool) -> int:
     """Print the active model and what runs; returns the exit code."""
+    if watch:
+        from moondream_station.cli.watch import run_watch  # noqa: PLC0415  it draws
+
+        return run_watch(as_json=as_json)
     home, _ = begin()
     record = read_station(home)
     if record is None:
@@ -47,7 +51,7 @@ def run_status(*, as_json: bool) -> int:
     else:
         broken = None  # the station installs it again by itself
         shown = run_loop(_ask, record, lambda client: client.status())
-    print_text(status_text(shown, broken), shown, as_json=as_json)
+    print_text(status_text(shown, broken, width=terminal_width()), shown, as_json=as_json)
     return 0
 
 
@@ -102,32 +106,17 @@ def news_lines(shown: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def status_text(shown: Mapping[str, Any], broken: str | None = None) -> str:
-    """The status shape for people, and what is wrong with the active model's environment."""
-    station = shown["station"]
-    serving = f"serving on {station['address']} (pid {station['pid']})" if station else "not serving"
-    lines = [f"Station: {serving}"]
-    if active := shown["active"]:
-        build = f"{active['build']} build, torch {active['torch']}" if active["build"] else "no torch"
-        build = "broken" if broken else build
-        lines.append(f"Active: {active['model']} ({build}), worker {active['worker']}")
-        lines += [f"Broken: {broken}"] if broken else []
-        lines.append(f"Environment: {active['environment']}")
-        if degraded := active["degraded"]:
-            lines.append(f"Degraded: planned {degraded['wanted']}: {degraded['reason']}")
-    else:
-        lines.append("Active: no model; `moondream-station switch MODEL` activates one")
-    if (verification := shown["verification"]) and verification["torch"]:
-        device = verification["device_name"] or verification["device"]
-        lines.append(f"Verified: torch {verification['torch']} computes on {device}")
+def status_text(shown: Mapping[str, Any], broken: str | None = None, *, width: int | None = None) -> str:
+    """The status shape for people, broken to `width` columns; `broken` as for `status_rows`."""
+    rows = [f"{label}: {words}" for label, words in status_rows(shown, broken)]
     if activation := shown["activation"]:
         where = f"at {activation['stage']}, since {activation['started_at']}"
-        lines.append(f"Running: switch to {activation['model']}, {where}")
+        rows.append(f"Running: switch to {activation['model']}, {where}")
     for call in shown["calls"] or ():
         total = "" if call["total"] is None else f" of {call['total']}"
         done = "" if call["done"] is None else f", {call['done']}{total} {call['unit']} so far"
-        lines.append(f"Answering: {call['function']}, since {call['seconds']:.0f} s{done}")
-    return "\n".join(lines)
+        rows.append(f"Answering: {call['function']}, since {call['seconds']:.0f} s{done}")
+    return "\n".join(folded(row, width) for row in rows)
 
 
 async def _ask(

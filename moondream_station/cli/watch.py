@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -18,10 +16,9 @@ from rich.text import Text
 
 from moondream_station.cli.activate import wait_until_gone
 from moondream_station.cli.status import status_text
-from moondream_station.console.interrupts import ignore_signals
+from moondream_station.console.interrupts import cancel_on_signal, ignore_signals, run_loop
 from moondream_station.console.logging import begin
-from moondream_station.console.outlet import Outlet
-from moondream_station.console.signals import cancel_on_signal, run_loop
+from moondream_station.console.output import Outlet
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.codec import event_from_json
 from moondream_station.core.facts.errors import StationUnreachable
@@ -32,9 +29,9 @@ from moondream_station.core.home.locks import StationRecord, activation_holder, 
 from moondream_station.core.home.task_groups import accompanied, as_raised
 from moondream_station.core.views.overview import present_state
 from moondream_station.http.client import StationClient
-from moondream_station.panel.live import LivePicture
+from moondream_station.panel.frame import Frame
 from moondream_station.panel.rendering import render_station
-from moondream_station.panel.terminal import Terminal
+from moondream_station.panel.terminal import LivePicture, Terminal
 
 _POLL_SECONDS: Final = 0.25
 """How often files are read, and the shortest time between two outputs."""
@@ -106,24 +103,19 @@ def _until_signal() -> Iterator[None]:
 @contextmanager
 def _drawn(terminal: Terminal) -> Iterator[_Show]:
     """The state on a terminal, drawn over and over."""
-    unicode = terminal.shows_unicode(os.environ)
     state: StationState | None = None
 
     def show(latest: StationState) -> None:
         nonlocal state
         state = latest
 
-    def picture(width: int, height: int | None) -> Sequence[Text]:
-        if state is None:
-            return []
-        return render_station(state, width=width, height=height, unicode=unicode, now=datetime.now(UTC))
+    def picture(frame: Frame, height: int | None) -> Sequence[Text]:
+        return render_station(state, frame, height=height) if state is not None else []
 
     live = LivePicture(terminal, picture)
     live.start()
-    try:
+    with closing(live):
         yield show
-    finally:
-        live.close()
 
 
 async def _read_station(home: Home) -> StationRecord | None:

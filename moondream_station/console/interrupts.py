@@ -1,8 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP end a command: what it started is ended too, and the exit code is 130.
+"""How a command ends: with which exit code, and by which signals; what it started is ended too.
 
-One handler takes them from the first moment to the last and hands each to the present receiver. Nothing is
-raised, because an exception in the middle of an import is changed or swallowed by the code that it meets; and
-the signals' own actions are never restored in between, as event loops do when they end.
+One handler takes SIGINT, SIGTERM and SIGHUP from the first moment to the last and hands each to the present
+receiver. Nothing is raised, because an exception in the middle of an import is changed or swallowed by the
+code that it meets; and the signals' own actions are never restored in between, as event loops do at their
+end.
 
 Imports next to nothing, so that it works before anything else is loaded.
 """
@@ -12,17 +13,29 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
-from moondream_station.console.exit_codes import CANCELLED
+if TYPE_CHECKING:
+    import asyncio
 
-_Receiver: TypeAlias = Callable[[int], object]
+    from moondream_station.core.facts.events import CancelReason
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+"""The command line itself is wrong; nothing was done."""
+CANCELLED: Final = 130
+"""By a signal, by `cancel`, or because another switch took its place."""
+
+Args = TypeVarTuple("Args")
+T = TypeVar("T")
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
-_receivers: list[_Receiver] = []
+_receivers: list[Callable[[int], object]] = []
 
 
 def heed_signals(code: int = CANCELLED) -> None:
@@ -34,24 +47,6 @@ def heed_signals(code: int = CANCELLED) -> None:
     _receivers.append(lambda _: os._exit(code))
     for number in _heeded():
         signal.signal(number, _hand_over)
-
-
-@contextmanager
-def received(receiver: _Receiver) -> Iterator[None]:
-    """Hand signals' numbers to a receiver while the block runs, before all others.
-
-    It is called between any two steps of the main thread and must not raise.
-    """
-    _receivers.append(receiver)
-    try:
-        yield
-    finally:
-        _receivers.remove(receiver)
-
-
-def end_at_once(number: int) -> None:
-    """End the process as a signal does that nobody receives."""
-    _receivers[0](number)
 
 
 def ignore_signals() -> None:
@@ -72,6 +67,97 @@ def conclude(code: int) -> None:
 
     _receivers[:] = [lambda _: os._exit(code)]
     atexit.register(ignore)
+
+
+def run_loop(function: Callable[[*Args], Coroutine[Any, Any, T]], *args: *Args) -> T:
+    """Run an event loop until the function has ended. A signal cancels it, a second one ends the process.
+
+    In a thread of an event loop (the prompt's commands) it runs in that loop, and ends when whoever waits for
+    the thread is cancelled; signals are that loop's. Either is a KeyboardInterrupt, once all has ended.
+    """
+    import asyncio  # noqa: PLC0415  these take longer than a command that waits for nothing
+    import concurrent.futures  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+
+    import anyio.from_thread  # noqa: PLC0415
+
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            return anyio.from_thread.run(function, *args)
+        except concurrent.futures.CancelledError:
+            raise KeyboardInterrupt from None
+    results: list[T] = []
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        is_cancelled = False
+
+        def cancel(number: int) -> None:
+            nonlocal is_cancelled
+            if is_cancelled:
+                _receivers[0](number)  # which ends the process
+            is_cancelled = True
+            loop.call_soon_threadsafe(scope.cancel)
+
+        with anyio.CancelScope() as scope, _received(cancel), _waking(loop):
+            results.append(await function(*args))
+
+    anyio.run(work)
+    if not results:
+        raise KeyboardInterrupt
+    return results[0]
+
+
+@contextmanager
+def cancel_on_signal(cancel: Callable[[CancelReason], object]) -> Iterator[None]:
+    """Call `cancel` in the event loop for every signal that comes while the block runs."""
+    import asyncio  # noqa: PLC0415
+
+    from moondream_station.core.facts.events import CancelReason  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+
+    def receive(number: int) -> None:
+        reason = CancelReason.USER if number == signal.SIGINT else CancelReason.SHUTDOWN
+        loop.call_soon_threadsafe(cancel, reason)
+
+    with _received(receive):
+        yield
+
+
+@contextmanager
+def _received(receiver: Callable[[int], object]) -> Iterator[None]:
+    """Hand signals to a receiver, between any two steps of the main thread; it must not raise."""
+    _receivers.append(receiver)
+    try:
+        yield
+    finally:
+        _receivers.remove(receiver)
+
+
+@contextmanager
+def _waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a signal end the loop's wait.
+
+    Its handler runs in the main thread alone, which waits on where the signal came in the instant before, or
+    where another thread got it.
+    """
+    if sys.platform == "win32":
+        yield  # asyncio does it there
+        return
+    import socket  # noqa: PLC0415
+
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        loop.add_reader(receiver, receiver.recv, 4096)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(receiver)
 
 
 def _heeded() -> list[int]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import shutil
+import stat
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
-from moondream_station.console import standard_streams
 from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable
+from moondream_station.core.facts.printable import printable
+
+_ALWAYS_FITS: Final = 512 if sys.platform == "win32" else select.PIPE_BUF
+"""Bytes that a pipe which can be written to takes without delay."""
+
+_LAST_SECONDS: Final = 2.0
+"""How long a command that is to end waits for a reader that takes nothing."""
 
 _NARROWEST = 20
 """Characters that a table's last column gets, however narrow the terminal is."""
@@ -51,26 +60,48 @@ def print_progress(line: str) -> None:
 
 
 def write_line(stream: TextIO, line: str) -> None:
-    """Write a line, or several, at once, as `write`."""
+    """Write a line, or several, as `write`."""
     write(stream, f"{line}\n")
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write at once: BrokenPipeError where the stream's reader is gone, else OutputUnwritable."""
+    """Write at once, without what would control a terminal.
+
+    Raises BrokenPipeError where the stream's reader is gone, else OutputUnwritable; from then on the stream
+    is silent.
+    """
     try:
-        standard_streams.write(stream, text)
-    except BrokenPipeError:
-        raise
+        stream.write(printable(text))
+        stream.flush()
     except OSError as error:
+        _write_nowhere(stream.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
         raise OutputUnwritable(
             f"The output can't be written: {error.strerror or error}.",
             hint="Check what the output is redirected to.",
         ) from error
 
 
+def _write_nowhere(descriptor: int) -> None:
+    """Discard everything written from now on, so that flushing at exit raises nothing."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def terminal_width() -> int | None:
     """Columns of stdout's terminal, None where it is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def folded(line: str, width: int | None, indent: str = "  ") -> str:
+    """A line broken to `width` columns, if there is one, between words alone, so that they can be copied."""
+    if width is None:
+        return line
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], *, width: int | None = None) -> str:
@@ -88,3 +119,67 @@ def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], *, width: i
         broken = textwrap.wrap(row[last], room, break_long_words=False) if room else [row[last]]
         lines += [f"{start}{(broken or [''])[0]}".rstrip(), *(margin + rest for rest in broken[1:])]
     return "\n".join(lines)
+
+
+class Outlet:
+    """A standard stream, for a command that does other things meanwhile.
+
+    A pipe that nobody reads fills up and blocks its writer: here only the task that writes. Nothing else may
+    write to the stream before a line is through.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._pipe = _pipe_of(stream)
+        self._is_hurried = False
+
+    async def write(self, line: str) -> None:
+        """Write a line; wait as long as its reader takes.
+
+        One that takes nothing although the command is to end counts as gone: BrokenPipeError.
+        """
+        if self._pipe is None:
+            write_line(self._stream, line)
+            return
+        data = (printable(line) + "\n").encode(self._stream.encoding, self._stream.errors or "strict")
+        try:
+            for start in range(0, len(data), _ALWAYS_FITS):
+                await self._room(self._pipe)
+                os.write(self._pipe, data[start : start + _ALWAYS_FITS])
+        except BrokenPipeError:
+            _write_nowhere(self._pipe)
+            self._pipe = None
+            raise
+
+    def mention(self, line: str) -> None:
+        """Write a short line at once, or not at all where the reader is slow."""
+        if self._pipe is not None and not select.select([], [self._pipe], [], 0)[1]:
+            return
+        write_line(self._stream, line)
+
+    def hurry(self) -> None:
+        """The command is to end: a reader that takes nothing gets no more than a moment."""
+        self._is_hurried = True
+
+    async def _room(self, pipe: int) -> None:
+        import anyio  # noqa: PLC0415  what a command without an event loop does without
+
+        while True:
+            was_hurried = self._is_hurried
+            with anyio.move_on_after(_LAST_SECONDS):
+                await anyio.wait_writable(pipe)
+                return
+            if was_hurried:
+                raise BrokenPipeError
+
+
+def _pipe_of(stream: TextIO) -> int | None:
+    """The pipe or socket that a stream goes to, None where it goes to a file or a terminal."""
+    if sys.platform == "win32":
+        return None  # no loop waits for pipes there
+    try:
+        descriptor = stream.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (OSError, ValueError):
+        return None
+    return descriptor if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None

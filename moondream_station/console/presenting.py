@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stderr, suppress
+from typing import TYPE_CHECKING
 
-from moondream_station.console.exit_codes import CANCELLED, DONE, FAILED
-from moondream_station.console.outlet import Outlet
-from moondream_station.console.plain import PlainLines
+from moondream_station.console.interrupts import CANCELLED, DONE, FAILED
+from moondream_station.console.output import Outlet
 from moondream_station.core.facts import events
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import OutputUnwritable
+from moondream_station.core.facts.state import StationState, apply
+from moondream_station.panel.words import PlainLines
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from moondream_station.panel.frame import Frame
+    from moondream_station.panel.terminal import Terminal
 
 _CODES: Mapping[type[events.Fact], int] = {
     events.ActivationSucceeded: DONE,
@@ -75,6 +83,64 @@ class PlainPresenter(Presenter):
         self._result.hurry()
         with suppress(BrokenPipeError, OutputUnwritable):
             self._progress.mention("Cancelling")
+
+
+class PanelPresenter(Presenter):
+    """The live panel on the terminal that stderr is; the result on stdout, where that is another place.
+
+    What others write to `sys.stderr` meanwhile appears above the panel.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        from moondream_station.panel.terminal import LinesAbove, LivePicture  # noqa: PLC0415  with rich
+
+        self._state = StationState()
+        self._is_cancelling = False
+        self._live = LivePicture(terminal, self._picture)
+        self._above = LinesAbove(self._live)
+        self._resources = ExitStack()
+        self._is_open = False
+        self._result = Outlet(sys.stdout)
+
+    async def show(self, event: events.Event) -> None:
+        """Fold a fact into the picture; the terminal one is drawn at once, and the panel then stays."""
+        self._state = apply(self._state, event)
+        if not self._is_open:
+            self._is_open = True
+            self._live.start()
+            self._resources.callback(self._live.close)
+            self._resources.enter_context(self._above)
+            self._resources.enter_context(redirect_stderr(self._above))
+        if event.is_terminal:
+            self.close()
+        if isinstance(event.fact, events.ActivationSucceeded) and not sys.stdout.isatty():
+            for line in PlainLines().lines(event):
+                await self._result.write(line)
+
+    def cancelling(self) -> None:
+        """Show that cancelling was requested, until it is done."""
+        self._result.hurry()
+        self._is_cancelling = True
+
+    def close(self) -> None:
+        """Leave the panel as it is, and the terminal as it was."""
+        self._resources.close()
+
+    def _picture(self, frame: Frame, height: int | None) -> Sequence[Text]:
+        from moondream_station.panel.rendering import render  # noqa: PLC0415
+
+        return render(self._state, frame, height=height, cancelling=self._is_cancelling)
+
+
+def presenter_for_people() -> Presenter:
+    """The panel where stderr is a terminal that can draw, else plain lines."""
+    if sys.stderr.isatty():
+        from moondream_station.panel.terminal import Terminal  # noqa: PLC0415
+
+        terminal = Terminal(sys.stderr)
+        if terminal.can_draw:
+            return PanelPresenter(terminal)
+    return PlainPresenter()
 
 
 async def present(

@@ -20,6 +20,7 @@ from moondream_station.core.facts.printable import printable
 NARROW: Final = 60
 """Below so many columns a frame says less in each line, and takes more lines."""
 
+_LEAST_WIDTH: Final = 20
 _GAP: Final = 2
 _CONSOLE: Final = Console(file=io.StringIO())
 """What rich's line breaking asks for; nothing is printed to it."""
@@ -48,7 +49,7 @@ ASCII: Final = Glyphs("+", ">", ".", "-", "!", "x", "#", "#", "-", "...", is_asc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One picture's measures: columns a line may take, at least 20; its characters; its moment, aware."""
+    """One picture's measures: columns a line may take; its characters; its moment, aware."""
 
     width: int
     glyphs: Glyphs
@@ -92,6 +93,15 @@ class Frame:
             for index, line in enumerate(lines)
         ]
 
+    def labelled(self, label: str, words: str, style: str = "") -> list[Text]:
+        """Words behind a label, as many lines as they need."""
+        first, *rest = self.wrap(f"{label}: {words}", self.width - 2)
+        head = len(label) + 1
+        return [
+            Text.assemble((first[:head], "bold"), (first[head:], style)),
+            *(Text(f"  {line}", style) for line in rest),
+        ]
+
     def spread(self, left: str, right: str, *, style: str = "", mark: str = "", mark_style: str = "") -> Text:
         """A line with words at both ends, marked or not; the left ones give way."""
         head = f"{mark} " if mark else ""
@@ -108,3 +118,8 @@ class Frame:
         """A bar that is full as far as `share`, which is held between 0 and 1."""
         full = int(min(1.0, max(0.0, share)) * width)
         return self.glyphs.bar * full + self.glyphs.rest * (width - full)
+
+
+def frame_of(width: int, *, unicode: bool, now: datetime) -> Frame:
+    """A frame of at least 20 columns."""
+    return Frame(width=max(_LEAST_WIDTH, width), glyphs=UNICODE if unicode else ASCII, now=now)

@@ -7,17 +7,19 @@ from typing import Final
 
 from rich.text import Text
 
+from moondream_station.core.facts import events
 from moondream_station.core.facts.activation_state import ActivationState
 from moondream_station.core.facts.capabilities import Capabilities, Outcome
-from moondream_station.core.facts.events import (
-    ActivationCancelled,
-    ActivationFailed,
-    ActivationSucceeded,
-    Stage,
-    Terminal,
-)
+from moondream_station.core.facts.events import Stage
 from moondream_station.panel.frame import Frame
-from moondream_station.panel.quantities import clock_text, count_text, size_text, some_text
+from moondream_station.panel.words import (
+    clock_text,
+    computes_text,
+    count_text,
+    machine_text,
+    size_text,
+    some_text,
+)
 
 STAGES: Final = tuple(Stage)
 _NAME_WIDTH = max(len(stage) for stage in STAGES)
@@ -35,13 +37,13 @@ class Shown:
     frame: Frame
     activation: ActivationState
     machine: Capabilities | None
-    outcome: Terminal | None = None
+    outcome: events.Terminal | None = None
     is_cancelling: bool = False
 
     @property
     def reached(self) -> Stage:
         """The stage that it is in, or ended in."""
-        if isinstance(self.outcome, ActivationFailed | ActivationCancelled):
+        if isinstance(self.outcome, events.ActivationFailed | events.ActivationCancelled):
             return self.outcome.stage
         return self.activation.stage
 
@@ -92,13 +94,13 @@ def _mark(shown: Shown, stage: Stage) -> tuple[str, str]:
     position, current = STAGES.index(stage), STAGES.index(shown.reached)
     if shown.is_reused(stage):
         return glyphs.skipped, "dim"
-    if isinstance(outcome, ActivationSucceeded) or position < current:
+    if isinstance(outcome, events.ActivationSucceeded) or position < current:
         return glyphs.done, "green"
     if position > current:
         return glyphs.later, "dim"
-    if isinstance(outcome, ActivationFailed):
+    if isinstance(outcome, events.ActivationFailed):
         return glyphs.failed, "bold red"
-    if isinstance(outcome, ActivationCancelled):
+    if isinstance(outcome, events.ActivationCancelled):
         return glyphs.stopped, "yellow"
     return glyphs.now, "bold cyan"
 
@@ -144,13 +146,10 @@ def _machine_note(activation: ActivationState, machine: Capabilities | None) -> 
         return f"{some_text(answered, 'probes')} {verb} answered" if answered else ""
     if machine is None:
         return ""
-    names = [gpu.name or gpu.vendor for gpu in machine.gpus]
-    counted = [(names.count(name), name) for name in dict.fromkeys(names)]
-    gpus = ", ".join(f"{count} x {name}" if count > 1 else name for count, name in counted) or "no GPU found"
     driver = f", driver {machine.nvidia_driver}" if machine.nvidia_driver else ""
     silent = [probe.probe for probe in activation.probes if probe.outcome in _SILENT]
     unanswered = f"; no answer from {', '.join(silent)}" if silent else ""
-    return f"{machine.system}, {gpus}{driver}{unanswered}"
+    return f"{machine_text(machine)}{driver}{unanswered}"
 
 
 def _download_note(frame: Frame, activation: ActivationState) -> str:
@@ -188,4 +187,4 @@ def _verification_note(activation: ActivationState) -> str:
         return f"loading {activation.model}"
     if report.torch is None:
         return "the worker answers"
-    return f"torch {report.torch} computes on {report.device_name or report.device}"
+    return computes_text(report.torch, report.device_name or report.device)

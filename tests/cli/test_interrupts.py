@@ -39,7 +39,7 @@ sys.exit(main())
 
 _UNDER_A_SHIELD = """
 import anyio
-from moondream_station.console.signals import run_loop
+from moondream_station.console.interrupts import run_loop
 from moondream_station.console.interrupts import heed_signals
 
 async def work():
@@ -54,7 +54,7 @@ run_loop(work)
 _BESIDE_A_THREAD = """
 import signal, sys, threading
 import anyio
-from moondream_station.console.signals import run_loop
+from moondream_station.console.interrupts import run_loop
 from moondream_station.console.interrupts import heed_signals
 
 async def work():

@@ -20,7 +20,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from moondream_station.cli.serve import ServeOptions, serve_here
+from moondream_station.cli.serve import serve_here
 from moondream_station.core.facts.errors import AddressUnusable, StationRunning
 from moondream_station.core.home.locks import announce_station, serve_lock
 from moondream_station.core.home.settings import load_settings
@@ -167,9 +167,7 @@ async def test_a_slow_name_server_blocks_nothing(premises: Premises, monkeypatch
     async def serve() -> None:
         stopping = anyio.Event()
         with pytest.raises(AddressUnusable):
-            async with serve_here(
-                premises.home, settings, ServeOptions(), stopping=stopping, announce=lambda _: None
-            ):
+            async with serve_here(premises.home, settings, stopping=stopping, announce=lambda _: None):
                 pytest.fail("there is no such address")
 
     began = time.monotonic()
@@ -191,9 +189,7 @@ async def test_a_second_station_waits_to_be_told_where_the_first_one_serves(prem
     async def serve() -> None:
         stopping = anyio.Event()
         try:
-            async with serve_here(
-                premises.home, settings, ServeOptions(), stopping=stopping, announce=lambda _: None
-            ):
+            async with serve_here(premises.home, settings, stopping=stopping, announce=lambda _: None):
                 pytest.fail("two stations serve one home")
         except StationRunning as refusal:
             refusals.append(refusal.message)

@@ -183,7 +183,7 @@ async def test_on_a_terminal_it_is_a_panel(home: Home, columns: int) -> None:
     environ = {"MOONDREAM_STATION_HOME": str(home.root)}
     happened = events(whole())
     with open_terminal(_PROGRAM, columns=columns, rows=30, environ=environ) as terminal:
-        terminal.wait_for("Station  not serving")
+        terminal.wait_for("Station: not serving")
         async with activation_lock(home, activation=ACTIVATION, command="switch", on_wait=lambda _: None):
             _write(home, happened[:19])
             terminal.wait_for("627.0 MB of 1.4 GB")

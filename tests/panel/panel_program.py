@@ -18,12 +18,12 @@ import anyio
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from moondream_station.cli.switch import presenter_for  # noqa: E402  the paths come first
+from moondream_station.console.presenting import presenter_for_people  # noqa: E402  the paths come first
 from support.scripted_activation import SCRIPTS, events  # noqa: E402
 
 script, pipe = sys.argv[1:]
 happening = iter(events(SCRIPTS[script]()))
-presenter = presenter_for()
+presenter = presenter_for_people()
 with Path(pipe).open(encoding="utf-8") as orders:
     for order in orders:
         match order.strip():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from moondream_station.core.facts.state import StationState, apply
+from moondream_station.panel.frame import frame_of
 from moondream_station.panel.rendering import render
 from support.scripted_activation import SCRIPTS, events, whole
 from support.terminal import Terminal, open_terminal
@@ -65,7 +66,7 @@ def show(tmp_path: Path) -> Iterator[Show]:
 def _expected(script: str, facts: int, *, columns: int, cancelling: bool = False) -> list[str]:
     happened = events(SCRIPTS[script]())[:facts]
     state = reduce(apply, happened, StationState())
-    lines = render(state, width=columns - 1, unicode=True, now=happened[0].at, cancelling=cancelling)
+    lines = render(state, frame_of(columns - 1, unicode=True, now=happened[0].at), cancelling=cancelling)
     text = "\n".join(line.plain.rstrip() for line in lines)
     return _timeless(text.rstrip().split("\n"))
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 from moondream_station.core.facts.state import StationState, apply
+from moondream_station.panel.frame import frame_of
 from moondream_station.panel.rendering import render
 from support.scripted_activation import SCRIPTS, events
 
@@ -102,9 +103,7 @@ def _drawn(name: str) -> str:
     happened = events(SCRIPTS[picture.script]())[: picture.facts]
     lines = render(
         reduce(apply, happened, StationState()),
-        width=picture.width,
-        unicode=True,
-        now=happened[-1].at,
+        frame_of(picture.width, unicode=True, now=happened[-1].at),
         cancelling=picture.cancelling,
     )
     console = Console(

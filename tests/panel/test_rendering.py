@@ -29,6 +29,7 @@ from moondream_station.core.facts.events import (
     StageStarted,
 )
 from moondream_station.core.facts.state import StationInfo, StationState, apply
+from moondream_station.panel.frame import frame_of
 from moondream_station.panel.rendering import render, render_station
 from support.facts import legal_activations, published
 from support.scripted_activation import ACTIVATION, BEGAN_AT, ENVIRONMENT, SCRIPTS, events, machine, whole
@@ -52,7 +53,7 @@ def _check(name: str, shown: str) -> None:
 
 def _picture(happened: Sequence[Event], width: int, *, unicode: bool = True, cancelling: bool = False) -> str:
     now = happened[-1].at + timedelta(seconds=0.5)
-    return _text(render(_state(happened), width=width, unicode=unicode, now=now, cancelling=cancelling))
+    return _text(render(_state(happened), frame_of(width, unicode=unicode, now=now), cancelling=cancelling))
 
 
 _MOMENTS = {
@@ -117,7 +118,7 @@ def test_every_legal_activation_fits_at_every_width(
     state = StationState()
     for event in published(facts, activation=ACTIVATION):
         state = apply(state, event)
-        lines = render(state, width=width, unicode=unicode, now=event.at)
+        lines = render(state, frame_of(width, unicode=unicode, now=event.at))
         assert all(line.cell_len <= width for line in lines)
         assert all(unicode or line.plain.isascii() for line in lines)
         assert not any(char in line.plain for line in lines for char in "\n\r\x1b")
@@ -129,7 +130,7 @@ def test_the_height_does_not_change_while_an_activation_runs(facts: tuple[Fact, 
     state, heights = StationState(), set()
     for event in published(facts[:-1], activation=ACTIVATION):
         state = apply(state, event)
-        heights.add(len(render(state, width=width, unicode=True, now=event.at)))
+        heights.add(len(render(state, frame_of(width, unicode=True, now=event.at))))
     assert len(heights) == 1
 
 
@@ -137,7 +138,7 @@ def test_the_height_does_not_change_while_an_activation_runs(facts: tuple[Fact, 
 def test_a_low_terminal_gets_the_present_stage(height: int) -> None:
     """Title, stage and as many lines of the rest as there is room for."""
     happened = events(whole())[:19]
-    lines = render(_state(happened), width=79, unicode=True, now=happened[-1].at, height=height)
+    lines = render(_state(happened), frame_of(79, unicode=True, now=happened[-1].at), height=height)
     assert len(lines) == min(height, 8)
     assert [line.plain.split()[0] for line in lines[:2]] == ["Switching", "▸"][:height]
 
@@ -151,7 +152,7 @@ def test_progress_whose_whole_is_not_known_shows_what_there_is() -> None:
 
 def test_nothing_is_shown_where_nothing_happened() -> None:
     """A station without activations has no activation's picture."""
-    assert render(StationState(), width=79, unicode=True, now=BEGAN_AT) == []
+    assert render(StationState(), frame_of(79, unicode=True, now=BEGAN_AT)) == []
 
 
 @pytest.mark.parametrize("width", _WIDTHS)
@@ -170,7 +171,8 @@ def test_the_station_and_its_model_stand_above_the_activation(width: int) -> Non
     station = StationInfo(instance="i", pid=12, address="http://127.0.0.1:2020", version="0.2.0")
     full = replace(state, station=station, active=active, capabilities=machine())
     now = BEGAN_AT + timedelta(seconds=60)
-    _check(f"station-{width}", _text(render_station(full, width=width, unicode=True, now=now)))
+    _check(f"station-{width}", _text(render_station(full, frame_of(width, unicode=True, now=now))))
     _check(
-        f"station-empty-{width}", _text(render_station(StationState(), width=width, unicode=True, now=now))
+        f"station-empty-{width}",
+        _text(render_station(StationState(), frame_of(width, unicode=True, now=now))),
     )

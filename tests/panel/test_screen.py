@@ -11,9 +11,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from moondream_station.console.panel_presenter import PanelPresenter
-from moondream_station.panel.live import LinesAbove, LivePicture, Screen
-from moondream_station.panel.terminal import Terminal
+from moondream_station.console.presenting import PanelPresenter
+from moondream_station.panel.terminal import LinesAbove, LivePicture, Screen, Terminal
 from support.scripted_activation import events, whole
 
 
@@ -75,7 +74,7 @@ def test_the_last_picture_stands_whole() -> None:
 def test_lines_above_move_the_picture_down() -> None:
     """Whole ones at once, the rest when it is whole or nothing more comes."""
     stream = io.StringIO()
-    live = LivePicture(_terminal(stream), lambda _width, _height: _lines("picture"))
+    live = LivePicture(_terminal(stream), lambda _frame, _height: _lines("picture"))
     live.start()
     with LinesAbove(live) as above, redirect_stderr(above):
         sys.stderr.write("one\ntw")
@@ -88,7 +87,7 @@ def test_lines_above_move_the_picture_down() -> None:
 async def test_many_facts_are_few_pictures() -> None:
     """Thousands of facts in a moment are folded, not drawn each."""
     stream = io.StringIO()
-    presenter = PanelPresenter(_terminal(stream), unicode=True)
+    presenter = PanelPresenter(_terminal(stream))
     *happened, last = events(whole())
     for _ in range(100):
         for event in happened:
@@ -109,7 +108,7 @@ async def test_a_terminal_that_has_gone_stops_nothing() -> None:
             raise OSError(5, "Input/output error")
 
     stream = Gone()
-    presenter = PanelPresenter(_terminal(stream), unicode=True)
+    presenter = PanelPresenter(_terminal(stream))
     for event in events(whole()):
         await presenter.show(event)
     presenter.close()
@@ -119,7 +118,7 @@ async def test_a_terminal_that_has_gone_stops_nothing() -> None:
 async def test_stderr_is_itself_again_afterwards() -> None:
     """Also where an activation was not followed to its end."""
     before = sys.stderr
-    presenter = PanelPresenter(_terminal(io.StringIO()), unicode=True)
+    presenter = PanelPresenter(_terminal(io.StringIO()))
     await presenter.show(events(whole())[0])
     assert sys.stderr is not before
     presenter.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
-from moondream_station.console.exit_codes import FAILED, USAGE
+from moondream_station.console.interrupts import FAILED, USAGE
 from moondream_station.core.facts import errors
 from moondream_station.core.facts.errors import (
     HistoryGone,

@@ -1,15 +1,27 @@
-"""Facts as plain lines, for where there is no terminal: one for each, and progress now and then."""
+"""Facts and quantities in words; facts as plain lines, for where there is no terminal.
+
+Loads no rich: a command that draws nothing uses this too.
+"""
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Mapping
+from typing import Any, Final, assert_never
 
 from moondream_station.core.facts import events
-from moondream_station.core.facts.capabilities import Outcome
-from moondream_station.panel.quantities import count_text, duration_text, size_text, some_text
+from moondream_station.core.facts.capabilities import Capabilities, Outcome
 
+_CANCELLED_BY: Final = {
+    events.CancelReason.USER: "as requested",
+    events.CancelReason.SUPERSEDED: "because another switch replaced it",
+    events.CancelReason.SHUTDOWN: "because the station is stopping",
+}
 _STEP_SECONDS = 5.0
 _STEP_SHARE = 0.1
+_KILO = 1000
+_MINUTE = 60
+_HOUR = 3600
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 class PlainLines:
@@ -31,6 +43,8 @@ class PlainLines:
             "bytes",
         ):
             return self._loading(fact, event.at.timestamp())
+        if isinstance(fact, events.ActivationCancelled):
+            return (cancelled_text(fact, has_downloaded=any(self._received.values())),)
         line = _line(fact)
         return (line,) if line else ()
 
@@ -88,18 +102,15 @@ def _line(fact: events.Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one
         case events.BackendActivationRequested():
             return f"Switching to {fact.model} (strategy {fact.strategy})"
         case events.ActivationWaiting():
-            who = f"pid {fact.holder_pid} ({fact.holder_command})" if fact.holder_pid else "another process"
-            return f"Waiting for {who}" + (f", which is running since {fact.since}" if fact.since else "")
+            return waiting_text(fact.holder_pid, fact.holder_command, fact.since)
         case events.ProbeFinished():
             if fact.outcome is Outcome.ABSENT:
                 return None
             return f"Probe {fact.probe}: {fact.outcome}, {fact.detail} ({fact.seconds:.2f} s)"
         case events.CapabilitiesDetected():
             cached = " (cached)" if fact.from_cache else ""
-            gpus = ", ".join(gpu.name or gpu.vendor for gpu in fact.capabilities.gpus) or "no GPU found"
-            return (
-                f"Detected this machine in {fact.seconds:.2f} s{cached}: {fact.capabilities.system}, {gpus}"
-            )
+            machine = machine_text(fact.capabilities)
+            return f"Detected this machine in {fact.seconds:.2f} s{cached}: {machine}"
         case events.BuildSelected():
             if fact.build is None:
                 return f"Build: none needed. {fact.reason}"
@@ -123,18 +134,16 @@ def _line(fact: events.Fact) -> str | None:  # noqa: C901, PLR0911, PLR0912  one
                 return f"Staying on {fact.to_build}: {fact.reason}"
             return f"Falling back from {fact.from_build} to {fact.to_build}: {fact.reason}"
         case events.ActivationSucceeded():
-            result = f"{fact.model} is active" + (f" on the {fact.build} build" if fact.build else "")
-            degraded = (
-                f"; degraded, not on {fact.degraded.wanted}: {fact.degraded.reason}" if fact.degraded else ""
-            )
-            return f"{result} ({duration_text(fact.seconds)}){degraded}"
+            why = fact.degraded and degraded_text(fact.degraded.wanted, fact.degraded.reason)
+            result = f"{active_text(fact.model, fact.build)} ({duration_text(fact.seconds)})"
+            return f"{result}; degraded, {why}" if why else result
         case events.ActivationFailed():
             hint = f"\n  hint: {fact.error.hint}" if fact.error.hint else ""
             return f"error: {fact.error.message} [{fact.error.code}, at {fact.stage}]{hint}"
-        case events.ActivationCancelled():
-            return f"Cancelled at {fact.stage} ({fact.reason}); what was downloaded is kept"
         case events.StageStarted() | events.StageProgressed() | events.DownloadProgressed():
             return None
+        case events.ActivationCancelled():
+            return None  # `PlainLines.lines` knows whether anything was downloaded
         case _:
             assert_never(fact)
 
@@ -144,9 +153,9 @@ def _verification(fact: events.VerificationCompleted) -> str:
     if report.torch is None and fact.ok:
         return "Verified: the worker answers"
     if fact.ok:
-        where = f"{report.device_name or report.device} ({duration_text(report.seconds or 0)})"
+        computes = computes_text(report.torch, report.device_name or report.device)
         other = f"; not as planned: {_differences(fact)}" if fact.mismatches else ""
-        return f"Verified: torch {report.torch} computes on {where}{other}"
+        return f"Verified: {computes} ({duration_text(report.seconds or 0)}){other}"
     return f"Verification failed: {_differences(fact)}"
 
 
@@ -154,3 +163,100 @@ def _differences(fact: events.VerificationCompleted) -> str:
     return "; ".join(
         f"{mismatch.field} should be {mismatch.planned}, is {mismatch.found}" for mismatch in fact.mismatches
     )
+
+
+def status_rows(shown: Mapping[str, Any], broken: str | None = None) -> list[tuple[str, str]]:
+    """The status shape as labels and words; `broken` is what is wrong with the active model's environment."""
+    station, verification = shown["station"], shown["verification"]
+    rows = [
+        ("Station", f"serving on {station['address']} (pid {station['pid']})" if station else "not serving")
+    ]
+    if active := shown["active"]:
+        build = f"{active['build']} build, torch {active['torch']}" if active["build"] else "no torch"
+        rows.append(
+            ("Active", f"{active['model']} ({'broken' if broken else build}), worker {active['worker']}")
+        )
+        rows += [("Broken", broken)] if broken else []
+        rows.append(("Environment", active["environment"]))
+        if degraded := active["degraded"]:
+            rows.append(("Degraded", degraded_text(degraded["wanted"], degraded["reason"])))
+    else:
+        rows.append(("Active", "no model; `moondream-station switch MODEL` activates one"))
+    if verification and verification["torch"]:
+        device = verification["device_name"] or verification["device"]
+        rows.append(("Verified", computes_text(verification["torch"], device)))
+    return rows
+
+
+def active_text(model: str, build: str | None) -> str:
+    """What is active; None is a backend without torch."""
+    return f"{model} is active" + (f" on the {build} build" if build else "")
+
+
+def cancelled_text(fact: events.ActivationCancelled, *, has_downloaded: bool) -> str:
+    """Where an activation was cancelled, and by what."""
+    kept = " What was downloaded is kept." if has_downloaded else ""
+    return f"Cancelled at {fact.stage}, {_CANCELLED_BY[fact.reason]}.{kept}"
+
+
+def computes_text(torch: str | None, device: str | None) -> str:
+    """What was verified."""
+    return f"torch {torch} computes on {device}"
+
+
+def degraded_text(wanted: str, reason: str) -> str:
+    """What a model should run on instead, and why it does not."""
+    return f"not on {wanted} as planned. {reason}"
+
+
+def machine_text(machine: Capabilities) -> str:
+    """A machine's system and GPUs."""
+    names = [gpu.name or gpu.vendor for gpu in machine.gpus]
+    counted = [(names.count(name), name) for name in dict.fromkeys(names)]
+    gpus = ", ".join(f"{count} x {name}" if count > 1 else name for count, name in counted)
+    return f"{machine.system}, {gpus or 'no GPU found'}"
+
+
+def waiting_text(pid: int | None, command: str | None, since: str | None) -> str:
+    """Which process is waited for, as far as that is known."""
+    who = f"pid {pid} ({command})" if pid else "another process"
+    return f"Waiting for {who}" + (f", running since {since}" if since else "")
+
+
+# Not rich.filesize: plain lines use this too, and a command that draws nothing loads no rich.
+def size_text(count: float | None) -> str:
+    """A number of bytes for people, in decimal units: "191.8 MB"; "?" where unknown."""
+    if count is None:
+        return "?"
+    value, unit = float(count), 0
+    while value >= _KILO and unit < len(_UNITS) - 1:
+        value, unit = value / _KILO, unit + 1
+    return f"{value:.0f} {_UNITS[unit]}" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: "0.4 s", "1:05 min"."""
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    return f"{minutes}:{rest:02} min"
+
+
+def clock_text(seconds: float) -> str:
+    """A running time in whole seconds, which does not flicker: "0:07", "1:05", "2:03:04"."""
+    whole = max(0, int(seconds))
+    hours, rest = divmod(whole, _HOUR)
+    minutes, last = divmod(rest, _MINUTE)
+    return f"{hours}:{minutes:02}:{last:02}" if hours else f"{minutes}:{last:02}"
+
+
+def some_text(count: int, unit: str) -> str:
+    """So many of something: "1 package", "12,253 files"."""
+    return f"{count:,} {unit.removesuffix('s') if count == 1 else unit}"
+
+
+def count_text(done: int, total: int | None, unit: str) -> str:
+    """How far something has come: "12,253 of 13,000 files", "1.2 GB of 3.6 GB"."""
+    if unit == "bytes":
+        return size_text(done) if total is None else f"{size_text(done)} of {size_text(total)}"
+    return some_text(done, unit) if total is None else f"{done:,} of {some_text(total, unit)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from moondream_station.console.plain import PlainLines
 from moondream_station.core.facts.events import (
     CapabilitiesDetected,
     DownloadProgressed,
@@ -13,6 +12,7 @@ from moondream_station.core.facts.events import (
     Stage,
     StageProgressed,
 )
+from moondream_station.panel.words import PlainLines
 from support.snapshots import linux
 
 START = datetime(2026, 11, 22, tzinfo=UTC)
