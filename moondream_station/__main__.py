@@ -23,7 +23,7 @@ def main() -> int:
     _open_streams()
     if sys.argv[1:] == ["--version"] and _has_printed_version():
         return DONE
-    from moondream_station.cli.app import run  # noqa: PLC0415  what --version does without
+    from moondream_station.cli.run import run  # noqa: PLC0415  what --version does without
 
     code = run(sys.argv[1:])
     conclude(code)

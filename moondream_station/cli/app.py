@@ -1,12 +1,9 @@
-"""The commands and their options, and what becomes of their errors."""
+"""The commands and their options."""
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
@@ -14,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from moondream_station.console.interrupts import CANCELLED, DONE, FAILED, USAGE
-from moondream_station.console.output import print_error, print_text, write
-from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable, StationError, UsageError
+from moondream_station.console.interrupts import DONE
+from moondream_station.console.output import print_text
+from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.facts.version import VERSION
-from moondream_station.core.home.task_groups import as_raised
 
 app = typer.Typer(
     add_completion=False,
@@ -69,7 +65,7 @@ def station(
         )
     from moondream_station.cli.prompt import run_prompt  # noqa: PLC0415
 
-    raise typer.Exit(run_prompt(run))
+    raise typer.Exit(run_prompt(context.obj))
 
 
 def _works_in(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -79,7 +75,7 @@ def _works_in(module: str) -> Callable[[Callable[..., None]], Callable[..., None
     """
 
     def registered(declared: Callable[..., None]) -> Callable[..., None]:
-        @app.command()
+        @app.command(declared.__name__)
         @wraps(declared)
         def call(**arguments: Any) -> Any:
             work = import_module(f"moondream_station.cli.{module}")
@@ -230,61 +226,3 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check machine, driver, Python, torch, indexes, disk, environments and backends, with remedies."""
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line, without the program's name; prints its error, and returns the exit code."""
-    as_json = "--json" in arguments
-    command = typer.main.get_command(app)
-    try:
-        with as_raised(), _written():
-            code: object = command.main(
-                args=list(arguments), prog_name="moondream-station", standalone_mode=False
-            )
-    except StationError as error:
-        is_stdout_lost = isinstance(error, OutputUnwritable)
-        _print_error(error.info, as_json=as_json and not is_stdout_lost)
-        return USAGE if isinstance(error, UsageError) else FAILED
-    except typer.TyperException as error:
-        hint = f"Run `moondream-station {_command_of(arguments)}--help`."
-        _print_error(ErrorInfo(code="usage", message=error.format_message(), hint=hint), as_json=as_json)
-        return USAGE
-    except KeyboardInterrupt:
-        return CANCELLED
-    except BrokenPipeError:
-        return FAILED  # nobody reads the result any more
-    except Exception as error:  # noqa: BLE001  the boundary: a bug of ours is reported as one
-        _print_error(_internal(error), as_json=as_json)
-        return FAILED
-    return code if isinstance(code, int) else DONE
-
-
-@contextmanager
-def _written() -> Iterator[None]:
-    """Report help that can't be written as any other output: typer writes it by itself."""
-    try:
-        yield
-    except OSError:
-        write(sys.stdout, "")  # fails again where stdout still holds it
-        raise
-
-
-def _print_error(error: ErrorInfo, *, as_json: bool) -> None:
-    """Print an error; where that fails too, the exit code has to do."""
-    with suppress(BrokenPipeError, OutputUnwritable):
-        print_error(error, as_json=as_json)
-
-
-def _command_of(arguments: Sequence[str]) -> str:
-    names = {info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands}
-    return next((f"{argument} " for argument in arguments if argument in names), "")
-
-
-def _internal(error: Exception) -> ErrorInfo:
-    if os.environ.get("MOONDREAM_STATION_LOG", "").lower() == "debug":
-        traceback.print_exception(error)
-    return ErrorInfo(
-        code=StationError.code,
-        message=f"Internal error (a bug in Moondream Station): {type(error).__name__}: {error}",
-        hint="Please report it, with the output of a run with MOONDREAM_STATION_LOG=debug.",
-    )

@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from moondream_station.cli.app import _internal, app
+from moondream_station.cli.app import app
+from moondream_station.cli.run import _internal
 from support.commands import call_here
 from support.stations import Premises, activate, open_premises
 
 DONE, FAILED, USAGE = 0, 1, 2
 
-_COMMANDS = sorted(
-    command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands
-)
+_COMMANDS = sorted(command.name or "" for command in app.registered_commands)
 _NEEDS_MODEL = {"switch", "remove", "rollback"}
 
 

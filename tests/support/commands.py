@@ -22,7 +22,7 @@ import anyio
 import pytest
 import structlog
 
-from moondream_station.cli.app import run as call_command
+from moondream_station.cli.run import run as call_command
 from moondream_station.core.home.log import set_up_logging
 
 _END_SECONDS = 20
