@@ -15,17 +15,16 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
-
-import anyio
-import psutil
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moondream_station.core.facts.codec import time_to_text
 from moondream_station.core.facts.errors import HomeLocked, NoSpace, StationRunning
 from moondream_station.core.home.layout import ACTIVATION_ID, Home, home_unusable, in_the_way
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import not_a_file, read_json, write_record, writing_to
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _log = Log()
 _POLL_SECONDS = 0.1
@@ -86,6 +85,8 @@ _Record = TypeVar("_Record", Holder, StationRecord)
 
 def process_created_at(pid: int) -> float | None:
     """When a process began, seconds since the epoch; None where there is none."""
+    import psutil  # noqa: PLC0415  what a home that nobody uses does without
+
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:
@@ -106,6 +107,9 @@ async def activation_lock(
 
     `on_wait` is called once for each holder that is waited for, with None where that is not known.
     """
+    import anyio  # noqa: PLC0415  what only reads records does without
+    from filelock import FileLock  # noqa: PLC0415  likewise
+
     lock = FileLock(home.activation_lock, fallback_to_soft=False, thread_local=False)
     reported: Holder | str | None = "nobody"
     while not _acquired(lock, home):
@@ -134,6 +138,8 @@ def activation_holder(home: Home) -> Holder | None:
 @contextmanager
 def serve_lock(home: Home) -> Iterator[None]:
     """Hold the right to serve this home, and take down `station.json` at the end."""
+    from filelock import FileLock  # noqa: PLC0415  likewise
+
     lock = FileLock(home.serve_lock, fallback_to_soft=False, thread_local=False)
     if not _acquired(lock, home):
         record = read_station(home)
@@ -186,6 +192,8 @@ def _living(path: Path, kind: type[_Record]) -> _Record | None:
 
 
 def _acquired(lock: FileLock, home: Home) -> bool:
+    from filelock import Timeout  # noqa: PLC0415  likewise
+
     if wrong := not_a_file(lock.lock_file):
         raise in_the_way(wrong) or wrong
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import math
@@ -11,7 +10,6 @@ import secrets
 import shutil
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -20,9 +18,6 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from zipfile import BadZipFile, ZipFile
-
-import anyio
-import anyio.to_thread
 
 from moondream_station.core.facts.codec import from_json
 from moondream_station.core.facts.errors import EnvironmentBroken, HomeUnusable, NoSpace
@@ -232,6 +227,10 @@ async def temporary_folder(parent: Path | None, prefix: str) -> AsyncIterator[Pa
 
     `sweep` knows by the prefix what a kill left in the home. Removing it goes on by itself after a second.
     """
+    import tempfile  # noqa: PLC0415  likewise
+
+    import anyio.to_thread  # noqa: PLC0415  what reads and writes files does without
+
     name = await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix=prefix, dir=parent))
     try:
         yield Path(name)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.capabilities.cache import read_cached
 from moondream_station.core.environments.store import committed_at, load_commit, place_of
@@ -18,6 +17,9 @@ from moondream_station.core.facts.state import StationInfo, StationState, apply
 from moondream_station.core.home.active_file import ActiveRecord, read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder
+
+if TYPE_CHECKING:
+    from moondream_station.core.backends.manifest import Manifest, ModelInfo
 
 
 def stored_state(
