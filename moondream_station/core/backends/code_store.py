@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from moondream_station.core.backends.manifest import BackendInfo, folder_name
+from moondream_station.core.backends.manifest import BackendInfo
 from moondream_station.core.builds.requirements import (
     NOTHING,
     Allowances,
@@ -42,8 +42,6 @@ from moondream_station.core.home.storage import (
 FORMAT: Final = "moondream-station/backend/1"
 RECORD: Final = ".moondream-station.json"
 _MAX_REQUIREMENTS_BYTES: Final = 1 << 20
-TEMPORARY: Final = ".new-"
-"""How folders in which code is being taken begin, beside the versions."""
 _NAME_DIGITS: Final = 16
 
 
@@ -95,13 +93,6 @@ def read_backend(home: Home, place: str) -> BackendCode | None:
     if record is None or not is_whole:
         return None
     return code_in(folder, record, backend_id, version, place=place)
-
-
-def check_place(place: str) -> None:
-    """Raise ValueError where it is none below `backends`, so that it could lead out of the home."""
-    backend_id, _, rest = place.partition("/")
-    for name in (backend_id, *rest.split("/", maxsplit=1)):
-        folder_name(name)
 
 
 def _record_of(folder: Path) -> CodeRecord | None:

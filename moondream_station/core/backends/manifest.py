@@ -30,18 +30,9 @@ from pydantic import (
 
 from moondream_station.core.facts.errors import ManifestInvalid, UnknownModel
 from moondream_station.core.facts.version import VERSION
+from moondream_station.core.home.layout import folder_name
 
 _SHOWN_ERRORS = 3
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-
-
-def folder_name(text: str) -> str:
-    """Check what becomes the name of a folder, on every platform."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", text) or text.endswith("."):
-        raise ValueError(f"{text!r} must be at most 64 letters, digits and . _ + -, a letter or digit first")
-    if _RESERVED.fullmatch(text):
-        raise ValueError(f"{text!r} is a reserved name on Windows")
-    return text
 
 
 def _module_name(text: str) -> str:

@@ -18,7 +18,6 @@ import httpx2
 
 from moondream_station.core.backends.archive import copy_folder, unpack_archive
 from moondream_station.core.backends.code_store import (
-    TEMPORARY,
     BackendCode,
     CodeRecord,
     code_in,
@@ -35,7 +34,7 @@ from moondream_station.core.builds.requirements import Requirements, decode_requ
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
 from moondream_station.core.facts.redact import is_malformed, redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
-from moondream_station.core.home.layout import Home, expanded
+from moondream_station.core.home.layout import TEMPORARY, Home, expanded
 from moondream_station.core.home.storage import storage_failure, temporary_folder
 
 MAX_ARCHIVE_BYTES: Final = 256 << 20

@@ -8,22 +8,22 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import psutil
 
-from moondream_station.core.capabilities.detect import PROBES, detect
-from moondream_station.core.capabilities.probes import nvidia
 from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import read_json, write_atomically
-from moondream_station.core.machine.machine import LocalMachine, Machine
+
+if TYPE_CHECKING:
+    from moondream_station.core.machine.machine import LocalMachine, Machine
 
 VALID_SECONDS: Final = 300.0
 """A GPU can be plugged in, or fall off its bus, without changing the fingerprint."""
@@ -32,7 +32,6 @@ _STATE_SECONDS: Final = 1.0
 """How long the fingerprint may take; it takes less than a thousandth of that."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_DRIVER_FILES: Final = (Path(nvidia.PROC), Path(nvidia.SYS))
 
 _FORMAT: Final = "moondream-station/capabilities/1"
 _UNKNOWN: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
@@ -74,6 +73,8 @@ class CapabilityCache:
 
     async def get(self, *, on_probe: Callable[[ProbeReport], None], refresh: bool = False) -> Detected:
         """Give the capabilities; `on_probe` gets each report, unless they come from the cache."""
+        from moondream_station.core.capabilities.detect import detect  # noqa: PLC0415  unlike `read_cached`
+
         began = time.perf_counter()
         async with self._asking:
             state = await self._state()
@@ -91,6 +92,8 @@ class CapabilityCache:
 
     async def _state(self) -> str | None:
         """The machine's fingerprint, None where it is not this computer or does not answer in time."""
+        from moondream_station.core.machine.machine import LocalMachine  # noqa: PLC0415  unlike `read_cached`
+
         await anyio.lowlevel.checkpoint()
         if isinstance(self._machine, LocalMachine):
             # A broken driver can block a read of its files for ever.
@@ -183,12 +186,15 @@ def fingerprint(machine: LocalMachine) -> str:
     platform, the station's version, and the probes' programs with their times. It reads a handful of small
     files and takes well under a millisecond.
     """
+    from moondream_station.core.capabilities.detect import PROBES  # noqa: PLC0415  unlike `read_cached`
+    from moondream_station.core.capabilities.probes import nvidia  # noqa: PLC0415
+
     probes = (probe for probe in PROBES if probe.system in {None, machine.facts.system})
     programs = sorted({program for probe in probes for program in probe.programs})
     state = [
         VERSION,
         _text_of(_BOOT_ID) or f"{psutil.boot_time():.0f}",
-        [_text_of(path) for path in _DRIVER_FILES],
+        [_text_of(path) for path in (Path(nvidia.PROC), Path(nvidia.SYS))],
         astuple(machine.facts),
         sorted(machine.variables.items()),
         [_stamp_of(program, machine) for program in programs],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import errno
 import hashlib
 import os
 import re
@@ -29,7 +28,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from moondream_station.core.facts.errors import EnvironmentBroken
-from moondream_station.core.home.storage import not_a_file, open_file
+from moondream_station.core.home.storage import is_shortage, not_a_file, open_file
 
 _WHEEL = ".dist-info"
 _OLDER = ".egg-info"
@@ -233,11 +232,6 @@ def _content(path: Path) -> str:
     if not stat.S_ISREG(status.st_mode) or status.st_size > _READ_AT_MOST_BYTES:
         return f"{mode:o}:{status.st_size}"
     return f"{mode:o}:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-
-
-def is_shortage(error: Exception) -> bool:
-    """Whether an error says nothing about a file, but that too many are open."""
-    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:

@@ -12,23 +12,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.backends.code_store import TEMPORARY, check_place
-from moondream_station.core.environments.packages import changed_names, check_records, is_shortage, own_files
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import EnvironmentBroken, ResolutionConflict
 from moondream_station.core.facts.events import Degraded, VerificationReport
 from moondream_station.core.facts.selection import Source
-from moondream_station.core.fetch.lock import Lock
-from moondream_station.core.fetch.wheel_store import find_finished
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.checkpoints import Point, reached
-from moondream_station.core.home.layout import Home
+from moondream_station.core.home.layout import TEMPORARY, Home, folder_name
 from moondream_station.core.home.storage import (
+    is_shortage,
     read_file,
     read_record,
     remove,
@@ -38,7 +35,9 @@ from moondream_station.core.home.storage import (
     writing_to,
 )
 from moondream_station.core.home.task_groups import as_raised
-from moondream_station.core.resolve.pylock import read_stored_pylock
+
+if TYPE_CHECKING:
+    from moondream_station.core.fetch.lock import Lock
 
 Format = Literal["moondream-station/environment/1"]
 
@@ -168,6 +167,8 @@ async def sync_ahead(place: Place | None) -> AsyncIterator[None]:
 
 async def commit(place: Place, record: CommitRecord) -> None:
     """Make an environment count: everything in it is durable before `commit.json`, written last, names it."""
+    from moondream_station.core.environments.packages import own_files  # noqa: PLC0415  unlike reading a record
+
     with writing_to(place.path):
         if record.verification is not None:
             await anyio.to_thread.run_sync(_write_json, place.path / "verification.json", record.verification)
@@ -195,7 +196,7 @@ def committed_at(place: Place) -> Committed:
     try:
         record = read_record(place.commit, CommitRecord, get_args(Format)[0])
         if record is not None:
-            check_place(record.code_place)
+            _check_code_place(record.code_place)
     except (OSError, ValueError) as error:
         if is_shortage(error):
             raise
@@ -206,6 +207,13 @@ def committed_at(place: Place) -> Committed:
         fault = "has lost its commit.json" if place.path.exists() else "is gone"
         raise EnvironmentBroken(f"The environment {place.name} {fault}.")
     return Committed(place=place, record=record)
+
+
+def _check_code_place(place: str) -> None:
+    """Raise ValueError where it could lead out of the home's `backends`."""
+    backend_id, _, rest = place.partition("/")
+    for name in (backend_id, *rest.split("/", maxsplit=1)):
+        folder_name(name)
 
 
 def load_commit(place: Place) -> CommitRecord | None:
@@ -228,6 +236,12 @@ async def check_whole(committed: Committed) -> None:
 
 
 def _check_whole(committed: Committed) -> None:
+    from moondream_station.core.environments.packages import (  # noqa: PLC0415  unlike reading a record
+        changed_names,
+        check_records,
+        own_files,
+    )
+
     place, record = committed.place, committed.record
     if not os.access(record.python, os.X_OK):
         raise EnvironmentBroken(f"The Python of environment {place.name} is gone: {record.python}.")
@@ -245,6 +259,8 @@ def _check_whole(committed: Committed) -> None:
 
 def _own_lock(committed: Committed) -> Lock:
     """The lock that an environment was made from, unless torch did not compute in what was made of it."""
+    from moondream_station.core.resolve.pylock import read_stored_pylock  # noqa: PLC0415  unlike reading a record
+
     place = committed.place
     if place.rejected.exists():
         raise EnvironmentBroken(f"PyTorch did not work in environment {place.name}.")
@@ -284,6 +300,8 @@ async def find_rebuildable(
     home: Home, request_key: str, *, code: str, present: str | None = None
 ) -> tuple[Committed, Lock] | None:
     """As `find_reusable`, but damaged: it can be made again, since its lock and all wheels are still here."""
+    from moondream_station.core.fetch.wheel_store import find_finished  # noqa: PLC0415  unlike reading a record
+
     for committed in await _made_for(home, request_key, code, present):
         with suppress(EnvironmentBroken):
             lock = await anyio.to_thread.run_sync(_own_lock, committed)

@@ -11,8 +11,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from moondream_station.core.facts.errors import HomeUnusable, UsageError
+
+TEMPORARY: Final = ".new-"
+"""How folders in which code is being taken begin, beside the versions."""
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 _FIX = "`moondream-station doctor --fix` moves aside what is in its place."
 ACTIVATION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
@@ -169,3 +174,12 @@ def _foreign(path: Path) -> tuple[Path, str] | None:
                 return place, place.owner()
             return place, f"the user with the id {uid}"
     return None
+
+
+def folder_name(text: str) -> str:
+    """Check what becomes the name of a folder, on every platform."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", text) or text.endswith("."):
+        raise ValueError(f"{text!r} must be at most 64 letters, digits and . _ + -, a letter or digit first")
+    if _RESERVED.fullmatch(text):
+        raise ValueError(f"{text!r} is a reserved name on Windows")
+    return text

@@ -121,6 +121,11 @@ def flaw_of(error: Exception) -> str:
     return "a number in it has too many digits" if type(error) is ValueError else str(error)
 
 
+def is_shortage(error: Exception) -> bool:
+    """Whether an error says nothing about a file, but that too many are open."""
+    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
 class NewerFormat(ValueError):
     """A file is of another version of the station's."""
 
@@ -164,6 +169,8 @@ def sync_tree(folder: Path) -> None:
     On Linux one `syncfs` of its file system, a tenth of the time of a sync per file; elsewhere file by file,
     because no other platform has that call. Measured on 12,000 files.
     """
+    import ctypes  # noqa: PLC0415  for this alone
+
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     syncfs = getattr(libc, "syncfs", None)  # musl before 1.2 and other small libraries have none
     if syncfs is not None:
