@@ -146,7 +146,7 @@ def _accepts_notice(home: Home, settings: Settings, model: str) -> bool:
 async def _open_notice(home: Home, settings: Settings, model: str) -> str | None:
     """The notice that must be accepted before a switch to a model, None where there is none."""
     from moondream_station.core.activation.models import accepted_notices  # noqa: PLC0415  on terminals
-    from moondream_station.core.station import open_manifest  # noqa: PLC0415
+    from moondream_station.core.backends.manifest_loader import open_manifest  # noqa: PLC0415
     from moondream_station.core.views.overview import notice_shape  # noqa: PLC0415
     from moondream_station.http.client import StationClient  # noqa: PLC0415
 

@@ -141,7 +141,7 @@ class _Failure(Presenter):
 
 async def _roll_back(home: Home, settings: Settings, model: str, presenter: Presenter) -> int:
     """Roll back the active model by an activation, any other one by exchanging the environments' names."""
-    from moondream_station.core.station import open_manifest  # noqa: PLC0415  what `prune` does without
+    from moondream_station.core.backends.manifest_loader import open_manifest  # noqa: PLC0415  what `prune` does without
 
     manifest = await open_manifest(home, settings, os.environ)
     manifest.model(model)

@@ -187,9 +187,9 @@ async def _requirements_of(
     model: str, home: Home, settings: Settings, machine: Machine
 ) -> tuple[Requirements, ModelInfo]:
     from moondream_station.core.activation.models import check_model  # noqa: PLC0415  with --model alone
+    from moondream_station.core.backends.manifest_loader import open_manifest  # noqa: PLC0415
     from moondream_station.core.backends.provide import backend_requirements  # noqa: PLC0415
     from moondream_station.core.fetch.http_client import open_client  # noqa: PLC0415
-    from moondream_station.core.station import open_manifest  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
     entry = check_model(manifest, model, system=machine.facts.system, machine=machine.facts.machine)

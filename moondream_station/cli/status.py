@@ -130,9 +130,9 @@ async def _ask(
 
 async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
     from moondream_station.core.activation.models import list_models  # noqa: PLC0415
+    from moondream_station.core.backends.manifest_loader import open_manifest  # noqa: PLC0415
     from moondream_station.core.capabilities.cache import CapabilityCache  # noqa: PLC0415
     from moondream_station.core.machine.machine import LocalMachine  # noqa: PLC0415
-    from moondream_station.core.station import open_manifest  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
     cache = CapabilityCache(home, LocalMachine(os.environ))

@@ -25,13 +25,7 @@ from moondream_station.core.activation.models import list_models
 from moondream_station.core.activation.orchestrator import Orchestrator
 from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
-from moondream_station.core.backends.manifest_loader import (
-    ManifestFile,
-    fetch_manifest,
-    is_on_network,
-    read_built_in,
-    read_manifest,
-)
+from moondream_station.core.backends.manifest_loader import ManifestFile, is_on_network, open_manifest
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import check_strategy
@@ -52,13 +46,11 @@ from moondream_station.core.facts.events import (
     Event,
 )
 from moondream_station.core.facts.state import CallShown, StationInfo, StationState, status
-from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import LocalMachine, Machine
-from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.serving.queue import InferencePool
 from moondream_station.core.serving.workers import ActiveWorker, WorkerHost, existing_worker
 from moondream_station.core.views.overview import stored_state
@@ -398,13 +390,3 @@ async def open_station(
         finally:
             bus.close()
             tasks.cancel_scope.cancel()
-
-
-async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, str]) -> Manifest:
-    """The manifest that the settings name; the network, and what is set up for it, only where it is there."""
-    if settings.manifest is None:
-        return read_built_in()
-    if not is_on_network(settings.manifest):
-        return await read_manifest(settings.manifest)
-    async with open_client(await load_packaging_config(environ)) as client:
-        return await fetch_manifest(settings.manifest, home=home, client=client)

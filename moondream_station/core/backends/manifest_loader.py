@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.fetch.http_failures import explain_failure
 from moondream_station.core.home.layout import Home, expanded
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import read_file, write_atomically
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
@@ -26,6 +28,19 @@ _BUILT_IN: Final = Path(__file__).parents[2] / "bundled" / "manifest.json"
 _HINT = "Check MOONDREAM_STATION_MANIFEST, or `manifest` in config.json; the default is built in."
 
 _log = Log()
+
+
+async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, str]) -> Manifest:
+    """The manifest that the settings name; the network, and what is set up for it, only where it is there."""
+    if settings.manifest is None:
+        return read_built_in()
+    if not is_on_network(settings.manifest):
+        return await read_manifest(settings.manifest)
+    from moondream_station.core.fetch.http_client import open_client  # noqa: PLC0415
+    from moondream_station.core.packaging.packaging_config import load_packaging_config  # noqa: PLC0415
+
+    async with open_client(await load_packaging_config(environ)) as client:
+        return await fetch_manifest(settings.manifest, home=home, client=client)
 
 
 def is_on_network(source: str | Path) -> bool:
