@@ -33,7 +33,7 @@ class Interrupting:
                 pass  # what a destructor raises is swallowed, too
 
 sys.meta_path.insert(0, Interrupting())
-sys.argv = ["moondream-station", "models"]
+sys.argv = ["moondream-station", "logs"]
 sys.exit(main())
 """
 
@@ -153,7 +153,7 @@ def test_serve_is_ended_in_order_at_any_moment(lasting: Premises, number: signal
     """A signal is how it ends: exit code 0 also while it imports, reads its settings, or begins to listen."""
     arguments = 'sys.argv = ["moondream-station", "serve", "--port", "0"]'
     early = _IN_AN_IMPORT.format(number=int(number)).replace(
-        'sys.argv = ["moondream-station", "models"]', arguments
+        'sys.argv = ["moondream-station", "logs"]', arguments
     )
     for module in ("typer", "anyio", "uvicorn", "moondream_station.core.machine.machine"):
         done = subprocess.run(
