@@ -36,7 +36,7 @@ def run_status(*, watch: bool, as_json: bool) -> int:
     if watch:
         from moondream_station.cli.watch import run_watch  # noqa: PLC0415  it draws
 
-        return run_watch(as_json=as_json)
+        return run_watch(json.dumps if as_json else status_text, may_draw=not as_json)
     home, _ = begin()
     record = read_station(home)
     if record is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -15,7 +14,6 @@ import anyio.to_thread
 from rich.text import Text
 
 from moondream_station.cli.activate import wait_until_gone
-from moondream_station.cli.status import status_text
 from moondream_station.console.interrupts import cancel_on_signal, ignore_signals, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import Outlet
@@ -41,13 +39,15 @@ _SHOWN_PROGRESS: Final = ("stage", "overall_received_bytes", "overall_total_byte
 
 _Show: TypeAlias = Callable[[StationState], None]
 """Shows a state from now on."""
+_Text: TypeAlias = Callable[[Mapping[str, Any]], str]
+"""The status shape as text."""
 
 
 class _Lines:
     """The status shape as a line or a paragraph whenever it changed, a few times a second at most."""
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._text = json.dumps if as_json else status_text
+    def __init__(self, text: _Text) -> None:
+        self._text = text
         self._out = Outlet(sys.stdout)
         self._changed = anyio.Event()
         self._state = StationState()
@@ -70,19 +70,19 @@ class _Lines:
             await anyio.sleep(_POLL_SECONDS)
 
 
-def run_watch(*, as_json: bool) -> int:
+def run_watch(text: _Text, *, may_draw: bool) -> int:
     """Show the status until a signal comes, across starts and ends of stations; returns the exit code, 0."""
     home, _ = begin()
-    return run_loop(_watch, home, as_json)
+    return run_loop(_watch, home, text, may_draw)
 
 
-async def _watch(home: Home, as_json: bool) -> int:  # noqa: FBT001  called through `run_loop`
+async def _watch(home: Home, text: _Text, may_draw: bool) -> int:  # noqa: FBT001  called through `run_loop`
     terminal = Terminal(sys.stdout)
     with _until_signal():
-        if not as_json and terminal.can_draw:
+        if may_draw and terminal.can_draw:
             with _drawn(terminal) as show:
                 await _follow(home, show)
-        lines = _Lines(as_json=as_json)
+        lines = _Lines(text)
         with as_raised():
             await accompanied(partial(_follow, home, lines.show), lines.print_changes)
     return 0
