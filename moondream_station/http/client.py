@@ -232,5 +232,5 @@ def _object(address: str, answer: httpx2.Response | httpx2.ServerSentEvent) -> M
 def _no_station(address: str) -> StationUnreachable:
     return StationUnreachable(
         f"The server at {address} is not a Moondream Station",
-        hint="`moondream-station doctor --fix` forgets a station that is gone; `serve` starts another.",
+        hint="`moondream-station doctor --fix` removes a stale station.json; `serve` starts another.",
     )

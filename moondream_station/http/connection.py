@@ -96,7 +96,7 @@ def _check_head(received: bytes) -> None:
     head = received[: end.start() + 1]
     lengths = _LENGTH.findall(head)
     if _FOLD.search(head):
-        raise h11.RemoteProtocolError("A header goes on in the next line (RFC 9112, 5.2)")
+        raise h11.RemoteProtocolError("A header is folded over several lines (RFC 9112, 5.2)")
     if len(lengths) > 1 or b"," in b"".join(lengths):
         raise h11.RemoteProtocolError("There is more than one Content-Length (RFC 9112, 6.3)")
     if lengths and _CODING.search(head):
@@ -147,7 +147,7 @@ class Connection(H11Protocol):
         if waiting := [other for other in others if other.is_waiting]:
             min(waiting, key=lambda other: other.waiting_since).transport.abort()
         else:
-            text = f"{most} clients are connected, as many as descriptors allow"
+            text = f"{most} clients are connected, the most that the limit on open files allows"
             self._refuse(ConnectionsExhausted(text, hint="Try again in a second."))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -183,10 +183,13 @@ class Connection(H11Protocol):
         elif self.conn.their_state is h11.SEND_BODY:
             slowness = patience.silence + self._received_bytes / BODY_BYTES_PER_SECOND
             if self._silent_seconds > patience.silence or self._due_seconds > slowness:
-                self._refuse(RequestTimeout(f"The body came too slowly, in {self._due_seconds:.0f} s"))
+                text = f"The body is still incomplete after {self._due_seconds:.0f} s"
+                self._refuse(RequestTimeout(text))
         elif self._due_seconds > patience.head:
             if self.conn.trailing_data[0]:
-                self._refuse(RequestTimeout(f"The head did not come within {patience.head:g} s"))
+                self._refuse(
+                    RequestTimeout(f"The request head is still incomplete after {patience.head:g} s")
+                )
             else:
                 self.transport.close()  # it never began: nobody waits for an answer
 

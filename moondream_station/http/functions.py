@@ -186,7 +186,7 @@ class _Exchange:
             taken = measure(count, time.monotonic() - self.started)
             last: list[Mapping[str, Any]] = [{"stats": taken}, {"completed": True}]
         except TimeoutError:
-            text = f"The client read nothing of its stream for {patience:g} s"
+            text = f"The client has read nothing of its stream for {patience:g} s"
             last = [function_error(WorkerTimeout(text, hint="Read it as it comes."))]
         except StationError as error:
             last = [function_error(error)]

@@ -147,7 +147,7 @@ class _Room:
                 self._left_bytes -= size_bytes
                 return
         raise WorkerBusy(
-            f"Other requests with large bodies are in the way for {_ROOM_SECONDS:g} s",
+            f"Other large requests left no room for this body within {_ROOM_SECONDS:g} s",
             hint="Try again in a second, or scale the image down.",
         )
 
