@@ -198,6 +198,9 @@ def remove_tree(
         folder.rename(trash)
     except FileNotFoundError:
         return
+    if trash.is_symlink():  # the walk would begin behind it
+        trash.unlink()
+        return
     # Where a removal was left running and another goes on with it, either may find a file gone already.
     ends = math.inf if seconds is None else time.monotonic() + seconds
     for parent, folders, files in os.walk(trash, topdown=False, onerror=_unless_gone):

@@ -45,12 +45,14 @@ def test_a_number_beyond_pythons_bounds_is_called_that(tmp_path: Path) -> None:
 
 
 def test_remove_tree_does_not_follow_links(tmp_path: Path) -> None:
-    """A link inside is removed, what it points at stays; a missing folder is fine."""
+    """A link is removed, inside or in the folder's place; what it points at stays. No folder is fine."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").write_text("x")
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "link").symlink_to(tmp_path / "kept")
     remove_tree(tmp_path / "gone")
+    remove_tree(tmp_path / "gone")
+    (tmp_path / "gone").symlink_to(tmp_path / "kept")
     remove_tree(tmp_path / "gone")
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept" / "file").read_text() == "x"
