@@ -315,6 +315,5 @@ def _check_whole(python: RunningPython, lock: Lock) -> None:
     if problems:
         named = "; ".join(sorted(problems)[:_NAMED_AT_MOST])
         raise EnvironmentBroken(
-            f"The installation is incomplete: {named}.",
-            hint="Run it again; it reinstalls what is damaged.",
+            f"The installation is incomplete: {named}.", hint="Run it again; it reinstalls what is damaged."
         )

@@ -31,7 +31,7 @@ from moondream_station.core.home.task_groups import together
 from moondream_station.core.index.listing import ListedFile, Page, PageSource
 from moondream_station.core.packaging.packaging_config import PYPI_URL
 from moondream_station.core.resolve.interpreter import Interpreter
-from moondream_station.core.resolve.pylock import toml_string, toml_strings
+from moondream_station.core.resolve.pylock import toml
 from moondream_station.core.resolve.uv_program import FAMILY_GROUP, PROJECT
 
 _TORCH_INDEX = "moondream-station-torch-index"
@@ -166,24 +166,24 @@ class Family:
         )
         lines = [
             "[project]",
-            f"name = {toml_string(PROJECT)}",
+            f"name = {toml(PROJECT)}",
             'version = "0"',
-            f"requires-python = {toml_string(f'=={interpreter.minor}.*')}",
-            f"dependencies = {toml_strings(dependencies)}",
+            f"requires-python = {toml(f'=={interpreter.minor}.*')}",
+            f"dependencies = {toml(dependencies)}",
             "[dependency-groups]",
-            f"{FAMILY_GROUP} = {toml_strings(group)}",
+            f"{FAMILY_GROUP} = {toml(group)}",
             "[tool.uv]",
             "package = false",
             "default-groups = []",
-            f"environments = {toml_strings([platform])}",
-            f"required-environments = {toml_strings([platform])}",
-            f"constraint-dependencies = {toml_strings(constraints)}",
+            f"environments = {toml([platform])}",
+            f"required-environments = {toml([platform])}",
+            f"constraint-dependencies = {toml(constraints)}",
         ]
         # A workspace in a parent folder would otherwise take the project over.
         lines += ["[tool.uv.workspace]", "members = []", "[tool.uv.sources]"]
-        lines += [f"{name} = {{ index = {toml_string(index)} }}" for name, index in sources.items()]
+        lines += [f"{name} = {{ index = {toml(index)} }}" for name, index in sources.items()]
         for name, url, is_flat in indexes:
-            lines += ["[[tool.uv.index]]", f"name = {toml_string(name)}", f"url = {toml_string(url)}"]
+            lines += ["[[tool.uv.index]]", f"name = {toml(name)}", f"url = {toml(url)}"]
             lines += ["explicit = true", *(['format = "flat"'] if is_flat else [])]
         return "\n".join([*lines, ""])
 

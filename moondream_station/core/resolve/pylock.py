@@ -77,24 +77,19 @@ def write_pylock(lock: Lock, *, sources: Mapping[str, Path | str] | None = None)
     """A lock as TOML; `sources` stand in for its own places: wheels on disk, or URLs, by file name."""
     lines = ['lock-version = "1.0"', 'created-by = "moondream-station"']
     if lock.requires_python:
-        lines.append(f"requires-python = {toml_string(lock.requires_python)}")
+        lines.append(f"requires-python = {toml(lock.requires_python)}")
     if not lock.files:
         lines.append("packages = []")  # the key is required
     for file in lock.files:
-        lines += [
-            "",
-            "[[packages]]",
-            f"name = {toml_string(file.name)}",
-            f"version = {toml_string(file.version)}",
-        ]
+        lines += ["", "[[packages]]", f"name = {toml(file.name)}", f"version = {toml(file.version)}"]
         if file.index is not None and sources is None:
-            lines.append(f"index = {toml_string(file.index)}")
+            lines.append(f"index = {toml(file.index)}")
         source = file.url if sources is None else sources[file.filename]
         kind = "path" if isinstance(source, Path) else "url"
-        where = f"{kind} = {toml_string(str(source))}"
+        where = f"{kind} = {toml(str(source))}"
         size = f", size = {file.size_bytes}" if file.size_bytes is not None else ""
-        hashes = f"{{ sha256 = {toml_string(file.sha256)} }}"
-        name = toml_string(file.filename)
+        hashes = f"{{ sha256 = {toml(file.sha256)} }}"
+        name = toml(file.filename)
         lines.append(f"wheels = [{{ name = {name}, {where}{size}, hashes = {hashes} }}]")
     return "\n".join([*lines, ""])
 
@@ -131,11 +126,7 @@ def _first_line(error: Exception) -> str:
     return flaw_of(error).partition("\n")[0]
 
 
-def toml_string(text: str) -> str:
-    """A basic string. JSON's escapes are TOML's too, but for DEL, which TOML wants escaped."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def toml_strings(texts: Iterable[str]) -> str:
-    """An array of basic strings on one line."""
-    return f"[{', '.join(toml_string(text) for text in texts)}]"
+def toml(value: str | Iterable[str]) -> str:
+    """A string, or an array of strings. JSON's form is TOML's too, but for DEL, which TOML wants escaped."""
+    items = value if isinstance(value, str) else list(value)
+    return json.dumps(items, ensure_ascii=False).replace("\x7f", "\\u007f")
