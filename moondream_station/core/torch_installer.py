@@ -37,9 +37,8 @@ from moondream_station.core.in_place.installation import Change, detect_now, gui
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.resolve.interpreter import own_interpreter
-from moondream_station.core.selection.guide import cuda_of_driver, guide_build, has_mps
 from moondream_station.core.selection.request import COMPANIONS, BuildRequest
-from moondream_station.core.selection.select import select
+from moondream_station.core.selection.select import cuda_of_driver, guide_build, has_mps, select
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 
 T = TypeVar("T")

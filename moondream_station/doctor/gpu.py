@@ -14,7 +14,7 @@ from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia import Trouble
 from moondream_station.core.facts.capabilities import Gpu, Outcome, Vendor
 from moondream_station.core.home.storage import in_words
-from moondream_station.core.selection.advice import doubts, lowest_driver
+from moondream_station.core.selection.sentences import doubts, lowest_driver
 from moondream_station.doctor.patient import Examined, Patient, Planned, in_thread
 from moondream_station.doctor.report import Finding, error, ok, problem, skipped, warning
 

@@ -41,7 +41,7 @@ from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import Recorder
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON
-from moondream_station.core.selection.advice import ANY_DRIVER, idle_gpu_warnings
+from moondream_station.core.selection.sentences import ANY_DRIVER, idle_gpu_warnings
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case
 from moondream_station.core.selection.select import select
 from moondream_station.core.selection.verdicts import judge

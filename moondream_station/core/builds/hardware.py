@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from moondream_station.core.builds.catalog import Catalog, Codes
 from moondream_station.core.builds.naming import Build, Kind, covers, parse_build, parse_capability
-from moondream_station.core.builds.target import Target
+from moondream_station.core.builds.offers import Target
 from moondream_station.core.builds.visibility import InUse, amd_in_use, describe, intel_in_use, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 

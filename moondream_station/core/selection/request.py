@@ -13,9 +13,8 @@ from packaging.utils import canonicalize_name
 from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import Build, Kind, parse_build
-from moondream_station.core.builds.offers import Offer, catalog_offers
+from moondream_station.core.builds.offers import Offer, Target, catalog_offers, target_of
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.builds.target import Target, target_of
 from moondream_station.core.facts.capabilities import Capabilities
 
 COMPANIONS = ("torchvision", "torchaudio")

@@ -5,6 +5,7 @@ docs/explanation/selection.md says how and why.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,17 +13,17 @@ from packaging.version import Version
 
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, parse_build
-from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.target import target_of
-from moondream_station.core.builds.visibility import describe, hiding_all_but
+from moondream_station.core.builds.offers import Offer, target_of
+from moondream_station.core.builds.visibility import describe, hiding_all_but, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
-from moondream_station.core.selection.advice import doubts, idle_gpu_warnings, other_gpu_warnings
 from moondream_station.core.selection.command import install_command
-from moondream_station.core.selection.guide import cuda_of_driver, guide_build, guide_order
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case, Obstacle
 from moondream_station.core.selection.sentences import (
+    doubts,
+    idle_gpu_warnings,
     origin_of,
+    other_gpu_warnings,
     why_chosen,
     why_contradictory,
     why_guided,
@@ -33,6 +34,12 @@ from moondream_station.core.selection.verdicts import Judgement, judge
 
 _RANKS = {Kind.MPS: 9, Kind.CUDA: 9, Kind.ROCM: 8, Kind.XPU: 7, Kind.CPU: 0}
 _INTEGRATED_IS_LATER = 2
+_GUIDE: tuple[tuple[tuple[int, int], str], ...] = (
+    ((12, 4), "cu124"),  # the guide: CUDA 13.0 and later too, "future-proofing"
+    ((12, 0), "cu121"),
+    ((11, 8), "cu118"),
+)
+"""The table of the system-aware installation guide: from the driver's CUDA to a build."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,3 +316,46 @@ def conclusions(build: str, torch: str, capabilities: Capabilities, catalog: Cat
         toolkit=parsed.toolkit,
         driver_cuda=cuda_of_driver(capabilities, catalog),
     )
+
+
+def cuda_of_driver(capabilities: Capabilities, catalog: Catalog) -> str | None:
+    """The highest CUDA that the driver supports ("12.2"): from its header, else by its branch."""
+    if capabilities.nvidia_cuda is not None:
+        return capabilities.nvidia_cuda
+    match = re.match(r"[0-9]+", capabilities.nvidia_driver or "")
+    return catalog.cuda_of_branch(int(match[0])) if match else None
+
+
+def has_mps(capabilities: Capabilities) -> bool:
+    """Whether it is Apple silicon, under a Python that is made for it."""
+    return capabilities.system == "Darwin" and capabilities.machine == "arm64" and not capabilities.in_rosetta
+
+
+def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
+    """The build that the guide recommends.
+
+    `mps` on Apple silicon under an arm64 Python, the table's build for an NVIDIA GPU whose driver supports
+    CUDA 11.8 or later, `cpu` for everything else.
+    """
+    if has_mps(capabilities):
+        return "mps"
+    if nvidia_in_use(capabilities).absence is not None:
+        return "cpu"
+    match = re.match(r"([0-9]+)\.([0-9]+)", cuda_of_driver(capabilities, catalog) or "")
+    cuda = (int(match[1]), int(match[2])) if match else (0, 0)
+    return next((build for lowest, build in _GUIDE if cuda >= lowest), "cpu")
+
+
+def guide_order(recommended: str, possible: tuple[Build, ...]) -> tuple[Build, ...]:
+    """The possible builds in the guide's order.
+
+    The recommended one first; then those of the next higher CUDA of the same major, then of the next lower,
+    then the others in the order they are given.
+    """
+    build = parse_build(recommended)
+    if build is None or build.kind is not Kind.CUDA:
+        return tuple(sorted(possible, key=lambda other: other.name != recommended))
+    same = [other for other in possible if other.kind is Kind.CUDA and other.version[0] == build.version[0]]
+    higher = sorted(other for other in same if other >= build)
+    lower = sorted((other for other in same if other < build), reverse=True)
+    return (*higher, *lower, *(other for other in possible if other not in same))

@@ -1,17 +1,27 @@
-"""Why a build is chosen, possible or not chosen, and why none is: one sentence each."""
+"""What is said of a choice, one sentence each: why it was made, and what would put an idle GPU to use."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 
-from moondream_station.core.builds.naming import GPU_KINDS, Kind, listed
-from moondream_station.core.builds.offers import Offer, in_words, pythons_of
-from moondream_station.core.builds.target import platform_names
-from moondream_station.core.builds.visibility import describe
+from moondream_station.core.builds.hardware import Hardware
+from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
+from moondream_station.core.builds.offers import Offer, in_words, platform_names, pythons_of
+from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.selection.request import Case, Obstacle
-from moondream_station.core.selection.verdicts import Judgement, Refusal, best_build, judge
+from moondream_station.core.selection.verdicts import Judgement, Refusal, best_build, judge, why_not_system
+
+ANY_DRIVER = "99999.0"
+_PREFERRED = (*GPU_KINDS, Kind.CPU)
+_DRIVERLESS = "it has no working NVIDIA driver"
+_JETSON = (
+    "On a Jetson the driver comes with JetPack (580 with JetPack 7); NVIDIA publishes its own wheels for it, "
+    "which the station does not install."
+)
 
 
 def why_chosen(chosen: Judgement, case: Case) -> str:
@@ -154,3 +164,175 @@ def _pythons_that_would(case: Case) -> tuple[str, ...]:
     """The Pythons with which some build would be possible here."""
     other = case.ignoring_also(Obstacle.PYTHON)
     return pythons_of(tuple(offer for build in case.builds for offer in judge(build, other).offers))
+
+
+def idle_gpu_warnings(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
+    """Sentences about GPUs that would be preferred and can't be used, each with what would change it."""
+    kind = chosen.build.kind if chosen else Kind.CPU
+    if kind not in _PREFERRED:
+        return ()
+    return tuple(
+        f"{_names(idle, case)} will not be used: {_remedy(idle, case)}"
+        for idle in _PREFERRED[: _PREFERRED.index(kind)]
+        if _is_there(idle, kind, case)
+    )
+
+
+def other_gpu_warnings(chosen: Judgement, case: Case) -> tuple[str, ...]:
+    """Sentences about discrete GPUs of another maker that a build chosen for a preferred one leaves out."""
+    kind = chosen.build.kind
+    if kind not in _PREFERRED:
+        return ()
+    return tuple(
+        f"{_names(other, case)} is left out: {chosen.build.name} can't use it; "
+        f"strategy {best.build.name} can."
+        for other in _PREFERRED[_PREFERRED.index(kind) + 1 :]
+        if _is_there(other, kind, case) and (best := best_build(case, other))
+    )
+
+
+def doubts(case: Case) -> tuple[str, ...]:
+    """Sentences about kinds of GPU that could not be detected for certain."""
+    kinds = (case.hardware.of_kind(kind) for kind in _PREFERRED)
+    return tuple(
+        f"{in_use.absence[0].upper()}{in_use.absence[1:]}."
+        for in_use in kinds
+        if in_use.uncertain and in_use.absence
+    )
+
+
+def _is_there(kind: Kind, chosen: Kind, case: Case) -> bool:
+    """Whether there is a GPU of a kind; beside another accelerator an integrated one does not count."""
+    in_use = case.hardware.of_kind(kind)
+    if chosen is Kind.CPU:
+        return in_use.is_there
+    return any(not gpu.integrated for gpu in in_use.gpus)
+
+
+def _names(kind: Kind, case: Case) -> str:
+    in_use = case.hardware.of_kind(kind)
+    names = listed(describe(gpu) for gpu in in_use.gpus or in_use.hidden)
+    return names or "The GPU"
+
+
+def _remedy(kind: Kind, case: Case) -> str:
+    in_use = case.hardware.of_kind(kind)
+    is_driverless = kind is Kind.CUDA and in_use.driver is None
+    if in_use.absence and not is_driverless:
+        return f"{in_use.absence}."
+    if best := best_build(case, kind):
+        return f"strategy {best.build.name} can use it, with torch {best.best.torch}."
+    remedies = list(_single_remedies(kind, case))
+    if not remedies and kind is Kind.CUDA:
+        remedies += _newer_driver_and_older_torch(case)
+    if is_driverless:
+        remedies = [f"{_DRIVERLESS};", *remedies] if remedies else [f"{_DRIVERLESS}."]
+    remedies = remedies or [_first_refusal(kind, case)]
+    first = in_use.gpus[0].architecture if in_use.gpus else None
+    if version := case.catalog.gfx_overrides.get(first or ""):
+        remedies.append(f"HSA_OVERRIDE_GFX_VERSION={version} lets it run a sibling's code, untested by AMD.")
+    if case.request.capabilities.surroundings == "jetson":
+        remedies.append(_JETSON)
+    return " ".join(remedies)
+
+
+def _single_remedies(kind: Kind, case: Case) -> Iterator[str]:
+    """What would make a build of a kind possible by itself: the best build without that one obstacle."""
+
+    def best_without(*obstacles: Obstacle) -> Judgement | None:
+        return best_build(case.ignoring_also(*obstacles), kind)
+
+    if driver := _newer_driver(kind, case):
+        yield driver
+    if best := best_without(Obstacle.UNVERIFIED):
+        yield f"{best.named} can use it, if that wheel exists, which is not confirmed."
+    best = best_without(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    if best and not case.torch.versions.contains(best.best.full_version, prereleases=True):
+        yield f"{best.named} can use it, but {case.torch.phrase} does not allow that torch."
+    if best := best_without(Obstacle.COMPANION):
+        yield f"{best.named} can use it, without {' and '.join(case.torch.companions)}."
+    if best := best_without(Obstacle.SYSTEM):
+        yield why_not_system(best.build, best.best, case)
+    if best := best_without(Obstacle.PYTHON):
+        yield f"{best.named} has wheels for Python {in_words(pythons_of((best.best,)))}."
+    if hidden := _hidden_gpus(kind, case):
+        yield hidden
+
+
+def _first_refusal(kind: Kind, case: Case) -> str:
+    """The most telling reason of a build of a kind: about the GPU itself rather than about the build."""
+    builds = [build for build in reversed(case.builds) if build.kind is kind]
+    judgements = [judge(build, case) for build in builds if not case.catalog.source_builds.get(build.name)]
+    refusals = [judgement.refusal for judgement in judgements if judgement.refusal]
+    for obstacle in (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM, Obstacle.PLATFORM):
+        for refusal in refusals:
+            if refusal.obstacle is obstacle:
+                return refusal.reason
+    return "PyTorch has no build for it on this platform."
+
+
+def _newer_driver(kind: Kind, case: Case) -> str | None:
+    """The lowest driver that makes a build possible, and the one of the best build where that is higher."""
+    if kind is not Kind.CUDA or (needed := lowest_driver(case)) is None:
+        return None
+    driver, build, torch = needed
+    sentence = f"driver {driver} or newer allows {build.name} with torch {torch}"
+    other = _with_any_driver(case)
+    best = best_build(other, kind)
+    top = best and case.hardware.needed_driver(best.build, other.hardware.of_kind(kind).gpus)
+    if best is None or top is None or best.build == build:
+        return f"{sentence}."
+    return f"{sentence}, driver {top} or newer {best.named}."
+
+
+def lowest_driver(case: Case) -> tuple[str, Build, str] | None:
+    """The lowest driver with which some CUDA build is possible, with that build and its torch."""
+    other = _with_any_driver(case)
+    allowed: list[tuple[tuple[int, ...], str, Judgement]] = []
+    for build in case.builds:
+        if build.kind is not Kind.CUDA:
+            continue
+        judgement = judge(build, other)
+        driver = case.hardware.needed_driver(build, other.hardware.of_kind(Kind.CUDA).gpus)
+        if judgement.offers and driver:
+            allowed.append((tuple(map(int, driver.split("."))), driver, judgement))
+    if not allowed:
+        return None
+    lowest = min(numbers for numbers, _, _ in allowed)
+    _, driver, judgement = max(
+        (row for row in allowed if row[0] == lowest), key=lambda row: (row[2].best.version, row[2].build)
+    )
+    return driver, judgement.build, judgement.best.torch
+
+
+def _hidden_gpus(kind: Kind, case: Case) -> str | None:
+    """Of several GPUs, what would run on some if the others were hidden."""
+    gpus = case.hardware.of_kind(kind).gpus
+    judgements = (
+        judge(build, case.ignoring_also(Obstacle.ARCHITECTURE)) for build in case.builds if build.kind is kind
+    )
+    serving = [
+        (offer.version, judgement.build, served)
+        for judgement in judgements
+        for offer in judgement.offers
+        if (served := case.hardware.served(judgement.build, offer.version))
+    ]
+    if len(gpus) == 1 or not serving:
+        return None
+    torch, build, served = max(serving, key=lambda row: row[:2])
+    serving_gpus = [gpus[place] for place in sorted(served)]
+    names, hiding = listed(map(describe, serving_gpus)), hiding_all_but(serving_gpus, kind)
+    return f"{build.name} with torch {torch} can use {names} alone: hide the others with {hiding}."
+
+
+def _newer_driver_and_older_torch(case: Case) -> Iterator[str]:
+    if needed := lowest_driver(case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)):
+        driver, build, torch = needed
+        yield f"driver {driver} or newer and a requirement that allows torch {torch} allow {build.name}."
+
+
+def _with_any_driver(case: Case) -> Case:
+    """The same machine with the newest driver that there could be."""
+    capabilities = replace(case.request.capabilities, nvidia_driver=ANY_DRIVER)
+    hardware = Hardware.of(capabilities, case.target, case.catalog)
+    return case.with_hardware(hardware)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
-from moondream_station.core.builds.offers import Offer, in_words, pythons_of
-from moondream_station.core.builds.target import platform_name
+from moondream_station.core.builds.offers import Offer, in_words, platform_name, pythons_of
 from moondream_station.core.selection.request import Case, Obstacle
 
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}  # PEP 600

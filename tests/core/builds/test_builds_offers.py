@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.offers import catalog_offers, offer_from_wheel
-from moondream_station.core.builds.target import target_of
+from moondream_station.core.builds.offers import catalog_offers, offer_from_wheel, target_of
 from support.snapshots import linux, macos, windows
 
 LINUX = "cp312-cp312-manylinux_2_28_x86_64.whl"

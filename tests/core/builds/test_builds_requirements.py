@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.requirements import InvalidRequirement
 
+from moondream_station.core.builds.offers import target_of
 from moondream_station.core.builds.requirements import (
     MAX_CHARACTERS,
     MAX_LINES,
@@ -14,7 +15,6 @@ from moondream_station.core.builds.requirements import (
     parse_requirement_args,
     parse_requirements,
 )
-from moondream_station.core.builds.target import target_of
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from support.snapshots import linux, windows
 

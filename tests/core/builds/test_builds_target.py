@@ -8,7 +8,7 @@ import sys
 import pytest
 from packaging import tags
 
-from moondream_station.core.builds.target import target_of
+from moondream_station.core.builds.offers import target_of
 from moondream_station.core.facts.capabilities import Capabilities
 from support.snapshots import linux, macos, windows
 

@@ -7,7 +7,7 @@ import pytest
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Verdict
-from moondream_station.core.selection.guide import cuda_of_driver, guide_build
+from moondream_station.core.selection.select import cuda_of_driver, guide_build
 from support.snapshots import amd, chosen, intel, linux, macos, nvidia, plan, windows
 
 RTX_4090 = nvidia("8.9", "RTX 4090")
