@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from moondream_station.core.capabilities.probes import adapters, nvidia, system
+from moondream_station.core.capabilities.probes import adapters, nvidia, probe
 from moondream_station.core.capabilities.probes.adapters import QUERY
 from moondream_station.core.machine.machine import CommandResult
 from moondream_station.core.machine.record import MachineRecord
@@ -39,10 +39,10 @@ _ANSWERS = st.builds(
             nvidia.OLD_QUERY,
             nvidia.PLAIN,
             ("nvcc", "--version"),
-            system.BRAND,
-            system.ARM64,
-            system.TRANSLATED,
-            system.MEMORY,
+            probe.BRAND,
+            probe.ARM64,
+            probe.TRANSLATED,
+            probe.MEMORY,
             ("sw_vers", "-productVersion"),
             ("rocm_agent_enumerator",),
             ("powershell", "-NoProfile", "-Command", QUERY),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from moondream_station.core.builds.catalog import load_catalog
@@ -125,13 +126,11 @@ def wheel(
 ) -> Offer:
     """The offer that a wheel on a mirror, in a folder or on the user's own index is."""
     build = filename.partition("+")[2].partition("-")[0] or "cpu"
-    offer = offer_from_wheel(
-        filename,
-        catalog=load_catalog(),
-        source=source,
+    offer = offer_from_wheel(filename, catalog=load_catalog(), source=source)
+    assert offer is not None
+    return replace(
+        offer,
         index_url=f"{folder}/{build}" if source == "index" else None,
         find_links=folder if source == "find-links" else None,
         url=f"{folder}/{filename}",
     )
-    assert offer is not None
-    return offer

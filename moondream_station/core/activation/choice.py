@@ -183,15 +183,10 @@ def select_again(request: BuildRequest, committed: Committed) -> SelectionResult
         return select(request, [])
     lock = read_stored_pylock(read_file(committed.place.pylock).decode())
     wheel = next(file for file in lock.files if file.name == "torch")
-    offer = offer_from_wheel(
-        wheel.filename,
-        catalog=request.catalog,
-        source=record.source or "default",
-        index_url=record.index_url,
-        url=wheel.url,
-    )
+    source = record.source or "default"
+    offer = offer_from_wheel(wheel.filename, catalog=request.catalog, source=source)
     assert offer is not None  # noqa: S101  it was one when the environment was made
-    return select(request, [offer])
+    return select(request, [replace(offer, index_url=record.index_url, url=wheel.url)])
 
 
 def no_build(selection: Selection, collected: CollectedOffers) -> StationError:

@@ -19,7 +19,6 @@ from moondream_station.core.builds.naming import Build, Capability, Kind, parse_
 
 T = TypeVar("T")
 
-_UNVERIFIED = "unverified"
 _RULED_BY_PLATFORM = {"macos_arm64": "mps"}  # every wheel for it is this build, whatever its version
 
 
@@ -87,9 +86,7 @@ class Catalog:
         self._drivers = {row["cuda_major"]: row for row in data["drivers"]}
         self._branches = {int(branch): cuda for branch, cuda in data["driver_branches"]["cuda"].items()}
         self._toolkit_packages = frozenset(data["toolkit_packages"]["names"])
-        self._unpacked: dict[str, float] = {
-            kind: factor for kind, factor in data["unpacked"].items() if kind != "source"
-        }
+        self._unpacked: Mapping[str, float] = data["unpacked"]
         self.gfx_overrides: Mapping[str, str] = data["gfx_overrides"]
         self._gfx_since = {name: Version(torch) for name, torch in data["gfx_since"].items()}
         self._gfx: dict[str, tuple[str, ...]] = {row["build"]: tuple(row["gfx"]) for row in data["rocm"]}
@@ -130,10 +127,9 @@ class Catalog:
         return str(build) if build is not None else None
 
     def architectures(self, build: Build, torch: Version, platform: str) -> Codes[Capability] | None:
-        """What a build of a torch has code for, from the nearest range where none contains it.
+        """What a build, or the newest known of its CUDA major, has code for; None with nothing to go by.
 
-        A tag that is not known takes the list of the newest known one of its CUDA major. None where there is
-        nothing to go by.
+        It is the range that contains the torch, else the nearest.
         """
         ranges = self._architectures.get((build.name, platform))
         known = ranges is not None
@@ -146,16 +142,12 @@ class Catalog:
         return Codes(nearest.codes, verified=known and not any(nearest.distance(torch)))
 
     def _sibling(self, build: Build, platform: str) -> str | None:
-        """The newest known build of the same CUDA major on a platform."""
         parsed = (parse_build(tag) for tag, where in self._architectures if where == platform)
         same_major = [known for known in parsed if known and known.version[:1] == build.version[:1]]
         return max(same_major).name if same_major else None
 
     def gfx(self, build: Build, torch: Version | None = None) -> Codes[str] | None:
-        """The AMD GPUs that a ROCm build has code for, with any torch or with one.
-
-        A ROCm that is not known takes the list of the nearest older one of its major.
-        """
+        """The AMD GPUs that a ROCm build, or the nearest older of its major, has code for with a torch."""
         known = [
             other
             for other in map(parse_build, self._gfx)
@@ -174,10 +166,7 @@ class Catalog:
         return ".".join(version.split(".")[:2]) if package in self._toolkit_packages else None
 
     def driver_bound(self, build: Build, system: str, *, blackwell: bool = False) -> str | None:
-        """The lowest NVIDIA driver for a CUDA build on "linux" or "windows", perhaps with GPUs from 10.0 on.
-
-        None for a CUDA major that is not known.
-        """
+        """The lowest NVIDIA driver on "linux" or "windows", with GPUs from 10.0 on; None where unknown."""
         bound = self._drivers.get(build.version[0], {}) if build.kind is Kind.CUDA else {}
         lowest = (bound.get("blackwell", {}) if blackwell else {}).get(system) or bound.get(system)
         return str(lowest) if lowest else None
@@ -228,7 +217,7 @@ def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
                         platform=platform,
                         pythons=(*pythons[platform], *index_pythons.get(platform, "").split()),
                         platform_tags=tuple({**tags, **wheel.get("tags", {})}[platform].split()),
-                        verified=wheel[platform] != _UNVERIFIED,
+                        verified=wheel[platform] != "unverified",
                         path=wheel.get("path", wheel["build"]),
                         without=frozenset(wheel.get("without", ())),
                         cpu_only=frozenset(wheel.get("cpu_only", ())),
@@ -236,17 +225,15 @@ def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
         others = release.get("tags_for", {})
         for platform, build in release["pypi"].items():
             # Wheels of one release may need another macOS for some Pythons.
-            apart = set(others["pythons"].split()) if platform in others else set[str]()
-            for tag, of in (
-                (tags[platform], set(pythons[platform]) - apart),
-                (others.get(platform, ""), apart),
-            ):
+            apart = others["pythons"].split() if platform in others else ()
+            for tag, is_apart in ((tags[platform], False), (others.get(platform, ""), True)):
+                of = tuple(python for python in pythons[platform] if (python in apart) is is_apart)
                 if of:
                     yield Row(
                         build=build,
                         torch=release["torch"],
                         platform=platform,
-                        pythons=tuple(python for python in pythons[platform] if python in of),
+                        pythons=of,
                         platform_tags=tuple(tag.split()),
                         verified=True,
                         path=None,

@@ -15,7 +15,6 @@ from moondream_station.core.builds.offers import Target
 from moondream_station.core.builds.visibility import InUse, amd_in_use, describe, intel_in_use, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 
-_BLACKWELL_MAJOR = 10
 _NOTHING = InUse()
 
 
@@ -92,16 +91,20 @@ class Hardware:
 
     def has_code(self, build: Build, torch: Version, gpu: Gpu) -> bool:
         """Whether a build has code for a GPU; an unknown capability counts as one, an unknown gfx not."""
+        known = self._codes(build, torch)
         match build.kind:
             case Kind.CUDA:
                 device = parse_capability(gpu.architecture or "")
-                known = self.catalog.architectures(build, torch, self.target.platform or "")
                 return device is None or known is None or covers(known.codes, device, build.version)
             case Kind.ROCM:
-                gfx = self.catalog.gfx(build, torch)
-                return gfx is not None and (gpu.architecture or "").split(":")[0] in gfx.codes
+                return known is not None and (gpu.architecture or "").split(":")[0] in known.codes
             case Kind.XPU | Kind.MPS | Kind.CPU:
                 return True
+
+    def _codes(self, build: Build, torch: Version) -> Codes[Any] | None:
+        if build.kind is Kind.CUDA:
+            return self.catalog.architectures(build, torch, self.target.platform or "")
+        return self.catalog.gfx(build, torch) if build.kind is Kind.ROCM else None
 
     def _serves(self, build: Build, torch: Version, gpu: Gpu) -> bool:
         driver = self.of_kind(build.kind).driver
@@ -130,11 +133,7 @@ class Hardware:
 
     def doubt(self, build: Build, torch: Version) -> str | None:
         """What about a build's bounds is concluded and not known, as a sentence; None where nothing is."""
-        known: Codes[Any] | None = None
-        if build.kind is Kind.CUDA:
-            known = self.catalog.architectures(build, torch, self.target.platform or "")
-        elif build.kind is Kind.ROCM:
-            known = self.catalog.gfx(build, torch)
+        known = self._codes(build, torch)
         if build.kind not in {Kind.CUDA, Kind.ROCM} or (known is not None and known.verified):
             return None
         return (
@@ -149,11 +148,9 @@ class Hardware:
         if gpu is None:
             return f"{build.name} runs on every GPU in use."
         if self.has_code(build, torch, gpu):
-            needed = self.needed_driver(build, (gpu,))
+            needed = f"{self.needed_driver(build, (gpu,))} or newer for {describe(gpu)}"
             driver = self.of_kind(build.kind).driver
-            return (
-                f"{build.name} needs driver {needed} or newer for {describe(gpu)}; this machine has {driver}."
-            )
+            return f"{build.name} needs driver {needed}; this machine has {driver}."
         if build.kind is Kind.ROCM and gpu.architecture is None:
             return f"{build.name}: the gfx name of {describe(gpu)} could not be detected."
         word = "compute capability " if build.kind is Kind.CUDA else ""
@@ -161,7 +158,6 @@ class Hardware:
         return f"{has_no}{self._who_has(gpu, build)}."
 
     def _who_has(self, gpu: Gpu, build: Build) -> str:
-        """Which verified build of a kind has code for a GPU, and up to which torch, as a sentence's end."""
         having = [
             (Version(row.torch), known)
             for row in self.catalog.rows_of(self.target.platform or "")
@@ -178,5 +174,4 @@ class Hardware:
 
 
 def _is_blackwell(gpu: Gpu) -> bool:
-    capability = parse_capability(gpu.architecture or "")
-    return capability is not None and capability[0] >= _BLACKWELL_MAJOR
+    return (parse_capability(gpu.architecture or "") or (0, 0)) >= (10, 0)

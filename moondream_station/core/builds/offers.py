@@ -193,9 +193,8 @@ def _two_numbers(text: str) -> tuple[int, int] | None:
 
 
 def _linux_tags(machine: str, glibc: tuple[int, int] | None) -> Iterator[str]:
-    """Platform tags of Linux, best first; none without glibc, for which alone PyTorch builds wheels."""
     if glibc is None:
-        return
+        return  # for which alone PyTorch builds wheels
     oldest = _OLDEST_GLIBC_MINOR[machine]
     newest = glibc[1] if glibc[0] == 2 else -1  # noqa: PLR2004  every manylinux profile is of glibc 2
     yield f"linux_{machine}"
@@ -281,19 +280,7 @@ def _accepts(requires_python: str, python: str) -> bool:
         return True
 
 
-def offer_from_wheel(
-    filename: str,
-    *,
-    catalog: Catalog,
-    source: Source,
-    index_url: str | None = None,
-    find_links: str | None = None,
-    url: str | None = None,
-    requires_python: str | None = None,
-    sha256: str | None = None,
-    size_bytes: int | None = None,
-    yanked: bool = False,
-) -> Offer | None:
+def offer_from_wheel(filename: str, *, catalog: Catalog, source: Source) -> Offer | None:
     """The offer that a file is, None for a file that is no wheel of torch or belongs to no known build.
 
     That is the build that its local version names; without one, PyPI's own for that version and platform.
@@ -314,14 +301,7 @@ def offer_from_wheel(
         torch=version.public,
         local=version.local,
         source=source,
-        index_url=index_url,
-        find_links=find_links,
         filename=name,
-        url=url,
-        requires_python=requires_python,
-        sha256=sha256,
-        size_bytes=size_bytes,
-        yanked=yanked,
         verified=platform is not None and catalog.row(build, version.public, platform) is not None,
         tags=tags,
         platform=platform,
@@ -329,10 +309,7 @@ def offer_from_wheel(
 
 
 def catalog_offers(catalog: Catalog, target: Target, *, index: str | None = None) -> tuple[Offer, ...]:
-    """Every wheel that the catalog knows of for a platform, whether it fits the Python or not.
-
-    `index` replaces the official index's base URL.
-    """
+    """Every wheel that the catalog knows of for a platform; `index` replaces the official base URL."""
     platform = target.platform
     if platform is None:
         return ()
@@ -356,7 +333,6 @@ def _offer_of(row: Row, platform: Platform, base: str) -> Offer:
 
 
 def _platform_of(tags: frozenset[Tag]) -> Platform | None:
-    """The platform that a wheel is for; None for any or an unknown one."""
     for tag in tags:
         platform = tag.platform
         if platform in _WINDOWS:
@@ -381,12 +357,11 @@ def pythons_of(offers: tuple[Offer, ...]) -> tuple[str, ...]:
 
 def in_words(pythons: tuple[str, ...]) -> str:
     """Pythons for a sentence, runs of them shortened: "3.9 to 3.13, 3.13t"."""
-    runs: list[list[str]] = []
+    runs: list[list[str]] = [[]]
     for python in pythons:
         # The next minor version, of the same threading, goes on with the run.
         minor = re.sub(r"\d+(?=t?$)", lambda last: str(int(last[0]) - 1), python)
-        if runs and runs[-1][-1] == minor:
-            runs[-1].append(python)
-        else:
-            runs.append([python])
-    return ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs) or "none"
+        if minor not in runs[-1][-1:]:
+            runs.append([])
+        runs[-1].append(python)
+    return ", ".join(" to ".join(dict.fromkeys((run[0], run[-1]))) for run in runs[1:]) or "none"

@@ -149,10 +149,7 @@ def decode_requirements(content: bytes) -> str:
     """The text of a requirements file, as pip decodes it (`pip._internal.req.req_file`, 25.0).
 
     That is by its byte order mark, by a PEP 263 line among the first two, as UTF-8, or as the system's locale
-    says: PowerShell's `pip freeze > requirements.txt` writes UTF-16.
-
-    Raises:
-        ValueError: It is none of these; the message says what, in words that follow a colon.
+    says (PowerShell's `pip freeze > requirements.txt` writes UTF-16). ValueError, whose words follow a colon.
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):
@@ -176,10 +173,8 @@ def _decoded(content: bytes, encoding: str) -> str:
 def parse_requirements(lines: Iterable[str], *, origin: str, allowed: Allowances = NOTHING) -> Requirements:
     """Reads the lines of a requirements file, with or without their ends; a byte order mark is skipped.
 
-    Raises:
-        RequirementsUnsafe: A line asks for something other than names, extras, versions, markers and sha256
-            hashes, or what is allowed beside; or there is too much. The message names file, line number and
-            the line without credentials.
+    RequirementsUnsafe names the line that asks for something else than names, extras, versions, markers,
+    sha256 hashes and what is allowed beside.
     """
     collected: dict[str, tuple[Requirement, tuple[str, ...]]] = {}
     warnings: list[str] = []
@@ -322,7 +317,6 @@ def _dropped_option(line: str, origin: str, number: int) -> str:
 
 
 def _why_never(line: str) -> str:
-    """Why an option is not accepted, and can't be allowed either."""
     if line.startswith(("-e", "--editable")):
         return "an editable installation would change with its folder; an environment never changes"
     if line.startswith(("-c", "--constraint")):
@@ -339,6 +333,5 @@ def _unsafe(origin: str, number: int, line: str, why: str) -> RequirementsUnsafe
 
 
 def _shown(text: str) -> str:
-    """A text without credentials, cut where it is long."""
     clean = redact_text(text.strip())
     return clean if len(clean) <= _SHOWN_CHARACTERS else f"{clean[:_SHOWN_CHARACTERS]}…"

@@ -162,7 +162,6 @@ def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
 
 
 def _deciding(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """An integrated GPU beside a discrete one does not decide."""
     return tuple(gpu for gpu in gpus if not gpu.integrated) or gpus
 
 

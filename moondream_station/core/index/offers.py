@@ -222,10 +222,9 @@ def _found_on(page: Page, url: str, source: Source, catalog: Catalog) -> _Found:
 
 
 def _offer(file: ListedFile, source: Source, url: str, catalog: Catalog) -> Offer | None:
-    return offer_from_wheel(
-        file.filename,
-        catalog=catalog,
-        source=source,
+    offer = offer_from_wheel(file.filename, catalog=catalog, source=source)
+    return offer and replace(
+        offer,
         index_url=without_credentials(url) if source != "find-links" and url != PYPI_URL else None,
         find_links=without_credentials(url) if source == "find-links" else None,
         url=file.url,

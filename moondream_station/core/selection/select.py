@@ -82,13 +82,8 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
         unseen, others = _judge_all(case.ignoring_also(Obstacle.UNVERIFIED), forced)
         if any(judged.offers for judged in others):
             case, judgements = unseen, others
-    possible = tuple(
-        sorted(
-            (judged for judged in judgements if judged.offers),
-            key=lambda judged: _worth(judged, case),
-            reverse=True,
-        )
-    )
+    usable = (judged for judged in judgements if judged.offers)
+    possible = tuple(sorted(usable, key=lambda judged: _worth(judged, case), reverse=True))
     about_name: str | None = None
     reason: str | None
     if strategy == "auto":
@@ -119,7 +114,7 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
 
 
 def _judge_all(case: Case, forced: Build | None) -> tuple[Case, tuple[Judgement, ...]]:
-    """The verdict on every build; where no build serves all GPUs of a kind, on serving as many as can be."""
+    """The verdict on every build; where none serves all GPUs of a kind, on serving as many as can be."""
     builds = case.builds if forced is None or forced in case.builds else (*case.builds, forced)
     judgements = tuple(judge(build, case) for build in builds)
     for kind in (Kind.CUDA, Kind.ROCM):
@@ -155,10 +150,7 @@ def _served_together(kind: Kind, builds: Iterable[Build], case: Case) -> frozens
 
 
 def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, Build]:
-    """How good a possible build is: what it computes on, then the newest torch, then the newest build.
-
-    A pre-release that nobody asked for comes after every final release.
-    """
+    """What it computes on, then the newest torch (pre-releases nobody asked for last), then the build."""
     kind = judgement.build.kind
     gpus = case.hardware.of_kind(kind).gpus
     integrated = bool(gpus) and all(gpu.integrated for gpu in gpus) and kind is not Kind.CUDA
@@ -191,28 +183,22 @@ def _named(
     if named.refusal is None:
         warning = f"You chose {strategy}; no other build is tried if it fails."
         if auto and auto.build != named.build:
-            warning = (
-                f"You chose {strategy}; strategy auto would use {auto.named}. No "
-                f"other build is tried if {strategy} fails."
-            )
+            alternative = f"strategy auto would use {auto.named}"
+            warning = f"You chose {strategy}; {alternative}. No other build is tried if {strategy} fails."
         return (named,), f"You chose {strategy}, with torch {named.best.torch}.", warning
     forced = judge(named.build, case.ignoring_also(*OVERRIDABLE))
     if forced.refusal and forced.refusal.obstacle is Obstacle.UNVERIFIED:
         forced = judge(named.build, case.ignoring_also(*OVERRIDABLE, Obstacle.UNVERIFIED))
-    if forced.refusal and auto is None:
-        return (), None, None
-    if forced.refusal and auto:
-        other = f"Strategy auto would use {auto.named}."
-        return (), f"{forced.refusal.reason} {other}", None
+    if forced.refusal:
+        reason = f"{forced.refusal.reason} Strategy auto would use {auto.named}." if auto else None
+        return (), reason, None
     warning = f"You chose {strategy}, but it can't run here: {named.refusal.reason}"
     return (forced,), f"You chose {strategy}, with torch {forced.best.torch}.", warning
 
 
 def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
-    """What a person should know about the choice: visibility, GPUs left out, and what nobody has verified.
-
-    What detection noted of the machine (a driver out of step, a lost GPU) comes first: it has a remedy.
-    """
+    """What a person should know about the choice: visibility, GPUs left out, and what nobody has verified."""
+    # What detection noted of the machine (a driver out of step, a lost GPU) comes first: it has a remedy.
     caveats: list[str] = list(case.request.capabilities.notes)
     for kind in GPU_KINDS:
         if chosen is None or chosen.build.kind in {kind, Kind.CPU}:
@@ -238,21 +224,18 @@ def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
 
 
 def _left_out(chosen: Judgement, case: Case) -> list[str]:
-    """The GPUs in use that the chosen build does not serve."""
     hardware = case.hardware
-    served = hardware.required.get(chosen.build.kind)
-    if served is None:
+    kind = chosen.build.kind
+    if kind not in hardware.required:
         return []
-    gpus = hardware.of_kind(chosen.build.kind).gpus
+    served = hardware.required_gpus(kind)
     unserved = [
-        f"{describe(gpu)} ({gpu.architecture or 'unknown'})"
-        for place, gpu in enumerate(gpus)
-        if place not in served
+        gpu for place, gpu in enumerate(hardware.of_kind(kind).gpus) if place not in hardware.required[kind]
     ]
     are, them = ("are", "them") if unserved[1:] else ("is", "it")
-    hiding = hiding_all_but([gpus[place] for place in sorted(served)], chosen.build.kind)
-    left_out = f"{listed(unserved)} {are} left out: no build that is possible here serves all GPUs."
-    return [f"{left_out} Hide {them} with {hiding}."]
+    names = listed(f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for gpu in unserved)
+    left_out = f"{names} {are} left out: no build that is possible here serves all GPUs."
+    return [f"{left_out} Hide {them} with {hiding_all_but(served, kind)}."]
 
 
 def _candidates(
@@ -261,10 +244,8 @@ def _candidates(
     judgements: tuple[Judgement, ...],
     reason: str,
 ) -> tuple[Candidate, ...]:
-    """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first.
-
-    The chosen one's reason is the choice's own: what `auto` would say of a build that was named is not true.
-    """
+    """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first."""
+    # The chosen one's reason is the choice's own: what auto would say of a build that was named is not true.
     chosen = order[0] if order else None
     ordered = {judged.build for judged in order}
     candidates = [
@@ -276,12 +257,11 @@ def _candidates(
         )
         for judged in (*order, *(other for other in possible if other.build not in ordered))
     ]
-    rejected = [judged for judged in judgements if judged.refusal and judged.build not in ordered]
-    rejected.sort(key=lambda judged: (_RANKS[judged.build.kind], judged.build), reverse=True)
+    ranked = sorted(judgements, key=lambda judged: (_RANKS[judged.build.kind], judged.build), reverse=True)
     candidates += [
         Candidate(build=judged.build.name, torch=None, verdict=Verdict.REJECTED, reason=judged.refusal.reason)
-        for judged in rejected
-        if judged.refusal
+        for judged in ranked
+        if judged.refusal and judged.build not in ordered
     ]
     return tuple(candidates)
 
@@ -332,11 +312,7 @@ def has_mps(capabilities: Capabilities) -> bool:
 
 
 def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
-    """The build that the guide recommends.
-
-    `mps` on Apple silicon under an arm64 Python, the table's build for an NVIDIA GPU whose driver supports
-    CUDA 11.8 or later, `cpu` for everything else.
-    """
+    """`mps` on Apple silicon under an arm64 Python, the table's build for an NVIDIA GPU, else `cpu`."""
     if has_mps(capabilities):
         return "mps"
     if nvidia_in_use(capabilities).absence is not None:
@@ -347,11 +323,7 @@ def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
 
 
 def guide_order(recommended: str, possible: tuple[Build, ...]) -> tuple[Build, ...]:
-    """The possible builds in the guide's order.
-
-    The recommended one first; then those of the next higher CUDA of the same major, then of the next lower,
-    then the others in the order they are given.
-    """
+    """The recommended one; of the same CUDA major the next higher, then the next lower; then the others."""
     build = parse_build(recommended)
     if build is None or build.kind is not Kind.CUDA:
         return tuple(sorted(possible, key=lambda other: other.name != recommended))

@@ -12,7 +12,7 @@ import pytest
 
 from moondream_station.core.capabilities.detect import PROBES, detect
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI
-from moondream_station.core.capabilities.probes.system import NVCC
+from moondream_station.core.capabilities.probes.probe import NVCC
 from moondream_station.core.facts.capabilities import Capabilities, Outcome, ProbeReport
 from moondream_station.core.facts.errors import ProgramMissing
 from moondream_station.core.machine.machine import CommandResult, LocalMachine, Machine, PlatformFacts

@@ -12,11 +12,19 @@ import pytest
 from hypothesis import given
 
 from moondream_station.core.capabilities.detect import PROBES
-from moondream_station.core.capabilities.probes import adapters, nvidia, system
+from moondream_station.core.capabilities.probes import adapters, nvidia
 from moondream_station.core.capabilities.probes.adapters import AMD, INTEL, QUERY, WINDOWS_GPUS, IntelReading
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI, NvidiaSmiReading
-from moondream_station.core.capabilities.probes.probe import DETAIL_LIMIT, Probe, Reading
-from moondream_station.core.capabilities.probes.system import MACOS, NVCC, SYSCTL, SysctlReading
+from moondream_station.core.capabilities.probes.probe import (
+    BRAND,
+    DETAIL_LIMIT,
+    MACOS,
+    NVCC,
+    SYSCTL,
+    Probe,
+    Reading,
+    SysctlReading,
+)
 from moondream_station.core.facts.capabilities import Outcome
 from moondream_station.core.machine.machine import CommandResult
 from moondream_station.core.machine.record import MachineRecord, RecordedMachine, Recorder
@@ -320,7 +328,7 @@ async def test_sysctl_tells_the_processor(
 async def test_sysctl_without_answers() -> None:
     """Not installed, refusing and hanging are three answers."""
     refusing = tuple(replace(result, returncode=1, stdout="") for result in mac().commands)
-    hanging = (answer(*system.BRAND, timed_out=True, returncode=-9),)
+    hanging = (answer(*BRAND, timed_out=True, returncode=-9),)
     assert (await read(SYSCTL, cpu_only(MACOS_FACTS))).outcome is Outcome.ABSENT
     assert (await read(SYSCTL, replace(mac(), commands=refusing))).outcome is Outcome.FAILED
     assert (await read(SYSCTL, replace(mac(), commands=hanging))).outcome is Outcome.TIMED_OUT
