@@ -58,8 +58,7 @@ _ARCHIVE = (
 )  # fmt: skip
 _SHOWN_CHARACTERS = 160
 
-SOURCES = (".tar.gz", ".zip")
-"""How archives of sources end (PEP 625, and what was usual before)."""
+_SOURCES = (".tar.gz", ".zip")  # how archives of sources end: PEP 625, and what was usual before
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Allowances:
             why = "only http and https URLs can be allowed, because others can't be locked"
         elif "@" in parts.netloc:
             why = "a URL must not hold credentials; put them into netrc"
-        elif not filename.endswith((".whl", *SOURCES)):
+        elif not filename.endswith((".whl", *_SOURCES)):
             why = "a URL must name a wheel or a source archive"
         elif not filename.endswith(".whl") and name not in self.builds:
             why = "it is not a wheel, and the manifest does not allow building it from source"
@@ -126,9 +125,12 @@ class Requirements:
         return bool(self.of_family().items)
 
     def applicable(self, markers: Mapping[str, str]) -> Requirements:
-        """Those whose marker holds in an environment (`Target.markers`)."""
-        environment = {**markers, "extra": ""}
-        return self.where(lambda item: item.marker is None or item.marker.evaluate(environment))
+        """Those whose marker holds in an environment (`Target.markers`), bounds too."""
+
+        def holds(item: Requirement) -> bool:
+            return item.marker is None or item.marker.evaluate({**markers, "extra": ""})
+
+        return replace(self.where(holds), bounds=tuple(filter(holds, self.bounds)))
 
     def of_family(self) -> Requirements:
         """Those that PyTorch's index serves."""
@@ -182,7 +184,10 @@ def parse_requirements(lines: Iterable[str], *, origin: str, allowed: Allowances
         if line.startswith("-"):
             warnings.append(_dropped_option(line, place, number))
             continue
-        item, text, hashes = _parse_line(line, place, number, allowed)
+        try:
+            item, text, hashes = _parse_line(line, allowed)
+        except InvalidRequirement as error:
+            raise _unsafe(place, number, line, str(error).splitlines()[0]) from error
         known = collected.get(text)
         collected[text] = (item, tuple(dict.fromkeys((*(known[1] if known else ()), *hashes))))
     return Requirements(
@@ -251,23 +256,14 @@ def _logical_lines(lines: Iterable[str], origin: str) -> Iterator[tuple[int, str
         yield started, joined
 
 
-def _parse_line(
-    line: str, origin: str, number: int, allowed: Allowances
-) -> tuple[Requirement, str, tuple[str, ...]]:
-    hashes: list[str] = []
-    for value in _HASH.findall(line):
-        match = _SHA256.fullmatch(value)
-        if match is None:
-            raise _unsafe(origin, number, line, "only sha256 hashes are accepted")
-        hashes.append(match[1].lower())
+def _parse_line(line: str, allowed: Allowances) -> tuple[Requirement, str, tuple[str, ...]]:
+    hashes = [_SHA256.fullmatch(value) for value in _HASH.findall(line)]
+    if None in hashes:
+        raise InvalidRequirement("only sha256 hashes are accepted")
     bare = _HASH.sub("", line)
     if re.search(r"\s--?[A-Za-z]", bare):
-        raise _unsafe(origin, number, line, "options other than --hash are not accepted")
-    try:
-        item, text = _parse_requirement(bare, allowed)
-    except InvalidRequirement as error:
-        raise _unsafe(origin, number, line, str(error).splitlines()[0]) from error
-    return item, text, tuple(hashes)
+        raise InvalidRequirement("options other than --hash are not accepted")
+    return *_parse_requirement(bare, allowed), tuple(found[1].lower() for found in hashes if found)
 
 
 def _parse_requirement(text: str, allowed: Allowances = NOTHING) -> tuple[Requirement, str]:
@@ -299,9 +295,8 @@ def _check_marker(item: Requirement) -> None:
 
 def _specifier(item: Requirement, text: str) -> str:
     clauses = {str(clause) for clause in item.specifier}
-    written = re.split(
-        r"\s*,\s*", re.sub(r"^[^\[(<>=!~;]*(\[[^\]]*\])?", "", text.split(";", maxsplit=1)[0]).strip(" ()")
-    )
+    after_name = re.sub(r"^[^\[(<>=!~;]*(\[[^\]]*\])?", "", text.split(";", maxsplit=1)[0])
+    written = re.split(r"\s*,\s*", after_name.strip(" ()"))
     in_order = [re.sub(r"\s+", "", clause) for clause in written if clause]
     return ",".join(in_order) if set(in_order) == clauses else str(item.specifier)
 
@@ -310,10 +305,8 @@ def _dropped_option(line: str, origin: str, number: int) -> str:
     match = _INDEX_OPTION.fullmatch(line)
     if match is None or not _PYTORCH_INDEX.match(match[1].strip("'\"")):
         raise _unsafe(origin, number, line, _why_never(line))
-    return (
-        f"{origin}, line {number}: {_shown(line)!r} is ignored: the station chooses PyTorch's index "
-        "for this machine."
-    )
+    why = "the station chooses PyTorch's index for this machine"
+    return f"{origin}, line {number}: {_shown(line)!r} is ignored: {why}."
 
 
 def _why_never(line: str) -> str:

@@ -124,8 +124,7 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     if not gpus:
         return _none_found(capabilities, "AMD GPU", "amd")
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
-        absence = _WITHOUT_KFD[capabilities.surroundings == "wsl2"]
-        return InUse(absence=absence, hidden=gpus)
+        return InUse(absence=_WITHOUT_KFD[capabilities.surroundings == "wsl2"], hidden=gpus)
     hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in capabilities.variables else "CUDA_VISIBLE_DEVICES"
     for name in ("ROCR_VISIBLE_DEVICES", hip):
         value = capabilities.variables.get(name)
@@ -138,10 +137,9 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     if override is None:
         return InUse(gpus=gpus)
     gfx = f"gfx{int(override[1])}{int(override[2]):x}{int(override[3]):x}"
-    overridden = tuple(
-        replace(gpu, architecture=gfx, architecture_source="HSA_OVERRIDE_GFX_VERSION") for gpu in gpus
-    )
-    return InUse(gpus=overridden, warnings=(f"HSA_OVERRIDE_GFX_VERSION makes every AMD GPU count as {gfx}.",))
+    source = "HSA_OVERRIDE_GFX_VERSION"
+    overridden = tuple(replace(gpu, architecture=gfx, architecture_source=source) for gpu in gpus)
+    return InUse(gpus=overridden, warnings=(f"{source} makes every AMD GPU count as {gfx}.",))
 
 
 def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
@@ -169,16 +167,15 @@ def _without_driver(capabilities: Capabilities, gpus: tuple[Gpu, ...]) -> InUse:
     toolkit = f"; CUDA toolkit {capabilities.nvcc} is ignored" if capabilities.nvcc else ""
     if gpus:
         return InUse(gpus=gpus, absence=f"{describe(gpus[0])} has no working NVIDIA driver{toolkit}")
-    if (detail := _unanswered(capabilities, "nvidia_smi", "nvidia_driver", _ON_WINDOWS)) is not None:
-        doubt = f"whether there is an NVIDIA driver could not be detected ({detail}){toolkit}"
-        return InUse(absence=doubt, uncertain=True)
-    return InUse(absence=f"no NVIDIA driver was found{toolkit}")
+    probes = ("nvidia_smi", "nvidia_driver", _ON_WINDOWS)
+    return _none_found(capabilities, "NVIDIA driver", *probes, besides=toolkit)
 
 
-def _none_found(capabilities: Capabilities, what: str, *probes: str) -> InUse:
+def _none_found(capabilities: Capabilities, what: str, *probes: str, besides: str = "") -> InUse:
     if (detail := _unanswered(capabilities, *probes)) is not None:
-        return InUse(absence=f"whether there is an {what} could not be detected ({detail})", uncertain=True)
-    return InUse(absence=f"no {what} was found")
+        doubt = f"whether there is an {what} could not be detected ({detail}){besides}"
+        return InUse(absence=doubt, uncertain=True)
+    return InUse(absence=f"no {what} was found{besides}")
 
 
 def _unanswered(capabilities: Capabilities, *probes: str) -> str | None:
@@ -190,7 +187,6 @@ def _unanswered(capabilities: Capabilities, *probes: str) -> str | None:
 
 
 def _without_list(capabilities: Capabilities, driver: str) -> InUse:
-    """A driver, and no GPU listed: there is none, or it is unknown which."""
     value = capabilities.variables.get("CUDA_VISIBLE_DEVICES")
     if value is not None and not _entries(value):
         return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
@@ -200,10 +196,8 @@ def _without_list(capabilities: Capabilities, driver: str) -> InUse:
         # Where one may be there, detection lists a GPU of unknown capability: none listed is none there.
         why = _unanswered(capabilities, "nvidia_smi") or "a container started without its GPU?"
         return InUse(absence=f"NVIDIA driver {driver} is installed, but has no GPU ({why})", driver=driver)
-    warning = (
-        f"The NVIDIA GPUs could not be detected, so only driver {driver} decides; whether a build has code "
-        "for them is checked after installation."
-    )
+    later = "whether a build has code for them is checked after installation"
+    warning = f"The NVIDIA GPUs could not be detected, so only driver {driver} decides; {later}."
     return InUse(driver=driver, unknown=True, warnings=(warning,))
 
 
@@ -215,11 +209,9 @@ def _as_jetson(gpu: Gpu) -> Gpu:
 
 
 def _unreadable(gpus: Sequence[Gpu]) -> str:
-    names = ", ".join(describe(gpu) for gpu in gpus)
-    return (
-        f"The compute capability of {names} could not be detected, so only the driver decides; whether the "
-        "build has code for it is checked after installation."
-    )
+    unknown = f"The compute capability of {', '.join(map(describe, gpus))} could not be detected"
+    later = "whether the build has code for it is checked after installation"
+    return f"{unknown}, so only the driver decides; {later}."
 
 
 def _visible_to_cuda(

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 VALID_SECONDS: Final = 300.0
 """A GPU can be plugged in, or fall off its bus, without changing the fingerprint."""
 
-_STATE_SECONDS: Final = 1.0
-"""How long the fingerprint may take; it takes less than a thousandth of that."""
-
+_STATE_SECONDS: Final = 1.0  # the fingerprint takes less than a thousandth of that
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _FORMAT: Final = "moondream-station/capabilities/1"
@@ -61,7 +59,6 @@ class CapabilityCache:
     """Gives the machine's capabilities, asking the probes only where it must.
 
     Only what this computer answered is ever kept, and never a snapshot with a failed or timed-out probe.
-    `clock` gives wall-clock seconds since the epoch.
     """
 
     def __init__(self, home: Home, machine: Machine, *, clock: Callable[[], float] = time.time) -> None:
@@ -126,7 +123,6 @@ def read_cached(home: Home) -> Capabilities | None:
 
 
 def _load(home: Home) -> _Kept | None:
-    """The snapshot in the home, None where there is none, or a damaged one."""
     try:
         data: Any = read_json(home.capabilities)
         if data is None:
@@ -182,9 +178,7 @@ def _from_json(data: dict[str, Any]) -> Capabilities:
 def fingerprint(machine: LocalMachine) -> str:
     """What a snapshot depends on: while it is unchanged, so is what probes would find.
 
-    It covers the boot, the loaded NVIDIA driver, the kernel, the recorded environment variables, Python and
-    platform, the station's version, and the probes' programs with their times. It reads a handful of small
-    files and takes well under a millisecond.
+    It reads a handful of small files and takes well under a millisecond.
     """
     from moondream_station.core.capabilities.detect import PROBES  # noqa: PLC0415  unlike `read_cached`
     from moondream_station.core.capabilities.probes import nvidia  # noqa: PLC0415

@@ -24,6 +24,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final, Literal, TypeVar
 
 import anyio
@@ -62,6 +63,7 @@ from moondream_station.core.facts.capabilities import (
 )
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.task_groups import accompanied, together
 from moondream_station.core.machine.machine import Machine, PlatformFacts
 from moondream_station.core.machine.record import Recorder
 
@@ -88,7 +90,6 @@ _ROSETTA: Mapping[bool | None, str] = {
 }
 
 R = TypeVar("R", bound=Reading)
-Source = Literal["nvidia-smi", "proc", "sys", "wmi"]
 
 _log = Log()
 
@@ -112,52 +113,36 @@ async def detect(
     answers, or fails to answer, makes it raise. Probes of another system are left out.
     """
     asked = [probe for probe in probes if probe.system in {None, machine.facts.system}]
-    done: dict[str, tuple[Reading, ProbeReport]] = {}
+    readings: dict[str, Reading] = {}
+    reports: dict[str, ProbeReport] = {}
     started = anyio.current_time()
     deadlines = {probe.name: anyio.CancelScope() for probe in asked}
 
-    def shorten() -> None:
-        """Wait no longer for the tool that may hang once its answer could not change the choice."""
-        waiting = deadlines.get(NVIDIA_SMI.name)
-        if waiting and is_smi_spare(machine.facts, {probe: reading for probe, (reading, _) in done.items()}):
-            waiting.deadline = min(waiting.deadline, started + spare_after_seconds)
-
     async def ask(probe: Probe) -> None:
         began = time.perf_counter()
-        reading = await _read(probe, machine, deadlines[probe.name])
+        reading = readings[probe.name] = await _read(probe, machine, deadlines[probe.name])
+        seconds = time.perf_counter() - began
         report = ProbeReport(
-            probe=probe.name,
-            outcome=reading.outcome,
-            seconds=time.perf_counter() - began,
-            detail=reading.detail,
+            probe=probe.name, outcome=reading.outcome, seconds=seconds, detail=reading.detail
         )
-        done[probe.name] = (reading, report)
+        reports[probe.name] = report
         on_probe(report)
-        shorten()
+        # The tool that may hang is waited for no longer once its answer could not change the choice.
+        if (waiting := deadlines.get(NVIDIA_SMI.name)) and is_smi_spare(machine.facts, readings):
+            waiting.deadline = min(waiting.deadline, started + spare_after_seconds)
 
     async def name_slow_ones() -> None:
         await anyio.sleep(slow_after_seconds)
         for probe in asked:
-            if probe.name not in done:
+            if probe.name not in reports:
                 on_slow(probe.name)
 
-    async with anyio.create_task_group() as watching:
-        watching.start_soon(name_slow_ones)
-        async with anyio.create_task_group() as asking:
-            for probe in asked:
-                asking.start_soon(ask, probe)
-        watching.cancel_scope.cancel()
-
-    return combine(
-        machine.facts,
-        machine.variables,
-        {probe: reading for probe, (reading, _) in done.items()},
-        tuple(done[probe.name][1] for probe in asked),
-    )
+    await accompanied(lambda: together(*(partial(ask, probe) for probe in asked)), by=name_slow_ones)
+    in_order = tuple(reports[probe.name] for probe in asked)
+    return combine(machine.facts, machine.variables, readings, in_order)
 
 
 async def _read(probe: Probe, machine: Machine, within: anyio.CancelScope) -> Reading:
-    """Ask a probe's questions, and read what was answered before its deadline."""
     recorder = Recorder(machine)
     failure, began = "", anyio.current_time()
     within.deadline = began + probe.deadline_seconds
@@ -173,7 +158,7 @@ async def _read(probe: Probe, machine: Machine, within: anyio.CancelScope) -> Re
 
 
 async def _ask(probe: Probe, machine: Machine) -> str:
-    """Ask a probe's questions; what could not even be asked is returned in words."""
+    """What could not even be asked is returned in words."""
     failures: list[BaseException] = []
     try:
         await probe.ask(machine)
@@ -275,29 +260,21 @@ def combine(
     return _as_mac(capabilities, evidence) if facts.system == "Darwin" else capabilities
 
 
-def _driver(evidence: _Evidence) -> tuple[str | None, Source | None]:
-    kernel = evidence.kernel
-    sources: tuple[tuple[str | None, Source | None], ...] = (
-        (evidence.smi.version, "nvidia-smi"),
-        (kernel.version, kernel.source),
-        (evidence.windows.version, "wmi"),
-    )
-    return next((told for told in sources if told[0] is not None), (None, None))
+def _driver(evidence: _Evidence) -> tuple[str | None, str | None]:
+    if evidence.smi.version is not None:
+        return evidence.smi.version, "nvidia-smi"
+    if evidence.kernel.version is not None:
+        return evidence.kernel.version, evidence.kernel.source
+    return evidence.windows.version, "wmi" if evidence.windows.version is not None else None
 
 
 def _nvidia_gpus(evidence: _Evidence, driver: str | None) -> tuple[Gpu, ...]:
-    gpus = _gpus_under(driver, evidence)
-    if evidence.surroundings == "jetson":
-        return tuple(replace(gpu, integrated=True) for gpu in gpus)
-    return gpus
-
-
-def _gpus_under(driver: str | None, evidence: _Evidence) -> tuple[Gpu, ...]:
     smi, adapters = evidence.smi, evidence.listed("nvidia")
+    if evidence.surroundings == "jetson":
+        gpus = smi.gpus or (replace(_UNKNOWN, index=0, name="NVIDIA Jetson"),)
+        return tuple(replace(gpu, integrated=True) for gpu in gpus)
     if smi.gpus:
         return smi.gpus
-    if evidence.surroundings == "jetson":
-        return (replace(_UNKNOWN, index=0, name="NVIDIA Jetson"),)
     if driver is None:
         return adapters or evidence.on_bus("nvidia")
     if any(trouble.hides_all for trouble in smi.troubles):
@@ -316,20 +293,16 @@ def _nvidia_notes(evidence: _Evidence, driver: str | None, gpus: tuple[Gpu, ...]
     is_there = bool(gpus or driver or evidence.on_bus("nvidia"))
     yield from (trouble.remedy for trouble in smi.troubles if is_there or trouble not in _OF_AN_IMAGE)
     if smi.gpus and smi.version and in_kernel and smi.version != in_kernel:
-        yield (
-            f"nvidia-smi reports driver {smi.version} and the kernel {in_kernel}: they are out of step, "
-            "restart the computer."
-        )
+        remedy = "they are out of step, restart the computer"
+        yield f"nvidia-smi reports driver {smi.version} and the kernel {in_kernel}: {remedy}."
     if smi.cuda_shown and not smi.cuda:
-        yield (
-            f"nvidia-smi shows {smi.cuda_shown} as CUDA version: the driver's CUDA library is missing. "
-            "A container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility."
-        )
+        remedy = "A container needs NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+        missing = "the driver's CUDA library is missing"
+        yield f"nvidia-smi shows {smi.cuda_shown} as CUDA version: {missing}. {remedy}."
     if not smi.is_installed and in_kernel and not gpus:
-        yield (
-            f"The kernel has NVIDIA driver {in_kernel}, but nvidia-smi is missing and no GPU "
-            "can be reached: start the container with `--gpus all`, or install the rest of the driver."
-        )
+        remedy = "start the container with `--gpus all`, or install the rest of the driver"
+        missing = "nvidia-smi is missing and no GPU can be reached"
+        yield f"The kernel has NVIDIA driver {in_kernel}, but {missing}: {remedy}."
     if not smi.is_installed and gpus and driver is None and evidence.surroundings != "jetson":
         yield "An NVIDIA GPU was found without an NVIDIA driver: install the driver."
     if evidence.toolkit and driver is None:
@@ -337,7 +310,6 @@ def _nvidia_notes(evidence: _Evidence, driver: str | None, gpus: tuple[Gpu, ...]
 
 
 def _other_gpus(evidence: _Evidence) -> tuple[Gpu, ...]:
-    """AMD's and Intel's: from the kernel, else as Windows lists them or the bus shows them."""
     amd = evidence.amd.gpus or evidence.listed("amd")
     if not amd and evidence.amd.outcome is Outcome.ABSENT:
         amd = tuple(replace(gpu, architecture_source=BUS_ALONE) for gpu in evidence.on_bus("amd"))

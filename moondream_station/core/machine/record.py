@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 import anyio.lowlevel
 
+from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.machine.machine import CommandResult, Machine, PlatformFacts, Unreadable
 
@@ -65,15 +66,8 @@ class MachineRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as docs/reference describes the file."""
-        data: dict[str, Any] = {
-            "format": FORMAT,
-            "platform": {**asdict(self.platform), "libc": list(self.platform.libc)},
-            "env": dict(self.env),
-            "commands": [{**asdict(result), "argv": list(result.argv)} for result in self.commands],
-            "files": dict(self.files),
-            "directories": {path: list(names) for path, names in self.directories.items()},
-        }
-        return {**data, "unreadable": dict(self.unreadable)} if self.unreadable else data
+        data = {"format": FORMAT, **to_json(self)}
+        return data if self.unreadable else {key: data[key] for key in data if key != "unreadable"}
 
 
 def load_record(path: Path) -> MachineRecord:
@@ -224,10 +218,8 @@ class Recorder:
         try:
             result = await self._machine.run(*argv)
         except anyio.get_cancelled_exc_class():
-            seconds = time.perf_counter() - began
-            self._commands[argv] = CommandResult(
-                argv=argv, returncode=_KILLED, seconds=seconds, timed_out=True
-            )
+            killed = CommandResult(argv=argv, returncode=_KILLED, timed_out=True)
+            self._commands[argv] = replace(killed, seconds=time.perf_counter() - began)
             raise
         if result is not None:
             self._commands[argv] = result
@@ -255,10 +247,7 @@ class Recorder:
 
 
 def with_python(machine: Machine, python: str) -> Machine:
-    """The same machine, with environments made from another Python ("3.12", "3.12.3", "3.14t").
-
-    UsageError where that is not a version.
-    """
+    """The same machine, with environments made from another Python ("3.12", "3.12.3", "3.14t")."""
     if _PYTHON_ASKED.fullmatch(python) is None:
         raise UsageError(f"{python!r} is not a Python version.", hint="Give it as X.Y, for example 3.12.")
     # A machine of its own, whose capabilities are never kept as this computer's.
@@ -291,21 +280,21 @@ def local_identity(environ: Mapping[str, str]) -> Identity:
 
 
 def redact(record: MachineRecord, identity: Identity) -> MachineRecord:
-    """Leave home folders, user and host names, GPU identifiers and serial numbers out of a record.
-
-    What the probes read in it is unchanged.
-    """
+    """Leave all of that, GPU identifiers and serial numbers out of a record, and nothing that probes read."""
     clean = cleaner(identity)
+
+    def cleaned(texts: Mapping[str, str]) -> dict[str, str]:
+        return {key: clean(text) for key, text in texts.items()}
+
     return replace(
         record,
         platform=replace(record.platform, version=clean(record.platform.version)),
-        env={name: clean(value) for name, value in record.env.items()},
+        env=cleaned(record.env),
         commands=tuple(
-            replace(result, stdout=clean(result.stdout), stderr=clean(result.stderr))
-            for result in record.commands
+            replace(it, stdout=clean(it.stdout), stderr=clean(it.stderr)) for it in record.commands
         ),
-        files={path: clean(text) for path, text in record.files.items()},
-        unreadable={path: clean(reason) for path, reason in record.unreadable.items()},
+        files=cleaned(record.files),
+        unreadable=cleaned(record.unreadable),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from packaging.utils import canonicalize_name
 
@@ -15,12 +16,11 @@ _UNPINNED_COMPANION = "torchaudio"  # 2.11.0 names no torch, so pip would pair i
 
 
 def install_command(offer: Offer, requirements: Requirements, case: Case) -> tuple[str, ...]:
-    """The command as an argument list.
+    """The command as an argument list: the requirements as they were written, from the chosen index.
 
-    The requirements as they were written, from the chosen index; of an index of PyTorch's those that it
-    serves, because it has no other packages, or stale ones. Where pip by itself would take another torch than
-    the chosen one, the chosen version is pinned; a wheel from find-links always is, and so is everything
-    where the user's extra indexes count as much for pip as the chosen one.
+    Of an index of PyTorch's those that it serves, because it has no other packages, or stale ones. Where pip
+    by itself would take another torch, the chosen one is pinned; a wheel from find-links always is, and so is
+    everything where the user's extra indexes count as much for pip as the chosen one.
     """
     is_of_pytorch = offer.source == "index" and offer.build != "mps"
     if is_of_pytorch:
@@ -40,10 +40,8 @@ def _would_differ(offer: Offer, case: Case) -> bool:
     """Whether pip would take a newer torch from the same place: it knows neither driver nor GPU."""
     newer = [
         other
-        for others in case.offers.values()
-        for other in others
-        if other.source == offer.source
-        and other.index_url == offer.index_url
+        for other in chain(*case.offers.values())
+        if (other.source, other.index_url) == (offer.source, offer.index_url)
         and other.version > offer.version
         and (other.is_real or other.verified)
         and other.fits_system(case.target)

@@ -42,10 +42,7 @@ OVERRIDABLE = frozenset({Obstacle.HARDWARE, Obstacle.ARCHITECTURE})
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What a build is chosen for; torch itself need not be required.
-
-    The environment's Python ("3.11.7", "3.11", "3.14t") need not be the machine's own.
-    """
+    """What a build is chosen for; the Python ("3.11.7", "3.11", "3.14t") need not be the machine's own."""
 
     capabilities: Capabilities
     requirements: Requirements
@@ -69,9 +66,8 @@ class BuildRequest:
 class TorchRequirement:
     """What is required of torch and its companions on one target.
 
-    `text` is the requirement on torch's version as it was written ("torch>=2.7.0"), and the constraint on it,
-    as one phrase; empty where there is neither. `toolkits` are the CUDAs that pinned packages of NVIDIA's
-    belong to, by the pin.
+    `text` is what was written of torch's version ("torch>=2.7.0"), with the constraint on it, or empty;
+    `toolkits` the CUDAs that pinned packages of NVIDIA's belong to, by the pin.
     """
 
     versions: SpecifierSet
@@ -95,10 +91,8 @@ class TorchRequirement:
             pins = [clause.version for clause in item.specifier if clause.operator in _EXACT]
             if pins and target.platform == "linux_x86_64" and (cuda := catalog.toolkit_of(name, pins[0])):
                 toolkits[text.split(";")[0].strip()] = cuda
-        for item in requirements.bounds:
+        for item in applicable.bounds:
             name = canonicalize_name(item.name)
-            if item.marker is not None and not item.marker.evaluate({**target.markers, "extra": ""}):
-                continue
             if name == "torch" and item.specifier:
                 texts.append(f"the constraint torch{item.specifier}")
             if name == "torch" or name in versions:
@@ -142,10 +136,7 @@ class TorchRequirement:
 
 @dataclass(frozen=True)
 class Case:
-    """A request and the offers it is held against, by build, in the form that verdicts are made from.
-
-    What the catalog knows of gives reasons where nothing is available.
-    """
+    """A request and, by build, the offers it is held against; those `known` to the catalog give reasons."""
 
     request: BuildRequest
     torch: TorchRequirement
@@ -186,10 +177,6 @@ class Case:
     def ignoring_also(self, *obstacles: Obstacle) -> Case:
         """The same case, where these obstacles do not count."""
         return replace(self, ignoring=self.ignoring | set(obstacles))
-
-    def with_hardware(self, hardware: Hardware) -> Case:
-        """The same case on other hardware."""
-        return replace(self, hardware=hardware)
 
 
 def _by_build(offers: Iterable[Offer], target: Target, *, with_yanked: bool) -> dict[str, tuple[Offer, ...]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packaging.version import Version
 
@@ -121,7 +121,7 @@ def _judge_all(case: Case, forced: Build | None) -> tuple[Case, tuple[Judgement,
         if any(judged.offers for judged in judgements if judged.build.kind is kind):
             continue
         if together := _served_together(kind, builds, case):
-            case = case.with_hardware(case.hardware.requiring(kind, together))
+            case = replace(case, hardware=case.hardware.requiring(kind, together))
             judgements = tuple(judge(build, case) for build in builds)
     return case, judgements
 

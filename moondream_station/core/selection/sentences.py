@@ -44,7 +44,6 @@ def why_chosen(chosen: Judgement, case: Case) -> str:
 
 
 def _on(chosen: Judgement, case: Case) -> str:
-    """The GPUs that a build serves, with the driver, for a sentence."""
     gpus = case.hardware.required_gpus(chosen.build.kind)
     names = listed(map(_with_architecture, gpus)) or "this machine's GPU"
     driver = case.hardware.of_kind(chosen.build.kind).driver
@@ -110,44 +109,32 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
         return f"PyTorch has no wheels for {target.place}, only for {places}. Use one of these."
     if target.system == "Linux" and target.glibc is None:
         libc = " ".join(case.request.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
-        return (
-            f"PyTorch's wheels need glibc, but this system has {libc}: use a distribution with glibc 2.28 or "
-            "newer."
-        )
+        remedy = "use a distribution with glibc 2.28 or newer"
+        return f"PyTorch's wheels need glibc, but this system has {libc}: {remedy}."
     is_windows_arm = target.platform == "windows_arm64"
     other_python = " An x86-64 Python, which Windows runs there too, has more." if is_windows_arm else ""
     obstacles = {judgement.refusal.obstacle for judgement in judgements if judgement.refusal}
-    if Obstacle.PYTHON in obstacles and (pythons := _pythons_that_would(case)):
-        of = f" of {case.torch.text}" if case.torch.text else ""
-        return (
-            f"PyTorch has no wheel{of} for Python {target.python_minor} on this machine: "
-            f"use Python {in_words(pythons)}.{other_python}"
-        )
+    other = case.ignoring_also(Obstacle.PYTHON)
+    offers = (offer for build in case.builds for offer in judge(build, other).offers)
+    if Obstacle.PYTHON in obstacles and (pythons := pythons_of(tuple(offers))):
+        wheel = f"wheel of {case.torch.text}" if case.torch.text else "wheel"
+        remedy = f"use Python {in_words(pythons)}.{other_python}"
+        return f"PyTorch has no {wheel} for Python {target.python_minor} on this machine: {remedy}"
     for judgement in judgements:
         # What stands in the way of another platform's build is nothing that its user can act on.
-        refusal = judgement.refusal
-        if (
-            judgement.build.kind in {Kind.CPU, Kind.MPS}
-            and refusal
-            and refusal.obstacle is not Obstacle.PLATFORM
-        ):
-            name = judgement.build.name
-            reason = re.sub(rf"^{name} ", f"The {name} build ", refusal.reason)
-            advice = f"{_allow(case, reason)}{other_python}"
-            is_companion = refusal.obstacle is Obstacle.COMPANION
-            wanted = case.torch.phrase_with_companions if is_companion else case.torch.phrase
-            return f"Nothing satisfies {wanted} on this machine. {reason}{advice}"
-    return (
-        f"Nothing satisfies {case.torch.phrase} on this machine: allow other versions, or see the reason of "
-        "each build."
-    )
+        name, refusal = judgement.build.name, judgement.refusal
+        if judgement.build.kind in GPU_KINDS or refusal is None or refusal.obstacle is Obstacle.PLATFORM:
+            continue
+        reason = re.sub(rf"^{name} ", f"The {name} build ", refusal.reason)
+        is_companion = refusal.obstacle is Obstacle.COMPANION
+        wanted = case.torch.phrase_with_companions if is_companion else case.torch.phrase
+        return f"Nothing satisfies {wanted} on this machine. {reason}{_allow(case, reason)}{other_python}"
+    instead = "allow other versions, or see the reason of each build"
+    return f"Nothing satisfies {case.torch.phrase} on this machine: {instead}."
 
 
 def _allow(case: Case, reason: str) -> str:
-    """What the requirement would have to allow, as a sentence; the companions are given up last.
-
-    Empty where the reason has said it already.
-    """
+    """What the requirement would have to allow, where the reason has not said it; companions go last."""
     for also in ((), (Obstacle.COMPANION,), (Obstacle.COMPANION, Obstacle.PYTHON)):
         if also == (Obstacle.COMPANION,) and (best := best_build(case.ignoring_also(*also))):
             companions = " and ".join(case.torch.companions)
@@ -158,12 +145,6 @@ def _allow(case: Case, reason: str) -> str:
             python = f" for Python {in_words(pythons_of((best.best,)))}" if Obstacle.PYTHON in also else ""
             return f" Allow torch {best.best.torch}, which {best.build.name} has{python}."
     return ""
-
-
-def _pythons_that_would(case: Case) -> tuple[str, ...]:
-    """The Pythons with which some build would be possible here."""
-    other = case.ignoring_also(Obstacle.PYTHON)
-    return pythons_of(tuple(offer for build in case.builds for offer in judge(build, other).offers))
 
 
 def idle_gpu_warnings(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
@@ -183,9 +164,9 @@ def other_gpu_warnings(chosen: Judgement, case: Case) -> tuple[str, ...]:
     kind = chosen.build.kind
     if kind not in _PREFERRED:
         return ()
+    cant = f"is left out: {chosen.build.name} can't use it"
     return tuple(
-        f"{_names(other, case)} is left out: {chosen.build.name} can't use it; "
-        f"strategy {best.build.name} can."
+        f"{_names(other, case)} {cant}; strategy {best.build.name} can."
         for other in _PREFERRED[_PREFERRED.index(kind) + 1 :]
         if _is_there(other, kind, case) and (best := best_build(case, other))
     )
@@ -194,25 +175,19 @@ def other_gpu_warnings(chosen: Judgement, case: Case) -> tuple[str, ...]:
 def doubts(case: Case) -> tuple[str, ...]:
     """Sentences about kinds of GPU that could not be detected for certain."""
     kinds = (case.hardware.of_kind(kind) for kind in _PREFERRED)
-    return tuple(
-        f"{in_use.absence[0].upper()}{in_use.absence[1:]}."
-        for in_use in kinds
-        if in_use.uncertain and in_use.absence
-    )
+    clauses = (in_use.absence for in_use in kinds if in_use.uncertain and in_use.absence)
+    return tuple(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)
 
 
 def _is_there(kind: Kind, chosen: Kind, case: Case) -> bool:
     """Whether there is a GPU of a kind; beside another accelerator an integrated one does not count."""
     in_use = case.hardware.of_kind(kind)
-    if chosen is Kind.CPU:
-        return in_use.is_there
-    return any(not gpu.integrated for gpu in in_use.gpus)
+    return in_use.is_there if chosen is Kind.CPU else any(not gpu.integrated for gpu in in_use.gpus)
 
 
 def _names(kind: Kind, case: Case) -> str:
     in_use = case.hardware.of_kind(kind)
-    names = listed(describe(gpu) for gpu in in_use.gpus or in_use.hidden)
-    return names or "The GPU"
+    return listed(describe(gpu) for gpu in in_use.gpus or in_use.hidden) or "The GPU"
 
 
 def _remedy(kind: Kind, case: Case) -> str:
@@ -264,11 +239,9 @@ def _first_refusal(kind: Kind, case: Case) -> str:
     builds = [build for build in reversed(case.builds) if build.kind is kind]
     judgements = [judge(build, case) for build in builds if not case.catalog.source_builds.get(build.name)]
     refusals = [judgement.refusal for judgement in judgements if judgement.refusal]
-    for obstacle in (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM, Obstacle.PLATFORM):
-        for refusal in refusals:
-            if refusal.obstacle is obstacle:
-                return refusal.reason
-    return "PyTorch has no build for it on this platform."
+    telling = (Obstacle.ARCHITECTURE, Obstacle.HARDWARE, Obstacle.SYSTEM, Obstacle.PLATFORM)
+    reasons = (refusal.reason for obstacle in telling for refusal in refusals if refusal.obstacle is obstacle)
+    return next(reasons, "PyTorch has no build for it on this platform.")
 
 
 def _newer_driver(kind: Kind, case: Case) -> str | None:
@@ -288,34 +261,25 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
 def lowest_driver(case: Case) -> tuple[str, Build, str] | None:
     """The lowest driver with which some CUDA build is possible, with that build and its torch."""
     other = _with_any_driver(case)
-    allowed: list[tuple[tuple[int, ...], str, Judgement]] = []
-    for build in case.builds:
-        if build.kind is not Kind.CUDA:
-            continue
-        judgement = judge(build, other)
-        driver = case.hardware.needed_driver(build, other.hardware.of_kind(Kind.CUDA).gpus)
-        if judgement.offers and driver:
-            allowed.append((tuple(map(int, driver.split("."))), driver, judgement))
-    if not allowed:
-        return None
-    lowest = min(numbers for numbers, _, _ in allowed)
-    _, driver, judgement = max(
-        (row for row in allowed if row[0] == lowest), key=lambda row: (row[2].best.version, row[2].build)
-    )
-    return driver, judgement.build, judgement.best.torch
+    gpus = other.hardware.of_kind(Kind.CUDA).gpus
+    judgements = [judge(build, other) for build in case.builds if build.kind is Kind.CUDA]
+    possible = [judgement for judgement in judgements if judgement.offers]
+    newest_first = sorted(possible, key=lambda known: (known.best.version, known.build), reverse=True)
+    rows = [(case.hardware.needed_driver(known.build, gpus), known) for known in newest_first]
+    allowed = [(driver, known.build, known.best.torch) for driver, known in rows if driver]
+    return min(allowed, key=lambda row: list(map(int, row[0].split("."))), default=None)
 
 
 def _hidden_gpus(kind: Kind, case: Case) -> str | None:
     """Of several GPUs, what would run on some if the others were hidden."""
     gpus = case.hardware.of_kind(kind).gpus
-    judgements = (
-        judge(build, case.ignoring_also(Obstacle.ARCHITECTURE)) for build in case.builds if build.kind is kind
-    )
+    other = case.ignoring_also(Obstacle.ARCHITECTURE)
     serving = [
-        (offer.version, judgement.build, served)
-        for judgement in judgements
-        for offer in judgement.offers
-        if (served := case.hardware.served(judgement.build, offer.version))
+        (offer.version, build, served)
+        for build in case.builds
+        if build.kind is kind
+        for offer in judge(build, other).offers
+        if (served := case.hardware.served(build, offer.version))
     ]
     if len(gpus) == 1 or not serving:
         return None
@@ -332,7 +296,5 @@ def _newer_driver_and_older_torch(case: Case) -> Iterator[str]:
 
 
 def _with_any_driver(case: Case) -> Case:
-    """The same machine with the newest driver that there could be."""
     capabilities = replace(case.request.capabilities, nvidia_driver=ANY_DRIVER)
-    hardware = Hardware.of(capabilities, case.target, case.catalog)
-    return case.with_hardware(hardware)
+    return replace(case, hardware=Hardware.of(capabilities, case.target, case.catalog))

@@ -59,16 +59,13 @@ def judge(build: Build, case: Case) -> Judgement:
             return Judgement(build, (), Refusal(obstacle, outcome))
         offers = outcome
     if not seen:
-        return Judgement(build, (), Refusal(Obstacle.ABSENT, _absent(build, case)))
+        absent = f"{build.name} has no wheel for {case.target.place} in any index or find-links."
+        return Judgement(build, (), Refusal(Obstacle.ABSENT, absent))
     return Judgement(build, tuple(sorted(offers, key=_preference, reverse=True)))
 
 
 def _preference(offer: Offer) -> tuple[Version, bool, int]:
     return (offer.version, offer.verified, _SOURCE_RANK[offer.source])
-
-
-def _absent(build: Build, case: Case) -> str:
-    return f"{build.name} has no wheel for {case.target.place} in any index or find-links."
 
 
 def best_build(case: Case, kind: Kind | None = None) -> Judgement | None:
@@ -87,12 +84,11 @@ Outcome = tuple[Offer, ...] | str
 
 def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
     target = case.target
-    newer = [row.torch for row in case.catalog.rows_of("macos_arm64") if row.torch not in _torches(offers)]
+    torches = {offer.torch for offer in offers}
+    newer = [row.torch for row in case.catalog.rows_of("macos_arm64") if row.torch not in torches]
     if target.rosetta and (not offers or any(case.torch.versions.filter(newer))):
-        return (
-            f"{build.name} can't be used: this Python is an x86-64 build that runs under Rosetta, for which "
-            "there is no usable wheel."
-        )
+        why = "this Python is an x86-64 build that runs under Rosetta, for which there is no usable wheel"
+        return f"{build.name} can't be used: {why}."
     if offers:
         return offers
     platforms = case.catalog.platforms_of(build.name)
@@ -100,10 +96,6 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
         return f"{build.name} is not a known build, and no source has a wheel of it for {target.place}."
     places = listed(map(platform_name, platforms))
     return f"{build.name} has wheels for {places} only; this is {target.place}."
-
-
-def _torches(offers: tuple[Offer, ...]) -> frozenset[str]:
-    return frozenset(offer.torch for offer in offers)
 
 
 def _check_wheels_only(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
@@ -172,12 +164,9 @@ def _check_python(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcom
     fitting = tuple(offer for offer in offers if offer.fits_python(target))
     if fitting:
         return fitting
-    of = f" of {case.torch.text}" if case.torch.text else ""
-    pythons = in_words(pythons_of(offers))
-    return (
-        f"{build.name} has no wheel{of} for Python {target.python_minor}; "
-        f"its wheels are for Python {pythons}."
-    )
+    wheel = f"wheel of {case.torch.text}" if case.torch.text else "wheel"
+    pythons = f"its wheels are for Python {in_words(pythons_of(offers))}"
+    return f"{build.name} has no {wheel} for Python {target.python_minor}; {pythons}."
 
 
 def _check_companions(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
@@ -186,21 +175,15 @@ def _check_companions(build: Build, offers: tuple[Offer, ...], case: Case) -> Ou
         if not fitting:
             newest = max(offers, key=lambda offer: offer.version).torch
             oldest = min(offers, key=lambda offer: offer.version).torch
-            specifier = case.torch.companions[name]
-            if pythons := _pythons_of_companion(name, offers, case):
-                python = case.target.python_full
-                return f"{build.name}: {name} for torch {newest} accepts Python {pythons}, not {python}."
+            python = case.target.python_full
+            accepted = [case.catalog.companion_python(name, offer.torch) for offer in offers]
+            if not any(pythons.contains(python, prereleases=True) for pythons in accepted):
+                return f"{build.name}: {name} for torch {newest} accepts Python {accepted[0]}, not {python}."
             torches = f"torch {newest}" if oldest == newest else f"any torch from {oldest} to {newest}"
-            return f"{build.name} has no {name}{specifier} for {torches} on {case.target.place}."
+            specified = f"{name}{case.torch.companions[name]}"
+            return f"{build.name} has no {specified} for {torches} on {case.target.place}."
         offers = fitting
     return offers
-
-
-def _pythons_of_companion(name: str, offers: tuple[Offer, ...], case: Case) -> str:
-    """The Pythons that a companion accepts for each of these torches, where none of them is the target's."""
-    accepted = [case.catalog.companion_python(name, offer.torch) for offer in offers]
-    is_accepted = any(pythons.contains(case.target.python_full, prereleases=True) for pythons in accepted)
-    return "" if is_accepted else str(accepted[0])
 
 
 def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
@@ -224,7 +207,6 @@ def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
 
 
 def _check_verified(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
-    """A wheel that only the catalog knows of, and that nobody saw, is not relied upon."""
     relied = tuple(offer for offer in offers if offer.is_real or offer.verified)
     if relied:
         return relied

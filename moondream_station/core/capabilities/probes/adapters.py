@@ -47,10 +47,7 @@ class PciDevice(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntelReading(Reading):
-    """Intel's GPUs and every display device on the bus, in its order.
-
-    `bus_is_known` says whether every device on the bus could be identified.
-    """
+    """Intel's GPUs and every display device on the bus; whether every device there could be identified."""
 
     displays: tuple[PciDevice, ...] = ()
     bus_is_known: bool = False
@@ -58,9 +55,8 @@ class IntelReading(Reading):
 
 def intel_gpu(device: int, *, index: int | None = None, name: str | None = None) -> Gpu:
     """A GPU by its PCI device id. Which family that is, and what can run there, the catalog knows."""
-    return Gpu(
-        vendor="intel", index=index, name=name, architecture=f"0x{device:04x}", architecture_source="pci"
-    )
+    number = f"0x{device:04x}"
+    return Gpu(vendor="intel", index=index, name=name, architecture=number, architecture_source="pci")
 
 
 def nvidia_gpu(device: int, name: str | None = None) -> Gpu:
@@ -86,13 +82,11 @@ def _read_bus(record: MachineRecord) -> Reading:
     devices_of_intel = (display.device for display in displays if display.vendor == _INTEL)
     gpus = tuple(intel_gpu(device, index=n) for n, device in enumerate(devices_of_intel))
     seen = ", ".join(f"{display.vendor:04x}:{display.device:04x}" for display in displays)
-    outcome = Outcome.FOUND if gpus else Outcome.ABSENT
     detail = f"display devices on the PCI bus: {seen}" if seen else "no display device on the PCI bus"
-    if not gpus and (unreadable := refused(record, DEVICES)):
-        outcome, detail = Outcome.FAILED, unreadable
+    unreadable = "" if gpus else refused(record, DEVICES)
     return IntelReading(
-        outcome=outcome,
-        detail=one_line(detail),
+        outcome=Outcome.FOUND if gpus else Outcome.FAILED if unreadable else Outcome.ABSENT,
+        detail=one_line(unreadable or detail),
         gpus=gpus,
         displays=displays,
         bus_is_known=bool(devices) and None not in devices,
@@ -264,8 +258,7 @@ def _gfx(version: int) -> str | None:
 
 def _agents(output: str) -> tuple[str, ...]:
     matches = (_AGENT.fullmatch(line.strip()) for line in output.splitlines())
-    names = (match.group(1) for match in matches if match is not None)
-    return tuple(name for name in names if name != "gfx000")  # the CPU is an agent too
+    return tuple(match[1] for match in matches if match and match[1] != "gfx000")  # the CPU is an agent too
 
 
 def _with_agents(gpus: tuple[Gpu, ...], agents: tuple[str, ...]) -> tuple[Gpu, ...]:

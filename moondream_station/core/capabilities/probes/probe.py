@@ -151,11 +151,7 @@ PLATFORM = Probe(name="platform", ask=partial(ask_commands, argvs=()), read=_rea
 # The toolkit's version is reported and never chooses a build: torch ships its own CUDA runtime.
 NVCC = _version_probe("nvcc", ("nvcc", "--version"), r"\brelease (\d{1,3}\.\d{1,3})\b", "CUDA toolkit")
 MACOS = _version_probe(
-    "macos",
-    ("sw_vers", "-productVersion"),
-    r"\A(\d{1,3}(?:\.\d{1,3}){0,3})\Z",
-    "macOS",
-    system="Darwin",
+    "macos", ("sw_vers", "-productVersion"), r"\A(\d{1,3}(?:\.\d{1,3}){0,3})\Z", "macOS", system="Darwin"
 )
 
 
