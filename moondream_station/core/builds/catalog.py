@@ -24,10 +24,10 @@ _RULED_BY_PLATFORM = {"macos_arm64": "mps"}  # every wheel for it is this build,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One wheel set: a torch of a build for a platform ("linux_x86_64").
+    """One wheel set: a torch of a build for a platform ("linux_x86_64"); one tag that fits is enough.
 
-    One of the platform tags that fits is enough. `path` is the index's folder below its base, None for PyPI's
-    own wheel; `without` are companions that the index lacks for it, `cpu_only` those without CUDA operators.
+    `path` is the index's folder below its base, None for PyPI's own wheel; `without` are companions that the
+    index lacks for it, `cpu_only` those without CUDA operators.
     """
 
     build: str

@@ -35,7 +35,7 @@ Platform = Literal[
     "macos_x86_64",
 ]
 
-_PLATFORMS: Mapping[Platform, tuple[str, tuple[str, ...], str]] = {
+PLATFORMS: Mapping[Platform, tuple[str, tuple[str, ...], str]] = {
     "linux_x86_64": ("Linux", ("x86_64", "amd64"), "Linux on x86-64"),
     "linux_aarch64": ("Linux", ("aarch64", "arm64"), "Linux on ARM64"),
     "linux_s390x": ("Linux", ("s390x",), "Linux on s390x"),
@@ -78,7 +78,7 @@ class Target:
     @property
     def platform(self) -> Platform | None:
         """The platform as wheels know it; None where PyTorch has no wheels at all."""
-        for name, (system, machines, _) in _PLATFORMS.items():
+        for name, (system, machines, _) in PLATFORMS.items():
             if self.system.lower() == system.lower() and self.machine.lower() in machines:
                 return name
         return None
@@ -98,12 +98,8 @@ class Target:
         """The Python's whole version."""
         return ".".join(map(str, self.python)) + self.python_suffix
 
-    @cached_property
-    def tags(self) -> tuple[Tag, ...]:
-        """Every wheel tag that fits, best first."""
-        return self._tags_on(list(self.platform_tags))
-
-    def _tags_on(self, platforms: list[str]) -> tuple[Tag, ...]:
+    def tags_on(self, platforms: list[str]) -> tuple[Tag, ...]:
+        """Every wheel tag that fits on these platforms, best first."""
         version = self.python[:2]
         abi = f"cp{version[0]}{version[1]}{'t' if self.free_threaded else ''}"
         specific = tags.cpython_tags(version, [abi], platforms)
@@ -112,7 +108,7 @@ class Target:
     @cached_property
     def python_tags(self) -> frozenset[tuple[str, str]]:
         """Interpreter and ABI of every tag that fits, whatever the platform."""
-        return frozenset((tag.interpreter, tag.abi) for tag in self._tags_on(["any"]))
+        return frozenset((tag.interpreter, tag.abi) for tag in self.tags_on(["any"]))
 
     @cached_property
     def platform_tags(self) -> tuple[str, ...]:
@@ -148,14 +144,9 @@ class Target:
         }
 
 
-def platform_names() -> Iterator[str]:
-    """Every platform that PyTorch has wheels for, in words."""
-    return (name for _, _, name in _PLATFORMS.values())
-
-
 def platform_name(platform: str) -> str:
     """A platform in words."""
-    return _PLATFORMS[cast("Platform", platform)][2] if platform in _PLATFORMS else platform
+    return PLATFORMS[cast("Platform", platform)][2] if platform in PLATFORMS else platform
 
 
 def target_of(capabilities: Capabilities, python: str) -> Target:

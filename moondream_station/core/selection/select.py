@@ -129,8 +129,7 @@ def _judge_all(case: Case, forced: Build | None) -> tuple[Case, tuple[Judgement,
 def _served_together(kind: Kind, builds: Iterable[Build], case: Case) -> frozenset[int]:
     """Of several GPUs in use that no build serves all of, those that one build can serve together.
 
-    The GPU that the runtime numbers first has to be among them, because a backend computes on that one; then
-    the second, and so on. Nothing where no build serves that one.
+    The runtime's first has to be among them, because a backend computes on that one; then the second, …
     """
     in_use = case.hardware.of_kind(kind)
     if len(in_use.gpus) < 2:  # noqa: PLR2004  a single GPU is served or it is not
@@ -268,12 +267,10 @@ def _candidates(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusions:
-    """What a choice relied on, to be compared with what torch reports in the environment.
+    """What a choice relied on; a difference to what torch reports is an error in the catalog or detection.
 
-    A difference is an error in the catalog or in detection. It changes nothing for the environment, in which
-    torch computes; it is reported, so that the error can be found. `arch_list` is what the build has code
-    for, as torch writes it ("sm_86", "gfx1100"), `toolkit` the CUDA or ROCm that it carries ("12.6"), and
-    `driver_cuda` the highest CUDA that the driver supports; None, or empty, where nothing is known.
+    `arch_list` is what the build has code for, as torch writes it ("sm_86", "gfx1100"), `toolkit` the CUDA or
+    ROCm that it carries ("12.6"), `driver_cuda` the driver's highest; None, or empty, where it is unknown.
     """
 
     arch_list: tuple[str, ...] = ()
@@ -283,14 +280,15 @@ class Conclusions:
 
 def conclusions(build: str, torch: str, capabilities: Capabilities, catalog: Catalog) -> Conclusions:
     """What the catalog says of a build of a torch, and detection of its driver."""
-    parsed = parse_build(build)
+    parsed, version = parse_build(build), Version(torch.partition("+")[0])
     if parsed is not None and parsed.kind is Kind.ROCM:
-        gfx = catalog.gfx(parsed, Version(torch.partition("+")[0]))
+        gfx = catalog.gfx(parsed, version)
         return Conclusions(arch_list=tuple(sorted(gfx.codes)) if gfx else (), toolkit=parsed.toolkit)
     if parsed is None or parsed.kind is not Kind.CUDA:
         return Conclusions()
-    platform = target_of(capabilities, capabilities.python).platform or ""
-    known = catalog.architectures(parsed, Version(torch.partition("+")[0]), platform)
+    known = catalog.architectures(
+        parsed, version, target_of(capabilities, capabilities.python).platform or ""
+    )
     return Conclusions(
         arch_list=tuple(f"sm_{major}{minor}" for major, minor in known.codes) if known else (),
         toolkit=parsed.toolkit,

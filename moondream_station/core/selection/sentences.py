@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
-from moondream_station.core.builds.offers import Offer, in_words, platform_names, pythons_of
+from moondream_station.core.builds.offers import PLATFORMS, Offer, in_words, platform_name, pythons_of
 from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.facts.redact import redact_url
@@ -105,7 +105,7 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
             "install an arm64 Python and run the station with it."
         )
     if target.platform is None:
-        places = listed(platform_names())
+        places = listed(map(platform_name, PLATFORMS))
         return f"PyTorch has no wheels for {target.place}, only for {places}. Use one of these."
     if target.system == "Linux" and target.glibc is None:
         libc = " ".join(case.request.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"

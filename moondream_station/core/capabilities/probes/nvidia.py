@@ -120,10 +120,9 @@ _NOT_THERE: Final = frozenset({Trouble.NO_DEVICES, Trouble.NOT_LOADED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvidiaSmiReading(Reading):
-    """What nvidia-smi tells; `version` is the driver's.
+    """What nvidia-smi tells; `version` is the driver's, `troubles` what it complains of, worst first.
 
-    `cuda_shown` stands where the highest CUDA that the driver supports does: also "N/A" or "ERR!". `troubles`
-    are what it complains of, worst first.
+    `cuda_shown` stands where the highest CUDA that the driver supports does: also "N/A" or "ERR!".
     """
 
     is_installed: bool = False
@@ -200,10 +199,7 @@ def _all_of(result: CommandResult) -> str:
 
 
 def parse_rows(text: str, fields: Sequence[str]) -> tuple[dict[str, str], ...]:
-    """Read `--format=csv,noheader,nounits`, whatever lines stand before, between or after the rows.
-
-    The first of the fields is `index`, the second `name`.
-    """
+    """Read `--format=csv,noheader,nounits`, whatever lines stand around the rows; `name` comes second."""
     rows = (_cells(line, len(fields)) for line in text.splitlines())
     return tuple(dict(zip(fields, cells, strict=True)) for cells in rows if cells)
 
@@ -245,13 +241,11 @@ def version_of(text: str) -> str | None:
 
 
 def gpu_of(row: Mapping[str, str]) -> Gpu:
-    """The GPU of a row; what nvidia-smi would not tell (`[N/A]`, `[Not Supported]`, `ERR!`) is None.
-
-    GPUs that share the CPU's memory (GB10, Thor, Orin) have none of their own.
-    """
+    """The GPU of a row; what nvidia-smi would not tell (`[N/A]`, `[Not Supported]`, `ERR!`) is None."""
     name, told = row["name"], row.get("compute_cap", "")
     capability = told if _CAPABILITY.fullmatch(told) else None
     by_name = None if capability else capability_of(name.removesuffix(_CUT), is_cut=name.endswith(_CUT))
+    # GPUs that share the CPU's memory (GB10, Thor, Orin) have none of their own.
     memory = _MEBIBYTES.fullmatch(row.get("memory.total", ""))
     memory_bytes = int(memory[1]) << 20 if memory is not None else None
     return Gpu(
@@ -271,10 +265,7 @@ _SPACES = re.compile(r"[\s/,-]+")
 
 
 def capability_of(name: str, *, is_cut: bool = False) -> str | None:
-    """The compute capability ("6.1") by a name, of which the end `is_cut` perhaps, as a table does it.
-
-    None where the name is not known, or fits GPUs of several capabilities.
-    """
+    """The compute capability ("6.1") by a name, perhaps cut; None if unknown, or of several capabilities."""
     words = _words(name)
     if is_cut:
         return _capability_of_start(words)
@@ -294,7 +285,6 @@ def _capability_of_start(start: tuple[str, ...]) -> str | None:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The words that tell one GPU from another: no vendor, brand or punctuation."""
     return tuple(_NOISE.sub(" ", _SPACES.sub(" ", name[:200].lower())).split())
 
 

@@ -92,11 +92,8 @@ def refused(record: MachineRecord, root: str) -> str | None:
 
 def first_line(*texts: str) -> str:
     """The first line with anything in it, printable, not private and not too long."""
-    for text in texts:
-        for line in text[: 4 * DETAIL_LIMIT].splitlines():
-            if line.strip():
-                return one_line(line)
-    return ""
+    lines = (line for text in texts for line in text[: 4 * DETAIL_LIMIT].splitlines() if line.strip())
+    return one_line(next(lines, ""))
 
 
 def one_line(text: str) -> str:
