@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
+from itertools import chain
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -173,6 +174,16 @@ class Case:
         """Every build that is known or available."""
         parsed = map(parse_build, {*self.catalog.builds, *self.offers})
         return tuple(sorted(build for build in parsed if build is not None))
+
+    def with_pypi_on_cpu(self) -> Case:
+        """The same case, where PyPI's own wheels, whatever they were built for, count for the CPU too."""
+        cpu = Kind.CPU.value
+        own = [
+            replace(offer, build=cpu)
+            for offer in chain(*self.offers.values())
+            if offer.source == "default" and offer.local is None
+        ]
+        return replace(self, offers={**self.offers, cpu: (*self.offers.get(cpu, ()), *own)})
 
     def ignoring_also(self, *obstacles: Obstacle) -> Case:
         """The same case, where these obstacles do not count."""

@@ -77,11 +77,13 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
     requirements, strategy = request.requirements, request.strategy
     forced = parse_build(strategy)
     case, judgements = _judge_all(Case.of(request, offers), forced)
-    if forced is None and not any(judged.offers for judged in judgements):
-        # Rather than nothing, a wheel that nobody saw: what is wrong with it is found after installation.
-        unseen, others = _judge_all(case.ignoring_also(Obstacle.UNVERIFIED), forced)
+    # Rather than nothing, a wheel that nobody saw: what is wrong with it is found after installation. Failing
+    # that, PyPI's own: without the GPU that it was built for, it computes on the CPU.
+    instead = [case.ignoring_also(Obstacle.UNVERIFIED), case.with_pypi_on_cpu()] if forced is None else []
+    while instead and not any(judged.offers for judged in judgements):
+        other, others = _judge_all(instead.pop(0), forced)
         if any(judged.offers for judged in others):
-            case, judgements = unseen, others
+            case, judgements = other, others
     usable = (judged for judged in judgements if judged.offers)
     possible = tuple(sorted(usable, key=lambda judged: _worth(judged, case), reverse=True))
     about_name: str | None = None
@@ -207,11 +209,16 @@ def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
     if chosen is None:
         return tuple(caveats)
     caveats += (*_left_out(chosen, case), *other_gpu_warnings(chosen, case))
-    row = case.catalog.row(chosen.build.name, chosen.best.torch, case.target.platform or "")
+    platform = case.target.platform or ""
+    row = case.catalog.row(chosen.build.name, chosen.best.torch, platform)
     for name in case.torch.companions:
         if row is not None and name in row.cpu_only:
             of = f"{name}'s wheel for {chosen.build.name}"
             caveats.append(f"{of} has no CUDA operators here; torch itself computes on the GPU.")
+    own = case.catalog.pypi_build(chosen.best.torch, platform) if chosen.best.source == "default" else None
+    if chosen.build.kind is Kind.CPU and own not in {None, Kind.CPU, Kind.MPS}:
+        instead = f"PyPI's own ({own}) is used, which is much larger; it computes on the CPU"
+        caveats.append(f"No CPU build of torch {chosen.best.torch} is available, so {instead}.")
     if doubt := case.hardware.doubt(chosen.build, chosen.best.version):
         caveats.append(doubt)
     elif not chosen.best.verified:

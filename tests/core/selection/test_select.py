@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from moondream_station.core.builds.offers import Offer
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Verdict
 from support.snapshots import (
@@ -469,6 +470,50 @@ def test_an_unverified_row_is_chosen_by_name_only() -> None:
     by_name = plan(machine, "torch>=2.15", strategy="cu130")
     assert chosen(by_name) == ("cu130", "2.15.0")
     assert any("verified" in warning for warning in by_name.selection.warnings)
+
+
+OWN = wheel("torch-2.15.0-cp312-cp312-manylinux_2_28_x86_64.whl", source="default")  # PyPI's, of cu132
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        linux(),
+        linux(nvidia("7.0", "Tesla V100"), driver="580.95.05"),
+        linux(nvidia("8.0"), driver="550.54.15"),
+    ],
+    ids=["no GPU", "no code for the GPU", "an older driver"],
+)
+def test_pypis_own_wheel_computes_on_the_cpu_where_nothing_else_satisfies(machine: Capabilities) -> None:
+    """The warning says what is installed; its build is the CPU's, so that it is verified there."""
+    result = plan(machine, "torch>=2.15", offers=[OWN])
+    assert chosen(result) == ("cpu", "2.15.0")
+    assert result.selection.source == "default"
+    assert any("PyPI's own (cu132) is used" in warning for warning in result.selection.warnings)
+
+
+@pytest.mark.parametrize(
+    ("offers", "requirement", "expected"),
+    [
+        ([OWN, wheel("torch-2.15.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl")], "torch>=2.15", "index"),
+        ([OWN], "torch==2.15.0+cu132", None),
+        ([OWN], "torch<2.15", None),
+    ],
+    ids=["the CPU's own is there", "its build is asked for by name", "it does not satisfy"],
+)
+def test_pypis_own_wheel_takes_nothing_elses_place(
+    offers: list[Offer], requirement: str, expected: str | None
+) -> None:
+    """It is the last resort, and no way around a requirement."""
+    selection = plan(linux(), requirement, offers=offers).selection
+    assert selection.source == expected
+    assert not any("PyPI's own" in warning for warning in selection.warnings)
+
+
+def test_pypis_own_wheel_is_its_own_build_where_the_gpu_runs_it() -> None:
+    """The other direction of the bound: driver 580 and Turing."""
+    result = plan(linux(nvidia("7.5"), driver="580.95.05"), "torch>=2.15", offers=[OWN])
+    assert chosen(result) == ("cu132", "2.15.0")
 
 
 def test_a_wheel_that_is_really_there_is_used_though_nobody_vouches_for_it() -> None:

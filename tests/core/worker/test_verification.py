@@ -125,6 +125,7 @@ def test_a_failure_names_the_catalogs_row_only_where_the_planned_device_was_used
         ("2.13.0+cpu", None, None, "cpu"),
         ("2.14.1+cu126", "12.6", None, "cu126"),
         ("2.9.1", "12.8", None, "cu128"),
+        ("2.15.0", "13.2", None, "cpu"),
         ("2.10.0+rocm7.1", None, "7.1.25424", "rocm7.1"),
         ("2.10.0a0+gitabc", None, "6.4.43482", "rocm6.4"),
         ("2.9.0+xpu", None, None, "xpu"),
@@ -134,7 +135,7 @@ def test_a_failure_names_the_catalogs_row_only_where_the_planned_device_was_used
 def test_the_build_is_read_from_the_version_or_what_it_was_compiled_for(
     version: str, cuda: str | None, hip: str | None, build: str
 ) -> None:
-    """PyPI's wheels and builds from source have no local part that names a build."""
+    """PyPI's wheels and builds from source have no local part; PyPI's may have been planned for the CPU."""
     assert build_of(version, cuda, hip, build) == build
 
 
