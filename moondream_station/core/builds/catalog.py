@@ -5,6 +5,7 @@ The data and its sources are in the file; docs/reference/catalog.md says how to 
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from moondream_station.core.builds.naming import Build, Capability, Kind, parse_build, parse_capability
+from moondream_station.core.builds.naming import (
+    Build,
+    Capability,
+    Kind,
+    numbers,
+    parse_build,
+    parse_capability,
+)
 
 T = TypeVar("T")
 
@@ -85,6 +93,7 @@ class Catalog:
         self._architectures = _architectures(data["architectures"])
         self._drivers = {row["cuda_major"]: row for row in data["drivers"]}
         self._branches = {int(branch): cuda for branch, cuda in data["driver_branches"]["cuda"].items()}
+        self._data_centre = frozenset(data["forward_compatibility"]["names"])
         self._toolkit_packages = frozenset(data["toolkit_packages"]["names"])
         self._unpacked: Mapping[str, float] = data["unpacked"]
         self.gfx_overrides: Mapping[str, str] = data["gfx_overrides"]
@@ -179,6 +188,15 @@ class Catalog:
         """The highest CUDA of a driver branch ("12.2"), None for one older than the table."""
         branches = [branch for branch in self._branches if branch <= driver_major]
         return self._branches[max(branches)] if branches else None
+
+    def branch_beyond(self, driver: str, cuda: str) -> int | None:
+        """The newest driver branch that has no more than a CUDA, None unless it is newer than this driver."""
+        having = [branch for branch, own in self._branches.items() if numbers(own) <= numbers(cuda)]
+        return max((branch for branch in having if driver and (branch,) > numbers(driver)[:1]), default=None)
+
+    def is_data_centre(self, gpu: str) -> bool:
+        """Whether a GPU by its name is one of NVIDIA's for data centres."""
+        return re.split(r"[ -]", gpu.removeprefix("NVIDIA "))[0] in self._data_centre
 
     def intel_family(self, device_id: str) -> IntelFamily | None:
         """The family of an Intel GPU by its PCI id ("0x56a0"), None where torch.xpu doesn't support it."""

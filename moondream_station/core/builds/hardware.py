@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +9,16 @@ from typing import Any
 from packaging.version import Version
 
 from moondream_station.core.builds.catalog import Catalog, Codes
-from moondream_station.core.builds.naming import Build, Kind, covers, parse_build, parse_capability
+from moondream_station.core.builds.naming import Build, Kind, covers, numbers, parse_build, parse_capability
 from moondream_station.core.builds.offers import Target
-from moondream_station.core.builds.visibility import InUse, amd_in_use, describe, intel_in_use, nvidia_in_use
+from moondream_station.core.builds.visibility import (
+    InUse,
+    amd_in_use,
+    describe,
+    intel_in_use,
+    nvidia_in_use,
+    with_compat,
+)
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 
 _NOTHING = InUse()
@@ -23,13 +29,8 @@ def meets(driver: str, bound: str) -> bool:
 
     So "580.00", which a Jetson Thor reports, meets "580".
     """
-    lowest = _numbers(bound)
-    return _numbers(driver)[: len(lowest)] >= lowest
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
-    return tuple(map(int, match[0].split("."))) if match else ()
+    lowest = numbers(bound)
+    return numbers(driver)[: len(lowest)] >= lowest
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Hardware:
             target=target,
             windows_driver=capabilities.system == "Windows" or capabilities.surroundings == "wsl2",
             in_use={
-                Kind.CUDA: nvidia_in_use(capabilities),
+                Kind.CUDA: with_compat(nvidia_in_use(capabilities), capabilities, catalog),
                 Kind.ROCM: amd_in_use(capabilities),
                 Kind.XPU: intel_in_use(capabilities, catalog),
             },
@@ -107,10 +108,13 @@ class Hardware:
         return self.catalog.gfx(build, torch) if build.kind is Kind.ROCM else None
 
     def _serves(self, build: Build, torch: Version, gpu: Gpu) -> bool:
-        driver = self.of_kind(build.kind).driver
-        needed = self.needed_driver(build, (gpu,))
-        carried = needed is None or driver is None or meets(driver, needed)
-        return carried and self.has_code(build, torch, gpu)
+        return self._carries(build, (gpu,)) and self.has_code(build, torch, gpu)
+
+    def _carries(self, build: Build, gpus: Iterable[Gpu]) -> bool:
+        """Whether the driver does, or cuda-compat beside it."""
+        in_use, needed = self.of_kind(build.kind), self.needed_driver(build, gpus)
+        driver = in_use.carries_as or in_use.driver
+        return needed is None or driver is None or meets(driver, needed)
 
     def why_not_build(self, build: Build) -> str | None:
         """Why no torch of a build can run here, as a sentence; None where one may."""
@@ -127,7 +131,7 @@ class Hardware:
         needed = self.needed_driver(build, ())
         if needed is None:
             return f"{build.name} carries CUDA {build.toolkit}; the driver that needs is not known."
-        if driver is not None and not meets(driver, needed):
+        if not self._carries(build, ()):
             return f"{build.name} needs driver {needed} or newer; this machine has {driver}."
         return None
 

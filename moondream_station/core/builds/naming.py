@@ -70,6 +70,12 @@ def parse_build(name: str) -> Build | None:
     return None
 
 
+def numbers(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: (580, 65, 6) of "580.65.06"."""
+    match = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
 def listed(names: Iterable[str]) -> str:
     """Names for a sentence, each once: "A, B and C"; empty where there are none."""
     *others, last = dict.fromkeys(names) or ("",)

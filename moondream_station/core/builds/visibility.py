@@ -24,7 +24,10 @@ _GFX = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 _JETSON_CAPABILITY = "8.7"
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel", "apple": "Apple"}
 _WITHOUT_KFD = {
-    False: "the kernel offers no compute on it (no KFD): ROCm needs amdgpu",
+    False: (
+        "the kernel offers no compute on it (no KFD): ROCm needs amdgpu, and a container "
+        "`--device=/dev/kfd --device=/dev/dri`"
+    ),
     True: (
         "WSL2 has no /dev/kfd, by which PyTorch's ROCm builds reach it; AMD's own wheels for WSL2, which the "
         "station does not install, can use it, and so can Linux without Windows"
@@ -41,14 +44,19 @@ class InUse:
     """The GPUs of one vendor that a backend will see.
 
     Where there are none, `absence` says why, as a clause without a full stop. `hidden` are those that can't
-    be seen, where that holds of every one; `unknown`: there are some that could not be listed; `uncertain`:
-    it could not be detected if there are any. The runtime numbers them as they are listed, or by speed.
+    be seen, where that holds of every one, `beside` those that variables hide beside the visible (`hiding`);
+    `unknown`: there are some that could not be listed; `uncertain`: it could not be detected if there are
+    any. The runtime numbers them as they are listed, or by speed. `carries_as` is the driver whose builds
+    cuda-compat lets this one carry.
     """
 
     gpus: tuple[Gpu, ...] = ()
     absence: str | None = None
     hidden: tuple[Gpu, ...] = ()
+    beside: tuple[Gpu, ...] = ()
+    hiding: str = ""
     driver: str | None = None
+    carries_as: str | None = None
     unknown: bool = False
     uncertain: bool = False
     fastest_first: bool = False
@@ -105,13 +113,40 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
         value = capabilities.variables["CUDA_VISIBLE_DEVICES"]
         absence = f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU"
         return InUse(absence=absence, hidden=gpus, driver=driver)
+    beside = tuple(gpu for gpu in gpus if gpu not in visible)
     if unreadable := [gpu for gpu in visible if not parse_capability(gpu.architecture or "")]:
         if capabilities.surroundings == "jetson":
             visible = tuple(_as_jetson(gpu) for gpu in visible)
         else:
             warnings = (*warnings, _unreadable(unreadable))
     fastest_first = capabilities.variables.get("CUDA_DEVICE_ORDER", "").strip() != _BUS_ORDER
-    return InUse(gpus=visible, driver=driver, fastest_first=fastest_first, warnings=warnings)
+    return InUse(
+        gpus=visible,
+        beside=beside,
+        hiding=f"CUDA_VISIBLE_DEVICES={capabilities.variables.get('CUDA_VISIBLE_DEVICES')!r}",
+        driver=driver,
+        fastest_first=fastest_first,
+        warnings=warnings,
+    )
+
+
+def with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) -> InUse:
+    """NVIDIA's GPUs in use, where a header newer than the driver's own CUDA shows that cuda-compat is there.
+
+    Data-centre GPUs alone support it (docs.nvidia.com/deploy/cuda-compatibility, "Forward Compatibility").
+    """
+    driver, header = in_use.driver or "", capabilities.nvidia_cuda or ""
+    branch = catalog.branch_beyond(driver, header)
+    if branch is None or not all(gpu.name for gpu in in_use.gpus):
+        return in_use
+    others = [gpu for gpu in in_use.gpus if not catalog.is_data_centre(gpu.name or "")]
+    if not others:
+        warning = f"NVIDIA's cuda-compat gives driver {driver} CUDA {header}; without it newer builds fail."
+        return replace(in_use, carries_as=f"{branch}.999", warnings=(*in_use.warnings, warning))
+    compat = f"NVIDIA's cuda-compat is installed, which {describe(others[0])} does not support"
+    shows = f"nvidia-smi shows CUDA {header}, which driver {driver} does not have by itself"
+    warning = f"{shows}: {compat}. CUDA fails with error 804 until it is removed."
+    return replace(in_use, warnings=(*in_use.warnings, warning))
 
 
 def amd_in_use(capabilities: Capabilities) -> InUse:
@@ -125,21 +160,25 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
         return _none_found(capabilities, "AMD GPU", "amd")
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
         return InUse(absence=_WITHOUT_KFD[capabilities.surroundings == "wsl2"], hidden=gpus)
+    every, hiding = gpus, []
     hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in capabilities.variables else "CUDA_VISIBLE_DEVICES"
     for name in ("ROCR_VISIBLE_DEVICES", hip):
-        value = capabilities.variables.get(name)
-        gpus = gpus if value is None else _by_position(gpus, value)
+        if (value := capabilities.variables.get(name)) is None:
+            continue
+        gpus = _by_position(gpus, value)
+        hiding.append(f"{name}={value!r}")
         if not gpus:
-            absence = f"{name}={value!r} hides every AMD GPU"
-            return InUse(absence=absence, hidden=_deciding(capabilities.gpus_of("amd")))
-    gpus = _deciding(gpus)
+            return InUse(absence=f"{hiding[-1]} hides every AMD GPU", hidden=_deciding(every))
+    seen = InUse(gpus=_deciding(gpus), hiding=" and ".join(hiding))
+    seen = replace(seen, beside=tuple(gpu for gpu in every if gpu not in gpus))
     override = _GFX.fullmatch(capabilities.variables.get("HSA_OVERRIDE_GFX_VERSION", "").strip())
     if override is None:
-        return InUse(gpus=gpus)
+        return seen
     gfx = f"gfx{int(override[1])}{int(override[2]):x}{int(override[3]):x}"
     source = "HSA_OVERRIDE_GFX_VERSION"
-    overridden = tuple(replace(gpu, architecture=gfx, architecture_source=source) for gpu in gpus)
-    return InUse(gpus=overridden, warnings=(f"{source} makes every AMD GPU count as {gfx}.",))
+    overridden = tuple(replace(gpu, architecture=gfx, architecture_source=source) for gpu in seen.gpus)
+    warning = f"{source} makes every AMD GPU count as {gfx}."
+    return replace(seen, gpus=overridden, beside=(), warnings=(warning,))
 
 
 def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:

@@ -30,6 +30,7 @@ from typing import Final, Literal, TypeVar
 import anyio
 import anyio.lowlevel
 
+from moondream_station.core.builds.naming import numbers
 from moondream_station.core.capabilities.probes.adapters import (
     AMD,
     INTEL,
@@ -42,6 +43,7 @@ from moondream_station.core.capabilities.probes.nvidia import (
     NVIDIA_SMI,
     NvidiaSmiReading,
     Trouble,
+    last_driver,
 )
 from moondream_station.core.capabilities.probes.probe import (
     MACOS,
@@ -292,6 +294,12 @@ def _nvidia_notes(evidence: _Evidence, driver: str | None, gpus: tuple[Gpu, ...]
     # A tool without a driver and without a card, as on an image made for GPUs, is not worth a note.
     is_there = bool(gpus or driver or evidence.on_bus("nvidia"))
     yield from (trouble.remedy for trouble in smi.troubles if is_there or trouble not in _OF_AN_IMAGE)
+    listed = sorted(gpu.architecture or "" for gpu in gpus)
+    for card in evidence.on_bus("nvidia") or evidence.listed("nvidia"):
+        last = last_driver(card.architecture or "", driver or "") if card.architecture else None
+        if last and card.architecture not in listed:
+            what = f"{card.name or 'an NVIDIA GPU'} (compute capability {card.architecture})"
+            yield f"Driver {driver} no longer supports {what}: install driver {last}, the last that does."
     if smi.gpus and smi.version and in_kernel and smi.version != in_kernel:
         remedy = "they are out of step, restart the computer"
         yield f"nvidia-smi reports driver {smi.version} and the kernel {in_kernel}: {remedy}."
@@ -332,7 +340,7 @@ def _as_mac(capabilities: Capabilities, evidence: _Evidence) -> Capabilities:
     versions = filter(None, (facts.mac_ver, evidence.macos.version))
     return replace(
         capabilities,
-        macos_version=max(versions, key=_numbers, default=None),
+        macos_version=max(versions, key=numbers, default=None),
         apple_silicon=silicon,
         in_rosetta=in_rosetta,
         cpu_brand=sysctl.brand,
@@ -340,7 +348,3 @@ def _as_mac(capabilities: Capabilities, evidence: _Evidence) -> Capabilities:
         gpus=(*capabilities.gpus, gpu) if silicon else capabilities.gpus,
         notes=capabilities.notes if in_rosetta is False else (*capabilities.notes, _ROSETTA[in_rosetta]),
     )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isascii() and part.isdigit())

@@ -5,14 +5,13 @@ docs/explanation/selection.md says how and why.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from packaging.version import Version
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, parse_build
+from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, numbers, parse_build
 from moondream_station.core.builds.offers import Offer, target_of
 from moondream_station.core.builds.visibility import describe, hiding_all_but, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities
@@ -307,8 +306,8 @@ def cuda_of_driver(capabilities: Capabilities, catalog: Catalog) -> str | None:
     """The highest CUDA that the driver supports ("12.2"): from its header, else by its branch."""
     if capabilities.nvidia_cuda is not None:
         return capabilities.nvidia_cuda
-    match = re.match(r"[0-9]+", capabilities.nvidia_driver or "")
-    return catalog.cuda_of_branch(int(match[0])) if match else None
+    driver = numbers(capabilities.nvidia_driver or "")
+    return catalog.cuda_of_branch(driver[0]) if driver else None
 
 
 def has_mps(capabilities: Capabilities) -> bool:
@@ -322,8 +321,7 @@ def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
         return "mps"
     if nvidia_in_use(capabilities).absence is not None:
         return "cpu"
-    match = re.match(r"([0-9]+)\.([0-9]+)", cuda_of_driver(capabilities, catalog) or "")
-    cuda = (int(match[1]), int(match[2])) if match else (0, 0)
+    cuda = numbers(cuda_of_driver(capabilities, catalog) or "")
     return next((build for lowest, build in _GUIDE if cuda >= lowest), "cpu")
 
 

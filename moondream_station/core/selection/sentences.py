@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
-from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
+from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, numbers
 from moondream_station.core.builds.offers import PLATFORMS, Offer, in_words, platform_name, pythons_of
 from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.facts.capabilities import Gpu
@@ -230,8 +230,7 @@ def _single_remedies(kind: Kind, case: Case) -> Iterator[str]:
         yield why_not_system(best.build, best.best, case)
     if best := best_without(Obstacle.PYTHON):
         yield f"{best.named} has wheels for Python {in_words(pythons_of((best.best,)))}."
-    if hidden := _hidden_gpus(kind, case):
-        yield hidden
+    yield from _other_visibility(kind, case)
 
 
 def _first_refusal(kind: Kind, case: Case) -> str:
@@ -267,26 +266,28 @@ def lowest_driver(case: Case) -> tuple[str, Build, str] | None:
     newest_first = sorted(possible, key=lambda known: (known.best.version, known.build), reverse=True)
     rows = [(case.hardware.needed_driver(known.build, gpus), known) for known in newest_first]
     allowed = [(driver, known.build, known.best.torch) for driver, known in rows if driver]
-    return min(allowed, key=lambda row: list(map(int, row[0].split("."))), default=None)
+    return min(allowed, key=lambda row: numbers(row[0]), default=None)
 
 
-def _hidden_gpus(kind: Kind, case: Case) -> str | None:
-    """Of several GPUs, what would run on some if the others were hidden."""
-    gpus = case.hardware.of_kind(kind).gpus
-    other = case.ignoring_also(Obstacle.ARCHITECTURE)
+def _other_visibility(kind: Kind, case: Case) -> Iterator[str]:
+    """Which of several GPUs would be served if the others were hidden, and which hidden one would be."""
+    in_use, other = case.hardware.of_kind(kind), case.ignoring_also(Obstacle.ARCHITECTURE)
     serving = [
         (offer.version, build, served)
         for build in case.builds
-        if build.kind is kind
+        if build.kind is kind and in_use.gpus[1:]
         for offer in judge(build, other).offers
         if (served := case.hardware.served(build, offer.version))
     ]
-    if len(gpus) == 1 or not serving:
-        return None
-    torch, build, served = max(serving, key=lambda row: row[:2])
-    serving_gpus = [gpus[place] for place in sorted(served)]
-    names, hiding = listed(map(describe, serving_gpus)), hiding_all_but(serving_gpus, kind)
-    return f"{build.name} with torch {torch} can use {names} alone: hide the others with {hiding}."
+    if serving:
+        torch, build, served = max(serving, key=lambda row: row[:2])
+        gpus = [in_use.gpus[place] for place in sorted(served)]
+        names, hiding = listed(map(describe, gpus)), hiding_all_but(gpus, kind)
+        yield f"{build.name} with torch {torch} can use {names} alone: hide the others with {hiding}."
+    for gpu in in_use.beside:
+        alone = {**case.hardware.in_use, kind: replace(in_use, gpus=(gpu,))}
+        if best := best_build(replace(case, hardware=replace(case.hardware, in_use=alone)), kind):
+            yield f"{in_use.hiding} hides {_with_architecture(gpu)}, which {best.named} can use."
 
 
 def _newer_driver_and_older_torch(case: Case) -> Iterator[str]:
