@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -296,6 +297,7 @@ class Patient:
             python=self.machine.facts.python,
             strategy=strategy if is_valid else "auto",
             mixes_indexes=mixes_indexes,
+            today=datetime.now(UTC).date(),
         )
         return await in_thread(plan_for, request)
 

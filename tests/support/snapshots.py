@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import date
 from typing import Literal
 
-from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
@@ -97,6 +98,8 @@ def plan(
     strategy: str = "auto",
     python: str = "3.12.3",
     offers: Iterable[Offer] | None = None,
+    catalog: Catalog | None = None,
+    today: date | None = None,
 ) -> SelectionResult:
     """What is selected there; from the catalog alone unless offers are given."""
     request = BuildRequest(
@@ -104,6 +107,8 @@ def plan(
         requirements=parse_requirement_args(requirements or ("torch",)),
         python=python,
         strategy=strategy,
+        catalog=catalog or load_catalog(),
+        today=today,
     )
     return select(request, request.catalog_offers() if offers is None else tuple(offers))
 

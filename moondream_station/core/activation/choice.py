@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
@@ -238,6 +239,7 @@ async def plan_from_catalog(
         python=python,
         strategy=strategy,
         mixes_indexes=mixes_indexes,
+        today=datetime.now(UTC).date(),
     )
     index = None if torch_index is None else without_credentials(torch_index)
     selection = select(request, request.catalog_offers(index=index)).selection

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property, lru_cache
 from importlib import resources
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -27,6 +28,7 @@ from moondream_station.core.builds.naming import (
 
 T = TypeVar("T")
 
+_FRESH_DAYS = 60
 _RULED_BY_PLATFORM = {"macos_arm64": "mps"}  # every wheel for it is this build, whatever its version
 
 
@@ -88,6 +90,7 @@ class Catalog:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.index: str = data["index"]
+        self._reviewed = date.fromisoformat(data["reviewed"])
         self.rows: tuple[Row, ...] = tuple(_rows(data["releases"]))
         self._releases = {release["torch"]: release for release in data["releases"]}
         self._architectures = _architectures(data["architectures"])
@@ -105,6 +108,14 @@ class Catalog:
             for row in data["intel"]
             for device in row["devices"]
         }
+
+    def staleness(self, today: date | None) -> str | None:
+        """That it was reviewed long ago, as a sentence; None where it was not."""
+        days = (today - self._reviewed).days if today else 0
+        if days <= _FRESH_DAYS:
+            return None
+        known = f"What is known of PyTorch's builds was reviewed {days} days ago, on {self._reviewed}"
+        return f"{known}: newer ones may be missing; update Moondream Station."
 
     @cached_property
     def builds(self) -> frozenset[str]:

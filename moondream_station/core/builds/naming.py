@@ -114,6 +114,14 @@ def parse_capability(text: str) -> Capability | None:
     return _THOR if capability == _THOR_OLD_NAME else capability
 
 
+LAST_DRIVER_BEFORE_TURING = 580
+
+
+def precedes_turing(architecture: str | None) -> bool:
+    """Whether a GPU is Maxwell, Pascal or Volta, whose last driver is 580 by NVIDIA's support plan."""
+    return (5, 0) <= (parse_capability(architecture or "") or (0, 0)) < (7, 5)
+
+
 def runs(code: Capability, device: Capability, cuda: tuple[int, ...]) -> bool:
     """Whether binary code for a capability runs on a device, in a build that carries a CUDA ((13, 2))."""
     if code == device:

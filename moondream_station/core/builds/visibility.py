@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.naming import Kind, listed, parse_capability
-from moondream_station.core.facts.capabilities import BUS_ALONE, Capabilities, Gpu, Outcome
+from moondream_station.core.builds.naming import LAST_DRIVER_BEFORE_TURING, Kind, listed, parse_capability
+from moondream_station.core.facts.capabilities import BUS_ALONE, UNSUPPORTED, Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
 _INDEX = re.compile(r"[0-9]+")
@@ -103,10 +103,7 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
         return InUse(gpus=gpus, absence=f"the NVIDIA driver's version can't be read ({driver!r})")
     if not gpus:
         return _without_list(capabilities, driver)
-    profiles = [_VGPU_WITHOUT_CUDA.search(gpu.name or "") for gpu in gpus]
-    if all(profiles):
-        named = listed(profile[1] for profile in profiles if profile)
-        absence = f"the vGPU profile {named} has no CUDA; a Q or C profile, which the host assigns, has"
+    if absence := _without_cuda(gpus, driver):
         return InUse(absence=absence, hidden=gpus, driver=driver)
     visible, warnings = _visible_to_cuda(gpus, capabilities.variables)
     if not visible:
@@ -128,6 +125,16 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
         fastest_first=fastest_first,
         warnings=warnings,
     )
+
+
+def _without_cuda(gpus: tuple[Gpu, ...], driver: str) -> str | None:
+    if all(gpu.architecture_source == UNSUPPORTED for gpu in gpus):
+        ended = f"driver {driver} no longer supports compute capability {gpus[0].architecture}"
+        return f"{ended}; install driver {LAST_DRIVER_BEFORE_TURING}, the last that does"
+    profiles = [_VGPU_WITHOUT_CUDA.search(gpu.name or "") for gpu in gpus]
+    named = listed(profile[1] for profile in profiles if profile)
+    wanted = "a Q or C profile, which the host assigns, has"
+    return f"the vGPU profile {named} has no CUDA; {wanted}" if all(profiles) else None
 
 
 def with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) -> InUse:

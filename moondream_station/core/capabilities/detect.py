@@ -30,7 +30,7 @@ from typing import Final, Literal, TypeVar
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.builds.naming import numbers
+from moondream_station.core.builds.naming import numbers, precedes_turing
 from moondream_station.core.capabilities.probes.adapters import (
     AMD,
     INTEL,
@@ -43,7 +43,6 @@ from moondream_station.core.capabilities.probes.nvidia import (
     NVIDIA_SMI,
     NvidiaSmiReading,
     Trouble,
-    last_driver,
 )
 from moondream_station.core.capabilities.probes.probe import (
     MACOS,
@@ -57,6 +56,7 @@ from moondream_station.core.capabilities.probes.probe import (
 )
 from moondream_station.core.facts.capabilities import (
     BUS_ALONE,
+    UNSUPPORTED,
     Capabilities,
     Gpu,
     Outcome,
@@ -280,7 +280,11 @@ def _nvidia_gpus(evidence: _Evidence, driver: str | None) -> tuple[Gpu, ...]:
     if driver is None:
         return adapters or evidence.on_bus("nvidia")
     if any(trouble.hides_all for trouble in smi.troubles):
-        return ()
+        has_ended = numbers(driver) >= (590,)  # the branch after the last for GPUs before Turing
+        ended = [
+            card for card in evidence.on_bus("nvidia") if has_ended and precedes_turing(card.architecture)
+        ]
+        return tuple(replace(card, architecture_source=UNSUPPORTED) for card in ended)
     if smi.outcome in _UNANSWERED and not adapters:
         return evidence.on_bus("nvidia") if evidence.bus.bus_is_known else (replace(_UNKNOWN, index=0),)
     return adapters
@@ -294,12 +298,6 @@ def _nvidia_notes(evidence: _Evidence, driver: str | None, gpus: tuple[Gpu, ...]
     # A tool without a driver and without a card, as on an image made for GPUs, is not worth a note.
     is_there = bool(gpus or driver or evidence.on_bus("nvidia"))
     yield from (trouble.remedy for trouble in smi.troubles if is_there or trouble not in _OF_AN_IMAGE)
-    listed = sorted(gpu.architecture or "" for gpu in gpus)
-    for card in evidence.on_bus("nvidia") or evidence.listed("nvidia"):
-        last = last_driver(card.architecture or "", driver or "") if card.architecture else None
-        if last and card.architecture not in listed:
-            what = f"{card.name or 'an NVIDIA GPU'} (compute capability {card.architecture})"
-            yield f"Driver {driver} no longer supports {what}: install driver {last}, the last that does."
     if smi.gpus and smi.version and in_kernel and smi.version != in_kernel:
         remedy = "they are out of step, restart the computer"
         yield f"nvidia-smi reports driver {smi.version} and the kernel {in_kernel}: {remedy}."

@@ -12,6 +12,9 @@ Vendor = Literal["nvidia", "amd", "intel", "apple"]
 BUS_ALONE = "bus"
 """The source of a GPU that the PCI bus shows, or a tool of its maker's, without a driver to compute by."""
 
+UNSUPPORTED = "unsupported"
+"""The source of a GPU that the PCI bus shows, and that the driver is too new for."""
+
 
 class Outcome(StrEnum):
     """The outcome of a probe. "Could not find out" (failed, timed_out) is not "not there" (absent)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from enum import StrEnum
 from functools import cached_property
 from itertools import chain
@@ -52,6 +53,8 @@ class BuildRequest:
     mixes_indexes: bool = False
     """Whether the user's pip looks in further places, where any version may be."""
     catalog: Catalog = field(default_factory=load_catalog, repr=False)
+    today: date | None = None
+    """What the catalog's age is told by, where anybody is to be told."""
 
     @cached_property
     def target(self) -> Target:

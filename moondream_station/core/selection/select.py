@@ -5,7 +5,7 @@ docs/explanation/selection.md says how and why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from packaging.version import Version
@@ -196,51 +196,54 @@ def _named(
     return (forced,), f"You chose {strategy}, with torch {forced.best.torch}.", warning
 
 
-def _caveats(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
+def _caveats(chosen: Judgement | None, case: Case) -> Iterator[str]:
     """What a person should know about the choice: visibility, GPUs left out, and what nobody has verified."""
     # What detection noted of the machine (a driver out of step, a lost GPU) comes first: it has a remedy.
-    caveats: list[str] = list(case.request.capabilities.notes)
+    yield from case.request.capabilities.notes
     for kind in GPU_KINDS:
         if chosen is None or chosen.build.kind in {kind, Kind.CPU}:
-            caveats += case.hardware.of_kind(kind).warnings
+            yield from case.hardware.of_kind(kind).warnings
     if chosen is None or chosen.build.kind is Kind.CPU:
-        caveats += doubts(case)
-    if chosen is None:
-        return tuple(caveats)
-    caveats += (*_left_out(chosen, case), *other_gpu_warnings(chosen, case))
-    platform = case.target.platform or ""
-    row = case.catalog.row(chosen.build.name, chosen.best.torch, platform)
+        yield from doubts(case)
+    leans_on_catalog = chosen is None or not chosen.best.is_real
+    if leans_on_catalog and (stale := case.catalog.staleness(case.request.today)):
+        yield stale
+    if chosen:
+        yield from _left_out(chosen, case)
+        yield from other_gpu_warnings(chosen, case)
+        yield from _about_wheel(chosen, case)
+
+
+def _about_wheel(chosen: Judgement, case: Case) -> Iterator[str]:
+    build, best, platform = chosen.build, chosen.best, case.target.platform or ""
+    row = case.catalog.row(build.name, best.torch, platform)
     for name in case.torch.companions:
         if row is not None and name in row.cpu_only:
-            of = f"{name}'s wheel for {chosen.build.name}"
-            caveats.append(f"{of} has no CUDA operators here; torch itself computes on the GPU.")
-    own = case.catalog.pypi_build(chosen.best.torch, platform) if chosen.best.source == "default" else None
-    if chosen.build.kind is Kind.CPU and own not in {None, Kind.CPU, Kind.MPS}:
+            what = f"{name}'s wheel for {build.name} has no CUDA operators here"
+            yield f"{what}; torch itself computes on the GPU."
+    own = case.catalog.pypi_build(best.torch, platform) if best.source == "default" else None
+    if build.kind is Kind.CPU and own not in {None, Kind.CPU, Kind.MPS}:
         instead = f"PyPI's own ({own}) is used, which is much larger; it computes on the CPU"
-        caveats.append(f"No CPU build of torch {chosen.best.torch} is available, so {instead}.")
-    if doubt := case.hardware.doubt(chosen.build, chosen.best.version):
-        caveats.append(doubt)
-    elif not chosen.best.verified:
-        caveats.append(
-            f"torch {chosen.best.torch} on {chosen.build.name} is not verified by the catalog; whether it "
-            "works is checked after installation."
-        )
-    return tuple(caveats)
+        yield f"No CPU build of torch {best.torch} is available, so {instead}."
+    if doubt := case.hardware.doubt(build, best.version):
+        yield doubt
+    elif not best.verified:
+        later = "whether it works is checked after installation"
+        yield f"torch {best.torch} on {build.name} is not verified by the catalog; {later}."
 
 
-def _left_out(chosen: Judgement, case: Case) -> list[str]:
-    hardware = case.hardware
-    kind = chosen.build.kind
-    if kind not in hardware.required:
-        return []
-    served = hardware.required_gpus(kind)
+def _left_out(chosen: Judgement, case: Case) -> Iterator[str]:
+    hardware, kind = case.hardware, chosen.build.kind
+    if (served := hardware.required.get(kind)) is None:
+        return
+    gpus = enumerate(hardware.of_kind(kind).gpus)
     unserved = [
-        gpu for place, gpu in enumerate(hardware.of_kind(kind).gpus) if place not in hardware.required[kind]
+        f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for place, gpu in gpus if place not in served
     ]
     are, them = ("are", "them") if unserved[1:] else ("is", "it")
-    names = listed(f"{describe(gpu)} ({gpu.architecture or 'unknown'})" for gpu in unserved)
-    left_out = f"{names} {are} left out: no build that is possible here serves all GPUs."
-    return [f"{left_out} Hide {them} with {hiding_all_but(served, kind)}."]
+    hiding = hiding_all_but(hardware.required_gpus(kind), kind)
+    left_out = f"{listed(unserved)} {are} left out: no build that is possible here serves all GPUs."
+    yield f"{left_out} Hide {them} with {hiding}."
 
 
 def _candidates(

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
-from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed, numbers
+from moondream_station.core.builds.naming import (
+    GPU_KINDS,
+    LAST_DRIVER_BEFORE_TURING,
+    Build,
+    Kind,
+    listed,
+    numbers,
+    precedes_turing,
+)
 from moondream_station.core.builds.offers import PLATFORMS, Offer, in_words, platform_name, pythons_of
 from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.facts.capabilities import Gpu
@@ -248,7 +256,9 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
     if kind is not Kind.CUDA or (needed := lowest_driver(case)) is None:
         return None
     driver, build, torch = needed
-    sentence = f"driver {driver} or newer allows {build.name} with torch {torch}"
+    is_old = any(precedes_turing(gpu.architecture) for gpu in case.hardware.of_kind(kind).gpus)
+    newer = f"or newer, {LAST_DRIVER_BEFORE_TURING} at most," if is_old else "or newer"
+    sentence = f"driver {driver} {newer} allows {build.name} with torch {torch}"
     other = _with_any_driver(case)
     best = best_build(other, kind)
     top = best and case.hardware.needed_driver(best.build, other.hardware.of_kind(kind).gpus)

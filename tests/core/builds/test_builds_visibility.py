@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use
+from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use, with_compat
 from moondream_station.core.facts.capabilities import BUS_ALONE, Gpu, Outcome, ProbeReport
 from support.snapshots import amd, intel, linux, nvidia
 
@@ -195,3 +195,47 @@ def test_an_amd_gpu_that_the_bus_alone_shows_can_not_be_used() -> None:
     assert in_use.is_there
     assert "amdgpu" in (in_use.absence or "")
     assert amd_in_use(linux(card, amd("gfx1100", index=1))).absence is None
+
+
+@pytest.mark.parametrize(
+    ("name", "driver", "header", "carries_as", "words"),
+    [
+        ("Tesla T4", "535.86.10", "13.0", "580.999", "cuda-compat gives driver 535.86.10 CUDA 13.0"),
+        ("NVIDIA A100-SXM4-80GB", "535.86.10", "12.8", "570.999", "CUDA 12.8"),
+        ("NVIDIA L40S", "535.86.10", "12.2", None, None),  # the driver's own
+        ("NVIDIA H100 80GB HBM3", "620.11", "13.5", None, None),  # a branch that the table does not know
+        ("NVIDIA GeForce RTX 3090", "550.54.14", "13.0", None, "error 804"),
+        ("NVIDIA GeForce RTX 3090", "550.54.14", "12.4", None, None),
+        ("NVIDIA T1000 8GB", "550.54.14", "13.0", None, "error 804"),  # a workstation's
+        (None, "535.86.10", "13.0", None, None),
+    ],
+)
+def test_a_header_beyond_the_driver_counts_on_data_centre_gpus_alone(
+    name: str | None, driver: str, header: str, carries_as: str | None, words: str | None
+) -> None:
+    """NVIDIA's cuda-compat is there then; of a GPU without a name nothing is concluded."""
+    machine = replace(linux(nvidia("8.0", name), driver=driver), nvidia_cuda=header)
+    in_use = with_compat(nvidia_in_use(machine), machine, load_catalog())
+    assert in_use.carries_as == carries_as
+    assert len(in_use.warnings) == bool(words)
+    assert (words or "") in "".join(in_use.warnings)
+
+
+def test_a_geforce_beside_a_data_centre_gpu_keeps_the_header_from_counting() -> None:
+    """One process loads one driver library."""
+    cards = (nvidia("8.0", "NVIDIA A100-SXM4-80GB"), nvidia("8.6", "NVIDIA GeForce RTX 3090", index=1))
+    machine = replace(linux(*cards, driver="535.86.10"), nvidia_cuda="13.0")
+    in_use = with_compat(nvidia_in_use(machine), machine, load_catalog())
+    assert in_use.carries_as is None
+    assert "RTX 3090 does not support" in in_use.warnings[0]
+
+
+def test_what_variables_hide_beside_the_visible_is_known() -> None:
+    """By both variables, the second among those of the first."""
+    cards = tuple(amd(gfx, index=place) for place, gfx in enumerate(("gfx1100", "gfx1030", "gfx90a")))
+    variables = {"ROCR_VISIBLE_DEVICES": "0,1", "HIP_VISIBLE_DEVICES": "1"}
+    in_use = amd_in_use(linux(*cards, variables=variables))
+    assert in_use.gpus == (cards[1],)
+    assert in_use.beside == (cards[0], cards[2])
+    assert in_use.hiding == "ROCR_VISIBLE_DEVICES='0,1' and HIP_VISIBLE_DEVICES='1'"
+    assert amd_in_use(linux(*cards)).beside == ()

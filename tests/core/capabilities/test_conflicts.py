@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from moondream_station.core.builds.visibility import nvidia_in_use
 from moondream_station.core.capabilities.probes import nvidia
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.machine.machine import CommandResult
@@ -362,3 +363,21 @@ def test_a_card_of_amds_that_the_bus_alone_shows_has_no_driver() -> None:
     (listed,) = capabilities_of(merged(pci(card), kfd({"gfx_target_version": 110000}))).gpus
     assert (listed.architecture, listed.architecture_source) == ("gfx1100", "kfd")
     assert capabilities_of(pci(NETWORK)).gpus == ()
+
+
+@pytest.mark.parametrize(
+    ("driver", "device", "is_said"),
+    [
+        ("590.44.01", 0x1B80, True),  # GTX 1080
+        ("580.95.05", 0x1B80, False),  # the last branch that supports it
+        ("590.44.01", 0x1E84, False),  # RTX 2070 Super, which 590 supports
+    ],
+)
+def test_a_gpu_that_the_driver_no_longer_supports_is_listed_as_that(
+    driver: str, device: int, *, is_said: bool
+) -> None:
+    """From 590 on Maxwell, Pascal and Volta are no devices."""
+    record = linux(*smi_fails("No devices were found", 6), driver=driver)
+    found = capabilities_of(merged(record, pci((0x030000, 0x10DE, device))))
+    assert [gpu.architecture_source for gpu in found.gpus] == (["unsupported"] if is_said else [])
+    assert ("install driver 580" in (nvidia_in_use(found).absence or "")) is is_said

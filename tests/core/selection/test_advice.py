@@ -46,6 +46,12 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             "3.12.3",
             "driver 570.65 or newer allows cu128 with torch 2.11.0",
         ),
+        (
+            linux(nvidia("6.1", "GTX 1080"), driver="440.33"),
+            "torch>=2.8",
+            "3.12.3",
+            "driver 525.60.13 or newer, 580 at most, allows cu126 with torch 2.14.1",
+        ),
         (linux(RTX_4090), "torch>=2.11", "3.12.3", "driver 525.60.13 or newer allows cu126"),
         (linux(RTX_4090, driver="470.82.01"), "torch", "3.14.0", "has wheels for Python 3.9 to 3.13"),
         (

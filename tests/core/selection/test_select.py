@@ -5,6 +5,8 @@ Sources: the tables of drivers, architectures and releases in catalog.toml; the 
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
 import pytest
 
 from moondream_station.core.builds.offers import Offer
@@ -514,6 +516,20 @@ def test_pypis_own_wheel_is_its_own_build_where_the_gpu_runs_it() -> None:
     """The other direction of the bound: driver 580 and Turing."""
     result = plan(linux(nvidia("7.5"), driver="580.95.05"), "torch>=2.15", offers=[OWN])
     assert chosen(result) == ("cu132", "2.15.0")
+
+
+@pytest.mark.parametrize(("days", "is_said"), [(60, False), (61, True)])
+def test_an_old_catalog_says_its_age_where_the_answer_leans_on_it(days: int, *, is_said: bool) -> None:
+    """It was reviewed on 2026-11-22; what an index really has is not older for it."""
+    today = date(2026, 11, 22) + timedelta(days=days)
+    offline = plan(linux(), today=today).selection
+    assert any(f"reviewed {days} days ago" in warning for warning in offline.warnings) is is_said
+    real = plan(
+        linux(), offers=[wheel("torch-2.14.1+cpu-cp312-cp312-manylinux_2_28_x86_64.whl")], today=today
+    )
+    assert not any("days ago" in warning for warning in real.selection.warnings)
+    nothing = plan(linux(), "torch>99", today=today).selection
+    assert any("days ago" in warning for warning in nothing.warnings) is is_said
 
 
 def test_a_wheel_that_is_really_there_is_used_though_nobody_vouches_for_it() -> None:

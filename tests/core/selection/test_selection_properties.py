@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
 from hypothesis import given
@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.offers import Offer
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.facts.selection import Verdict
-from support.snapshots import amd, intel, linux, nvidia, plan, windows
+from support.snapshots import amd, intel, linux, nvidia, plan, wheel, windows
 
 DATA = tomllib.loads(
     resources.files("moondream_station.core.builds").joinpath("catalog.toml").read_text(encoding="utf-8")
@@ -306,3 +308,70 @@ def test_several_gpus_are_served_together_or_the_others_are_named(
             and carries(driver, selection.build, card.architecture, on_windows=False)
         )
         assert serves or f"{card.name} " in warnings
+
+
+@given(
+    cards=st.lists(st.builds(amd, st.sampled_from(GFX)), min_size=1, max_size=3),
+    requirement=requirements,
+    hidden=st.sampled_from([None, "0", "1", "0,1", "-1"]),
+)
+def test_no_rocm_is_chosen_that_has_no_code_for_any_gpu_in_use(
+    cards: list[Gpu], requirement: str, hidden: str | None
+) -> None:
+    """Neither torch nor rocBLAS would compute anything; for CUDA the test above says it of every GPU."""
+    cards = [replace(card, index=place) for place, card in enumerate(cards)]
+    machine = replace(linux(*cards), variables={} if hidden is None else {"HIP_VISIBLE_DEVICES": hidden})
+    selection = plan(machine, requirement).selection
+    if selection.build is None or not selection.build.startswith("rocm"):
+        return
+    known = {row["build"]: row["gfx"] for row in DATA["rocm"]}[selection.build]
+    wanted = range(len(cards)) if hidden is None else map(int, hidden.split(","))
+    in_use = {cards[place].architecture for place in wanted if 0 <= place < len(cards)}
+    assert in_use & set(known)
+
+
+INDEX_BUILDS = ("cpu", "cu118", "cu126", "cu128", "cu130", "cu132", "rocm6.3", "rocm7.2", "xpu")
+INDEX_TORCH = ("2.5.1", "2.8.0", "2.14.1", "2.15.0", "2.16.0", "2.17.1")
+
+
+def listed(build: str, torch: str) -> Offer:
+    """A wheel for Linux and Python 3.12 on an index that looks like PyTorch's."""
+    return wheel(f"torch-{torch}+{build}-cp312-cp312-manylinux_2_28_x86_64.whl")
+
+
+index_offers = st.lists(
+    st.builds(listed, st.sampled_from(INDEX_BUILDS), st.sampled_from(INDEX_TORCH)), max_size=12
+)
+
+
+@given(machine=machines(), offers=index_offers, requirement=requirements, own=st.booleans())
+def test_something_is_chosen_where_a_wheel_satisfies(
+    machine: Capabilities, offers: list[Offer], requirement: str, *, own: bool
+) -> None:
+    """A wheel for the CPU, or PyPI's own, computes on every machine of its platform."""
+    if own:
+        offers = [*offers, wheel("torch-2.15.0-cp312-cp312-manylinux_2_28_x86_64.whl", source="default")]
+    selection = plan(machine, requirement, offers=offers).selection
+    specifier = SpecifierSet(requirement.removeprefix("torch"))
+    everywhere = [offer for offer in offers if offer.build == "cpu" or offer.source == "default"]
+    satisfying = [offer for offer in everywhere if specifier.contains(offer.full_version)]
+    if platform_of(machine) == "linux_x86_64" and satisfying:
+        assert selection.build is not None, selection.reason
+
+
+@given(
+    machine=machines(),
+    offers=index_offers,
+    requirement=requirements,
+    known=st.integers(min_value=0, max_value=len(TORCH) - 1),
+)
+def test_a_newer_catalog_never_makes_an_older_torch_the_answer(
+    machine: Capabilities, offers: list[Offer], requirement: str, known: int
+) -> None:
+    """What it knows of more releases can only add to what an index really has."""
+    older = Catalog({**DATA, "releases": DATA["releases"][known:]})
+    before = plan(machine, requirement, offers=offers, catalog=older).selection
+    after = plan(machine, requirement, offers=offers).selection
+    if before.torch is not None:
+        assert after.torch is not None
+        assert Version(after.torch) >= Version(before.torch)

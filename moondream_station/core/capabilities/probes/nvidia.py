@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import anyio
 
-from moondream_station.core.builds.naming import numbers
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
     Reading,
@@ -111,24 +110,9 @@ class Trouble(StrEnum):
 
 
 @cache
-def _told() -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath("nvidia_smi.toml").read_text("utf-8"))
-
-
-@cache
 def _troubles() -> Mapping[str, dict[str, Any]]:
-    return {trouble["is"]: trouble for trouble in _told()["troubles"]}
-
-
-def last_driver(capability: str, driver: str) -> str | None:
-    """The last driver branch ("580") that supports a GPU, None where this one may."""
-    rows = _told()["ended"]
-    ended = (
-        row
-        for row in rows
-        if numbers(driver) >= (row["from"],) and numbers(capability) < numbers(row["below"])
-    )
-    return next((row["last"] for row in ended), None)
+    data = tomllib.loads(files(__package__).joinpath("nvidia_smi.toml").read_text("utf-8"))
+    return {trouble["is"]: trouble for trouble in data["troubles"]}
 
 
 _NOT_THERE: Final = frozenset({Trouble.NO_DEVICES, Trouble.NOT_LOADED})
