@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar, TypeVarTuple, cast
@@ -42,9 +42,9 @@ from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import Recorder
 from moondream_station.core.packaging.packaging_config import load_packaging_config
 from moondream_station.core.resolve.interpreter import OLDEST_PYTHON
-from moondream_station.core.selection.sentences import ANY_DRIVER, idle_gpu_warnings
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case
 from moondream_station.core.selection.select import select
+from moondream_station.core.selection.sentences import ANY_DRIVER, idle_gpu_warnings
 from moondream_station.core.selection.verdicts import judge
 
 T = TypeVar("T")

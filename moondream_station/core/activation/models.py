@@ -16,8 +16,8 @@ from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, parse_build, parse_capability
-from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.builds.offers import Target, target_of
+from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.facts.codec import to_json
