@@ -25,7 +25,7 @@ from moondream_station.core.facts.errors import (
     WorkerReplaced,
     WorkerTimeout,
 )
-from moondream_station.core.worker.link import CallStream, Progress, Request
+from moondream_station.core.worker.link import UNHEARD, CallStream, Progress, Request
 from moondream_station.core.worker.worker import Worker, answer
 
 
@@ -40,7 +40,8 @@ class Line:
         self._waiting: dict[object, anyio.Event] = {}
         self.seated: Counter[Worker] = Counter()
         """How many calls occupy each worker, the former ones included."""
-        self._changed = anyio.Event()
+        self.changed = anyio.Event()
+        """Set, and another one in its place, when something is worth looking at again."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -68,30 +69,22 @@ class Line:
 
     def give_seat_back(self, worker: Worker) -> None:
         """The worker is done with one call."""
-        self.seated[worker] -= 1
-        if self.seated[worker] <= 0:
-            del self.seated[worker]
+        self.seated -= Counter([worker])  # which drops a worker without calls
         self.change()
 
     def change(self, *, is_for_all: bool = False) -> None:
         """Let who is first look again; waking everybody for each seat made 64 clients slower than one."""
         for turn in islice(self._waiting.values(), None if is_for_all else 1):
             turn.set()
-        self._changed.set()
-        self._changed = anyio.Event()
+        self.changed.set()
+        self.changed = anyio.Event()
 
     async def wait_for_turn(self, ticket: object) -> None:
         """Wait until it is worth trying to take a seat again."""
         turn = self._waiting[ticket] = anyio.Event()
         await turn.wait()
 
-    async def wait_for_change(self) -> None:
-        """Wait until something is worth looking at again."""
-        await self._changed.wait()
 
-
-_BACK_OFF_SECONDS: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
-"""Before each restart in a row; after as many failures the worker is given up."""
 _STEADY_SECONDS: Final = 60.0
 """A worker that lived so long failed for a reason of its own: the count starts again."""
 
@@ -115,7 +108,8 @@ class InferencePool:
     loading_seconds: float = 60.0
     stuck_seconds: float = 300.0
     """How long a call that nobody waits for any more may occupy the worker before that is replaced."""
-    back_off_seconds: tuple[float, ...] = _BACK_OFF_SECONDS
+    back_off_seconds: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
+    """Before each restart in a row; after as many failures the worker is given up."""
     on_given_up: Callable[[StationError], object] = lambda _: None
     """Called with why, when a worker failed too often in a row or can't be restarted."""
 
@@ -164,7 +158,7 @@ class InferencePool:
     async def drained(self, worker: Worker) -> None:
         """Wait until no call runs on a worker."""
         while worker in self._line.seated:
-            await self._line.wait_for_change()
+            await self._line.changed.wait()
         await checkpoint()
 
     async def run(self) -> None:
@@ -189,7 +183,7 @@ class InferencePool:
         kwargs: Mapping[str, Any],
         *,
         timeout_seconds: float | None = None,
-        progress: Progress = lambda *_: None,
+        progress: Progress = UNHEARD,
     ) -> AsyncIterator[dict[str, Any] | CallStream]:
         """Let the active model's backend run a function; leaving the block gives up what is left of a stream.
 
@@ -234,7 +228,12 @@ class InferencePool:
         while True:
             seconds = own_seconds or self.timeout_seconds
             worker, deadline = await self._take_seat(function, seconds, is_patient=own_seconds is None)
-            request = self._begin(worker, function, kwargs)
+            try:
+                request = worker.begin(function, kwargs, on_end=partial(self._line.give_seat_back, worker))
+            except StationError:
+                self._line.give_seat_back(worker)
+                raise
+            self._begun = [*(begun for begun in self._begun if not begun.is_ended), request]
             remaining: float | None = max(0.0, deadline - anyio.current_time())
             get = partial(request.past_progress, progress)
             if own_seconds is None and not worker.has_answered:
@@ -258,16 +257,6 @@ class InferencePool:
             self._processed += 1
             self._answered += 1
             return worker, request, result
-
-    def _begin(self, worker: Worker, function: str, kwargs: Mapping[str, Any]) -> Request:
-        """Send a call to a worker on which it has a seat."""
-        try:
-            request = worker.begin(function, kwargs, on_end=partial(self._line.give_seat_back, worker))
-        except StationError:
-            self._line.give_seat_back(worker)
-            raise
-        self._begun = [*(begun for begun in self._begun if not begun.is_ended), request]
-        return request
 
     async def _take_seat(self, function: str, seconds: float, *, is_patient: bool) -> tuple[Worker, float]:
         """Wait for a worker that is ready and free; gives when the request's own time is over.
@@ -309,7 +298,7 @@ class InferencePool:
         with anyio.move_on_after(self.loading_seconds):
             await checkpoint()
             while self._is_loading():
-                await self._line.wait_for_change()
+                await self._line.changed.wait()
         if self._is_loading():
             why = f" Before that, its worker failed: {self._failure.message}" if self._failure else ""
             raise WorkerLoading(

@@ -39,7 +39,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.serving.queue import InferencePool
-from moondream_station.core.worker.link import Progress
+from moondream_station.core.worker.link import UNHEARD, Progress
 from moondream_station.core.worker.loading import MemoryNeed, disk_usage, held_bytes, is_small, model_cache
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
@@ -82,7 +82,7 @@ class HostedWorker:
     released: anyio.Event = field(default_factory=anyio.Event)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
-    async def fetch(self, device: str | None, *, progress: Progress = lambda *_: None) -> bool | None:
+    async def fetch(self, device: str | None, *, progress: Progress = UNHEARD) -> bool | None:
         """Let the backend bring what it will load; gives whether memory suffices, None where it won't say."""
         self.need, self.found = await self.worker.fetch(
             self.spec.code, self.spec.args, device=device, progress=progress
@@ -90,7 +90,7 @@ class HostedWorker:
         self.spec = replace(self.spec, args={**self.spec.args, **self.found})  # also for its next start
         return None if self.need is None else await anyio.to_thread.run_sync(self.need.is_met)
 
-    async def load(self, device: str | None, *, progress: Progress = lambda *_: None) -> None:
+    async def load(self, device: str | None, *, progress: Progress = UNHEARD) -> None:
         """Call the backend's `init_backend`; it is ready when that returned."""
         self.device = device
         await self.worker.init(self.spec.code, self.spec.args, device=device, progress=progress)
@@ -211,13 +211,8 @@ class ActiveWorker:
         self._is_claimed = False
         """Whether an activation's worker loads, or is about to, that no other may load beside."""
         self._evicted: WorkerSpec | None = None
-        self._target: WorkerSpec | None = None
-        """What is to be served: a worker of anything else that gets ready after all comes too late."""
-
-    @property
-    def spec(self) -> WorkerSpec | None:
-        """What is served, or on its way to be; None where nothing is."""
-        return self._target
+        self.spec: WorkerSpec | None = None
+        """What is served, or is to be: a worker of anything else that gets ready after all comes too late."""
 
     @property
     def serves(self) -> bool:
@@ -237,8 +232,8 @@ class ActiveWorker:
             return
         self.host.settled = anyio.Event()
         old, self._current = self._current, None
-        self._evicted = old.spec if old is not None else self._target
-        self._target = None
+        self._evicted = old.spec if old is not None else self.spec
+        self.spec = None
         self.pool.expect(spec.model)
         for load in tuple(self._loads):
             load.scope.cancel()
@@ -250,7 +245,7 @@ class ActiveWorker:
     def take_over(self, hosted: HostedWorker) -> None:
         """Serve with this worker from now on; the old one ends when its last request has."""
         old, self._current, self._evicted = self._current, hosted, None
-        self._target, self._is_claimed = hosted.spec, False
+        self.spec, self._is_claimed = hosted.spec, False
         self._serve(hosted)
         if old is not None:
             self.tasks.start_soon(self._retire, old)
@@ -271,12 +266,12 @@ class ActiveWorker:
         if self._is_claimed:
             self._evicted = spec
             return
-        self._target = spec
+        self.spec = spec
         self.pool.expect(spec.model)
         try:
             hosted = await self._ready(spec)
         except StationError as error:
-            if self._target is not spec:
+            if self.spec is not spec:
                 return
             self.pool.give_up(spec.model, error)
             raise
@@ -319,11 +314,11 @@ class ActiveWorker:
             verification = (await hosted.worker.verify(spec.plan)).checked()
             await hosted.load(verification.report.device)
         except BaseException:
-            reason = StopReason.CRASHED if self._target is spec else StopReason.MEMORY
+            reason = StopReason.CRASHED if self.spec is spec else StopReason.MEMORY
             with anyio.move_on_after(_STOP_SECONDS, shield=True):
                 await hosted.stop(reason)
             raise
-        if self._target is spec:  # otherwise it says nothing about the active model
+        if self.spec is spec:  # otherwise it says nothing about the active model
             self.bus.publish(
                 VerificationCompleted(ok=True, report=verification.report, mismatches=verification.mismatches)
             )
@@ -331,7 +326,7 @@ class ActiveWorker:
 
     def _keep(self, hosted: HostedWorker) -> bool:
         """Keep a worker that is ready, unless another one has taken over meanwhile: then let it go."""
-        if self._target is not hosted.spec:
+        if self.spec is not hosted.spec:
             hosted.release(StopReason.REPLACED)
             return False
         self._current = hosted

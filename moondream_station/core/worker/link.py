@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
@@ -35,6 +35,7 @@ from moondream_station.core.worker.worker_protocol import (
 Frame: TypeAlias = dict[str, Any]
 Progress: TypeAlias = Callable[[int, int | None, str], object]
 """Called with how far a backend says it is: done, total where known, and of what."""
+UNHEARD: Final[Progress] = lambda *_: None  # noqa: E731  its type stands there
 
 _LAST_FRAMES_SECONDS: Final = 1.0
 """How long a dead worker's pipe is read on, for answers that it gave before."""
@@ -156,7 +157,7 @@ class Request:
 
 
 class CallStream:
-    """The chunks of a streamed answer. Use it up, or `aclose()` it: until then it occupies the worker."""
+    """The chunks of a streamed answer, which occupies the worker until it is used up or abandoned."""
 
     def __init__(self, request: Request, first: Frame, *, timeout_seconds: float | None) -> None:
         self.key: str = first["key"]
@@ -180,12 +181,6 @@ class CallStream:
         self._request.consumed()
         return frame["value"]
 
-    async def aclose(self) -> None:
-        """Give up what is left of the stream."""
-        self._is_over = True
-        self._request.abandon()
-        await checkpoint()
-
 
 class Link:
     """A connection to a worker process. Its owner runs `read`, `write` and `watch` side by side."""
@@ -206,8 +201,8 @@ class Link:
         self._requests: dict[int, Request] = {}
         self._last_number = 0
         self._has_ended = False
-        # The goodbye that a worker is sent when its owner is cancelled must still reach it.
-        self._writing = anyio.CancelScope(shield=True)
+        self.writing = anyio.CancelScope(shield=True)
+        """Shielded: the goodbye that a worker is sent when its owner is cancelled must still reach it."""
 
     def request(
         self,
@@ -240,13 +235,12 @@ class Link:
         if self.failure is None:
             lines = self.process.last_lines()
             last = f" Its last line: {lines[-1]}" if lines else ""
-            self.failure = WorkerFailed(
+            failure = self.failure = WorkerFailed(
                 f"The backend's worker (pid {self.process.pid}) {what}.{last}",
                 hint=_LOGS_HINT,
                 log="\n".join(lines),
             )
-            for request in self._end_requests():
-                request.fail(_again(self.failure))
+            self._fail_requests(lambda _: _again(failure))
             self.failed.set()
             self._greeted.set()
         return self.failure
@@ -254,17 +248,17 @@ class Link:
     def end(self) -> None:
         """The worker is ended on purpose: who waits for an answer is told at once, and no frame counts."""
         self._has_ended = True
-        for request in self._end_requests():
-            request.fail(
-                WorkerReplaced(
-                    f"The worker was replaced before it was done with `{request.subject}`.",
-                    hint="Send the request again; it waits until the new worker is ready.",
-                )
+        self._fail_requests(
+            lambda request: WorkerReplaced(
+                f"The worker was replaced before it was done with `{request.subject}`.",
+                hint="Send the request again; it waits until the new worker is ready.",
             )
+        )
 
-    def _end_requests(self) -> Collection[Request]:
+    def _fail_requests(self, error_of: Callable[[Request], StationError]) -> None:
         requests, self._requests = self._requests, {}
-        return requests.values()
+        for request in requests.values():
+            request.fail(error_of(request))
 
     async def greet(self, timeout_seconds: float) -> None:
         """Wait for the worker's hello."""
@@ -280,18 +274,14 @@ class Link:
             )
 
     async def write(self) -> None:
-        """Send what is queued, until the worker is gone or `stop_writing` is called."""
+        """Send what is queued, until the worker is gone or `writing` is cancelled, which drops the rest."""
         gone = (anyio.BrokenResourceError, anyio.ClosedResourceError)  # `watch` reports it
-        with self._writing, suppress(*gone):
+        with self.writing, suppress(*gone):
             while True:
                 while self._outbox:
                     await self.process.stdin.send(self._outbox.popleft())
                 self._queued = anyio.Event()
                 await self._queued.wait()
-
-    def stop_writing(self) -> None:
-        """Send nothing more; what is queued is dropped."""
-        self._writing.cancel()
 
     async def read(self) -> None:
         """Hand out what the worker sends, until it is gone."""
@@ -350,16 +340,13 @@ class Link:
                 | {"kind": "end", "id": int(number)}
                 | {"kind": "progress", "id": int(number), "done": int(), "total": int() | None, "unit": str()}
             ):
-                self._answer(number, frame)
+                request = self._open(number)
+                if not request.put(frame):
+                    raise ProtocolError(f"more chunks for request {number} than requested")
+                if request.is_ended:
+                    del self._requests[number]
             case _:
                 raise ProtocolError(f"an unknown frame: {str(frame)[:200]}")
-
-    def _answer(self, number: int, frame: Frame) -> None:
-        request = self._open(number)
-        if not request.put(frame):
-            raise ProtocolError(f"more chunks for request {number} than requested")
-        if request.is_ended:
-            del self._requests[number]
 
     def _open(self, number: int) -> Request:
         request = self._requests.get(number)

@@ -32,11 +32,15 @@ def check_torch(
     detail = None
     try:
         progress(0, 3, "steps")
-        _describe(report, planned_build)
+        import torch  # noqa: PLC0415  the environment may have none, and it takes a second
+
+        cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
+        build = build_of(str(torch.__version__), cuda, hip, planned_build)
+        report.update(torch=str(torch.__version__), build=build, cuda_version=cuda or hip, arch_list=[])
         progress(1, 3, "steps")
-        detail = _use_device(report, planned_build)
+        detail = _use_device(torch, report, planned_build)
         progress(2, 3, "steps")
-        _compute(report)
+        _compute(torch, report)
         progress(3, 3, "steps")
     except Exception as error:  # noqa: BLE001  whatever torch raises is what is to be reported
         report["compute_ok"] = False
@@ -98,19 +102,8 @@ def cuda_of_driver() -> str | None:
     return f"{number // 1000}.{number % 1000 // 10}" if number > 0 else None
 
 
-def _describe(report: dict[str, Any], planned_build: str) -> None:
-    import torch  # noqa: PLC0415  the environment may have none, and it takes a second
-
-    version = str(torch.__version__)
-    cuda, hip = torch.version.cuda, getattr(torch.version, "hip", None)
-    build = build_of(version, cuda, hip, planned_build)
-    report.update(torch=version, build=build, cuda_version=cuda or hip, arch_list=[])
-
-
-def _use_device(report: dict[str, Any], planned_build: str) -> str | None:
+def _use_device(torch: Any, report: dict[str, Any], planned_build: str) -> str | None:
     """Choose the device, falling back to the CPU; say why where it is not the planned one."""
-    import torch  # noqa: PLC0415
-
     kind = device_of(planned_build)
     report.update(device="cpu", device_name=platform.processor() or platform.machine(), device_count=1)
     if kind == "cpu":
@@ -125,15 +118,13 @@ def _use_device(report: dict[str, Any], planned_build: str) -> str | None:
         return f"this torch has no torch.{kind}"
     report["arch_list"] = list(module.get_arch_list())
     if not module.is_available():
-        return _why_unavailable(kind)
+        return _why_unavailable(torch, kind)
     report.update(device=kind, device_name=module.get_device_name(0), device_count=module.device_count())
     return None
 
 
-def _why_unavailable(kind: str) -> str:
+def _why_unavailable(torch: Any, kind: str) -> str:
     """Torch's own reason: `is_available` only answers no, using the device says why."""
-    import torch  # noqa: PLC0415
-
     try:
         torch.ones(1, device=kind)
     except Exception as error:  # noqa: BLE001  its message is the result
@@ -141,10 +132,8 @@ def _why_unavailable(kind: str) -> str:
     return f"torch.{kind}.is_available() is false, though a tensor can be made there"
 
 
-def _compute(report: dict[str, Any]) -> None:
-    import torch  # noqa: PLC0415
-
-    left, right = _entries(7919), _entries(6421)
+def _compute(torch: Any, report: dict[str, Any]) -> None:
+    left, right = _entries(torch, 7919), _entries(torch, 6421)
     exact = left.to(torch.float64) @ right.to(torch.float64)
     device = report["device"]
     product = (left.to(device) @ right.to(device)).cpu().to(torch.float64)
@@ -153,10 +142,8 @@ def _compute(report: dict[str, Any]) -> None:
     report["max_abs_error"] = error if math.isfinite(error) else None
 
 
-def _entries(step: int) -> Any:
+def _entries(torch: Any, step: int) -> Any:
     """A matrix of whole numbers without a pattern that a wrong kernel could get right by chance."""
-    import torch  # noqa: PLC0415
-
     numbers = torch.arange(_SIDE * _SIDE) * step % 10007 % (2 * _LARGEST + 1) - _LARGEST
     return numbers.to(torch.float32).reshape(_SIDE, _SIDE)
 

@@ -52,11 +52,6 @@ class WorkerPlan:
     conclusions: Conclusions = field(default_factory=Conclusions)
     """What the build was chosen for; a report that differs from it fails nothing."""
 
-    @property
-    def device(self) -> str | None:
-        """The kind of device that the build computes on, None without torch."""
-        return None if self.build is None else device_of(self.build)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
@@ -113,17 +108,18 @@ def compare(
     is_version = report.torch is not None and (
         plan.torch is None or _public(report.torch) == _public(plan.torch)
     )
+    device = device_of(plan.build)
     computed = None if report.compute_ok is None else str(report.compute_ok).lower()
     rows = (
         ("torch", plan.torch, report.torch, is_version),
         ("build", plan.build, report.build, report.build == plan.build),
-        ("device", plan.device, report.device, report.device == plan.device),
+        ("device", device, report.device, report.device == device),
         ("compute_ok", "true", computed, report.compute_ok is True),
     )
     mismatches = [
         Mismatch(field=name, planned=planned, found=found) for name, planned, found, fits in rows if not fits
     ]
-    if report.build == plan.build and report.device == plan.device:
+    if report.build == plan.build and report.device == device:
         mismatches += _otherwise_than_concluded(plan.conclusions, report, driver_cuda)
     return tuple(mismatches)
 

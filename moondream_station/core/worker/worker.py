@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -22,16 +22,16 @@ from moondream_station.core.facts.errors import (
 )
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.core.processes.worker_process import WorkerProcess, open_worker_process
-from moondream_station.core.worker.link import CallStream, Frame, Link, Progress, Request
+from moondream_station.core.worker.link import UNHEARD, CallStream, Frame, Link, Progress, Request
 from moondream_station.core.worker.loading import MemoryNeed, cpu_seconds, oom_kills
 from moondream_station.core.worker.verification import Verification, WorkerPlan, read_verification
 from moondream_station.core.worker.worker_protocol import STREAM_WINDOW
 
 _WORKER_MAIN: Final = Path(__file__).with_name("worker_main.py")
+Args: TypeAlias = Mapping[str, Any]
 _LONG_CHARACTERS: Final = 1 << 14
 _LOOK_SECONDS: Final = 5.0
 """How often a worker that loads its model is looked at for signs of life."""
-_STALL_SECONDS: Final = 600.0
 _GIVEN_BY_BACKENDS: Final[tuple[type[StationError], ...]] = (WeightsUnreachable, NoSpace)
 """The errors whose code a backend may give as the cause of what it raises."""
 _GOODBYE_SECONDS: Final = 0.5
@@ -50,7 +50,7 @@ class Worker:
         """Whether a call was answered yet: backends of Moondream Station 0.1 may load in the first."""
         self.signs_of_life: Callable[[], Hashable] = lambda: None
         """Changes while work is done elsewhere, as the size of a download folder does. Runs in a thread."""
-        self.stall_seconds = _STALL_SECONDS
+        self.stall_seconds = 600.0
         """How long it may show none, no output and no CPU time, where nothing else limits it."""
 
     @property
@@ -69,26 +69,25 @@ class Worker:
         return self._link.failure
 
     async def verify(
-        self,
-        plan: WorkerPlan,
-        *,
-        timeout_seconds: float = 300.0,
-        progress: Progress = lambda *_: None,
+        self, plan: WorkerPlan, *, timeout_seconds: float = 300.0, progress: Progress = UNHEARD
     ) -> Verification:
         """Let torch compute, and hold its report against the plan. Without torch only the worker answers."""
-        value = await self._ask("verify", timeout_seconds, {"build": plan.build}, progress)
+        request = self._link.request("verify", {"op": "verify", "build": plan.build})
+        self._is_idle = False
         try:
-            return read_verification(plan, value)
+            while (frame := await request.next_frame(timeout_seconds))["kind"] == "progress":
+                progress(frame["done"], frame["total"], frame["unit"])
+        except BackendError as error:
+            log = "\n".join(self.last_lines)
+            raise WorkerFailed(f"The worker could not verify: {error.message}", log=log) from error
+        self._is_idle = True
+        try:
+            return read_verification(plan, frame.get("value", {}))
         except ValueError as error:
             raise self._link.fail(f"broke its protocol: {error}") from error
 
     async def fetch(
-        self,
-        code: BackendCode,
-        args: Mapping[str, Any],
-        *,
-        device: str | None = None,
-        progress: Progress = lambda *_: None,
+        self, code: BackendCode, args: Args, *, device: str | None = None, progress: Progress = UNHEARD
     ) -> tuple[MemoryNeed | None, Mapping[str, Any]]:
         """Let `fetch_backend` bring what `init_backend` will load; arguments and errors as for `init`.
 
@@ -103,12 +102,7 @@ class Worker:
         return MemoryNeed(needed_bytes=needed, free_on_device_bytes=free), found
 
     async def init(
-        self,
-        code: BackendCode,
-        args: Mapping[str, Any],
-        *,
-        device: str | None = None,
-        progress: Progress = lambda *_: None,
+        self, code: BackendCode, args: Args, *, device: str | None = None, progress: Progress = UNHEARD
     ) -> None:
         """Load the backend's module and call its `init_backend`, for as long as that shows signs of life.
 
@@ -139,19 +133,18 @@ class Worker:
 
     async def frame_while_alive(self, request: Request, progress: Progress) -> Frame:
         """The next frame but progress, however long it takes while the worker shows signs of life."""
-        look_seconds = min(_LOOK_SECONDS, self.stall_seconds / 4)
         seen: Hashable = None
         seen_at = anyio.current_time()
+
+        def tell(done: int, total: int | None, unit: str) -> None:
+            nonlocal seen_at
+            seen_at = anyio.current_time()
+            progress(done, total, unit)
+
         while True:
-            frame = None
-            with anyio.move_on_after(look_seconds):
-                frame = await request.get()
-            if frame is not None and frame["kind"] != "progress":
-                return frame
-            if frame is not None:
-                progress(frame["done"], frame["total"], frame["unit"])
-                seen_at = anyio.current_time()
-            elif (now := await self.signs()) != seen:
+            with anyio.move_on_after(min(_LOOK_SECONDS, self.stall_seconds / 4)):
+                return await request.past_progress(tell)
+            if (now := await self.signs()) != seen:
                 seen, seen_at = now, anyio.current_time()
             elif anyio.current_time() - seen_at >= self.stall_seconds:
                 raise WorkerTimeout(
@@ -179,23 +172,8 @@ class Worker:
         self._link.tell({"op": "shutdown"})
         return _GOODBYE_SECONDS
 
-    async def _ask(
-        self, op: str, timeout_seconds: float, fields: Frame, progress: Progress
-    ) -> dict[str, Any]:
-        request = self._link.request(op, {"op": op, **fields})
-        self._is_idle = False
-        try:
-            while (frame := await request.next_frame(timeout_seconds))["kind"] == "progress":
-                progress(frame["done"], frame["total"], frame["unit"])
-        except BackendError as error:
-            raise WorkerFailed(
-                f"The worker could not {op}: {error.message}", log="\n".join(self.last_lines)
-            ) from error
-        self._is_idle = True
-        return _value_of(frame)
-
     async def _let_load(
-        self, op: str, code: BackendCode, args: Mapping[str, Any], device: str | None, progress: Progress
+        self, op: str, code: BackendCode, args: Args, device: str | None, progress: Progress
     ) -> dict[str, Any]:
         request = self._link.request(
             f"{op}_backend of {code.id}",
@@ -221,7 +199,7 @@ class Worker:
                 hint="`moondream-station logs` shows its output.",
                 log=log,
             )
-        return _value_of(frame)
+        return dict(frame.get("value", {}))
 
 
 async def answer(
@@ -235,12 +213,7 @@ async def answer(
     frame = await request.next_frame(timeout_seconds, get)
     if frame["kind"] == "stream":
         return CallStream(request, frame, timeout_seconds=chunk_seconds)
-    return _value_of(frame)
-
-
-def _value_of(frame: Frame) -> dict[str, Any]:
-    value: dict[str, Any] = frame.get("value", {})
-    return value
+    return dict(frame.get("value", {}))
 
 
 @asynccontextmanager
@@ -276,5 +249,5 @@ async def open_worker(
                         with anyio.move_on_after(worker.say_goodbye(), shield=True):
                             await process.wait()
                 finally:
-                    link.stop_writing()
+                    link.writing.cancel()
                     tasks.cancel_scope.cancel()

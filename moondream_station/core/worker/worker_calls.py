@@ -56,8 +56,11 @@ class Call:
         self._kwargs: dict[str, Any] = request["kwargs"]
         self._texts: dict[str, bytes] = request.get("texts", {})
         self.streams = bool(request["stream"])
-        self._room = threading.Semaphore(int(request["window"]))
+        self.room = threading.Semaphore(int(request["window"]))
+        """Released as the station uses chunks up."""
         self._cancelled = threading.Event()
+        self.is_cancelled = self._cancelled.is_set
+        """Whether nobody waits for an answer any more."""
 
     def arguments(self) -> dict[str, Any]:
         """What the function is called with."""
@@ -67,15 +70,7 @@ class Call:
     def cancel(self) -> None:
         """The station has lost interest; whoever waits for room finds out."""
         self._cancelled.set()
-        self._room.release()
-
-    def more(self, count: int) -> None:
-        """The station has used up `count` chunks."""
-        self._room.release(count)
-
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits for an answer any more."""
-        return self._cancelled.is_set()
+        self.room.release()
 
     def check(self) -> None:
         """Raise `Cancelled` where nobody waits for an answer any more."""
@@ -84,7 +79,7 @@ class Call:
 
     def wait_for_room(self) -> None:
         """Block until a chunk may be sent."""
-        self._room.acquire()
+        self.room.acquire()
         self.check()
 
 
@@ -109,7 +104,7 @@ class Calls:
                     known.cancel()
             case "more":
                 if (known := self._known.get(request["id"])) is not None:
-                    known.more(int(request["count"]))
+                    known.room.release(int(request["count"]))
             case _:
                 return False
         return True
@@ -215,21 +210,13 @@ class Progress:
 
 def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
     """The last frame of a request that raised. An exception may say its `cause`, a code, and its `hint`."""
-    match error:
-        case Cancelled():
-            code, text = "cancelled", "cancelled"
-        case SystemExit():
-            code, text = "backend-error", f"the backend called sys.exit({error.code!r})"
-        case _:
-            code, text = "backend-error", _text_of(error)
-    return {
-        "kind": "error",
-        "id": request,
-        "code": code,
-        "type": type(error).__name__,
-        "message": text[:_MOST_CHARACTERS],
-        **_given_by(error),
-    }
+    code, text = "backend-error", _text_of(error)
+    if isinstance(error, Cancelled):
+        code = text = "cancelled"
+    elif isinstance(error, SystemExit):
+        text = f"the backend called sys.exit({error.code!r})"
+    frame = {"kind": "error", "id": request, "code": code, "type": type(error).__name__}
+    return frame | {"message": text[:_MOST_CHARACTERS]} | _given_by(error)
 
 
 def accepted(function: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -59,22 +59,23 @@ def leave() -> NoReturn:
     os._exit(1)
 
 
-class Channel:
-    """Writes frames, one at a time, from whichever thread."""
+def sender(descriptor: int) -> worker_calls.Send:
+    """What writes frames, one at a time, from whichever thread.
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
+    It raises `FrameUnfit` where one can't be encoded; nothing is written then.
+    """
+    lock = threading.Lock()
 
-    def send(self, frame: dict[str, Any]) -> None:
-        """Write one frame; `FrameUnfit` where it can't be encoded, nothing is written then."""
+    def send(frame: dict[str, Any]) -> None:
         data = memoryview(worker_protocol.encode(frame))
-        with self._lock:
+        with lock:
             while data:
                 try:
-                    data = data[os.write(self._descriptor, data) :]
+                    data = data[os.write(descriptor, data) :]
                 except OSError:
                     leave()
+
+    return send
 
 
 class Backend:
@@ -136,10 +137,10 @@ def _defines(path: Path, function: str) -> bool:
 class Worker:
     """Takes requests from the reading thread and answers them."""
 
-    def __init__(self, channel: Channel, threads: int) -> None:
-        self._channel = channel
+    def __init__(self, send: worker_calls.Send, threads: int) -> None:
+        self._send = send
         self._backend = Backend()
-        self._calls = worker_calls.Calls(self._backend.function, channel.send, threads)
+        self._calls = worker_calls.Calls(self._backend.function, send, threads)
         self._main: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def receive(self, descriptor: int) -> None:
@@ -165,13 +166,13 @@ class Worker:
                 value = self._answer(request)
             except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a backend raises is an answer
                 worker_calls.complain(error)
-                self._channel.send(worker_calls.error_frame(request.get("id"), error))
+                self._send(worker_calls.error_frame(request.get("id"), error))
             else:
-                self._channel.send({"kind": "result", "id": request.get("id"), "value": value})
+                self._send({"kind": "result", "id": request.get("id"), "value": value})
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         op = request.get("op")
-        with worker_calls.Progress(self._channel.send, request["id"]) as progress:
+        with worker_calls.Progress(self._send, request["id"]) as progress:
             match op:
                 case "verify":
                     build = request["build"]
@@ -214,10 +215,10 @@ def main() -> None:
     requests, frames = claim_descriptors()
     faulthandler.enable()
     os.write(frames, options.greeting.encode())  # a `.pth` file may have printed before
-    channel = Channel(frames)
+    send = sender(frames)
     hello = {"protocol": worker_protocol.PROTOCOL_VERSION, "pid": os.getpid()}
-    channel.send({"kind": "hello", **hello, "python": platform.python_version()})
-    worker = Worker(channel, options.threads)
+    send({"kind": "hello", **hello, "python": platform.python_version()})
+    worker = Worker(send, options.threads)
     threading.Thread(target=worker.receive, args=(requests,), name="requests", daemon=True).start()
     worker.work()
     # Tearing the interpreter down with torch in it takes a third of a second and can crash: leave without it.

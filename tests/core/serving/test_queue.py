@@ -111,7 +111,7 @@ async def until(pool: InferencePool, condition: Callable[[], bool]) -> None:
     with anyio.fail_after(30):
         await checkpoint()
         while not condition():
-            await pool._line.wait_for_change()
+            await pool._line.changed.wait()
 
 
 @asynccontextmanager
