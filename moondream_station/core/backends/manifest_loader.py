@@ -16,7 +16,7 @@ import httpx2
 from moondream_station.core.backends.manifest import Manifest, differences, parse_manifest, with_warning
 from moondream_station.core.facts.errors import ManifestInvalid
 from moondream_station.core.facts.redact import redact_url
-from moondream_station.core.fetch.http_failures import explain_failure
+from moondream_station.core.fetch.http_client import explain_failure
 from moondream_station.core.home.layout import Home, expanded
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings

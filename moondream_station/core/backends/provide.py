@@ -33,7 +33,7 @@ from moondream_station.core.backends.manifest_loader import announced_bytes, pat
 from moondream_station.core.builds.requirements import Requirements, decode_requirements
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
 from moondream_station.core.facts.redact import is_malformed, redact_url
-from moondream_station.core.fetch.http_failures import explain_failure
+from moondream_station.core.fetch.http_client import explain_failure
 from moondream_station.core.home.layout import TEMPORARY, Home, expanded
 from moondream_station.core.home.storage import storage_failure, temporary_folder
 

@@ -12,7 +12,7 @@ import anyio
 
 from moondream_station.core.facts.errors import NetworkFault
 from moondream_station.core.facts.redact import without_credentials
-from moondream_station.core.packaging.packaging_config import PackagingConfig
+from moondream_station.core.packaging.packaging_config import CONNECT_SECONDS, STALL_SECONDS, PackagingConfig
 
 if TYPE_CHECKING:
     import httpx2
@@ -61,8 +61,8 @@ class AttemptFailed(Exception):
 class Patience:
     """How long a server may take, uv's own limits; there is no limit for a whole file."""
 
-    connect_seconds: float = 10.0
-    stall_seconds: float = 30.0
+    connect_seconds: float = CONNECT_SECONDS
+    stall_seconds: float = STALL_SECONDS
     """From a request to the first byte of its answer, and between two pieces of it."""
     silence_seconds: float = 60.0
     """Of one address in all, whatever attempts remain: then it is an error that names it."""
@@ -184,18 +184,18 @@ def failure_of(error: httpx2.RequestError | httpx2.InvalidURL, *, is_answered: b
     """What the HTTP library raised, as a failed attempt; without any answer, a failure of TLS is final."""
     import httpx2  # noqa: PLC0415  as above
 
-    from moondream_station.core.fetch import http_failures  # noqa: PLC0415  it imports the library
+    from moondream_station.core.fetch import http_client  # noqa: PLC0415  it imports the library
 
     if isinstance(error, httpx2.InvalidURL):
         return AttemptFailed(f"its address is not valid ({error})", is_final=True)
-    tls = http_failures.is_of_tls(error)
+    tls = http_client.is_of_tls(error)
     is_lasting = isinstance(error, httpx2.UnsupportedProtocol | httpx2.TooManyRedirects)
     hint = "Name the certificate authority's file with PIP_CERT, or add it to the system's store."
-    fault, reason = http_failures.understand(error)
+    fault, reason = http_client.understand(error)
     return AttemptFailed(
         reason,
         is_final=(tls and not is_answered) or is_lasting,
-        is_unreachable=tls or http_failures.is_unreachable(error),
+        is_unreachable=tls or http_client.is_unreachable(error),
         hint=hint if tls and not is_answered else None,
         fault=fault,
     )

@@ -47,6 +47,8 @@ from moondream_station.core.packaging.user_settings import (
 )
 
 PYPI_URL = "https://pypi.org/simple"
+CONNECT_SECONDS, STALL_SECONDS = 10.0, 30.0
+"""How long a server may take to connect, and to go on, where the user says nothing: uv's own limits."""
 
 _PYTORCH_PATH = re.compile(
     r"/whl(/(nightly|test|lts))*(/(cpu|cu\d+|rocm[\d.]+|xpu|variant)(_pypi_pkg|_full|_cxx11_abi)?)?$"

@@ -15,8 +15,7 @@ import trustme
 
 from moondream_station import __version__
 from moondream_station.core.facts.errors import NetworkFault, SettingsInvalid
-from moondream_station.core.fetch.http_client import open_client
-from moondream_station.core.fetch.http_failures import explain_failure, is_unreachable, understand
+from moondream_station.core.fetch.http_client import explain_failure, is_unreachable, open_client, understand
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from support.index_traffic import Fault
 from support.torch_index import TorchIndex
