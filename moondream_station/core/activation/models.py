@@ -49,16 +49,15 @@ _Finding: TypeAlias = tuple[FitVerdict, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the probes don't ask of this computer: its memory, and the disk that weights go to; None unknown.
+    """What the probes don't ask of this computer; None where unknown.
 
-    Of the disk's free bytes, weights that are there already need `stored_bytes` less.
+    `weights` is what a model's weights need of their disk beside what is there already.
     """
 
     memory_bytes: int | None = None
     free_memory_bytes: int | None = None
-    weights_folder: Path | None = None
+    weights: Need | None = None
     free_disk_bytes: int | None = None
-    stored_bytes: int = 0
 
 
 class _Room(NamedTuple):
@@ -87,7 +86,7 @@ def judge(
     room = _room(build, capabilities, target, catalog or load_catalog(), around)
     dtype = model.args.get("dtype")
     memory = _memory(_sizes(model.needs, dtype if isinstance(dtype, str) else None, room.kind), room)
-    others = [*_disk(model.needs, around), *_capability(model.needs, room), *_glibc(model.needs, target)]
+    others = [*_disk(around), *_capability(model.needs, room), *_glibc(model.needs, target)]
     if model.requires_gpu and room.kind is Kind.CPU:
         others.append((FitVerdict.DOES_NOT_FIT, "needs a GPU; only the CPU build can be used"))
     verdict = max((memory, *others), key=lambda finding: list(FitVerdict).index(finding[0]))[0]
@@ -157,14 +156,8 @@ def _in_memory(dtype: str | None, weights_bytes: int, room: _Room) -> _Finding:
     return FitVerdict.TIGHT if is_tight else FitVerdict.FITS, f"{words} {parts}"
 
 
-def weights_to_come(model: ModelInfo, around: Surroundings) -> tuple[Need, ...]:
-    """What the weights still need of their disk, as far as the manifest says it."""
-    missing = max(0, (model.needs.weights_bytes or 0) - around.stored_bytes)
-    return (Need(around.weights_folder, missing),) if around.weights_folder else ()
-
-
-def _disk(needs: ModelNeeds, around: Surroundings) -> Iterator[_Finding]:
-    free, missing = around.free_disk_bytes, max(0, (needs.weights_bytes or 0) - around.stored_bytes)
+def _disk(around: Surroundings) -> Iterator[_Finding]:
+    free, missing = around.free_disk_bytes, around.weights.size_bytes if around.weights else 0
     if free is None or not missing:
         return
     needed = in_words(missing + DISK_RESERVE_BYTES)
@@ -205,7 +198,9 @@ def surroundings_of(model: ModelInfo, environ: Mapping[str, str]) -> Surrounding
     cache = Path(environ.get("HF_HUB_CACHE") or model_cache(environ)[0] / "hub")
     model_id = str(model.args.get("model_id", ""))
     is_local = bool(model_id) and os.path.isdir(expanded(model_id))  # noqa: PTH112  pathlib's may raise
-    stored = disk_usage([cache / f"models--{model_id.replace('/', '--')}"])
+    missing = 0 if is_local else model.needs.weights_bytes or 0
+    if missing:
+        missing = max(0, missing - disk_usage([cache / f"models--{model_id.replace('/', '--')}"]))
     folder = next(folder for folder in (cache, *cache.parents) if os.path.isdir(folder))  # noqa: PTH112
     free_bytes: int | None = None
     with suppress(OSError):  # a file system that does not say
@@ -213,9 +208,8 @@ def surroundings_of(model: ModelInfo, environ: Mapping[str, str]) -> Surrounding
     return Surroundings(
         memory_bytes=total_bytes(),
         free_memory_bytes=available_bytes(),
-        weights_folder=folder,
+        weights=Need(folder, missing),
         free_disk_bytes=free_bytes,
-        stored_bytes=(model.needs.weights_bytes or 0) if is_local else stored,
     )
 
 

@@ -19,7 +19,6 @@ from moondream_station.core.activation.activation import (
 )
 from moondream_station.core.activation.choice import Candidates, no_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
-from moondream_station.core.activation.models import weights_to_come
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.backends.manifest import Manifest
@@ -326,8 +325,9 @@ class Workshop:
         There must be room for the weights too, before gigabytes of wheels are fetched.
         """
         build = candidates.current.build if candidates.current else None
-        weights = () if self._activation.request.anyway else weights_to_come(needs.model, needs.around)
-        return await self._fetch(building.lock, build=build, also=weights, arrivals=building.arrivals)
+        weights = None if self._activation.request.anyway else needs.around.weights
+        also = (weights,) if weights else ()
+        return await self._fetch(building.lock, build=build, also=also, arrivals=building.arrivals)
 
     async def _fetch(
         self, lock: Lock, *, build: str | None, also: Iterable[Need] = (), arrivals: Arrivals | None = None

@@ -13,12 +13,14 @@ from moondream_station.core.activation.models import (
     MEMORY_RESERVE_BYTES,
     Surroundings,
     judge,
+    surroundings_of,
 )
 from moondream_station.core.backends.manifest import ModelInfo
 from moondream_station.core.backends.manifest_loader import read_built_in
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.facts.selection import Fit, FitVerdict
+from moondream_station.core.home.storage import Need
 from moondream_station.core.machine.record import RecordedMachine, load_record
 
 FITS, TIGHT, NOT, UNKNOWN = FitVerdict.FITS, FitVerdict.TIGHT, FitVerdict.DOES_NOT_FIT, FitVerdict.UNKNOWN
@@ -162,10 +164,11 @@ def test_what_the_manifest_does_not_say_is_unknown() -> None:
 def test_disk(free_bytes: int | None, verdict: FitVerdict) -> None:
     """Weights that are not there yet must fit on their disk."""
     two = model(weights_bytes=2 * GB, weights_dtype="float32")
-    fit = judged(two, on_cpu(64 * GB, free_disk_bytes=free_bytes))
+    weights = Need(Path("/"), 2 * GB)
+    fit = judged(two, on_cpu(64 * GB, free_disk_bytes=free_bytes, weights=weights))
     assert fit.verdict == verdict
     assert ("2.1 GB on the disk for its weights" in fit.reason) == (verdict in {TIGHT, NOT})
-    assert judged(two, on_cpu(64 * GB, free_disk_bytes=0, stored_bytes=2 * GB)).verdict is FITS
+    assert judged(two, on_cpu(64 * GB, free_disk_bytes=0, weights=Need(Path("/"), 0))).verdict is FITS
 
 
 @pytest.mark.parametrize(
@@ -239,3 +242,37 @@ def test_the_built_in_models(name: str, gigabytes: int, verdict: FitVerdict) -> 
     """On graphics cards of the usual sizes."""
     room = on_gpu(replace(GPU, memory_bytes=gigabytes * GB))
     assert judged(read_built_in().models[name], room).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("variables", "cache"),
+    [
+        ({}, ".cache/huggingface/hub"),
+        ({"HF_HOME": "{folder}/weights"}, "weights/hub"),
+        ({"HF_HOME": "{folder}/weights", "HF_HUB_CACHE": "{folder}/hub"}, "hub"),
+    ],
+)
+def test_weights_that_are_there_need_no_disk(tmp_path: Path, variables: dict[str, str], cache: str) -> None:
+    """What the hub's cache has of the repository counts, also where it was put by somebody else."""
+    environ = {"HOME": str(tmp_path)} | {
+        name: value.format(folder=tmp_path) for name, value in variables.items()
+    }
+    needing = model({"model_id": "me/large"}, weights_bytes=10 * 4096)
+    before = surroundings_of(needing, environ)
+    assert before.weights == Need(tmp_path, 10 * 4096)
+    assert before.free_disk_bytes
+    assert 0 < (before.free_memory_bytes or 0) <= (before.memory_bytes or 0)
+    blobs = tmp_path / cache / "models--me--large" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "0123").write_bytes(b"x" * 3 * 4096)
+    (blobs.parents[1] / "models--me--other").mkdir()
+    (blobs.parents[1] / "models--me--other" / "4567").write_bytes(b"x" * 4096)
+    assert surroundings_of(needing, environ).weights == Need(tmp_path / cache, 7 * 4096)
+
+
+def test_a_model_in_a_folder_downloads_nothing(tmp_path: Path) -> None:
+    """Its weights are there, wherever that is."""
+    local = model({"model_id": str(tmp_path)}, weights_bytes=10**15)
+    weights = surroundings_of(local, {"HOME": str(tmp_path)}).weights
+    assert weights is not None
+    assert weights.size_bytes == 0
