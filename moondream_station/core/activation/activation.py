@@ -16,6 +16,7 @@ from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.events import (
     ActivationCancelled,
     ActivationFailed,
+    ActivationWaiting,
     CancelReason,
     EnvironmentBuilt,
     Event,
@@ -26,6 +27,7 @@ from moondream_station.core.facts.events import (
 )
 from moondream_station.core.home.checkpoints import reached
 from moondream_station.core.home.layout import Home
+from moondream_station.core.home.locks import Holder
 from moondream_station.core.home.log import Log
 
 _log = Log()
@@ -92,6 +94,11 @@ class Activation:
         except StationError:
             self.stage = stage
             raise
+
+    def waits(self, holder: Holder | None) -> None:
+        """Tell that another process, if it is known, changes the home meanwhile."""
+        pid, name, since = (holder.pid, holder.command, holder.since) if holder else (None, None, None)
+        self.publish(ActivationWaiting(holder_pid=pid, holder_command=name, since=since))
 
     def progressed(self, done: int, total: int | None, unit: str) -> None:
         """Tell how far the present stage has come."""

@@ -29,7 +29,6 @@ from moondream_station.core.environments.store import amend, commit, reject, syn
 from moondream_station.core.facts.errors import StationError, VerificationFailed, WorkerFailed
 from moondream_station.core.facts.events import (
     ActivationSucceeded,
-    ActivationWaiting,
     Event,
     Stage,
     StopReason,
@@ -38,7 +37,7 @@ from moondream_station.core.facts.events import (
 )
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.checkpoints import Point, reached
-from moondream_station.core.home.locks import Holder, activation_lock
+from moondream_station.core.home.locks import activation_lock
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import storage_failure
 from moondream_station.core.serving.workers import ActiveWorker, Environment, HostedWorker, WorkerHost
@@ -92,7 +91,15 @@ class Orchestrator:
         model, needs, candidates = check_model(tools.manifest, request.model), None, None
         check_notice(tools.home, request.model, model, accept=request.accept_notice)
         activation.enter(Stage.PREPARE)
-        async with self._locked(activation), Workshop(tools, activation) as workshop:
+        async with (
+            activation_lock(
+                tools.home,
+                activation=activation.id,
+                command=f"switch {request.model}",
+                on_wait=activation.waits,
+            ),
+            Workshop(tools, activation) as workshop,
+        ):
             await workshop.sweep()
             if not request.rollback:
                 async with workshop.providing(model.backend) as code:  # neither needs the other
@@ -144,20 +151,6 @@ class Orchestrator:
                     candidates = await workshop.choose(needs)
                 workshop.fall_back(build, candidates, failure)
                 environment = None
-
-    @asynccontextmanager
-    async def _locked(self, activation: Activation) -> AsyncIterator[None]:
-        """Hold the home's lock; another process that does is waited for, visibly."""
-
-        def waiting(holder: Holder | None) -> None:
-            pid, name, since = (holder.pid, holder.command, holder.since) if holder else (None, None, None)
-            activation.publish(ActivationWaiting(holder_pid=pid, holder_command=name, since=since))
-
-        command = f"switch {activation.request.model}"
-        async with activation_lock(
-            self.tools.home, activation=activation.id, command=command, on_wait=waiting
-        ):
-            yield
 
     @asynccontextmanager
     async def _worker(self, activation: Activation, environment: Environment) -> AsyncIterator[HostedWorker]:
