@@ -41,6 +41,29 @@ MachineFile = Annotated[
     typer.Option("--machine", metavar="FILE", help="Use this machine record instead of this computer."),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Disable network access; use the bundled catalog.")]
+Images = Annotated[
+    list[str],
+    typer.Argument(metavar="IMAGE...", help="A file, a folder, a pattern, - for stdin, or an http(s) URL."),
+]
+ImagesAndText = Annotated[
+    list[str], typer.Argument(metavar="IMAGE... TEXT", help="Images as for caption, and last what to ask.")
+]
+ImagesAndObject = Annotated[
+    list[str], typer.Argument(metavar="IMAGE... OBJECT", help="Images as for caption, and last what to find.")
+]
+AskedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="MODEL", callback=_named, help="Switch to this model first, if it is not active."
+    ),
+]
+GoesOn = Annotated[
+    bool, typer.Option("--continue", help="Leave out the images that an earlier run of this has answered.")
+]
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", metavar="FOLDER", help="Draw what is found into copies of the images, there."),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -129,6 +152,79 @@ def switch(
     as_json: Json = False,
 ) -> None:
     """Install, verify and activate a model."""
+
+
+@_works_in("ask")
+def caption(
+    images: Images,
+    *,
+    length: Annotated[
+        str | None, typer.Option("--length", metavar="LENGTH", help="short, normal or long.")
+    ] = None,
+    model: AskedModel = None,
+    goes_on: GoesOn = False,
+    as_json: Json = False,
+) -> None:
+    """Describe images."""
+
+
+@_works_in("ask")
+def query(
+    words: ImagesAndText, *, model: AskedModel = None, goes_on: GoesOn = False, as_json: Json = False
+) -> None:
+    """Ask a question about images."""
+
+
+@_works_in("ask")
+def detect(
+    words: ImagesAndObject,
+    *,
+    save: Save = None,
+    model: AskedModel = None,
+    goes_on: GoesOn = False,
+    as_json: Json = False,
+) -> None:
+    """Find objects in images, as boxes in fractions of width and height."""
+
+
+@_works_in("ask")
+def point(
+    words: ImagesAndObject,
+    *,
+    save: Save = None,
+    model: AskedModel = None,
+    goes_on: GoesOn = False,
+    as_json: Json = False,
+) -> None:
+    """Point at objects in images, in fractions of width and height."""
+
+
+@_works_in("ask")
+def segment(
+    words: ImagesAndObject,
+    *,
+    save: Save = None,
+    model: AskedModel = None,
+    goes_on: GoesOn = False,
+    as_json: Json = False,
+) -> None:
+    """Outline an object in images, where the model can."""
+
+
+@_works_in("ask")
+def infer(
+    function: Annotated[str, typer.Argument(metavar="FUNCTION", help="A function of the active model.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE|ARG=VALUE]...", help="Images, and arguments as JSON or text."),
+    ] = None,
+    *,
+    save: Save = None,
+    model: AskedModel = None,
+    goes_on: GoesOn = False,
+    as_json: Json = False,
+) -> None:
+    """Call any function of the active model."""
 
 
 @_works_in("status")

@@ -12,7 +12,12 @@ import anyio
 import httpx2
 
 from moondream_station.core.facts import errors
-from moondream_station.core.facts.errors import StationError, StationUnreachable
+from moondream_station.core.facts.errors import (
+    ArgumentInvalid,
+    StationError,
+    StationUnreachable,
+    WorkerFailed,
+)
 from moondream_station.http import api
 
 Message: TypeAlias = dict[str, Any]
@@ -108,6 +113,55 @@ class StationClient:
     async def cancel(self) -> str:
         """Request the end of the running activation, and return its id."""
         return str((await self._ask("POST", "/v1/station/cancel", {}))["activation"])
+
+    async def call(self, function: str, arguments: Mapping[str, Any]) -> Message:
+        """A function's whole answer. The station says when it takes too long."""
+        async with self._function(function, arguments) as response:
+            return _object(self._address, response)
+
+    @asynccontextmanager
+    async def stream(
+        self, function: str, arguments: Mapping[str, Any]
+    ) -> AsyncGenerator[AsyncIterator[Message], None]:
+        """A function's answer as it comes: `chunk`s, then `stats`; whole, where the backend does not stream.
+
+        When the context is left early, the station ends the call.
+        """
+        async with self._function(function, {**arguments, "stream": True}) as response:
+            yield self._messages(response)
+
+    async def _messages(self, response: httpx2.Response) -> AsyncGenerator[Message, None]:
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            yield _object(self._address, response)
+            return
+        async for event in httpx2.EventSource(response, max_event_size=_MAX_MESSAGE_BYTES):
+            message = _object(self._address, event)
+            if "code" in message and "error" in message:
+                raise _error_of(message)
+            yield message
+            if message.get("completed"):
+                return
+        raise WorkerFailed(
+            "The answer broke off.", hint="`moondream-station status` shows whether it serves."
+        )
+
+    @asynccontextmanager
+    async def _function(
+        self, function: str, arguments: Mapping[str, Any]
+    ) -> AsyncGenerator[httpx2.Response, None]:
+        """The answer to a call that succeeded, whole but for an event stream."""
+        timeout = httpx2.Timeout(_ANSWER_SECONDS, read=None, write=None)
+        try:
+            async with self._http.stream(
+                "POST", f"/v1/{function}", json=arguments, timeout=timeout
+            ) as response:
+                if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                    await response.aread()
+                if not response.is_success:
+                    raise _error(self._address, response)
+                yield response
+        except httpx2.TransportError as error:
+            raise _unreachable(self._address, error) from error
 
     @asynccontextmanager
     async def follow(self, *, after: int | None = None) -> AsyncGenerator[AsyncIterator[Message], None]:
@@ -212,11 +266,22 @@ def _unreachable(address: str, error: Exception) -> StationUnreachable:
 
 def _error(address: str, response: httpx2.Response) -> StationError:
     """The station's error, as the class with its code."""
-    data = _object(address, response).get("error")
-    if not isinstance(data, dict):
+    data = _object(address, response)
+    if isinstance(data.get("error"), str) and "code" in data:
+        return _error_of(data)
+    error = data.get("error")
+    if not isinstance(error, dict):
         return _no_station(address)
-    kind = _KINDS.get(str(data.get("code")), StationError)
-    return kind(str(data.get("message")), hint=data.get("hint"))
+    kind = _KINDS.get(str(error.get("code")), StationError)
+    return kind(str(error.get("message")), hint=error.get("hint"))
+
+
+def _error_of(answer: Mapping[str, Any]) -> StationError:
+    """The error that a function's answer is, with its one sentence for message and hint."""
+    error = _KINDS.get(str(answer["code"]), StationError)(str(answer["error"]))
+    if isinstance(error, ArgumentInvalid):
+        error.argument = answer.get("argument")
+    return error
 
 
 def _object(address: str, answer: httpx2.Response | httpx2.ServerSentEvent) -> Message:

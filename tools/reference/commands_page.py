@@ -58,6 +58,16 @@ It asks the indexes and find-links which wheels they have, for at most 8 seconds
 `--machine` it uses the bundled [catalog](catalog.md) instead. With `--json`:
 [plan.json](schemas/plan.json).
 """,
+    "caption": """\
+[Ask from the terminal](../how-to/ask-from-the-terminal.md) has examples. A station that serves the home is
+asked; without one the active model is started for this command alone. With `--json` one object an image,
+`{"image", "caption", "error"}`; other functions have their own keys instead of `caption`. Exit code 1
+where an image failed.
+""",
+    "infer": """\
+A word with `=` after a name is an argument; its value is JSON where it can be read so, else text. Any
+other word is an image, as is the value of `image=` or `image_url=`.
+""",
     "logs": 'With `--json`: `{"activation", "model", "events", "notes", "worker"}`.\n',
     "rollback": """\
 The environment is checked file by file, and torch must compute in it; otherwise nothing changes. The

@@ -1,0 +1,333 @@
+"""`caption`, `query`, `detect`, `point`, `segment`, `infer`: the active model's answers on the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, redirect_stdout
+from dataclasses import asdict, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, Final
+
+import anyio.to_thread
+
+from moondream_station.cli.batch import Batch, Question
+from moondream_station.cli.images import STDIN, ImageSource, data_url, image_sources, is_url
+from moondream_station.console.interrupts import CANCELLED, DONE, FAILED, run_loop
+from moondream_station.console.logging import begin
+from moondream_station.console.output import print_error, print_json, print_progress, print_result, write
+from moondream_station.console.presenting import presenter_for_people
+from moondream_station.core.facts.errors import (
+    ArgumentInvalid,
+    BackendError,
+    NoActiveModel,
+    StationError,
+    UsageError,
+    WorkerBusy,
+    WorkerFailed,
+    WorkerLoading,
+    WorkerReplaced,
+    WorkerTimeout,
+)
+from moondream_station.core.home.active_file import read_active
+from moondream_station.core.home.layout import Home, absolute
+from moondream_station.core.home.locks import StationRecord, read_station
+from moondream_station.core.home.settings import Settings
+from moondream_station.core.home.storage import writing_to
+from moondream_station.core.home.task_groups import as_raised
+from moondream_station.http.client import StationClient
+
+_STREAMED: Final = frozenset({"caption", "query"})
+_FINDINGS: Final = {"detect": "objects", "point": "points"}
+_ARGUMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_IMAGE_ARGUMENTS: Final = ("image_url", "image")
+_OF_ONE_IMAGE = (BackendError, WorkerTimeout, WorkerFailed, WorkerBusy, WorkerReplaced)
+"""What may go wrong with one image and right with the next; anything else ends the command."""
+_IN_EVENTS: Final = frozenset({"chunk", "progress", "stats", "completed"})
+
+
+def run_caption(*, images: Sequence[str], length: str | None, **options: Any) -> int:
+    """Describe images; returns the exit code, as all of these."""
+    return _run("caption", images, {} if length is None else {"length": length}, **options)
+
+
+def run_query(*, words: Sequence[str], **options: Any) -> int:
+    """Ask a question, the last word, about images."""
+    *images, question = _with_text("query", words, "the question")
+    return _run("query", images, {"question": question}, **options)
+
+
+def run_detect(*, words: Sequence[str], **options: Any) -> int:
+    """Find objects, named by the last word."""
+    return _look_for("detect", words, options)
+
+
+def run_point(*, words: Sequence[str], **options: Any) -> int:
+    """Point at objects, named by the last word."""
+    return _look_for("point", words, options)
+
+
+def run_segment(*, words: Sequence[str], **options: Any) -> int:
+    """Outline an object, named by the last word."""
+    return _look_for("segment", words, options)
+
+
+def run_infer(*, function: str, words: Sequence[str] | None, **options: Any) -> int:
+    """Call a function; words are images, and arguments as `NAME=VALUE`."""
+    images, arguments = _split(words or ())
+    return _run(function, images, arguments, **options)
+
+
+def _look_for(function: str, words: Sequence[str], options: Mapping[str, Any]) -> int:
+    *images, what = _with_text(function, words, "what to find")
+    return _run(function, images, {"object": what}, **options)
+
+
+def _with_text(function: str, words: Sequence[str], text: str) -> Sequence[str]:
+    if len(words) > 1:
+        return words
+    example = {"query": '"How many dogs are there?"'}.get(function, "dog")
+    raise UsageError(
+        f"{function} needs an image and, last, {text}.",
+        hint=f"For example: `moondream-station {function} photo.jpg {example}`.",
+    )
+
+
+def _run(
+    function: str,
+    words: Sequence[str],
+    arguments: Mapping[str, Any],
+    *,
+    model: str | None,
+    goes_on: bool,
+    as_json: bool,
+    save: Path | None = None,
+) -> int:
+    """Ask a function about every image that the words name; returns the exit code."""
+    question = Question(
+        function=function,
+        arguments=arguments,
+        model=model,
+        as_json=as_json,
+        save=absolute(save) if save is not None else None,
+        goes_on=goes_on,
+    )
+    home, settings = begin()
+    sources = image_sources(words) or [ImageSource("")]  # `infer` may call what needs no image
+    batch = Batch(home, question, sources)
+    try:
+        with as_raised():
+            return run_loop(_ask, home, settings, batch)
+    except KeyboardInterrupt:
+        batch.report(interrupted=True)
+        return CANCELLED
+    except StationError:
+        if batch.answered:
+            batch.report(interrupted=True)
+        raise
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The images and the arguments among the words of `infer`.
+
+    A value is JSON where it can be read so, else text. `image_url=` and `image=` name an image too.
+    """
+    images: list[str] = []
+    arguments: dict[str, Any] = {}
+    for word in words:
+        match = _ARGUMENT.fullmatch(word)
+        if match is None or is_url(word):
+            images.append(word)
+        elif match[1] in _IMAGE_ARGUMENTS:
+            images.append(match[2])
+        else:
+            try:
+                arguments[match[1]] = json.loads(match[2])
+            except (ValueError, RecursionError):
+                arguments[match[1]] = match[2]
+    return images, arguments
+
+
+async def _ask(home: Home, settings: Settings, batch: Batch) -> int:
+    question = batch.question
+    async with _station(home, settings, question.model) as record:
+        if question.model is not None:
+            code = await _switch(home, record, question.model)
+            if code != DONE:
+                return code
+        await anyio.to_thread.run_sync(batch.begin)
+        async with StationClient(record.address, token=record.token) as client:
+            for source in batch.sources:
+                if await anyio.to_thread.run_sync(batch.has, source):
+                    batch.skipped += 1
+                else:
+                    await _ask_about(client, batch, source)
+    batch.report()
+    return FAILED if batch.failed else DONE
+
+
+@asynccontextmanager
+async def _station(home: Home, settings: Settings, model: str | None) -> AsyncIterator[StationRecord]:
+    """The station that serves the home, or one for as long as the block runs."""
+    record = await anyio.to_thread.run_sync(read_station, home)
+    if record is not None:
+        yield record
+        return
+    active = await anyio.to_thread.run_sync(read_active, home)
+    if active.model is None and model is None:
+        raise NoActiveModel(
+            "No model is active.",
+            hint="`moondream-station switch MODEL` activates one; `moondream-station models` lists them.",
+        )
+    from moondream_station.cli.serve import serve_here  # noqa: PLC0415  where none serves
+
+    print_progress(f"No station is serving; {model or active.model} is started for this command alone.")
+    alone = settings.model_copy(update={"service_host": "127.0.0.1", "service_port": 0})
+    async with serve_here(
+        home, alone, stopping=anyio.Event(), announce=lambda _: None, port_is_explicit=True
+    ):
+        started = await anyio.to_thread.run_sync(read_station, home)
+        assert started is not None  # noqa: S101  it was announced
+        yield started
+
+
+async def _switch(home: Home, record: StationRecord, model: str) -> int:
+    """Make a model the active one, if it is not; shown on stderr, because stdout is for answers."""
+    from moondream_station.cli.activate import activate_there  # noqa: PLC0415
+
+    async with StationClient(record.address, token=record.token) as client:
+        active = (await client.status())["active"]
+    if active is not None and active["model"] == model:
+        return DONE
+    with redirect_stdout(sys.stderr):
+        presenter = presenter_for_people()
+        return await activate_there(home, record, model, lambda client: client.switch(model), presenter)
+
+
+async def _ask_about(client: StationClient, batch: Batch, source: ImageSource) -> None:
+    """Ask about one image, and show its answer or its error."""
+    began = time.monotonic()
+    try:
+        content = await source.read() if source.name else b""
+        image = {"image_url": data_url(content, source.name)} if source.name else {}
+        arguments = {**batch.question.arguments, **image}
+        answer = await _loaded(client, batch, source, arguments)
+        if batch.question.save is not None:
+            await anyio.to_thread.run_sync(_save, batch, source, content, answer)
+    except _OF_ONE_IMAGE as error:
+        if isinstance(error, ArgumentInvalid) and error.argument not in {None, *_IMAGE_ARGUMENTS}:
+            raise
+        batch.failed += 1
+        _show_error(batch, source, error)
+        return
+    batch.answered += 1
+    batch.seconds += time.monotonic() - began
+    await anyio.to_thread.run_sync(batch.note, source)
+
+
+async def _loaded(
+    client: StationClient, batch: Batch, source: ImageSource, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Ask, and ask again for as long as the model is still loading; a large one takes minutes."""
+    while True:
+        try:
+            return await _show(client, batch, source, arguments)
+        except WorkerLoading:
+            print_progress("The model is still loading.")
+
+
+def _show_error(batch: Batch, source: ImageSource, error: StationError) -> None:
+    if batch.question.as_json:
+        print_json({"image": source.name, "error": asdict(error.info)})
+        return
+    text = error.message.removeprefix("image_url ")  # the argument is the image that was named here
+    named = source.name and len(batch.sources) > 1 and not text.startswith(source.name)
+    print_error(replace(error.info, message=f"{source.name}: {text}" if named else text), as_json=False)
+
+
+async def _show(
+    client: StationClient, batch: Batch, source: ImageSource, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Print an answer, for people a text as it comes; gives the answer."""
+    function = batch.question.function
+    if batch.question.as_json:
+        answer = _own(await client.call(function, arguments))
+        print_json({"image": source.name, **answer, "error": None})
+        return answer
+    begun = _heading(batch, source)
+    if function not in _STREAMED:
+        answer = _own(await client.call(function, arguments))
+        write(sys.stdout, begun)
+        for line in _lines(function, answer):
+            print_result(line)
+        return answer
+    answer = {}
+    text = ""
+    async with client.stream(function, arguments) as messages:
+        async for message in messages:
+            if "chunk" in message:
+                chunk = str(message["chunk"])
+                write(sys.stdout, chunk if text else begun + chunk.lstrip())
+                text += chunk
+            else:
+                answer |= {name: value for name, value in _own(message).items() if name not in _IN_EVENTS}
+    if text:
+        print_result("")
+        return answer | {"caption" if function == "caption" else "answer": text}
+    write(sys.stdout, begun)  # the whole answer at once, from a backend that does not stream
+    for line in _lines(function, answer):
+        print_result(line)
+    return answer
+
+
+def _heading(batch: Batch, source: ImageSource) -> str:
+    """What stands before an answer, where there are several."""
+    if len(batch.sources) == 1:
+        return ""
+    return f"[{batch.progress()}] {source.name}: " if sys.stdout.isatty() else f"{source.name}: "
+
+
+def _own(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer without what the station says about it."""
+    return {name: value for name, value in answer.items() if name != "_stats"}
+
+
+def _lines(function: str, answer: Mapping[str, Any]) -> Iterator[str]:
+    """An answer for people."""
+    found = answer.get(_FINDINGS.get(function, ""))
+    texts = [value for value in answer.values() if isinstance(value, str)]
+    if isinstance(found, list) and all(isinstance(item, Mapping) for item in found):
+        yield f"{len(found) or 'none'} found"
+        for item in found:
+            yield "  " + ", ".join(f"{name} {_rounded(value)}" for name, value in item.items())
+    elif len(answer) == 1 and texts:
+        yield texts[0]
+    else:
+        yield json.dumps(answer, ensure_ascii=False)
+
+
+def _rounded(value: object) -> object:
+    return f"{value:.3f}" if isinstance(value, float) else value
+
+
+def _save(batch: Batch, source: ImageSource, content: bytes, answer: Mapping[str, Any]) -> None:
+    """Draw an answer into a copy of its image, and say where it is."""
+    from moondream_station.cli.drawing import save_drawn  # noqa: PLC0415  Pillow is large
+
+    folder = batch.question.save
+    assert folder is not None  # noqa: S101  asked before
+    stem = "stdin" if source.name == STDIN else Path(source.name.partition("?")[0]).stem or "image"
+    names = chain([""], (f"-{number}" for number in count(2)))  # images of one name, from several folders
+    path = next(
+        path
+        for name in names
+        if (path := folder / f"{stem}-{batch.question.function}{name}.png") not in batch.saved
+    )
+    batch.saved.add(path)
+    with writing_to(folder):
+        is_drawn = save_drawn(content, answer, path)
+    print_progress(f"Saved {path}" if is_drawn else f"Nothing to draw for {source.name}")

@@ -1,0 +1,320 @@
+"""Asking the active model from the command line: images by every name, answers, failures, going on."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from support.commands import command, run, run_json, serving, started, switch, wait_until
+from support.stations import Premises
+
+PAINTER = """
+import base64, os, time
+
+class Refused(ValueError):
+    cause = "argument-invalid"
+    argument = "image_url"
+
+def _read(image_url):
+    content = base64.b64decode(image_url.partition(",")[2])
+    if content == b"broken":
+        raise Refused("image_url can't be read as an image")
+    while os.path.exists("HELD"):
+        time.sleep(0.01)
+    return content
+
+def _slowly():
+    yield "first "
+    while os.path.exists("HELD"):
+        time.sleep(0.01)
+    yield "last"
+
+def caption(image_url=None, length="normal", stream=False, **kwargs):
+    if length not in ("short", "normal"):
+        refused = Refused("length must be short or normal")
+        refused.argument = "length"
+        raise refused
+    words = [f"{length} ", "caption ", f"of {len(_read(image_url))} bytes"]
+    return {"caption": iter(words) if stream else "".join(words)}
+
+def query(question, image_url=None, stream=False, **kwargs):
+    if question == "Slowly?":
+        return {"answer": _slowly()}
+    return {"answer": f"{question} {len(_read(image_url))}"}
+
+def detect(object, image_url=None, **kwargs):
+    found = [] if object == "cat" else [{"x_min": 0.25, "y_min": 0.25, "x_max": 0.75, "y_max": 0.75}]
+    return {"objects": found}
+
+def point(object, image_url=None, **kwargs):
+    return {"points": [{"x": 0.5, "y": 0.5}]}
+
+def segment(object, image_url=None, **kwargs):
+    box = {"x_min": 0.5, "y_min": 0.0, "x_max": 1.0, "y_max": 1.0}
+    return {"path": "M 0 0 H 1 V 1 C 1 1 0 1 0 1 Z", "bbox": box}
+
+def add(one, other, **kwargs):
+    return {"sum": one + other}
+"""
+
+
+def picture() -> bytes:
+    """A white PNG of 40 by 20 pixels."""
+    content = io.BytesIO()
+    Image.new("RGB", (40, 20), "white").save(content, format="PNG")
+    return content.getvalue()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server's handler that logs nothing."""
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def file_server(folder: Path) -> Iterator[str]:
+    """A server of a folder's files on loopback; gives its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture
+def painting(premises: Premises) -> Premises:
+    """Premises where a model that needs no torch is active, with an image and a folder of five."""
+    premises.add_model(
+        "painter", requirements="", source=PAINTER.replace("HELD", str(premises.folder / "held"))
+    )
+    switch(premises, "painter")
+    (premises.folder / "photo.png").write_bytes(picture())
+    folder = premises.folder / "photos"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(picture())
+    (folder / "3.png").write_bytes(b"broken")
+    (folder / "notes.txt").write_text("no image")
+    return premises
+
+
+@pytest.fixture
+def served(painting: Premises) -> Iterator[Premises]:
+    """The same, while a station serves it."""
+    with serving(painting):
+        yield painting
+
+
+def test_without_a_station_the_model_is_started_for_the_command(painting: Premises) -> None:
+    """It says so, answers, and leaves no station behind."""
+    done = run(painting, "caption", "photo.png")
+    assert done.returncode == 0
+    assert done.stdout == f"normal caption of {len(picture())} bytes\n"
+    assert done.stderr == "No station is serving; painter is started for this command alone.\n"
+    assert not painting.home.station.exists()
+
+
+def test_without_a_model_it_says_what_to_type(premises: Premises) -> None:
+    """Nothing is started for it."""
+    (premises.folder / "photo.png").write_bytes(picture())
+    done = run(premises, "caption", "photo.png")
+    assert done.returncode == 1
+    assert "No model is active." in done.stderr
+    assert "moondream-station switch MODEL" in done.stderr
+
+
+def test_answers_for_people(served: Premises) -> None:
+    """A text as it is, findings in lines, the names where there are several."""
+    assert run(served, "caption", "--length", "short", "photo.png").stdout.startswith("short caption of")
+    assert run(served, "query", "photo.png", "How many?").stdout.startswith("How many? ")
+    assert run(served, "detect", "photo.png", "dog").stdout.splitlines() == [
+        "1 found",
+        "  x_min 0.250, y_min 0.250, x_max 0.750, y_max 0.750",
+    ]
+    assert run(served, "detect", "photo.png", "cat").stdout == "none found\n"
+    assert run(served, "point", "photo.png", "dog").stdout.splitlines()[1] == "  x 0.500, y 0.500"
+    several = run(served, "query", "photo.png", "photos/0.png", "Why?").stdout.splitlines()
+    assert [line.partition(": ")[0] for line in several] == ["photo.png", "photos/0.png"]
+
+
+def test_an_answer_comes_as_it_is_made(served: Premises) -> None:
+    """Its first word is there while the model still works on the rest."""
+    held = served.folder / "held"
+    held.touch()
+    with started(served, "query", "photo.png", "Slowly?") as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.read(6) == "first "
+        held.unlink()
+        assert asking.stdout.read() == "last\n"
+        assert asking.wait(60) == 0
+
+
+def test_any_function_with_any_argument(served: Premises) -> None:
+    """Values are JSON, else text; an image is a word, or the argument that functions have for it."""
+    assert run_json(served, "infer", "add", "one=1", "other=2") == {"image": "", "sum": 3, "error": None}
+    assert run_json(served, "infer", "add", "one=a", 'other="b"')["sum"] == "ab"
+    for words in (["photo.png"], ["image_url=photo.png"], ["image=photo.png"]):
+        answer = run_json(served, "infer", "caption", *words, "length=short")
+        assert answer == {
+            "image": "photo.png",
+            "caption": f"short caption of {len(picture())} bytes",
+            "error": None,
+        }
+
+
+def test_images_by_every_name(served: Premises) -> None:
+    """A folder's images, a pattern, stdin, and an URL that the command reads."""
+    names = [
+        json.loads(line)["image"] for line in run(served, "caption", "photos", "--json").stdout.splitlines()
+    ]
+    assert names == [f"photos/{number}.png" for number in range(5)]
+    pattern = run(served, "caption", "photos/[01].png", "--json").stdout.splitlines()
+    assert [json.loads(line)["image"] for line in pattern] == ["photos/0.png", "photos/1.png"]
+    piped = subprocess.run(
+        command("caption", "-"), env=served.environ, input=picture(), capture_output=True, check=True
+    )
+    assert piped.stdout.startswith(b"normal caption of")
+    (served.folder / "files").mkdir()
+    (served.folder / "files" / "a.png").write_bytes(picture())
+    with file_server(served.folder / "files") as address:
+        url = f"{address}/a.png?token=secret"
+        assert run_json(served, "caption", url)["image"] == url
+        gone = run(served, "caption", f"{address}/b.png?token=secret")
+    assert gone.returncode == 1
+    assert gone.stderr == f"error: {address}/b.png answered with status 404\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["caption", "nowhere.png"], "There is no file nowhere.png."),
+        (["caption", "nowhere/*.png"], "No file matches nowhere/*.png."),
+        (["caption", "empty"], "There is no image in the folder empty."),
+        (["query", "photo.png"], "query needs an image and, last, the question."),
+        (["detect", "photo.png"], "detect needs an image and, last, what to find."),
+    ],
+)
+def test_a_word_that_names_no_image_asks_nothing(premises: Premises, words: list[str], text: str) -> None:
+    """Exit code 2, before any station is looked for."""
+    (premises.folder / "empty").mkdir()
+    (premises.folder / "photo.png").write_bytes(picture())
+    done = run(premises, *words)
+    assert done.returncode == 2
+    assert f"error: {text}\n" in done.stderr
+
+
+def test_failures_of_single_images_are_told_and_counted(served: Premises) -> None:
+    """The others are answered; in JSON the failed one has its error on its line."""
+    done = run(served, "caption", "photos")
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 4
+    assert done.stderr.splitlines() == [
+        "error: photos/3.png: can't be read as an image",
+        "4 of 5 images answered, 1 failed.",
+    ]
+    lines = [json.loads(line) for line in run(served, "caption", "photos", "--json").stdout.splitlines()]
+    assert [line["error"] and line["error"]["code"] for line in lines] == [
+        None,
+        None,
+        None,
+        "argument-invalid",
+        None,
+    ]
+
+
+def test_what_fails_for_every_image_ends_the_command(served: Premises) -> None:
+    """A function that the model lacks, a wrong argument: said once."""
+    unknown = run(served, "infer", "juggle", "photos")
+    assert unknown.returncode == 1
+    assert unknown.stderr.count("error:") == 1
+    assert "It has: add, caption, detect, point, query, segment" in unknown.stderr
+    wrong = run(served, "caption", "photos", "--length", "endless")
+    assert wrong.returncode == 1
+    assert wrong.stderr.count("length must be short or normal") == 1
+
+
+def test_findings_are_drawn_into_copies(served: Premises) -> None:
+    """Boxes, points and masks; the image itself stays, and images of one name don't replace each other."""
+    before = (served.folder / "photo.png").read_bytes()
+    (served.folder / "more").mkdir()
+    (served.folder / "more" / "photo.png").write_bytes(picture())
+    done = run(served, "detect", "photo.png", "more/photo.png", "dog", "--save", "drawn")
+    assert done.returncode == 0
+    drawn = served.folder / "drawn"
+    assert sorted(path.name for path in drawn.iterdir()) == ["photo-detect-2.png", "photo-detect.png"]
+    assert f"Saved {drawn / 'photo-detect.png'}" in done.stderr
+    with Image.open(drawn / "photo-detect.png") as image:
+        assert (image.size, image.getpixel((10, 10)), image.getpixel((2, 2))) == (
+            (40, 20),
+            (230, 57, 70),
+            (255, 255, 255),
+        )
+    run(served, "point", "photo.png", "dog", "--save", "drawn")
+    with Image.open(drawn / "photo-point.png") as image:
+        assert image.getpixel((20, 10)) == (230, 57, 70)
+    run(served, "segment", "photo.png", "dog", "--save", "drawn")
+    with Image.open(drawn / "photo-segment.png") as image:
+        assert image.getpixel((5, 10)) == (255, 255, 255)
+        assert image.getpixel((30, 10)) not in {(255, 255, 255), (230, 57, 70)}  # seen through the mask
+    assert (
+        "Nothing to draw for photo.png" in run(served, "detect", "photo.png", "cat", "--save", "drawn").stderr
+    )
+    assert (served.folder / "photo.png").read_bytes() == before
+
+
+def test_ctrl_c_keeps_what_is_done_and_continue_goes_on(painting: Premises) -> None:
+    """Only what has no answer yet, or has changed since, is asked about again."""
+    held = painting.folder / "held"
+    with serving(painting):
+        first = run(painting, "caption", "photos/0.png", "photos/1.png")
+        assert first.returncode == 0
+        again = run(painting, "caption", "photos", "--continue")
+        assert len(again.stdout.splitlines()) == 2  # 2 and 4; 3 fails
+        assert "2 of 5 images answered, 2 were before, 1 failed." in again.stderr
+        held.touch()
+        with started(painting, "caption", "photos/0.png", "photos/1.png") as asking:
+            wait_until(lambda: run_json(painting, "status")["calls"])
+            os.kill(asking.pid, signal.SIGINT)
+            assert asking.wait(60) == 130
+            assert asking.stdout is not None
+            assert asking.stderr is not None
+            assert asking.stdout.read() == ""
+            assert (
+                asking.stderr.read()
+                == "0 of 2 images answered. 2 are left: the same command with --continue goes on.\n"
+            )
+        held.unlink()
+        assert run(painting, "caption", "photos/0.png").returncode == 0  # the worker is free
+
+
+def test_another_model_is_switched_to_first(painting: Premises) -> None:
+    """What that takes is shown on stderr; stdout has the answer alone."""
+    painting.add_model("other", requirements="", source=PAINTER.replace(' bytes"', ' bytes, the other says"'))
+    with serving(painting):
+        done = run(painting, "caption", "photo.png", "--model", "other")
+        assert done.stdout == f"normal caption of {len(picture())} bytes, the other says\n"
+        assert "other is active" in done.stderr
+        assert "is active" not in run(painting, "caption", "photo.png", "--model", "other").stderr
+
+
+def test_an_image_larger_than_a_request_is_refused_here(served: Premises, tmp_path: Path) -> None:
+    """Before it is sent anywhere; an empty one too."""
+    for name, size in (("huge.png", 25 << 20), ("empty.png", 0)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    assert "larger than 24 MiB" in run(served, "caption", str(tmp_path / "huge.png")).stderr
+    assert "is empty" in run(served, "caption", str(tmp_path / "empty.png")).stderr
