@@ -116,7 +116,7 @@ class InferencePool:
     def __post_init__(self) -> None:
         self._line = Line()
         self._service: _Service | None = None
-        """What is served; a worker of it is on the line, or loads, or can't be had."""
+        """What is served; a worker of it is on the line, or loads, or is not available."""
         self._service_changed = anyio.Event()
         self._failure: StationError | None = None
         """Why there is no worker; one may be on its way again."""
