@@ -8,7 +8,7 @@ import pytest
 
 from moondream_station.core.facts.events import ActivationFailed, BuildSelected, Stage, StageProgressed
 from moondream_station.core.facts.selection import FitVerdict
-from support.commands import command, run
+from support.commands import command, run, serving
 from support.machines import cpu_only, nvidia_linux
 from support.stations import HERE, Premises, failed, switched
 from support.terminal import open_terminal
@@ -179,7 +179,7 @@ def test_a_command_without_a_terminal_accepts_by_its_flag_alone(premises: Premis
 
 
 @pytest.mark.terminal
-@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", 1), ("n", 1)])
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", 1), ("n", 1), ("C-c", 130)])
 def test_on_a_terminal_it_is_asked(premises: Premises, answer: str, code: int) -> None:
     """With the text and the address; only a yes is one."""
     premises.add_model("noted", requirements="", notice=NOTICE)
@@ -190,6 +190,25 @@ def test_on_a_terminal_it_is_asked(premises: Premises, answer: str, code: int) -
         shown = " ".join(terminal.wait_for("[y/N]"))
         assert NOTICE["text"] in shown
         assert NOTICE["url"] in shown
-        terminal.type_line(answer)
+        if answer == "C-c":
+            terminal.press(answer)
+        else:
+            terminal.type_line(answer)
         assert terminal.exit_code() == code
     assert premises.home.notices.exists() == (answer == "y")
+
+
+@pytest.mark.terminal
+def test_a_station_that_serves_is_asked_whether_it_was_accepted(premises: Premises) -> None:
+    """The question comes once, though another process switches."""
+    premises.add_model("noted", requirements="", notice=NOTICE)
+    environ = {**premises.environ, "LANG": "C.UTF-8"}
+    with serving(premises):
+        for asked in (True, False):
+            line = command("switch", "noted")
+            with open_terminal(line, columns=100, rows=40, environ=environ, clean=True) as terminal:
+                if asked:
+                    terminal.wait_for("[y/N]")
+                    terminal.type_line("yes")
+                assert terminal.exit_code() == 0
+                assert ("[y/N]" in " ".join(terminal.screen())) == asked
