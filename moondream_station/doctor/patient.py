@@ -26,7 +26,7 @@ from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.offers import Offer
-from moondream_station.core.builds.requirements import parse_requirement_args
+from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.environments.store import Committed, committed_at, place_of
@@ -62,8 +62,8 @@ class Subject:
     record: ModelRecord | None = None
     committed: Committed | None = None
     """Its environment, None where there is none that can be used."""
-    requirements: tuple[str, ...] = ()
-    """Its backend's requirements as far as they are known here, canonical."""
+    requirements: Requirements | None = None
+    """Its backend's requirements, None where they are not known here, or where there are none."""
 
     @property
     def is_installed(self) -> bool:
@@ -75,7 +75,8 @@ class Subject:
         """Whether its backend is known to use torch."""
         if self.committed is not None:
             return self.committed.record.build is not None
-        return any(text.startswith("torch") for text in self.requirements)
+        texts = self.requirements.texts if self.requirements else ()
+        return any(text.startswith("torch") for text in texts)
 
     @property
     def words(self) -> str:
@@ -102,7 +103,7 @@ def _subject_of(home: Home | None, settings: Settings, manifest: Manifest) -> Su
         is_active=active.model == model,
         record=record,
         committed=committed,
-        requirements=known.texts if known else (),
+        requirements=replace(known, warnings=()) if known and known.texts else None,
     )
 
 
@@ -282,7 +283,7 @@ class Patient:
 
     async def _plan(self) -> Planned:
         subject, machine = await self.subject.get(), await self.examined.get()
-        requirements = parse_requirement_args(subject.requirements or ("torch",))
+        requirements = subject.requirements or parse_requirement_args(("torch",))
         mixes_indexes = False
         if self.is_here:
             with suppress(Unknowable, StationError):  # a switch reports constraints that can't be read

@@ -373,3 +373,19 @@ async def test_this_interpreters_torch_is_read_from_its_metadata(home: Home) -> 
     """Without one, that is in order: models have environments of their own."""
     record = replace(m.nvidia_linux())
     assert finding_of(await examined(home, record), "torch.interpreter").status is Status.OK
+
+
+async def test_a_model_that_requires_a_package_by_url_is_planned_for(tmp_path: Path, home: Home) -> None:
+    """That package says nothing about torch; the build for the others is found as ever."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "requirements.txt").write_text("our @ https://example.org/our-1.0-py3-none-any.whl\ntorch\n")
+    backend = {"name": "b", "download_url": str(code), "entry_module": "backend", "functions": []}
+    manifest = {
+        "version": "1",
+        "models": {"ours": {"name": "o", "description": "o", "backend": "b", "is_default": True}},
+        "backends": {"b": {**backend, "allow": {"urls": ["our"]}}},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    report = await examined(home, manifest=str(tmp_path / "manifest.json"))
+    assert finding_of(report, "gpu.build").status is Status.OK
