@@ -61,6 +61,7 @@ NO_INDEX_URL = (Path(sys.executable).parent / "no-package-index").as_uri()
 """An index without packages: a folder that is not there. `--no-index` would switch off torch's index too."""
 
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_ENDLESS_SECONDS = 1e9  # "inf" is a number to pip, and none to uv
 _TRUE, _FALSE = {"y", "yes", "t", "true", "on", "1"}, {"n", "no", "f", "false", "off", "0"}
 
 
@@ -314,7 +315,7 @@ def _number(environ: Mapping[str, str], variable: str, pip: Mapping[str, str], o
     if not value:
         name, value = f"pip's {option}", pip.get(option)
     try:
-        return max(0.0, float(value)) if value else None
+        return min(max(0.0, float(value)), _ENDLESS_SECONDS) if value else None
     except ValueError as error:
         raise _invalid(name, value, "a number") from error
 

@@ -341,6 +341,14 @@ async def test_values_that_mean_nothing_are_refused(
     assert "Correct or" in (refused.value.hint or "")
 
 
+async def test_a_time_without_end_is_a_long_one(user: _User) -> None:
+    """Pip takes "inf" for a number, uv whole seconds alone; what is no number at all says nothing."""
+    config = await user.load(PIP_TIMEOUT="inf", PIP_RETRIES="inf", UV_HTTP_CONNECT_TIMEOUT="nan")
+    variables = config.to_uv_environment(torch_index="https://download.pytorch.org/whl")
+    assert variables["UV_HTTP_TIMEOUT"] == "1000000000"
+    assert variables["UV_HTTP_RETRIES"] == "0"
+
+
 async def test_broken_files_are_refused_by_name(user: _User) -> None:
     """The message says which file, and where it can, which line."""
     _write(user.user_file, "index-url = https://mirror.example\n")
