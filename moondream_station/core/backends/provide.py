@@ -42,8 +42,6 @@ _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
 
 Connect: TypeAlias = Callable[[], Awaitable[httpx2.AsyncClient]]
 """Opens the HTTP client, for who fetches something: that takes 50 ms."""
-_Finish: TypeAlias = Callable[[Path, CodeRecord], BackendCode]
-"""Makes a backend of a filled folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +89,12 @@ async def provide_backend(
     An archive from the network is fetched once a version; a folder or a file on this computer is compared
     with what was taken before.
     """
-    provider = _Provider(backend_id, info, manifest, home)
+    provider = _Provider(backend_id, info, manifest, home, keeps=True)
     parent = home.backends / backend_id
-
-    def finish(folder: Path, record: CodeRecord) -> BackendCode:
-        return put(home, folder, record, backend_id, info.version)
-
     with provider.translated():
         await anyio.to_thread.run_sync(partial(parent.mkdir, parents=True, exist_ok=True))
         async with temporary_folder(parent, TEMPORARY) as workplace:
-            return await provider.provide(workplace, connect, finish)
+            return await provider.provide(workplace, connect)
 
 
 async def backend_requirements(
@@ -112,12 +106,9 @@ async def backend_requirements(
     async def connect() -> httpx2.AsyncClient:
         return client
 
-    def finish(folder: Path, record: CodeRecord) -> BackendCode:
-        return code_in(folder, record, backend_id, info.version)
-
     with provider.translated():
         async with temporary_folder(None, "moondream-station-") as workplace:
-            code = await provider.provide(workplace, connect, finish)
+            code = await provider.provide(workplace, connect)
             return await anyio.to_thread.run_sync(requirements_of, code, info)
 
 
@@ -142,25 +133,28 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> Requ
 
 
 class _Provider:
-    """One backend, one location."""
+    """One backend, one location; what it provides is kept in the home, or left where it is unpacked."""
 
-    def __init__(self, backend_id: str, info: BackendInfo, manifest: Manifest, home: Home) -> None:
+    def __init__(
+        self, backend_id: str, info: BackendInfo, manifest: Manifest, home: Home, *, keeps: bool = False
+    ) -> None:
         self._id = backend_id
         self._info = info
         self._location = locate(backend_id, info, manifest)
         self._home = home
+        self._keeps = keeps
 
-    async def provide(self, workplace: Path, connect: Connect, finish: _Finish) -> BackendCode:
+    async def provide(self, workplace: Path, connect: Connect) -> BackendCode:
         """What is in the home already, else what is copied, or fetched and unpacked, into a fresh folder."""
         path = self._location.path
         if path is not None:
-            return await anyio.to_thread.run_sync(self._take_local, path, workplace, finish)
+            return await anyio.to_thread.run_sync(self._take_local, path, workplace)
         kept = await anyio.to_thread.run_sync(self.kept_archive)
         if kept is not None:
             return kept
         archive = workplace / "archive"
         await self._fetch(archive, await connect())
-        return await anyio.to_thread.run_sync(self._take_archive, archive, workplace, finish)
+        return await anyio.to_thread.run_sync(self._take_archive, archive, workplace)
 
     def kept_archive(self) -> BackendCode | None:
         """What is in the home of an archive, where that and what the manifest says are still the same."""
@@ -186,18 +180,18 @@ class _Provider:
                 return code
         return None
 
-    def _take_local(self, path: Path, workplace: Path, finish: _Finish) -> BackendCode:
+    def _take_local(self, path: Path, workplace: Path) -> BackendCode:
         if not path.exists():
             raise _unavailable(self._id, f"{path} does not exist")
         if not path.is_dir():
-            return self.kept_archive() or self._take_archive(path, workplace, finish)
+            return self.kept_archive() or self._take_archive(path, workplace)
         copied = workplace / "copied"
         copied.mkdir()
         copy_folder(path, copied, origin=self._location.shown)
         source = digest_of(copied)
-        return self._kept(source) or finish(copied, self._record(copied, source, None))
+        return self._kept(source) or self._finish(copied, source, None)
 
-    def _take_archive(self, archive: Path, workplace: Path, finish: _Finish) -> BackendCode:
+    def _take_archive(self, archive: Path, workplace: Path) -> BackendCode:
         digest = _sha256_of_file(archive)
         expected = self._info.sha256
         if expected is not None and digest != expected.lower():
@@ -209,7 +203,7 @@ class _Provider:
         unpacked.mkdir()
         unpack_archive(archive, unpacked, origin=self._location.shown)
         folder = self._top(unpacked)
-        return finish(folder, self._record(folder, self._archive_source(digest), digest))
+        return self._finish(folder, self._archive_source(digest), digest)
 
     async def _fetch(self, target: Path, client: httpx2.AsyncClient) -> None:
         url, shown, size = str(self._location.url), self._location.shown, self._info.size
@@ -247,14 +241,18 @@ class _Provider:
             return folders[0]
         return folder
 
-    def _record(self, folder: Path, source: str, archive_sha256: str | None) -> CodeRecord:
-        return CodeRecord(
+    def _finish(self, folder: Path, source: str, archive_sha256: str | None) -> BackendCode:
+        """Make a backend of a filled folder."""
+        record = CodeRecord(
             source=source,
             archive_sha256=archive_sha256,
             digest=digest_of(folder),
             entry_module=self._info.entry_module,
             functions=self._info.served_functions,
         )
+        if self._keeps:
+            return put(self._home, folder, record, self._id, self._info.version)
+        return code_in(folder, record, self._id, self._info.version)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
