@@ -99,18 +99,25 @@ class _Exchange:
 
     async def run(self) -> None:
         """Call the function and answer."""
+        if not self.arguments.get("stream"):
+            async with self.station.call(
+                self.function, self.arguments, timeout_seconds=self.timeout_seconds
+            ) as answer:
+                assert isinstance(answer, Mapping)  # noqa: S101  only who asks for a stream gets one
+            await self._respond(self._whole(answer))
+            return
         unread, read = anyio.create_memory_object_stream[bytes](UNREAD_CHUNKS)
         # What is sent is sent outside the call: a client that reads slowly must not hold the backend.
         with as_raised(), read:
             async with anyio.create_task_group() as passing_on:
                 with unread:
-                    answer = await self._ask(
+                    whole = await self._stream(
                         unread, lambda: passing_on.start_soon(self._pass_on, read.clone())
                     )
-            if answer is not None:
-                await self._respond(answer)
+            if whole is not None:
+                await self._respond(whole)
 
-    async def _ask(
+    async def _stream(
         self, unread: MemoryObjectSendStream[bytes], begin: Callable[[], object]
     ) -> Response | None:
         """Call the function; gives its whole answer, None where that is streamed.
@@ -124,10 +131,9 @@ class _Exchange:
                 begin()
 
         def tell(done: int, total: int | None, unit: str) -> None:
-            if self.arguments.get("stream"):
-                stream()
-                with suppress(anyio.WouldBlock):
-                    unread.send_nowait(_event({"progress": {"done": done, "total": total, "unit": unit}}))
+            stream()
+            with suppress(anyio.WouldBlock):
+                unread.send_nowait(_event({"progress": {"done": done, "total": total, "unit": unit}}))
 
         try:
             async with self.station.call(

@@ -429,7 +429,8 @@ async def test_a_client_that_leaves_cancels_its_call(served: Served, streams: bo
 
     served.station.backend["caption"] = function
     async with served.line() as line:
-        await line.send("POST /v1/caption HTTP/1.1\nHost: localhost\nContent-Length: 0\n\n")
+        query = "?stream=true" if streams else ""
+        await line.send(f"POST /v1/caption{query} HTTP/1.1\nHost: localhost\nContent-Length: 0\n\n")
         await waits.wait()
     await cancelled.wait()
 
@@ -453,7 +454,8 @@ async def test_a_station_that_stops_gives_up_its_calls(streams: bool) -> None:  
     station = FakeStation()
     station.backend["caption"] = function
     async with serving(station) as served, served.line() as line:
-        await line.send("POST /v1/caption HTTP/1.1\nHost: localhost\nContent-Length: 0\n\n")
+        query = "?stream=true" if streams else ""
+        await line.send(f"POST /v1/caption{query} HTTP/1.1\nHost: localhost\nContent-Length: 0\n\n")
         await waits.wait()
         served.stopping.set()
         if streams:
