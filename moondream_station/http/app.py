@@ -156,17 +156,15 @@ async def _models(station: StationApi, _request: Request) -> Response:
 
 async def _switch(station: StationApi, access: Access, request: Request) -> Response:
     """`python` names a program to run, so it needs the token."""
-    body = await read_object(request)
-    model, strategy = _model(body), body.get("strategy")
+    model, body = await _read_model(request, "A switch", "strategy", *_FLAGS, "python")
+    strategy, python = body.get("strategy"), body.get("python")
     if not isinstance(strategy, str | None):
         raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
     for name in _FLAGS:
         if not isinstance(body.get(name, False), bool):
             raise RequestInvalid(f"{name!r} must be true or false")
-    python = body.get("python")
     if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
         raise RequestInvalid("'python' must be the absolute path of an interpreter")
-    _refuse_others(body, "A switch", "model", "strategy", *_FLAGS, "python")
     if python is not None:
         access.check_token(
             request.headers, "'python' names a program to run, and requires the station's token"
@@ -177,9 +175,7 @@ async def _switch(station: StationApi, access: Access, request: Request) -> Resp
 
 
 async def _rollback(station: StationApi, request: Request) -> Response:
-    body = await read_object(request)
-    model = _model(body)
-    _refuse_others(body, "A rollback", "model")
+    model, _ = await _read_model(request, "A rollback")
     return _accepted(*station.request_rollback(model))
 
 
@@ -199,16 +195,15 @@ def _accepted(activation: str, joined: bool) -> Response:  # noqa: FBT001  as th
     return json_response({"activation": activation, "joined": joined}, status=202)
 
 
-def _model(body: Mapping[str, Any]) -> str:
+async def _read_model(request: Request, what: str, *others: str) -> tuple[str, dict[str, Any]]:
+    """The model that a body names, and the body, which has no fields beside it but `others`."""
+    body, fields = await read_object(request), ("model", *others)
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise RequestInvalid("'model' must be the id of a model", hint="GET /v1/models lists them.")
-    return model
-
-
-def _refuse_others(body: Mapping[str, Any], what: str, *fields: str) -> None:
     if unknown := sorted(body.keys() - set(fields)):
         raise RequestInvalid(f"{what} takes {', '.join(fields)}, not {unknown[0]!r}")
+    return model, body
 
 
 async def _send_events(

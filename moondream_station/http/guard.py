@@ -84,7 +84,13 @@ class Access:
 
     def check(self, path: str, headers: Headers) -> None:
         """Accept a request, or raise why not."""
-        authority = self._check_host(headers)
+        hosts = headers.getlist("host")
+        authority = hosts[0].lower() if len(hosts) == 1 else ""
+        if split_authority(authority)[0] not in self.hosts:
+            raise HostForbidden(
+                f"The host {', '.join(hosts) or '(none)'!r} is not allowed",
+                hint="Use localhost, or allow this name: serve --allow-host NAME",
+            )
         for origin in headers.getlist("origin"):
             if not _is_own(origin, authority):
                 raise OriginForbidden(
@@ -106,16 +112,6 @@ class Access:
                 hint="Send 'Authorization: Bearer TOKEN'; station.json in the home has the token.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-
-    def _check_host(self, headers: Headers) -> str:
-        values = headers.getlist("host")
-        authority = values[0].lower() if len(values) == 1 else ""
-        if split_authority(authority)[0] not in self.hosts:
-            raise HostForbidden(
-                f"The host {', '.join(values) or '(none)'!r} is not allowed",
-                hint="Use localhost, or allow this name: serve --allow-host NAME",
-            )
-        return authority
 
 
 def _is_own(origin: str, authority: str) -> bool:
