@@ -40,16 +40,23 @@ scene = Image.new("RGB", (640, 480), "white")
 draw = ImageDraw.Draw(scene)
 draw.rectangle((64, 48, 191, 191), fill="red")
 draw.ellipse((400, 240, 560, 400), fill="blue")
+night = Image.new("RGB", (400, 400), (90, 90, 90))
+draw = ImageDraw.Draw(night)
+squares = ((40, 40, "#00003c"), (280, 40, "#0000fa"), (280, 280, "#f0f064"), (40, 280, "#fafaff"))
+for left, top, colour in squares:
+    draw.rectangle((left, top, left + 79, top + 79), fill=colour)
 turned = Image.new("RGB", (100, 50), "green")
 exif = turned.getexif()
 exif[0x0112] = 6
 bomb = Image.new("1", (20000, 20000))
 names = "black white grey red orange yellow green cyan blue purple pink brown".split()
 print(json.dumps({
-    "scene": encoded(scene), "jpeg": encoded(scene, "JPEG", quality=95),
+    "scene": encoded(scene), "night": encoded(night), "jpeg": encoded(scene, "JPEG", quality=95),
     "transparent": encoded(Image.new("RGBA", (40, 40), (255, 0, 0, 0))),
     "turned": encoded(turned, "JPEG", exif=exif), "bomb": encoded(bomb),
     "dot": encoded(Image.new("RGB", (1, 1), "red")), "strip": encoded(Image.new("L", (3000, 1), 128)),
+    "dim": encoded(Image.new("RGB", (8, 8), (60, 60, 60))),
+    "pale": encoded(Image.new("RGB", (8, 8), "silver")),
     **{name: encoded(Image.new("RGB", (8, 8), name)) for name in names},
 }))
 """
@@ -158,6 +165,87 @@ async def test_questions_are_answered_from_the_image(
             assert words in answer["answer"]
         alone = await answered(worker, "query", question="Who are you?", settings={"temperature": 0})
         assert "no language model" in alone["answer"]
+
+
+SIZE_WORDS = ("size", "width", "height", "resolution", "dimensions", "aspect")
+COUNTING_WORDS = ("many", "count", "number", "where", "position", "located")
+BRIGHT_PLACES = {"bottom right", "bottom left"}
+DARK_PLACES = {"top right", "top left"}
+
+
+async def test_brightness_contrast_and_size_are_answered(
+    torch_environment: Path, images: dict[str, str], tmp_path: Path
+) -> None:
+    """Each word that asks for one of them, with its figures, and the same in a long caption."""
+    asked = [
+        *(("night", f"What {word} is it?", "400 x 400 pixels, square") for word in SIZE_WORDS),
+        ("scene", "What size is it?", "640 x 480 pixels, landscape"),
+        ("scene", "What is the contrast?", "high contrast (0.29)"),
+        ("night", "What is the contrast?", "medium contrast (0.19)"),
+        ("grey", "What is the contrast?", "low contrast (0.00)"),
+        *(
+            ("night", f"Is it {word}?", "medium bright, 0.38 of 1 on average")
+            for word in ("brightness", "bright", "light", "dark")
+        ),
+        ("black", "How bright is it?", "very dark, 0.00 of 1 on average"),
+        ("dim", "How bright is it?", "dark, 0.24 of 1 on average"),
+        ("pale", "How bright is it?", "bright, 0.75 of 1 on average"),
+        ("white", "How bright is it?", "very bright, 1.00 of 1 on average"),
+        ("night", "Which colour?", "mostly grey (84%) and blue (8%)"),
+        ("night", "Which colors?", "mostly grey (84%) and blue (8%)"),
+        ("scene", "Who painted it?", "that is beyond arithmetic. The image is very bright, mostly white"),
+    ]
+    async with selftest(torch_environment, tmp_path) as worker:
+        for image, question, words in asked:
+            answer = await answered(worker, "query", image_url=images[image], question=question)
+            assert answer["answer"].startswith(f"Self-test, no language model: {words}"), question
+        long = await answered(worker, "caption", image_url=images["scene"], length="long")
+        assert "high contrast (0.29); 640 x 480 pixels, landscape." in long["caption"]
+
+
+async def test_bright_and_dark_regions_are_found_and_counted(
+    torch_environment: Path, images: dict[str, str], tmp_path: Path
+) -> None:
+    """By those words alone, or as what is bright or dark of a colour; salient ones by each word for them."""
+    regions = {
+        "bright": BRIGHT_PLACES,
+        "light": BRIGHT_PLACES,
+        "dark": DARK_PLACES,
+        "dark blue": DARK_PLACES,
+        "bright yellow": {"bottom right"},
+        "dark yellow": set(),
+        "bright dark": set(),
+        **dict.fromkeys(
+            ["object", "thing", "salient", "subject", "foreground", "region", "shapes", "anything"],
+            BRIGHT_PLACES | DARK_PLACES,
+        ),
+    }
+    async with selftest(torch_environment, tmp_path) as worker:
+        for name, places in regions.items():
+            kwargs = {"image_url": images["night"], "object": name}
+            boxes = (await answered(worker, "detect", **kwargs))["objects"]
+            assert {place_of(box["x_min"], box["y_min"]) for box in boxes} == places, name
+            points = (await answered(worker, "point", **kwargs))["points"]
+            assert {place_of(**point) for point in points} == places, name
+        for word in COUNTING_WORDS:
+            for name, words in (("bright", "2 regions (bottom right, bottom left)"), ("", "4 regions (")):
+                question = f"{word} {name} ones?"
+                answer = await answered(worker, "query", image_url=images["night"], question=question)
+                assert answer["answer"].startswith(f"Self-test, no language model: {words}"), question
+        for synonym in ("gray", "grey"):
+            assert (await answered(worker, "detect", image_url=images["night"], object=synonym))["objects"]
+        for synonym, colour in (
+            ("violet", "purple"),
+            ("magenta", "pink"),
+            ("teal", "cyan"),
+            ("turquoise", "cyan"),
+        ):
+            assert (await answered(worker, "detect", image_url=images[colour], object=synonym))["objects"]
+
+
+def place_of(x: float, y: float) -> str:
+    """The quarter of the image that a point lies in."""
+    return f"{'bottom' if y > 0.5 else 'top'} {'right' if x > 0.5 else 'left'}"
 
 
 @pytest.mark.parametrize("image", ["scene", "jpeg"])
