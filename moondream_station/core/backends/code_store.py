@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from moondream_station.core.backends.manifest import BackendInfo
+from moondream_station.core.backends.manifest import REQUIREMENTS, BackendInfo
 from moondream_station.core.builds.requirements import (
     NOTHING,
     Allowances,
@@ -56,7 +56,7 @@ class BackendCode:
     functions: tuple[str, ...]
     """What may be called over HTTP."""
     requirements_text: str
-    """The content of its `requirements.txt`, empty where it has none."""
+    """The content of the file that lists its requirements, empty where it has none."""
     digest: str
     """sha256 over the names and contents of its files, 64 hex digits."""
     place: str = ""
@@ -75,6 +75,7 @@ class CodeRecord:
     """sha256 over the files as they were put there."""
     entry_module: str
     functions: tuple[str, ...]
+    requirements: str = REQUIREMENTS
 
 
 def read_backend(home: Home, place: str) -> BackendCode | None:
@@ -170,8 +171,10 @@ def _nested(folder: Path) -> Iterator[Path]:
 
 
 def _name(record: CodeRecord) -> str:
-    """What is made of the same files to serve other functions is other code."""
+    """What is made of the same files to serve other functions, or with other packages, is other code."""
     identity = [record.digest, record.entry_module, *record.functions]
+    if record.requirements != REQUIREMENTS:
+        identity.append(f"-r {record.requirements}")
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:_NAME_DIGITS]
 
 
@@ -191,31 +194,39 @@ def code_in(
         folder=folder,
         entry_module=record.entry_module,
         functions=record.functions,
-        requirements_text=_requirements(folder, backend_id),
+        requirements_text=_requirements(folder, record.requirements, backend_id),
         digest=record.digest,
         place=place,
     )
 
 
-def _requirements(folder: Path, backend_id: str) -> str:
-    path = folder / "requirements.txt"
-    if not path.is_file():
+def _requirements(folder: Path, name: str, backend_id: str) -> str:
+    path = folder / name
+    if not path.is_file() and name == REQUIREMENTS:
         return ""
-    if path.stat().st_size > _MAX_REQUIREMENTS_BYTES:
-        raise BackendUnavailable(
-            f"requirements.txt of the backend {backend_id} is larger than 1 MiB.",
-            hint="It should hold one line a package: check that it is the right file.",
-        )
     try:
+        if path.stat().st_size > _MAX_REQUIREMENTS_BYTES:
+            raise BackendUnavailable(
+                f"{name} of the backend {backend_id} is larger than 1 MiB.",
+                hint="It should hold one line a package: check that it is the right file.",
+            )
         return decode_requirements(read_file(path))
+    except FileNotFoundError as error:
+        raise BackendUnavailable(
+            f"The backend {backend_id} has no {name}.", hint="Correct `requirements` in the manifest."
+        ) from error
     except ValueError as error:
         raise BackendUnavailable(
-            f"requirements.txt of the backend {backend_id} can't be read: {error}.", hint="Save it as UTF-8."
+            f"{name} of the backend {backend_id} can't be read: {error}.", hint="Save it as UTF-8."
         ) from error
 
 
 def _record_text(record: CodeRecord) -> str:
-    return f"{json.dumps(asdict(record), indent=1)}\n"
+    data = asdict(record)
+    if record.requirements == REQUIREMENTS:
+        del data["requirements"]  # which older stations do not read
+    return f"{json.dumps(data, indent=1)}
+"
 
 
 def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:
@@ -224,13 +235,13 @@ def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements
 
 
 def read_requirements(text: str, info: BackendInfo | None, *, folder: Path, backend: str) -> Requirements:
-    """The requirements in a backend's requirements.txt."""
-    allowed = NOTHING
+    """The requirements in the text of a backend's file of them."""
+    name, allowed = REQUIREMENTS, NOTHING
     if info is not None:
-        allow = info.allow
+        name, allow = info.requirements, info.allow
         files = {name: _content(folder / name, backend) for name in allow.files}
         allowed = Allowances(builds=frozenset(allow.builds), urls=frozenset(allow.urls), files=files)
-    return parse_requirements(text.splitlines(), origin=f"requirements.txt of {backend}", allowed=allowed)
+    return parse_requirements(text.splitlines(), origin=f"{name} of {backend}", allowed=allowed)
 
 
 def _content(path: Path, backend: str) -> str:

@@ -32,6 +32,8 @@ from moondream_station.core.facts.errors import ManifestInvalid, UnknownModel
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import folder_name
 
+REQUIREMENTS = "requirements.txt"
+"""What lists a backend's requirements where nothing else is named."""
 _SHOWN_ERRORS = 3
 
 
@@ -88,6 +90,7 @@ class BackendInfo(BaseModel):
     min_version: Annotated[str, AfterValidator(_release)] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     size: Annotated[int, Field(ge=0)] | None = None
+    requirements: FolderName = REQUIREMENTS
     allow: Allowed = Allowed()
 
     @property

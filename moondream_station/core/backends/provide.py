@@ -124,7 +124,7 @@ def known_requirements(model_id: str, *, manifest: Manifest, home: Home) -> Requ
     try:
         folder = locate(model.backend, info, manifest).path
         if folder is not None and folder.is_dir():
-            text = decode_requirements((folder / "requirements.txt").read_bytes())
+            text = decode_requirements((folder / info.requirements).read_bytes())
             return read_requirements(text, info, folder=folder, backend=model.backend)
         code = _Provider(model.backend, info, manifest, home).kept_archive()
         return requirements_of(code, info) if code else None
@@ -175,6 +175,7 @@ class _Provider:
                 and (sha256 is None or record.archive_sha256 == sha256.lower())
                 and record.entry_module == self._info.entry_module
                 and record.functions == self._info.served_functions
+                and record.requirements == self._info.requirements
                 and (code := read_backend(self._home, place)) is not None
             ):
                 return code
@@ -249,6 +250,7 @@ class _Provider:
             digest=digest_of(folder),
             entry_module=self._info.entry_module,
             functions=self._info.served_functions,
+            requirements=self._info.requirements,
         )
         if self._keeps:
             return put(self._home, folder, record, self._id, self._info.version)

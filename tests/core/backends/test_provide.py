@@ -80,9 +80,9 @@ class Setting:
         folder = self.folder if url is None else None
         return parse_manifest(text, origin="manifest.json", folder=folder, url=url)
 
-    async def requirements(self, download_url: str) -> Requirements:
+    async def requirements(self, download_url: str, **more: Any) -> Requirements:
         """What the backend that a manifest names so requires."""
-        manifest = self.manifest(download_url)
+        manifest = self.manifest(download_url, **more)
         async with httpx2.AsyncClient() as client:
             return await backend_requirements(
                 "test", manifest.backends["test"], manifest=manifest, home=self.home, client=client
@@ -155,6 +155,23 @@ async def test_other_functions_are_other_code(setting: Setting) -> None:
     assert (first.functions, second.functions) == (("caption",), ("caption", "query"))
     assert read_backend(setting.home, first.place) == first
     assert await setting.provide("source") == first
+
+
+async def test_one_code_can_have_several_lists_of_requirements(setting: Setting) -> None:
+    """Each is code of its own, found again as it is; a list that is not there is named."""
+    setting.write({**FILES, "new.txt": "torch>=2.10\n"})
+    old = await setting.provide("source")
+    new = await setting.provide("source", requirements="new.txt")
+    assert (old.requirements_text, new.requirements_text) == ("torch\n", "torch>=2.10\n")
+    assert old.place != new.place
+    assert read_backend(setting.home, new.place) == new
+    assert read_backend(setting.home, old.place) == old
+    assert await setting.provide("source", requirements="new.txt") == new
+    assert "requirements" not in json.loads((old.folder / RECORD).read_text())
+    asked = await setting.requirements("source", requirements="new.txt")
+    assert asked.texts == ("torch>=2.10",)
+    with pytest.raises(BackendUnavailable, match=r"has no other\.txt"):
+        await setting.provide("source", requirements="other.txt")
 
 
 async def test_the_same_code_from_elsewhere_keeps_its_place(setting: Setting) -> None:
