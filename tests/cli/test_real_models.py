@@ -84,6 +84,7 @@ def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPremises
     with ModelHub() as hub:
         premises = ModelPremises(tmp_path_factory.mktemp("models"), hub)
         write_tiny_model(premises.tiny)
+        hub.has_xet = True  # which the backend does not use, unless it is told to
         hub.repositories["me/tiny"] = premises.tiny
         hub.repositories["me/tokenizer"] = write_tokenizer(premises.folder / "models" / "tokenizer")
         premises.write_manifest()

@@ -11,6 +11,7 @@ from typing import Self
 from support.index_server import IndexServer
 from support.index_traffic import Resource
 
+_XET_ACCESS = "/xet-read-token"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -22,6 +23,7 @@ class ModelHub:
         repositories: A folder by repository ("me/tiny").
         commits: What `main` of a repository names; COMMIT by default.
         huge: Repositories whose files are said to have a petabyte each.
+        has_xet: Whether it offers weights by Xet's protocol, from a server that nobody can reach.
     """
 
     def __init__(self) -> None:
@@ -29,6 +31,7 @@ class ModelHub:
         self.repositories: dict[str, Path] = {}
         self.commits: dict[str, str] = {}
         self.huge: set[str] = set()
+        self.has_xet = False
 
     def __enter__(self) -> Self:
         self.server.start()
@@ -48,6 +51,10 @@ class ModelHub:
             return self._described(found[1], found[2])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(found[1], found[2], found[3])
+        if path == _XET_ACCESS:
+            headers = {"X-Xet-Cas-Url": "http://127.0.0.1:9", "X-Xet-Access-Token": "token"}
+            headers["X-Xet-Token-Expiration"] = str(2**32)
+            return Resource(content=b"{}", content_type="application/json", headers=headers)
         return 404
 
     def _commit(self, repository: str, revision: str | None) -> str:
@@ -75,6 +82,9 @@ class ModelHub:
             return 404
         content = path.read_bytes()
         headers = {"X-Repo-Commit": self._commit(repository, revision)}
+        if self.has_xet and path.suffix == ".safetensors":
+            route = f"{self.address}{_XET_ACCESS}"
+            headers |= {"X-Xet-Hash": _sha256(content), "X-Xet-Refresh-Route": route}
         etag = f'"{_sha256(content) if path.suffix == ".safetensors" else _digest(content)}"'
         kind = "application/octet-stream"
         return Resource(content=content, content_type=kind, etag=etag, ranges=True, headers=headers)

@@ -36,6 +36,7 @@ class HfTiny(PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.model = TinyModel()
+        self.post_init()
         gate = os.path.join(config._name_or_path, "hold")
         while os.path.exists(gate):
             time.sleep(0.02)

@@ -12,38 +12,22 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-# Bars are lines without an end, and the station shows the progress itself. Both are read at import.
+# The hub's client, which transformers imports, reads these at import. Bars are lines without an end, and the
+# station shows the progress itself. Xet starts every file again at zero; over plain HTTP a download resumes.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
+import arguments  # a backend's folder is on the worker's path
 import torch
+from arguments import ArgumentInvalid, decoded, settings_of
+from hub import explained
+from model import Caller, Model, chosen_dtype, use_physical_cores
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
-
-if TYPE_CHECKING:
-    from moondream_station.bundled.transformers.arguments import (
-        ArgumentInvalid,
-        boolean,
-        decoded,
-        opened,
-        references,
-        settings_of,
-        word,
-    )
-    from moondream_station.bundled.transformers.arguments import (
-        point as point_of,
-    )
-    from moondream_station.bundled.transformers.hub import explained
-    from moondream_station.bundled.transformers.model import Caller, Model, chosen_dtype, use_physical_cores
-    from moondream_station.bundled.transformers.weights import Found, Progress, find, without_network
-else:  # a backend's folder is on the worker's path
-    from arguments import ArgumentInvalid, boolean, decoded, opened, references, settings_of, word
-    from arguments import point as point_of
-    from hub import explained
-    from model import Model, chosen_dtype, use_physical_cores
-    from weights import Found, Progress, find, without_network
+from weights import Found, Progress, find, without_network
 
 transformers_logging.disable_progress_bar()
 
@@ -156,10 +140,10 @@ def query(
     """Answer a question, about an image or without one; with `reasoning` the answer tells how, too."""
     _check_others(others)
     options = {
-        "question": word(question, "question"),
-        "reasoning": boolean(reasoning),
+        "question": arguments.word(question, "question"),
+        "reasoning": arguments.boolean(reasoning),
         "settings": settings_of(settings, _TEXT_SETTINGS),
-        "spatial_refs": references(spatial_refs),
+        "spatial_refs": arguments.references(spatial_refs),
     }
     if options["spatial_refs"] and image_url is None:
         raise ArgumentInvalid("spatial_refs", "can only be used with an image")
@@ -193,7 +177,7 @@ def point(
     options = {
         "object": _object(object, others),
         "settings": settings_of(settings, _OBJECT_SETTINGS),
-        "spatial_refs": references(spatial_refs),
+        "spatial_refs": arguments.references(spatial_refs),
     }
     points = _ask("point", decoded(image_url), options, (cancelled, progress))["points"]
     return {"points": points, "count": len(points)}
@@ -212,7 +196,7 @@ def segment(
     options = {
         "object": _object(object, others),
         "settings": settings_of(settings, _TEXT_SETTINGS),
-        "spatial_refs": references(spatial_refs),
+        "spatial_refs": arguments.references(spatial_refs),
     }
     return _ask("segment", decoded(image_url), options, (cancelled, progress))
 
@@ -226,13 +210,15 @@ def detect_gaze(
 ) -> dict[str, Any]:
     """Where somebody looks whose eye is at a point; `gaze` is null where they look out of the image."""
     _check_others(others)
-    return _ask("detect_gaze", decoded(image_url), {"eye": point_of(eye, "eye")}, (cancelled, progress))
+    return _ask(
+        "detect_gaze", decoded(image_url), {"eye": arguments.point(eye, "eye")}, (cancelled, progress)
+    )
 
 
 def _object(name: Any, others: dict[str, Any]) -> str:
     obj = others.pop("obj", None)
     _check_others(others)
-    return word(name or obj, "object")
+    return arguments.word(name or obj, "object")
 
 
 def _check_others(others: dict[str, Any]) -> None:
@@ -285,7 +271,7 @@ def _call(function: str, content: bytes | None, options: dict[str, Any], caller:
     try:
         image = None
         if content is not None:
-            image = model.encoded(hashlib.sha256(content).hexdigest(), opened(content))
+            image = model.encoded(hashlib.sha256(content).hexdigest(), arguments.opened(content))
         notes = _limit(given, image) if function in {"caption", "query"} else {}
         if given.get("settings"):
             # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.

@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# Read at import. Xet's client starts every file again at zero; over plain HTTP a download resumes.
-os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
-
-import requests
-from huggingface_hub import HfApi, constants, hf_hub_download
+import huggingface_hub
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -30,13 +26,24 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from safetensors import SafetensorError
 
+if (
+    int(huggingface_hub.__version__.partition(".")[0]) < 1
+):  # it asks with requests until 1.0, with httpx since
+    from requests import RequestException
+else:
+    from httpx import HTTPError as RequestException
+
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 18  # of 10 MB, a connection that breaks sooner would never get further
 ANSWER_SECONDS = 15
 """How long the hub may take to describe a repository."""
 PAUSES_SECONDS = (1, 2, 4, 8, 16)
 """Before a download that brought nothing is tried again; one that brought something starts from the first."""
+LONGEST_PAUSE_SECONDS = 60
+"""A hub that asks to wait longer is not waited for."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -56,7 +63,7 @@ def commit_of(repository: str, revision: str | None) -> str:
         return revision
     try:
         return str(HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS).sha)
-    except (requests.RequestException, OfflineModeIsEnabled) as error:
+    except (RequestException, OfflineModeIsEnabled) as error:
         known = known_commit(repository, revision or "main")
         if known is None or (isinstance(error, HfHubHTTPError) and not _is_passing(error)):
             raise
@@ -76,13 +83,23 @@ def known_commit(repository: str, revision: str) -> str | None:
         return None
 
 
-def bring(repository: str, name: str, commit: str) -> None:
-    """Fetch a file, resuming where a connection broke, and once more where its content is not the hub's."""
+def bring(repository: str, name: str, commit: str, *, sha256: str | None = None, size_bytes: int = 0) -> None:
+    """Fetch a file, resuming where a connection broke, and once more where its content is not the hub's.
+
+    With its `sha256` and size also what was interrupted is resumed.
+    """
+    cache, url = cache_of(repository), hf_hub_url(repository, name, revision=commit)
+
+    def download() -> Path:
+        if not (cache / "snapshots" / commit / name).exists():
+            # Fails at once; the client's own download waits as long as a hub asks, since 1.x.
+            get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
+            if sha256 is not None and not _by_xet(repository, name, commit):
+                _fill(cache / "blobs" / sha256, url, size_bytes)
+        return Path(hf_hub_download(repository, name, revision=commit))  # links what is there
+
     for attempt in (1, 2):
-        path = Path(
-            _persistently(partial(hf_hub_download, repository, name, revision=commit), cache_of(repository))
-        )
-        if is_intact(path):
+        if is_intact(_persistently(download, cache)):
             return
         if attempt == 2:  # noqa: PLR2004
             raise Unreachable(
@@ -91,14 +108,45 @@ def bring(repository: str, name: str, commit: str) -> None:
             )
 
 
-def _persistently(download: Callable[[], str], cache: Path) -> str:
+def _by_xet(repository: str, name: str, commit: str) -> bool:
+    """Fetch by Xet's protocol where HF_HUB_DISABLE_XET=0 wants that; HTTPS does what fails there."""
+    if constants.HF_HUB_DISABLE_XET:
+        return False
+    try:
+        hf_hub_download(repository, name, revision=commit)
+    except Exception as error:  # noqa: BLE001  Xet's client raises what it likes
+        sys.stderr.write(f"Xet can't fetch {name} ({_reason(error)}); HTTPS is used instead\n")
+        constants.HF_HUB_DISABLE_XET = True
+        return False
+    return True
+
+
+def _fill(blob: Path, url: str, size_bytes: int) -> None:
+    """Download what a file of the cache lacks. The hub's client itself starts again at zero since 1.x."""
+    lock = Path(constants.HF_HUB_CACHE, ".locks", blob.parent.parent.name, f"{blob.name}.lock")
+    for folder in (lock.parent, blob.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    unfinished = blob.with_name(f"{blob.name}.incomplete")
+    with WeakFileLock(lock):
+        if blob.exists():
+            return
+        with unfinished.open("ab") as file:
+            if file.tell() > size_bytes:
+                file.truncate(file.seek(0))
+            headers = build_hf_headers()
+            http_get(url, file, resume_size=file.tell(), headers=headers, expected_size=size_bytes)
+        unfinished.replace(blob)
+
+
+def _persistently(download: Callable[[], Path], cache: Path) -> Path:
     """Try again after failures that pass, until the pauses are over without a byte more."""
     pauses, seen = iter(PAUSES_SECONDS), _stored_bytes(cache)
     while True:
         try:
             return download()
-        except requests.RequestException as error:
-            if not _is_passing(error):
+        except RequestException as error:
+            asked_seconds = _retry_after(error)
+            if not _is_passing(error) or asked_seconds > LONGEST_PAUSE_SECONDS:
                 raise
             size = _stored_bytes(cache)
             if size > seen:
@@ -106,17 +154,25 @@ def _persistently(download: Callable[[], str], cache: Path) -> str:
             pause = next(pauses, None)
             if pause is None:
                 raise
+            pause = max(pause, asked_seconds)
             sys.stderr.write(f"{_reason(error)}; trying again in {pause} s\n")  # the model's log
             time.sleep(pause)
 
 
-def _is_passing(error: requests.RequestException | OfflineModeIsEnabled) -> bool:
+def _is_passing(error: Exception) -> bool:
     """Whether the same request may be answered later: nobody answered, or with 429 or 5xx."""
     response = error.response if isinstance(error, HfHubHTTPError) else None
     if response is None:
         return not constants.HF_HUB_OFFLINE
     status: int = response.status_code
-    return status == 429 or status >= 500  # noqa: PLR2004
+    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _retry_after(error: Exception) -> int:
+    """How long the hub asks to wait; 0 where it does not say, or names a date."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return int(asked) if asked.isdecimal() else 0
 
 
 def is_intact(path: Path) -> bool:
@@ -146,71 +202,69 @@ def _stored_bytes(cache: Path) -> int:
 
 
 @contextmanager
-def explained(model_id: str, revision: str | None) -> Iterator[None]:
-    """Translate every way in which weights can be missing into what failed and what to do."""
-    hub = urlsplit(constants.ENDPOINT).hostname
+def explained(model_id: str, revision: str | None, *, kind: str = "model") -> Iterator[None]:
+    """Translate every way in which weights can be missing into what failed and what to do.
+
+    `kind` is what the repository `model_id` is: a model, or the tokenizer that one needs.
+    """
     try:
         yield
-    except GatedRepoError as error:
-        raise Unreachable(
-            f"{hub} gives {model_id} only to accounts that have accepted its terms.",
-            f"Accept them at {constants.ENDPOINT}/{model_id}, and set HF_TOKEN to a token of that account.",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise Unreachable(
-            f"{model_id} has no revision {revision} on {hub}.", "The manifest's args name the revision."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise _from_system(error, model_id, hub) from error
-    except EntryNotFoundError as error:
-        path = urlsplit(error.response.url).path if error.response is not None else model_id
-        raise Unreachable(
-            f"{hub} does not have {path.strip('/')}, which {model_id} needs.",
-            "Check `model_id` and `revision` in the manifest, or the mirror that HF_ENDPOINT names.",
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise Unreachable(
-            f"There is no model {model_id} on {hub}, or it is private.",
-            "Check `model_id` in the manifest; for a private one set HF_TOKEN.",
-        ) from error
-    except SafetensorError as error:
-        raise Unreachable(
-            f"The weights of {model_id} are damaged: {error}.", "Remove that file, and switch again."
-        ) from error
-    except OSError as error:  # what requests, the hub's client and transformers raise is one
-        raise _from_system(error, model_id, hub) from error
+    except (OSError, RequestException, EntryNotFoundError, HFValidationError, SafetensorError) as error:
+        raise _in_words(error, model_id, revision, kind) from error
 
 
-def _from_system(error: OSError, model_id: str, hub: str | None) -> Unreachable:
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, OSError):
-        error = error.__cause__  # why it looked for a copy here
-    if isinstance(error, OfflineModeIsEnabled) or (
-        isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE
+def _in_words(  # noqa: C901  one case a way to fail
+    error: Exception, model_id: str, revision: str | None, kind: str
+) -> Unreachable:
+    hub = urlsplit(constants.ENDPOINT).hostname
+    page = f"{constants.ENDPOINT}/{model_id}"
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(
+        error.__cause__, (OSError, RequestException)
     ):
-        return Unreachable(
-            f"{model_id} is not downloaded, and HF_HUB_OFFLINE is set.",
-            f"Unset it once, or copy the model into the cache, {constants.HF_HUB_CACHE}.",
-        )
-    if error.strerror and not isinstance(error, requests.RequestException):
-        is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        return Unreachable(
-            f"{model_id} can't be stored or read: {error.strerror}: {error.filename or constants.HF_HOME}.",
-            "Make room, or set HF_HOME to a folder that you can write to.",
-            cause="no-space" if is_full else "weights-unreachable",
-        )
-    response = error.response if isinstance(error, HfHubHTTPError) else None
-    hint = "Check the network and the proxy; or set HF_ENDPOINT to a mirror, or let `model_id` name a folder."
-    if response is None:
-        reason = _reason(error)
-    elif response.status_code == 429:  # noqa: PLR2004
-        reason = "it answered 429: too many requests"
-        hint = "Wait some minutes and switch again; a token in HF_TOKEN raises the limit."
-    elif response.status_code in {401, 403}:
-        reason = f"it answered {response.status_code}: the token is not accepted, or may not read this model"
-        hint = f"Check HF_TOKEN, and your access at {constants.ENDPOINT}/{model_id}."
-    else:
-        reason = f"it answered {response.status_code}"
-    return Unreachable(f"{model_id} is not available from {hub}: {reason}.", hint)
+        error = error.__cause__  # why it looked for a copy here
+    response = getattr(error, "response", None)
+    is_local = isinstance(error, LocalEntryNotFoundError)
+    match error:
+        case GatedRepoError():
+            message = f"{hub} gives {model_id} only to accounts that have accepted its terms."
+            hint = f"Accept them at {page}, and set HF_TOKEN to a token of that account."
+        case RevisionNotFoundError():
+            message = f"{model_id} has no revision {revision} on {hub}."
+            hint = "The manifest's args name the revision."
+        case _ if isinstance(error, OfflineModeIsEnabled) or (is_local and constants.HF_HUB_OFFLINE):
+            message = f"{model_id} is not downloaded, and HF_HUB_OFFLINE is set."
+            hint = f"Unset it once, or copy the model into the cache, {constants.HF_HUB_CACHE}."
+        case EntryNotFoundError() if not is_local:
+            path = model_id if response is None else urlsplit(str(response.url)).path
+            message = f"{hub} does not have {path.strip('/')}, which {model_id} needs."
+            hint = "Check `model_id` and `revision` in the manifest, or the mirror that HF_ENDPOINT names."
+        case RepositoryNotFoundError() | HFValidationError():
+            message = f"There is no {kind} {model_id} on {hub}, or it is private."
+            hint = "Check `model_id` in the manifest; for a private one set HF_TOKEN."
+        case SafetensorError():
+            message = f"The weights of {model_id} are damaged: {error}."
+            hint = "Remove that file, and switch again."
+        case OSError(strerror=str(why)) if not isinstance(error, RequestException):
+            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            where = error.filename or constants.HF_HOME
+            message = f"{model_id} can't be stored or read: {why}: {where}."
+            hint = "Make room, or set HF_HOME to a folder that you can write to."
+            return Unreachable(message, hint, cause="no-space" if is_full else "weights-unreachable")
+        case _:
+            status = getattr(response, "status_code", None)
+            reason = _reason(error) if status is None else f"it answered {status}"
+            hint = "Check the network and the proxy; or set HF_ENDPOINT to a mirror,"
+            hint += " or let `model_id` name a folder."
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                seconds = _retry_after(error)
+                reason += ": too many requests"
+                wait = f"{seconds} s, as it asks," if seconds else "some minutes"
+                hint = f"Wait {wait} and switch again; a token in HF_TOKEN raises the limit."
+            elif status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                reason += ": the token is not accepted, or may not read this model"
+                hint = f"Check HF_TOKEN, and your access at {page}."
+            message = f"{model_id} is not available from {hub}: {reason}."
+    return Unreachable(message, hint)
 
 
 def _reason(error: BaseException) -> str:

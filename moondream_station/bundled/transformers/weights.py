@@ -13,34 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from moondream_station.bundled.transformers.hub import (
-        ANSWER_SECONDS,
-        Unreachable,
-        bring,
-        cache_of,
-        commit_of,
-        explained,
-        is_intact,
-        known_commit,
-    )
-else:  # a backend's folder is on the worker's path
-    from hub import (
-        ANSWER_SECONDS,
-        Unreachable,
-        bring,
-        cache_of,
-        commit_of,
-        explained,
-        is_intact,
-        known_commit,
-    )
-
+import hub  # a backend's folder is on the worker's path
 import huggingface_hub
-from huggingface_hub import HfApi, constants
-from huggingface_hub.utils import reset_sessions
+from hub import Unreachable, bring, cache_of, commit_of, is_intact
+from huggingface_hub import HfApi, constants, utils
 from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
 
 Progress = Callable[[int, int | None, str], object]
@@ -52,6 +30,8 @@ RESERVE_BYTES = 64 << 20
 DESCRIBING = (".json", ".py")
 WEIGHTS = ".safetensors"
 TOKENIZER = "tokenizer.json"
+_forget_sessions = getattr(utils, "reset_sessions", None) or utils.close_session
+"""The client's name for it before 1.0, and since."""
 _ASKED_TOKENIZER = re.compile(r"""Tokenizer\.from_pretrained\(\s*["']([\w.-]+/[\w.-]+)["']""")
 """How Moondream's code asks for a tokenizer that its own repository does not have."""
 
@@ -90,8 +70,8 @@ def find(
         used[model_id] = commits.get(model_id) or commit_of(model_id, revision)
         folder = _bring_model(model_id, used[model_id], progress, sized)
     for name in _tokenizers_of(folder):
-        with explained(name, commits.get(name)):
-            used[name] = commits.get(name) or known_commit(name, "main") or commit_of(name, None)
+        with hub.explained(name, commits.get(name), kind="tokenizer"):
+            used[name] = commits.get(name) or hub.known_commit(name, "main") or commit_of(name, None)
             if not (cache_of(name) / "snapshots" / used[name] / TOKENIZER).is_file():
                 bring(name, TOKENIZER, used[name])
     progress(0, _size(folder), "bytes")
@@ -109,13 +89,13 @@ def without_network(found: Found) -> Iterator[None]:
 
     huggingface_hub.hf_hub_download = pinned  # `tokenizers` looks it up there at each call
     constants.HF_HUB_OFFLINE = True
-    reset_sessions()  # the present ones were made to ask
+    _forget_sessions()  # the present ones were made to ask
     try:
         yield
     finally:
         huggingface_hub.hf_hub_download = download
         constants.HF_HUB_OFFLINE = is_offline
-        reset_sessions()
+        _forget_sessions()
 
 
 def _bring_model(model_id: str, commit: str, progress: Progress, sized: Callable[[int], object]) -> Path:
@@ -123,7 +103,7 @@ def _bring_model(model_id: str, commit: str, progress: Progress, sized: Callable
     folder = cache_of(model_id) / "snapshots" / commit
     if folder.is_dir() and _missing(folder) is None and all(is_intact(file) for file in _weights_of(folder)):
         return folder
-    info = HfApi().model_info(model_id, revision=commit, files_metadata=True, timeout=ANSWER_SECONDS)
+    info = HfApi().model_info(model_id, revision=commit, files_metadata=True, timeout=hub.ANSWER_SECONDS)
     files = {file.rfilename: file for file in info.siblings or ()}
     for name in sorted(name for name in files if name.endswith(DESCRIBING)):
         bring(model_id, name, commit)
@@ -132,21 +112,16 @@ def _bring_model(model_id: str, commit: str, progress: Progress, sized: Callable
         names = {"model.safetensors"} & files.keys() or {name for name in files if name.endswith(WEIGHTS)}
     if absent := sorted(names - files.keys()):
         raise Unreachable(f"{model_id} lacks {absent[0]}, which its index names.", "Check `revision`.")
-    sizes = {
-        name: file.size or 0 for name, file in files.items() if name in names or name.endswith(DESCRIBING)
-    }
-    blobs = {
-        name: (files[name].lfs.sha256 if files[name].lfs else str(files[name].blob_id)) for name in sizes
-    }
-    present = partial(
-        _present_bytes, cache_of(model_id) / "blobs", {blobs[name]: sizes[name] for name in sizes}
-    )
+    needed = [file for name, file in files.items() if name in names or name.endswith(DESCRIBING)]
+    sizes = {str(file.lfs.sha256 if file.lfs else file.blob_id): file.size or 0 for file in needed}
+    present = partial(_present_bytes, cache_of(model_id) / "blobs", sizes)
     total = sum(sizes.values())
     sized(sum(sizes[name] for name in names))
     _check_space(model_id, total - present())
     with _reporting(lambda: progress(present(), total, "bytes")):
-        for name in sorted(names, key=sizes.__getitem__):
-            bring(model_id, name, commit)
+        for file in sorted((files[name] for name in names), key=lambda file: file.size or 0):
+            sha256 = file.lfs.sha256 if file.lfs else None
+            bring(model_id, file.rfilename, commit, sha256=sha256, size_bytes=file.size or 0)
     if (missing := _missing(folder)) is not None:
         raise Unreachable(
             f"{model_id} is incomplete at {commit}: {missing}.", "Check `model_id` in the manifest."
@@ -187,14 +162,12 @@ def _reporting(report: Callable[[], object]) -> Iterator[None]:
     report()
 
 
-def _present_bytes(blobs: Path, names: dict[str, int]) -> int:
+def _present_bytes(blobs: Path, sizes: dict[str, int]) -> int:
     """How many bytes of some files are here, finished or not."""
     total = 0
-    for name, size in names.items():
-        for path in (blobs / f"{name}", blobs / f"{name}.incomplete"):
-            if path.exists():
-                total += min(size, path.stat().st_size)
-                break
+    for name, size in sizes.items():
+        paths = [blobs / name] if (blobs / name).exists() else blobs.glob(f"{name}.*incomplete")
+        total += min(size, sum(path.stat().st_size for path in paths))
     return total
 
 

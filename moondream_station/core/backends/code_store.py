@@ -225,8 +225,7 @@ def _record_text(record: CodeRecord) -> str:
     data = asdict(record)
     if record.requirements == REQUIREMENTS:
         del data["requirements"]  # which older stations do not read
-    return f"{json.dumps(data, indent=1)}
-"
+    return f"{json.dumps(data, indent=1)}\n"
 
 
 def requirements_of(code: BackendCode, info: BackendInfo | None) -> Requirements:
