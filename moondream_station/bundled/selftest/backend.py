@@ -111,7 +111,7 @@ def caption(image_url: Any = None, length: Any = "normal", stream: Any = None, *
     parts = [f"a {_brightness(picture)} image, mostly {_colours(picture)}"]
     if length != "short":
         regions = regions_of(salient(picture))
-        parts.append(f"{_count(len(regions), 'salient region')}{_places(regions)}")
+        parts.append(_counted(regions, "salient region"))
     if length == "long":
         parts.append(f"{_contrast(picture)}; {_size(picture)}")
     return {"caption": _spoken(f"{PREFIX} {'; '.join(parts)}.", stream)}
@@ -164,7 +164,7 @@ def _answer(words: set[str], picture: Picture) -> str:
     mask = _mask(words, picture)
     regions = regions_of(salient(picture) if mask is None else mask)
     for names, say in ANSWERS:
-        if words & names:
+        if words & {*names.split()}:
             return say(picture, regions)
     if mask is None:
         return f"that is beyond arithmetic. The image is {_brightness(picture)}, mostly {_colours(picture)}"
@@ -205,8 +205,9 @@ def _places(regions: list[torch.Tensor]) -> str:
     return f" ({', '.join(name or 'centre' for name in names)})" if names else ""
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+def _counted(regions: list[torch.Tensor], noun: str) -> str:
+    number = len(regions)
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}{_places(regions)}"
 
 
 def _words(text: str) -> set[str]:
@@ -364,17 +365,14 @@ def _on_white(image: Image.Image, side: int) -> Image.Image:
     return Image.alpha_composite(white, small).convert("RGB")
 
 
-ANSWERS: tuple[tuple[set[str], Callable[[Picture, list[torch.Tensor]], str]], ...] = (
+ANSWERS: tuple[tuple[str, Callable[[Picture, list[torch.Tensor]], str]], ...] = (
+    ("many count number where position located", lambda _, regions: _counted(regions, "region")),
+    ("colour color", lambda picture, _: f"mostly {_colours(picture)}"),
+    ("contrast", lambda picture, _: _contrast(picture)),
+    ("size width height resolution dimension aspect", lambda picture, _: _size(picture)),
     (
-        {"many", "count", "number", "where", "position", "located"},
-        lambda _, regions: f"{_count(len(regions), 'region')}{_places(regions)}",
-    ),
-    ({"colour", "color"}, lambda picture, _: f"mostly {_colours(picture)}"),
-    ({"contrast"}, lambda picture, _: _contrast(picture)),
-    ({"size", "width", "height", "resolution", "dimension", "aspect"}, lambda picture, _: _size(picture)),
-    (
-        {"brightness", *BRIGHT, *DARK},
+        "brightness bright light dark",
         lambda picture, _: f"{_brightness(picture)}, {float(picture.luminance.mean()):.2f} of 1 on average",
     ),
 )
-"""What a question with one of the words is answered with; the first that fits."""
+"""What a question with one of these words is answered with; the first that fits."""

@@ -24,10 +24,10 @@ import arguments  # a backend's folder is on the worker's path
 import torch
 from arguments import ArgumentInvalid, decoded, settings_of
 from hub import explained
-from model import Caller, Model, chosen_dtype, use_physical_cores
+from model import Caller, Model, Progress, chosen_dtype, use_physical_cores
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
-from weights import Found, Progress, find, without_network
+from weights import Found, find, without_network
 
 transformers_logging.disable_progress_bar()
 
@@ -160,7 +160,7 @@ def detect(
     **others: Any,
 ) -> dict[str, Any]:
     """Boxes around things. `obj` is understood too, as Moondream Station 0.1 did."""
-    options = {"object": _object(object, others), "settings": settings_of(settings, _OBJECT_SETTINGS)}
+    options = _sought(object, settings, _OBJECT_SETTINGS, others)
     return {"objects": _ask("detect", decoded(image_url), options, (cancelled, progress))["objects"]}
 
 
@@ -174,11 +174,8 @@ def point(
     **others: Any,
 ) -> dict[str, Any]:
     """Points on things, and how many there are."""
-    options = {
-        "object": _object(object, others),
-        "settings": settings_of(settings, _OBJECT_SETTINGS),
-        "spatial_refs": arguments.references(spatial_refs),
-    }
+    options = _sought(object, settings, _OBJECT_SETTINGS, others)
+    options["spatial_refs"] = arguments.references(spatial_refs)
     points = _ask("point", decoded(image_url), options, (cancelled, progress))["points"]
     return {"points": points, "count": len(points)}
 
@@ -193,11 +190,8 @@ def segment(
     **others: Any,
 ) -> dict[str, Any]:
     """The outline of a thing, as the model gives it: an SVG path, and its box."""
-    options = {
-        "object": _object(object, others),
-        "settings": settings_of(settings, _TEXT_SETTINGS),
-        "spatial_refs": arguments.references(spatial_refs),
-    }
+    options = _sought(object, settings, _TEXT_SETTINGS, others)
+    options["spatial_refs"] = arguments.references(spatial_refs)
     return _ask("segment", decoded(image_url), options, (cancelled, progress))
 
 
@@ -215,10 +209,10 @@ def detect_gaze(
     )
 
 
-def _object(name: Any, others: dict[str, Any]) -> str:
+def _sought(name: Any, settings: Any, known: tuple[str, ...], others: dict[str, Any]) -> dict[str, Any]:
     obj = others.pop("obj", None)
     _check_others(others)
-    return arguments.word(name or obj, "object")
+    return {"object": arguments.word(name or obj, "object"), "settings": settings_of(settings, known)}
 
 
 def _check_others(others: dict[str, Any]) -> None:
@@ -295,7 +289,6 @@ def _limit(given: dict[str, Any], image: Any) -> dict[str, Any]:
     asked = given.get("settings", {}).get("max_tokens")
     if (asked or _DEFAULT_MAX_TOKENS) > room:
         given["settings"] = {**given.get("settings", {}), "max_tokens": room}
-    is_less = asked is not None and asked > room
-    return (
-        {"warnings": [f"max_tokens was {asked}; the model's context has room for {room}"]} if is_less else {}
-    )
+    if asked is None or asked <= room:
+        return {}
+    return {"warnings": [f"max_tokens was {asked}; the model's context has room for {room}"]}

@@ -98,14 +98,13 @@ def bring(repository: str, name: str, commit: str, *, sha256: str | None = None,
                 _fill(cache / "blobs" / sha256, url, size_bytes)
         return Path(hf_hub_download(repository, name, revision=commit))  # links what is there
 
-    for attempt in (1, 2):
+    for _ in range(2):
         if is_intact(_persistently(download, cache)):
             return
-        if attempt == 2:  # noqa: PLR2004
-            raise Unreachable(
-                f"{name} of {repository} is damaged: its SHA-256 is not the one that the hub names.",
-                "A proxy may change what it passes on; try another network, or let `model_id` name a folder.",
-            )
+    raise Unreachable(
+        f"{name} of {repository} is damaged: its SHA-256 is not the one that the hub names.",
+        "A proxy may change what it passes on; try another network, or let `model_id` name a folder.",
+    )
 
 
 def _by_xet(repository: str, name: str, commit: str) -> bool:
@@ -133,8 +132,7 @@ def _fill(blob: Path, url: str, size_bytes: int) -> None:
         with unfinished.open("ab") as file:
             if file.tell() > size_bytes:
                 file.truncate(file.seek(0))
-            headers = build_hf_headers()
-            http_get(url, file, resume_size=file.tell(), headers=headers, expected_size=size_bytes)
+            http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size_bytes)
         unfinished.replace(blob)
 
 
@@ -170,8 +168,7 @@ def _is_passing(error: Exception) -> bool:
 
 def _retry_after(error: Exception) -> int:
     """How long the hub asks to wait; 0 where it does not say, or names a date."""
-    response = error.response if isinstance(error, HfHubHTTPError) else None
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
     return int(asked) if asked.isdecimal() else 0
 
 

@@ -97,9 +97,8 @@ class Model:
         if not hasattr(text, "max_context"):
             return None
         asked = len(self._core.tokenizer.encode(question).ids) if question else 0
-        return (
-            int(text.max_context) - int(getattr(image, "pos", 0)) - asked - 3 * references - _TEMPLATE_TOKENS
-        )
+        used = int(getattr(image, "pos", 0)) + asked + 3 * references + _TEMPLATE_TOKENS
+        return int(text.max_context) - used
 
     def lengths(self) -> tuple[str, ...] | None:
         """The lengths that it captions in, None where it does not say."""

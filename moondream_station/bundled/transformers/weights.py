@@ -19,9 +19,8 @@ import hub  # a backend's folder is on the worker's path
 import huggingface_hub
 from hub import Unreachable, bring, cache_of, commit_of, is_intact
 from huggingface_hub import HfApi, constants, utils
+from model import Progress
 from transformers.dynamic_module_utils import get_cached_module_file, get_relative_import_files
-
-Progress = Callable[[int, int | None, str], object]
 
 LOOK_SECONDS = 0.5
 GB = 10**9
