@@ -70,6 +70,7 @@ class ModelPremises:
             "newest": {"model_id": "me/newest"},
             "huge": {"model_id": "me/huge"},
             "single": {"model_id": str(self.tiny), "dtype": "float32"},
+            "odd": {"model_id": str(self.tiny), "dtype": "int8"},
         }.items():
             entry = {"name": name, "description": f"The model {name}.", "backend": "transformers"}
             manifest["models"][name] = {**entry, "args": args}
@@ -290,6 +291,12 @@ def test_a_type_is_computed_in(premises: ModelPremises, station: Served) -> None
     """Also where the model's code makes its numbers in another one."""
     check_succeeded(switch(premises, "single"))
     assert station.post("/v1/query", {"question": "dtype"})["answer"] == "torch.float32"
+    cores = psutil.cpu_count(logical=False)
+    if cores and len(os.sched_getaffinity(0)) == psutil.cpu_count():
+        assert station.post("/v1/query", {"question": "threads"})["answer"] == str(cores)
+    *_, last = switch(premises, "odd")
+    assert last["event"] == "ActivationFailed"
+    assert "dtype 'int8' is not a floating-point type of torch" in last["error"]["message"]
     assert station.post("/v1/caption", {"image_url": IMAGE})["caption"]
 
 

@@ -129,6 +129,8 @@ class TinyModel(nn.Module):
             return {"answer": str((settings or {}).get("max_tokens"))}
         if question == "encoded":
             return {"answer": str(self.encoded)}
+        if question == "threads":
+            return {"answer": str(torch.get_num_threads())}
         if question == "dtype":
             return {"answer": str(self.project.weight.dtype)}
         if question == "why?" and reasoning:

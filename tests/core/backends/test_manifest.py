@@ -212,6 +212,23 @@ def test_the_built_in_manifest_names_its_models() -> None:
     assert all("://" not in backend.download_url for backend in manifest.backends.values())
 
 
+def test_moondream_2_and_3_have_requirements_of_their_own() -> None:
+    """Their code is written for different versions of transformers."""
+    manifest = read_built_in()
+    wanted = {}
+    for model in ("moondream-2", "moondream-3-preview"):
+        info = manifest.backends[manifest.model(model).backend]
+        path = Path(str(manifest.folder)) / info.download_url / info.requirements
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        wanted[model] = next(line for line in lines if line.startswith("transformers"))
+    assert wanted == {
+        "moondream-2": "transformers>=4.56.1,<5",
+        "moondream-3-preview": "transformers~=5.13.0",
+    }
+    large = manifest.model("moondream-3-preview")
+    assert (large.requires_gpu, large.args["revision"][:8]) == (True, "5112966d")
+
+
 def test_a_backend_may_be_allowed_more_by_name() -> None:
     """Packages are known by their normalized names; nothing is allowed where nothing is said."""
     manifest = parsed(
