@@ -21,7 +21,7 @@ from support.index_traffic import Fault, Request
 from support.model_hub import COMMIT, ModelHub
 
 CLIENTS = {"requests": "huggingface_hub>=0.34,<1", "httpx": "huggingface_hub>=1.5,<2"}
-CODE = Path(str(read_built_in().folder)) / "transformers"
+CODE = Path(str(read_built_in().provenance.folder)) / "transformers"
 WEIGHTS = "model.safetensors"
 CHUNK_BYTES = 1 << 18
 

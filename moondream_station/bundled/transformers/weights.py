@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,14 +111,15 @@ def _bring_model(model_id: str, commit: str, progress: Progress, sized: Callable
         names = {"model.safetensors"} & files.keys() or {name for name in files if name.endswith(WEIGHTS)}
     if absent := sorted(names - files.keys()):
         raise Unreachable(f"{model_id} lacks {absent[0]}, which its index names.", "Check `revision`.")
+    weights = sorted((files[name] for name in names), key=lambda file: file.size or 0)
     needed = [file for name, file in files.items() if name in names or name.endswith(DESCRIBING)]
     sizes = {str(file.lfs.sha256 if file.lfs else file.blob_id): file.size or 0 for file in needed}
     present = partial(_present_bytes, cache_of(model_id) / "blobs", sizes)
     total = sum(sizes.values())
-    sized(sum(sizes[name] for name in names))
+    sized(sum(file.size or 0 for file in weights))
     _check_space(model_id, total - present())
     with _reporting(lambda: progress(present(), total, "bytes")):
-        for file in sorted((files[name] for name in names), key=lambda file: file.size or 0):
+        for file in weights:
             sha256 = file.lfs.sha256 if file.lfs else None
             bring(model_id, file.rfilename, commit, sha256=sha256, size_bytes=file.size or 0)
     if (missing := _missing(folder)) is not None:
@@ -149,7 +150,8 @@ def _reporting(report: Callable[[], object]) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(LOOK_SECONDS):
-            report()
+            with suppress(FileNotFoundError):  # what was unfinished when it was looked for is finished
+                report()
 
     watching = threading.Thread(target=watch, name="progress", daemon=True)
     watching.start()
