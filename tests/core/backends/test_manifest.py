@@ -218,7 +218,7 @@ def test_moondream_2_and_3_have_requirements_of_their_own() -> None:
     wanted = {}
     for model in ("moondream-2", "moondream-3-preview"):
         info = manifest.backends[manifest.model(model).backend]
-        path = Path(str(manifest.folder)) / info.download_url / info.requirements
+        path = Path(str(manifest.provenance.folder)) / info.download_url / info.requirements
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         wanted[model] = next(line for line in lines if line.startswith("transformers"))
     assert wanted == {
