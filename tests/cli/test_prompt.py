@@ -105,13 +105,45 @@ def test_commands_and_models_are_completed(terminal: Terminal) -> None:
 
 
 @pytest.mark.terminal
-def test_control_c_cancels_and_the_prompt_goes_on(terminal: Terminal) -> None:
-    """Also where nothing runs: then the line is thrown away."""
+def test_a_word_ends_at_a_space_alone(premises: Premises) -> None:
+    """A model's name has dashes, and so have options; each is completed in its middle, too."""
+    premises.add_model("two-colours-small")
+    with open_terminal(command(), columns=80, rows=_ROWS, environ=premises.environ, clean=True) as terminal:
+        terminal.wait_for("moondream>")
+        terminal.press("Tab")  # nothing is begun, and nothing is listed
+        terminal.press(*"switch", "Space", *"two-colours-", "Tab")
+        terminal.wait_for("moondream> switch two-colours-small")
+        terminal.press("Space", *"--st", "Tab")
+        lines = terminal.wait_for("moondream> switch two-colours-small --strategy")
+        assert not any(line.startswith("rollback") for line in lines)
+
+
+@pytest.mark.terminal
+def test_commands_are_run_as_hints_and_help_say_them(terminal: Terminal) -> None:
+    """With the program's name before them, and with the options that they have outside."""
+    terminal.type_line("moondream-station status")
+    terminal.wait_for("Active: no model")
+    terminal.type_line("logs")
+    terminal.wait_for("No activation is on record")
+    terminal.type_line("help prune")
+    terminal.wait_for("--dry-run")
+    terminal.type_line("models --nonsense")
+    terminal.wait_for("No such option")
+    terminal.type_line("help")
+    terminal.wait_for("prune [--dry-run]: remove what nothing refers to")
+
+
+@pytest.mark.terminal
+def test_control_c_cancels_and_the_prompt_goes_on(terminal: Terminal, premises: Premises) -> None:
+    """Where a line was begun, that is discarded, and nothing else."""
+    premises.index.faults.append(Fault(match="/whl/*", hang_after_bytes=0))
     terminal.type_line("switch colours")
     terminal.wait_for("Switching to colours")
+    terminal.press("n", "o", "C-c")
+    terminal.wait_until(lambda lines: "moondream> no" in lines and "moondream>" in lines)
+    assert "Cancelled at" not in "\n".join(terminal.screen())  # a line that was begun goes first
     terminal.press("C-c")
     terminal.wait_for("Cancelled at")
-    terminal.press("n", "o", "C-c")
     terminal.type_line("status")
     terminal.wait_for("Active: no model")
 

@@ -35,8 +35,9 @@ terminal event instead; where its activation could not begin, `stage` is `prepar
 _NOTES: Final[Mapping[str, str]] = {
     "": """\
 It serves as `serve` does, and reads commands: `switch MODEL [--strategy S]`,
-`rollback MODEL`, `cancel`, `models`, `status`, `plan`, `help`, and `quit` (also Ctrl-D). Ctrl-C
-cancels a running `plan` or switch. Without a terminal on stdin it ends with 2.
+`rollback MODEL`, `cancel`, `help [COMMAND]`, `quit` (also Ctrl-D), and, with all their options, `models`,
+`status`, `plan`, `logs`, `remove` and `prune`; Tab completes commands, models and options. Ctrl-C discards a
+line that was begun, else it cancels a running command or switch. Without a terminal on stdin it ends with 2.
 """,
     "serve": """\
 The first line on stdout is `Moondream Station is serving on http://127.0.0.1:PORT`, printed once
