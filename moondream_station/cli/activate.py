@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio.to_thread
 
@@ -56,13 +56,6 @@ _POLL_SECONDS = 0.25
 _Message: TypeAlias = dict[str, Any]
 
 
-class _Flags(TypedDict):
-    upgrade: bool
-    python: Path | None
-    anyway: bool
-    accept_notice: bool
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
     """The options of `switch`."""
@@ -75,14 +68,9 @@ class _Options:
     accept_notice: bool
 
     @property
-    def flags(self) -> _Flags:
+    def flags(self) -> dict[str, Any]:
         """All but the model and the strategy, as a station takes them."""
-        return {
-            "upgrade": self.upgrade,
-            "python": self.python,
-            "anyway": self.anyway,
-            "accept_notice": self.accept_notice,
-        }
+        return {name: value for name, value in asdict(self).items() if name not in {"model", "strategy"}}
 
 
 def run_switch(*, as_json: bool, **chosen: Any) -> int:

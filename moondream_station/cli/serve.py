@@ -134,8 +134,8 @@ async def serve_here(
                 yield station
             finally:
                 # In this order, so that followers of the activation get its terminal event.
-                with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
-                    await _end_activation(station)
+                with anyio.move_on_after(_FAREWELL_SECONDS, shield=True), suppress(NothingToCancel):
+                    await station.wait(station.request_cancel(CancelReason.SHUTDOWN))
                 station.bus.close()
                 closing.set()
                 tasks.cancel_scope.cancel()
@@ -168,8 +168,3 @@ async def _pass_on(closing: anyio.Event, stopping: anyio.Event) -> None:
     """Stop the station when its server has ended."""
     await closing.wait()
     stopping.set()
-
-
-async def _end_activation(station: Station) -> None:
-    with suppress(NothingToCancel):
-        await station.wait(station.request_cancel(CancelReason.SHUTDOWN))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import anyio.to_thread
@@ -77,8 +76,12 @@ def run_watch(text: _Text, *, may_draw: bool) -> int:
 
 
 async def _watch(home: Home, text: _Text, may_draw: bool) -> int:  # noqa: FBT001  called through `run_loop`
+    def stop(_: CancelReason) -> None:
+        ignore_signals()
+        scope.cancel()
+
     terminal = Terminal(sys.stdout)
-    with _until_signal():
+    with anyio.CancelScope() as scope, cancel_on_signal(stop):
         if may_draw and terminal.can_draw:
             with _drawn(terminal) as show:
                 await _follow(home, show)
@@ -86,18 +89,6 @@ async def _watch(home: Home, text: _Text, may_draw: bool) -> int:  # noqa: FBT00
         with as_raised():
             await accompanied(partial(_follow, home, lines.show), lines.print_changes)
     return 0
-
-
-@contextmanager
-def _until_signal() -> Iterator[None]:
-    """Cancel what the block waits for when a signal comes, which is how watching ends."""
-
-    def stop(_: CancelReason) -> None:
-        ignore_signals()
-        scope.cancel()
-
-    with anyio.CancelScope() as scope, cancel_on_signal(stop):
-        yield
 
 
 @contextmanager
@@ -130,7 +121,9 @@ async def _follow(home: Home, show: _Show) -> None:
             await _follow_files(home, show)
             continue
         try:
-            await _follow_station(home, record, show)
+            await accompanied(
+                partial(wait_until_gone, home, record), partial(_show_messages, home, record, show)
+            )
         except StationUnreachable as error:
             unreachable = error
         else:
@@ -139,13 +132,8 @@ async def _follow(home: Home, show: _Show) -> None:
             raise unreachable
 
 
-async def _follow_station(home: Home, record: StationRecord, show: _Show) -> None:
-    """Show what a station publishes, until it no longer serves."""
-    gone = partial(wait_until_gone, home, record)
-    await accompanied(gone, partial(_show_messages, home, record, show))
-
-
 async def _show_messages(home: Home, record: StationRecord, show: _Show) -> None:
+    """Show what a station publishes."""
     state = StationState()
     async with StationClient(record.address, token=record.token) as client, client.follow() as messages:
         async for message in messages:
@@ -206,12 +194,9 @@ def _stamps(home: Home, watched: str | None) -> object:
     paths = [home.active, home.capabilities]
     if activation is not None:
         paths.append(home.activations / f"{activation}.jsonl")
-    return holder, tuple(_stamp(path) for path in paths)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+    stamps = []
+    for path in paths:
+        with suppress(OSError):
+            status = path.stat()
+            stamps.append((path, status.st_mtime_ns, status.st_size))
+    return holder, stamps
