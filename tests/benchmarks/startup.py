@@ -25,10 +25,12 @@ _AIMS = {"--version": None, "status": 0.15, "models": 0.15, "plan --offline": 0.
 
 
 def seconds(command: list[str], home: Path) -> float:
-    """Wall-clock seconds of one process."""
+    """Wall-clock seconds of one process, begun where no checkout lies: `-m` would take that one's package."""
     began = time.perf_counter()
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(home)}
-    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment)
+    subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment, cwd=home
+    )
     return time.perf_counter() - began
 
 
