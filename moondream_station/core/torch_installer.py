@@ -89,7 +89,7 @@ class TorchInstaller:
             for each probe that failed or timed out.
         """
         capabilities = self._detect()
-        nvidia = nvidia_in_use(capabilities)
+        nvidia = nvidia_in_use(capabilities, load_catalog())
         named = [gpu.name for gpu in (*nvidia.gpus, *capabilities.gpus) if gpu.name is not None]
         unanswered = {Outcome.FAILED, Outcome.TIMED_OUT}
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from importlib import metadata
 
 from moondream_station.core.builds.catalog import load_catalog
@@ -16,7 +15,6 @@ from moondream_station.core.resolve.uv_program import OLDEST_UV, find_uv
 from moondream_station.doctor.patient import Patient, Unknowable, in_thread
 from moondream_station.doctor.report import Finding, error, ok, problem, warning
 
-_BITS_32 = 2**32
 _UNKNOWN = {Outcome.FAILED, Outcome.TIMED_OUT}
 _INDEX_OPTIONS_AT = 4
 """Where options stand in `python -m pip install …`."""
@@ -100,7 +98,7 @@ async def python_architecture(patient: Patient) -> Finding:
             _with_another("an arm64 Python"),
             "/opt/homebrew/bin/brew install python@3.13",
         )
-    if patient.is_here and sys.maxsize <= _BITS_32:
+    if planned.case.target.is_32_bit:
         summary = "This Python is a 32-bit build; PyTorch has no wheel for it."
         return error(summary, _with_another("a 64-bit Python"))
     return ok(f"Python matches the CPU ({planned.capabilities.machine}).")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -254,19 +254,19 @@ def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
         others = release.get("tags_for", {})
         for platform, build in release["pypi"].items():
             # Wheels of one release may need another macOS for some Pythons.
-            apart = others["pythons"].split() if platform in others else ()
-            for tag, is_apart in ((tags[platform], False), (others.get(platform, ""), True)):
-                of = tuple(python for python in pythons[platform] if (python in apart) is is_apart)
-                if of:
-                    yield Row(
-                        build=build,
-                        torch=release["torch"],
-                        platform=platform,
-                        pythons=of,
-                        platform_tags=tuple(tag.split()),
-                        verified=True,
-                        path=None,
-                    )
+            apart = others["pythons"].split() if platform in others else []
+            own = Row(
+                build=build,
+                torch=release["torch"],
+                platform=platform,
+                pythons=tuple(python for python in pythons[platform] if python not in apart),
+                platform_tags=tuple(tags[platform].split()),
+                verified=True,
+                path=None,
+            )
+            yield own
+            if apart:
+                yield replace(own, pythons=tuple(apart), platform_tags=tuple(others[platform].split()))
 
 
 def _architectures(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[_Range, ...]]:

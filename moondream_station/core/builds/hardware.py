@@ -11,34 +11,23 @@ from packaging.version import Version
 from moondream_station.core.builds.catalog import Catalog, Codes
 from moondream_station.core.builds.naming import Build, Kind, covers, numbers, parse_build, parse_capability
 from moondream_station.core.builds.offers import Target
-from moondream_station.core.builds.visibility import (
-    InUse,
-    amd_in_use,
-    describe,
-    intel_in_use,
-    nvidia_in_use,
-    with_compat,
-)
+from moondream_station.core.builds.visibility import InUse, amd_in_use, describe, intel_in_use, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 
 _NOTHING = InUse()
 
 
 def meets(driver: str, bound: str) -> bool:
-    """Whether a driver is at least a bound, compared in as many numbers as the bound has.
-
-    So "580.00", which a Jetson Thor reports, meets "580".
-    """
+    """Whether a driver is at least a bound, in as many numbers as that has: a Thor's "580.00" meets "580"."""
     lowest = numbers(bound)
     return numbers(driver)[: len(lowest)] >= lowest
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine's GPUs, asked about builds.
+    """A machine's GPUs, asked about builds; NVIDIA's driver is Windows' on WSL2 too.
 
-    NVIDIA's driver is Windows' on WSL2 too. `required` are the positions of the GPUs that a build must serve,
-    by kind; every one where a kind is missing.
+    `required` are the positions of the GPUs that a build must serve, by kind; without a kind, every one.
     """
 
     catalog: Catalog
@@ -55,7 +44,7 @@ class Hardware:
             target=target,
             windows_driver=capabilities.system == "Windows" or capabilities.surroundings == "wsl2",
             in_use={
-                Kind.CUDA: with_compat(nvidia_in_use(capabilities), capabilities, catalog),
+                Kind.CUDA: nvidia_in_use(capabilities, catalog),
                 Kind.ROCM: amd_in_use(capabilities),
                 Kind.XPU: intel_in_use(capabilities, catalog),
             },
@@ -125,14 +114,11 @@ class Hardware:
             return f"{build.name} can't be used: {in_use.absence}."
         if build.kind is Kind.ROCM and self.catalog.gfx(build) is None:
             return f"{build.name}: the AMD GPUs that it has code for are not known."
-        return self._why_not_driver(build, in_use.driver) if build.kind is Kind.CUDA else None
-
-    def _why_not_driver(self, build: Build, driver: str | None) -> str | None:
         needed = self.needed_driver(build, ())
-        if needed is None:
+        if build.kind is Kind.CUDA and needed is None:
             return f"{build.name} carries CUDA {build.toolkit}; the driver that needs is not known."
         if not self._carries(build, ()):
-            return f"{build.name} needs driver {needed} or newer; this machine has {driver}."
+            return f"{build.name} needs driver {needed} or newer; this machine has {in_use.driver}."
         return None
 
     def doubt(self, build: Build, torch: Version) -> str | None:
@@ -140,10 +126,8 @@ class Hardware:
         known = self._codes(build, torch)
         if build.kind not in {Kind.CUDA, Kind.ROCM} or (known is not None and known.verified):
             return None
-        return (
-            f"The GPUs that {build.name} supports with torch {torch} are inferred from similar builds, not "
-            "verified; whether it works is checked after installation."
-        )
+        inferred = f"The GPUs that {build.name} supports with torch {torch} are inferred from similar builds"
+        return f"{inferred}, not verified; whether it works is checked after installation."
 
     def why_not_torch(self, build: Build, torch: Version) -> str:
         """Why a torch of a build does not run on the GPUs that it must serve, as a sentence."""

@@ -37,10 +37,9 @@ GPU_KINDS = (Kind.CUDA, Kind.ROCM, Kind.XPU)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Build:
-    """A PyTorch build by its tag ("cu126").
+    """A PyTorch build by its tag ("cu126"), with the CUDA or ROCm that it carries ((12, 6)), if any.
 
-    Its version is the CUDA or ROCm that it carries ((12, 6), (7, 2)), empty for the others. It sorts first,
-    so that of two builds of one kind the newer one is the greater.
+    That sorts first: of two builds of one kind the newer one is the greater.
     """
 
     version: tuple[int, ...]
@@ -114,12 +113,9 @@ def parse_capability(text: str) -> Capability | None:
     return _THOR if capability == _THOR_OLD_NAME else capability
 
 
-LAST_DRIVER_BEFORE_TURING = 580
-
-
-def precedes_turing(architecture: str | None) -> bool:
-    """Whether a GPU is Maxwell, Pascal or Volta, whose last driver is 580 by NVIDIA's support plan."""
-    return (5, 0) <= (parse_capability(architecture or "") or (0, 0)) < (7, 5)
+def last_driver(architecture: str | None) -> int | None:
+    """The last driver branch for Maxwell, Pascal and Volta (NVIDIA's support plan), None for other GPUs."""
+    return 580 if (5, 0) <= (parse_capability(architecture or "") or (0, 0)) < (7, 5) else None
 
 
 def runs(code: Capability, device: Capability, cuda: tuple[int, ...]) -> bool:

@@ -61,8 +61,7 @@ class Target:
     """The machine and the Python that an environment is made for.
 
     The Python's patch is 0 where only X.Y was given; `python_suffix` follows the numbers of a development
-    version ("rc1", "+"). glibc and macOS are major and minor, None elsewhere and where unknown. `rosetta`: an
-    x86-64 Python is translated on Apple silicon.
+    version ("rc1"). `rosetta`: an x86-64 Python is translated on Apple silicon.
     """
 
     system: str
@@ -74,6 +73,7 @@ class Target:
     macos: tuple[int, int] | None = None
     rosetta: bool = False
     release: str = ""
+    version: str = ""
 
     @property
     def platform(self) -> Platform | None:
@@ -82,6 +82,11 @@ class Target:
             if self.system.lower() == system.lower() and self.machine.lower() in machines:
                 return name
         return None
+
+    @property
+    def is_32_bit(self) -> bool:
+        """Whether the Python is for a CPU of 32 bits, whichever it runs on."""
+        return self.machine.lower() in {"x86", "i386", "i486", "i586", "i686", "arm", "armv6l", "armv7l"}
 
     @property
     def place(self) -> str:
@@ -137,7 +142,7 @@ class Target:
             "platform_python_implementation": "CPython",
             "platform_release": self.release,
             "platform_system": system,
-            "platform_version": "",
+            "platform_version": self.version,
             "python_full_version": self.python_full,
             "python_version": f"{self.python[0]}.{self.python[1]}",
             "sys_platform": {"Windows": "win32", "Darwin": "darwin"}.get(system, system.lower()),
@@ -168,6 +173,7 @@ def target_of(capabilities: Capabilities, python: str) -> Target:
             macos=_two_numbers(capabilities.macos_version or ""),
             rosetta=bool(translated),
             release=capabilities.release,
+            version=capabilities.version,
         )
     )
 
@@ -199,10 +205,9 @@ def _linux_tags(machine: str, glibc: tuple[int, int] | None) -> Iterator[str]:
 class Offer:
     """An available wheel of torch, `torch` without the local part of its version ("2.14.1" and "cu126").
 
-    `index_url` is None for find-links, and for PyPI as the default index; `find_links` the folder or page as
-    the user named it. A real wheel has a file name, URL and tags; one that only the catalog knows of has
-    Pythons ("3.11", "3.14t") and platform tags instead. `verified` is whether the catalog vouches for it; of
-    a real wheel, for what is known about it. `yanked`: its index took it back.
+    `index_url` is None for find-links and for PyPI, `find_links` what the user named. A real wheel has a file
+    name, URL and tags; one that only the catalog knows of has Pythons ("3.11", "3.14t") and platform tags
+    instead. `verified` is whether the catalog vouches for it; of a real wheel, for what is known about it.
     """
 
     build: str
@@ -216,7 +221,7 @@ class Offer:
     requires_python: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
-    yanked: bool = False
+    yanked: bool = False  # its index took it back
     is_from_users_index: bool = False
     verified: bool = True
     tags: frozenset[Tag] = frozenset()
@@ -272,10 +277,7 @@ def _accepts(requires_python: str, python: str) -> bool:
 
 
 def offer_from_wheel(filename: str, *, catalog: Catalog, source: Source) -> Offer | None:
-    """The offer that a file is, None for a file that is no wheel of torch or belongs to no known build.
-
-    That is the build that its local version names; without one, PyPI's own for that version and platform.
-    """
+    """The offer that a file is, of the build that its local version names, else PyPI's own; None if none."""
     name = unquote(filename)
     try:
         project, version, _, tags = parse_wheel_filename(name)

@@ -78,8 +78,7 @@ class Allowances:
             parts = urlsplit(item.url or "")
         except ValueError as error:
             raise InvalidRequirement(f"its URL is not valid ({error})") from error
-        name = canonicalize_name(item.name)
-        filename = filename_of(item.url or "")
+        name, filename = canonicalize_name(item.name), filename_of(item.url or "")
         if name not in self.urls:
             why = "URLs are not accepted unless the manifest allows the package by name"
         elif parts.scheme not in {"https", "http"}:

@@ -7,12 +7,12 @@ snapshot stays true when a variable changes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.naming import LAST_DRIVER_BEFORE_TURING, Kind, listed, parse_capability
+from moondream_station.core.builds.naming import Kind, last_driver, listed, parse_capability
 from moondream_station.core.facts.capabilities import BUS_ALONE, UNSUPPORTED, Capabilities, Gpu, Outcome
 
 _NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -70,10 +70,9 @@ class InUse:
     @property
     def runtime_order(self) -> tuple[int, ...]:
         """Positions of the GPUs as the runtime numbers them: by capability, then memory."""
-        places = range(len(self.gpus))
-        if not self.fastest_first:
-            return tuple(places)
-        return tuple(sorted(places, key=lambda place: _speed(self.gpus[place]), reverse=True))
+        places = tuple(range(len(self.gpus)))
+        by_speed = sorted(places, key=lambda place: _speed(self.gpus[place]), reverse=True)
+        return tuple(by_speed) if self.fastest_first else places
 
 
 def hiding_all_but(gpus: Iterable[Gpu], kind: Kind) -> str:
@@ -93,7 +92,7 @@ def _speed(gpu: Gpu) -> tuple[tuple[int, int], int]:
     return (parse_capability(gpu.architecture or "") or (0, 0), gpu.memory_bytes or 0)
 
 
-def nvidia_in_use(capabilities: Capabilities) -> InUse:
+def nvidia_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     """The NVIDIA GPUs in use, after `CUDA_VISIBLE_DEVICES`."""
     driver = capabilities.nvidia_driver
     gpus = capabilities.gpus_of("nvidia")
@@ -115,9 +114,13 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
         if capabilities.surroundings == "jetson":
             visible = tuple(_as_jetson(gpu) for gpu in visible)
         else:
-            warnings = (*warnings, _unreadable(unreadable))
+            unknown = (
+                f"The compute capability of {', '.join(map(describe, unreadable))} could not be detected"
+            )
+            later = "whether the build has code for it is checked after installation"
+            warnings = (*warnings, f"{unknown}, so only the driver decides; {later}.")
     fastest_first = capabilities.variables.get("CUDA_DEVICE_ORDER", "").strip() != _BUS_ORDER
-    return InUse(
+    in_use = InUse(
         gpus=visible,
         beside=beside,
         hiding=f"CUDA_VISIBLE_DEVICES={capabilities.variables.get('CUDA_VISIBLE_DEVICES')!r}",
@@ -125,20 +128,21 @@ def nvidia_in_use(capabilities: Capabilities) -> InUse:
         fastest_first=fastest_first,
         warnings=warnings,
     )
+    return _with_compat(in_use, capabilities, catalog)
 
 
 def _without_cuda(gpus: tuple[Gpu, ...], driver: str) -> str | None:
     if all(gpu.architecture_source == UNSUPPORTED for gpu in gpus):
         ended = f"driver {driver} no longer supports compute capability {gpus[0].architecture}"
-        return f"{ended}; install driver {LAST_DRIVER_BEFORE_TURING}, the last that does"
+        return f"{ended}; install driver {last_driver(gpus[0].architecture)}, the last that does"
     profiles = [_VGPU_WITHOUT_CUDA.search(gpu.name or "") for gpu in gpus]
     named = listed(profile[1] for profile in profiles if profile)
     wanted = "a Q or C profile, which the host assigns, has"
     return f"the vGPU profile {named} has no CUDA; {wanted}" if all(profiles) else None
 
 
-def with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) -> InUse:
-    """NVIDIA's GPUs in use, where a header newer than the driver's own CUDA shows that cuda-compat is there.
+def _with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) -> InUse:
+    """The same, where a header newer than the driver's own CUDA shows that cuda-compat is there.
 
     Data-centre GPUs alone support it (docs.nvidia.com/deploy/cuda-compatibility, "Forward Compatibility").
     """
@@ -157,17 +161,14 @@ def with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) -> 
 
 
 def amd_in_use(capabilities: Capabilities) -> InUse:
-    """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION says.
-
-    HIP reads CUDA_VISIBLE_DEVICES where HIP_VISIBLE_DEVICES is not set (ROCm's documentation 7.1, "HIP
-    environment variables"), and so does torch (2.13.0, torch/cuda/__init__.py, `_parse_visible_devices`).
-    """
+    """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION says."""
     gpus = capabilities.gpus_of("amd")
     if not gpus:
         return _none_found(capabilities, "AMD GPU", "amd")
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
         return InUse(absence=_WITHOUT_KFD[capabilities.surroundings == "wsl2"], hidden=gpus)
     every, hiding = gpus, []
+    # ROCm's documentation 7.1, "HIP environment variables"; likewise torch's `_parse_visible_devices`
     hip = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in capabilities.variables else "CUDA_VISIBLE_DEVICES"
     for name in ("ROCR_VISIBLE_DEVICES", hip):
         if (value := capabilities.variables.get(name)) is None:
@@ -249,15 +250,8 @@ def _without_list(capabilities: Capabilities, driver: str) -> InUse:
 
 def _as_jetson(gpu: Gpu) -> Gpu:
     """A Jetson's GPU as an Orin: what has code for that one has it for Thor, and for no other Jetson."""
-    if parse_capability(gpu.architecture or ""):
-        return gpu
-    return replace(gpu, architecture=_JETSON_CAPABILITY, architecture_source="jetson")
-
-
-def _unreadable(gpus: Sequence[Gpu]) -> str:
-    unknown = f"The compute capability of {', '.join(map(describe, gpus))} could not be detected"
-    later = "whether the build has code for it is checked after installation"
-    return f"{unknown}, so only the driver decides; {later}."
+    as_orin = replace(gpu, architecture=_JETSON_CAPABILITY, architecture_source="jetson")
+    return gpu if parse_capability(gpu.architecture or "") else as_orin
 
 
 def _visible_to_cuda(
@@ -266,9 +260,7 @@ def _visible_to_cuda(
     """What CUDA_VISIBLE_DEVICES leaves.
 
     Its integers follow CUDA's own order, fastest first, unless CUDA_DEVICE_ORDER=PCI_BUS_ID gives it
-    nvidia-smi's. UUIDs are not recorded, so which GPUs they name is not known. Neither matters where all GPUs
-    are alike. The list ends at the first entry that is neither (torch 2.13.0, torch/cuda/__init__.py,
-    `_parse_visible_devices`); "NoDevFiles", which SLURM sets for jobs without GPUs, is none therefore.
+    nvidia-smi's; which GPUs UUIDs name is not recorded. Neither matters where all GPUs are alike.
     """
     value = variables.get("CUDA_VISIBLE_DEVICES")
     if value is None:
@@ -284,30 +276,23 @@ def _visible_to_cuda(
     if by_position and all(parse_capability(gpu.architecture or "") for gpu in gpus):
         visible = _by_position(tuple(sorted(gpus, key=_speed, reverse=True)), value)
         names = listed(map(describe, visible)) or "no GPU"
-        fastest_first = (
-            f"CUDA_VISIBLE_DEVICES={value!r} means {names}, because CUDA counts the fastest GPU first; set "
-            "CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does."
-        )
-        return visible, (fastest_first,)
+        meant = f"CUDA_VISIBLE_DEVICES={value!r} means {names}, because CUDA counts the fastest GPU first"
+        remedy = "set CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does"
+        return visible, (f"{meant}; {remedy}.",)
     if alike and all(_UUID.match(entry) for entry in entries):
         return gpus, ()
-    warning = (
-        f"CUDA_VISIBLE_DEVICES={value!r} can't be matched to the detected GPUs, so all of them count (name "
-        "them by position, with CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does)."
-    )
-    return gpus, (warning,)
+    unmatched = f"CUDA_VISIBLE_DEVICES={value!r} can't be matched to the detected GPUs, so all of them count"
+    remedy = "name them by position, with CUDA_DEVICE_ORDER=PCI_BUS_ID to number them as nvidia-smi does"
+    return gpus, (f"{unmatched} ({remedy}).",)
 
 
 def _entries(value: str) -> list[str]:
-    """What a list names GPUs by, up to the first entry that names none."""
+    """What a list names GPUs by, up to the first entry that names none: SLURM's "NoDevFiles" is one."""
     return list(takewhile(_ENTRY.match, (entry.strip() for entry in value.split(","))))
 
 
 def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
-    """The GPUs that a list of positions names, up to the first that is none; with UUIDs, every one.
-
-    One that is named twice leaves none at all (torch 2.13.0, torch/cuda/__init__.py).
-    """
+    """The GPUs that positions name, up to the first that is none; with UUIDs, every one."""
     by_place = dict(enumerate(gpus))
     chosen: dict[int, Gpu] = {}
     for entry in _entries(value):
@@ -315,7 +300,7 @@ def _by_position(gpus: tuple[Gpu, ...], value: str) -> tuple[Gpu, ...]:
             return gpus
         position = int(entry)
         if position in chosen:
-            return ()
+            return ()  # torch 2.13.0, torch/cuda/__init__.py
         if position not in by_place:
             break
         chosen[position] = by_place[position]

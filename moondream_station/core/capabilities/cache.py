@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -34,9 +34,6 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _FORMAT: Final = "moondream-station/capabilities/1"
 _UNKNOWN: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
 
-T = TypeVar("T")
-Args = TypeVarTuple("Args")
-
 _log = Log()
 
 
@@ -56,10 +53,7 @@ class _Kept(NamedTuple):
 
 
 class CapabilityCache:
-    """Gives the machine's capabilities, asking the probes only where it must.
-
-    Only what this computer answered is ever kept, and never a snapshot with a failed or timed-out probe.
-    """
+    """Keeps what this computer answered, and never a snapshot with a failed or timed-out probe."""
 
     def __init__(self, home: Home, machine: Machine, *, clock: Callable[[], float] = time.time) -> None:
         self._home = home
@@ -78,7 +72,8 @@ class CapabilityCache:
             kept = None
             if state is not None and not refresh:
                 kept = self._valid(self._kept, state)
-                kept = kept or self._valid(await _in_thread(_load, self._home), state)
+                stored = kept or await anyio.to_thread.run_sync(_load, self._home, abandon_on_cancel=True)
+                kept = kept or self._valid(stored, state)
             if kept is None:
                 capabilities = await detect(self._machine, on_probe=on_probe)
                 self._kept = await self._keep(capabilities, state) if state is not None else None
@@ -95,7 +90,7 @@ class CapabilityCache:
         if isinstance(self._machine, LocalMachine):
             # A broken driver can block a read of its files for ever.
             with anyio.move_on_after(_STATE_SECONDS):
-                return await _in_thread(fingerprint, self._machine)
+                return await anyio.to_thread.run_sync(fingerprint, self._machine, abandon_on_cancel=True)
         return None
 
     def _valid(self, kept: _Kept | None, state: str) -> _Kept | None:
@@ -110,10 +105,6 @@ class CapabilityCache:
         kept = _Kept(capabilities=capabilities, fingerprint=state, at=self._clock())
         await anyio.to_thread.run_sync(_store, self._home, kept)
         return kept
-
-
-async def _in_thread(function: Callable[[*Args], T], *args: *Args) -> T:
-    return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
 
 
 def read_cached(home: Home) -> Capabilities | None:
@@ -176,10 +167,7 @@ def _from_json(data: dict[str, Any]) -> Capabilities:
 
 
 def fingerprint(machine: LocalMachine) -> str:
-    """What a snapshot depends on: while it is unchanged, so is what probes would find.
-
-    It reads a handful of small files and takes well under a millisecond.
-    """
+    """What a snapshot depends on, from a handful of small files; unchanged, so is what probes would find."""
     from moondream_station.core.capabilities.detect import PROBES  # noqa: PLC0415  unlike `read_cached`
     from moondream_station.core.capabilities.probes import nvidia  # noqa: PLC0415
 

@@ -30,20 +30,8 @@ from typing import Final, Literal, TypeVar
 import anyio
 import anyio.lowlevel
 
-from moondream_station.core.builds.naming import numbers, precedes_turing
-from moondream_station.core.capabilities.probes.adapters import (
-    AMD,
-    INTEL,
-    WINDOWS_GPUS,
-    IntelReading,
-    nvidia_gpu,
-)
-from moondream_station.core.capabilities.probes.nvidia import (
-    NVIDIA_DRIVER,
-    NVIDIA_SMI,
-    NvidiaSmiReading,
-    Trouble,
-)
+from moondream_station.core.builds.naming import last_driver, numbers
+from moondream_station.core.capabilities.probes import adapters, nvidia
 from moondream_station.core.capabilities.probes.probe import (
     MACOS,
     NVCC,
@@ -69,7 +57,10 @@ from moondream_station.core.home.task_groups import accompanied, together
 from moondream_station.core.machine.machine import Machine, PlatformFacts
 from moondream_station.core.machine.record import Recorder
 
-PROBES: Final = (PLATFORM, NVIDIA_SMI, NVIDIA_DRIVER, NVCC, SYSCTL, MACOS, AMD, INTEL, WINDOWS_GPUS)
+PROBES: Final = (
+    *(PLATFORM, nvidia.NVIDIA_SMI, nvidia.NVIDIA_DRIVER, NVCC, SYSCTL, MACOS),
+    *(adapters.AMD, adapters.INTEL, adapters.WINDOWS_GPUS),
+)
 """Every probe, in the order in which reports list them."""
 
 SLOW_AFTER_SECONDS: Final = 2.0
@@ -81,7 +72,7 @@ SPARE_AFTER_SECONDS: Final = 2.0
 _VENDOR_IDS: Mapping[Vendor, int] = {"nvidia": 0x10DE, "amd": 0x1002}
 _TEGRA = re.compile(r"\(nvgpu\)|\b(Tegra|Xavier|Orin|Thor)\b")  # as nvidia-smi calls them from JetPack 5 on
 _UNKNOWN: Final = Gpu(vendor="nvidia")
-_OF_AN_IMAGE: Final = frozenset({Trouble.NOT_LOADED, Trouble.NO_LIBRARY, Trouble.NO_DEVICES})
+_OF_AN_IMAGE: Final = {nvidia.Trouble.NOT_LOADED, nvidia.Trouble.NO_LIBRARY, nvidia.Trouble.NO_DEVICES}
 _UNANSWERED: Final = frozenset({Outcome.TIMED_OUT, Outcome.FAILED})
 _ROSETTA: Mapping[bool | None, str] = {
     True: "This Python is an x86-64 build that runs under Rosetta; the Mac's GPU needs an arm64 Python.",
@@ -96,23 +87,18 @@ R = TypeVar("R", bound=Reading)
 _log = Log()
 
 
-def _log_slow(probe: str) -> None:
-    _log.warning("probe.slow", probe=probe)
-
-
 async def detect(
     machine: Machine,
     *,
     on_probe: Callable[[ProbeReport], None],
-    on_slow: Callable[[str], None] = _log_slow,
+    on_slow: Callable[[str], None] = lambda probe: _log.warning("probe.slow", probe=probe),
     probes: tuple[Probe, ...] = PROBES,
     slow_after_seconds: float = SLOW_AFTER_SECONDS,
     spare_after_seconds: float = SPARE_AFTER_SECONDS,
 ) -> Capabilities:
-    """Ask all probes at once and make one snapshot of their answers, with reports in the probes' order.
+    """Ask the system's probes at once and make one snapshot of their answers, with reports in their order.
 
-    It takes as long as the slowest probe, and no longer than the longest deadline. Nothing that the machine
-    answers, or fails to answer, makes it raise. Probes of another system are left out.
+    It takes no longer than the longest deadline. Nothing that the machine answers makes it raise.
     """
     asked = [probe for probe in probes if probe.system in {None, machine.facts.system}]
     readings: dict[str, Reading] = {}
@@ -130,7 +116,7 @@ async def detect(
         reports[probe.name] = report
         on_probe(report)
         # The tool that may hang is waited for no longer once its answer could not change the choice.
-        if (waiting := deadlines.get(NVIDIA_SMI.name)) and is_smi_spare(machine.facts, readings):
+        if (waiting := deadlines.get(nvidia.NVIDIA_SMI.name)) and is_smi_spare(machine.facts, readings):
             waiting.deadline = min(waiting.deadline, started + spare_after_seconds)
 
     async def name_slow_ones() -> None:
@@ -187,8 +173,8 @@ class _Evidence:
             return reading if isinstance(reading, kind) else kind()
 
         self.facts = facts
-        self.smi = of("nvidia_smi", NvidiaSmiReading)
-        self.bus = of("intel", IntelReading)
+        self.smi = of("nvidia_smi", nvidia.NvidiaSmiReading)
+        self.bus = of("intel", adapters.IntelReading)
         self.sysctl = of("sysctl", SysctlReading)
         self.kernel = of("nvidia_driver", Reading)
         self.windows = of("windows_gpus", Reading)
@@ -202,7 +188,8 @@ class _Evidence:
         if "microsoft" in release:
             return "wsl2"
         # NVIDIA's kernel is named -tegra, Yocto's meta-tegra's -l4t-; under others the GPU tells.
-        is_jetson = "tegra" in release or "l4t" in release or any(map(_is_tegra, self.smi.gpus))
+        is_tegra = any(_TEGRA.search(gpu.name or "") for gpu in self.smi.gpus)
+        is_jetson = "tegra" in release or "l4t" in release or is_tegra
         return "jetson" if is_jetson else None
 
     def listed(self, vendor: Vendor) -> tuple[Gpu, ...]:
@@ -213,12 +200,8 @@ class _Evidence:
         """A vendor's cards as the bus shows them."""
         cards = [card for card in self.bus.displays if card.vendor == _VENDOR_IDS[vendor]]
         if vendor == "nvidia":
-            return _numbered(nvidia_gpu(card.device) for card in cards)
+            return _numbered(adapters.nvidia_gpu(card.device) for card in cards)
         return _numbered(Gpu(vendor=vendor) for _ in cards)
-
-
-def _is_tegra(gpu: Gpu) -> bool:
-    return bool(_TEGRA.search(gpu.name or ""))
 
 
 def is_smi_spare(facts: PlatformFacts, readings: Mapping[str, Reading]) -> bool:
@@ -242,22 +225,23 @@ def combine(
     """Make the snapshot from the readings by probe; one that was not asked is missing."""
     evidence = _Evidence(facts, readings)
     driver, source = _driver(evidence)
-    nvidia = _nvidia_gpus(evidence, driver)
+    cards = _nvidia_gpus(evidence, driver)
     capabilities = Capabilities(
         system=facts.system,
         release=facts.release,
+        version=facts.version,
         machine=facts.machine,
         python=facts.python,
         libc=facts.libc,
         surroundings=evidence.surroundings,
-        gpus=(*nvidia, *_other_gpus(evidence)),
+        gpus=(*cards, *_other_gpus(evidence)),
         nvidia_driver=driver,
         nvidia_driver_source=source,
         nvidia_cuda=evidence.smi.cuda,
         nvcc=evidence.toolkit,
         variables=dict(variables),
         probes=reports,
-        notes=tuple(_nvidia_notes(evidence, driver, nvidia)),
+        notes=tuple(_nvidia_notes(evidence, driver, cards)),
     )
     return _as_mac(capabilities, evidence) if facts.system == "Darwin" else capabilities
 
@@ -271,23 +255,21 @@ def _driver(evidence: _Evidence) -> tuple[str | None, str | None]:
 
 
 def _nvidia_gpus(evidence: _Evidence, driver: str | None) -> tuple[Gpu, ...]:
-    smi, adapters = evidence.smi, evidence.listed("nvidia")
+    smi, in_windows = evidence.smi, evidence.listed("nvidia")
     if evidence.surroundings == "jetson":
         gpus = smi.gpus or (replace(_UNKNOWN, index=0, name="NVIDIA Jetson"),)
         return tuple(replace(gpu, integrated=True) for gpu in gpus)
     if smi.gpus:
         return smi.gpus
     if driver is None:
-        return adapters or evidence.on_bus("nvidia")
+        return in_windows or evidence.on_bus("nvidia")
     if any(trouble.hides_all for trouble in smi.troubles):
-        has_ended = numbers(driver) >= (590,)  # the branch after the last for GPUs before Turing
-        ended = [
-            card for card in evidence.on_bus("nvidia") if has_ended and precedes_turing(card.architecture)
-        ]
+        has_ended = numbers(driver) >= (590,)  # the branch after `last_driver`
+        ended = [card for card in evidence.on_bus("nvidia") if has_ended and last_driver(card.architecture)]
         return tuple(replace(card, architecture_source=UNSUPPORTED) for card in ended)
-    if smi.outcome in _UNANSWERED and not adapters:
+    if smi.outcome in _UNANSWERED and not in_windows:
         return evidence.on_bus("nvidia") if evidence.bus.bus_is_known else (replace(_UNKNOWN, index=0),)
-    return adapters
+    return in_windows
 
 
 def _nvidia_notes(evidence: _Evidence, driver: str | None, gpus: tuple[Gpu, ...]) -> Iterator[str]:

@@ -74,6 +74,7 @@ class Capabilities:
     Args:
         system: `platform.system()`: Linux, Darwin or Windows.
         release: `platform.release()`, the kernel's.
+        version: `platform.version()`, the kernel's build.
         machine: `platform.machine()` (x86_64, AMD64, aarch64, arm64).
         python: Version of the Python that environments are made from ("3.11.7").
         libc: Name and version ("glibc", "2.39"), or ("", "") where there is none.
@@ -97,6 +98,7 @@ class Capabilities:
     release: str
     machine: str
     python: str
+    version: str = ""
     libc: tuple[str, str] = ("", "")
     macos_version: str | None = None
     in_rosetta: bool | None = None

@@ -54,10 +54,7 @@ _CANNOT_START: Final = 126
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformFacts:
-    """What Python's `platform` knows of the machine, and the Python that environments are made from.
-
-    `in_rosetta` is None off macOS or where unknown.
-    """
+    """What Python's `platform` knows of the machine, and the Python that environments are made from."""
 
     system: str
     machine: str
@@ -66,7 +63,7 @@ class PlatformFacts:
     version: str = ""
     mac_ver: str = ""
     libc: tuple[str, str] = ("", "")
-    in_rosetta: bool | None = None
+    in_rosetta: bool | None = None  # off macOS, or where unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +122,9 @@ class LocalMachine:
 
     def __init__(self, environ: Mapping[str, str], *, python: str | None = None) -> None:
         self._environ = environ
-        self.facts = _platform_facts(python or _own_python())
+        # The version of a free-threaded Python leaves its "t" out.
+        t = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+        self.facts = _platform_facts(python or f"{platform.python_version()}{t}")
         self.variables = {name: environ[name] for name in RECORDED_VARIABLES if name in environ}
 
     def resolve(self, program: str) -> Path | None:
@@ -186,11 +185,6 @@ def _read_text(path: str) -> str:
 def _list_names(path: str) -> tuple[str, ...]:
     with os.scandir(path) as entries:
         return tuple(sorted(entry.name for entry in entries))
-
-
-def _own_python() -> str:
-    """The version of the running Python, with the "t" of a free-threaded one, which it leaves out."""
-    return platform.python_version() + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else "")
 
 
 def _platform_facts(python: str) -> PlatformFacts:

@@ -31,9 +31,8 @@ def install_command(offer: Offer, requirements: Requirements, case: Case) -> tup
         return (*_PIP, *_pinned(requirements, offer, case), "--find-links", place)
     if case.request.mixes_indexes or _would_differ(offer, case):
         texts = _pinned(requirements, offer, case)
-    if is_of_pytorch and offer.index_url:
-        return (*_PIP, *texts, "--index-url", offer.index_url)
-    return (*_PIP, *texts)
+    index = ("--index-url", offer.index_url) if is_of_pytorch and offer.index_url else ()
+    return (*_PIP, *texts, *index)
 
 
 def _would_differ(offer: Offer, case: Case) -> bool:
@@ -47,11 +46,9 @@ def _would_differ(offer: Offer, case: Case) -> bool:
         and other.fits_system(case.target)
         and other.fits_python(case.target)
     ]
+    allowed = case.torch.versions.filter(newer, key=lambda other: other.full_version)
     # Without a final release among them the filter would let pre-releases through, which pip does not.
-    return any(
-        not other.version.is_prerelease or case.torch.versions.prereleases
-        for other in case.torch.versions.filter(newer, key=lambda other: other.full_version)
-    )
+    return any(not other.version.is_prerelease or case.torch.versions.prereleases for other in allowed)
 
 
 def _pinned(requirements: Requirements, offer: Offer, case: Case) -> tuple[str, ...]:

@@ -128,14 +128,14 @@ class TorchRequirement:
 
     @property
     def contradiction(self) -> str | None:
-        """The requirements on one package that no version at all satisfies, for a sentence."""
-        if self.versions.is_unsatisfiable():
-            conflict = "which contradict each other" if " and " in self.text else "which contradicts itself"
-            return f"{self.text}, {conflict}"
-        for name, versions in self.companions.items():
-            if versions.is_unsatisfiable():
-                return f"{name}{versions}, which contradicts itself"
-        return None
+        """Which requirements on one package no version at all satisfies, as a sentence."""
+        texts = {
+            self.text: self.versions,
+            **{f"{name}{them}": them for name, them in self.companions.items()},
+        }
+        text = next((text for text, versions in texts.items() if versions.is_unsatisfiable()), None)
+        conflict = "contradict each other" if text and " and " in text else "contradicts itself"
+        return text and f"Nothing satisfies {text}, which {conflict}. Change or remove what conflicts."
 
 
 @dataclass(frozen=True)
@@ -180,17 +180,17 @@ class Case:
 
     def with_pypi_on_cpu(self) -> Case:
         """The same case, where PyPI's own wheels, whatever they were built for, count for the CPU too."""
-        cpu = Kind.CPU.value
-        own = [
-            replace(offer, build=cpu)
-            for offer in chain(*self.offers.values())
-            if offer.source == "default" and offer.local is None
-        ]
-        return replace(self, offers={**self.offers, cpu: (*self.offers.get(cpu, ()), *own)})
+        every = chain(*self.offers.values())
+        own = _for_cpu(offer for offer in every if offer.source == "default" and offer.local is None)
+        return replace(self, offers={**self.offers, "cpu": (*self.offers.get("cpu", ()), *own)})
 
     def ignoring_also(self, *obstacles: Obstacle) -> Case:
         """The same case, where these obstacles do not count."""
         return replace(self, ignoring=self.ignoring | set(obstacles))
+
+
+def _for_cpu(offers: Iterable[Offer]) -> list[Offer]:
+    return [replace(offer, build=Kind.CPU.value) for offer in offers]
 
 
 def _by_build(offers: Iterable[Offer], target: Target, *, with_yanked: bool) -> dict[str, tuple[Offer, ...]]:
@@ -200,5 +200,5 @@ def _by_build(offers: Iterable[Offer], target: Target, *, with_yanked: bool) -> 
             grouped.setdefault(offer.build, []).append(offer)
     if mps := grouped.get(Kind.MPS):
         # The same wheel computes on the CPU too: the build that somebody names, or falls back to.
-        grouped[Kind.CPU] = [replace(offer, build=Kind.CPU.value) for offer in mps]
+        grouped[Kind.CPU] = _for_cpu(mps)
     return {build: tuple(same) for build, same in grouped.items()}

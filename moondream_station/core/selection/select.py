@@ -16,20 +16,10 @@ from moondream_station.core.builds.offers import Offer, target_of
 from moondream_station.core.builds.visibility import describe, hiding_all_but, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
+from moondream_station.core.selection import sentences
 from moondream_station.core.selection.command import install_command
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case, Obstacle
-from moondream_station.core.selection.sentences import (
-    doubts,
-    idle_gpu_warnings,
-    origin_of,
-    other_gpu_warnings,
-    why_chosen,
-    why_contradictory,
-    why_guided,
-    why_none,
-    why_possible,
-)
-from moondream_station.core.selection.verdicts import Judgement, judge
+from moondream_station.core.selection.verdicts import Judgement, Judgements, judge
 
 _RANKS = {Kind.MPS: 9, Kind.CUDA: 9, Kind.ROCM: 8, Kind.XPU: 7, Kind.CPU: 0}
 _INTEGRATED_IS_LATER = 2
@@ -88,16 +78,16 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
     about_name: str | None = None
     reason: str | None
     if strategy == "auto":
-        order, reason = possible, why_chosen(possible[0], case) if possible else None
+        order, reason = possible, sentences.why_chosen(possible[0], case) if possible else None
     elif strategy == "guide":
         order, reason = _guided(possible, judgements, case)
     else:
         order, reason, about_name = _named(strategy, judgements, possible, case)
     chosen = order[0] if order else None
     if chosen and reason:
-        reason += origin_of(chosen.best)
+        reason += sentences.origin_of(chosen.best)
     # A build that was named needs no advice about better ones: that warning says what auto would use.
-    idle = () if about_name or (possible and not order) else idle_gpu_warnings(chosen, case)
+    idle = () if about_name or (possible and not order) else sentences.idle_gpu_warnings(chosen, case)
     named = (about_name,) if about_name else ()
     selection = Selection(
         strategy=strategy,
@@ -106,7 +96,7 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
         torch=chosen.best.torch if chosen else None,
         index_url=chosen.best.index_url if chosen else None,
         source=chosen.best.source if chosen else None,
-        reason=reason or why_contradictory(case) or why_none(judgements, case),
+        reason=reason or case.torch.contradiction or sentences.why_none(judgements, case),
         command=install_command(chosen.best, requirements, case) if chosen else (),
         warnings=tuple(dict.fromkeys((*requirements.warnings, *named, *idle, *_caveats(chosen, case)))),
         candidates=_candidates(order, possible, judgements, reason or ""),
@@ -114,7 +104,7 @@ def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
     return SelectionResult(selection, tuple(map(Ranked.of, order)))
 
 
-def _judge_all(case: Case, forced: Build | None) -> tuple[Case, tuple[Judgement, ...]]:
+def _judge_all(case: Case, forced: Build | None) -> tuple[Case, Judgements]:
     """The verdict on every build; where none serves all GPUs of a kind, on serving as many as can be."""
     builds = case.builds if forced is None or forced in case.builds else (*case.builds, forced)
     judgements = tuple(judge(build, case) for build in builds)
@@ -162,21 +152,19 @@ def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, Build]
     )
 
 
-def _guided(
-    possible: tuple[Judgement, ...], judgements: tuple[Judgement, ...], case: Case
-) -> tuple[tuple[Judgement, ...], str | None]:
+def _guided(possible: Judgements, judgements: Judgements, case: Case) -> tuple[Judgements, str | None]:
     recommended = guide_build(case.request.capabilities, case.catalog)
     by_build = {judgement.build: judgement for judgement in possible}
     order = tuple(by_build[build] for build in guide_order(recommended, tuple(by_build)))
     if not order:
         return (), None
     refusal = next((judged.refusal for judged in judgements if judged.build.name == recommended), None)
-    return order, why_guided(order[0], recommended, refusal)
+    return order, sentences.why_guided(order[0], recommended, refusal)
 
 
 def _named(
-    strategy: str, judgements: tuple[Judgement, ...], possible: tuple[Judgement, ...], case: Case
-) -> tuple[tuple[Judgement, ...], str | None, str | None]:
+    strategy: str, judgements: Judgements, possible: Judgements, case: Case
+) -> tuple[Judgements, str | None, str | None]:
     """The build that the strategy names, whatever driver and GPU say, with a reason and a warning."""
     named = next(judged for judged in judgements if judged.build.name == strategy)
     auto = possible[0] if possible else None
@@ -204,13 +192,13 @@ def _caveats(chosen: Judgement | None, case: Case) -> Iterator[str]:
         if chosen is None or chosen.build.kind in {kind, Kind.CPU}:
             yield from case.hardware.of_kind(kind).warnings
     if chosen is None or chosen.build.kind is Kind.CPU:
-        yield from doubts(case)
+        yield from sentences.doubts(case)
     leans_on_catalog = chosen is None or not chosen.best.is_real
     if leans_on_catalog and (stale := case.catalog.staleness(case.request.today)):
         yield stale
     if chosen:
         yield from _left_out(chosen, case)
-        yield from other_gpu_warnings(chosen, case)
+        yield from sentences.other_gpu_warnings(chosen, case)
         yield from _about_wheel(chosen, case)
 
 
@@ -247,10 +235,7 @@ def _left_out(chosen: Judgement, case: Case) -> Iterator[str]:
 
 
 def _candidates(
-    order: tuple[Judgement, ...],
-    possible: tuple[Judgement, ...],
-    judgements: tuple[Judgement, ...],
-    reason: str,
+    order: Judgements, possible: Judgements, judgements: Judgements, reason: str
 ) -> tuple[Candidate, ...]:
     """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first."""
     # The chosen one's reason is the choice's own: what auto would say of a build that was named is not true.
@@ -261,7 +246,7 @@ def _candidates(
             build=judged.build.name,
             torch=judged.best.torch,
             verdict=Verdict.CHOSEN if judged is chosen else Verdict.POSSIBLE,
-            reason=reason if judged is chosen else why_possible(judged, chosen),
+            reason=reason if judged is chosen else sentences.why_possible(judged, chosen),
         )
         for judged in (*order, *(other for other in possible if other.build not in ordered))
     ]
@@ -322,7 +307,7 @@ def guide_build(capabilities: Capabilities, catalog: Catalog) -> str:
     """`mps` on Apple silicon under an arm64 Python, the table's build for an NVIDIA GPU, else `cpu`."""
     if has_mps(capabilities):
         return "mps"
-    if nvidia_in_use(capabilities).absence is not None:
+    if nvidia_in_use(capabilities, catalog).absence is not None:
         return "cpu"
     cuda = numbers(cuda_of_driver(capabilities, catalog) or "")
     return next((build for lowest, build in _GUIDE if cuda >= lowest), "cpu")

@@ -7,15 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
-from moondream_station.core.builds.naming import (
-    GPU_KINDS,
-    LAST_DRIVER_BEFORE_TURING,
-    Build,
-    Kind,
-    listed,
-    numbers,
-    precedes_turing,
-)
+from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, last_driver, listed, numbers
 from moondream_station.core.builds.offers import PLATFORMS, Offer, in_words, platform_name, pythons_of
 from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.facts.capabilities import Gpu
@@ -71,10 +63,8 @@ def why_guided(chosen: Judgement, recommended: str, refusal: Refusal | None) -> 
     if chosen.build.name == recommended:
         return f"The guide's table recommends {recommended} for this machine, with torch {torch}."
     why = f" ({refusal.reason.rstrip('.')})" if refusal else ""
-    return (
-        f"The guide's table recommends {recommended}, which is not possible here{why}; "
-        f"{chosen.build.name} with torch {torch} is used instead."
-    )
+    instead = f"{chosen.build.name} with torch {torch} is used instead"
+    return f"The guide's table recommends {recommended}, which is not possible here{why}; {instead}."
 
 
 def origin_of(offer: Offer) -> str:
@@ -93,15 +83,8 @@ def why_possible(judgement: Judgement, chosen: Judgement | None) -> str:
     if judgement.best.version == chosen.best.version:
         return f"{name} is also possible, with the same torch {torch} as {chosen.build.name}."
     word = "older" if judgement.best.version < chosen.best.version else "newer"
-    return (
-        f"{name} is also possible, with torch {torch}, {word} than {chosen.build.name}'s {chosen.best.torch}."
-    )
-
-
-def why_contradictory(case: Case) -> str | None:
-    """Why the requirements can be satisfied nowhere, None where they can."""
-    contradiction = case.torch.contradiction
-    return f"Nothing satisfies {contradiction}. Change or remove what conflicts." if contradiction else None
+    other = f"{chosen.build.name}'s {chosen.best.torch}"
+    return f"{name} is also possible, with torch {torch}, {word} than {other}."
 
 
 def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
@@ -113,8 +96,10 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
             "install an arm64 Python and run the station with it."
         )
     if target.platform is None:
-        places = listed(map(platform_name, PLATFORMS))
-        return f"PyTorch has no wheels for {target.place}, only for {places}. Use one of these."
+        remedy = f"only for {listed(map(platform_name, PLATFORMS))}. Use one of these"
+        if target.is_32_bit:
+            remedy = "which is a 32-bit Python's: run the station with a 64-bit one, on a 64-bit system"
+        return f"PyTorch has no wheels for {target.place}, {remedy}."
     if target.system == "Linux" and target.glibc is None:
         libc = " ".join(case.request.capabilities.libc).strip() or "another C library (musl, as on Alpine?)"
         remedy = "use a distribution with glibc 2.28 or newer"
@@ -158,7 +143,7 @@ def _allow(case: Case, reason: str) -> str:
 def idle_gpu_warnings(chosen: Judgement | None, case: Case) -> tuple[str, ...]:
     """Sentences about GPUs that would be preferred and can't be used, each with what would change it."""
     kind = chosen.build.kind if chosen else Kind.CPU
-    if kind not in _PREFERRED:
+    if kind not in _PREFERRED or case.target.platform is None:
         return ()
     return tuple(
         f"{_names(idle, case)} will not be used: {_remedy(idle, case)}"
@@ -206,8 +191,11 @@ def _remedy(kind: Kind, case: Case) -> str:
     if best := best_build(case, kind):
         return f"strategy {best.build.name} can use it, with torch {best.best.torch}."
     remedies = list(_single_remedies(kind, case))
-    if not remedies and kind is Kind.CUDA:
-        remedies += _newer_driver_and_older_torch(case)
+    other = case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
+    if not remedies and kind is Kind.CUDA and (needed := lowest_driver(other)):
+        driver, build, torch = needed
+        allowing = f"a requirement that allows torch {torch}"
+        remedies.append(f"driver {driver} or newer and {allowing} allow {build.name}.")
     if is_driverless:
         remedies = [f"{_DRIVERLESS};", *remedies] if remedies else [f"{_DRIVERLESS}."]
     remedies = remedies or [_first_refusal(kind, case)]
@@ -256,8 +244,10 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
     if kind is not Kind.CUDA or (needed := lowest_driver(case)) is None:
         return None
     driver, build, torch = needed
-    is_old = any(precedes_turing(gpu.architecture) for gpu in case.hardware.of_kind(kind).gpus)
-    newer = f"or newer, {LAST_DRIVER_BEFORE_TURING} at most," if is_old else "or newer"
+    last = next(
+        filter(None, (last_driver(gpu.architecture) for gpu in case.hardware.of_kind(kind).gpus)), None
+    )
+    newer = f"or newer, {last} at most," if last else "or newer"
     sentence = f"driver {driver} {newer} allows {build.name} with torch {torch}"
     other = _with_any_driver(case)
     best = best_build(other, kind)
@@ -298,12 +288,6 @@ def _other_visibility(kind: Kind, case: Case) -> Iterator[str]:
         alone = {**case.hardware.in_use, kind: replace(in_use, gpus=(gpu,))}
         if best := best_build(replace(case, hardware=replace(case.hardware, in_use=alone)), kind):
             yield f"{in_use.hiding} hides {_with_architecture(gpu)}, which {best.named} can use."
-
-
-def _newer_driver_and_older_torch(case: Case) -> Iterator[str]:
-    if needed := lowest_driver(case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)):
-        driver, build, torch = needed
-        yield f"driver {driver} or newer and a requirement that allows torch {torch} allow {build.name}."
 
 
 def _with_any_driver(case: Case) -> Case:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from packaging.version import Version
+from typing import TypeAlias
 
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
 from moondream_station.core.builds.offers import Offer, in_words, platform_name, pythons_of
@@ -61,11 +60,8 @@ def judge(build: Build, case: Case) -> Judgement:
     if not seen:
         absent = f"{build.name} has no wheel for {case.target.place} in any index or find-links."
         return Judgement(build, (), Refusal(Obstacle.ABSENT, absent))
-    return Judgement(build, tuple(sorted(offers, key=_preference, reverse=True)))
-
-
-def _preference(offer: Offer) -> tuple[Version, bool, int]:
-    return (offer.version, offer.verified, _SOURCE_RANK[offer.source])
+    ranked = sorted(offers, key=lambda it: (it.version, it.verified, _SOURCE_RANK[it.source]), reverse=True)
+    return Judgement(build, tuple(ranked))
 
 
 def best_build(case: Case, kind: Kind | None = None) -> Judgement | None:
@@ -79,7 +75,8 @@ def best_build(case: Case, kind: Kind | None = None) -> Judgement | None:
     )
 
 
-Outcome = tuple[Offer, ...] | str
+Judgements: TypeAlias = tuple[Judgement, ...]
+Outcome: TypeAlias = tuple[Offer, ...] | str
 
 
 def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outcome:
@@ -187,11 +184,6 @@ def _check_companions(build: Build, offers: tuple[Offer, ...], case: Case) -> Ou
 
 
 def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
-    """Whether a companion that fits a torch exists on its build.
-
-    torchvision says itself which torch it needs, and torchaudio does since 2.11.1, so of a torch that is not
-    known here that is left to the resolver: a newer one is not rejected because the catalog is older.
-    """
     catalog = case.catalog
     row = catalog.row(build.name, offer.torch, case.target.platform or "")
     if row is not None and name in row.without and not (row.pypi or offer.source == "default"):
@@ -199,8 +191,8 @@ def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
     if not catalog.companion_python(name, offer.torch).contains(case.target.python_full, prereleases=True):
         return False
     releases = catalog.companions(name, offer.torch)
-    if releases is None:
-        return True
+    if releases is None:  # a newer torch is not rejected because the catalog is older: the companions'
+        return True  # own metadata say what fits, and the resolver reads them
     specifier = case.torch.companions[name]
     versions = {release if offer.local is None else f"{release}+{offer.local}" for release in releases}
     return any(specifier.contains(version, prereleases=True) for version in versions)
@@ -210,11 +202,9 @@ def _check_verified(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
     relied = tuple(offer for offer in offers if offer.is_real or offer.verified)
     if relied:
         return relied
-    newest = max(offer.version for offer in offers)
-    return (
-        f"{build.name}: it is not confirmed that torch {newest} exists for {case.target.place}. Run the plan "
-        f"on that machine without --offline, which asks the index, or use --strategy {build.name}."
-    )
+    doubt = f"it is not confirmed that torch {max(offer.version for offer in offers)} exists"
+    remedy = "Run the plan on that machine without --offline, which asks the index"
+    return f"{build.name}: {doubt} for {case.target.place}. {remedy}, or use --strategy {build.name}."
 
 
 _CHECKS: tuple[tuple[Obstacle, Callable[[Build, tuple[Offer, ...], Case], Outcome]], ...] = (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import replace
 
 import pytest
 from packaging import tags
+from packaging.markers import Marker, default_environment
 
 from moondream_station.core.builds.offers import target_of
 from moondream_station.core.facts.capabilities import Capabilities
@@ -99,3 +101,21 @@ def test_markers_are_those_of_the_target_and_not_of_this_machine(
     assert (markers["sys_platform"], markers["os_name"]) == (sys_platform, os_name)
     assert (markers["python_version"], markers["python_full_version"]) == ("3.13", "3.13.1")
     assert markers["platform_machine"] == machine.machine
+
+
+def test_markers_are_those_of_the_recorded_machine() -> None:
+    """Also its kernel's release and build, which this machine's differ from."""
+    machine = replace(linux(), release="6.8.0-45-generic", version="#45-Ubuntu SMP PREEMPT_DYNAMIC")
+    markers = target_of(machine, "3.12.3").markers
+    assert set(markers) == set(default_environment())
+    assert markers["platform_release"] == "6.8.0-45-generic"
+    assert Marker("platform_version == '#45-Ubuntu SMP PREEMPT_DYNAMIC'").evaluate({**markers, "extra": ""})
+
+
+@pytest.mark.parametrize(
+    ("machine", "is_32_bit"),
+    [("i686", True), ("x86", True), ("armv7l", True), ("x86_64", False), ("AMD64", False)],
+)
+def test_a_32_bit_python_is_told_by_what_it_is_for(machine: str, *, is_32_bit: bool) -> None:
+    """Whichever CPU it runs on."""
+    assert target_of(linux(machine=machine), "3.12.3").is_32_bit is is_32_bit

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use, with_compat
+from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use
 from moondream_station.core.facts.capabilities import BUS_ALONE, Gpu, Outcome, ProbeReport
 from support.snapshots import amd, intel, linux, nvidia
 
@@ -19,14 +19,18 @@ ALIKE = (nvidia("8.9", "RTX 4090", index=0), nvidia("8.9", "RTX 4090", index=1))
 @pytest.mark.parametrize("value", ["", " ", "-1", "-1,0", "NoDevFiles", "all", "none,0"])
 def test_a_list_that_begins_with_no_gpu_is_none(value: str) -> None:
     """CUDA ends the list at the first entry that names none."""
-    in_use = nvidia_in_use(linux(OLD, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    in_use = nvidia_in_use(
+        linux(OLD, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}), load_catalog()
+    )
     assert in_use.gpus == ()
     assert "CUDA_VISIBLE_DEVICES" in (in_use.absence or "")
 
 
 def test_positions_count_where_all_gpus_are_alike() -> None:
     """Whichever order CUDA has, the chosen one has the same capability."""
-    in_use = nvidia_in_use(linux(*ALIKE, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": "1"}))
+    in_use = nvidia_in_use(
+        linux(*ALIKE, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": "1"}), load_catalog()
+    )
     assert in_use.gpus == (ALIKE[1],)
     assert in_use.warnings == ()
 
@@ -45,13 +49,17 @@ def test_positions_count_where_all_gpus_are_alike() -> None:
 def test_positions_count_in_nvidia_smis_order(value: str, expected: tuple[Gpu, ...]) -> None:
     """CUDA_DEVICE_ORDER=PCI_BUS_ID makes them the same."""
     variables = {"CUDA_VISIBLE_DEVICES": value, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    assert nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables)).gpus == expected
+    assert (
+        nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables), load_catalog()).gpus == expected
+    )
 
 
 @pytest.mark.parametrize("value", ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1", "0,GPU-1"])
 def test_otherwise_every_gpu_counts_and_a_warning_says_so(value: str) -> None:
     """CUDA's own order is another than nvidia-smi's, and UUIDs are not recorded."""
-    in_use = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    in_use = nvidia_in_use(
+        linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}), load_catalog()
+    )
     assert in_use.gpus == (OLD, NEW)
     assert len(in_use.warnings) == 1
     assert value in in_use.warnings[0]
@@ -60,7 +68,9 @@ def test_otherwise_every_gpu_counts_and_a_warning_says_so(value: str) -> None:
 @pytest.mark.parametrize(("value", "gpus"), [("0", (NEW,)), ("1", (OLD,)), ("1,0", (OLD, NEW))])
 def test_positions_without_an_order_count_the_fastest_first(value: str, gpus: tuple[Gpu, ...]) -> None:
     """As CUDA does, and other than nvidia-smi: "1" hides the newer GPU. The warning says which is meant."""
-    in_use = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    in_use = nvidia_in_use(
+        linux(OLD, NEW, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}), load_catalog()
+    )
     assert in_use.gpus == gpus
     assert "because CUDA counts the fastest GPU first" in in_use.warnings[0]
 
@@ -68,27 +78,29 @@ def test_positions_without_an_order_count_the_fastest_first(value: str, gpus: tu
 def test_the_warning_says_how_to_choose_so_that_it_counts() -> None:
     """A UUID has to become a position first."""
     variables = {"CUDA_VISIBLE_DEVICES": "GPU-1"}
-    (warning,) = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables)).warnings
+    (warning,) = nvidia_in_use(linux(OLD, NEW, driver="580.65", variables=variables), load_catalog()).warnings
     assert "(name them by position, with CUDA_DEVICE_ORDER=PCI_BUS_ID" in warning
 
 
 @pytest.mark.parametrize("value", ["GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-1,MIG-2"])
 def test_a_uuid_is_nothing_to_tell_where_all_gpus_are_alike(value: str) -> None:
     """Whichever it names has the same capability."""
-    in_use = nvidia_in_use(linux(*ALIKE, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}))
+    in_use = nvidia_in_use(
+        linux(*ALIKE, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": value}), load_catalog()
+    )
     assert (in_use.gpus, in_use.warnings) == (ALIKE, ())
 
 
 def test_positions_beyond_the_list_hide_every_gpu() -> None:
     """As CUDA does."""
     variables = {"CUDA_VISIBLE_DEVICES": "5"}
-    assert nvidia_in_use(linux(*ALIKE, driver="580.65", variables=variables)).absence
+    assert nvidia_in_use(linux(*ALIKE, driver="580.65", variables=variables), load_catalog()).absence
 
 
 def test_an_unreadable_capability_is_named_and_the_gpu_still_counts() -> None:
     """The list becomes unknown, not shorter."""
     unknown = nvidia(None, "Mystery", index=1)
-    in_use = nvidia_in_use(linux(OLD, unknown, driver="580.65"))
+    in_use = nvidia_in_use(linux(OLD, unknown, driver="580.65"), load_catalog())
     assert in_use.gpus == (OLD, unknown)
     assert "Mystery" in in_use.warnings[0]
 
@@ -96,41 +108,44 @@ def test_an_unreadable_capability_is_named_and_the_gpu_still_counts() -> None:
 def test_a_jetson_of_unknown_capability_counts_as_orin() -> None:
     """The ordinary wheels have nothing for the older ones, and what has code for Orin has it for Thor."""
     in_use = nvidia_in_use(
-        linux(nvidia(None, "Jetson"), driver="540.4.0", machine="aarch64", surroundings="jetson")
+        linux(nvidia(None, "Jetson"), driver="540.4.0", machine="aarch64", surroundings="jetson"),
+        load_catalog(),
     )
     assert [gpu.architecture for gpu in in_use.gpus] == ["8.7"]
 
 
 def test_a_driver_without_a_gpu_is_no_gpu() -> None:
     """As in a container that was started without its GPU."""
-    in_use = nvidia_in_use(linux(driver="535.183.01"))
+    in_use = nvidia_in_use(linux(driver="535.183.01"), load_catalog())
     assert "535.183.01" in (in_use.absence or "")
 
 
 def test_a_toolkit_alone_is_no_gpu() -> None:
     """Nor does its version choose a build."""
-    assert "CUDA toolkit 13.0 is ignored" in (nvidia_in_use(linux(nvcc="13.0")).absence or "")
+    assert "CUDA toolkit 13.0 is ignored" in (nvidia_in_use(linux(nvcc="13.0"), load_catalog()).absence or "")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])
 def test_not_knowing_is_another_answer_than_not_there(outcome: Outcome) -> None:
     """The reason says what was seen."""
     probe = ProbeReport(probe="nvidia_smi", outcome=outcome, seconds=5.0, detail="no answer in 5 s")
-    absence = nvidia_in_use(linux(probes=(probe,))).absence or ""
+    absence = nvidia_in_use(linux(probes=(probe,)), load_catalog()).absence or ""
     assert "could not be detected" in absence
     assert "no answer in 5 s" in absence
 
 
 def test_a_driver_version_that_is_none_carries_nothing() -> None:
     """It can't be held against any bound."""
-    assert "can't be read" in (nvidia_in_use(linux(OLD, driver="[Unknown Error]")).absence or "")
+    assert "can't be read" in (
+        nvidia_in_use(linux(OLD, driver="[Unknown Error]"), load_catalog()).absence or ""
+    )
 
 
 def test_the_fastest_gpu_is_the_first_one_for_cuda() -> None:
     """Unless the bus's order is asked for."""
-    assert nvidia_in_use(linux(OLD, NEW, driver="580.65")).runtime_order == (1, 0)
+    assert nvidia_in_use(linux(OLD, NEW, driver="580.65"), load_catalog()).runtime_order == (1, 0)
     ordered = linux(OLD, NEW, driver="580.65", variables={"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-    assert nvidia_in_use(ordered).runtime_order == (0, 1)
+    assert nvidia_in_use(ordered, load_catalog()).runtime_order == (0, 1)
 
 
 def test_an_integrated_amd_gpu_beside_a_discrete_one_does_not_decide() -> None:
@@ -215,7 +230,7 @@ def test_a_header_beyond_the_driver_counts_on_data_centre_gpus_alone(
 ) -> None:
     """NVIDIA's cuda-compat is there then; of a GPU without a name nothing is concluded."""
     machine = replace(linux(nvidia("8.0", name), driver=driver), nvidia_cuda=header)
-    in_use = with_compat(nvidia_in_use(machine), machine, load_catalog())
+    in_use = nvidia_in_use(machine, load_catalog())
     assert in_use.carries_as == carries_as
     assert len(in_use.warnings) == bool(words)
     assert (words or "") in "".join(in_use.warnings)
@@ -225,7 +240,7 @@ def test_a_geforce_beside_a_data_centre_gpu_keeps_the_header_from_counting() -> 
     """One process loads one driver library."""
     cards = (nvidia("8.0", "NVIDIA A100-SXM4-80GB"), nvidia("8.6", "NVIDIA GeForce RTX 3090", index=1))
     machine = replace(linux(*cards, driver="535.86.10"), nvidia_cuda="13.0")
-    in_use = with_compat(nvidia_in_use(machine), machine, load_catalog())
+    in_use = nvidia_in_use(machine, load_catalog())
     assert in_use.carries_as is None
     assert "RTX 3090 does not support" in in_use.warnings[0]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.visibility import nvidia_in_use
 from moondream_station.core.capabilities.probes import nvidia
 from moondream_station.core.facts.capabilities import Capabilities
@@ -380,4 +381,4 @@ def test_a_gpu_that_the_driver_no_longer_supports_is_listed_as_that(
     record = linux(*smi_fails("No devices were found", 6), driver=driver)
     found = capabilities_of(merged(record, pci((0x030000, 0x10DE, device))))
     assert [gpu.architecture_source for gpu in found.gpus] == (["unsupported"] if is_said else [])
-    assert ("install driver 580" in (nvidia_in_use(found).absence or "")) is is_said
+    assert ("install driver 580" in (nvidia_in_use(found, load_catalog()).absence or "")) is is_said

@@ -299,7 +299,8 @@ def test_a_source_build_is_rejected_for_that() -> None:
         (linux(libc=("musl", "1.2.5")), "torch", "3.12.3", "glibc"),
         (windows(machine="ARM64"), "torch", "3.14.0", "use Python 3.11 to 3.13. An x86-64 Python, which"),
         (windows(machine="ARM64"), "torch<2.7", "3.12.3", "An x86-64 Python, which Windows runs there too"),
-        (windows(machine="x86"), "torch", "3.12.3", "and macOS on Intel. Use one of these."),
+        (linux(machine="ppc64le"), "torch", "3.12.3", "and macOS on Intel. Use one of these."),
+        (windows(machine="x86"), "torch", "3.12.3", "a 32-bit Python's: run the station with a 64-bit one"),
         (
             macos("14.5", machine="x86_64", silicon=False),
             "torch>=2.7",

@@ -26,10 +26,10 @@ DETAIL_LIMIT: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a probe concluded from the answers.
+    """What a probe concluded from the answers; the defaults are those of one that was not asked.
 
     `detail` is what it saw, one line, nothing private; `version` that of the driver, toolkit or system that
-    it is about, and `source` the file that told it. The defaults are those of a probe that was not asked.
+    it is about, and `source` the file that told it.
     """
 
     outcome: Outcome = Outcome.ABSENT
@@ -41,10 +41,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """Questions to the machine, under one deadline.
+    """Questions to the machine, or to those of a `system`, under one deadline; `programs` are what it runs.
 
-    `read` is pure, and total: no text makes it raise. With a `system`, only that one is asked. `programs` are
-    those that it runs.
+    `read` is pure, and total: no text makes it raise.
     """
 
     name: str
@@ -117,6 +116,7 @@ BRAND: Final = ("sysctl", "-n", "machdep.cpu.brand_string")
 ARM64: Final = ("sysctl", "-n", "hw.optional.arm64")
 TRANSLATED: Final = ("sysctl", "-n", "sysctl.proc_translated")
 MEMORY: Final = ("sysctl", "-n", "hw.memsize")
+_FLAGS: Final = {"1": True, "0": False}
 _QUESTIONS: Final = (BRAND, ARM64, TRANSLATED, MEMORY)
 
 
@@ -174,8 +174,8 @@ def _read_sysctl(record: MachineRecord) -> Reading:
         outcome=Outcome.TIMED_OUT if slow else Outcome.FOUND,
         detail="sysctl did not answer in time" if slow else one_line(brand or "a CPU without a name"),
         brand=one_line(brand) if brand else None,
-        has_arm64=_flag(arm64),
-        is_translated=_flag(translated),
+        has_arm64=_FLAGS.get(arm64 or ""),
+        is_translated=_FLAGS.get(translated or ""),
         memory_bytes=int(memory) if memory and re.fullmatch(r"\d{1,18}", memory, re.ASCII) else None,
     )
 
@@ -185,10 +185,6 @@ def _value(record: MachineRecord, argv: tuple[str, ...]) -> str | None:
     if result is None or result.returncode != 0 or result.timed_out:
         return None
     return result.stdout.strip() or None
-
-
-def _flag(value: str | None) -> bool | None:
-    return {"1": True, "0": False}.get(value or "")
 
 
 SYSCTL = Probe(
