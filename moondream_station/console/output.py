@@ -95,13 +95,11 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def folded(line: str, width: int | None, indent: str = "  ") -> str:
+def folded(line: str, width: int | None) -> str:
     """A line broken to `width` columns, if there is one, between words alone, so that they can be copied."""
     if width is None:
         return line
-    return textwrap.fill(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], *, width: int | None = None) -> str:
