@@ -84,7 +84,7 @@ class Batch:
         number = f"{len(self.sources) - self.left + 1}/{len(self.sources)}"
         if not self.answered:
             return number
-        seconds = round(self.seconds / self.answered * self.left)
+        seconds = max(1, round(self.seconds / self.answered * self.left))
         rest = f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} min"  # noqa: PLR2004
         return f"{number}, about {rest} left"
 

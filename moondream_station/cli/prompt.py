@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.patch_stdout import patch_stdout
@@ -42,6 +42,13 @@ COMMANDS: Final[Mapping[str, str]] = {
     "models": "models: list the models",
     "status": "status: show the active model and the running switch",
     "plan": "plan [REQUIREMENT...] [OPTIONS]: show which build would be installed, and why; `plan --help`",
+    "caption": "caption IMAGE...: describe images; files, folders, patterns or URLs",
+    "query": "query IMAGE... QUESTION: ask about images",
+    "detect": "detect IMAGE... OBJECT: find objects, as boxes; `--save FOLDER` draws them",
+    "point": "point IMAGE... OBJECT: point at objects",
+    "segment": "segment IMAGE... OBJECT: outline an object",
+    "infer": "infer FUNCTION [IMAGE|ARG=VALUE]...: call any function of the active model",
+    "doctor": "doctor [--offline]: check this machine, with remedies",
     "logs": "logs [MODEL]: show the last activation's journal and the worker's last lines",
     "remove": "remove MODEL: remove a model's environments",
     "prune": "prune [--dry-run]: remove what nothing refers to",
@@ -49,7 +56,10 @@ COMMANDS: Final[Mapping[str, str]] = {
     "quit": "quit: stop the station (also Ctrl-D)",
 }
 _FLAGS: Final = ("--anyway", "--accept-notice")
-_OF_THE_COMMAND_LINE: Final = frozenset({"models", "status", "plan", "logs", "remove", "prune"})
+_ASKING: Final = ("caption", "query", "detect", "point", "segment", "infer")
+_OF_THE_COMMAND_LINE: Final = frozenset(
+    {*_ASKING, "models", "status", "plan", "doctor", "logs", "remove", "prune"}
+)
 _STRATEGIES: Final = ("auto", "guide", "cpu")
 _REDRAW_SECONDS: Final = 0.25
 
@@ -232,15 +242,23 @@ class Prompt:
             print_result("Cancelled.")
 
 
+_FILES: Final = PathCompleter(expanduser=True)
+
+
 class _Words(Completer):
-    """Completes a word by those before it: a tree of words, which end at spaces alone."""
+    """Completes a word by those before it: from a tree of words, which end at spaces alone, or from files."""
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self._tree = tree
 
-    def get_completions(self, document: Document, _event: CompleteEvent) -> Iterator[Completion]:
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
         """The words that may stand here; none on an empty line, below which a list would stay."""
         *before, begun = document.text_before_cursor.split(" ")
+        if before and before[0] in _ASKING:
+            for name in _FILES.get_completions(Document(begun), event):
+                if " " not in name.text:  # which would be two words
+                    yield name
+            return
         tree: Mapping[str, Any] | None = self._tree if before or begun else None
         for word in filter(None, before):
             tree = (tree or {}).get(word)

@@ -105,6 +105,23 @@ def test_commands_and_models_are_completed(terminal: Terminal) -> None:
 
 
 @pytest.mark.terminal
+def test_the_model_is_asked_about_a_file_whose_name_is_completed(
+    terminal: Terminal, premises: Premises
+) -> None:
+    """As on the command line; the answer stands above the prompt."""
+    picture = premises.folder / "holiday.png"
+    picture.write_bytes(b"an image")
+    terminal.type_line("switch colours")
+    terminal.wait_for("colours on cpu, worker ready")
+    terminal.press("caption", "Space", f"{premises.folder}/holi", "Tab")
+    terminal.wait_until(lambda lines: "day.png" in "".join(lines))
+    terminal.press("Enter")
+    terminal.wait_for("a small caption")
+    terminal.type_line("caption nowhere.png")
+    terminal.wait_for("There is no file nowhere.png.")
+
+
+@pytest.mark.terminal
 def test_a_word_ends_at_a_space_alone(premises: Premises) -> None:
     """A model's name has dashes, and so have options; each is completed in its middle, too."""
     premises.add_model("two-colours-small")
