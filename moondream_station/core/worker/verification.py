@@ -106,7 +106,7 @@ def compare(
     if plan.build is None:
         return ()
     is_version = report.torch is not None and (
-        plan.torch is None or _public(report.torch) == _public(plan.torch)
+        plan.torch is None or report.torch.partition("+")[0] == plan.torch.partition("+")[0]
     )
     device = device_of(plan.build)
     computed = None if report.compute_ok is None else str(report.compute_ok).lower()
@@ -147,7 +147,3 @@ def _architectures(listed: Iterable[str]) -> frozenset[str]:
 
 def _minor(version: str) -> tuple[str, ...]:
     return tuple(version.split(".")[:2])
-
-
-def _public(version: str) -> str:
-    return version.partition("+")[0]
