@@ -74,6 +74,8 @@ class ModelPremises:
         }.items():
             entry = {"name": name, "description": f"The model {name}.", "backend": "transformers"}
             manifest["models"][name] = {**entry, "args": args}
+        newer = {"backend": "transformers-5", "args": {"model_id": "me/five"}}
+        manifest["models"]["five"] = manifest["models"]["tiny"] | newer
         (self.folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -316,6 +318,23 @@ def test_what_was_found_stays_until_the_next_switch(premises: ModelPremises, sta
     assert not hub.server.requests
     check_succeeded(switch(premises, "newest"))
     assert found_commit(premises, "newest", "me/newest") == second
+
+
+def test_a_model_for_transformers_5_is_served_by_the_same_code(
+    premises: ModelPremises, station: Served
+) -> None:
+    """In an environment of its own, whose hub's client asks with httpx."""
+    premises.hub.repositories["me/five"] = premises.tiny
+    events = switch(premises, "five")
+    check_succeeded(events)
+    size = sum(path.stat().st_size for path in premises.tiny.iterdir())
+    assert loading(events)[-1] == (size, size)
+    assert len(station.post("/v1/caption", {"image_url": IMAGE})["caption"].split()) == 4
+    answer = station.post("/v1/query", {"image_url": IMAGE, "question": "which?", "reasoning": True})
+    assert answer["reasoning"] == {"text": "thought", "grounding": []}
+    environment = premises.folder / "home" / "environments" / events[-1]["environment"]
+    (version,) = (path.name for path in environment.rglob("transformers-*.dist-info"))
+    assert version.startswith("transformers-5.13.")
 
 
 def found_commit(premises: ModelPremises, model: str, repository: str) -> str:
