@@ -153,6 +153,7 @@ def test_errors_of_commands(premises: Premises, tmp_path: Path) -> None:
     [
         ("/health", "health"),
         ("/v1/models", "models"),
+        ("/v1/models/colours", "model"),
         ("/v1/stats", "stats"),
         ("/v1/station", "status"),
         ("/v1/station/doctor", "doctor"),
@@ -182,6 +183,21 @@ def test_functions(station: Served) -> None:
         assert caught.value.code == status
         check("function-error", json.load(caught.value))
         caught.value.close()
+
+
+def test_chat(station: Served) -> None:
+    """Completions, whole and streamed, and errors."""
+    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:,"}]}]}
+    check("chat-request", body)
+    check("chat-completion", station.post("/v1/chat/completions", body))
+    *lines, last = station.post_text("/v1/chat/completions", {**body, "stream": True}).split("\n\n")[:-1]
+    assert last == "data: [DONE]"
+    for line in lines:
+        check("chat-chunk", json.loads(line.removeprefix("data: ")))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        station.post("/v1/chat/completions", {})
+    check("openai-error", json.load(caught.value))
+    caught.value.close()
 
 
 def test_switch_and_cancel_routes(station: Served) -> None:

@@ -25,8 +25,8 @@ class RouteInfo(NamedTuple):
 
     @property
     def status(self) -> int:
-        """The answer's status: what is asked for by POST is done later."""
-        return 202 if self.method == "POST" else 200
+        """The answer's status: what is asked of the station by POST is done later."""
+        return 202 if self.path.startswith("/v1/station/") and self.method == "POST" else 200
 
 
 _EVENTS: Final = "the events as they are published, after a snapshot"
@@ -37,7 +37,15 @@ ROUTES: Final = (
     RouteInfo(
         "GET", "/health", "that the server runs, whatever the model does; never needs the token", "health"
     ),
-    RouteInfo("GET", "/v1/models", "the manifest's models", "models"),
+    RouteInfo("GET", "/v1/models", "the manifest's models, in OpenAI's form too", "models"),
+    RouteInfo("GET", "/v1/models/{id}", "one of them, in OpenAI's form", "model"),
+    RouteInfo(
+        "POST",
+        "/v1/chat/completions",
+        "completes a chat, as OpenAI's API does",
+        "chat-completion",
+        "chat-request",
+    ),
     RouteInfo("GET", "/v1/stats", "counters of the inference queue", "stats"),
     RouteInfo("GET", "/v1/station", "the station's status", "status"),
     RouteInfo("GET", "/v1/station/events", _EVENTS, "event", is_stream=True),

@@ -39,9 +39,11 @@ from moondream_station.http.connection import attend
 from moondream_station.http.functions import call_function
 from moondream_station.http.guard import Access, guarded
 from moondream_station.http.messages import (
+    CHAT_PATH,
     EVENT_STREAM_HEADERS,
     FAREWELL_SECONDS,
     JSON_TYPE,
+    MODEL_PATH,
     error_response,
     is_station_path,
     json_response,
@@ -49,6 +51,7 @@ from moondream_station.http.messages import (
     read_object,
     to_json,
 )
+from moondream_station.http.openai import complete_chat, model_list, model_named
 
 NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
 _FLAGS: Final = ("upgrade", "anyway", "accept_notice")
@@ -69,6 +72,7 @@ def create_app(station: StationApi, *, access: Access, comment_seconds: float = 
         "/": _status_page(station),
         "/health": lambda _: json_response(_HEALTH),
         "/v1/models": partial(_models, station),
+        "/v1/models/{id}": partial(_model_by_id, station),
         "/v1/stats": lambda _: json_response(station.stats()),
         "/v1/station": lambda _: json_response(station.status()),
         "/v1/station/switch": partial(_switch, station, access),
@@ -77,16 +81,21 @@ def create_app(station: StationApi, *, access: Access, comment_seconds: float = 
         "/v1/station/doctor": partial(_doctor, station),
     }
     own: Mapping[str, ASGIApp] = {
-        route.path: partial(_send_events, station, comment_seconds)
-        if route.is_stream
-        else partial(_resource, route.method, handlers[route.path])
-        for route in ROUTES
+        **{
+            route.path: partial(_resource, route.method, handlers[route.path])
+            for route in ROUTES
+            if route.path in handlers
+        },
+        "/v1/station/events": partial(_send_events, station, comment_seconds),
+        CHAT_PATH: partial(complete_chat, station),
     }
 
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path in own:
             await own[path](scope, receive, send)
+        elif path.startswith(MODEL_PATH):
+            await own["/v1/models/{id}"](scope, receive, send)
         elif is_station_path(path):
             raise RouteUnknown(f"There is no route {path}")
         else:
@@ -151,7 +160,12 @@ async def _resource(
 
 
 async def _models(station: StationApi, _request: Request) -> Response:
-    return json_response(await anyio.to_thread.run_sync(station.models))
+    return json_response(model_list(await anyio.to_thread.run_sync(station.models)))
+
+
+async def _model_by_id(station: StationApi, request: Request) -> Response:
+    name = request.scope["path"].removeprefix(MODEL_PATH)
+    return json_response(model_named(await anyio.to_thread.run_sync(station.models), name))
 
 
 async def _switch(station: StationApi, access: Access, request: Request) -> Response:

@@ -82,8 +82,9 @@ class StationClient:
         return await self._ask("GET", "/v1/station")
 
     async def models(self) -> Message:
-        """The models shape."""
-        return await self._ask("GET", "/v1/models")
+        """The models shape, without what OpenAI's clients read."""
+        answer = await self._ask("GET", "/v1/models")
+        return {name: value for name, value in answer.items() if name not in {"object", "data"}}
 
     async def switch(
         self,

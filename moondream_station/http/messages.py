@@ -52,6 +52,9 @@ EVENT_STREAM_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
 ]
+CHAT_PATH: Final = "/v1/chat/completions"
+MODEL_PATH: Final = "/v1/models/"
+_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _STATION_PATHS: Final = frozenset(route.path for route in ROUTES)
 
 
@@ -209,11 +212,28 @@ def status_of(error: StationError) -> int:
 def function_error(error: StationError) -> dict[str, str]:
     """An error in the shape of FUNCTION routes, which Moondream Station 0.1 had."""
     kind = {504: "timeout", 500: "error"}.get(status_of(error), "rejected")
-    text = f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
-    shape = {"error": text, "status": kind, "code": error.code}
+    shape = {"error": _text(error), "status": kind, "code": error.code}
     if isinstance(error, errors.ArgumentInvalid) and error.argument is not None:
         shape["argument"] = error.argument
     return shape
+
+
+def openai_error(error: StationError) -> dict[str, Any]:
+    """An error in OpenAI's shape; a model that is not there has OpenAI's own code."""
+    status = status_of(error)
+    kind = "server_error" if status >= 500 else "invalid_request_error"  # noqa: PLR2004  HTTP's own border
+    is_unknown = isinstance(error, errors.UnknownModel)
+    shape = {
+        "message": _text(error),
+        "type": _OPENAI_TYPES.get(status, kind),
+        "param": "model" if is_unknown else getattr(error, "argument", None),
+        "code": "model_not_found" if is_unknown else error.code,
+    }
+    return {"error": shape}
+
+
+def _text(error: StationError) -> str:
+    return f"{error.message.rstrip('.')}. {error.hint}" if error.hint else error.message
 
 
 def error_response(path: str, error: StationError) -> Response:
@@ -221,5 +241,8 @@ def error_response(path: str, error: StationError) -> Response:
     headers = dict(error.headers) if isinstance(error, Refusal) else {}
     if error.code in _PASSING:
         headers["Retry-After"] = "1"
-    shape = {"error": asdict(error.info)} if is_station_path(path) else function_error(error)
+    if path == CHAT_PATH or path.startswith(MODEL_PATH):
+        shape = openai_error(error)
+    else:
+        shape = {"error": asdict(error.info)} if is_station_path(path) else function_error(error)
     return json_response(shape, status=status_of(error), headers=headers)

@@ -205,9 +205,9 @@ async def test_a_form_that_is_none_is_refused(
 async def test_an_unknown_function_is_told_with_the_known_ones(
     served: Served, client: httpx2.AsyncClient
 ) -> None:
-    """404 in the functions' own shape, also below /v1/chat."""
+    """404 in the functions' own shape, also below /chat."""
     served.station.backend.update(caption=echoes, point=echoes)
-    for path in ("/v1/segment", "/segment", "/v1/chat/completions"):
+    for path in ("/v1/segment", "/segment", "/chat/completions", "/v1/chat"):
         response = await client.post(path, json={})
         assert response.status_code == 404
         assert response.json().keys() == {"error", "status", "code"}

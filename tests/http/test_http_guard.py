@@ -29,12 +29,13 @@ ROUTES = (
     "/",
     "/health",
     "/v1/models",
+    "/v1/models/selftest",
     "/v1/stats",
     "/v1/station",
     "/v1/station/events",
     "/v1/station/doctor",
 )
-POSTS = ("/v1/caption", "/caption", "/v1/station/switch", "/v1/station/cancel")
+POSTS = ("/v1/caption", "/caption", "/v1/chat/completions", "/v1/station/switch", "/v1/station/cancel")
 
 
 def local(**headers: str) -> Headers:

@@ -33,7 +33,9 @@ async def test_health_models_stats_and_status_have_their_shapes(
 ) -> None:
     """To the letter of the contract, by both addresses of this computer."""
     assert (await client.get("/health")).json() == {"status": "ok", "server": "moondream-station"}
-    assert (await client.get("/v1/models")).json() == MODELS
+    models = (await client.get("/v1/models")).json()
+    assert {name: models[name] for name in MODELS} == MODELS
+    assert models.keys() - MODELS.keys() == {"object", "data"}
     assert (await client.get("/v1/stats")).json() == served.station.stats()
     answer = await client.get("/v1/station")
     assert answer.headers["content-type"] == "application/json"
@@ -43,8 +45,9 @@ async def test_health_models_stats_and_status_have_their_shapes(
 
 async def test_the_models_are_read_beside_the_event_loop(served: Served, client: httpx2.AsyncClient) -> None:
     """They come from a file, which a slow disk must not let all other requests wait for."""
-    assert (await client.get("/v1/models")).json() == MODELS
-    assert served.station.listed_in
+    assert (await client.get("/v1/models")).json()["models"] == MODELS["models"]
+    assert (await client.get("/v1/models/selftest")).status_code == 200
+    assert len(served.station.listed_in) == 2
     assert threading.current_thread() not in served.station.listed_in
 
 
@@ -164,6 +167,8 @@ async def test_posts_must_say_that_they_bring_json(
         ("POST", "/health", "GET, HEAD"),
         ("POST", "/", "GET, HEAD"),
         ("POST", "/v1/models", "GET, HEAD"),
+        ("POST", "/v1/models/selftest", "GET, HEAD"),
+        ("GET", "/v1/chat/completions", "POST"),
         ("DELETE", "/v1/station", "GET, HEAD"),
         ("GET", "/v1/station/switch", "POST"),
         ("GET", "/v1/station/rollback", "POST"),

@@ -20,10 +20,15 @@ return; [errors](errors.md) lists the statuses of errors, in the shape of [error
 
 _TAIL: Final = """
 A POST to these needs `Content-Type: application/json`; an empty body counts as `{}`. The stream begins with a
-[snapshot](schemas/snapshot.json). A POST to any other path calls the function of the active
+[snapshot](schemas/snapshot.json). Two routes speak [OpenAI's API](http.md#openais-api): they answer errors
+with [openai-error.json](schemas/openai-error.json), and `"stream": true` with a `text/event-stream` of
+[chat-chunk.json](schemas/chat-chunk.json).
+
+A POST to any other path calls the function of the active
 backend that the first part of the path names, not counting `/v1`. It answers with
 [function-answer.json](schemas/function-answer.json), as a stream with
-[function-stream.json](schemas/function-stream.json), and with
+[function-stream.json](schemas/function-stream.json) (`segment` with
+[segment-stream.json](schemas/segment-stream.json)), and with
 [function-error.json](schemas/function-error.json) on an error.
 """
 

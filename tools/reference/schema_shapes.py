@@ -114,6 +114,40 @@ _MODEL: Final = whole(
     optional=("fit", "system_requirements", "notice"),
 )
 
+_OPENAI_MODEL: Final = whole(
+    "A model, in OpenAI's form.",
+    {"id": _TEXT, "object": {"const": "model"}, "created": {"const": 0}, "owned_by": _TEXT},
+)
+_CHAT_USAGE: Final[Schema] = {
+    "description": "The backend's own count of tokens, or the number of words.",
+    "type": "object",
+}
+
+
+def _completion(kind: str, description: str, message: str, *, optional: tuple[str, ...] = ()) -> Schema:
+    choice = whole(
+        "The only answer.",
+        {
+            "index": {"const": 0},
+            message: {"type": "object", "properties": {"role": {"const": "assistant"}, "content": _TEXT}},
+            "logprobs": {"type": "null"},
+            "finish_reason": _TEXT_OR_NULL,
+        },
+    )
+    return whole(
+        description,
+        {
+            "id": _TEXT,
+            "object": {"const": kind},
+            "created": _COUNT,
+            "model": _TEXT,
+            "choices": _list_of(choice) | {"maxItems": 1},
+            "usage": _CHAT_USAGE,
+        },
+        optional=optional,
+    )
+
+
 _MACHINE: Final = whole(
     "What every probe asked of a machine and got: `doctor --record` writes it, `--machine` reads it.",
     {
@@ -184,6 +218,15 @@ _ACTIVE: Final = whole(
 BY_HAND: Final[Mapping[str, Schema]] = {
     "active": _ACTIVE,
     "cancel-answer": whole("The answer of `POST /v1/station/cancel`.", {"activation": ACTIVATION}),
+    "chat-chunk": _completion(
+        "chat.completion.chunk",
+        "A message of the stream that `POST /v1/chat/completions` answers with `stream`; `[DONE]` ends it.",
+        "delta",
+        optional=("usage",),
+    ),
+    "chat-completion": _completion(
+        "chat.completion", "The answer of `POST /v1/chat/completions`.", "message"
+    ),
     "doctor": _DOCTOR,
     "function-answer": {
         "description": "The answer of `POST /v1/FUNCTION`: the backend's own, and what it took.",
@@ -229,17 +272,67 @@ BY_HAND: Final[Mapping[str, Schema]] = {
         {"status": {"const": "ok"}, "server": {"const": "moondream-station"}},
     ),
     "machine": _MACHINE,
+    "model": {
+        **_OPENAI_MODEL,
+        "description": "The answer of `GET /v1/models/ID`: a model, in OpenAI's form.",
+    },
     "models": whole(
-        "`models --json` and `GET /v1/models`.",
+        "`models --json` and `GET /v1/models`; only the latter has `object` and `data`.",
         {
             "models": _list_of(_MODEL),
+            "object": {"const": "list"},
+            "data": _list_of(_OPENAI_MODEL),
             "latest_version": _TEXT_OR_NULL,
             "messages": _list_of(
                 whole("What the manifest says of this version.", {"severity": _TEXT, "message": _TEXT})
             ),
         },
-        optional=("latest_version", "messages"),
+        optional=("object", "data", "latest_version", "messages"),
     ),
+    "openai-error": whole(
+        "What the routes of OpenAI's API answer when there is no answer.",
+        {
+            "error": whole(
+                "What went wrong.",
+                {
+                    "message": _TEXT,
+                    "type": {
+                        "enum": [
+                            "invalid_request_error",
+                            "authentication_error",
+                            "permission_error",
+                            "rate_limit_error",
+                            "server_error",
+                        ]
+                    },
+                    "param": _TEXT_OR_NULL,
+                    "code": _TEXT,
+                },
+            )
+        },
+    ),
+    "segment-stream": {
+        "description": "One message of the stream that `POST /v1/segment` answers with `stream`.",
+        "oneOf": [
+            whole("Where the thing is.", {"type": {"const": "bbox"}, "bbox": {"type": "object"}}),
+            whole(
+                "A piece of its outline.",
+                {"type": {"const": "path_delta"}, "chunk": _TEXT, "completed": {"const": False}},
+            ),
+            whole("What the answer took.", {"stats": _FUNCTION_STATS}),
+            {
+                "description": "The last message: the whole outline, and what else the answer holds.",
+                "type": "object",
+                "properties": {
+                    "type": {"const": "final"},
+                    "path": _TEXT,
+                    "bbox": {"type": ["object", "null"]},
+                    "completed": {"const": True},
+                },
+                "required": ["type", "path", "bbox", "completed"],
+            },
+        ],
+    },
     "stats": whole(
         "The answer of `GET /v1/stats`.",
         {

@@ -17,6 +17,7 @@ from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.facts.state import Status
 from moondream_station.core.home.locks import Holder, StationRecord
+from moondream_station.http.openai import ASKS_NOTHING, LABELS, ChatRequest
 from tools.reference.schema_shapes import ACTIVATION, BY_HAND, SEQ, TIME, Schema, whole
 
 # Every activation has these, and nothing but an activation.
@@ -68,6 +69,7 @@ def schemas() -> dict[str, Schema]:
     for name, kind in _DATACLASSES.items():
         made[name] = _of(kind)
     made["plan"]["required"].remove("fit")  # there with `--model` alone
+    made["chat-request"] = _chat_request()
     for name, schema in BY_HAND.items():
         made[name] = {"title": name, **schema}
     head = ("$schema", "title", "description", "type")
@@ -123,6 +125,15 @@ def _snapshot() -> Schema:
 def _error() -> Schema:
     made = whole("An error of the command line or of a route of the station.", {"error": _of(ErrorInfo)})
     return {"title": "error", **made}
+
+
+def _chat_request() -> Schema:
+    made = ChatRequest.model_json_schema(schema_generator=_Documented)
+    for name, values in ASKS_NOTHING.items():
+        made["properties"][name] = {"description": "Only so; anything else is refused.", "enum": list(values)}
+    for name in sorted(LABELS):
+        made["properties"][name] = {"description": "Changes nothing."}
+    return {**made, "title": "chat-request"}
 
 
 def _docstring(kind: type[Any]) -> tuple[str, dict[str, str]]:
