@@ -88,7 +88,8 @@ def station(
         )
     from moondream_station.cli.prompt import run_prompt  # noqa: PLC0415
 
-    raise typer.Exit(run_prompt(context.obj))
+    names = frozenset(info.name or "" for info in app.registered_commands)
+    raise typer.Exit(run_prompt(context.obj, names))
 
 
 def _works_in(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -64,22 +64,22 @@ _STRATEGIES: Final = ("auto", "guide", "cpu")
 _REDRAW_SECONDS: Final = 0.25
 
 
-def run_prompt(run_command: Callable[[Sequence[str]], int]) -> int:
+def run_prompt(run_command: Callable[[Sequence[str]], int], names: frozenset[str]) -> int:
     """Serve, and take commands until `quit`, Ctrl-D or a signal; returns the exit code.
 
-    `run_command` runs a command of the command line, and prints its result or its error.
+    `run_command` runs a command of the command line, which has `names`, and prints its result or its error.
     """
-    return run_loop(_run, run_command)
+    return run_loop(_run, run_command, names)
 
 
-async def _run(run_command: Callable[[Sequence[str]], int]) -> int:
+async def _run(run_command: Callable[[Sequence[str]], int], names: frozenset[str]) -> int:
     home, settings = begin(log="error")
     check_strategy(settings.strategy)
     stopping = anyio.Event()
     async with serve_here(home, settings, stopping=stopping, announce=_announce) as station:
         for line in news_lines(news_shape(station.manifest)):
             print_result(line)
-        prompt = Prompt(station, Terminal(sys.stdout), run_command)
+        prompt = Prompt(station, Terminal(sys.stdout), run_command, names)
 
         def heed(signal: CancelReason) -> None:
             if signal is CancelReason.USER:
@@ -105,11 +105,16 @@ class Prompt:
     """Commands above, the panel below."""
 
     def __init__(
-        self, station: Station, terminal: Terminal, run_command: Callable[[Sequence[str]], int]
+        self,
+        station: Station,
+        terminal: Terminal,
+        run_command: Callable[[Sequence[str]], int],
+        names: frozenset[str],
     ) -> None:
         self._station = station
         self._terminal = terminal
         self._run_command = run_command
+        self._outside = names
         self._running_command: anyio.CancelScope | None = None
         self._cancelled: str | None = None
 
@@ -189,6 +194,9 @@ class Prompt:
                 print_result("\n".join(COMMANDS.values()))
             case [name, *_] if name in COMMANDS:
                 raise UsageError(f"{name} can't be run like this.", hint=COMMANDS[name])
+            case [name, *_] if name in self._outside:
+                hint = f"Run `moondream-station {shlex.join(words)}` in another terminal."
+                raise UsageError(f"{name} is not a command of the prompt.", hint=hint)
             case _:
                 raise UsageError(f"Unknown command {line.strip()!r}.", hint="`help` lists the commands.")
 

@@ -53,6 +53,8 @@ def test_mistakes_are_explained(terminal: Terminal) -> None:
     terminal.type_line("swich colours")
     terminal.wait_for("Unknown command 'swich colours'")
     terminal.wait_for("`help` lists the commands")
+    terminal.type_line("doctor --offline")
+    terminal.wait_for("Run `moondream-station doctor --offline` in another terminal")
     terminal.type_line("rollback")
     terminal.wait_for("rollback can't be run like this")
     terminal.wait_for("hint: rollback MODEL")
@@ -156,7 +158,10 @@ def test_control_c_cancels_and_the_prompt_goes_on(terminal: Terminal, premises: 
     premises.index.faults.append(Fault(match="/whl/*", hang_after_bytes=0))
     terminal.type_line("switch colours")
     terminal.wait_for("Switching to colours")
-    terminal.press("n", "o", "C-c")
+    terminal.wait_until(lambda lines: "moondream>" in lines)  # earlier the key would be a signal
+    terminal.press("n", "o")
+    terminal.wait_for("moondream> no")
+    terminal.press("C-c")
     terminal.wait_until(lambda lines: "moondream> no" in lines and "moondream>" in lines)
     assert "Cancelled at" not in "\n".join(terminal.screen())  # a line that was begun goes first
     terminal.press("C-c")
