@@ -26,7 +26,7 @@ from moondream_station.core.facts.events import (
 from moondream_station.core.machine.record import MachineRecord
 from support.machines import MACOS, cpu_only, kfd, mac, merged, nvidia_linux, pci, with_toolkit
 from support.stations import HERE, Premises, failed, switched
-from support.wheels import native_tags, torch_wheel
+from support.wheels import TorchBehaviour, native_tags, torch_wheel
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +66,27 @@ async def test_a_machine_gets_its_build(
         active = station.bus.state.active
         assert active is not None
         assert (active.model, active.build, active.environment) == ("colours", build, succeeded.environment)
+
+
+@pytest.mark.parametrize("machine", [CPU, CUDA_12], ids=["no GPU", "an older driver"])
+async def test_pypis_own_wheel_is_installed_for_the_cpu_and_reused(
+    premises: Premises, machine: MachineRecord
+) -> None:
+    """Nothing else satisfies torch 2.15, which is cu132 on PyPI; its own report is no mismatch."""
+    behaviour = TorchBehaviour(cuda="13.2", arch_list=("sm_75", "sm_90"))
+    premises.index.add_simple(torch_wheel("2.15.0", None, behaviour=behaviour))
+    premises.add_model("colours", requirements="torch>=2.15\n")
+    async with premises.station(machine) as station:
+        course = await switched(station, "colours")
+        again = await switched(station, "colours")
+    selected = course.only(BuildSelected)
+    assert (selected.build, selected.torch, selected.source) == ("cpu", "2.15.0", "default")
+    verified = course.only(VerificationCompleted)
+    assert (verified.ok, verified.mismatches) == (True, ())
+    assert (verified.report.torch, verified.report.device) == ("2.15.0", "cpu")
+    succeeded = course.only(ActivationSucceeded)
+    assert (succeeded.build, succeeded.degraded) == ("cpu", None)
+    assert again.only(ActivationSucceeded).environment == succeeded.environment
 
 
 async def test_every_stage_in_order(premises: Premises) -> None:
