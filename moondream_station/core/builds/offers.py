@@ -1,8 +1,7 @@
 """Wheels of torch: the available ones, and what a machine and its Python need one to be.
 
-A wheel is real, known from its file name, or one that the catalog knows of. A target's list of tags is what
-`packaging.tags.sys_tags` gives there; it is computed here because the machine may be another one than this
-(a recorded machine, another Python).
+A wheel is real, known from its file name, or one that the catalog knows of. A target's tags are those that
+`packaging.tags.sys_tags` gives there; the machine may be another one than this.
 """
 
 from __future__ import annotations

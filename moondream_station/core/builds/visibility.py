@@ -148,7 +148,8 @@ def _with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) ->
     """
     driver, header = in_use.driver or "", capabilities.nvidia_cuda or ""
     branch = catalog.branch_beyond(driver, header)
-    if branch is None or not all(gpu.name for gpu in in_use.gpus):
+    is_jetson = capabilities.surroundings == "jetson"  # their drivers have branches of their own
+    if branch is None or is_jetson or not all(gpu.name for gpu in in_use.gpus):
         return in_use
     others = [gpu for gpu in in_use.gpus if not catalog.is_data_centre(gpu.name or "")]
     if not others:

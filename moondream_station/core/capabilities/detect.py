@@ -291,7 +291,9 @@ def _nvidia_notes(evidence: _Evidence, driver: str | None, gpus: tuple[Gpu, ...]
         remedy = "start the container with `--gpus all`, or install the rest of the driver"
         missing = "nvidia-smi is missing and no GPU can be reached"
         yield f"The kernel has NVIDIA driver {in_kernel}, but {missing}: {remedy}."
-    if not smi.is_installed and gpus and driver is None and evidence.surroundings != "jetson":
+    # Nothing is built for less than 3.7, so that a driver would not help.
+    may_help = [gpu for gpu in gpus if not gpu.architecture or numbers(gpu.architecture) >= (3, 7)]
+    if not smi.is_installed and may_help and driver is None and evidence.surroundings != "jetson":
         yield "An NVIDIA GPU was found without an NVIDIA driver: install the driver."
     if evidence.toolkit and driver is None:
         yield f"CUDA toolkit {evidence.toolkit} is installed without a driver; it is ignored."

@@ -197,6 +197,10 @@ def _remedy(kind: Kind, case: Case) -> str:
         allowing = f"a requirement that allows torch {torch}"
         remedies.append(f"driver {driver} or newer and {allowing} allow {build.name}.")
     if is_driverless:
+        lesser = set(Obstacle) - {Obstacle.ARCHITECTURE, Obstacle.PLATFORM}
+        never = _with_any_driver(case).ignoring_also(*lesser)
+        if not remedies and not best_build(never, kind):
+            remedies = [_first_refusal(kind, never)]
         remedies = [f"{_DRIVERLESS};", *remedies] if remedies else [f"{_DRIVERLESS}."]
     remedies = remedies or [_first_refusal(kind, case)]
     first = in_use.gpus[0].architecture if in_use.gpus else None
@@ -244,10 +248,9 @@ def _newer_driver(kind: Kind, case: Case) -> str | None:
     if kind is not Kind.CUDA or (needed := lowest_driver(case)) is None:
         return None
     driver, build, torch = needed
-    last = next(
-        filter(None, (last_driver(gpu.architecture) for gpu in case.hardware.of_kind(kind).gpus)), None
-    )
-    newer = f"or newer, {last} at most," if last else "or newer"
+    newer = "or newer on Windows" if case.request.capabilities.surroundings == "wsl2" else "or newer"
+    last = max((last_driver(gpu.architecture) or 0 for gpu in case.hardware.of_kind(kind).gpus), default=0)
+    newer = f"or newer, {last} at most," if last else newer
     sentence = f"driver {driver} {newer} allows {build.name} with torch {torch}"
     other = _with_any_driver(case)
     best = best_build(other, kind)

@@ -1,8 +1,7 @@
 """One build's verdict: which of its wheels are possible here, or the first reason why none is.
 
-The checks stand in the order in which a person wants to hear about them; each takes the offers that the ones
-before it left and answers with those that pass, or with a refusal. A check whose obstacle is ignored passes
-everything.
+The checks stand in the order in which a person wants to hear about them; each takes the offers that those
+before it left and answers with the ones that pass, or a refusal. One whose obstacle is ignored is left out.
 """
 
 from __future__ import annotations

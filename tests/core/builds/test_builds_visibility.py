@@ -236,6 +236,13 @@ def test_a_header_beyond_the_driver_counts_on_data_centre_gpus_alone(
     assert (words or "") in "".join(in_use.warnings)
 
 
+def test_a_jetsons_driver_has_a_cuda_of_its_own() -> None:
+    """JetPack 6's 540 has CUDA 12.6, which branch 540 of the table has not."""
+    orin = linux(nvidia("8.7", "Orin (nvgpu)"), driver="540.4.0", machine="aarch64", surroundings="jetson")
+    in_use = nvidia_in_use(replace(orin, nvidia_cuda="12.6"), load_catalog())
+    assert (in_use.carries_as, in_use.warnings) == (None, ())
+
+
 def test_a_geforce_beside_a_data_centre_gpu_keeps_the_header_from_counting() -> None:
     """One process loads one driver library."""
     cards = (nvidia("8.0", "NVIDIA A100-SXM4-80GB"), nvidia("8.6", "NVIDIA GeForce RTX 3090", index=1))

@@ -367,6 +367,17 @@ def test_a_card_of_amds_that_the_bus_alone_shows_has_no_driver() -> None:
 
 
 @pytest.mark.parametrize(
+    ("device", "is_said"),
+    [(0x2684, True), (0x1287, False), (0x102D, True), (0x0001, True)],
+    ids=["RTX 4090", "GT 730", "K80", "unknown"],
+)
+def test_a_driver_is_asked_for_where_it_could_help(device: int, *, is_said: bool) -> None:
+    """No torch has code for compute capability 3.5."""
+    found = capabilities_of(merged(linux(), pci((0x030000, 0x10DE, device))))
+    assert said(found, "install the driver") is is_said
+
+
+@pytest.mark.parametrize(
     ("driver", "device", "is_said"),
     [
         ("590.44.01", 0x1B80, True),  # GTX 1080

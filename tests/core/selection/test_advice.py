@@ -52,6 +52,18 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             "3.12.3",
             "driver 525.60.13 or newer, 580 at most, allows cu126 with torch 2.14.1",
         ),
+        (
+            linux(nvidia("3.5", "GT 730")),
+            "torch",
+            "3.12.3",
+            "no working NVIDIA driver; cu132 has no code for compute capability 3.5 (GT 730), and no other",
+        ),
+        (
+            linux(RTX_4090, driver="440.33", surroundings="wsl2"),
+            "torch>=2.8",
+            "3.12.3",
+            "driver 528.33 or newer on Windows allows cu126",
+        ),
         (linux(RTX_4090), "torch>=2.11", "3.12.3", "driver 525.60.13 or newer allows cu126"),
         (linux(RTX_4090, driver="470.82.01"), "torch", "3.14.0", "has wheels for Python 3.9 to 3.13"),
         (
