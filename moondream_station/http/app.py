@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.codec import event_to_json
-from moondream_station.core.facts.errors import HistoryGone, StationError, SubscriberOverflowed
+from moondream_station.core.facts.errors import HistoryGone, StationError, SubscriberOverflowed, UnknownModel
 from moondream_station.core.facts.events import ActivationSucceeded
 from moondream_station.core.facts.state import StationState, status
 from moondream_station.core.home.log import Log
@@ -51,7 +51,6 @@ from moondream_station.http.messages import (
     read_object,
     to_json,
 )
-from moondream_station.http.openai import complete_chat, model_list, model_named
 
 NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
 _FLAGS: Final = ("upgrade", "anyway", "accept_notice")
@@ -87,7 +86,7 @@ def create_app(station: StationApi, *, access: Access, comment_seconds: float = 
             if route.path in handlers
         },
         "/v1/station/events": partial(_send_events, station, comment_seconds),
-        CHAT_PATH: partial(complete_chat, station),
+        CHAT_PATH: partial(_complete_chat, station),
     }
 
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,12 +159,29 @@ async def _resource(
 
 
 async def _models(station: StationApi, _request: Request) -> Response:
-    return json_response(model_list(await anyio.to_thread.run_sync(station.models)))
+    models = await anyio.to_thread.run_sync(station.models)
+    # The active one first: programs take the first by default.
+    ordered = sorted(models["models"], key=lambda model: not model["active"])
+    data = [_as_openai(model["id"]) for model in ordered]
+    return json_response({**models, "object": "list", "data": data})
 
 
 async def _model_by_id(station: StationApi, request: Request) -> Response:
     name = request.scope["path"].removeprefix(MODEL_PATH)
-    return json_response(model_named(await anyio.to_thread.run_sync(station.models), name))
+    models = await anyio.to_thread.run_sync(station.models)
+    if all(model["id"] != name for model in models["models"]):
+        raise UnknownModel(f"There is no model {name!r}", hint="GET /v1/models lists them.")
+    return json_response(_as_openai(name))
+
+
+def _as_openai(model: str) -> dict[str, Any]:
+    return {"id": model, "object": "model", "created": 0, "owned_by": "moondream-station"}
+
+
+async def _complete_chat(station: StationApi, scope: Scope, receive: Receive, send: Send) -> None:
+    from moondream_station.http.openai import complete_chat  # noqa: PLC0415  4 ms that only chats should pay
+
+    await complete_chat(station, scope, receive, send)
 
 
 async def _switch(station: StationApi, access: Access, request: Request) -> Response:

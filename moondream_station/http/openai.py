@@ -1,4 +1,4 @@
-"""OpenAI's API: chat completions by the active backend's functions, and the models in its form."""
+"""OpenAI's chat completions, by the active backend's functions."""
 
 from __future__ import annotations
 
@@ -136,23 +136,6 @@ class _Call(NamedTuple):
     """The text of it, for `usage`."""
 
 
-def model_list(models: Mapping[str, Any]) -> dict[str, Any]:
-    """The models, and in OpenAI's form, the active one first: programs take the first by default."""
-    ordered = sorted(models["models"], key=lambda model: not model["active"])
-    return {**models, "object": "list", "data": [_model(model["id"]) for model in ordered]}
-
-
-def model_named(models: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """One model in OpenAI's form, or `UnknownModel`."""
-    if all(model["id"] != name for model in models["models"]):
-        raise UnknownModel(f"There is no model {name!r}", hint="GET /v1/models lists them.")
-    return _model(name)
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "moondream-station"}
-
-
 async def complete_chat(station: StationApi, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `POST /v1/chat/completions`, or raise why not."""
     request = Request(scope, receive)
@@ -180,7 +163,9 @@ async def complete_chat(station: StationApi, scope: Scope, receive: Receive, sen
         limit=chat.limit,
         includes_usage=chat.stream_options.include_usage,
     )
-    arguments = {**call.arguments, "stream": chat.stream, **context}
+    arguments = {**call.arguments, "stream": chat.stream}
+    if call.function != "chat":  # whose signature is to tell what the backend can honour
+        arguments |= context
     body.clear()
     await answer_call(
         Exchange(station, call.function, arguments, timeout_seconds, form, scope, receive, send)
