@@ -50,11 +50,9 @@ class BuildRequest:
     requirements: Requirements
     python: str
     strategy: str = "auto"
-    mixes_indexes: bool = False
-    """Whether the user's pip looks in further places, where any version may be."""
+    mixes_indexes: bool = False  # whether the user's pip looks in further places, where any version may be
     catalog: Catalog = field(default_factory=load_catalog, repr=False)
-    today: date | None = None
-    """What the catalog's age is told by, where anybody is to be told."""
+    today: date | None = None  # what the catalog's age is told by, where anybody is to be told
 
     @cached_property
     def target(self) -> Target:

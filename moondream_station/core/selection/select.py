@@ -270,6 +270,7 @@ class Conclusions:
     arch_list: tuple[str, ...] = ()
     toolkit: str | None = None
     driver_cuda: str | None = None
+    pypi_build: str | None = None  # of the CPU's: what PyPI's own wheel, which may stand in, was built for
 
 
 def conclusions(build: str, torch: str, capabilities: Capabilities, catalog: Catalog) -> Conclusions:
@@ -278,11 +279,12 @@ def conclusions(build: str, torch: str, capabilities: Capabilities, catalog: Cat
     if parsed is not None and parsed.kind is Kind.ROCM:
         gfx = catalog.gfx(parsed, version)
         return Conclusions(arch_list=tuple(sorted(gfx.codes)) if gfx else (), toolkit=parsed.toolkit)
+    platform = target_of(capabilities, capabilities.python).platform or ""
     if parsed is None or parsed.kind is not Kind.CUDA:
-        return Conclusions()
-    known = catalog.architectures(
-        parsed, version, target_of(capabilities, capabilities.python).platform or ""
-    )
+        return Conclusions(
+            pypi_build=catalog.pypi_build(str(version), platform) if build == Kind.CPU else None
+        )
+    known = catalog.architectures(parsed, version, platform)
     return Conclusions(
         arch_list=tuple(f"sm_{major}{minor}" for major, minor in known.codes) if known else (),
         toolkit=parsed.toolkit,

@@ -50,15 +50,10 @@ def check_torch(
 
 
 def build_of(version: str, cuda: str | None, hip: str | None, planned: str) -> str:
-    """The build that a torch is, by its version's local part, else by what it was compiled for.
-
-    PyPI's own wheel has no local part; where it was planned for the CPU, that is what it computes on.
-    """
+    """The build that a torch is, by its version's local part, else by what it was compiled for."""
     local = version.partition("+")[2]
     if _BUILD.fullmatch(local):
         return local
-    if not local and planned == "cpu":
-        return planned
     if cuda:
         return "cu" + "".join(cuda.split(".")[:2])
     if hip:

@@ -109,10 +109,12 @@ def compare(
         plan.torch is None or report.torch.partition("+")[0] == plan.torch.partition("+")[0]
     )
     device = device_of(plan.build)
+    # PyPI's own wheel, which was chosen to compute on the CPU, says what else it was built for.
+    own = plan.conclusions.pypi_build if report.torch and "+" not in report.torch else None
     computed = None if report.compute_ok is None else str(report.compute_ok).lower()
     rows = (
         ("torch", plan.torch, report.torch, is_version),
-        ("build", plan.build, report.build, report.build == plan.build),
+        ("build", plan.build, report.build, report.build in {plan.build, own or plan.build}),
         ("device", device, report.device, report.device == device),
         ("compute_ok", "true", computed, report.compute_ok is True),
     )

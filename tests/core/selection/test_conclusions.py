@@ -38,4 +38,5 @@ def test_a_rocm_build_has_its_list() -> None:
 )
 def test_of_the_others_nothing_is_thought(build: str, machine: Capabilities) -> None:
     """The processor has no list of architectures that torch would tell."""
-    assert conclusions(build, "2.14.1", machine, CATALOG) == Conclusions()
+    own = "cu130" if build == "cpu" else None  # PyPI's wheel, which may stand in for the CPU's
+    assert conclusions(build, "2.14.1", machine, CATALOG) == Conclusions(pypi_build=own)
