@@ -201,6 +201,10 @@ async def test_a_place_that_did_not_answer_is_named_where_the_others_have_no_bui
     for told in (error.message, plan.reason):
         assert "not every index answered: http://127.0.0.1:9/whl: the connection is refused." in told
     assert "Check the network" in (error.hint or "")
+    assert "`--strategy cpu` takes PyPI's own wheel" in (error.hint or "")
+    async with premises.station(CPU) as station:
+        chosen = (await switched(station, "colours", "cpu")).only(BuildSelected)
+    assert (chosen.build, chosen.source) == ("cpu", "default")
 
 
 async def test_a_full_disk_says_what_pruning_would_free(premises: Premises) -> None:

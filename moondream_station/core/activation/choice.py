@@ -203,7 +203,8 @@ def no_build(selection: Selection, collected: CollectedOffers) -> StationError:
             f"{selection.reason} There may be more builds, because not every index answered:"
             f" {' '.join(silent)}",
             hint="Check the network, the proxy and that address, then run the command again."
-            " `moondream-station plan` shows every build and its reason.",
+            " `moondream-station plan` shows every build and its reason."
+            " `--strategy cpu` takes PyPI's own wheel, if it fits: a large one, which computes on the CPU.",
         )
     tried = " ".join(report.sentence for report in collected.tried)
     return IndexUnreachable(
@@ -273,7 +274,7 @@ async def plan_here(
         collected = await collect_offers(
             request, torch_index=settings.torch_index, config=config, home=home, client=client
         )
-    selection = select(request, collected.offers).selection
+    selection = select(request, collected.offers, is_complete=collected.is_complete).selection
     silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
     if selection.build is None:
         return replace(selection, reason=no_build(selection, collected).message)

@@ -204,7 +204,8 @@ class Workshop:
             client=client,
             refresh=self._activation.request.upgrade,
         )
-        return Candidates(select(request, collected.offers), collected)
+        found = select(request, collected.offers, is_complete=collected.is_complete)
+        return Candidates(found, collected)
 
     def announce(self, needs: Needs, candidates: Candidates) -> None:
         """Report the choice, or why there is none; but where the lock alone shows whether torch is needed."""

@@ -183,7 +183,7 @@ class _InPlace:
         )
         index = without_credentials(self.torch_index)
         offers = collected.offers or self.request.catalog_offers(index=index)
-        candidates = Candidates(select(self.request, offers))
+        candidates = Candidates(select(self.request, offers, is_complete=collected.is_complete))
         present = offer_of(torch, self.request.catalog) if torch is not None else None
         if candidates.current is None and present is not None:
             candidates = Candidates(select(self.request, [present]))

@@ -43,6 +43,11 @@ class CollectedOffers:
     offers: tuple[Offer, ...]
     tried: tuple[SourceReport, ...]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every place answered."""
+        return all(report.outcome != "failed" for report in self.tried)
+
 
 async def collect_offers(
     request: BuildRequest,

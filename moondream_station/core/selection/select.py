@@ -61,14 +61,20 @@ class SelectionResult:
     order: tuple[Ranked, ...]
 
 
-def select(request: BuildRequest, offers: Iterable[Offer]) -> SelectionResult:
-    """Chooses a build among available wheels: real ones, or `BuildRequest.catalog_offers`."""
+def select(request: BuildRequest, offers: Iterable[Offer], *, is_complete: bool = True) -> SelectionResult:
+    """Chooses a build among available wheels: real ones, or `BuildRequest.catalog_offers`.
+
+    They are not complete where a place that was asked for them did not answer.
+    """
     requirements, strategy = request.requirements, request.strategy
     forced = parse_build(strategy)
     case, judgements = _judge_all(Case.of(request, offers), forced)
     # Rather than nothing, a wheel that nobody saw: what is wrong with it is found after installation. Failing
-    # that, PyPI's own: without the GPU that it was built for, it computes on the CPU.
-    instead = [case.ignoring_also(Obstacle.UNVERIFIED), case.with_pypi_on_cpu()] if forced is None else []
+    # that, PyPI's own: without the GPU that it was built for, it computes on the CPU. That takes gigabytes:
+    # no answer to an index that is silent for now, unless the CPU was asked for.
+    instead = [case.ignoring_also(Obstacle.UNVERIFIED)] if forced is None else []
+    if is_complete if forced is None else forced.kind is Kind.CPU:
+        instead.append(case.with_pypi_on_cpu())
     while instead and not any(judged.offers for judged in judgements):
         other, others = _judge_all(instead.pop(0), forced)
         if any(judged.offers for judged in others):

@@ -240,7 +240,7 @@ async def test_on_records(record: str, build: str, memory: str) -> None:
 )
 def test_the_built_in_models(name: str, gigabytes: int, verdict: FitVerdict) -> None:
     """On graphics cards of the usual sizes."""
-    room = on_gpu(replace(GPU, memory_bytes=gigabytes * GB))
+    room = on_gpu(replace(GPU, memory_bytes=gigabytes << 30))
     assert judged(read_built_in().models[name], room).verdict == verdict
 
 
