@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import glob
+import io
 import mimetypes
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import anyio.to_thread
 
 from moondream_station.core.facts.errors import ArgumentInvalid, UsageError
 from moondream_station.core.facts.redact import redact_url
@@ -24,6 +26,7 @@ _SUFFIXES: Final = frozenset(
 """What of a folder is an image: its other files are left out without a word."""
 _MAX_BYTES: Final = 24 << 20
 """What fits into a request once it is encoded; the station takes 32 MiB."""
+_HINT_ON_IMAGES: Final = "Give an image file, a folder, a pattern, - or an URL."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,13 @@ class ImageSource:
     name: str
     path: Path | None = None
     """The file, None for stdin and for an URL."""
+
+    @property
+    def shown(self) -> str:
+        """Its name for people: an URL without its password."""
+        if self.path is None:
+            return "stdin" if self.name == STDIN else redact_url(self.name)
+        return self.name
 
     @property
     def identity(self) -> list[str | int]:
@@ -47,16 +57,43 @@ class ImageSource:
         if self.path is None and self.name != STDIN:
             return await _fetch(self.name)
         try:
-            content = await anyio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+            content = await _in_background(self._read)
         except OSError as error:
-            raise ArgumentInvalid(f"{self.name} can't be read: {error.strerror or error}") from error
-        return _checked(content, self.name)
+            raise ArgumentInvalid(f"{self.shown} can't be read: {error.strerror or error}") from error
+        return _checked(content, self.shown)
 
     def _read(self) -> bytes:
         if self.path is None:
-            return sys.stdin.buffer.read(_MAX_BYTES + 1)
+            if sys.stdin is None:  # it is closed
+                return b""
+            # Not by sys.stdin, whose lock would be held while the interpreter ends.
+            with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
+                return _read_all(stream)
         with self.path.open("rb") as file:
             return file.read(_MAX_BYTES + 1)
+
+
+def _read_all(stream: io.FileIO) -> bytes:
+    """All that comes, up to a byte more than may be."""
+    content = bytearray()
+    while len(content) <= _MAX_BYTES and (piece := stream.read(_MAX_BYTES + 1 - len(content))):
+        content += piece
+    return bytes(content)
+
+
+async def _in_background(function: Callable[[], bytes]) -> bytes:
+    """Call what may block for ever, as reading a FIFO: the command can end without it."""
+    future: Future[bytes] = Future()
+    future.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:  # noqa: BLE001  raised where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()  # one of anyio's would be waited for at the end
+    return await asyncio.wrap_future(future)
 
 
 def data_url(content: bytes, name: str) -> str:
@@ -76,12 +113,29 @@ def image_sources(words: Iterable[str]) -> list[ImageSource]:
 
 
 def _named_by(word: str) -> Iterator[ImageSource]:
+    if word == STDIN and sys.stdin is not None and sys.stdin.isatty():
+        raise UsageError(
+            "stdin is a terminal, which gives no image.",
+            hint="Pipe an image: `cat photo.jpg | moondream-station caption -`.",
+        )
     if word == STDIN or is_url(word):
         yield ImageSource(word)
         return
-    path = Path(word).expanduser()
+    if not word:
+        raise UsageError("An image's name is empty.", hint=_HINT_ON_IMAGES)
+    try:
+        yield from _files_named_by(word)
+    except OSError as error:
+        raise UsageError(f"{word} can't be read: {error.strerror or error}.", hint=_HINT_ON_IMAGES) from error
+
+
+def _files_named_by(word: str) -> Iterator[ImageSource]:
+    path = Path(os.path.expanduser(word))  # noqa: PTH111  leaves a user whom there is not as it is
     if path.is_dir():
-        paths = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES)
+        # Links to nothing, folders and FIFOs (which could block for ever) are no images, by any name.
+        paths = sorted(
+            entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES and entry.is_file()
+        )
         if not paths:
             raise UsageError(f"There is no image in the folder {word}.", hint=_hint_on_suffixes())
     elif path.exists() or not glob.has_magic(word):
@@ -92,9 +146,7 @@ def _named_by(word: str) -> Iterator[ImageSource]:
             raise UsageError(f"No file matches {word}.", hint="Check the pattern and the current folder.")
     for found in paths:
         if not found.exists():
-            raise UsageError(
-                f"There is no file {found}.", hint="Give an image file, a folder, a pattern, - or an URL."
-            )
+            raise UsageError(f"There is no file {found}.", hint=_HINT_ON_IMAGES)
         yield ImageSource(os.fspath(found), found)
 
 
@@ -120,18 +172,19 @@ async def _fetch(url: str) -> bytes:
                 raise ArgumentInvalid(f"{shown} answered with status {response.status_code}")
             async for piece in response.aiter_bytes():
                 content += piece
-                _checked(content, shown)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                if len(content) > _MAX_BYTES:
+                    break
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:  # ValueError: a port out of range
         reason = str(error) or type(error).__name__
         raise ArgumentInvalid(f"{shown} can't be fetched: {reason}") from error
-    return bytes(content)
+    return _checked(bytes(content), shown)
 
 
-def _checked(content: bytes | bytearray, name: str) -> bytes:
+def _checked(content: bytes, name: str) -> bytes:
     if len(content) > _MAX_BYTES:
         raise ArgumentInvalid(
             f"{name} is larger than {_MAX_BYTES >> 20} MiB, which is more than a request takes"
         )
     if not content:
         raise ArgumentInvalid(f"{name} is empty")
-    return bytes(content)
+    return content
