@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio.to_thread
 
 from moondream_station.cli.batch import Batch, Question
-from moondream_station.cli.images import STDIN, ImageSource, data_url, image_sources, is_url
+from moondream_station.cli.images import ImageSource, data_url, image_sources, is_url
 from moondream_station.console.interrupts import CANCELLED, DONE, FAILED, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_json, print_progress, print_result, write
@@ -24,7 +24,9 @@ from moondream_station.console.presenting import presenter_for_people
 from moondream_station.core.facts.errors import (
     ArgumentInvalid,
     BackendError,
+    HomeUnusable,
     NoActiveModel,
+    NoSpace,
     StationError,
     UsageError,
     WorkerBusy,
@@ -78,7 +80,13 @@ def run_segment(*, words: Sequence[str], **options: Any) -> int:
 
 def run_infer(*, function: str, words: Sequence[str] | None, **options: Any) -> int:
     """Call a function; words are images, and arguments as `NAME=VALUE`."""
+    if not function.isidentifier():  # "station/cancel" would be another route of the station
+        raise UsageError(
+            f"{function!r} can't be the name of a function.",
+            hint="For example: caption, query, detect, point.",
+        )
     images, arguments = _split(words or ())
+    arguments.pop("stream", None)  # how an answer arrives is this command's choice
     return _run(function, images, arguments, **options)
 
 
@@ -108,6 +116,7 @@ def _run(
     save: Path | None = None,
 ) -> int:
     """Ask a function about every image that the words name; returns the exit code."""
+    _check_text([function, arguments, model])
     question = Question(
         function=function,
         arguments=arguments,
@@ -119,6 +128,8 @@ def _run(
     home, settings = begin()
     sources = image_sources(words) or [ImageSource("")]  # `infer` may call what needs no image
     batch = Batch(home, question, sources)
+    if save is not None:
+        batch.taken.update(source.path.resolve() for source in sources if source.path is not None)
     try:
         with as_raised():
             return run_loop(_ask, home, settings, batch)
@@ -131,10 +142,20 @@ def _run(
         raise
 
 
+def _check_text(given: object) -> None:
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "What is asked holds bytes that are not UTF-8.", hint="Check the terminal's encoding."
+        ) from error
+
+
 def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """The images and the arguments among the words of `infer`.
 
-    A value is JSON where it can be read so, else text. `image_url=` and `image=` name an image too.
+    A value is JSON where it can be read so, else text, as is `NaN`, which JSON has not. `image_url=` and
+    `image=` name an image too.
     """
     images: list[str] = []
     arguments: dict[str, Any] = {}
@@ -146,9 +167,11 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             images.append(match[2])
         else:
             try:
-                arguments[match[1]] = json.loads(match[2])
+                value = json.loads(match[2])
+                json.dumps(value, allow_nan=False)
             except (ValueError, RecursionError):
-                arguments[match[1]] = match[2]
+                value = match[2]
+            arguments[match[1]] = value
     return images, arguments
 
 
@@ -244,9 +267,10 @@ def _show_error(batch: Batch, source: ImageSource, error: StationError) -> None:
     if batch.question.as_json:
         print_json({"image": source.name, "error": asdict(error.info)})
         return
-    text = error.message.removeprefix("image_url ")  # the argument is the image that was named here
-    named = source.name and len(batch.sources) > 1 and not text.startswith(source.name)
-    print_error(replace(error.info, message=f"{source.name}: {text}" if named else text), as_json=False)
+    # The argument is the image that was named here, and how it is sent is the command's own affair.
+    text = error.message.removeprefix("image_url ").replace(" as a data: URL or base64", "")
+    named = source.name and len(batch.sources) > 1 and not text.startswith(source.shown)
+    print_error(replace(error.info, message=f"{source.shown}: {text}" if named else text), as_json=False)
 
 
 async def _show(
@@ -288,7 +312,7 @@ def _heading(batch: Batch, source: ImageSource) -> str:
     """What stands before an answer, where there are several."""
     if len(batch.sources) == 1:
         return ""
-    return f"[{batch.progress()}] {source.name}: " if sys.stdout.isatty() else f"{source.name}: "
+    return f"[{batch.progress()}] {source.shown}: " if sys.stdout.isatty() else f"{source.shown}: "
 
 
 def _own(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,14 +344,17 @@ def _save(batch: Batch, source: ImageSource, content: bytes, answer: Mapping[str
 
     folder = batch.question.save
     assert folder is not None  # noqa: S101  asked before
-    stem = "stdin" if source.name == STDIN else Path(source.name.partition("?")[0]).stem or "image"
+    stem = Path(source.shown).stem or "image"
     names = chain([""], (f"-{number}" for number in count(2)))  # images of one name, from several folders
     path = next(
         path
         for name in names
-        if (path := folder / f"{stem}-{batch.question.function}{name}.png") not in batch.saved
+        if (path := folder / f"{stem}-{batch.question.function}{name}.png").resolve() not in batch.taken
     )
-    batch.saved.add(path)
-    with writing_to(folder):
-        is_drawn = save_drawn(content, answer, path)
-    print_progress(f"Saved {path}" if is_drawn else f"Nothing to draw for {source.name}")
+    batch.taken.add(path.resolve())
+    try:
+        with writing_to(folder):
+            is_drawn = save_drawn(content, answer, path)
+    except (HomeUnusable, NoSpace) as error:
+        raise type(error)(error.message, hint="Give --save a folder that can be written to.") from error
+    print_progress(f"Saved {path}" if is_drawn else f"Nothing to draw for {source.shown}")

@@ -40,7 +40,8 @@ class Batch:
     skipped: int = 0
     seconds: float = 0.0
     done: set[str] = field(default_factory=set)
-    saved: set[Path] = field(default_factory=set)
+    taken: set[Path] = field(default_factory=set)
+    """Where no copy is drawn to: other copies of this command, and the images themselves."""
 
     @property
     def memory(self) -> Path:
@@ -58,20 +59,24 @@ class Batch:
         """Read what an earlier run has done, or begin anew. Blocks."""
         if len(self.sources) < 2:  # noqa: PLR2004  one image can't be left half done
             return
-        with suppress(FileNotFoundError):
-            if self.question.goes_on:
-                with open_file(self.memory) as file:
-                    self.done = {line.decode(errors="replace").rstrip("\n") for line in file}
-                return
         with writing_to(self.home.root):
+            with suppress(FileNotFoundError):
+                if self.question.goes_on:
+                    with open_file(self.memory) as file:
+                        self.done = {line.decode(errors="replace").rstrip("\n") for line in file}
+                    return
             self.memory.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.memory, b"")
 
     def note(self, source: ImageSource) -> None:
         """Note that an image has its answer. Blocks."""
-        if len(self.sources) > 1 and (identity := source.identity):
+        identity: list[str | int] = []
+        with suppress(OSError):  # it was removed meanwhile
+            identity = source.identity
+        if len(self.sources) > 1 and identity:
             with writing_to(self.home.root), open_file(self.memory, "ab") as file:
-                file.write(f"{json.dumps(identity)}\n".encode())
+                # The line break comes first: a line that was cut off, as on a full disk, spoils no other.
+                file.write(f"\n{json.dumps(identity)}".encode())
 
     def has(self, source: ImageSource) -> bool:
         """Whether an earlier run has an answer. Blocks."""

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -174,6 +175,8 @@ def test_any_function_with_any_argument(served: Premises) -> None:
             "caption": f"short caption of {len(picture())} bytes",
             "error": None,
         }
+    for words in (["query", "question=NaN"], ["query", "question=NaN", "stream=true"]):
+        assert run_json(served, "infer", *words, "photo.png")["answer"] == f"NaN {len(picture())}"
 
 
 def test_images_by_every_name(served: Premises) -> None:
@@ -194,6 +197,13 @@ def test_images_by_every_name(served: Premises) -> None:
         url = f"{address}/a.png?token=secret"
         assert run_json(served, "caption", url)["image"] == url
         gone = run(served, "caption", f"{address}/b.png?token=secret")
+        (served.folder / "files" / "empty.png").touch()
+        empty = run(served, "caption", f"{address}/empty.png")
+        secret = address.replace("//", "//me:secret@")
+        two = run(served, "detect", f"{secret}/a.png", f"{secret}?token=secret", "dog", "--save", "drawn")
+    assert empty.stderr == f"error: {address}/empty.png is empty\n"
+    assert two.stdout.startswith(f"{address}/a.png: 1 found\n")
+    assert "secret" not in two.stdout + two.stderr
     assert gone.returncode == 1
     assert gone.stderr == f"error: {address}/b.png answered with status 404\n"
 
@@ -204,6 +214,12 @@ def test_images_by_every_name(served: Premises) -> None:
         (["caption", "nowhere.png"], "There is no file nowhere.png."),
         (["caption", "nowhere/*.png"], "No file matches nowhere/*.png."),
         (["caption", "empty"], "There is no image in the folder empty."),
+        (["caption", ""], "An image's name is empty."),
+        (["infer", "caption", "image_url="], "An image's name is empty."),
+        (["caption", "~nobody-of-this-name/photo.png"], "There is no file ~nobody-of-this-name/photo.png."),
+        (["caption", "x" * 300], f"{'x' * 300} can't be read: File name too long."),
+        (["query", "photo.png", "\udcff"], "What is asked holds bytes that are not UTF-8."),
+        (["infer", "station/cancel"], "'station/cancel' can't be the name of a function."),
         (["query", "photo.png"], "query needs an image and, last, the question."),
         (["detect", "photo.png"], "detect needs an image and, last, what to find."),
     ],
@@ -274,6 +290,72 @@ def test_findings_are_drawn_into_copies(served: Premises) -> None:
         "Nothing to draw for photo.png" in run(served, "detect", "photo.png", "cat", "--save", "drawn").stderr
     )
     assert (served.folder / "photo.png").read_bytes() == before
+
+
+def test_a_copy_replaces_no_image_and_a_bad_folder_is_named(served: Premises) -> None:
+    """Where an image has the copy's name, the copy gets another; nothing is said about the home."""
+    (served.folder / "photo-detect.png").write_bytes(picture())
+    done = run(served, "detect", "photo.png", "photo-detect.png", "dog", "--save", ".")
+    assert done.returncode == 0
+    assert (served.folder / "photo-detect.png").read_bytes() == picture()
+    assert (served.folder / "photo-detect-2.png").exists()
+    failed = run(served, "detect", "photo.png", "dog", "--save", "photo.png")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines() == [
+        f"error: {served.folder / 'photo.png'} can't be used: File exists.",
+        "  hint: Give --save a folder that can be written to.",
+    ]
+
+
+def test_what_only_is_named_like_an_image_is_left_out_of_a_folder(served: Premises) -> None:
+    """A link to nothing, a folder, a FIFO, which could block for ever."""
+    folder = served.folder / "mixed"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture())
+    (folder / "b.png").symlink_to("nowhere")
+    (folder / "c.png").mkdir()
+    os.mkfifo(folder / "d.png")
+    assert run_json(served, "caption", "mixed")["image"] == "mixed/a.png"
+
+
+@pytest.mark.parametrize("how", ["exec <&-", "exec </dev/null"])
+def test_stdin_without_an_image_is_empty(served: Premises, how: str) -> None:
+    """Closed or at its end."""
+    words = ["sh", "-c", f'{how}; exec "$@"', "sh", *command("caption", "-")]
+    done = subprocess.run(words, env=served.environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: stdin is empty\n")
+
+
+def test_going_on_with_a_damaged_memory(served: Premises) -> None:
+    """A line that was cut off is no answer and spoils none; what is no file is said to be in the way."""
+    words = ["caption", "photo.png", "photos/0.png"]
+    assert run(served, *words).returncode == 0
+    (memory,) = served.home.cache.glob("asked-*")
+    memory.write_bytes(b"\xff[half")
+    assert "2 of 2 images answered." in run(served, *words, "--continue").stderr
+    assert "0 of 2 images answered, 2 were before." in run(served, *words, "--continue").stderr
+    memory.unlink()
+    memory.mkdir()
+    blocked = run(served, *words, "--continue")
+    assert blocked.returncode == 1
+    assert f"error: {memory} can't be used" in blocked.stderr
+
+
+@pytest.mark.parametrize("name", ["-", "fifo"])
+def test_ctrl_c_ends_the_wait_for_an_image(served: Premises, name: str) -> None:
+    """Although nothing may ever come."""
+    os.mkfifo(served.folder / "fifo")
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as nothing, os.fdopen(writer, "w"):
+        words = command("caption", name, "photo.png")
+        with subprocess.Popen(
+            words, env=served.environ, cwd=served.folder, stdin=nothing, stderr=subprocess.PIPE, text=True
+        ) as asking:
+            time.sleep(3)  # nothing can be seen from outside that says that it waits
+            os.kill(asking.pid, signal.SIGINT)
+            assert asking.wait(30) == 130
+            assert asking.stderr is not None
+            assert asking.stderr.read().startswith("0 of 2 images answered.")
 
 
 def test_ctrl_c_keeps_what_is_done_and_continue_goes_on(painting: Premises) -> None:
