@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +25,6 @@ from moondream_station.core.backends.manifest_loader import (
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Build, Kind, parse_build
-from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI, NvidiaSmiReading
@@ -167,10 +166,11 @@ class Planned:
         )
 
 
-def plan_for(request: BuildRequest, offers: Iterable[Offer] | None = None) -> Planned:
-    """Choose a build, without asking anybody; from the catalog unless offers are given."""
-    offers = request.catalog_offers() if offers is None else tuple(offers)
-    selection = select(request, offers).selection
+def plan_for(request: BuildRequest, collected: CollectedOffers | None = None) -> Planned:
+    """Choose a build, without asking anybody; from the catalog unless offers were collected."""
+    offers = request.catalog_offers() if collected is None else collected.offers
+    is_complete = collected is None or collected.is_complete
+    selection = select(request, offers, is_complete=is_complete).selection
     return Planned(
         case=Case.of(request, offers),
         selection=selection,
@@ -311,7 +311,7 @@ class Patient:
             collected = await self.offers.get()
         except Unknowable:  # the checks of the network say why
             return planned
-        now = await in_thread(plan_for, planned.case.request, collected.offers)
+        now = await in_thread(plan_for, planned.case.request, collected)
         return now if now.build is not None else planned
 
     async def _collect(self) -> CollectedOffers:

@@ -143,7 +143,10 @@ def _outcome_lines(frame: Frame, activation: ActivationState, outcome: events.Te
             lines = frame.paragraph(message, mark=frame.glyphs.failed, style="red")
             return [*lines, *(frame.paragraph(f"hint: {error.hint}") if error.hint else ())]
         case events.ActivationCancelled():
-            words = cancelled_text(outcome, has_downloaded=bool(activation.overall_received_bytes))
+            progress = activation.progress
+            has_weights = progress is not None and progress.unit == "bytes" and progress.done > 0
+            has_downloaded = has_weights or bool(activation.overall_received_bytes)
+            words = cancelled_text(outcome, has_downloaded=has_downloaded)
             return frame.paragraph(words, mark=frame.glyphs.stopped, style="yellow")
         case _:
             assert_never(outcome)

@@ -32,6 +32,7 @@ class PlainLines:
         self._loading_steps = _Steps()
         self._resumed: set[str] = set()
         self._received: dict[str, int] = {}
+        self._has_weights = False
 
     def lines(self, event: events.Event) -> tuple[str, ...]:
         """The lines for a fact; often none."""
@@ -44,7 +45,8 @@ class PlainLines:
         ):
             return self._loading(fact, event.at.timestamp())
         if isinstance(fact, events.ActivationCancelled):
-            return (cancelled_text(fact, has_downloaded=any(self._received.values())),)
+            has_downloaded = self._has_weights or any(self._received.values())
+            return (cancelled_text(fact, has_downloaded=has_downloaded),)
         line = _line(fact)
         return (line,) if line else ()
 
@@ -72,7 +74,8 @@ class PlainLines:
         return tuple(lines)
 
     def _loading(self, fact: events.StageProgressed, at: float) -> tuple[str, ...]:
-        """What a backend reports while it loads its model."""
+        """What a backend reports while it loads its model: bytes are of weights."""
+        self._has_weights = self._has_weights or fact.done > 0
         if fact.total is None:
             return ()
         share = fact.done / fact.total if fact.total else 1.0

@@ -19,8 +19,10 @@ from rich.text import Text
 from moondream_station.core.facts.activation_state import Active, WorkerState
 from moondream_station.core.facts.errors import ErrorInfo
 from moondream_station.core.facts.events import (
+    ActivationCancelled,
     ActivationFailed,
     BackendActivationRequested,
+    CancelReason,
     Degraded,
     Event,
     Fact,
@@ -31,6 +33,7 @@ from moondream_station.core.facts.events import (
 from moondream_station.core.facts.state import StationInfo, StationState, apply
 from moondream_station.panel.frame import frame_of
 from moondream_station.panel.rendering import render, render_station
+from moondream_station.panel.words import PlainLines
 from support.facts import legal_activations, published
 from support.scripted_activation import ACTIVATION, BEGAN_AT, ENVIRONMENT, SCRIPTS, events, machine, whole
 from support.snapshot_files import check_snapshot
@@ -148,6 +151,19 @@ def test_progress_whose_whole_is_not_known_shows_what_there_is() -> None:
     progress = StageProgressed(stage=Stage.VERIFY, done=1_300_000_000, total=None, unit="bytes")
     facts = [whole()[0], StageStarted(stage=Stage.VERIFY), progress]
     assert "verify    1.3 GB\n" in _picture(events(facts), 79)
+
+
+@pytest.mark.parametrize(("done", "is_kept"), [(0, False), (1_300_000_000, True)])
+def test_weights_that_came_are_kept_as_wheels_are(done: int, *, is_kept: bool) -> None:
+    """In an environment that is there already nothing else is downloaded."""
+    progress = StageProgressed(stage=Stage.VERIFY, done=done, total=3_900_000_000, unit="bytes")
+    end = ActivationCancelled(model="moondream-2", stage=Stage.VERIFY, reason=CancelReason.USER)
+    facts = [whole()[0], StageStarted(stage=Stage.VERIFY), progress, end]
+    happened = events(facts)
+    lines = PlainLines()
+    plain = [line for event in happened for line in lines.lines(event)]
+    for shown in (_picture(happened, 79), plain[-1]):
+        assert ("What was downloaded is kept." in shown) is is_kept
 
 
 def test_nothing_is_shown_where_nothing_happened() -> None:

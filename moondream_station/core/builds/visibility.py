@@ -288,7 +288,10 @@ def _visible_to_cuda(
 
 
 def _entries(value: str) -> list[str]:
-    """What a list names GPUs by, up to the first entry that names none: SLURM's "NoDevFiles" is one."""
+    """What a list names GPUs by, up to the first entry that names none: SLURM's "NoDevFiles" is one.
+
+    There torch 2.13.0 ends the list too (`_parse_visible_devices`).
+    """
     return list(takewhile(_ENTRY.match, (entry.strip() for entry in value.split(","))))
 
 

@@ -88,7 +88,10 @@ def load_record(path: Path) -> MachineRecord:
 
 
 def record_from_json(data: Any) -> MachineRecord:
-    """Make a record from its JSON form, without keys of newer ones; ValueError says why it is none."""
+    """Make a record from its JSON form; ValueError says why it is none.
+
+    Keys that are not known are ignored, so that newer records are read, and null counts as missing.
+    """
     from pydantic import ValidationError  # noqa: PLC0415  60 ms that nothing which reads no record should pay
 
     if not isinstance(data, dict):

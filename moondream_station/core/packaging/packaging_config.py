@@ -71,7 +71,9 @@ class PackagingConfig:
 
     Places are `https:`, `http:` or `file:` URLs, and folders exist; proxies are URLs by scheme, "http" and
     "https". `cert` stands in for the system's certificates: a PEM file or a folder of them; those of trusted
-    hosts ("name" or "name:port") are not checked. `notes` are sentences about what was left out, and why.
+    hosts ("name" or "name:port") are not checked. Further indexes count as much as the first, uv's before
+    pip's; `index_strategy` is uv's word for how, None for its default. `notes` are sentences about what was
+    left out, and why.
     """
 
     index_url: str = PYPI_URL

@@ -101,7 +101,11 @@ def _locked_file(package: Package, chosen: object, *, builds: Collection[str] = 
     filename = filename_of(url) if isinstance(chosen, PackageArchive) else chosen.filename
     if not filename.endswith(".whl") and package.name not in builds:
         raise PylockValidationError(f"{package.name} has no wheel")
-    parts, digest = urlsplit(url), chosen.hashes.get("sha256", "").lower()
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise PylockValidationError(f"{package.name} has no usable URL") from error
+    digest = chosen.hashes.get("sha256", "").lower()
     if "/" in filename or "\\" in filename:
         raise PylockValidationError(f"{filename!r} is not a file name")
     if parts.scheme not in _SCHEMES or ".." in unquote(parts.path).split("/"):

@@ -190,8 +190,10 @@ def _has_companion(name: str, build: Build, offer: Offer, case: Case) -> bool:
     if not catalog.companion_python(name, offer.torch).contains(case.target.python_full, prereleases=True):
         return False
     releases = catalog.companions(name, offer.torch)
-    if releases is None:  # a newer torch is not rejected because the catalog is older: the companions'
-        return True  # own metadata say what fits, and the resolver reads them
+    if releases is None:
+        # A newer torch is not rejected because the catalog is older: torchvision says itself which torch it
+        # needs, and torchaudio does since 2.11.1. The resolver reads that.
+        return True
     specifier = case.torch.companions[name]
     versions = {release if offer.local is None else f"{release}+{offer.local}" for release in releases}
     return any(specifier.contains(version, prereleases=True) for version in versions)

@@ -146,6 +146,7 @@ def test_credentials_do_not_enter_a_lock() -> None:
         wheel("a", "1", "py3-none-any", url="ftp://h/"),
         wheel("a", "1", "py3-none-any", url="https://h/x/../"),
         wheel("a", "1", "py3-none-any", url="https://h/%2e%2e/"),
+        wheel("a", "1", "py3-none-any", url="https://[h/"),
         'name = "a"\nversion = "1"\nsdist = { url = "https://h/a-1.tar.gz", hashes = { sha256 = "'
         + HASH
         + '" } }',
@@ -196,3 +197,9 @@ def test_any_text_survives_as_toml(path: str, index: str) -> None:
     lock = Lock(files=(file,), requires_python="")
     written = tomllib.loads(write_pylock(lock, sources={file.filename: Path(path)}))
     assert written["packages"][0]["wheels"][0]["path"] == str(Path(path))
+
+
+def test_an_address_that_does_not_parse_is_named_by_its_package() -> None:
+    """No other flaw is made of it."""
+    with pytest.raises(ResolutionConflict, match=r"Invalid IPv6 URL|no usable URL"):
+        read(pylock(wheel("a", "1", "py3-none-any", url="https://[h/")))

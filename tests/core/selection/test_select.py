@@ -10,8 +10,11 @@ from datetime import date, timedelta
 import pytest
 
 from moondream_station.core.builds.offers import Offer
+from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.selection import Verdict
+from moondream_station.core.selection.request import BuildRequest
+from moondream_station.core.selection.select import select
 from support.snapshots import (
     amd,
     chosen,
@@ -511,6 +514,18 @@ def test_pypis_own_wheel_takes_nothing_elses_place(
     selection = plan(linux(), requirement, offers=offers).selection
     assert selection.source == expected
     assert not any("PyPI's own" in warning for warning in selection.warnings)
+
+
+def test_pypis_own_wheel_is_no_answer_to_an_index_that_is_silent_for_now() -> None:
+    """It takes gigabytes, unless the CPU was asked for."""
+    for strategy, build in (("auto", None), ("guide", None), ("cpu", "cpu"), ("cu130", None)):
+        request = BuildRequest(
+            capabilities=linux(),
+            requirements=parse_requirement_args(["torch>=2.15"]),
+            python="3.12.3",
+            strategy=strategy,
+        )
+        assert select(request, [OWN], is_complete=False).selection.build == build
 
 
 def test_pypis_own_wheel_is_its_own_build_where_the_gpu_runs_it() -> None:
