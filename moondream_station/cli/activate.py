@@ -231,11 +231,14 @@ async def activate_there(
     model: str,
     request: Callable[[StationClient], Awaitable[Accepted | None]],
     presenter: Presenter,
+    *,
+    is_all: bool = True,
 ) -> int:
     """Request an activation of a model from the serving station, and show it; returns the exit code.
 
     `request` returns None for a refusal that the station has published. Ctrl-C cancels an activation that
-    this command began, and leaves one that it joined. An error comes in a group (`as_raised`).
+    this command began, and leaves one that it joined. Signals are ignored afterwards, unless the command has
+    more to do (`is_all` is False). An error comes in a group (`as_raised`).
     """
     from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
 
@@ -281,7 +284,8 @@ async def activate_there(
                 refused = _refused(published, model)
                 shown = _from_the_beginning(home, published, activation) if activation else refused
                 code = await present(shown, presenter, activation=activation)
-            ignore_signals()  # the outcome has been shown
+            if is_all:
+                ignore_signals()  # the outcome has been shown
         tasks.cancel_scope.cancel()
     if cancelled is not None:
         await anyio.to_thread.run_sync(withdraw, home, cancelled)

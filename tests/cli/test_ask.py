@@ -393,6 +393,28 @@ def test_another_model_is_switched_to_first(painting: Premises) -> None:
         assert "is active" not in run(painting, "caption", "photo.png", "--model", "other").stderr
 
 
+def test_a_switch_that_fails_is_an_error_in_json_too(painting: Premises) -> None:
+    """On stdout, while what the switch took is on stderr."""
+    painting.add_model("broken", requirements="", source="raise ValueError('no')")
+    with serving(painting):
+        done = run(painting, "caption", "photo.png", "--model", "broken", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["code"]
+
+
+def test_ctrl_c_after_a_switch(painting: Premises) -> None:
+    """It ends the command as without one."""
+    painting.add_model(
+        "other", requirements="", source=PAINTER.replace("HELD", str(painting.folder / "held"))
+    )
+    with serving(painting):
+        (painting.folder / "held").touch()
+        with started(painting, "caption", "photo.png", "--model", "other") as asking:
+            wait_until(lambda: run_json(painting, "status")["calls"])
+            os.kill(asking.pid, signal.SIGINT)
+            assert asking.wait(30) == 130
+
+
 def test_an_image_larger_than_a_request_is_refused_here(served: Premises, tmp_path: Path) -> None:
     """Before it is sent anywhere; an empty one too."""
     for name, size in (("huge.png", 25 << 20), ("empty.png", 0)):
