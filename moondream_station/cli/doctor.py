@@ -19,7 +19,7 @@ from rich.text import Text
 
 from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import configure_logging
-from moondream_station.console.output import print_progress, print_text
+from moondream_station.console.output import print_coloured, print_json, print_progress
 from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
 from moondream_station.core.home.layout import Home, absolute, named_home
 from moondream_station.core.home.settings import Settings, load_settings
@@ -63,7 +63,10 @@ def run_doctor(*, offline: bool, record: Path | None, machine: Path | None, fix:
     settings = _settings(home)
     configure_logging(settings.log)
     report = run_loop(partial(_doctor, home, settings, examined, offline=offline, record=record, fix=fix))
-    print_text(report_text(report, _symbols()), report_to_json(report), as_json=as_json)
+    if as_json:
+        print_json(report_to_json(report))
+    else:
+        print_coloured(report_text(report, _symbols()))
     return 0 if report.is_ok else 1
 
 

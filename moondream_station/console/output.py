@@ -44,6 +44,11 @@ def print_text(text: str, data: Any, *, as_json: bool) -> None:
         print_result(text)
 
 
+def print_coloured(text: str) -> None:
+    """Print a result to stdout whose colours are ours, and whose foreign words are printable already."""
+    _write(sys.stdout, f"{text}\n")
+
+
 def print_error(error: ErrorInfo, *, as_json: bool) -> None:
     """Print an error: to stdout as JSON for programs, else to stderr with its hint."""
     if as_json:
@@ -70,8 +75,12 @@ def write(stream: TextIO, text: str) -> None:
     Raises BrokenPipeError where the stream's reader is gone, else OutputUnwritable; from then on the stream
     is silent.
     """
+    _write(stream, printable(text))
+
+
+def _write(stream: TextIO, text: str) -> None:
     try:
-        stream.write(printable(text))
+        stream.write(text)
         stream.flush()
     except OSError as error:
         _write_nowhere(stream.fileno())

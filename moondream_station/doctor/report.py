@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.facts.codec import to_json
+from moondream_station.core.facts.printable import printable
 from moondream_station.core.facts.redact import redact_text
 from moondream_station.core.home.layout import Home
 from moondream_station.core.machine.record import cleaner as identity_cleaner
@@ -191,7 +192,10 @@ def in_colour(symbols: Symbols) -> Symbols:
 
 
 def report_text(report: Report, symbols: Symbols) -> str:
-    """The whole report for people: details, remedies and commands only where something is wrong."""
+    """The whole report for people: details, remedies and commands only where something is wrong.
+
+    The symbols may have colours; foreign text has nothing that would control a terminal.
+    """
     lines = []
     for section, findings in groupby(report.findings, key=lambda finding: finding.section):
         lines.append(SECTIONS[section])
@@ -199,10 +203,10 @@ def report_text(report: Report, symbols: Symbols) -> str:
             lines.append(finding_line(finding, symbols))
             if finding.status not in {Status.WARNING, Status.ERROR}:
                 continue
-            lines += [f"{_INDENT}{line}" for line in (finding.detail or "").splitlines()]
+            lines += [f"{_INDENT}{line}" for line in printable(finding.detail or "").splitlines()]
             if (remedy := finding.remedy) is not None:
-                lines.append(f"{_INDENT}> {remedy.text}")
-                lines += [f"{_INDENT}{_INDENT}{command}" for command in remedy.commands]
+                lines.append(f"{_INDENT}> {printable(remedy.text)}")
+                lines += [f"{_INDENT}{_INDENT}{printable(command)}" for command in remedy.commands]
         lines.append("")
     statuses = [finding.status for finding in report.findings]
     counts = [(statuses.count(Status.ERROR), "error"), (statuses.count(Status.WARNING), "warning")]
@@ -212,4 +216,4 @@ def report_text(report: Report, symbols: Symbols) -> str:
 
 def finding_line(finding: Finding, symbols: Symbols) -> str:
     """One finding in one line."""
-    return f"  {symbols[finding.status]} {finding.summary}"
+    return f"  {symbols[finding.status]} {printable(finding.summary)}"

@@ -179,7 +179,8 @@ def test_on_a_terminal_results_appear_as_they_finish(bare: Premises, tmp_path: P
         assert "Machine" not in shown
         assert not any("probes" in line for line in shown)
         assert terminal.exit_code() == 0
-        assert any("Some probes found no answer: nvcc." in line for line in terminal.screen())
+        assert "  ! Some probes found no answer: nvcc." in terminal.screen()
+        assert any("\x1b[33m!" in line for line in terminal.screen(styled=True))
 
 
 @pytest.mark.terminal

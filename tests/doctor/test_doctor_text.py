@@ -86,6 +86,15 @@ def test_colours_are_around_the_symbols_alone() -> None:
     assert "\x1b[31m[x]\x1b[0m Out of step.\n" in report_text(REPORT, in_colour(ASCII))
 
 
+def test_foreign_words_control_no_terminal() -> None:
+    """Only the symbols' own colours are left."""
+    wild = "red \x1b[31m\x07 word"
+    remedy = Remedy(wild, (wild,))
+    report = Report((finding("gpu", Status.ERROR, wild, detail=f"{wild}\n{wild}", remedy=remedy),))
+    assert "\x1b" not in report_text(report, ASCII)
+    assert "\x07" not in report_text(report, ASCII)
+
+
 def test_every_check_is_documented() -> None:
     """docs/how-to/read-doctor.md lists them in the registry's order, and no other."""
     page = Path(__file__).parents[2] / "docs" / "how-to" / "read-doctor.md"

@@ -67,7 +67,8 @@ async def test_it_gets_its_answer(served: Served, connection: str, seconds: floa
 async def test_it_gets_its_stream(served: Served) -> None:
     """Every chunk of it."""
     served.station.backend["query"] = lambda _: chunks("a", "b")
-    answer = await answer_to(served, REQUEST.format(connection="close"))
+    request = REQUEST.format(connection="close").replace("Length: 17", "Length: 31")
+    answer = await answer_to(served, request.replace("}", ',"stream":true}'))
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"completed" in answer
 

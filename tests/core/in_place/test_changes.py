@@ -16,7 +16,7 @@ from support.stations import Premises, processes_naming
 from support.torch_index import TorchIndex
 from support.wheels import TorchBehaviour
 
-ASKED = "torch>=2.8\nPillow\n"
+ASKED = "torch>=2.8\nNumPy\n"
 _HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 """A shell lets what it starts in the background ignore SIGINT, and tests may run there."""
 
@@ -157,7 +157,7 @@ def test_two_at_once_take_turns(premises: Premises, scratch: ScratchPython) -> N
         answers = [json.loads(process.communicate(timeout=120)[0]) for process in (first, second)]
     assert [answer["success"] for answer in answers] == [True, True]
     assert sorted(bool(answer["cmd"]) for answer in answers) == [False, True]
-    assert scratch.packages() == {"torch": "2.9.1+cpu", "pillow": "12.0.0"}
+    assert scratch.packages() == {"torch": "2.9.1+cpu", "numpy": "2.3.4"}
 
 
 def test_a_companion_that_no_version_of_fits_stays_and_is_named(scratch: ScratchPython) -> None:

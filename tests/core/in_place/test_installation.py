@@ -25,20 +25,20 @@ UNREACHABLE = {
     "MOONDREAM_STATION_TORCH_INDEX": "http://127.0.0.1:9/whl",
     "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
 }
-ASKED = "torch>=2.8\nPillow\n"
+ASKED = "torch>=2.8\nNumPy\n"
 
 
 @pytest.fixture(scope="module")
 def filled(premises: Premises) -> ScratchPython:
-    """One into which torch and Pillow were installed. Tests leave it as they found it."""
+    """One into which torch and NumPy were installed. Tests leave it as they found it."""
     scratch = ScratchPython.make(premises.folder / "filled", premises.environ)
     answer = scratch.install(ASKED)
     assert answer["success"], answer
     assert answer["message"] == (
-        "Installed torch 2.9.1+cpu and pillow 12.0.0 into this Python. This can't be undone."
+        "Installed torch 2.9.1+cpu and numpy 2.3.4 into this Python. This can't be undone."
     )
     assert answer["cmd"][1:3] == ["pip", "install"]
-    assert scratch.packages() == {"torch": "2.9.1+cpu", "pillow": "12.0.0"}
+    assert scratch.packages() == {"torch": "2.9.1+cpu", "numpy": "2.3.4"}
     return scratch
 
 
@@ -59,7 +59,7 @@ def test_without_a_network_what_is_there_stays(filled: ScratchPython, tmp_path: 
     """The catalog says which build is right, and it is installed."""
     answer = filled.install(ASKED, MOONDREAM_STATION_HOME=str(tmp_path), **UNREACHABLE)
     assert (answer["success"], answer["cmd"]) == (True, [])
-    answer = filled.install("pillow", MOONDREAM_STATION_HOME=str(tmp_path), **UNREACHABLE)
+    answer = filled.install("numpy", MOONDREAM_STATION_HOME=str(tmp_path), **UNREACHABLE)
     assert answer["message"] == "Nothing to install: everything is already installed."
 
 
@@ -68,7 +68,7 @@ def test_without_a_network_what_is_missing_is_an_error_with_a_remedy(
 ) -> None:
     """The result says it; nothing is raised, and nothing changed."""
     before = filled.packages()
-    answer = filled.install("torch>=2.8\nnumpy", MOONDREAM_STATION_HOME=str(tmp_path), **UNREACHABLE)
+    answer = filled.install("torch>=2.8\nwrapstorch", MOONDREAM_STATION_HOME=str(tmp_path), **UNREACHABLE)
     assert (answer["success"], answer["cmd"]) == (False, [])
     assert "can't be reached" in answer["message"]
     assert "Check the network" in answer["message"]
@@ -91,7 +91,7 @@ def test_a_half_installation_is_repaired(filled: ScratchPython, harm: Callable[[
     answer = filled.install(ASKED)
     assert answer["success"], answer
     assert answer["message"].startswith("Installed torch 2.9.1+cpu into this Python.")
-    assert "pillow" not in answer["details"]
+    assert "numpy" not in answer["details"]
     assert find_packages([str(filled.site_packages)])["torch"].damage == ()
 
 
