@@ -49,8 +49,9 @@ _STREAMED: Final = frozenset({"caption", "query"})
 _FINDINGS: Final = {"detect": "objects", "point": "points"}
 _ARGUMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _IMAGE_ARGUMENTS: Final = ("image_url", "image")
-_OF_ONE_IMAGE = (BackendError, WorkerTimeout, WorkerFailed, WorkerBusy, WorkerReplaced)
+_OF_ONE_IMAGE = (BackendError, WorkerTimeout, WorkerFailed, WorkerReplaced)
 """What may go wrong with one image and right with the next; anything else ends the command."""
+_BUSY_SECONDS: Final = 1.0
 _IN_EVENTS: Final = frozenset({"chunk", "progress", "stats", "completed"})
 
 
@@ -267,7 +268,7 @@ async def _ask_about(client: StationClient, batch: Batch, source: ImageSource) -
         content = await source.read() if source.name else b""
         image = {"image_url": data_url(content, source.name)} if source.name else {}
         arguments = {**batch.question.arguments, **image}
-        answer = await _loaded(client, batch, source, arguments)
+        answer = await _patiently(client, batch, source, arguments)
         if batch.question.save is not None:
             await anyio.to_thread.run_sync(_save, batch, source, content, answer)
     except _OF_ONE_IMAGE as error:
@@ -281,15 +282,18 @@ async def _ask_about(client: StationClient, batch: Batch, source: ImageSource) -
     await anyio.to_thread.run_sync(batch.note, source)
 
 
-async def _loaded(
+async def _patiently(
     client: StationClient, batch: Batch, source: ImageSource, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Ask, and ask again for as long as the model is still loading; a large one takes minutes."""
+    """Ask, and again for as long as the model is still loading, or others have filled the station's queue."""
     while True:
         try:
             return await _show(client, batch, source, arguments)
-        except WorkerLoading:
+        except WorkerLoading:  # a large one takes minutes; the station has waited one
             print_progress("The model is still loading.")
+        except WorkerBusy:
+            pass
+        await anyio.sleep(_BUSY_SECONDS)
 
 
 def _show_error(batch: Batch, source: ImageSource, error: StationError) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -422,3 +422,18 @@ def test_an_image_larger_than_a_request_is_refused_here(served: Premises, tmp_pa
             file.truncate(size)
     assert "larger than 24 MiB" in run(served, "caption", str(tmp_path / "huge.png")).stderr
     assert "is empty" in run(served, "caption", str(tmp_path / "empty.png")).stderr
+
+
+def test_a_full_queue_is_waited_for(painting: Premises) -> None:
+    """It is no failure of the image."""
+    (painting.home.root / "config.json").write_text('{"inference_max_queue_size": 1}')
+    held = painting.folder / "held"
+    held.touch()
+    with serving(painting) as station, ExitStack() as stack:
+        asking = [stack.enter_context(started(painting, "caption", "photo.png")) for _ in range(4)]
+        wait_until(lambda: station.get("/v1/stats")["queue_size"] == 1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            asking[-1].wait(3)
+        assert [process.poll() for process in asking] == [None] * 4  # none was refused
+        held.unlink()
+        assert [process.wait(60) for process in asking] == [0] * 4
