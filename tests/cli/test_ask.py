@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from support.commands import command, run, run_json, serving, started, switch, wait_until
-from support.stations import Premises
+from support.stations import Premises, open_premises
 
 PAINTER = """
 import base64, os, time
@@ -96,9 +96,8 @@ def file_server(folder: Path) -> Iterator[str]:
             server.shutdown()
 
 
-@pytest.fixture
-def painting(premises: Premises) -> Premises:
-    """Premises where a model that needs no torch is active, with an image and a folder of five."""
+def paint(premises: Premises) -> None:
+    """Activate a model that needs no torch, beside an image and a folder of five."""
     premises.add_model(
         "painter", requirements="", source=PAINTER.replace("HELD", str(premises.folder / "held"))
     )
@@ -110,14 +109,22 @@ def painting(premises: Premises) -> Premises:
         (folder / f"{number}.png").write_bytes(picture())
     (folder / "3.png").write_bytes(b"broken")
     (folder / "notes.txt").write_text("no image")
-    return premises
 
 
 @pytest.fixture
-def served(painting: Premises) -> Iterator[Premises]:
-    """The same, while a station serves it."""
-    with serving(painting):
-        yield painting
+def painting(premises: Premises) -> Premises:
+    """Premises where that model is active, and which nobody serves."""
+    paint(premises)
+    return premises
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    """The same, served to every test that leaves the station as it is."""
+    with open_premises(tmp_path_factory.mktemp("ask")) as premises:
+        paint(premises)
+        with serving(premises):
+            yield premises
 
 
 def test_without_a_station_the_model_is_started_for_the_command(painting: Premises) -> None:
@@ -268,9 +275,9 @@ def test_findings_are_drawn_into_copies(served: Premises) -> None:
     before = (served.folder / "photo.png").read_bytes()
     (served.folder / "more").mkdir()
     (served.folder / "more" / "photo.png").write_bytes(picture())
-    done = run(served, "detect", "photo.png", "more/photo.png", "dog", "--save", "drawn")
+    done = run(served, "detect", "photo.png", "more/photo.png", "dog", "--save", "findings")
     assert done.returncode == 0
-    drawn = served.folder / "drawn"
+    drawn = served.folder / "findings"
     assert sorted(path.name for path in drawn.iterdir()) == ["photo-detect-2.png", "photo-detect.png"]
     assert f"Saved {drawn / 'photo-detect.png'}" in done.stderr
     with Image.open(drawn / "photo-detect.png") as image:
@@ -279,15 +286,16 @@ def test_findings_are_drawn_into_copies(served: Premises) -> None:
             (230, 57, 70),
             (255, 255, 255),
         )
-    run(served, "point", "photo.png", "dog", "--save", "drawn")
+    run(served, "point", "photo.png", "dog", "--save", "findings")
     with Image.open(drawn / "photo-point.png") as image:
         assert image.getpixel((20, 10)) == (230, 57, 70)
-    run(served, "segment", "photo.png", "dog", "--save", "drawn")
+    run(served, "segment", "photo.png", "dog", "--save", "findings")
     with Image.open(drawn / "photo-segment.png") as image:
         assert image.getpixel((5, 10)) == (255, 255, 255)
         assert image.getpixel((30, 10)) not in {(255, 255, 255), (230, 57, 70)}  # seen through the mask
     assert (
-        "Nothing to draw for photo.png" in run(served, "detect", "photo.png", "cat", "--save", "drawn").stderr
+        "Nothing to draw for photo.png"
+        in run(served, "detect", "photo.png", "cat", "--save", "findings").stderr
     )
     assert (served.folder / "photo.png").read_bytes() == before
 
@@ -326,25 +334,27 @@ def test_stdin_without_an_image_is_empty(served: Premises, how: str) -> None:
     assert (done.returncode, done.stderr) == (1, "error: stdin is empty\n")
 
 
-def test_going_on_with_a_damaged_memory(served: Premises) -> None:
+def test_going_on_with_a_damaged_memory(painting: Premises) -> None:
     """A line that was cut off is no answer and spoils none; what is no file is said to be in the way."""
-    words = ["caption", "photo.png", "photos/0.png"]
-    assert run(served, *words).returncode == 0
-    (memory,) = served.home.cache.glob("asked-*")
-    memory.write_bytes(b"\xff[half")
-    assert "2 of 2 images answered." in run(served, *words, "--continue").stderr
-    assert "0 of 2 images answered, 2 were before." in run(served, *words, "--continue").stderr
-    memory.unlink()
-    memory.mkdir()
-    blocked = run(served, *words, "--continue")
-    assert blocked.returncode == 1
-    assert f"error: {memory} can't be used" in blocked.stderr
+    with serving(painting):
+        words = ["caption", "photo.png", "photos/0.png"]
+        assert run(painting, *words).returncode == 0
+        (memory,) = painting.home.cache.glob("asked-*")
+        memory.write_bytes(b"\xff[half")
+        assert "2 of 2 images answered." in run(painting, *words, "--continue").stderr
+        assert "0 of 2 images answered, 2 were before." in run(painting, *words, "--continue").stderr
+        memory.unlink()
+        memory.mkdir()
+        blocked = run(painting, *words, "--continue")
+        assert blocked.returncode == 1
+        assert f"error: {memory} can't be used" in blocked.stderr
 
 
 @pytest.mark.parametrize("name", ["-", "fifo"])
 def test_ctrl_c_ends_the_wait_for_an_image(served: Premises, name: str) -> None:
     """Although nothing may ever come."""
-    os.mkfifo(served.folder / "fifo")
+    if not (served.folder / "fifo").exists():
+        os.mkfifo(served.folder / "fifo")
     reader, writer = os.pipe()
     with os.fdopen(reader) as nothing, os.fdopen(writer, "w"):
         words = command("caption", name, "photo.png")
