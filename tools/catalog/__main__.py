@@ -15,10 +15,10 @@ from packaging.version import Version
 from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.naming import parse_build
 from moondream_station.core.index.listing import ListedFile
+from moondream_station.core.packaging.packaging_config import PYPI_URL
 from tools.catalog.difference import differences, new_releases
 from tools.catalog.wheels import Listings, SeenWheel, read_insides, torch_of, torch_wheels
 
-PYPI = "https://pypi.org/simple"
 COMPANIONS = ("torchvision", "torchaudio")
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.catalog", description=__doc__)
     parser.add_argument("--index", help="base URL of PyTorch's download index; the catalog's own by default")
-    parser.add_argument("--pypi", default=PYPI, help="base URL of the ordinary index")
+    parser.add_argument("--pypi", default=PYPI_URL, help="base URL of the ordinary index")
     parser.add_argument("--build", action="append", default=[], help="look for this build too (repeatable)")
     parser.add_argument(
         "--pypi-build", help="the build that PyPI's wheels for Linux are, for a torch the catalog lacks"
