@@ -56,7 +56,7 @@ class Batch:
         return len(self.sources) - self.answered - self.failed - self.skipped
 
     def begin(self) -> None:
-        """Read what an earlier run has done, or begin anew. Blocks."""
+        """Read what an earlier run has done, or start over. Blocks."""
         if len(self.sources) < 2:  # noqa: PLR2004  one image can't be left half done
             return
         with writing_to(self.home.root):
