@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import anyio.to_thread
 
-from moondream_station.cli.batch import Batch, Question
-from moondream_station.cli.images import ImageSource, data_url, image_sources, is_url
+from moondream_station.asking.batch import Batch, Question
+from moondream_station.asking.images import ImageSource, data_url, image_sources, is_url
 from moondream_station.console.interrupts import CANCELLED, DONE, FAILED, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_json, print_progress, print_result, write
@@ -373,7 +373,7 @@ def _rounded(value: object) -> object:
 
 def _save(batch: Batch, source: ImageSource, content: bytes, answer: Mapping[str, Any]) -> None:
     """Draw an answer into a copy of its image, and say where it is."""
-    from moondream_station.cli.drawing import save_drawn  # noqa: PLC0415  Pillow is large
+    from moondream_station.asking.drawing import save_drawn  # noqa: PLC0415  Pillow is large
 
     folder = batch.question.save
     assert folder is not None  # noqa: S101  asked before

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moondream_station.cli.images import ImageSource
+from moondream_station.asking.images import ImageSource
 from moondream_station.console.output import print_progress
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import open_file, write_atomically, writing_to
