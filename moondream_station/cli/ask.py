@@ -212,7 +212,7 @@ async def _station(home: Home, settings: Settings, model: str | None) -> AsyncIt
     from moondream_station.cli.serve import serve_here  # noqa: PLC0415  where none serves
 
     print_progress(f"No station is serving; {model or active.model} is started for this command alone.")
-    alone = settings.model_copy(update={"service_host": "127.0.0.1", "service_port": 0})
+    alone = replace(settings, service_host="127.0.0.1", service_port=0)
     async with serve_here(
         home, alone, stopping=anyio.Event(), announce=lambda _: None, port_is_explicit=True
     ):

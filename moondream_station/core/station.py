@@ -57,6 +57,7 @@ from moondream_station.core.views.overview import stored_state
 
 _log = Log()
 
+_SECONDS = 30.0
 _CPU_SECONDS = 600.0
 """What a request may take by default on a CPU, where Moondream 2 needs minutes for an image."""
 RECOVERY_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
@@ -93,11 +94,11 @@ class Station:
         host = WorkerHost(tasks=tasks, bus=bus, home=home, environ=environ, threads=threads)
         self._pool = InferencePool(
             max_queue_size=settings.inference_max_queue_size,
-            default_timeout_seconds=settings.inference_timeout,
+            default_timeout_seconds=settings.inference_timeout or _SECONDS,
             on_given_up=lambda failure: tasks.start_soon(self._start_again, failure),
         )
         tasks.start_soon(self._pool.run)
-        seconds = None if "inference_timeout" in settings.model_fields_set else _CPU_SECONDS
+        seconds = None if settings.inference_timeout else _CPU_SECONDS
         self._active = ActiveWorker(
             host=host, pool=self._pool, bus=bus, tasks=tasks, cpu_timeout_seconds=seconds
         )

@@ -40,8 +40,8 @@ _NEVER = {"torch", "uvicorn", "starlette", "prompt_toolkit", "structlog", "moond
 @pytest.mark.parametrize(
     ("command", "unneeded"),
     [
-        ("status", {"typer", "rich", "asyncio", "filelock", "httpx2", "packaging", "uv"}),
-        ("models", {"typer", "rich", "filelock"}),
+        ("status", {"typer", "rich", "asyncio", "filelock", "httpx2", "packaging", "pydantic", "uv"}),
+        ("models", {"typer", "rich", "filelock", "httpx2"}),
         ("plan --offline", {"rich", "filelock"}),
         ("doctor --offline", set()),
     ],

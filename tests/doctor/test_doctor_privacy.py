@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ async def test_planted_secrets_are_in_no_output(tmp_path: Path) -> None:
     for manifest in (settings.manifest, None):
         report = await examine(
             home=home,
-            settings=settings.model_copy(update={"manifest": manifest}),
+            settings=replace(settings, manifest=manifest),
             environ=environ,
             machine=Here(m.nvidia_linux(env={"CUDA_VISIBLE_DEVICES": environ["CUDA_VISIBLE_DEVICES"]})),
         )

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Final
 
 from moondream_station.core.home.settings import VARIABLES, Settings
@@ -58,7 +59,7 @@ def settings_page() -> str:
                 f"{meanings[key]} |",
             ]
         )
-        for key, field in Settings.model_fields.items()
+        for key, field in ((each.name, each) for each in fields(Settings))
     ]
     return "".join([_HEAD, "\n".join(rows), "\n", _TAIL])
 

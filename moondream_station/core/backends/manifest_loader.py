@@ -6,21 +6,22 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import anyio
-import httpx2
+import anyio.to_thread
 
 from moondream_station.core.backends.manifest import Manifest, differences, parse_manifest, with_warning
 from moondream_station.core.facts.errors import ManifestInvalid
 from moondream_station.core.facts.redact import redact_url
-from moondream_station.core.fetch.http_client import explain_failure
 from moondream_station.core.home.layout import Home, expanded
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import read_file, write_atomically
+
+if TYPE_CHECKING:
+    import httpx2
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
 _FETCH_SECONDS: Final = 15.0
@@ -143,6 +144,10 @@ async def fetch_manifest(url: str, *, home: Home, client: httpx2.AsyncClient, ke
 
 
 async def _get(url: str, origin: str, client: httpx2.AsyncClient) -> bytes:
+    import httpx2  # noqa: PLC0415  what reads a manifest from the disk does without
+
+    from moondream_station.core.fetch.http_client import explain_failure  # noqa: PLC0415  likewise
+
     content = bytearray()
     try:
         with anyio.fail_after(_FETCH_SECONDS):

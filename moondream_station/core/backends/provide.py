@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import anyio
 import anyio.to_thread
-import httpx2
 
-from moondream_station.core.backends.archive import copy_folder, unpack_archive
 from moondream_station.core.backends.code_store import (
     BackendCode,
     CodeRecord,
@@ -33,14 +31,16 @@ from moondream_station.core.backends.manifest_loader import announced_bytes, pat
 from moondream_station.core.builds.requirements import Requirements, decode_requirements
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
 from moondream_station.core.facts.redact import is_malformed, redact_url
-from moondream_station.core.fetch.http_client import explain_failure
 from moondream_station.core.home.layout import TEMPORARY, Home, expanded
 from moondream_station.core.home.storage import storage_failure, temporary_folder
+
+if TYPE_CHECKING:
+    import httpx2
 
 MAX_ARCHIVE_BYTES: Final = 256 << 20
 _AS_IT_IS: Final = {"Accept-Encoding": "identity"}
 
-Connect: TypeAlias = Callable[[], Awaitable[httpx2.AsyncClient]]
+Connect: TypeAlias = "Callable[[], Awaitable[httpx2.AsyncClient]]"
 """Opens the HTTP client, for who fetches something: that takes 50 ms."""
 
 
@@ -186,6 +186,8 @@ class _Provider:
             raise _unavailable(self._id, f"{path} does not exist")
         if not path.is_dir():
             return self.kept_archive() or self._take_archive(path, workplace)
+        from moondream_station.core.backends.archive import copy_folder  # noqa: PLC0415  unlike `kept_archive`
+
         copied = workplace / "copied"
         copied.mkdir()
         copy_folder(path, copied, origin=self._location.shown)
@@ -193,6 +195,8 @@ class _Provider:
         return self._kept(source) or self._finish(copied, source, None)
 
     def _take_archive(self, archive: Path, workplace: Path) -> BackendCode:
+        from moondream_station.core.backends.archive import unpack_archive  # noqa: PLC0415  likewise
+
         digest = _sha256_of_file(archive)
         expected = self._info.sha256
         if expected is not None and digest != expected.lower():
@@ -207,6 +211,10 @@ class _Provider:
         return self._finish(folder, self._archive_source(digest), digest)
 
     async def _fetch(self, target: Path, client: httpx2.AsyncClient) -> None:
+        import httpx2  # noqa: PLC0415  likewise
+
+        from moondream_station.core.fetch.http_client import explain_failure  # noqa: PLC0415  likewise
+
         url, shown, size = str(self._location.url), self._location.shown, self._info.size
         limit = MAX_ARCHIVE_BYTES if size is None else min(size, MAX_ARCHIVE_BYTES)
         received = 0

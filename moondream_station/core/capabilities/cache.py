@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import psutil
 
 from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.facts.errors import StationError
@@ -175,13 +174,19 @@ def fingerprint(machine: LocalMachine) -> str:
     programs = sorted({program for probe in probes for program in probe.programs})
     state = [
         VERSION,
-        _text_of(_BOOT_ID) or f"{psutil.boot_time():.0f}",
+        _text_of(_BOOT_ID) or f"{_boot_time():.0f}",
         [_text_of(path) for path in (Path(nvidia.PROC), Path(nvidia.SYS))],
         astuple(machine.facts),
         sorted(machine.variables.items()),
         [_stamp_of(program, machine) for program in programs],
     ]
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+def _boot_time() -> float:
+    import psutil  # noqa: PLC0415  where no file says it
+
+    return psutil.boot_time()
 
 
 def _text_of(path: Path) -> str | None:

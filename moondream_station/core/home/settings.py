@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.redact import checked_url, redact_url
@@ -18,6 +18,7 @@ from moondream_station.core.home.storage import read_json
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
 _SCHEMES = frozenset({"http", "https", "file"})
+_URLS = frozenset({"torch_index", "manifest"})
 
 VARIABLES = {
     "MOONDREAM_STATION_MANIFEST": "manifest",
@@ -28,10 +29,16 @@ VARIABLES = {
 """The setting that each variable stands for."""
 
 
-class Settings(BaseModel):
+def _number(default: float | None, least: float, most: float | None = None) -> Any:
+    return field(default=default, metadata={"least": least, "most": most})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
     """All settings, each with its default. Keys of Moondream Station 0.1 keep their names.
 
-    Keys that are not known here, also those of other versions, are neither used nor touched.
+    Keys that are not known here, also those of other versions, are neither used nor touched. A dataclass
+    and not a pydantic model: importing pydantic takes longer than `status` does.
 
     Args:
         manifest: Path or URL of the manifest; None is the built-in one.
@@ -44,22 +51,55 @@ class Settings(BaseModel):
         models_dir: Where 0.1 kept models; accepted, and not used.
         inference_workers: Requests computed at the same time, 1 or more.
         inference_max_queue_size: Requests that may wait, 0 or more.
-        inference_timeout: Seconds a request may take; 600 on a CPU where it is not set.
+        inference_timeout: Seconds a request may take; None is 30, on a CPU 600.
     """
-
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
     manifest: str | None = None
     torch_index: str = TORCH_INDEX
     strategy: str = "auto"
     log: str | None = None
     service_host: str = "127.0.0.1"
-    service_port: int = Field(default=2020, ge=0, le=65535)
+    service_port: int = _number(2020, 0, 65535)
     current_model: str | None = None
     models_dir: str | None = None
-    inference_workers: int = Field(default=1, ge=1, le=64)
-    inference_max_queue_size: int = Field(default=10, ge=0, le=10_000)
-    inference_timeout: float = Field(default=30.0, gt=0)
+    inference_workers: int = _number(1, 1, 64)
+    inference_max_queue_size: int = _number(10, 0, 10_000)
+    inference_timeout: float | None = _number(None, 0.001)
+
+
+_FIELDS = {each.name: each for each in fields(Settings)}
+
+
+def check_setting(key: str, value: Any) -> Any:
+    """A setting's value in its type, numbers also from text; `ValueError` says what it must be."""
+    known = _FIELDS[key]
+    kinds = str(known.type)
+    if value is None and "None" in kinds:
+        return None
+    if "str" in kinds:
+        if not isinstance(value, str):
+            raise ValueError("it must be text")
+        if key in _URLS:
+            _check_url(key, value)
+        return value
+    least, most = known.metadata["least"], known.metadata["most"]
+    kind, words = (int, "a whole number") if "int" in kinds else (float, "a number")
+    with suppress(TypeError, ValueError, OverflowError):
+        number = kind(value)
+        is_exact = isinstance(value, str) or (number == value and not isinstance(value, bool))
+        if is_exact and least <= number <= (number if most is None else most):
+            return number
+    raise ValueError(f"it must be {words} {f'from {least} to {most}' if most else f'of at least {least}'}")
+
+
+def _check_url(key: str, text: str) -> None:
+    scheme = urlsplit(checked_url(text, f"the setting `{key}`")).scheme
+    # A manifest may be a path too; what looks like a URL must be one that is fetched or read.
+    if text and ("://" in text or key == "torch_index") and scheme not in _SCHEMES:
+        raise SettingsInvalid(
+            f"The setting `{key}` is {redact_url(text)!r}, which is not an http:, https: or file: URL.",
+            hint="Correct it where it is set: a variable MOONDREAM_STATION_… or config.json in the home.",
+        )
 
 
 def load_settings(home: Home | None, environ: Mapping[str, str], **flags: Any) -> Settings:
@@ -68,26 +108,18 @@ def load_settings(home: Home | None, environ: Mapping[str, str], **flags: Any) -
     variables = {key: environ[name] for name, key in VARIABLES.items() if environ.get(name, "").strip()}
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**stored, **variables, **given}
-    for name in {"torch_index", "manifest"} & merged.keys():
-        text = str(merged[name] or "")
-        scheme = urlsplit(checked_url(text, f"the setting `{name}`")).scheme
-        # A manifest may be a path too; what looks like a URL must be one that is fetched or read.
-        if text and ("://" in text or name == "torch_index") and scheme not in _SCHEMES:
+    values = {}
+    for key in filter(merged.__contains__, _FIELDS):
+        try:
+            values[key] = check_setting(key, merged[key])
+        except ValueError as error:
+            origin = next((name for name, to in VARIABLES.items() if to == key and key in variables), None)
+            place = home.config if home else "The settings"
             raise SettingsInvalid(
-                f"The setting `{name}` is {redact_url(text)!r}, which is not an http:, https: or file: URL.",
-                hint="Correct it where it is set: a variable MOONDREAM_STATION_… or config.json in the home.",
-            )
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        origin = next((name for name, to in VARIABLES.items() if to == key and key in variables), None)
-        place = home.config if home else "The settings"
-        raise SettingsInvalid(
-            f"{origin or place}: {key} is {first['input']!r}: {first['msg']}.",
-            hint=f"Correct or remove {origin or f'`{key}` in {place}'}.",
-        ) from error
+                f"{origin or place}: {key} is {merged[key]!r}; {error}.",
+                hint=f"Correct or remove {origin or f'`{key}` in {place}'}.",
+            ) from error
+    return Settings(**values)
 
 
 def read_config(path: Path) -> dict[str, Any]:

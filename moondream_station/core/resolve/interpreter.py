@@ -18,7 +18,6 @@ from packaging.version import Version
 
 from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
 from moondream_station.core.home.layout import absolute
-from moondream_station.core.processes.child_process import child_environment, run
 
 OLDEST_PYTHON = (3, 11)
 """The oldest Python an environment can have: the worker's half of the station is written for it."""
@@ -94,6 +93,9 @@ async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -
 
 
 async def _ask(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    # What only describes its own interpreter starts no process.
+    from moondream_station.core.processes.child_process import child_environment, run  # noqa: PLC0415
+
     if not await anyio.Path(path).is_file():
         raise PythonUnsuitable(
             f"There is no Python interpreter at {path}.",

@@ -57,7 +57,14 @@ def test_a_config_of_0_1_is_read_as_it_is(home: Home) -> None:
         ("{", "not JSON"),
         ("[]", "not a JSON object"),
         ('{"service_port": 70000}', "service_port is 70000"),
-        ('{"inference_workers": "many"}', "inference_workers is 'many'"),
+        (
+            '{"inference_workers": "many"}',
+            "inference_workers is 'many'; it must be a whole number from 1 to 64",
+        ),
+        ('{"inference_workers": true}', "inference_workers is True"),
+        ('{"inference_workers": 1.5}', "inference_workers is 1.5"),
+        ('{"inference_timeout": NaN}', "inference_timeout is nan; it must be a number"),
+        ('{"service_host": 5}', "service_host is 5; it must be text"),
     ],
 )
 def test_a_bad_config_names_file_key_and_value(home: Home, text: str, words: str) -> None:
