@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
 from referencing import Registry, Resource
 
 from moondream_station.core.facts.codec import event_from_json
@@ -162,6 +163,24 @@ def test_errors_of_commands(premises: Premises, tmp_path: Path) -> None:
 def test_routes(station: Served, path: str, shape: str) -> None:
     """What a route gives is of its shape."""
     check(shape, station.get(path))
+
+
+def test_the_station_describes_itself(station: Served) -> None:
+    """Its document is valid, has the active model's functions as their code has them, and holds."""
+    described = station.get("/openapi.json")
+    validate(described)
+    paths = described["paths"]
+    slow = paths["/v1/slow"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert slow["properties"]["seconds"] == {"default": 0.3}
+    answers = {
+        "/v1/caption": station.post("/v1/caption", {}),
+        "/v1/slow": station.post("/v1/slow", {"seconds": 0}),
+    }
+    answers |= {path: station.get(path) for path in ("/health", "/v1/models", "/v1/stats", "/v1/station")}
+    for path, answer in answers.items():
+        (operation,) = paths[path].values()
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, "components": described["components"]}).validate(answer)
 
 
 def test_functions(station: Served) -> None:

@@ -27,6 +27,7 @@ from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.manifest_loader import ManifestFile, is_on_network, open_manifest
 from moondream_station.core.backends.provide import known_requirements
+from moondream_station.core.backends.signatures import read_signatures
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.bus.bus import Bus, new_activation_id
@@ -45,6 +46,7 @@ from moondream_station.core.facts.events import (
     CancelReason,
     Event,
 )
+from moondream_station.core.facts.functions import Signature
 from moondream_station.core.facts.state import CallShown, StationInfo, StationState, status
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
@@ -155,6 +157,13 @@ class Station:
         active = self.state.active
         backend = self.manifest.backends.get(active.backend) if active else None
         return frozenset(backend.served_functions) if backend else frozenset()
+
+    def signatures(self) -> Mapping[str, Signature]:
+        """The active backend's functions, each with what its code says of it."""
+        if self._active.spec is None:
+            return dict.fromkeys(sorted(self.functions()), Signature())
+        code = self._active.spec.code
+        return read_signatures(code.folder / f"{code.entry_module}.py", code.functions)
 
     def request_switch(
         self,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlia
 
 from moondream_station.core.facts.errors import StationError
 from moondream_station.core.facts.events import Event
+from moondream_station.core.facts.functions import Signature
 from moondream_station.core.facts.state import StationState
 
 
@@ -37,6 +38,7 @@ ROUTES: Final = (
     RouteInfo(
         "GET", "/health", "that the server runs, whatever the model does; never needs the token", "health"
     ),
+    RouteInfo("GET", "/openapi.json", "this list with all shapes, as OpenAPI 3.1", "openapi"),
     RouteInfo("GET", "/v1/models", "the manifest's models, in OpenAI's form too", "models"),
     RouteInfo("GET", "/v1/models/{id}", "one of them, in OpenAI's form", "model"),
     RouteInfo(
@@ -107,6 +109,9 @@ class StationApi(Protocol):
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no backend is active."""
+
+    def signatures(self) -> Mapping[str, Signature]:
+        """The same, each with its arguments as far as its code tells; reads files, so call it in a thread."""
 
     def call(
         self,

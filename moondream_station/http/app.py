@@ -30,7 +30,6 @@ from moondream_station.http.api import (
     ROUTES,
     ContentTypeUnsupported,
     MethodRefused,
-    RequestInvalid,
     RouteUnknown,
     StationApi,
     StationStopping,
@@ -53,7 +52,6 @@ from moondream_station.http.messages import (
 )
 
 NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
-_FLAGS: Final = ("upgrade", "anyway", "accept_notice")
 _HEALTH: Final = {"status": "ok", "server": "moondream-station"}
 
 _Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
@@ -70,6 +68,7 @@ def create_app(station: StationApi, *, access: Access, comment_seconds: float = 
     handlers: Mapping[str, _Handler] = {
         "/": _status_page(station),
         "/health": lambda _: json_response(_HEALTH),
+        "/openapi.json": partial(_openapi, station),
         "/v1/models": partial(_models, station),
         "/v1/models/{id}": partial(_model_by_id, station),
         "/v1/stats": lambda _: json_response(station.stats()),
@@ -158,6 +157,15 @@ async def _resource(
     await response(scope, receive, send)
 
 
+async def _openapi(station: StationApi, _request: Request) -> Response:
+    def describe() -> Response:
+        from moondream_station.http.openapi import document  # noqa: PLC0415  150 ms of making schemas
+
+        return json_response(document(station.signatures()))
+
+    return await anyio.to_thread.run_sync(describe)
+
+
 async def _models(station: StationApi, _request: Request) -> Response:
     models = await anyio.to_thread.run_sync(station.models)
     # The active one first: programs take the first by default.
@@ -186,27 +194,29 @@ async def _complete_chat(station: StationApi, scope: Scope, receive: Receive, se
 
 async def _switch(station: StationApi, access: Access, request: Request) -> Response:
     """`python` names a program to run, so it needs the token."""
-    model, body = await _read_model(request, "A switch", "strategy", *_FLAGS, "python")
-    strategy, python = body.get("strategy"), body.get("python")
-    if not isinstance(strategy, str | None):
-        raise RequestInvalid("'strategy' must be text: auto, guide or the name of a build")
-    for name in _FLAGS:
-        if not isinstance(body.get(name, False), bool):
-            raise RequestInvalid(f"{name!r} must be true or false")
-    if not isinstance(python, str | None) or (python is not None and not Path(python).is_absolute()):
-        raise RequestInvalid("'python' must be the absolute path of an interpreter")
-    if python is not None:
+    from moondream_station.http.requests import SwitchRequest  # noqa: PLC0415  2 ms that starting should not pay
+
+    wish = SwitchRequest.read(await read_object(request))
+    if wish.python is not None:
         access.check_token(
             request.headers, "'python' names a program to run, and requires the station's token"
         )
-    path = Path(python) if python else None
-    flags = {name: bool(body.get(name)) for name in _FLAGS}
-    return _accepted(*station.request_switch(model, strategy, python=path, **flags))
+    return _accepted(
+        *station.request_switch(
+            wish.model,
+            wish.strategy,
+            upgrade=wish.upgrade,
+            python=Path(wish.python) if wish.python else None,
+            anyway=wish.anyway,
+            accept_notice=wish.accept_notice,
+        )
+    )
 
 
 async def _rollback(station: StationApi, request: Request) -> Response:
-    model, _ = await _read_model(request, "A rollback")
-    return _accepted(*station.request_rollback(model))
+    from moondream_station.http.requests import RollbackRequest  # noqa: PLC0415  as above
+
+    return _accepted(*station.request_rollback(RollbackRequest.read(await read_object(request)).model))
 
 
 async def _cancel(station: StationApi, request: Request) -> Response:
@@ -223,17 +233,6 @@ async def _doctor(station: StationApi, request: Request) -> Response:
 
 def _accepted(activation: str, joined: bool) -> Response:  # noqa: FBT001  as the station gives it
     return json_response({"activation": activation, "joined": joined}, status=202)
-
-
-async def _read_model(request: Request, what: str, *others: str) -> tuple[str, dict[str, Any]]:
-    """The model that a body names, and the body, which has no fields beside it but `others`."""
-    body, fields = await read_object(request), ("model", *others)
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise RequestInvalid("'model' must be the id of a model", hint="GET /v1/models lists them.")
-    if unknown := sorted(body.keys() - set(fields)):
-        raise RequestInvalid(f"{what} takes {', '.join(fields)}, not {unknown[0]!r}")
-    return model, body
 
 
 async def _send_events(

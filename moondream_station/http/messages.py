@@ -24,7 +24,7 @@ from moondream_station.http.api import ROUTES, ContentTypeUnsupported, Refusal, 
 from moondream_station.http.guard import MAX_BODY_BYTES
 
 JSON_TYPE: Final = "application/json"
-_FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
+FORM_TYPES: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 _SECRET_HEADERS: Final = frozenset({"authorization", "cookie", "proxy-authorization", "x-moondream-auth"})
 """They are not passed on to a backend."""
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
@@ -127,12 +127,12 @@ async def _read_body(request: Request) -> dict[str, Any]:
     kind = media_type(request)
     if kind == JSON_TYPE:
         return await read_object(request)
-    if kind in _FORM_TYPES:
+    if kind in FORM_TYPES:
         return await _read_form(request)
     if await request.body():
         raise ContentTypeUnsupported(
             f"Unsupported content type {kind or '(none)'!r}",
-            hint=f"Send {JSON_TYPE}, {_FORM_TYPES[0]} or {_FORM_TYPES[1]}.",
+            hint=f"Send {JSON_TYPE}, {FORM_TYPES[0]} or {FORM_TYPES[1]}.",
         )
     return {}
 

@@ -453,13 +453,15 @@ async def test_no_model_is_active() -> None:
 
 
 async def test_the_openai_package(served: Served) -> None:
-    """Unchanged, where it is installed."""
-    openai = pytest.importorskip("openai")
+    """Unchanged."""
+    import openai  # noqa: PLC0415  a second that only this test should pay
+
     served.station.backend["query"] = says("a ", "cat")
+    messages = [user("What?", IMAGE)]
 
     def ask() -> tuple[Any, ...]:
         with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as sdk:
-            create = partial(sdk.chat.completions.create, model="selftest", messages=[user("What?", IMAGE)])
+            create: Any = partial(sdk.chat.completions.create, model="selftest", messages=messages)
             pieces = [chunk.choices[0].delta.content for chunk in create(stream=True)]
             with pytest.raises(openai.BadRequestError, match="tools"):
                 create(tools=[{"type": "function", "function": {"name": "a"}}])

@@ -27,6 +27,7 @@ from moondream_station.core.facts.events import (
     CancelReason,
     Stage,
 )
+from moondream_station.core.facts.functions import Signature
 from moondream_station.core.facts.state import StationInfo, StationState, status
 from moondream_station.http.api import Answer, Progress
 
@@ -76,6 +77,7 @@ class FakeStation:
             )
         )
         self.backend: dict[str, Function] = {}
+        self.declared: dict[str, Signature] = {}
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
         self.steps: list[tuple[int, int | None, str]] = []
         self.left: list[str] = []
@@ -119,6 +121,10 @@ class FakeStation:
     def functions(self) -> frozenset[str]:
         """What the test put into `backend`."""
         return frozenset(self.backend)
+
+    def signatures(self) -> Mapping[str, Signature]:
+        """What a test declared of them."""
+        return {name: self.declared.get(name, Signature()) for name in self.backend}
 
     @asynccontextmanager
     async def call(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tools.reference.schema_shapes import Schema
+from moondream_station.http.shapes import Schema
 
 _HEAD: Final = """\
 # Events

@@ -1,4 +1,4 @@
-"""The contract's shapes that no dataclass stands for, as JSON Schema written by hand."""
+"""What the routes answer where no dataclass stands for it, as JSON Schema."""
 
 from __future__ import annotations
 
@@ -41,12 +41,9 @@ def whole(description: str, properties: Mapping[str, Schema], *, optional: tuple
     }
 
 
-def _list_of(items: Schema) -> Schema:
+def list_of(items: Schema) -> Schema:
+    """An array of these."""
     return {"type": "array", "items": items}
-
-
-def _map_of(items: Schema) -> Schema:
-    return {"type": "object", "additionalProperties": items}
 
 
 _FUNCTION_STATS: Final = whole(
@@ -76,7 +73,7 @@ _DOCTOR: Final = whole(
     {
         "format": {"const": "moondream-station/doctor/1"},
         "ok": _YES_OR_NO,
-        "findings": _list_of(_FINDING),
+        "findings": list_of(_FINDING),
     },
 ) | {
     "if": {"properties": {"findings": {"contains": {"properties": {"status": {"const": "error"}}}}}},
@@ -141,82 +138,14 @@ def _completion(kind: str, description: str, message: str, *, optional: tuple[st
             "object": {"const": kind},
             "created": _COUNT,
             "model": _TEXT,
-            "choices": _list_of(choice) | {"maxItems": 1},
+            "choices": list_of(choice) | {"maxItems": 1},
             "usage": _CHAT_USAGE,
         },
         optional=optional,
     )
 
 
-_MACHINE: Final = whole(
-    "What every probe asked of a machine and got: `doctor --record` writes it, `--machine` reads it.",
-    {
-        "format": {"const": "moondream-station/machine/1"},
-        "platform": whole(
-            "What Python says of the machine.",
-            {
-                "system": _TEXT,
-                "release": _TEXT,
-                "version": _TEXT,
-                "machine": _TEXT,
-                "mac_ver": _TEXT,
-                "libc": {"type": "array", "prefixItems": [_TEXT, _TEXT], "items": False, "minItems": 2},
-                "python": _TEXT,
-                "in_rosetta": {"type": ["boolean", "null"]},
-            },
-        ),
-        "env": {
-            "type": "object",
-            "properties": dict.fromkeys(
-                (
-                    "CUDA_VISIBLE_DEVICES",
-                    "CUDA_DEVICE_ORDER",
-                    "NVIDIA_VISIBLE_DEVICES",
-                    "HIP_VISIBLE_DEVICES",
-                    "ROCR_VISIBLE_DEVICES",
-                    "HSA_OVERRIDE_GFX_VERSION",
-                    "ZE_AFFINITY_MASK",
-                ),
-                _TEXT,
-            ),
-            "additionalProperties": False,
-        },
-        "commands": _list_of(
-            whole(
-                "A program that was asked, and its answer.",
-                {
-                    "argv": {"type": "array", "items": _TEXT, "minItems": 1},
-                    "returncode": {"type": "integer"},
-                    "stdout": _TEXT,
-                    "stderr": _TEXT,
-                    "seconds": _SECONDS,
-                    "timed_out": _YES_OR_NO,
-                },
-            )
-        ),
-        "files": _map_of(_TEXT),
-        "directories": _map_of(_TEXTS),
-        "unreadable": _map_of(_TEXT),
-    },
-    optional=("unreadable",),
-)
-
-_ACTIVE: Final = whole(
-    "`active.json`: which model is active, and the environment of each.",
-    {
-        "format": {"const": "moondream-station/active/1"},
-        "model": _TEXT_OR_NULL,
-        "models": _map_of(
-            whole(
-                "One model's environments.",
-                {"environment": _TEXT, "previous": _TEXT_OR_NULL, "request_key": _TEXT},
-            )
-        ),
-    },
-)
-
-BY_HAND: Final[Mapping[str, Schema]] = {
-    "active": _ACTIVE,
+ANSWERS: Final[Mapping[str, Schema]] = {
     "cancel-answer": whole("The answer of `POST /v1/station/cancel`.", {"activation": ACTIVATION}),
     "chat-chunk": _completion(
         "chat.completion.chunk",
@@ -244,6 +173,7 @@ BY_HAND: Final[Mapping[str, Schema]] = {
         },
         optional=("argument",),
     ),
+    "function-stats": _FUNCTION_STATS,
     "function-stream": {
         "description": "One message of the stream that `POST /v1/FUNCTION` answers with `stream`.",
         "oneOf": [
@@ -271,7 +201,6 @@ BY_HAND: Final[Mapping[str, Schema]] = {
         "The answer of `GET /health`.",
         {"status": {"const": "ok"}, "server": {"const": "moondream-station"}},
     ),
-    "machine": _MACHINE,
     "model": {
         **_OPENAI_MODEL,
         "description": "The answer of `GET /v1/models/ID`: a model, in OpenAI's form.",
@@ -279,16 +208,21 @@ BY_HAND: Final[Mapping[str, Schema]] = {
     "models": whole(
         "`models --json` and `GET /v1/models`; only the latter has `object` and `data`.",
         {
-            "models": _list_of(_MODEL),
+            "models": list_of(_MODEL),
             "object": {"const": "list"},
-            "data": _list_of(_OPENAI_MODEL),
+            "data": list_of(_OPENAI_MODEL),
             "latest_version": _TEXT_OR_NULL,
-            "messages": _list_of(
+            "messages": list_of(
                 whole("What the manifest says of this version.", {"severity": _TEXT, "message": _TEXT})
             ),
         },
         optional=("object", "data", "latest_version", "messages"),
     ),
+    "openapi": {
+        "description": "The answer of `GET /openapi.json`: a document of OpenAPI 3.1.",
+        "type": "object",
+        "required": ["openapi", "info", "paths"],
+    },
     "openai-error": whole(
         "What the routes of OpenAI's API answer when there is no answer.",
         {
@@ -347,21 +281,8 @@ BY_HAND: Final[Mapping[str, Schema]] = {
             "requests_processed": _COUNT,
         },
     ),
-    "rollback-request": whole("The body of `POST /v1/station/rollback`.", {"model": _TEXT}),
     "switch-answer": whole(
         "The answer of `POST /v1/station/switch`, and of `POST /v1/station/rollback`.",
         {"activation": ACTIVATION, "joined": _YES_OR_NO},
-    ),
-    "switch-request": whole(
-        "The body of `POST /v1/station/switch`.",
-        {
-            "model": _TEXT,
-            "strategy": _TEXT,
-            "upgrade": _YES_OR_NO,
-            "python": _TEXT,
-            "anyway": _YES_OR_NO,
-            "accept_notice": _YES_OR_NO,
-        },
-        optional=("strategy", "upgrade", "python", "anyway", "accept_notice"),
     ),
 }
