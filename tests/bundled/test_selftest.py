@@ -79,9 +79,16 @@ async def started(python: Path, tmp_path: Path) -> AsyncIterator[Worker]:
         yield worker
 
 
-@asynccontextmanager
-async def selftest(python: Path, tmp_path: Path) -> AsyncIterator[Worker]:
-    """A worker that was verified and has the self-test loaded, as a station does it."""
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """What torch and the backend do knows nothing of the station's event loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def worker(torch_environment: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worker]:
+    """A worker that was verified and has the self-test loaded, as a station does it, for all tests."""
+    tmp_path = tmp_path_factory.mktemp("selftest")
     manifest = read_built_in()
     code = await provide_backend(
         "selftest",
@@ -90,7 +97,7 @@ async def selftest(python: Path, tmp_path: Path) -> AsyncIterator[Worker]:
         home=Home(tmp_path),
         connect=unconnected,
     )
-    async with started(python, tmp_path) as worker:
+    async with started(torch_environment, tmp_path) as worker:
         verification = await worker.verify(WorkerPlan(build="cpu"))
         await worker.init(code, manifest.models["selftest"].args, device=verification.report.device)
         yield worker
@@ -121,50 +128,38 @@ async def test_a_cpu_torch_is_not_taken_for_a_cuda_one(torch_environment: Path, 
     assert "CUDA" in str(found.detail)
 
 
-async def test_captions_are_computed(
-    torch_environment: Path,
-    images: dict[str, str],
-    tmp_path: Path,
-) -> None:
+async def test_captions_are_computed(worker: Worker, images: dict[str, str]) -> None:
     """They name the image's own colours and say that no language model speaks."""
-    async with selftest(torch_environment, tmp_path) as worker:
-        short, normal, long = [
-            (await answered(worker, "caption", image_url=images["jpeg"], length=length))["caption"]
-            for length in ("short", "normal", "long")
-        ]
-        assert short.startswith("Self-test, no language model: a very bright image, mostly white")
-        assert "2 salient regions (bottom right, top left)" in normal
-        assert "640 x 480 pixels, landscape" in long
-        stream = await call(worker, "caption", {"image_url": images["jpeg"], "stream": True, "_headers": {}})
-        assert isinstance(stream, CallStream)
-        chunks = [chunk async for chunk in stream]
-        assert "".join(chunks) == normal
-        assert len(chunks) == len(normal.split())
-        for name in ("black", "grey", "orange", "yellow", "cyan", "purple", "pink", "brown"):
-            said = (await answered(worker, "caption", image_url=images[name], length="short"))["caption"]
-            assert f"mostly {name} (100%)" in said
+    short, normal, long = [
+        (await answered(worker, "caption", image_url=images["jpeg"], length=length))["caption"]
+        for length in ("short", "normal", "long")
+    ]
+    assert short.startswith("Self-test, no language model: a very bright image, mostly white")
+    assert "2 salient regions (bottom right, top left)" in normal
+    assert "640 x 480 pixels, landscape" in long
+    stream = await call(worker, "caption", {"image_url": images["jpeg"], "stream": True, "_headers": {}})
+    assert isinstance(stream, CallStream)
+    chunks = [chunk async for chunk in stream]
+    assert "".join(chunks) == normal
+    assert len(chunks) == len(normal.split())
+    for name in ("black", "grey", "orange", "yellow", "cyan", "purple", "pink", "brown"):
+        said = (await answered(worker, "caption", image_url=images[name], length="short"))["caption"]
+        assert f"mostly {name} (100%)" in said
 
 
-async def test_questions_are_answered_from_the_image(
-    torch_environment: Path,
-    images: dict[str, str],
-    tmp_path: Path,
-) -> None:
+async def test_questions_are_answered_from_the_image(worker: Worker, images: dict[str, str]) -> None:
     """What arithmetic can't tell is said to be beyond it; without an image too."""
-    async with selftest(torch_environment, tmp_path) as worker:
-        for question, words in (
-            ("What colour is it?", "mostly white (87%) and blue"),
-            ("Is there a red square?", "yes, 6% of the image (top left)"),
-            ("Is anything green?", "no, 0% of the image"),
-            ("How many things are there?", "2 regions"),
-            ("Who painted it?", "beyond arithmetic"),
-        ):
-            answer = await answered(
-                worker, "query", image_url=images["scene"], question=question, reasoning=True
-            )
-            assert words in answer["answer"]
-        alone = await answered(worker, "query", question="Who are you?", settings={"temperature": 0})
-        assert "no language model" in alone["answer"]
+    for question, words in (
+        ("What colour is it?", "mostly white (87%) and blue"),
+        ("Is there a red square?", "yes, 6% of the image (top left)"),
+        ("Is anything green?", "no, 0% of the image"),
+        ("How many things are there?", "2 regions"),
+        ("Who painted it?", "beyond arithmetic"),
+    ):
+        answer = await answered(worker, "query", image_url=images["scene"], question=question, reasoning=True)
+        assert words in answer["answer"]
+    alone = await answered(worker, "query", question="Who are you?", settings={"temperature": 0})
+    assert "no language model" in alone["answer"]
 
 
 SIZE_WORDS = ("size", "width", "height", "resolution", "dimensions", "aspect")
@@ -173,9 +168,7 @@ BRIGHT_PLACES = {"bottom right", "bottom left"}
 DARK_PLACES = {"top right", "top left"}
 
 
-async def test_brightness_contrast_and_size_are_answered(
-    torch_environment: Path, images: dict[str, str], tmp_path: Path
-) -> None:
+async def test_brightness_contrast_and_size_are_answered(worker: Worker, images: dict[str, str]) -> None:
     """Each word that asks for one of them, with its figures, and the same in a long caption."""
     asked = [
         *(("night", f"What {word} is it?", "400 x 400 pixels, square") for word in SIZE_WORDS),
@@ -195,17 +188,14 @@ async def test_brightness_contrast_and_size_are_answered(
         ("night", "Which colors?", "mostly grey (84%) and blue (8%)"),
         ("scene", "Who painted it?", "that is beyond arithmetic. The image is very bright, mostly white"),
     ]
-    async with selftest(torch_environment, tmp_path) as worker:
-        for image, question, words in asked:
-            answer = await answered(worker, "query", image_url=images[image], question=question)
-            assert answer["answer"].startswith(f"Self-test, no language model: {words}"), question
-        long = await answered(worker, "caption", image_url=images["scene"], length="long")
-        assert "high contrast (0.29); 640 x 480 pixels, landscape." in long["caption"]
+    for image, question, words in asked:
+        answer = await answered(worker, "query", image_url=images[image], question=question)
+        assert answer["answer"].startswith(f"Self-test, no language model: {words}"), question
+    long = await answered(worker, "caption", image_url=images["scene"], length="long")
+    assert "high contrast (0.29); 640 x 480 pixels, landscape." in long["caption"]
 
 
-async def test_bright_and_dark_regions_are_found_and_counted(
-    torch_environment: Path, images: dict[str, str], tmp_path: Path
-) -> None:
+async def test_bright_and_dark_regions_are_found_and_counted(worker: Worker, images: dict[str, str]) -> None:
     """By those words alone, or as what is bright or dark of a colour; salient ones by each word for them."""
     regions = {
         "bright": BRIGHT_PLACES,
@@ -220,27 +210,26 @@ async def test_bright_and_dark_regions_are_found_and_counted(
             BRIGHT_PLACES | DARK_PLACES,
         ),
     }
-    async with selftest(torch_environment, tmp_path) as worker:
-        for name, places in regions.items():
-            kwargs = {"image_url": images["night"], "object": name}
-            boxes = (await answered(worker, "detect", **kwargs))["objects"]
-            assert {place_of(box["x_min"], box["y_min"]) for box in boxes} == places, name
-            points = (await answered(worker, "point", **kwargs))["points"]
-            assert {place_of(**point) for point in points} == places, name
-        for word in COUNTING_WORDS:
-            for name, words in (("bright", "2 regions (bottom right, bottom left)"), ("", "4 regions (")):
-                question = f"{word} {name} ones?"
-                answer = await answered(worker, "query", image_url=images["night"], question=question)
-                assert answer["answer"].startswith(f"Self-test, no language model: {words}"), question
-        for synonym in ("gray", "grey"):
-            assert (await answered(worker, "detect", image_url=images["night"], object=synonym))["objects"]
-        for synonym, colour in (
-            ("violet", "purple"),
-            ("magenta", "pink"),
-            ("teal", "cyan"),
-            ("turquoise", "cyan"),
-        ):
-            assert (await answered(worker, "detect", image_url=images[colour], object=synonym))["objects"]
+    for name, places in regions.items():
+        kwargs = {"image_url": images["night"], "object": name}
+        boxes = (await answered(worker, "detect", **kwargs))["objects"]
+        assert {place_of(box["x_min"], box["y_min"]) for box in boxes} == places, name
+        points = (await answered(worker, "point", **kwargs))["points"]
+        assert {place_of(**point) for point in points} == places, name
+    for word in COUNTING_WORDS:
+        for name, words in (("bright", "2 regions (bottom right, bottom left)"), ("", "4 regions (")):
+            question = f"{word} {name} ones?"
+            answer = await answered(worker, "query", image_url=images["night"], question=question)
+            assert answer["answer"].startswith(f"Self-test, no language model: {words}"), question
+    for synonym in ("gray", "grey"):
+        assert (await answered(worker, "detect", image_url=images["night"], object=synonym))["objects"]
+    for synonym, colour in (
+        ("violet", "purple"),
+        ("magenta", "pink"),
+        ("teal", "cyan"),
+        ("turquoise", "cyan"),
+    ):
+        assert (await answered(worker, "detect", image_url=images[colour], object=synonym))["objects"]
 
 
 def place_of(x: float, y: float) -> str:
@@ -249,48 +238,33 @@ def place_of(x: float, y: float) -> str:
 
 
 @pytest.mark.parametrize("image", ["scene", "jpeg"])
-async def test_objects_are_found_where_they_are(
-    torch_environment: Path,
-    images: dict[str, str],
-    tmp_path: Path,
-    image: str,
-) -> None:
+async def test_objects_are_found_where_they_are(worker: Worker, images: dict[str, str], image: str) -> None:
     """Boxes and points are right to a percent; words that mean nothing find nothing."""
-    async with selftest(torch_environment, tmp_path) as worker:
-        kwargs = {"image_url": images[image]}
-        (box,) = (await answered(worker, "detect", object="the red square", **kwargs))["objects"]
-        assert box == pytest.approx({"x_min": 0.1, "y_min": 0.1, "x_max": 0.3, "y_max": 0.4}, abs=0.01)
-        (place,) = (await answered(worker, "point", object="blue", **kwargs))["points"]
-        assert place == pytest.approx({"x": 0.75, "y": 0.667}, abs=0.01)
-        assert len((await answered(worker, "detect", object="objects", **kwargs))["objects"]) == 2
-        assert await answered(worker, "detect", object="person", **kwargs) == {"objects": []}
-        assert await answered(worker, "point", object="green", **kwargs) == {"points": []}
+    kwargs = {"image_url": images[image]}
+    (box,) = (await answered(worker, "detect", object="the red square", **kwargs))["objects"]
+    assert box == pytest.approx({"x_min": 0.1, "y_min": 0.1, "x_max": 0.3, "y_max": 0.4}, abs=0.01)
+    (place,) = (await answered(worker, "point", object="blue", **kwargs))["points"]
+    assert place == pytest.approx({"x": 0.75, "y": 0.667}, abs=0.01)
+    assert len((await answered(worker, "detect", object="objects", **kwargs))["objects"]) == 2
+    assert await answered(worker, "detect", object="person", **kwargs) == {"objects": []}
+    assert await answered(worker, "point", object="green", **kwargs) == {"points": []}
 
 
-async def test_odd_images_are_seen_as_a_viewer_shows_them(
-    torch_environment: Path,
-    images: dict[str, str],
-    tmp_path: Path,
-) -> None:
+async def test_odd_images_are_seen_as_a_viewer_shows_them(worker: Worker, images: dict[str, str]) -> None:
     """Turned by their EXIF, on white where transparent, however small or flat; bare base64 is fine."""
-    async with selftest(torch_environment, tmp_path) as worker:
-        said = {
-            name: (await answered(worker, "caption", image_url=images[name], length="long"))["caption"]
-            for name in ("turned", "transparent", "dot", "strip")
-        }
-        assert "50 x 100 pixels, portrait" in said["turned"]
-        assert "mostly white (100%)" in said["transparent"]
-        assert "mostly red (100%)" in said["dot"]
-        assert "3000 x 1 pixels" in said["strip"]
-        bare = images["red"].partition(",")[2]
-        assert (await answered(worker, "detect", image_url=bare, object="red"))["objects"]
+    said = {
+        name: (await answered(worker, "caption", image_url=images[name], length="long"))["caption"]
+        for name in ("turned", "transparent", "dot", "strip")
+    }
+    assert "50 x 100 pixels, portrait" in said["turned"]
+    assert "mostly white (100%)" in said["transparent"]
+    assert "mostly red (100%)" in said["dot"]
+    assert "3000 x 1 pixels" in said["strip"]
+    bare = images["red"].partition(",")[2]
+    assert (await answered(worker, "detect", image_url=bare, object="red"))["objects"]
 
 
-async def test_wrong_input_says_what_to_send(
-    torch_environment: Path,
-    images: dict[str, str],
-    tmp_path: Path,
-) -> None:
+async def test_wrong_input_says_what_to_send(worker: Worker, images: dict[str, str]) -> None:
     """Each is an error of that one request, in words for whoever sent it."""
     broken = base64.b64encode(base64.b64decode(images["jpeg"].partition(",")[2])[:3000]).decode()
     wrong: list[tuple[str, dict[str, Any], str]] = [
@@ -307,13 +281,12 @@ async def test_wrong_input_says_what_to_send(
         ("query", {"image_url": images["red"]}, "question is missing"),
         ("detect", {"image_url": images["red"]}, "object is missing"),
     ]
-    async with selftest(torch_environment, tmp_path) as worker:
-        for function, kwargs, words in wrong:
-            with pytest.raises(ArgumentInvalid, match=words) as caught:
-                await call(worker, function, kwargs)
-            name = words.partition(" ")[0] if function != "caption" else "image_url"
-            assert caught.value.argument == ("length" if "length" in kwargs else name)
-        assert worker.failure is None
+    for function, kwargs, words in wrong:
+        with pytest.raises(ArgumentInvalid, match=words) as caught:
+            await call(worker, function, kwargs)
+        name = words.partition(" ")[0] if function != "caption" else "image_url"
+        assert caught.value.argument == ("length" if "length" in kwargs else name)
+    assert worker.failure is None
 
 
 async def test_a_torch_that_can_not_be_loaded_is_reported(torch_environment: Path, tmp_path: Path) -> None:

@@ -116,12 +116,12 @@ def _descendants_outside(group: int) -> list[int]:
     """The guard's descendants that have left the group; empty without Linux's /proc."""
     families: dict[int, tuple[int, int]] = {}
     try:
-        entries = os.listdir("/proc")  # noqa: PTH208  pathlib costs too much here
+        entries = os.listdir("/proc")
     except OSError:
         entries = []
     for entry in filter(str.isdigit, entries):
         try:
-            with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123  likewise
+            with open(f"/proc/{entry}/stat", "rb") as file:
                 stat = file.read()
         except OSError:
             continue

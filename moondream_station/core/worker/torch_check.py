@@ -6,12 +6,15 @@ Loaded by `worker_main.py` by path, so that it needs nothing but the standard li
 from __future__ import annotations
 
 import math
-import platform
+import os
 import re
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # every worker pays for what is imported here
+    from collections.abc import Callable
+    from typing import Any
 
 _BUILD = re.compile(r"cpu|cu\d+|rocm\d+(\.\d+)*|xpu")
 _SIDE = 256
@@ -58,7 +61,7 @@ def build_of(version: str, cuda: str | None, hip: str | None, planned: str) -> s
         return "cu" + "".join(cuda.split(".")[:2])
     if hip:
         return "rocm" + ".".join(hip.split(".")[:2])
-    if sys.platform == "darwin" and platform.machine() == "arm64":
+    if sys.platform == "darwin" and _processor() == "arm64":
         return planned if planned in {"cpu", "mps"} else "mps"
     return "cpu"
 
@@ -100,7 +103,7 @@ def cuda_of_driver() -> str | None:
 def _use_device(torch: Any, report: dict[str, Any], planned_build: str) -> str | None:
     """Choose the device, falling back to the CPU; say why where it is not the planned one."""
     kind = device_of(planned_build)
-    report.update(device="cpu", device_name=platform.processor() or platform.machine(), device_count=1)
+    report.update(device="cpu", device_name=_processor(), device_count=1)
     if kind == "cpu":
         return None
     if kind == "mps":
@@ -116,6 +119,11 @@ def _use_device(torch: Any, report: dict[str, Any], planned_build: str) -> str |
         return _why_unavailable(torch, kind)
     report.update(device=kind, device_name=module.get_device_name(0), device_count=module.device_count())
     return None
+
+
+def _processor() -> str:
+    """What the system calls its CPU; `platform.processor` would start `uname -p` in a process for it."""
+    return os.environ.get("PROCESSOR_IDENTIFIER", "") if sys.platform == "win32" else os.uname().machine
 
 
 def _why_unavailable(torch: Any, kind: str) -> str:

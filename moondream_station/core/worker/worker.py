@@ -231,7 +231,7 @@ async def open_worker(
     `cwd` is the backend's folder, for backends that open files beside them.
     """
     greeting = secrets.token_hex(16)
-    argv = [str(python), "-P", str(_WORKER_MAIN), "--threads", str(threads), "--greeting", greeting]
+    argv = [str(python), "-P", str(_WORKER_MAIN), str(threads), greeting]
     async with open_worker_process(argv, env=env, cwd=cwd, log_path=log_path) as process:
         link = Link(process, oom_kills, greeting=greeting.encode())
         with as_raised():

@@ -1,33 +1,34 @@
 """Calls of a backend's functions, in threads, each answered by exactly one last frame; and their progress.
 
-Loaded by `worker_main.py` by path inside a backend's environment: standard library only.
+Loaded by `worker_main.py` by path inside a backend's environment: standard library only, and what takes long
+to import only where it is needed. concurrent.futures, which brings logging, took 5 ms of each start.
 """
 
 from __future__ import annotations
 
 import binascii
 import contextlib
-import inspect
 import opcode
 import os
+import queue
 import re
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator
 
-Send = Callable[[dict[str, Any]], None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import inspect
+    from collections.abc import Callable
+    from typing import Any, Self, TypeAlias
+
+    Send: TypeAlias = Callable[[dict[str, Any]], None]
 
 _MOST_CHARACTERS = 4000
 _DEVICE_BROKEN = re.compile("(CUDA|HIP) error: (?!out of memory|invalid device ordinal)")
 """What torch calls an error after which a GPU's context is unusable (c10/cuda/CUDAException.cpp)."""
 _EXIT_DEVICE_BROKEN = 70
 _APART_SECONDS = 0.25
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _RAISE = opcode.opmap["RAISE_VARARGS"]
 _TEXTS = ("image_url", "question", "object", "length")
 """The arguments of Moondream's API that are text."""
@@ -89,8 +90,10 @@ class Calls:
     def __init__(self, find: Callable[[str], Any], send: Send, threads: int) -> None:
         self._find = find
         self._send = send
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="call")
         self._known: dict[int, Call] = {}
+        self._waiting: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        for number in range(threads):
+            threading.Thread(target=self._work, name=f"call_{number}", daemon=True).start()
 
     def take(self, request: dict[str, Any]) -> bool:
         """Take a request that is about a call; False for every other one."""
@@ -98,7 +101,7 @@ class Calls:
             case "call":
                 call = Call(request)
                 self._known[call.id] = call
-                self._threads.submit(self._perform, call).add_done_callback(partial(self._finish, call))
+                self._waiting.put(call)
             case "cancel":
                 if (known := self._known.get(request["id"])) is not None:
                     known.cancel()
@@ -109,21 +112,22 @@ class Calls:
                 return False
         return True
 
-    def _finish(self, call: Call, done: Future[dict[str, Any]]) -> None:
-        """Send the last frame. A future holds whatever was raised, `SystemExit` and stranger things too."""
-        error = done.exception()
-        if error is None:
-            try:
-                self._send(done.result())
-            except ValueError as unfit:
-                error = unfit
-        if error is not None:
+    def _work(self) -> None:
+        while True:
+            self._answer(self._waiting.get())
+
+    def _answer(self, call: Call) -> None:
+        """Run a call and send its last frame."""
+        try:
+            frame = self._perform(call)
+            self._send(frame)
+            # Backends of Moondream Station 0.1 raise nothing.
+            text = str(frame.get("value", {}).get("error", ""))
+        except BaseException as error:  # noqa: BLE001  `SystemExit` and stranger things too
             if not call.is_cancelled():
                 complain(error)
             self._send(error_frame(call.id, error))
             text = _text_of(error)
-        else:  # backends of Moondream Station 0.1 raise nothing
-            text = str(done.result().get("value", {}).get("error", ""))
         if _DEVICE_BROKEN.search(text):
             os._exit(_EXIT_DEVICE_BROKEN)  # every later use of the device in this process fails too
         self._known.pop(call.id, None)
@@ -221,18 +225,25 @@ def error_frame(request: int | None, error: BaseException) -> dict[str, Any]:
 
 def accepted(function: Any, given: dict[str, Any]) -> dict[str, Any]:
     """What is given that a function has a parameter for; nothing where Python can't tell."""
-    try:
-        names = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # what C code defines may have none
-        return {}
+    signature = _signature(function)
+    names = () if signature is None else signature.parameters
     return {name: value for name, value in given.items() if name in names}
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    """How a function may be called, None where Python can't tell: what C code defines may have none."""
+    import inspect  # noqa: PLC0415  takes 5 ms
+
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
 
 
 def _check_arguments(function: Any, kwargs: dict[str, Any]) -> None:
     """Raise `ArgumentInvalid` where an argument is missing or not known, with its name."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # what C code defines may have none
+    signature = _signature(function)
+    if signature is None:
         return
     try:
         # Without `_headers` and `_method`, which the caller did not name.
@@ -245,6 +256,8 @@ def _check_arguments(function: Any, kwargs: dict[str, Any]) -> None:
 def complain(error: BaseException) -> None:
     """Write the end of a traceback to stderr, if backend code has left that usable."""
     with contextlib.suppress(Exception):
+        import traceback  # noqa: PLC0415  takes 2 ms
+
         traceback.print_exception(error, limit=-20)
 
 
@@ -258,9 +271,12 @@ def _fault_of_an_argument(
     """
     if "cause" in _given_by(error):
         return None
-    with contextlib.suppress(TypeError, ValueError):
-        parameters = inspect.signature(function).parameters.values()
-        defaults = {parameter.name: parameter.default for parameter in parameters if parameter.kind in _NAMED}
+    import inspect  # noqa: PLC0415  takes 5 ms
+
+    if (signature := _signature(function)) is not None:
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        parameters = signature.parameters.values()
+        defaults = {parameter.name: parameter.default for parameter in parameters if parameter.kind in kinds}
         arguments = defaults | arguments
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
@@ -272,7 +288,7 @@ def _fault_of_an_argument(
         return f"image_url can't be read as an image: {text}", "image_url"
     if code.co_code[last.tb_lasti] == _RAISE:
         own = getattr(inspect.unwrap(function), "__code__", None)
-        is_its_own = own is not None and Path(own.co_filename).parent == Path(code.co_filename).parent
+        is_its_own = own is not None and os.path.dirname(own.co_filename) == os.path.dirname(code.co_filename)
         named = next((name for name in arguments if re.search(rf"\b{re.escape(name)}\b", text)), None)
         return (text, named) if isinstance(error, ValueError) and is_its_own and named else None
     if isinstance(error, TypeError | ValueError | AttributeError | LookupError):

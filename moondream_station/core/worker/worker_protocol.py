@@ -10,8 +10,11 @@ describes the frames themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # every worker pays for what is imported here
+    from collections.abc import Iterator, Mapping
+    from typing import Any, Final
 
 PROTOCOL_VERSION: Final = 3
 MAX_FRAME_BYTES: Final = 64 << 20

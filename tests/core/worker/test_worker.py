@@ -755,7 +755,8 @@ async def test_a_function_may_ask_whether_its_caller_has_left(tmp_path: Path) ->
     source = (
         "import time\n"
         "left = []\n"
-        "def long(cancelled, **kwargs):\n"
+        "def long(cancelled, progress, **kwargs):\n"
+        "    progress(1, 1)\n"
         "    while not cancelled():\n"
         "        time.sleep(0.01)\n"
         "    left.append(True)\n"
@@ -764,6 +765,7 @@ async def test_a_function_may_ask_whether_its_caller_has_left(tmp_path: Path) ->
     )
     async with serving(tmp_path, source) as worker:
         request = worker.begin("long", {"cancelled": "no"})
+        assert (await request.get())["kind"] == "progress"  # it runs
         request.abandon()
         with anyio.fail_after(20):
             assert await call(worker, "seen", {}) == {"left": [True]}
