@@ -19,6 +19,7 @@ from uv import find_uv_bin
 from moondream_station.core.backends.manifest_loader import read_built_in
 from support.index_traffic import Fault, Request
 from support.model_hub import COMMIT, ModelHub
+from support.xet_store import TOKEN, XetStore
 
 CLIENTS = {"requests": "huggingface_hub>=0.34,<1", "httpx": "huggingface_hub>=1.5,<2"}
 CODE = Path(str(read_built_in().provenance.folder)) / "transformers"
@@ -297,11 +298,90 @@ def test_offline_and_a_hub_that_is_gone_have_theirs(line: Line) -> None:
     assert "proxy" in hint
 
 
-@pytest.mark.parametrize("variable", ["0", "1"])
-def test_weights_arrive_where_xet_can_not_be_reached(line: Line, variable: str) -> None:
-    """Turned on, its failure is in the log, and HTTPS brings them."""
+@pytest.fixture
+def xet(line: Line) -> XetStore:
+    """The hub offers the weights by Xet's protocol."""
     line.hub.has_xet = True
-    answers, log = line.bring(HF_HUB_DISABLE_XET=variable, HF_XET_CLIENT_RETRY_MAX_ATTEMPTS="1")
+    return line.hub.xet
+
+
+def test_xet_is_not_asked_by_default(line: Line, xet: XetStore) -> None:
+    """As the backend sets it: plain HTTPS resumes."""
+    assert line.bring() == ([None], "")
+    line.check_whole()
+    assert not xet.server.requests
+
+
+def test_xet_brings_weights_where_it_is_turned_on(line: Line, xet: XetStore) -> None:
+    """Each byte comes once, from its storage, which gets the hub's token for it and never the user's."""
+    answers, log = line.bring(HF_HUB_DISABLE_XET="0", HF_TOKEN="hf_mine")  # noqa: S106  nobody's
+    assert (answers, log) == ([None], "")
+    line.check_whole()
+    assert line.sent_bytes() == 0
+    assert len(line.weights) < xet.sent_bytes() < 1.01 * len(line.weights)
+    tokens = {request.headers.get("authorization") for request in xet.server.requests}
+    assert tokens == {f"Bearer {TOKEN}", None}
+
+
+def test_https_does_what_xet_can_not(line: Line, xet: XetStore) -> None:
+    """Soon, and the log says why."""
+    xet.server.stop()
+    answers, log = line.bring(HF_HUB_DISABLE_XET="0")
     assert answers == [None]
     line.check_whole()
-    assert ("HTTPS is used instead" in log) == (variable == "0")
+    assert log.startswith("Xet failed (")
+    assert log.endswith("); HTTPS is used instead\n")
+    assert line.sent_bytes() == len(line.weights)
+
+
+def test_https_resumes_what_xet_began(line: Line, xet: XetStore) -> None:
+    """Where its storage breaks off, what has arrived from the front counts."""
+    xet.server.faults.append(Fault(match=xet.path(line.weights, 2_500_000), close_after_bytes=1000))
+    answers, log = line.bring(HF_HUB_DISABLE_XET="0")
+    assert answers == [None]
+    line.check_whole()
+    assert "HTTPS is used instead" in log
+    (request,) = line.sent()
+    assert request.range == "bytes=2097152-"  # the xorbs have a MiB each
+
+
+def test_https_resumes_what_was_killed_in_the_middle_of_xet(line: Line, xet: XetStore) -> None:
+    """The next process does not start again at zero, as Xet's client would."""
+    xet.server.faults.append(Fault(match=xet.path(line.weights, 2_500_000), hang_after_bytes=1000))
+    with line.start(HF_HUB_DISABLE_XET="0") as process:
+        while not (line.unfinished.exists() and line.unfinished.stat().st_size):
+            assert process.poll() is None
+        process.kill()
+    kept = line.unfinished.stat().st_size
+    xet.server.clear_requests()
+    assert line.bring(HF_HUB_DISABLE_XET="0") == ([None], "")
+    line.check_whole()
+    assert line.sent_bytes() == len(line.weights) - kept
+    assert not xet.server.requests
+
+
+def test_https_mends_what_xet_damaged(line: Line, xet: XetStore) -> None:
+    """Xet's client does not compare the whole with a digest."""
+    xet.server.faults.append(Fault(match=xet.path(line.weights, 0), corrupt_byte=1000))
+    answers, log = line.bring(HF_HUB_DISABLE_XET="0")
+    assert answers == [None]
+    line.check_whole()
+    assert log == f"Xet failed ({WEIGHTS} is damaged); HTTPS is used instead\n"
+
+
+def test_what_another_program_fetched_by_xet_is_used(line: Line, xet: XetStore) -> None:
+    """The client 1.33 keeps it in a store that repositories share, under another name.
+
+    Where it is damaged, that file stays as it is, and this repository gets one of its own.
+    """
+    link = line.blob.parent.parent / "snapshots" / COMMIT / WEIGHTS
+    fetch = f"import huggingface_hub as h; h.hf_hub_download('me/model', '{WEIGHTS}', revision='{COMMIT}')"
+    subprocess.run([line.python, "-c", fetch], env=line.environ(HF_HUB_DISABLE_XET="0"), check=True)
+    stored = link.resolve()
+    assert line.bring()[0] == [None]
+    assert (stored.read_bytes(), line.sent_bytes()) == (line.weights, 0)
+    stored.chmod(0o600)
+    stored.write_bytes(bytes(len(line.weights)))
+    assert line.bring()[0] == [None]
+    line.check_whole()
+    assert stored.exists()

@@ -10,8 +10,8 @@ from typing import Self
 
 from support.index_server import IndexServer
 from support.index_traffic import Resource
+from support.xet_store import TOKEN, XetStore
 
-_XET_ACCESS = "/xet-read-token"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -23,7 +23,7 @@ class ModelHub:
         repositories: A folder by repository ("me/tiny").
         commits: What `main` of a repository names; COMMIT by default.
         huge: Repositories whose files are said to have a petabyte each.
-        has_xet: Whether it offers weights by Xet's protocol, from a server that nobody can reach.
+        xet: Xet's storage, which it offers weights from where it `has_xet`.
     """
 
     def __init__(self) -> None:
@@ -31,13 +31,16 @@ class ModelHub:
         self.repositories: dict[str, Path] = {}
         self.commits: dict[str, str] = {}
         self.huge: set[str] = set()
+        self.xet = XetStore()
         self.has_xet = False
 
     def __enter__(self) -> Self:
         self.server.start()
+        self.xet.server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.xet.server.stop()
         self.server.stop()
 
     @property
@@ -51,11 +54,16 @@ class ModelHub:
             return self._described(found[1], found[2])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(found[1], found[2], found[3])
-        if path == _XET_ACCESS:
-            headers = {"X-Xet-Cas-Url": "http://127.0.0.1:9", "X-Xet-Access-Token": "token"}
-            headers["X-Xet-Token-Expiration"] = str(2**32)
-            return Resource(content=b"{}", content_type="application/json", headers=headers)
+        if re.fullmatch(r"/api/models/[^/]+/[^/]+/xet-read-token/[0-9a-f]{40}", path):
+            return self._xet_access()
         return 404
+
+    def _xet_access(self) -> Resource:
+        """Where the storage is, and the token for it: in headers and as JSON."""
+        url, expires = self.xet.server.address, 2**32
+        headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": TOKEN, "X-Xet-Token-Expiration": str(expires)}
+        content = json.dumps({"casUrl": url, "accessToken": TOKEN, "exp": expires}).encode()
+        return Resource(content=content, content_type="application/json", headers=headers)
 
     def _commit(self, repository: str, revision: str | None) -> str:
         is_commit = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
@@ -81,10 +89,11 @@ class ModelHub:
         if not path.is_file():
             return 404
         content = path.read_bytes()
-        headers = {"X-Repo-Commit": self._commit(repository, revision)}
+        commit = self._commit(repository, revision)
+        headers = {"X-Repo-Commit": commit}
         if self.has_xet and path.suffix == ".safetensors":
-            route = f"{self.address}{_XET_ACCESS}"
-            headers |= {"X-Xet-Hash": _sha256(content), "X-Xet-Refresh-Route": route}
+            route = f"{self.address}/api/models/{repository}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": self.xet.keep(content), "Link": f'<{route}>; rel="xet-auth"'}
         etag = f'"{_sha256(content) if path.suffix == ".safetensors" else _digest(content)}"'
         kind = "application/octet-stream"
         return Resource(content=content, content_type=kind, etag=etag, ranges=True, headers=headers)

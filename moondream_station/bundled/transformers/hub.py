@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import huggingface_hub
@@ -26,7 +28,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.file_download import http_get, repo_folder_name, xet_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from safetensors import SafetensorError
 
@@ -38,6 +40,11 @@ else:
     from httpx import HTTPError as RequestException
 
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 18  # of 10 MB, a connection that breaks sooner would never get further
+_wants_xet = not constants.HF_HUB_DISABLE_XET
+constants.HF_HUB_DISABLE_XET = True  # by itself the client starts each file at zero with it
+# Its own patience is 5 attempts with 300 s of silence each, where HTTPS could go on with what has arrived.
+for _name, _value in {"RETRY_MAX_ATTEMPTS": "1", "CONNECT_TIMEOUT": "10s", "READ_TIMEOUT": "20s"}.items():
+    os.environ.setdefault(f"HF_XET_CLIENT_{_name}", _value)
 ANSWER_SECONDS = 15
 """How long the hub may take to describe a repository."""
 PAUSES_SECONDS = (1, 2, 4, 8, 16)
@@ -93,35 +100,26 @@ def bring(repository: str, name: str, commit: str, *, sha256: str | None = None,
     def download() -> Path:
         if not (cache / "snapshots" / commit / name).exists():
             # Fails at once; the client's own download waits as long as a hub asks, since 1.x.
-            get_hf_file_metadata(url, timeout=ANSWER_SECONDS)
-            if sha256 is not None and not _by_xet(repository, name, commit):
-                _fill(cache / "blobs" / sha256, url, size_bytes)
+            offered = get_hf_file_metadata(url, timeout=ANSWER_SECONDS).xet_file_data
+            if sha256 is not None:
+                _fill(cache / "blobs" / sha256, url, size_bytes, offered)
         return Path(hf_hub_download(repository, name, revision=commit))  # links what is there
 
     for _ in range(2):
         if is_intact(_persistently(download, cache)):
             return
+        _leave_xet(f"{name} is damaged")
     raise Unreachable(
         f"{name} of {repository} is damaged: its SHA-256 is not the one that the hub names.",
         "A proxy may change what it passes on; try another network, or let `model_id` name a folder.",
     )
 
 
-def _by_xet(repository: str, name: str, commit: str) -> bool:
-    """Fetch by Xet's protocol where HF_HUB_DISABLE_XET=0 wants that; HTTPS does what fails there."""
-    if constants.HF_HUB_DISABLE_XET:
-        return False
-    try:
-        hf_hub_download(repository, name, revision=commit)
-    except Exception as error:  # noqa: BLE001  Xet's client raises what it likes
-        sys.stderr.write(f"Xet can't fetch {name} ({_reason(error)}); HTTPS is used instead\n")
-        constants.HF_HUB_DISABLE_XET = True
-        return False
-    return True
+def _fill(blob: Path, url: str, size_bytes: int, offered: Any) -> None:
+    """Download what a file of the cache lacks. The hub's client itself starts again at zero since 1.x.
 
-
-def _fill(blob: Path, url: str, size_bytes: int) -> None:
-    """Download what a file of the cache lacks. The hub's client itself starts again at zero since 1.x."""
+    `offered` is what Xet's protocol needs to know of the file, None where the hub does not have it.
+    """
     lock = Path(constants.HF_HUB_CACHE, ".locks", blob.parent.parent.name, f"{blob.name}.lock")
     for folder in (lock.parent, blob.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,11 +127,33 @@ def _fill(blob: Path, url: str, size_bytes: int) -> None:
     with WeakFileLock(lock):
         if blob.exists():
             return
+        if _wants_xet and offered is not None and not (unfinished.exists() and unfinished.stat().st_size):
+            _begin_by_xet(unfinished, offered, size_bytes)
         with unfinished.open("ab") as file:
             if file.tell() > size_bytes:
                 file.truncate(file.seek(0))
             http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=size_bytes)
         unfinished.replace(blob)
+
+
+def _begin_by_xet(unfinished: Path, offered: Any, size_bytes: int) -> None:
+    """Fetch a file by Xet's protocol, as far as that gets: it writes from the front, so HTTPS can go on."""
+    try:
+        xet_get(
+            incomplete_path=unfinished,
+            xet_file_data=offered,
+            headers=build_hf_headers(),
+            expected_size=size_bytes,
+        )
+    except Exception as error:  # noqa: BLE001  Xet's client raises what it likes
+        _leave_xet(re.sub(r"\?\S+", "", _reason(error)))  # without the signatures of its URLs
+
+
+def _leave_xet(reason: str) -> None:
+    global _wants_xet  # noqa: PLW0603  as the client's own switch, it holds for the process
+    if _wants_xet:
+        sys.stderr.write(f"Xet failed ({reason}); HTTPS is used instead\n")  # the model's log
+    _wants_xet = False
 
 
 def _persistently(download: Callable[[], Path], cache: Path) -> Path:
@@ -175,9 +195,10 @@ def _retry_after(error: Exception) -> int:
 def is_intact(path: Path) -> bool:
     """Whether a file of the cache has the SHA-256 that its content is stored under; if not it is removed.
 
-    Only large files are stored under one (in Git LFS). Each is read once.
+    Only large files are stored under one (in Git LFS). Each is read once. What is stored may itself be a link
+    into a store that repositories share (1.33 makes one); files have other names there, and stay.
     """
-    blob = path.resolve()
+    blob = path.parent / path.readlink() if path.is_symlink() else path
     if not _SHA256.fullmatch(blob.name):
         return True
     status, mark = blob.stat(), blob.parent.parent / "checked" / blob.name
@@ -186,8 +207,9 @@ def is_intact(path: Path) -> bool:
         return True
     with blob.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() == blob.name:
-            mark.parent.mkdir(exist_ok=True)
-            mark.write_text(state, encoding="utf-8")
+            with suppress(OSError):  # in a cache that is read-only it is read each time
+                mark.parent.mkdir(exist_ok=True)
+                mark.write_text(state, encoding="utf-8")
             return True
     path.unlink()
     blob.unlink(missing_ok=True)
@@ -195,7 +217,11 @@ def is_intact(path: Path) -> bool:
 
 
 def _stored_bytes(cache: Path) -> int:
-    return sum(path.stat().st_size for path in (cache / "blobs").glob("*"))
+    total = 0
+    for path in (cache / "blobs").glob("*"):
+        with suppress(FileNotFoundError):  # finished meanwhile, by another program
+            total += path.lstat().st_size
+    return total
 
 
 @contextmanager
