@@ -269,7 +269,7 @@ def plan(
     """Show which PyTorch build would be installed, and why no other. Installs nothing."""
 
 
-@_works_in("status")
+@_works_in("logs")
 def logs(
     model: Annotated[
         str | None,
@@ -278,6 +278,9 @@ def logs(
         ),
     ] = None,
     *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is new until Ctrl-C.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print the last activation's journal and the worker's last lines."""

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,8 +65,10 @@ def run_doctor(*, offline: bool, record: Path | None, machine: Path | None, fix:
     report = run_loop(partial(_doctor, home, settings, examined, offline=offline, record=record, fix=fix))
     if as_json:
         print_json(report_to_json(report))
-    else:
+    elif record is None:
         print_coloured(report_text(report, _symbols()))
+    elif not report.is_ok:
+        print_progress("error: The doctor has found errors; `moondream-station doctor` shows them.")
     return 0 if report.is_ok else 1
 
 
@@ -83,7 +85,7 @@ async def _doctor(
 ) -> Report:
     repairs = await _repaired(home) if fix else None
     recorder = Recorder(machine)
-    with _as_they_finish() as show:
+    with _as_they_finish() if record is None else nullcontext() as show:
         report = await examine(
             home=home,
             settings=settings,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 
 import anyio.to_thread
 
 from moondream_station.cli.activate import activate_here, activate_there, report_wait
+from moondream_station.cli.logs import check_known
 from moondream_station.console.interrupts import CANCELLED, DONE, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_progress, print_text
@@ -187,7 +187,10 @@ def run_prune(*, dry_run: bool, as_json: bool) -> int:
             code = CANCELLED
     entries = pruning.found if dry_run else pruning.removed
     total = _total(entries)
-    removed = [{**asdict(entry), "path": str(entry.path.relative_to(home.root))} for entry in entries]
+    removed = [
+        {"path": str(entry.path.relative_to(home.root)), "size_bytes": entry.size_bytes, "kind": entry.kind}
+        for entry in entries
+    ]
     lines = [f"{entry['kind']:<12} {entry['path']}" for entry in removed]
     verb = "Cancelled; freed" if code == CANCELLED else "Would free" if dry_run else "Freed"
     text = "\n".join([*lines, f"{verb} {size_text(total)}."])
@@ -220,6 +223,8 @@ def _total(entries: Sequence[Unreferenced]) -> int:
 def run_remove(model: str, *, as_json: bool) -> int:
     """Forget a model's environments; `prune` frees their space. Returns the exit code."""
     home = home_from(os.environ)
+    if model not in read_active(home).models:
+        run_loop(check_known, home, model)
     _record_with(home, model)  # before the home is created or its lock waited for
     home.create()
     run_loop(_forget, home, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -54,10 +55,21 @@ def _call(arguments: Sequence[str], *, as_json: bool) -> object:
                 args=list(arguments), prog_name="moondream-station", standalone_mode=False, obj=run
             )
     except typer.TyperException as error:
-        names = [info.name for info in app.registered_commands]
-        name = next((f"{word} " for word in arguments if word in names), "")
-        hint = f"Run `moondream-station {name}--help`."
-        raise UsageError(error.format_message(), hint=hint) from error
+        names = [str(info.name) for info in app.registered_commands]
+        raise UsageError(error.format_message(), hint=_what_was_meant(error, arguments, names)) from error
+
+
+def _what_was_meant(error: Exception, arguments: Sequence[str], names: Sequence[str]) -> str:
+    """The command line as it was meant, where a command's name is mistyped, else where its help is."""
+    context = getattr(error, "ctx", None)
+    if context is not None and context.parent is None and not hasattr(error, "option_name"):
+        from difflib import get_close_matches  # noqa: PLC0415  rarely needed
+
+        for place, word in enumerate(arguments):
+            if not word.startswith("-") and (near := get_close_matches(word, names, 1)):
+                meant = [*arguments[:place], near[0], *arguments[place + 1 :]]
+                return f"Run `{shlex.join(['moondream-station', *meant])}`."
+    return f"Run `{context.command_path if context is not None else 'moondream-station'} --help`."
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pytest
 
 from moondream_station.cli.app import app
 from moondream_station.cli.run import _internal
-from support.commands import call_here
+from support.commands import call_here, run_json
 from support.stations import Premises, activate, open_premises
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -112,8 +112,8 @@ CASES = [
     Case("plan --model hollow", FAILED, "unsupported-model"),
     Case("plan -r options.txt", FAILED, "requirements-unsafe"),
     Case("cancel", FAILED, "nothing-running"),
-    Case("logs nope", FAILED, "no-active-model"),
-    Case("remove nope", FAILED, "no-active-model"),
+    Case("logs nope", FAILED, "unknown-model"),
+    Case("remove nope", FAILED, "unknown-model"),
     Case("rollback nope", FAILED, "unknown-model"),
     Case("rollback colours", FAILED, "nothing-to-roll-back"),
     Case("serve --port 0 --model nope", FAILED, "unknown-model"),
@@ -288,3 +288,17 @@ def test_a_bug_is_reported_as_one() -> None:
         error.message
         == "Internal error (a bug in Moondream Station): TypeError: 'NoneType' object is not iterable"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["swich", "two words"], "Run `moondream-station switch 'two words' --json`."),
+        (["status", "--wach"], "Run `moondream-station status --help`."),
+        (["nothing-like-it"], "Run `moondream-station --help`."),
+        (["--vers", "switch"], "Run `moondream-station --help`."),
+    ],
+)
+def test_a_hint_names_the_command_that_was_meant(premises: Premises, words: list[str], hint: str) -> None:
+    """As a whole line to copy where its name was mistyped, else its help."""
+    assert run_json(premises, *words)["error"]["hint"] == hint

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 from moondream_station.core.home.active_file import read_active, write_active
-from support.commands import events_of, run, run_json, serving, started
+from support.commands import events_of, exit_code_after, run, run_json, serving, started
 from support.index_traffic import Fault
 from support.stations import Premises, activate
 
@@ -17,9 +18,29 @@ def test_logs_show_the_last_activation_and_the_worker(installed: Premises) -> No
     assert shown["model"] == "colours"
     assert shown["events"][-1]["event"] == "ActivationSucceeded"
     assert "colours is active" in run(installed, "logs").stdout
-    failed = run(installed, "logs", "nope", "--json")
-    assert failed.returncode == 1
-    assert json.loads(failed.stdout)["error"]["code"] == "no-active-model"
+    installed.add_model("shapes")
+    assert run_json(installed, "logs", "shapes")["error"]["code"] == "no-active-model"
+
+
+def test_logs_are_followed(installed: Premises) -> None:
+    """What is there, the next activation of the model, and what its worker writes, until a signal comes."""
+    installed.add_model("shapes")
+    with started(installed, "logs", "--follow", "--json", "colours") as following:
+        assert following.stdout is not None
+        lines = map(json.loads, following.stdout)
+        first = next(line for line in lines if line.get("event") == "ActivationSucceeded")
+        run(installed, "switch", "nope")
+        activate(installed, "shapes")
+        activate(installed, "colours")
+        assert first["seq"] < next(lines)["seq"]
+        last = next(line for line in lines if line.get("event") == "ActivationSucceeded")
+        assert last["model"] == "colours"
+        with installed.home.worker_log("colours").open("a") as log:
+            log.write("half a ")
+            log.flush()
+            log.write("line\n")
+        assert {"worker": "half a line"} in lines
+        assert exit_code_after(following, signal.SIGINT) == 0
 
 
 def test_prune_keeps_what_is_in_use(installed: Premises) -> None:
@@ -32,6 +53,19 @@ def test_prune_keeps_what_is_in_use(installed: Premises) -> None:
     assert "environment" not in {one["kind"] for one in planned["removed"]}
     assert run_json(installed, "prune")["removed"] == planned["removed"]
     activate(installed, "colours")
+
+
+def test_prune_names_a_wheel_once(installed: Premises) -> None:
+    """Not its note, which goes with it."""
+    run(installed, "remove", "colours")
+    notes = {path.name for path in installed.home.downloads.glob("*.json")}
+    assert notes
+    removed = {Path(one["path"]).name for one in run_json(installed, "prune")["removed"]}
+    assert removed >= {name.removesuffix(".json") for name in notes}
+    assert removed & notes == set()
+    assert list(installed.home.downloads.iterdir()) == []
+    (installed.home.downloads / "0123-alone.whl.json").write_text("{}")
+    assert "0123-alone.whl.json" in run(installed, "prune").stdout
 
 
 def test_a_forgotten_model_can_be_pruned(installed: Premises) -> None:

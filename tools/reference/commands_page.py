@@ -69,7 +69,10 @@ where an image failed.
 A word with `=` after a name is an argument; its value is JSON where it can be read so, else text. Any
 other word is an image, as is the value of `image=` or `image_url=`.
 """,
-    "logs": 'With `--json`: `{"activation", "model", "events", "notes", "worker"}`.\n',
+    "logs": """\
+With `--json`: `{"activation", "model", "events", "notes", "worker"}`; with `--follow` one line an
+[event](events.md), and `{"worker": LINE}` for each line of the worker's.
+""",
     "rollback": """\
 The environment is checked file by file, and torch must compute in it; otherwise nothing changes. The
 active model is then loaded from it, by the station if one serves the same home, which keeps answering
@@ -86,8 +89,8 @@ With `--json`: `{"removed": [{"path", "kind", "size_bytes"}], "size_bytes", "dry
 """,
     "doctor": """\
 `--record` saves a [machine record](schemas/machine.json) of this computer; `--machine` examines one
-instead, and skips disk, network, environments and the station. With `--json`:
-[doctor.json](schemas/doctor.json).
+instead, and skips disk, network, environments and the station. `--record` prints where it saved it, and
+the report only with `--json`: [doctor.json](schemas/doctor.json).
 """,
 }
 """What the help leaves out, by command."""

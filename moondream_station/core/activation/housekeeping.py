@@ -125,6 +125,8 @@ class Unreferenced:
     size_bytes: int
     """What removing it frees at least; files that have other names too are not counted."""
     kind: Kind
+    note: Path | None = None
+    """A wheel's note, which lies beside it and goes with it."""
 
 
 @dataclass(slots=True)
@@ -157,8 +159,9 @@ async def prune(
         on_found(pruning.found)
         with writing_to(home.root):
             for unreferenced in pruning.found:
-                removing = partial(remove, unreferenced.path, check=anyio.from_thread.check_cancelled)
-                await anyio.to_thread.run_sync(removing)
+                for path in filter(None, (unreferenced.note, unreferenced.path)):
+                    removing = partial(remove, path, check=anyio.from_thread.check_cancelled)
+                    await anyio.to_thread.run_sync(removing)
                 pruning.removed.append(unreferenced)
         await sweep(home)
 
@@ -184,10 +187,22 @@ def _find(home: Home) -> list[Unreferenced]:
             kept.append(committed[path.name])
     wheels = {name for environment in kept for name in _wheels_of(environment)}
     downloads = [path for path in sorted(home.downloads.iterdir()) if _wheel_name(path) not in wheels]
-    found += [_unreferenced(path, "download") for path in downloads]
+    found += _with_notes(downloads)
     found += [_unreferenced(path, "cache") for path in sorted(home.cache.iterdir())]
     code = unnamed_code(home, {environment.record.code_place for environment in kept})
     return [*found, *(_unreferenced(path, "backend") for path in code)]
+
+
+def _with_notes(downloads: Sequence[Path]) -> Iterator[Unreferenced]:
+    """Downloads, each with its note; a note alone counts as one."""
+    notes = {path for path in downloads if path.with_name(_wheel_name(path)) != path}
+    for path in downloads:
+        note = path.with_name(f"{path.name}.json")
+        if note in notes:
+            size_bytes = _own_bytes(path) + _own_bytes(note)
+            yield Unreferenced(path=path, size_bytes=size_bytes, kind="download", note=note)
+        elif path not in notes or path.with_name(_wheel_name(path)) not in downloads:
+            yield _unreferenced(path, "download")
 
 
 def _wheel_name(path: Path, *, partial: bool = False) -> str:
