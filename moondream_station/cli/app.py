@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from moondream_station.cli import completions
 from moondream_station.console.interrupts import DONE
 from moondream_station.console.output import print_text
 from moondream_station.core.facts.errors import UsageError
 from moondream_station.core.facts.version import VERSION
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,7 +34,13 @@ def _named(model: str | None) -> str | None:
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Strategy = Annotated[
     str | None,
-    typer.Option("--strategy", "-s", metavar="auto|guide|BUILD", help="How to choose the PyTorch build."),
+    typer.Option(
+        "--strategy",
+        "-s",
+        metavar="auto|guide|BUILD",
+        autocompletion=completions.strategies,
+        help="How to choose the PyTorch build.",
+    ),
 ]
 MachineFile = Annotated[
     Path | None,
@@ -54,7 +60,11 @@ ImagesAndObject = Annotated[
 AskedModel = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="MODEL", callback=_named, help="Switch to this model first, if it is not active."
+        "--model",
+        metavar="MODEL",
+        callback=_named,
+        autocompletion=completions.models,
+        help="Switch to this model first, if it is not active.",
     ),
 ]
 GoesOn = Annotated[
@@ -118,7 +128,13 @@ def serve(
         int | None, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 for any free one.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", callback=_named, help="Switch to this model first.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            callback=_named,
+            autocompletion=completions.models,
+            help="Switch to this model first.",
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Also accept this name in the Host header.")
@@ -135,7 +151,12 @@ def models(*, as_json: Json = False) -> None:
 
 @_works_in("activate")
 def switch(
-    model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to activate.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", callback=_named, autocompletion=completions.models, help="The model to activate."
+        ),
+    ],
     *,
     strategy: Strategy = None,
     upgrade: Annotated[
@@ -214,7 +235,12 @@ def segment(
 
 @_works_in("ask")
 def infer(
-    function: Annotated[str, typer.Argument(metavar="FUNCTION", help="A function of the active model.")],
+    function: Annotated[
+        str,
+        typer.Argument(
+            metavar="FUNCTION", autocompletion=completions.functions, help="A function of the active model."
+        ),
+    ],
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[IMAGE|ARG=VALUE]...", help="Images, and arguments as JSON or text."),
@@ -256,7 +282,13 @@ def plan(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", callback=_named, help="Plan for a model's requirements.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            callback=_named,
+            autocompletion=completions.models,
+            help="Plan for a model's requirements.",
+        ),
     ] = None,
     machine: MachineFile = None,
     python: Annotated[
@@ -274,7 +306,10 @@ def logs(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", callback=_named, help="The model; by default that of the last activation."
+            metavar="[MODEL]",
+            callback=_named,
+            autocompletion=completions.models,
+            help="The model; by default that of the last activation.",
         ),
     ] = None,
     *,
@@ -288,7 +323,15 @@ def logs(
 
 @_works_in("housekeeping")
 def rollback(
-    model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to roll back.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            callback=_named,
+            autocompletion=completions.installed,
+            help="The model to roll back.",
+        ),
+    ],
     *,
     as_json: Json = False,
 ) -> None:
@@ -297,7 +340,15 @@ def rollback(
 
 @_works_in("housekeeping")
 def remove(
-    model: Annotated[str, typer.Argument(metavar="MODEL", callback=_named, help="The model to remove.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            callback=_named,
+            autocompletion=completions.installed,
+            help="The model to remove.",
+        ),
+    ],
     *,
     as_json: Json = False,
 ) -> None:

@@ -25,7 +25,8 @@ from moondream_station.core.activation.models import list_models
 from moondream_station.core.activation.orchestrator import Orchestrator
 from moondream_station.core.activation.workshop import Tools
 from moondream_station.core.backends.manifest import Manifest
-from moondream_station.core.backends.manifest_loader import ManifestFile, is_on_network, open_manifest
+from moondream_station.core.backends.manifest_loader import ManifestFile, open_manifest
+from moondream_station.core.backends.manifest_places import is_on_network
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.backends.signatures import read_signatures
 from moondream_station.core.builds.catalog import load_catalog

@@ -18,10 +18,10 @@ from anyio.abc import TaskGroup
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.backends.manifest_loader import (
     fetch_manifest,
-    is_on_network,
     read_built_in,
     read_manifest,
 )
+from moondream_station.core.backends.manifest_places import is_on_network
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Build, Kind, parse_build

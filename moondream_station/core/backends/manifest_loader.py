@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import anyio.to_thread
 
 from moondream_station.core.backends.manifest import Manifest, differences, parse_manifest, with_warning
+from moondream_station.core.backends.manifest_places import BUILT_IN, copy_of, is_on_network, local_path
 from moondream_station.core.facts.errors import ManifestInvalid
 from moondream_station.core.facts.redact import redact_url
-from moondream_station.core.home.layout import Home, expanded
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import read_file, write_atomically
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
 _FETCH_SECONDS: Final = 15.0
-_BUILT_IN: Final = Path(__file__).parents[2] / "bundled" / "manifest.json"
 _HINT = "Check MOONDREAM_STATION_MANIFEST, or `manifest` in config.json; the default is built in."
 
 _log = Log()
@@ -44,26 +41,21 @@ async def open_manifest(home: Home, settings: Settings, environ: Mapping[str, st
         return await fetch_manifest(settings.manifest, home=home, client=client)
 
 
-def is_on_network(source: str | Path) -> bool:
-    """Whether a manifest must be fetched from another place than this computer's disk."""
-    return str(source).startswith(("http://", "https://"))
-
-
 def read_built_in() -> Manifest:
     """The built-in manifest, without an event loop."""
-    return _read(_BUILT_IN, origin="the built-in manifest")
+    return _read(BUILT_IN, origin="the built-in manifest")
 
 
 async def read_manifest(source: str | Path) -> Manifest:
     """Read a manifest from this computer's disk, where no set-up of the network matters."""
-    return await anyio.to_thread.run_sync(_read, _local_path(source))
+    return await anyio.to_thread.run_sync(_read, local_path(source))
 
 
 class ManifestFile:
     """A manifest on this computer's disk, which is read again once it has changed."""
 
     def __init__(self, source: str | Path) -> None:
-        self._path = _local_path(source)
+        self._path = local_path(source)
         self._stamp: tuple[int, ...] | None = ()  # of no file: what was read before is compared with once
 
     def reread(self, before: Manifest) -> Manifest | None:
@@ -108,21 +100,6 @@ def _read(path: Path, origin: str | None = None) -> Manifest:
     return parse_manifest(content, origin=origin, folder=path.absolute().parent)
 
 
-def _local_path(source: str | Path) -> Path:
-    return path_of(text) if (text := str(source)).startswith("file:") else expanded(text)
-
-
-def path_of(url: str) -> Path:
-    """The path that a `file:` URL names."""
-    parts = urlsplit(url)
-    if parts.netloc not in {"", "localhost"}:
-        raise ManifestInvalid(
-            f"{url} names a file on {parts.netloc}, not on this computer.",
-            hint="A file on this computer is file:///PATH, with three slashes, or a plain path.",
-        )
-    return Path(url2pathname(parts.path))
-
-
 def announced_bytes(response: httpx2.Response) -> int:
     """The size of a body as the server announces it, 0 where it does not."""
     announced = response.headers.get("Content-Length", "")
@@ -132,7 +109,7 @@ def announced_bytes(response: httpx2.Response) -> int:
 async def fetch_manifest(url: str, *, home: Home, client: httpx2.AsyncClient, keep: bool = True) -> Manifest:
     """Fetch a manifest; the last good copy stands in where it can't be fetched or read."""
     origin = redact_url(url)
-    copy = home.cache / "manifests" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
+    copy = copy_of(url, home)
     try:
         content = await _get(url, origin, client)
         manifest = parse_manifest(content, origin=origin, url=url)

@@ -27,7 +27,8 @@ from moondream_station.core.backends.code_store import (
     requirements_of,
 )
 from moondream_station.core.backends.manifest import BackendInfo, Manifest
-from moondream_station.core.backends.manifest_loader import announced_bytes, path_of
+from moondream_station.core.backends.manifest_loader import announced_bytes
+from moondream_station.core.backends.manifest_places import path_of
 from moondream_station.core.builds.requirements import Requirements, decode_requirements
 from moondream_station.core.facts.errors import BackendUnavailable, HashMismatch, StationError
 from moondream_station.core.facts.redact import is_malformed, redact_url
