@@ -32,6 +32,7 @@ from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
+from moondream_station.core.index.catalog_loader import open_catalog
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.machine.record import RecordedMachine, load_record, with_python
 from moondream_station.core.packaging.packaging_config import load_packaging_config, options_for_pip
@@ -123,6 +124,7 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
     machine: Machine = found if options.python is None else with_python(found, options.python)
     python = options.python or (machine.facts.python if is_elsewhere else own_interpreter().name)
     requirements, model = await _requirements(options, home, settings, machine=machine)
+    catalog = await open_catalog(settings, home=home, environ=os.environ, is_offline=options.offline)
     if is_elsewhere or options.offline:
         return await plan_from_catalog(
             requirements,
@@ -131,6 +133,7 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
             strategy=settings.strategy,
             torch_index=settings.torch_index,
             mixes_indexes=not is_elsewhere and (await load_packaging_config(os.environ)).mixes_indexes,
+            catalog=catalog,
             model=model,
             environ=None if is_elsewhere else os.environ,
         )
@@ -143,6 +146,7 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
         home=home,
         settings=settings,
         environ=os.environ,
+        catalog=catalog,
         model=model,
     )
 

@@ -125,9 +125,11 @@ async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
     from moondream_station.core.activation.models import list_models  # noqa: PLC0415
     from moondream_station.core.backends.manifest_loader import open_manifest  # noqa: PLC0415
     from moondream_station.core.capabilities.cache import CapabilityCache  # noqa: PLC0415
+    from moondream_station.core.index.catalog_loader import open_catalog  # noqa: PLC0415
     from moondream_station.core.machine.machine import LocalMachine  # noqa: PLC0415
 
     manifest = await open_manifest(home, settings, os.environ)
+    catalog = await open_catalog(settings, home=home, environ=os.environ)
     cache = CapabilityCache(home, LocalMachine(os.environ))
     capabilities = (await cache.get(on_probe=lambda _: None)).capabilities
-    return await anyio.to_thread.run_sync(list_models, manifest, home, capabilities, os.environ)
+    return await anyio.to_thread.run_sync(list_models, manifest, home, capabilities, os.environ, catalog)

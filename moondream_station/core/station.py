@@ -29,7 +29,7 @@ from moondream_station.core.backends.manifest_loader import ManifestFile, open_m
 from moondream_station.core.backends.manifest_places import is_on_network
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.backends.signatures import read_signatures
-from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
@@ -53,6 +53,7 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
+from moondream_station.core.index.catalog_loader import open_catalog
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.serving.queue import InferencePool
 from moondream_station.core.serving.workers import ActiveWorker, WorkerHost, existing_worker
@@ -80,6 +81,7 @@ class Station:
         settings: Settings,
         environ: Mapping[str, str],
         manifest: Manifest,
+        catalog: Catalog,
         bus: Bus,
         journal: Journal,
         machine: Machine,
@@ -109,7 +111,7 @@ class Station:
             home=home,
             environ=environ,
             torch_index=settings.torch_index,
-            catalog=load_catalog(),
+            catalog=catalog,
             manifest=manifest,
             cache=CapabilityCache(home, machine),
         )
@@ -147,9 +149,8 @@ class Station:
     def models(self) -> Mapping[str, Any]:
         """The manifest's models."""
         self._reread_manifest()
-        return list_models(
-            self.manifest, self.home, self.state.capabilities, self._orchestrator.tools.environ
-        )
+        tools = self._orchestrator.tools
+        return list_models(self.manifest, self.home, self.state.capabilities, tools.environ, tools.catalog)
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no model is active."""
@@ -383,6 +384,7 @@ async def open_station(
     """
     home.create()
     manifest = await open_manifest(home, settings, environ)
+    catalog = await open_catalog(settings, home=home, environ=environ)
     journal = Journal(home)
     bus = Bus(state=stored_state(home, station=station, manifest=manifest), journal=journal)
     async with anyio.create_task_group() as tasks:
@@ -391,6 +393,7 @@ async def open_station(
             settings=settings,
             environ=environ,
             manifest=manifest,
+            catalog=catalog,
             bus=bus,
             journal=journal,
             machine=machine or LocalMachine(environ),

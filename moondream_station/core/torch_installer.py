@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
-from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.requirements import parse_requirement_args, parse_requirements
 from moondream_station.core.builds.visibility import nvidia_in_use
 from moondream_station.core.environments.packages import find_packages
@@ -35,6 +35,7 @@ from moondream_station.core.facts.selection import Selection
 from moondream_station.core.home.storage import is_full, storage_failure
 from moondream_station.core.in_place.installation import Change, detect_now, guides_settings, install_in_place
 from moondream_station.core.in_place.running_python import RunningPython, offer_of, verify_here
+from moondream_station.core.index.catalog_loader import open_catalog
 from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.request import COMPANIONS, BuildRequest
@@ -88,17 +89,17 @@ class TorchInstaller:
             `recommended_install` by the guide's table; `gpu_name`, or None; `detection_errors`, a sentence
             for each probe that failed or timed out.
         """
-        capabilities = self._detect()
-        nvidia = nvidia_in_use(capabilities, load_catalog())
+        capabilities, catalog = self._detect(), self._catalog()
+        nvidia = nvidia_in_use(capabilities, catalog)
         named = [gpu.name for gpu in (*nvidia.gpus, *capabilities.gpus) if gpu.name is not None]
         unanswered = {Outcome.FAILED, Outcome.TIMED_OUT}
         return {
             "os": capabilities.system.lower(),
             "machine": capabilities.machine.lower(),
             "cuda_available": nvidia.absence is None,
-            "cuda_version": cuda_of_driver(capabilities, load_catalog()),
+            "cuda_version": cuda_of_driver(capabilities, catalog),
             "mps_available": has_mps(capabilities),
-            "recommended_install": guide_build(capabilities, load_catalog()),
+            "recommended_install": guide_build(capabilities, catalog),
             "gpu_name": named[0] if named else None,
             "detection_errors": [
                 f"{report.probe}: {report.detail}"
@@ -138,16 +139,20 @@ class TorchInstaller:
         capabilities = self._detected or self._detect()
         machine = self._machine()
         python = own_interpreter().name if machine.is_local else machine.facts.python
-        strategy, torch_index = guides_settings(self._environ)
+        _, settings = guides_settings(self._environ)
         requirements = parse_requirement_args([f"torch{spec.strip()}", *COMPANIONS])
         if requirements.items[0].name != "torch":
             raise UsageError(
                 f"{spec!r} is not a valid version of torch.", hint="Use a specifier such as '>=2.7.0'."
             )
         request = BuildRequest(
-            capabilities=capabilities, requirements=requirements, python=python, strategy=strategy
+            capabilities=capabilities,
+            requirements=requirements,
+            python=python,
+            strategy=settings.strategy,
+            catalog=self._catalog(),
         )
-        offers = request.catalog_offers(index=without_credentials(torch_index))
+        offers = request.catalog_offers(index=without_credentials(settings.torch_index))
         selection = select(request, offers).selection
         if selection.build is None:
             return selection
@@ -201,12 +206,23 @@ class TorchInstaller:
 
     async def _verify(self) -> Verification:
         """Let the installed torch compute on the device that its build is for."""
-        python, catalog = RunningPython.here(), load_catalog()
+        python, catalog = RunningPython.here(), await self._open_catalog()
         torch = find_packages(python.paths).get("torch")
         offer = offer_of(torch, catalog) if torch is not None else None
         # Where the build is not known, it should at least use what this machine has.
         build = offer.build if offer is not None else guide_build(await detect_now(self._machine()), catalog)
         return await verify_here(python, WorkerPlan(build=build), environ=self._environ)
+
+    def _catalog(self) -> Catalog:
+        try:
+            return _in_own_thread(self._open_catalog)
+        except StationError:  # whoever installs is told; what was detected holds without
+            return load_catalog()
+
+    async def _open_catalog(self) -> Catalog:
+        """The user's own catalog, as far as it is on this computer, or the bundled one."""
+        home, settings = guides_settings(self._environ)
+        return await open_catalog(settings, home=home, environ=self._environ, is_offline=True)
 
     def _detect(self) -> Capabilities:
         self._detected = _in_own_thread(partial(detect_now, self._machine()))

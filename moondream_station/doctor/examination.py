@@ -53,6 +53,7 @@ CHECKS: Final = (
     Check("gpu.devices", "The GPUs", gpu.devices),
     Check("gpu.driver", "The NVIDIA driver", gpu.driver),
     Check("gpu.build", "The build for this machine", gpu.build, _INDEXES_SECONDS),
+    Check("gpu.catalog", "The catalog of builds", gpu.catalog),
     Check("gpu.toolkit", "The CUDA toolkit", gpu.toolkit),
     _here("gpu.access", "Access to the GPU", gpu.access),
     Check("python.version", "The Python version", machine.python_version),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia import Trouble
 from moondream_station.core.facts.capabilities import Gpu, Outcome, Vendor
+from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.home.storage import in_words
 from moondream_station.core.selection.sentences import doubts, lowest_driver
 from moondream_station.doctor.patient import Examined, Patient, Planned, in_thread
@@ -223,6 +225,17 @@ def _left_out(planned: Planned) -> list[str]:
     served = hardware.served(planned.build, Version(planned.selection.torch))
     gpus = hardware.of_kind(planned.build.kind).gpus
     return [_gpu_line(gpu) for place, gpu in enumerate(gpus) if place not in served]
+
+
+async def catalog(patient: Patient) -> Finding:
+    """Which catalog of builds counts."""
+    known = await patient.catalog.get()
+    if known.doubt:
+        text = "Correct or remove MOONDREAM_STATION_CATALOG, or `catalog` in config.json."
+        return warning(known.doubt, text)
+    named = (patient.settings.catalog or "").strip()
+    which = f"The catalog of builds {redact_url(named)}" if named else "The bundled catalog of builds"
+    return ok(f"{which} was reviewed on {known.reviewed}.", known.staleness(datetime.now(UTC).date()))
 
 
 async def toolkit(patient: Patient) -> Finding:

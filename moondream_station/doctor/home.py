@@ -12,7 +12,6 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind, check_strategy
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.bus.journal import read_history
@@ -72,7 +71,7 @@ async def space(patient: Patient) -> Finding:
     planned = await patient.planned.get()
     kind = planned.kind or Kind.CPU
     wheels = _WHEEL_BYTES[kind]
-    needed = int(wheels * (1 + load_catalog().unpacked_factor(kind)))
+    needed = int(wheels * (1 + planned.case.catalog.unpacked_factor(kind)))
     build = planned.selection.build or "no build"
     words = f"{in_words(free)} are free for the home; {build} needs about {in_words(needed)}."
     if free < needed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from importlib import metadata
 
-from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.offers import in_words
 from moondream_station.core.facts.capabilities import Outcome
@@ -125,7 +124,7 @@ async def own_torch(patient: Patient) -> Finding:
     planned = await patient.planned.get()
     public, _, local = version.partition("+")
     platform = planned.case.target.platform
-    name = local or (load_catalog().pypi_build(public, platform) if platform else None)
+    name = local or (planned.case.catalog.pypi_build(public, platform) if platform else None)
     build = parse_build(name or "")
     words = f"torch {version}" + (f" ({name})" if name and not local else "")
     if build is None or build.kind is not Kind.CPU or planned.kind in {None, Kind.CPU}:

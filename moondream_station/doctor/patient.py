@@ -23,7 +23,7 @@ from moondream_station.core.backends.manifest_loader import (
 )
 from moondream_station.core.backends.manifest_places import is_on_network
 from moondream_station.core.backends.provide import known_requirements
-from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
 from moondream_station.core.capabilities.detect import detect
@@ -36,6 +36,7 @@ from moondream_station.core.fetch.http_client import open_client
 from moondream_station.core.home.active_file import ActiveRecord, ModelRecord, read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
+from moondream_station.core.index.catalog_loader import open_catalog
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.machine.record import Recorder
@@ -157,7 +158,8 @@ class Planned:
         def numbers(version: str) -> tuple[int, ...]:
             return tuple(int(part) for part in version.split(".") if part.isdigit())
 
-        known = {python for row in load_catalog().rows for python in row.pythons if not python.endswith("t")}
+        rows = self.case.catalog.rows
+        known = {python for row in rows for python in row.pythons if not python.endswith("t")}
         return tuple(
             python
             for python in sorted(known, key=numbers)
@@ -254,6 +256,7 @@ class Patient:
         self.manifest = Shared("the manifest", self._read_manifest, self.tasks)
         self.subject = Shared("the active or default model", self._find_subject, self.tasks)
         self.planned = Shared("the choice of a build", self._plan, self.tasks)
+        self.catalog = Shared("the catalog of builds", self._open_catalog, self.tasks)
         self.config = Shared("the packaging set-up", lambda: load_packaging_config(self.environ), self.tasks)
         self.offers = Shared("what the indexes have", self._collect, self.tasks)
 
@@ -277,6 +280,12 @@ class Patient:
             # What is fetched is not kept: the doctor changes nothing in the home.
             return await fetch_manifest(source, home=self.home, client=client, keep=False)
 
+    async def _open_catalog(self) -> Catalog:
+        # What is fetched is not kept: the doctor changes nothing in the home.
+        return await open_catalog(
+            self.settings, home=self.home, environ=self.environ, is_offline=self.is_offline, keep=False
+        )
+
     async def _find_subject(self) -> Subject:
         home = self.home if self.is_here else None
         return await in_thread(_subject_of, home, self.settings, await self.manifest.get())
@@ -298,6 +307,7 @@ class Patient:
             python=self.machine.facts.python,
             strategy=strategy if is_valid else "auto",
             mixes_indexes=mixes_indexes,
+            catalog=await self.catalog.get(),
             today=datetime.now(UTC).date(),
         )
         return await in_thread(plan_for, request)

@@ -13,6 +13,7 @@ import pytest
 from moondream_station.cli.plan import plan_text
 from moondream_station.cli.status import models_text
 from moondream_station.core.machine.record import MachineRecord
+from support.catalogs import catalog_text
 from support.commands import run, run_json
 from support.machines import GTX_1080, RTX_4090, cpu_only, mac, nvidia_linux
 from support.snapshots import amd, linux, nvidia, plan
@@ -224,3 +225,21 @@ def test_a_constraint_of_the_user_bounds_the_plan(premises: Premises) -> None:
     assert "Nothing satisfies torch>=2.8 and the constraint torch<2" in refused.stdout
     constraints.unlink()
     assert run_json(premises, "plan")["error"]["code"] == "settings-invalid"
+
+
+def test_a_catalog_of_ones_own_counts_and_a_damaged_one_is_told(desk: Desk) -> None:
+    """A torch of tomorrow is planned by it; where it can't be used, plan and doctor say why."""
+    own, machine = desk.folder / "catalog.toml", recorded(desk, nvidia_linux(driver="580.65.06", cuda="13.0"))
+    own.write_text(catalog_text(('torch = "2.14.1"', 'torch = "2.16.0"')))
+    placed = Desk(desk.folder, {**desk.environ, "MOONDREAM_STATION_CATALOG": str(own)})
+    planned = run_json(placed, "plan", "torch", "--machine", str(machine))
+    assert (planned["build"], planned["torch"]) == ("cu132", "2.16.0")
+    own.write_text("damaged")
+    planned = run_json(placed, "plan", "torch", "--machine", str(machine))
+    assert (planned["build"], planned["torch"]) == ("cu132", "2.15.0")
+    doubt = f"The catalog {own} is not used: it is not TOML"
+    assert any(warning.startswith(doubt) for warning in planned["warnings"])
+    report = run_json(placed, "doctor", "--machine", str(machine))
+    (finding,) = [finding for finding in report["findings"] if finding["id"] == "gpu.catalog"]
+    assert finding["status"] == "warning"
+    assert finding["summary"].startswith("The catalog ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from moondream_station.core.builds.catalog_schema import CatalogFile
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.facts.selection import Candidate, Selection
@@ -30,6 +31,7 @@ def schemas() -> dict[str, Schema]:
     for name, kind in _DATACLASSES.items():
         made[name] = openapi.dataclass_schema(kind)
     made["plan"]["required"].remove("fit")  # there with `--model` alone
+    made["catalog"] = {**CatalogFile.model_json_schema(), "title": "catalog"}
     head = ("$schema", "title", "description", "type")
     for name, schema in made.items():
         ordered = {"$schema": _DIALECT, "title": name, **schema}

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
+from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.offers import offer_from_wheel
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.environments.store import Committed
-from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
+from moondream_station.core.facts.capabilities import ProbeReport
 from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.facts.events import BuildSelected, Degraded
 from moondream_station.core.facts.redact import without_credentials
@@ -226,10 +227,11 @@ async def plan_from_catalog(
     strategy: str = "auto",
     torch_index: str | None = None,
     mixes_indexes: bool = False,
+    catalog: Catalog | None = None,
     model: ModelInfo | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Selection:
-    """Plan with what this version knows, and no network: for a recorded machine, or offline.
+    """Plan with what a catalog knows, and no network: for a recorded machine, or offline.
 
     Whether `model` fits there is part of it; of this computer, `environ` says where its weights would be.
     """
@@ -240,11 +242,12 @@ async def plan_from_catalog(
         python=python,
         strategy=strategy,
         mixes_indexes=mixes_indexes,
+        catalog=catalog or load_catalog(),
         today=datetime.now(UTC).date(),
     )
     index = None if torch_index is None else without_credentials(torch_index)
     selection = select(request, request.catalog_offers(index=index)).selection
-    return await _with_fit(selection, model, capabilities, environ)
+    return await _with_fit(selection, model, request, environ)
 
 
 async def plan_here(
@@ -256,6 +259,7 @@ async def plan_here(
     home: Home,
     settings: Settings,
     environ: Mapping[str, str],
+    catalog: Catalog | None = None,
     model: ModelInfo | None = None,
 ) -> Selection:
     """Plan with what the indexes and find-links really have, for this computer; whether `model` fits, too."""
@@ -269,6 +273,7 @@ async def plan_here(
         python=python,
         strategy=strategy,
         mixes_indexes=config.mixes_indexes,
+        catalog=catalog or load_catalog(),
     )
     async with open_client(config, torch_index=settings.torch_index) as client:
         collected = await collect_offers(
@@ -286,13 +291,13 @@ async def plan_here(
         *(f"There may be more builds, because not every index answered: {sentence}" for sentence in silent),
         *_age(collected.tried),
     )
-    return await _with_fit(replace(selection, warnings=warnings), model, detected.capabilities, environ)
+    return await _with_fit(replace(selection, warnings=warnings), model, request, environ)
 
 
 async def _with_fit(
     selection: Selection,
     model: ModelInfo | None,
-    capabilities: Capabilities,
+    request: BuildRequest,
     environ: Mapping[str, str] | None,
 ) -> Selection:
     """`environ` is this computer's; of a recorded machine its memory and its disk are unknown."""
@@ -307,7 +312,8 @@ async def _with_fit(
     around = Surroundings()
     if environ is not None:
         around = await anyio.to_thread.run_sync(surroundings_of, model, environ)
-    return replace(selection, fit=judge(model, selection.build, capabilities, around=around))
+    fit = judge(model, selection.build, request.capabilities, around=around, catalog=request.catalog)
+    return replace(selection, fit=fit)
 
 
 def _age(tried: Iterable[SourceReport]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from moondream_station.core.backends.manifest import Manifest, ModelInfo, ModelNeeds
 from moondream_station.core.backends.provide import known_requirements
-from moondream_station.core.builds.catalog import Catalog, load_catalog
+from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Kind, parse_build, parse_capability
 from moondream_station.core.builds.offers import Target, target_of
@@ -76,14 +76,14 @@ def judge(
     capabilities: Capabilities,
     *,
     around: Surroundings,
-    catalog: Catalog | None = None,
+    catalog: Catalog,
 ) -> Fit:
     """Whether a model fits a machine on a build (None: no torch is needed); what is worst decides.
 
     What nobody knows is unknown: nothing is guessed.
     """
     target = target_of(capabilities, capabilities.python)
-    room = _room(build, capabilities, target, catalog or load_catalog(), around)
+    room = _room(build, capabilities, target, catalog, around)
     dtype = model.args.get("dtype")
     memory = _memory(_sizes(model.needs, dtype if isinstance(dtype, str) else None, room.kind), room)
     others = [*_disk(around), *_capability(model.needs, room), *_glibc(model.needs, target)]
@@ -259,15 +259,24 @@ def check_notice(home: Home, model_id: str, model: ModelInfo, *, accept: bool) -
 
 
 def list_models(
-    manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
+    manifest: Manifest,
+    home: Home,
+    capabilities: Capabilities | None,
+    environ: Mapping[str, str],
+    catalog: Catalog,
 ) -> dict[str, Any]:
     """The shape of `models`. Blocks: it reads files of the home, and looks at the weights on disk."""
-    fits = {name: _fit_here(name, manifest, home, capabilities, environ) for name in manifest.models}
+    fits = {name: _fit_here(name, manifest, home, capabilities, environ, catalog) for name in manifest.models}
     return models_shape(manifest, read_active(home), fits, accepted_notices(home))
 
 
 def _fit_here(
-    name: str, manifest: Manifest, home: Home, capabilities: Capabilities | None, environ: Mapping[str, str]
+    name: str,
+    manifest: Manifest,
+    home: Home,
+    capabilities: Capabilities | None,
+    environ: Mapping[str, str],
+    catalog: Catalog,
 ) -> Fit:
     """Whether a model fits this computer, on the build that the catalog gives it."""
     model = manifest.models[name]
@@ -277,9 +286,12 @@ def _fit_here(
     requirements, build = known or parse_requirement_args(["torch"]), None
     if requirements.mentions_torch:
         request = BuildRequest(
-            capabilities=capabilities, requirements=requirements, python=own_interpreter().name
+            capabilities=capabilities,
+            requirements=requirements,
+            python=own_interpreter().name,
+            catalog=catalog,
         )
         build = select(request, request.catalog_offers()).selection.build
         if build is None:
             return Fit(verdict=FitVerdict.UNKNOWN, reason="no PyTorch build is known that it could use here")
-    return judge(model, build, capabilities, around=surroundings_of(model, environ))
+    return judge(model, build, capabilities, around=surroundings_of(model, environ), catalog=catalog)

@@ -5,6 +5,7 @@ The data and its sources are in the file; docs/reference/catalog.md says how to 
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -88,9 +89,12 @@ UNPACKED_FACTOR: Final = 4.0
 class Catalog:
     """The catalog, made from catalog.toml as parsed."""
 
+    doubt: str | None = None
+    """Why this one is used and not the one that the user named, as a sentence; None where it is that one."""
+
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.index: str = data["index"]
-        self._reviewed = date.fromisoformat(data["reviewed"])
+        self.reviewed = date.fromisoformat(data["reviewed"])
         self.rows: tuple[Row, ...] = tuple(_rows(data["releases"]))
         self._releases = {release["torch"]: release for release in data["releases"]}
         self._architectures = _architectures(data["architectures"])
@@ -109,12 +113,18 @@ class Catalog:
             for device in row["devices"]
         }
 
+    def in_place_of_another(self, doubt: str) -> Catalog:
+        """The same, used because of a doubt about the one that the user named."""
+        catalog = copy.copy(self)
+        catalog.doubt = doubt
+        return catalog
+
     def staleness(self, today: date | None) -> str | None:
         """That it was reviewed long ago, as a sentence; None where it was not."""
-        days = (today - self._reviewed).days if today else 0
+        days = (today - self.reviewed).days if today else 0
         if days <= _FRESH_DAYS:
             return None
-        known = f"What is known of PyTorch's builds was reviewed {days} days ago, on {self._reviewed}"
+        known = f"What is known of PyTorch's builds was reviewed {days} days ago, on {self.reviewed}"
         return f"{known}: newer ones may be missing; update Moondream Station."
 
     @cached_property

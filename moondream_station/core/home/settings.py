@@ -18,12 +18,13 @@ from moondream_station.core.home.storage import read_json
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
 _SCHEMES = frozenset({"http", "https", "file"})
-_URLS = frozenset({"torch_index", "manifest"})
+_URLS = frozenset({"torch_index", "manifest", "catalog"})
 
 VARIABLES = {
     "MOONDREAM_STATION_MANIFEST": "manifest",
     "MOONDREAM_STATION_TORCH_INDEX": "torch_index",
     "MOONDREAM_STATION_STRATEGY": "strategy",
+    "MOONDREAM_STATION_CATALOG": "catalog",
     "MOONDREAM_STATION_LOG": "log",
 }
 """The setting that each variable stands for."""
@@ -44,6 +45,7 @@ class Settings:
         manifest: Path or URL of the manifest; None is the built-in one.
         torch_index: Base URL of the PyTorch index or its mirror; `/TAG/torch/` is appended.
         strategy: `auto`, `guide` or a build's name.
+        catalog: A catalog of builds: a file, or an https URL with `#sha256=…`; None is the bundled one.
         log: Log level; None is `error` at the prompt, `info` where `serve` has no terminal, else `warning`.
         service_host: Address to serve on.
         service_port: First port to try, 0 to 65535.
@@ -57,6 +59,7 @@ class Settings:
     manifest: str | None = None
     torch_index: str = TORCH_INDEX
     strategy: str = "auto"
+    catalog: str | None = None
     log: str | None = None
     service_host: str = "127.0.0.1"
     service_port: int = _number(2020, 0, 65535)
@@ -94,6 +97,8 @@ def check_setting(key: str, value: Any) -> Any:
 
 def _check_url(key: str, text: str) -> None:
     scheme = urlsplit(checked_url(text, f"the setting `{key}`")).scheme
+    if key == "catalog":
+        return  # whatever is wrong with it, there is the bundled one
     # A manifest may be a path too; what looks like a URL must be one that is fetched or read.
     if text and ("://" in text or key == "torch_index") and scheme not in _SCHEMES:
         raise SettingsInvalid(

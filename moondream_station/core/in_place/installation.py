@@ -31,9 +31,10 @@ from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.fetch.retry import patience_of
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import Holder, activation_lock
-from moondream_station.core.home.settings import load_settings
+from moondream_station.core.home.settings import Settings, load_settings
 from moondream_station.core.home.storage import Need, check_space, unpacked_bytes, work_folder
 from moondream_station.core.in_place.running_python import Installed, RunningPython, offer_of, verify_here
+from moondream_station.core.index.catalog_loader import open_catalog
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
@@ -77,11 +78,12 @@ async def detect_now(machine: Machine) -> Capabilities:
     )
 
 
-def guides_settings(environ: Mapping[str, str]) -> tuple[str, str]:
-    """The strategy, which is `guide` unless the user named a build, and the PyTorch index."""
-    settings = load_settings(home_from(environ), environ)
-    strategy = check_strategy(settings.strategy)
-    return (strategy if parse_build(strategy) is not None else "guide"), settings.torch_index
+def guides_settings(environ: Mapping[str, str]) -> tuple[Home, Settings]:
+    """The home, and the settings; the strategy is `guide` unless the user named a build."""
+    home = home_from(environ)
+    settings = load_settings(home, environ)
+    is_named = parse_build(check_strategy(settings.strategy)) is not None
+    return home, settings if is_named else replace(settings, strategy="guide")
 
 
 async def install_in_place(
@@ -99,8 +101,8 @@ async def install_in_place(
     python = RunningPython.here()
     python.check_changeable()
     interpreter = own_interpreter()
-    strategy, torch_index = guides_settings(environ)
-    home = home_from(environ)
+    home, settings = guides_settings(environ)
+    torch_index = settings.torch_index
     home.create()
     # The lock also keeps `prune` from removing the downloads, and a second installation waiting.
     command = f"install into {python.prefix}"
@@ -112,7 +114,8 @@ async def install_in_place(
             capabilities=capabilities,
             requirements=await config.within_constraints(requirements.applicable(interpreter.markers)),
             python=interpreter.name,
-            strategy=strategy,
+            strategy=settings.strategy,
+            catalog=await open_catalog(settings, home=home, environ=environ),
         )
         async with open_client(config, torch_index=torch_index) as client:
             return await _InPlace(

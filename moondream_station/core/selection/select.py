@@ -200,6 +200,8 @@ def _caveats(chosen: Judgement | None, case: Case) -> Iterator[str]:
     if chosen is None or chosen.build.kind is Kind.CPU:
         yield from sentences.doubts(case)
     leans_on_catalog = chosen is None or not chosen.best.is_real
+    if case.catalog.doubt:
+        yield case.catalog.doubt
     if leans_on_catalog and (stale := case.catalog.staleness(case.request.today)):
         yield stale
     if chosen:

@@ -17,6 +17,7 @@ from moondream_station.core.activation.models import (
 )
 from moondream_station.core.backends.manifest import ModelInfo
 from moondream_station.core.backends.manifest_loader import read_built_in
+from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.facts.selection import Fit, FitVerdict
@@ -50,7 +51,7 @@ Place: TypeAlias = tuple[str, Capabilities, Surroundings]
 def judged(model: ModelInfo, place: Place) -> Fit:
     """Whether a model fits there."""
     build, capabilities, around = place
-    return judge(model, build, capabilities, around=around)
+    return judge(model, build, capabilities, around=around, catalog=load_catalog())
 
 
 def on_gpu(gpu: Gpu = GPU, **machine: Any) -> Place:
