@@ -19,6 +19,7 @@ from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text, table, terminal_width
 from moondream_station.core.activation.choice import plan_from_catalog, plan_here
+from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.builds.requirements import (
     FAMILY,
@@ -27,6 +28,7 @@ from moondream_station.core.builds.requirements import (
     parse_requirement_args,
     parse_requirements,
 )
+from moondream_station.core.builds.trials import NO_TRIALS
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from moondream_station.core.facts.selection import Candidate, Selection
@@ -134,6 +136,7 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
             torch_index=settings.torch_index,
             mixes_indexes=not is_elsewhere and (await load_packaging_config(os.environ)).mixes_indexes,
             catalog=catalog,
+            trials=NO_TRIALS if is_elsewhere else read_trials(home),
             model=model,
             environ=None if is_elsewhere else os.environ,
         )

@@ -54,6 +54,7 @@ CHECKS: Final = (
     Check("gpu.driver", "The NVIDIA driver", gpu.driver),
     Check("gpu.build", "The build for this machine", gpu.build, _INDEXES_SECONDS),
     Check("gpu.catalog", "The catalog of builds", gpu.catalog),
+    _here("gpu.trials", "What failed here", gpu.trials),
     Check("gpu.toolkit", "The CUDA toolkit", gpu.toolkit),
     _here("gpu.access", "Access to the GPU", gpu.access),
     Check("python.version", "The Python version", machine.python_version),

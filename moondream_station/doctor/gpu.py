@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 
 from packaging.version import Version
 
+from moondream_station.core.activation.trials_file import load_trials
 from moondream_station.core.builds.naming import Kind, parse_build
 from moondream_station.core.builds.visibility import describe
 from moondream_station.core.capabilities.probes.nvidia import Trouble
@@ -236,6 +238,25 @@ async def catalog(patient: Patient) -> Finding:
     named = (patient.settings.catalog or "").strip()
     which = f"The catalog of builds {redact_url(named)}" if named else "The bundled catalog of builds"
     return ok(f"{which} was reviewed on {known.reviewed}.", known.staleness(datetime.now(UTC).date()))
+
+
+async def trials(patient: Patient) -> Finding:
+    """Whether what earlier switches learned of builds can be used, and what failed here."""
+    place = patient.home.trials
+    try:
+        kept = await in_thread(load_trials, patient.home)
+    except (OSError, ValueError) as flaw:
+        text = "A build that failed here may be tried again. Remove the file:"
+        return warning(f"{place} can't be used: {flaw}.", text, f"rm {shlex.quote(str(place))}")
+    request = (await patient.planned.get()).case.request
+    failed = [
+        f"{trial.build} with torch {trial.torch} failed on {trial.day}: {trial.failure}"
+        for trial in kept.trials
+        if trial.failure and trial.circumstances == request.circumstances
+    ]
+    if failed:
+        return ok("Builds failed on this machine, and are tried after the others.", failed)
+    return ok("No build that could be used here has failed on this machine.")
 
 
 async def toolkit(patient: Patient) -> Finding:

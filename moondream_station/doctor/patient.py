@@ -15,6 +15,7 @@ import anyio.to_thread
 import httpx2
 from anyio.abc import TaskGroup
 
+from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.backends.manifest_loader import (
     fetch_manifest,
@@ -26,6 +27,7 @@ from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.requirements import Requirements, parse_requirement_args
+from moondream_station.core.builds.trials import NO_TRIALS
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.capabilities.probes.nvidia import NVIDIA_DRIVER, NVIDIA_SMI, NvidiaSmiReading
 from moondream_station.core.environments.store import Committed, committed_at, place_of
@@ -308,6 +310,7 @@ class Patient:
             strategy=strategy if is_valid else "auto",
             mixes_indexes=mixes_indexes,
             catalog=await self.catalog.get(),
+            trials=await in_thread(read_trials, self.home) if self.is_here else NO_TRIALS,
             today=datetime.now(UTC).date(),
         )
         return await in_thread(plan_for, request)

@@ -389,3 +389,14 @@ async def test_a_model_that_requires_a_package_by_url_is_planned_for(tmp_path: P
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     report = await examined(home, manifest=str(tmp_path / "manifest.json"))
     assert finding_of(report, "gpu.build").status is Status.OK
+
+
+async def test_a_damaged_memory_of_failed_builds_is_told(home: Home) -> None:
+    """It is ignored, and the remedy removes it; without one nothing has failed."""
+    home.create()
+    assert finding_of(await examined(home), "gpu.trials").status is Status.OK
+    home.trials.write_text("{")
+    finding = finding_of(await examined(home), "gpu.trials")
+    assert finding.status is Status.WARNING
+    assert "trials.json can't be used" in finding.summary
+    assert f"rm {home.trials}" in words_of(finding)

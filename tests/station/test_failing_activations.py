@@ -11,7 +11,9 @@ import pytest
 
 from moondream_station.core.activation.activation import ask_to_cancel
 from moondream_station.core.activation.choice import plan_here
+from moondream_station.core.activation.trials_file import load_trials, read_trials
 from moondream_station.core.builds.requirements import parse_requirement_args
+from moondream_station.core.builds.trials import NO_TRIALS
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts.events import (
     ActivationCancelled,
@@ -63,6 +65,29 @@ async def test_another_accelerator_is_tried_once(premises: Premises) -> None:
     assert [verified.ok for verified in course.every(VerificationCompleted)] == [False, True]
     assert course.only(ActivationSucceeded).degraded is None
     assert len(premises.environments()) == 1
+
+
+async def test_what_failed_is_not_tried_first_again(premises: Premises) -> None:
+    """Until the driver changes: then it has another try. A damaged memory of it is none."""
+    replace_torch(premises, "cu128", behaviour=BLIND)
+    async with premises.station(CUDA) as station:
+        first = await switched(station, "colours")
+        again = await switched(station, "colours", upgrade=True)
+    other = first.only(FallbackChosen).to_build
+    assert again.every(FallbackChosen) == []
+    chosen = again.only(BuildSelected)
+    assert chosen.build == other
+    assert "cu128 with torch 2.9.5 failed on this machine" in chosen.reason
+    kept = {(trial.build, trial.failure is None) for trial in load_trials(premises.home).trials}
+    assert kept == {("cu128", False), (other, True)}
+    newer = nvidia_linux(driver="565.57.01", cuda="12.7", platform=HERE)
+    async with premises.station(newer) as station:
+        changed = await switched(station, "colours", upgrade=True)
+    assert changed.every(BuildSelected)[0].build == "cu128"
+    premises.home.trials.write_text('{"format": "moondream-station/trials/1", "trials": [')
+    assert read_trials(premises.home) == NO_TRIALS
+    with pytest.raises(ValueError, match="not JSON"):
+        load_trials(premises.home)
 
 
 async def test_the_processor_is_the_last_resort_and_says_so(premises: Premises) -> None:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 
+from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.catalog_schema import checked
+
+
+def changed_catalog(*changes: tuple[str, str]) -> Catalog:
+    """The catalog that `catalog_text` is."""
+    return Catalog(checked(catalog_text(*changes).encode()))
+
 
 def catalog_text(*changes: tuple[str, str]) -> str:
     """The bundled catalog with each first text in the place of which the second one stands."""

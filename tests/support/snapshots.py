@@ -10,6 +10,7 @@ from typing import Literal
 from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.requirements import parse_requirement_args
+from moondream_station.core.builds.trials import NO_TRIALS, Trials
 from moondream_station.core.facts.capabilities import Capabilities, Gpu, Outcome, ProbeReport
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import SelectionResult, select
@@ -99,6 +100,7 @@ def plan(
     python: str = "3.12.3",
     offers: Iterable[Offer] | None = None,
     catalog: Catalog | None = None,
+    trials: Trials = NO_TRIALS,
     today: date | None = None,
 ) -> SelectionResult:
     """What is selected there; from the catalog alone unless offers are given."""
@@ -108,6 +110,7 @@ def plan(
         python=python,
         strategy=strategy,
         catalog=catalog or load_catalog(),
+        trials=trials,
         today=today,
     )
     return select(request, request.catalog_offers() if offers is None else tuple(offers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from moondream_station.core.builds.catalog_schema import CatalogFile
+from moondream_station.core.builds.trials import Trials
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.events import Mismatch, VerificationReport
 from moondream_station.core.facts.selection import Candidate, Selection
@@ -21,6 +22,7 @@ _DATACLASSES: Final[dict[str, type[Any]]] = {
     "mismatch": Mismatch,
     "plan": Selection,
     "station-record": StationRecord,
+    "trials": Trials,
     "verification": VerificationReport,
 }
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
 
+from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.builds.catalog import Catalog, load_catalog
 from moondream_station.core.builds.offers import offer_from_wheel
 from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.builds.trials import NO_TRIALS, Trials
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.environments.store import Committed
@@ -228,6 +230,7 @@ async def plan_from_catalog(
     torch_index: str | None = None,
     mixes_indexes: bool = False,
     catalog: Catalog | None = None,
+    trials: Trials = NO_TRIALS,
     model: ModelInfo | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Selection:
@@ -243,6 +246,7 @@ async def plan_from_catalog(
         strategy=strategy,
         mixes_indexes=mixes_indexes,
         catalog=catalog or load_catalog(),
+        trials=trials,
         today=datetime.now(UTC).date(),
     )
     index = None if torch_index is None else without_credentials(torch_index)
@@ -274,6 +278,7 @@ async def plan_here(
         strategy=strategy,
         mixes_indexes=config.mixes_indexes,
         catalog=catalog or load_catalog(),
+        trials=await anyio.to_thread.run_sync(read_trials, home),
     )
     async with open_client(config, torch_index=settings.torch_index) as client:
         collected = await collect_offers(

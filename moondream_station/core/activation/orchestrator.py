@@ -24,6 +24,7 @@ from moondream_station.core.activation.prepare import (
     detect_machine,
     needs_of,
 )
+from moondream_station.core.activation.trials_file import learn
 from moondream_station.core.activation.workshop import Tools, Workshop
 from moondream_station.core.environments.store import amend, commit, reject, sync_ahead
 from moondream_station.core.facts.errors import StationError, VerificationFailed, WorkerFailed
@@ -41,6 +42,7 @@ from moondream_station.core.home.locks import activation_lock
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import storage_failure
 from moondream_station.core.serving.workers import ActiveWorker, Environment, HostedWorker, WorkerHost
+from moondream_station.core.worker.verification import Verification, WorkerPlan
 
 _log = Log()
 _CLEANUP_SECONDS = 5.0
@@ -130,7 +132,7 @@ class Orchestrator:
                 try:
                     async with self._worker(activation, environment) as worker:
                         activation.enter(Stage.VERIFY)
-                        report = await self._verify(activation, worker, environment)
+                        report = await self._verify(activation, worker, environment, needs)
                         await self._load(activation, worker, report.device, needs)
                         activation.enter(Stage.COMMIT)
                         await self._commit(environment, report, worker.found)
@@ -164,9 +166,13 @@ class Orchestrator:
             raise
 
     async def _verify(
-        self, activation: Activation, hosted: HostedWorker, environment: Environment
+        self,
+        activation: Activation,
+        hosted: HostedWorker,
+        environment: Environment,
+        needs: Needs | None,
     ) -> VerificationReport:
-        """Let torch compute, while what is new is made durable."""
+        """Let torch compute, while what is new is made durable; later choices know what came of it."""
         spec = environment.spec
         async with sync_ahead(None if environment.is_committed else spec.place):
             try:
@@ -175,13 +181,30 @@ class Orchestrator:
                 if spec.plan.build in {None, CPU} and not environment.is_committed:
                     raise
                 # An accelerator's library that takes the process down is one more way of not computing there.
+                await self._learn(needs, spec.plan, None, error.message)
                 raise VerificationFailed(error.message, hint=error.hint, log=error.log) from error
             activation.publish(
                 VerificationCompleted(
                     ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
                 )
             )
-            return verification.checked().report
+            try:
+                verification.checked()
+            except VerificationFailed as error:
+                if error.is_curable:
+                    await self._learn(needs, spec.plan, verification, error.message)
+                raise
+            await self._learn(needs, spec.plan, verification, None)
+            return verification.report
+
+    async def _learn(
+        self, needs: Needs | None, plan: WorkerPlan, verification: Verification | None, failure: str | None
+    ) -> None:
+        """Keep what a build came to on this machine; what another build can't cure is not the build's."""
+        if needs is not None:
+            home, catalog = self.tools.home, self.tools.catalog
+            capabilities = needs.capabilities
+            await anyio.to_thread.run_sync(learn, home, plan, verification, failure, capabilities, catalog)
 
     async def _load(
         self, activation: Activation, hosted: HostedWorker, device: str | None, needs: Needs | None

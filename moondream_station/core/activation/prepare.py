@@ -14,6 +14,7 @@ from moondream_station.core.backends.code_store import BackendCode, requirements
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.builds.trials import NO_TRIALS, Trials
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.store import request_key
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
@@ -43,7 +44,7 @@ class Needs:
     around: Surroundings
     request_key: str
 
-    def build_request(self, catalog: Catalog) -> BuildRequest:
+    def build_request(self, catalog: Catalog, trials: Trials = NO_TRIALS) -> BuildRequest:
         """What a build is chosen for, without the user's constraints."""
         return BuildRequest(
             capabilities=self.capabilities,
@@ -51,6 +52,7 @@ class Needs:
             python=self.interpreter.name,
             strategy=self.strategy,
             catalog=catalog,
+            trials=trials,
         )
 
     def with_memory(self, needed_bytes: int) -> Needs:

@@ -13,13 +13,11 @@ from typing import Self
 import anyio
 import httpx2
 
-from moondream_station.core.activation.activation import (
-    Activation,
-    sweep_cancel_requests,
-)
+from moondream_station.core.activation.activation import Activation, sweep_cancel_requests
 from moondream_station.core.activation.choice import Candidates, no_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.prepare import Needs
+from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.backends.code_store import BackendCode
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.backends.provide import provide_backend
@@ -195,7 +193,9 @@ class Workshop:
         """Ask every source which wheels of torch it has, and select."""
         config, client = await self._connected()
         requirements = await config.within_constraints(needs.requirements)
-        request = replace(needs.build_request(self._tools.catalog), requirements=requirements)
+        trials = await anyio.to_thread.run_sync(read_trials, self._tools.home)
+        request = needs.build_request(self._tools.catalog, trials)
+        request = replace(request, requirements=requirements)
         collected = await collect_offers(
             request,
             torch_index=self._tools.torch_index,
@@ -205,7 +205,7 @@ class Workshop:
             refresh=self._activation.request.upgrade,
         )
         found = select(request, collected.offers, is_complete=collected.is_complete)
-        return Candidates(found, collected)
+        return Candidates(found, collected, degraded=found.degraded)
 
     def announce(self, needs: Needs, candidates: Candidates) -> None:
         """Report the choice, or why there is none; but where the lock alone shows whether torch is needed."""

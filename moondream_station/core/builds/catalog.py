@@ -6,6 +6,7 @@ The data and its sources are in the file; docs/reference/catalog.md says how to 
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,7 @@ class Catalog:
     """Why this one is used and not the one that the user named, as a sentence; None where it is that one."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = data
         self.index: str = data["index"]
         self.reviewed = date.fromisoformat(data["reviewed"])
         self.rows: tuple[Row, ...] = tuple(_rows(data["releases"]))
@@ -112,6 +114,11 @@ class Catalog:
             for row in data["intel"]
             for device in row["devices"]
         }
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of what it says."""
+        return hashlib.sha256(repr(self._data).encode()).hexdigest()[:16]
 
     def in_place_of_another(self, doubt: str) -> Catalog:
         """The same, used because of a doubt about the one that the user named."""

@@ -11,6 +11,7 @@ from packaging.version import Version
 from moondream_station.core.builds.catalog import Catalog, Codes
 from moondream_station.core.builds.naming import Build, Kind, covers, numbers, parse_build, parse_capability
 from moondream_station.core.builds.offers import Target
+from moondream_station.core.builds.trials import NO_TRIALS, Trials
 from moondream_station.core.builds.visibility import InUse, amd_in_use, describe, intel_in_use, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 
@@ -35,10 +36,13 @@ class Hardware:
     windows_driver: bool
     in_use: dict[Kind, InUse]
     required: dict[Kind, frozenset[int]]
+    trials: Trials = NO_TRIALS
 
     @classmethod
-    def of(cls, capabilities: Capabilities, target: Target, catalog: Catalog) -> Hardware:
-        """The hardware of a snapshot."""
+    def of(
+        cls, capabilities: Capabilities, target: Target, catalog: Catalog, trials: Trials = NO_TRIALS
+    ) -> Hardware:
+        """The hardware of a snapshot; `trials` are those of this machine."""
         return cls(
             catalog=catalog,
             target=target,
@@ -49,6 +53,7 @@ class Hardware:
                 Kind.XPU: intel_in_use(capabilities, catalog),
             },
             required={},
+            trials=trials,
         )
 
     def of_kind(self, kind: Kind) -> InUse:
@@ -92,6 +97,8 @@ class Hardware:
                 return True
 
     def _codes(self, build: Build, torch: Version) -> Codes[Any] | None:
+        if own := self.trials.codes(build, torch):
+            return Codes(own, verified=True)
         if build.kind is Kind.CUDA:
             return self.catalog.architectures(build, torch, self.target.platform or "")
         return self.catalog.gfx(build, torch) if build.kind is Kind.ROCM else None

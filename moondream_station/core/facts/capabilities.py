@@ -55,6 +55,7 @@ class Gpu:
         architecture_source: Where the architecture comes from ("nvidia-smi", "name", "kfd",
             "rocm_agent_enumerator", "pci"); "bus" where the bus alone shows the GPU: it has no driver.
         memory_bytes: Its own memory, None where unknown or shared with the CPU.
+        driver: Its driver's version as Windows numbers it, for AMD and Intel; None elsewhere.
         integrated: Whether it is part of the CPU, None where unknown.
     """
 
@@ -65,6 +66,7 @@ class Gpu:
     architecture_source: str | None = None
     memory_bytes: int | None = None
     integrated: bool | None = None
+    driver: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,8 @@ class Home:
     """The cached snapshot of the machine."""
     active = _Place("active.json")
     """Which model is active, and each model's environment."""
+    trials = _Place("trials.json")
+    """What verification has learned of builds on this machine."""
     notices = _Place("notices.json")
     """The models' notices that the user has accepted."""
     backends = _Place("backends")

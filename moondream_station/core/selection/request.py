@@ -17,6 +17,7 @@ from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import Build, Kind, parse_build
 from moondream_station.core.builds.offers import Offer, Target, catalog_offers, target_of
 from moondream_station.core.builds.requirements import Requirements
+from moondream_station.core.builds.trials import NO_TRIALS, Circumstances, Trials
 from moondream_station.core.facts.capabilities import Capabilities
 
 COMPANIONS = ("torchvision", "torchaudio")
@@ -52,7 +53,13 @@ class BuildRequest:
     strategy: str = "auto"
     mixes_indexes: bool = False  # whether the user's pip looks in further places, where any version may be
     catalog: Catalog = field(default_factory=load_catalog, repr=False)
+    trials: Trials = field(default=NO_TRIALS, repr=False)  # what verification has learned on this machine
     today: date | None = None  # what the catalog's age is told by, where anybody is to be told
+
+    @cached_property
+    def circumstances(self) -> Circumstances:
+        """What a build's failure on this machine goes with."""
+        return Circumstances.of(self.capabilities, self.catalog)
 
     @cached_property
     def target(self) -> Target:
@@ -155,7 +162,7 @@ class Case:
         return cls(
             request=request,
             torch=torch,
-            hardware=Hardware.of(request.capabilities, target, request.catalog),
+            hardware=Hardware.of(request.capabilities, target, request.catalog, request.trials),
             offers=_by_build(offers, target, with_yanked=torch.is_exact),
             known=_by_build(request.catalog_offers(), target, with_yanked=True),
         )

@@ -15,11 +15,12 @@ from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed,
 from moondream_station.core.builds.offers import Offer, target_of
 from moondream_station.core.builds.visibility import describe, hiding_all_but, nvidia_in_use
 from moondream_station.core.facts.capabilities import Capabilities
+from moondream_station.core.facts.events import Degraded
 from moondream_station.core.facts.selection import Candidate, Selection, Verdict
 from moondream_station.core.selection import sentences
 from moondream_station.core.selection.command import install_command
 from moondream_station.core.selection.request import OVERRIDABLE, BuildRequest, Case, Obstacle
-from moondream_station.core.selection.verdicts import Judgement, Judgements, judge
+from moondream_station.core.selection.verdicts import Judgement, Judgements, failure_of, judge
 
 _RANKS = {Kind.MPS: 9, Kind.CUDA: 9, Kind.ROCM: 8, Kind.XPU: 7, Kind.CPU: 0}
 _INTEGRATED_IS_LATER = 2
@@ -59,6 +60,8 @@ class SelectionResult:
 
     selection: Selection
     order: tuple[Ranked, ...]
+    degraded: Degraded | None = None
+    """What the machine should have had, where the CPU build is chosen because that failed here."""
 
 
 def select(request: BuildRequest, offers: Iterable[Offer], *, is_complete: bool = True) -> SelectionResult:
@@ -81,6 +84,7 @@ def select(request: BuildRequest, offers: Iterable[Offer], *, is_complete: bool 
             case, judgements = other, others
     usable = (judged for judged in judgements if judged.offers)
     possible = tuple(sorted(usable, key=lambda judged: _worth(judged, case), reverse=True))
+    failed = {judged.build: trial for judged in possible if (trial := failure_of(judged, case))}
     about_name: str | None = None
     reason: str | None
     if strategy == "auto":
@@ -89,6 +93,14 @@ def select(request: BuildRequest, offers: Iterable[Offer], *, is_complete: bool 
         order, reason = _guided(possible, judgements, case)
     else:
         order, reason, about_name = _named(strategy, judgements, possible, case)
+    degraded = None
+    if forced is None and order and (trial := failed.get(order[0].build)):
+        # What failed here, and nothing has changed since, has its turn after what may work.
+        best, order = order[0], tuple(sorted(order, key=lambda judged: judged.build in failed))
+        if order[0] is not best:
+            reason = sentences.why_instead(order[0], best, trial)
+        if order[0].build.kind is Kind.CPU:
+            degraded = Degraded(wanted=best.build.name, reason=trial.failure or "")
     chosen = order[0] if order else None
     if chosen and reason:
         reason += sentences.origin_of(chosen.best)
@@ -105,9 +117,9 @@ def select(request: BuildRequest, offers: Iterable[Offer], *, is_complete: bool 
         reason=reason or case.torch.contradiction or sentences.why_none(judgements, case),
         command=install_command(chosen.best, requirements, case) if chosen else (),
         warnings=tuple(dict.fromkeys((*requirements.warnings, *named, *idle, *_caveats(chosen, case)))),
-        candidates=_candidates(order, possible, judgements, reason or ""),
+        candidates=_candidates(order, possible, judgements, reason or "", case),
     )
-    return SelectionResult(selection, tuple(map(Ranked.of, order)))
+    return SelectionResult(selection, tuple(map(Ranked.of, order)), degraded)
 
 
 def _judge_all(case: Case, forced: Build | None) -> tuple[Case, Judgements]:
@@ -221,6 +233,8 @@ def _about_wheel(chosen: Judgement, case: Case) -> Iterator[str]:
     if build.kind is Kind.CPU and own not in {None, Kind.CPU, Kind.MPS}:
         instead = f"PyPI's own ({own}) is used, which is much larger; it computes on the CPU"
         yield f"No CPU build of torch {best.torch} is available, so {instead}."
+    if trial := failure_of(chosen, case):
+        yield sentences.why_failed(chosen, trial)
     if doubt := case.hardware.doubt(build, best.version):
         yield doubt
     elif not best.verified:
@@ -243,7 +257,7 @@ def _left_out(chosen: Judgement, case: Case) -> Iterator[str]:
 
 
 def _candidates(
-    order: Judgements, possible: Judgements, judgements: Judgements, reason: str
+    order: Judgements, possible: Judgements, judgements: Judgements, reason: str, case: Case
 ) -> tuple[Candidate, ...]:
     """Every build: the chosen one, the possible ones in order, then the rejected ones, newest first."""
     # The chosen one's reason is the choice's own: what auto would say of a build that was named is not true.
@@ -254,7 +268,7 @@ def _candidates(
             build=judged.build.name,
             torch=judged.best.torch,
             verdict=Verdict.CHOSEN if judged is chosen else Verdict.POSSIBLE,
-            reason=reason if judged is chosen else sentences.why_possible(judged, chosen),
+            reason=reason if judged is chosen else sentences.why_possible(judged, chosen, case),
         )
         for judged in (*order, *(other for other in possible if other.build not in ordered))
     ]

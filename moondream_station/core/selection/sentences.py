@@ -9,11 +9,19 @@ from dataclasses import replace
 from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, last_driver, listed, numbers
 from moondream_station.core.builds.offers import PLATFORMS, Offer, in_words, platform_name, pythons_of
+from moondream_station.core.builds.trials import Trial
 from moondream_station.core.builds.visibility import describe, hiding_all_but
 from moondream_station.core.facts.capabilities import Gpu
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.selection.request import Case, Obstacle
-from moondream_station.core.selection.verdicts import Judgement, Refusal, best_build, judge, why_not_system
+from moondream_station.core.selection.verdicts import (
+    Judgement,
+    Refusal,
+    best_build,
+    failure_of,
+    judge,
+    why_not_system,
+)
 
 ANY_DRIVER = "99999.0"
 _PREFERRED = (*GPU_KINDS, Kind.CPU)
@@ -73,8 +81,23 @@ def origin_of(offer: Offer) -> str:
     return f" It comes from your index {redact_url(offer.index_url)}." if is_own and offer.index_url else ""
 
 
-def why_possible(judgement: Judgement, chosen: Judgement | None) -> str:
+def why_failed(judgement: Judgement, trial: Trial) -> str:
+    """That a build failed on this machine, and what would make it be tried again."""
+    failed = f"{judgement.named} failed on this machine on {trial.day}"
+    why = (trial.failure or "").rstrip(".")
+    again = "once a driver, a GPU, the kernel, torch or the catalog changes"
+    return f"{failed}: {why}. It is tried again {again}, or with --strategy {judgement.build.name}."
+
+
+def why_instead(chosen: Judgement, failed: Judgement, trial: Trial) -> str:
+    """Why a build is chosen and not a better one, which failed on this machine."""
+    return f"{chosen.named} is used, because {why_failed(failed, trial)}"
+
+
+def why_possible(judgement: Judgement, chosen: Judgement | None, case: Case) -> str:
     """Why a build that could be used was not chosen."""
+    if trial := failure_of(judgement, case):
+        return why_failed(judgement, trial)
     name, torch = judgement.build.name, judgement.best.torch
     if judgement.build.kind is Kind.CPU:
         return f"cpu is also possible, with torch {torch}, without a GPU."
@@ -189,6 +212,9 @@ def _remedy(kind: Kind, case: Case) -> str:
     if in_use.absence and not is_driverless:
         return f"{in_use.absence}."
     if best := best_build(case, kind):
+        if trial := failure_of(best, case):
+            again = f"--strategy {best.build.name} tries it again"
+            return f"{best.named} failed on this machine on {trial.day}; {again}."
         return f"strategy {best.build.name} can use it, with torch {best.best.torch}."
     remedies = list(_single_remedies(kind, case))
     other = case.ignoring_also(Obstacle.REQUIREMENT, Obstacle.COMPANION)
@@ -295,4 +321,4 @@ def _other_visibility(kind: Kind, case: Case) -> Iterator[str]:
 
 def _with_any_driver(case: Case) -> Case:
     capabilities = replace(case.request.capabilities, nvidia_driver=ANY_DRIVER)
-    return replace(case, hardware=Hardware.of(capabilities, case.target, case.catalog))
+    return replace(case, hardware=Hardware.of(capabilities, case.target, case.catalog, case.request.trials))

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from moondream_station.core.builds.naming import GPU_KINDS, Build, Kind, listed
 from moondream_station.core.builds.offers import Offer, in_words, platform_name, pythons_of
+from moondream_station.core.builds.trials import Trial
 from moondream_station.core.selection.request import Case, Obstacle
 
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}  # PEP 600
@@ -61,6 +62,14 @@ def judge(build: Build, case: Case) -> Judgement:
         return Judgement(build, (), Refusal(Obstacle.ABSENT, absent))
     ranked = sorted(offers, key=lambda it: (it.version, it.verified, _SOURCE_RANK[it.source]), reverse=True)
     return Judgement(build, tuple(ranked))
+
+
+def failure_of(judgement: Judgement, case: Case) -> Trial | None:
+    """How a possible build failed on this machine, where nothing has changed since."""
+    request = case.request
+    if judgement.build.kind is Kind.CPU:
+        return None
+    return request.trials.failure(judgement.build.name, judgement.best.torch, request.circumstances)
 
 
 def best_build(case: Case, kind: Kind | None = None) -> Judgement | None:

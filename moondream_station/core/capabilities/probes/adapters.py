@@ -151,9 +151,10 @@ def _gpu(adapter: dict[str, Any]) -> Gpu | None:
     name = one_line(_text(adapter, "Name")) or None
     if vendor == _NVIDIA:
         return nvidia_gpu(device, name)
+    driver = one_line(_text(adapter, "DriverVersion")) or None
     if vendor == _INTEL:
-        return intel_gpu(device, name=name)
-    return Gpu(vendor="amd", name=name) if vendor == _AMD else None
+        return replace(intel_gpu(device, name=name), driver=driver)
+    return Gpu(vendor="amd", name=name, driver=driver) if vendor == _AMD else None
 
 
 def _nvidia_driver(adapter: dict[str, Any]) -> str | None:
