@@ -173,38 +173,43 @@ class Orchestrator:
         needs: Needs | None,
     ) -> VerificationReport:
         """Let torch compute, while what is new is made durable; later choices know what came of it."""
-        spec = environment.spec
+        spec, verification, failure = environment.spec, None, None
         async with sync_ahead(None if environment.is_committed else spec.place):
             try:
                 verification = await hosted.worker.verify(spec.plan, progress=activation.progressed)
+                activation.publish(
+                    VerificationCompleted(
+                        ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
+                    )
+                )
+                verification.checked()
+            except VerificationFailed as error:
+                failure = error
             except WorkerFailed as error:
                 if spec.plan.build in {None, CPU} and not environment.is_committed:
                     raise
                 # An accelerator's library that takes the process down is one more way of not computing there.
-                await self._learn(needs, spec.plan, None, error.message)
-                raise VerificationFailed(error.message, hint=error.hint, log=error.log) from error
-            activation.publish(
-                VerificationCompleted(
-                    ok=verification.is_ok, report=verification.report, mismatches=verification.mismatches
-                )
-            )
-            try:
-                verification.checked()
-            except VerificationFailed as error:
-                if error.is_curable:
-                    await self._learn(needs, spec.plan, verification, error.message)
-                raise
-            await self._learn(needs, spec.plan, verification, None)
+                failure = VerificationFailed(error.message, hint=error.hint, log=error.log)
+                failure.__cause__ = error
+            if failure is None or failure.is_curable:
+                await self._learn(needs, spec.plan, verification, failure)
+            if failure is not None:
+                raise failure
+            assert verification is not None  # noqa: S101  else the worker failed
             return verification.report
 
     async def _learn(
-        self, needs: Needs | None, plan: WorkerPlan, verification: Verification | None, failure: str | None
+        self,
+        needs: Needs | None,
+        plan: WorkerPlan,
+        verification: Verification | None,
+        failure: VerificationFailed | None,
     ) -> None:
         """Keep what a build came to on this machine; what another build can't cure is not the build's."""
         if needs is not None:
-            home, catalog = self.tools.home, self.tools.catalog
+            home, catalog, why = self.tools.home, self.tools.catalog, failure and failure.message
             capabilities = needs.capabilities
-            await anyio.to_thread.run_sync(learn, home, plan, verification, failure, capabilities, catalog)
+            await anyio.to_thread.run_sync(learn, home, plan, verification, why, capabilities, catalog)
 
     async def _load(
         self, activation: Activation, hosted: HostedWorker, device: str | None, needs: Needs | None
