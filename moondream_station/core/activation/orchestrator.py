@@ -207,7 +207,7 @@ class Orchestrator:
     ) -> None:
         """Keep what a build came to on this machine; what another build can't cure is not the build's."""
         if needs is not None:
-            home, catalog, why = self.tools.home, self.tools.catalog, failure and failure.message
+            home, catalog, why = self.tools.home, self.tools.catalog, failure.message if failure else None
             capabilities = needs.capabilities
             await anyio.to_thread.run_sync(learn, home, plan, verification, why, capabilities, catalog)
 
