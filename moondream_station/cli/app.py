@@ -166,7 +166,11 @@ def switch(
         Path | None, typer.Option("--python", metavar="PATH", help="Python interpreter for the environment.")
     ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Go on even if the model does not fit this machine.")
+        bool,
+        typer.Option(
+            "--anyway",
+            help="Go on even if the model does not fit this machine, or the hub does not give its weights.",
+        ),
     ] = False,
     accept_notice: Annotated[
         bool, typer.Option("--accept-notice", help="Accept the model's notice, if it has one.")

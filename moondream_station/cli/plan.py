@@ -42,6 +42,7 @@ from moondream_station.core.resolve.interpreter import own_interpreter
 
 if TYPE_CHECKING:
     from moondream_station.core.backends.manifest import ModelInfo
+    from moondream_station.core.weights.disk import Learned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
     requirements, model = await _requirements(options, home, settings, machine=machine)
     catalog = await open_catalog(settings, home=home, environ=os.environ, is_offline=options.offline)
     if is_elsewhere or options.offline:
+        learned = await anyio.to_thread.run_sync(_known_here, model, home) if model else None
         return await plan_from_catalog(
             requirements,
             machine,
@@ -138,6 +140,7 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
             catalog=catalog,
             trials=NO_TRIALS if is_elsewhere else read_trials(home),
             model=model,
+            learned=learned,
             environ=None if is_elsewhere else os.environ,
         )
     home.create()
@@ -152,6 +155,12 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
         catalog=catalog,
         model=model,
     )
+
+
+def _known_here(model: ModelInfo, home: Home) -> Learned | None:
+    from moondream_station.core.activation.models import known_here  # noqa: PLC0415  with --model alone
+
+    return known_here(model, home, os.environ)
 
 
 async def _requirements(

@@ -422,14 +422,15 @@ def test_weights_that_do_not_fit_are_not_begun(
 def test_what_the_hub_says_of_weights_is_held_against_the_machine(
     premises: ModelPremises, switched: list[dict[str, Any]]
 ) -> None:
-    """Where the manifest says nothing: the switch ends before a byte of them is fetched."""
+    """Where the manifest says nothing: the switch ends before more than their beginning is fetched."""
     premises.hub.repositories["me/huge"] = premises.tiny
     premises.hub.huge.add("me/huge")
     premises.hub.server.clear_requests()
     *_, last = switch(premises, "huge")
     assert (last["event"], last["error"]["code"]) == ("ActivationFailed", "does-not-fit")
     assert re.search(r"needs \d000001\.1 GB of memory; [\d.]+ GB are there", last["error"]["message"])
-    assert not [request for request in premises.hub.server.requests if ".safetensors" in request.path]
+    asked = [request for request in premises.hub.server.requests if ".safetensors" in request.path]
+    assert {request.range for request in asked} == {"bytes=0-99999"}
 
 
 def hub_cases(hub: ModelHub) -> dict[str, dict[str, Any]]:

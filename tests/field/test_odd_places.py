@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from moondream_station.core.worker.loading import model_cache
+from moondream_station.core.weights.disk import model_cache
 from support.commands import call_here, command
 from support.stations import Premises, open_premises
 

@@ -26,6 +26,7 @@ from moondream_station.core.fetch.lock import Lock
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import read_file
+from moondream_station.core.home.task_groups import meanwhile
 from moondream_station.core.index.listing import SourceReport
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.machine import Machine
@@ -36,7 +37,10 @@ from moondream_station.core.selection.select import Ranked, SelectionResult, sel
 from moondream_station.core.selection.sentences import origin_of
 
 if TYPE_CHECKING:
+    import httpx2
+
     from moondream_station.core.backends.manifest import ModelInfo
+    from moondream_station.core.weights.disk import Learned
 
 _HOUR_SECONDS = 3600.0
 _WORTH_TELLING_SECONDS = 60.0
@@ -232,6 +236,7 @@ async def plan_from_catalog(
     catalog: Catalog | None = None,
     trials: Trials = NO_TRIALS,
     model: ModelInfo | None = None,
+    learned: Learned | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Selection:
     """Plan with what a catalog knows, and no network: for a recorded machine, or offline.
@@ -251,7 +256,7 @@ async def plan_from_catalog(
     )
     index = None if torch_index is None else without_credentials(torch_index)
     selection = select(request, request.catalog_offers(index=index)).selection
-    return await _with_fit(selection, model, request, environ)
+    return await _with_fit(selection, model, learned, request, environ)
 
 
 async def plan_here(
@@ -281,9 +286,15 @@ async def plan_here(
         trials=await anyio.to_thread.run_sync(read_trials, home),
     )
     async with open_client(config, torch_index=settings.torch_index) as client:
-        collected = await collect_offers(
-            request, torch_index=settings.torch_index, config=config, home=home, client=client
-        )
+
+        async def look() -> Learned | None:
+            return await _looked_at(model, home, environ, client) if model else None
+
+        async with meanwhile(look) as looked:
+            collected = await collect_offers(
+                request, torch_index=settings.torch_index, config=config, home=home, client=client
+            )
+    learned = looked()
     selection = select(request, collected.offers, is_complete=collected.is_complete).selection
     silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
     if selection.build is None:
@@ -295,13 +306,33 @@ async def plan_here(
         *selection.warnings,
         *(f"There may be more builds, because not every index answered: {sentence}" for sentence in silent),
         *_age(collected.tried),
+        *([learned.failure.message] if learned and learned.failure else ()),
     )
-    return await _with_fit(replace(selection, warnings=warnings), model, request, environ)
+    selection = replace(selection, warnings=warnings)
+    return await _with_fit(selection, model, learned, request, environ)
+
+
+async def _looked_at(
+    model: ModelInfo, home: Home, environ: Mapping[str, str], client: httpx2.AsyncClient
+) -> Learned | None:
+    """What a model's weights take; they are asked for where the manifest does not say it."""
+    from moondream_station.core.activation.models import is_silent, known_here  # noqa: PLC0415  likewise
+    from moondream_station.core.weights.disk import source_of  # noqa: PLC0415
+    from moondream_station.core.weights.hub import learn  # noqa: PLC0415
+
+    async def connect() -> httpx2.AsyncClient:
+        return client
+
+    source = source_of(model.args)
+    if source is None or not is_silent(model.needs):
+        return await anyio.to_thread.run_sync(known_here, model, home, environ)
+    return await learn(source, home=home, environ=environ, connect=connect)
 
 
 async def _with_fit(
     selection: Selection,
     model: ModelInfo | None,
+    learned: Learned | None,
     request: BuildRequest,
     environ: Mapping[str, str] | None,
 ) -> Selection:
@@ -314,9 +345,9 @@ async def _with_fit(
         surroundings_of,
     )
 
-    around = Surroundings()
+    around = Surroundings(learned=learned)
     if environ is not None:
-        around = await anyio.to_thread.run_sync(surroundings_of, model, environ)
+        around = await anyio.to_thread.run_sync(surroundings_of, model, environ, learned)
     fit = judge(model, selection.build, request.capabilities, around=around, catalog=request.catalog)
     return replace(selection, fit=fit)
 

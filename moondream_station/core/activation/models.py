@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from moondream_station.core.backends.manifest import Manifest, ModelInfo, ModelNeeds
@@ -24,14 +23,23 @@ from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import NoticeNotAccepted, UnsupportedModel
 from moondream_station.core.facts.selection import Fit, FitVerdict
 from moondream_station.core.home.active_file import read_active
-from moondream_station.core.home.layout import Home, expanded
+from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import Need, in_words, read_record, write_record
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import select
 from moondream_station.core.views.overview import models_shape
-from moondream_station.core.worker.loading import available_bytes, disk_usage, model_cache, total_bytes
+from moondream_station.core.weights.contents import Weights
+from moondream_station.core.weights.disk import (
+    Learned,
+    hub_cache,
+    known,
+    missing_bytes,
+    repository_cache,
+    source_of,
+)
+from moondream_station.core.worker.loading import available_bytes, disk_usage, total_bytes
 
 _NOTICES = "moondream-station/notices/1"
 _log = Log()
@@ -51,13 +59,15 @@ _Finding: TypeAlias = tuple[FitVerdict, str]
 class Surroundings:
     """What the probes don't ask of this computer; None where unknown.
 
-    `weights` is what a model's weights need of their disk beside what is there already.
+    `weights` is what a model's weights need of their disk beside what is there already; `learned`, what they
+    say of themselves.
     """
 
     memory_bytes: int | None = None
     free_memory_bytes: int | None = None
     weights: Need | None = None
     free_disk_bytes: int | None = None
+    learned: Learned | None = None
 
 
 class _Room(NamedTuple):
@@ -82,17 +92,38 @@ def judge(
 
     What nobody knows is unknown: nothing is guessed.
     """
+    learned = around.learned
+    needs = with_weights(model.needs, learned.weights if learned else None)
     target = target_of(capabilities, capabilities.python)
     room = _room(build, capabilities, target, catalog, around)
     dtype = model.args.get("dtype")
-    memory = _memory(_sizes(model.needs, dtype if isinstance(dtype, str) else None, room.kind), room)
-    others = [*_disk(around), *_capability(model.needs, room), *_glibc(model.needs, target)]
+    sizes = _sizes(needs, dtype if isinstance(dtype, str) else None, room.kind)
+    memory = _memory(sizes, room) if sizes else (FitVerdict.UNKNOWN, _why_unknown(learned))
+    others = [*_disk(around), *_capability(needs, room), *_glibc(needs, target)]
     if model.requires_gpu and room.kind is Kind.CPU:
         others.append((FitVerdict.DOES_NOT_FIT, "needs a GPU; only the CPU build can be used"))
     verdict = max((memory, *others), key=lambda finding: list(FitVerdict).index(finding[0]))[0]
     reasons = [reason for found, reason in others if found == verdict and found is not FitVerdict.FITS]
     # The memory is always told: it is what people ask for.
     return Fit(verdict=verdict, reason="; ".join((memory[1], *reasons)))
+
+
+def is_silent(needs: ModelNeeds) -> bool:
+    """Whether a manifest says nothing about the memory that a model needs."""
+    return needs.weights_bytes is None and not needs.memory_bytes
+
+
+def with_weights(needs: ModelNeeds, weights: Weights | None) -> ModelNeeds:
+    """What a model needs by its manifest; where that says nothing about memory, by the weights themselves."""
+    if weights is None or not is_silent(needs):
+        return needs
+    known = {"weights_bytes": weights.size_bytes, "weights_dtype": weights.dtype}
+    return needs.model_copy(update={**known, "memory_bytes": weights.memory_bytes})
+
+
+def _why_unknown(learned: Learned | None) -> str:
+    why = f", and {learned.reason}" if learned and learned.reason else ""
+    return f"the manifest does not say how much memory it needs{why}"
 
 
 def _room(
@@ -132,8 +163,6 @@ def _sizes(needs: ModelNeeds, dtype: str | None, kind: Kind | None) -> list[tupl
 
 
 def _memory(sizes: list[tuple[str | None, int]], room: _Room) -> _Finding:
-    if not sizes:
-        return FitVerdict.UNKNOWN, "the manifest does not say how much memory it needs"
     (best, sum_of_best), (worst, sum_of_worst) = (_in_memory(*sizes[place], room) for place in (0, -1))
     if best is not FitVerdict.DOES_NOT_FIT and worst is FitVerdict.DOES_NOT_FIT:
         return FitVerdict.TIGHT, f"{sum_of_best}; a CPU that can't multiply {sizes[0][0]} {sum_of_worst}"
@@ -190,17 +219,22 @@ def _glibc(needs: ModelNeeds, target: Target) -> Iterator[_Finding]:
         yield FitVerdict.DOES_NOT_FIT, f"needs glibc {needs.glibc}; this system has {there}"
 
 
-def surroundings_of(model: ModelInfo, environ: Mapping[str, str]) -> Surroundings:
+def surroundings_of(
+    model: ModelInfo, environ: Mapping[str, str], learned: Learned | None = None
+) -> Surroundings:
     """This computer's memory, and the disk that a model's weights go to. Blocks: it looks at their files.
 
     A backend that loads from Hugging Face's hub names the repository, or a folder, as `model_id`.
     """
-    cache = Path(environ.get("HF_HUB_CACHE") or model_cache(environ)[0] / "hub")
-    model_id = str(model.args.get("model_id", ""))
-    is_local = bool(model_id) and os.path.isdir(expanded(model_id))  # noqa: PTH112  pathlib's may raise
-    missing = 0 if is_local else model.needs.weights_bytes or 0
-    if missing:
-        missing = max(0, missing - disk_usage([cache / f"models--{model_id.replace('/', '--')}"]))
+    cache, source = hub_cache(environ), source_of(model.args)
+    weights = learned.weights if learned else None
+    missing = model.needs.weights_bytes or 0
+    if source is not None and weights is not None:
+        missing = missing_bytes(source, weights, environ)
+    elif source is not None and source.folder is not None:
+        missing = 0
+    elif missing and source is not None:
+        missing = max(0, missing - disk_usage([repository_cache(source.repository, environ)]))
     folder = next(folder for folder in (cache, *cache.parents) if os.path.isdir(folder))  # noqa: PTH112
     free_bytes: int | None = None
     with suppress(OSError):  # a file system that does not say
@@ -210,7 +244,14 @@ def surroundings_of(model: ModelInfo, environ: Mapping[str, str]) -> Surrounding
         free_memory_bytes=available_bytes(),
         weights=Need(folder, missing),
         free_disk_bytes=free_bytes,
+        learned=learned,
     )
+
+
+def known_here(model: ModelInfo, home: Home, environ: Mapping[str, str]) -> Learned | None:
+    """What is known of a model's weights without asking for them, None where it names none. Blocks."""
+    source = source_of(model.args)
+    return known(source, home, environ) if source else None
 
 
 def check_model(
@@ -294,4 +335,5 @@ def _fit_here(
         build = select(request, request.catalog_offers()).selection.build
         if build is None:
             return Fit(verdict=FitVerdict.UNKNOWN, reason="no PyTorch build is known that it could use here")
-    return judge(model, build, capabilities, around=surroundings_of(model, environ), catalog=catalog)
+    around = surroundings_of(model, environ, known_here(model, home, environ))
+    return judge(model, build, capabilities, around=around, catalog=catalog)

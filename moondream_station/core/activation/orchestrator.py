@@ -104,11 +104,14 @@ class Orchestrator:
         ):
             await workshop.sweep()
             if not request.rollback:
-                async with workshop.providing(model.backend) as code:  # neither needs the other
+                # None of the three needs another.
+                async with workshop.providing(model.backend) as code, workshop.learning(model) as learned:
                     activation.enter(Stage.DETECT)
                     capabilities = await detect_machine(tools.cache, activation.publish)
                 with activation.blamed_on(Stage.PREPARE):
-                    needs = await needs_of(activation, code(), capabilities, tools.manifest, tools.environ)
+                    needs = await needs_of(
+                        activation, code(), capabilities, learned(), tools.manifest, tools.environ
+                    )
 
             activation.enter(Stage.SELECT)
             environment = (

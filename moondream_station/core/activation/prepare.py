@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import anyio.to_thread
+from packaging.utils import canonicalize_name
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.choice import CPU
-from moondream_station.core.activation.models import Surroundings, judge, surroundings_of
+from moondream_station.core.activation.models import Surroundings, is_silent, judge, surroundings_of
 from moondream_station.core.backends.code_store import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.builds.catalog import Catalog
@@ -24,10 +25,12 @@ from moondream_station.core.facts.selection import Fit, FitVerdict
 from moondream_station.core.home.log import Log
 from moondream_station.core.resolve.interpreter import Interpreter, find_interpreter
 from moondream_station.core.selection.request import BuildRequest
+from moondream_station.core.weights.disk import Learned
 
 _log = Log()
 MEMORY_UNIT = "bytes of memory"
 """The unit of progress by which a backend says what its weights will take, before it fetches them."""
+_HUB_CLIENTS = {"transformers", "huggingface-hub"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +60,10 @@ class Needs:
 
     def with_memory(self, needed_bytes: int) -> Needs:
         """The same, where the backend says what its weights take; what the manifest says goes first."""
-        said = self.model.needs
-        if said.weights_bytes is not None or said.memory_bytes:
+        if not is_silent(self.model.needs):
             return self
         by_dtype = {str(self.model.args.get("dtype") or ""): needed_bytes}
-        needs = said.model_copy(update={"memory_bytes": by_dtype})
+        needs = self.model.needs.model_copy(update={"memory_bytes": by_dtype})
         return replace(self, model=self.model.model_copy(update={"needs": needs}))
 
     def fit_on(self, build: str | None, catalog: Catalog) -> Fit:
@@ -115,10 +117,15 @@ async def needs_of(
     activation: Activation,
     code: BackendCode,
     capabilities: Capabilities,
+    learned: Learned | None,
     manifest: Manifest,
     environ: Mapping[str, str],
 ) -> Needs:
-    """What a backend's code and the machine make of an activation's request."""
+    """What a backend's code, the machine and the weights make of an activation's request.
+
+    Raises:
+        WeightsUnreachable: The backend loads from the hub, or from a folder, and will find nothing there.
+    """
     request = activation.request
     model = manifest.model(request.model)
     info = manifest.backends[model.backend]
@@ -126,6 +133,8 @@ async def needs_of(
     for warning in requirements.warnings:
         _log.warning("requirements_line_left_out", reason=warning)
         activation.note(warning)
+    if learned and learned.failure and not request.anyway and _loads_from_hub(requirements):
+        raise learned.failure
     interpreter = await find_interpreter(request.python, environ=environ)
     return Needs(
         model_id=request.model,
@@ -135,7 +144,7 @@ async def needs_of(
         strategy=request.strategy,
         interpreter=interpreter,
         capabilities=capabilities,
-        around=await anyio.to_thread.run_sync(surroundings_of, model, environ),
+        around=await anyio.to_thread.run_sync(surroundings_of, model, environ, learned),
         request_key=request_key(
             backend=code.id,
             backend_version=code.version,
@@ -146,3 +155,8 @@ async def needs_of(
             platform=f"{capabilities.system}-{capabilities.machine}".lower(),
         ),
     )
+
+
+def _loads_from_hub(requirements: Requirements) -> bool:
+    """Whether `model_id` is certainly a repository or a folder in the hub's form: by who will load it."""
+    return any(canonicalize_name(item.name) in _HUB_CLIENTS for item in requirements.items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,7 @@ from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.backends.code_store import BackendCode
-from moondream_station.core.backends.manifest import Manifest
+from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.backends.provide import provide_backend
 from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.naming import parse_build
@@ -32,7 +32,7 @@ from moondream_station.core.environments.store import (
     find_reusable,
     sweep,
 )
-from moondream_station.core.facts.errors import NoSpace, StationError, VerificationFailed
+from moondream_station.core.facts.errors import NoSpace, VerificationFailed
 from moondream_station.core.facts.events import (
     BuildSelected,
     DownloadProgressed,
@@ -48,12 +48,14 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import Need, no_space_hint, remove_tree, storage_failure
-from moondream_station.core.home.task_groups import as_raised
+from moondream_station.core.home.task_groups import meanwhile
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
 from moondream_station.core.selection.select import Conclusions, conclusions, select
 from moondream_station.core.serving.workers import Environment, WorkerSpec
+from moondream_station.core.weights.disk import Learned, source_of
+from moondream_station.core.weights.hub import learn
 from moondream_station.core.worker.verification import WorkerPlan
 
 _CLOSE_SECONDS = 0.5
@@ -86,6 +88,7 @@ class Workshop:
         self._resources = AsyncExitStack()
         self._made: list[Place] = []
         self._network: tuple[PackagingConfig, httpx2.AsyncClient] | None = None
+        self._connecting = anyio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,38 +116,31 @@ class Workshop:
         await sweep(self._tools.home)
         await anyio.to_thread.run_sync(sweep_cancel_requests, self._tools.home)
 
-    @asynccontextmanager
-    async def providing(self, backend_id: str) -> AsyncIterator[Callable[[], BackendCode]]:
-        """Bring a backend's code while something else is done; what is yielded gives it afterwards.
-
-        That raises what `provide_backend` raised: a failure to get the code ends nothing else.
-        """
-        provided: list[BackendCode | StationError] = []
-
+    def providing(self, backend_id: str) -> AbstractAsyncContextManager[Callable[[], BackendCode]]:
+        """Bring a backend's code while something else is done; what is yielded gives it afterwards."""
         home, manifest = self._tools.home, self._tools.manifest
 
-        async def connect() -> httpx2.AsyncClient:
-            return (await self._connected())[1]
-
-        async def provide() -> None:
+        async def provide() -> BackendCode:
             info = manifest.backends[backend_id]
             try:
-                code = await provide_backend(backend_id, info, manifest=manifest, home=home, connect=connect)
-                provided.append(code)
-            except StationError as error:
-                provided.append(error)
+                return await provide_backend(
+                    backend_id, info, manifest=manifest, home=home, connect=self._client
+                )
             except OSError as error:
-                provided.append(storage_failure(error, home.root))
+                raise storage_failure(error, home.root) from error
 
-        def code() -> BackendCode:
-            if isinstance(provided[0], StationError):
-                raise provided[0]
-            return provided[0]
+        return meanwhile(provide)
 
-        with as_raised():
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(provide)
-                yield code
+    def learning(self, model: ModelInfo) -> AbstractAsyncContextManager[Callable[[], Learned | None]]:
+        """Find out what a model's weights take, and whether they can be downloaded, likewise."""
+        home, environ, source = self._tools.home, self._tools.environ, source_of(model.args)
+
+        async def ask() -> Learned | None:
+            if source is None:
+                return None
+            return await learn(source, home=home, environ=environ, connect=self._client)
+
+        return meanwhile(ask)
 
     async def reuse(self, needs: Needs) -> Environment | None:
         """A whole environment that was made for the same, if its build is still possible: drivers change."""
@@ -389,12 +385,16 @@ class Workshop:
             plan=WorkerPlan(build=build, torch=torch, conclusions=known),
         )
 
+    async def _client(self) -> httpx2.AsyncClient:
+        return (await self._connected())[1]
+
     async def _connected(self) -> tuple[PackagingConfig, httpx2.AsyncClient]:
         """The user's packaging set-up, and a client that goes by it; read and opened once."""
-        if self._network is None:
-            config = await load_packaging_config(self._tools.environ)
-            # Reading the system's certificates takes 50 ms: in a thread, and only for who fetches something.
-            opening = partial(open_client, config, torch_index=self._tools.torch_index)
-            client = await anyio.to_thread.run_sync(opening)
-            self._network = config, await self._resources.enter_async_context(client)
-        return self._network
+        async with self._connecting:
+            if self._network is None:
+                config = await load_packaging_config(self._tools.environ)
+                # Reading the system's certificates takes 50 ms: in a thread, for who fetches something alone.
+                opening = partial(open_client, config, torch_index=self._tools.torch_index)
+                client = await anyio.to_thread.run_sync(opening)
+                self._network = config, await self._resources.enter_async_context(client)
+            return self._network

@@ -123,8 +123,9 @@ async def ask(
     *,
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
+    most_bytes: int = MAX_PAGE_BYTES,
 ) -> Answer:
-    """A server's answer about a page or file, whether that exists or not."""
+    """A server's answer about a page or file, whether that exists or not; a larger body is a failure."""
     import httpx2  # noqa: PLC0415  65 ms that nothing which asks nobody should pay
 
     headers = {"Accept-Encoding": "identity"} if method == "HEAD" else headers
@@ -139,7 +140,7 @@ async def ask(
                     answer = head_of(response)
                     failure = refusal(answer)
                     if failure.is_final:
-                        return replace(answer, content=await _read(response, scope))
+                        return replace(answer, content=await _read(response, scope, most_bytes))
             except (httpx2.RequestError, httpx2.InvalidURL) as error:
                 failure = failure_of(error, is_answered=False)
             fruitless += 1
@@ -147,17 +148,17 @@ async def ask(
     raise AttemptFailed(f"it sent next to nothing for {patience.silence_seconds:g} seconds")
 
 
-async def _read(response: httpx2.Response, slow: anyio.CancelScope) -> bytes:
+async def _read(response: httpx2.Response, slow: anyio.CancelScope, most_bytes: int) -> bytes:
     """A body, whole; what arrives puts off the end of patience."""
     content = bytearray()
     with anyio.CancelScope() as scope:
         async for chunk in response.aiter_bytes():
             content += chunk
             slow.deadline += len(chunk) / _SLOWEST_BYTES_PER_SECOND
-            if len(content) > MAX_PAGE_BYTES:
+            if len(content) > most_bytes:
                 scope.cancel()  # not left by an error: the library's generators would be left standing
-    if len(content) > MAX_PAGE_BYTES:
-        raise AttemptFailed(f"the page is larger than {MAX_PAGE_BYTES >> 20} MiB", is_final=True)
+    if len(content) > most_bytes:
+        raise AttemptFailed(f"the page is larger than {most_bytes >> 20} MiB", is_final=True)
     return bytes(content)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeAlias, TypeVar
 
 from moondream_station.core.facts.errors import StationError
 
+T = TypeVar("T")
 _Job: TypeAlias = Callable[[], Coroutine[Any, Any, object]]
 
 
@@ -30,6 +31,34 @@ async def accompanied(job: _Job, by: _Job) -> None:
             tasks.start_soon(by)
             await job()
             tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def meanwhile(job: Callable[[], Awaitable[T]]) -> AsyncIterator[Callable[[], T]]:
+    """Do something while the block does something else; what is yielded gives its result afterwards.
+
+    That raises what the job raised of ours or of the system's, which ends nothing else.
+    """
+    import anyio  # noqa: PLC0415  likewise
+
+    results: list[T] = []
+    failures: list[StationError | OSError] = []
+
+    async def do() -> None:
+        try:
+            results.append(await job())
+        except (StationError, OSError) as error:
+            failures.append(error)
+
+    def result() -> T:
+        if failures:
+            raise failures[0]
+        return results[0]
+
+    with as_raised():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(do)
+            yield result
 
 
 @contextmanager

@@ -39,8 +39,9 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.serving.queue import InferencePool
+from moondream_station.core.weights.disk import model_cache
 from moondream_station.core.worker.link import UNHEARD, Progress
-from moondream_station.core.worker.loading import MemoryNeed, disk_usage, held_bytes, is_small, model_cache
+from moondream_station.core.worker.loading import MemoryNeed, disk_usage, held_bytes, is_small
 from moondream_station.core.worker.verification import WorkerPlan
 from moondream_station.core.worker.worker import Worker, open_worker
 

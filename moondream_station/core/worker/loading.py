@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
-
-from moondream_station.core.home.layout import expanded
 
 _FACTOR: Final = 2
 """Weights are there twice for a moment, as they are read and as they are used."""
@@ -122,20 +120,6 @@ def _memory_groups(root: Path, membership: Path) -> Iterator[tuple[Path, bool]]:
         for folder in (group, *group.parents):
             if folder.is_relative_to(base):
                 yield folder, not controllers
-
-
-def model_cache(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """The folders that Hugging Face's hub and torch's hub download to, as their variables say.
-
-    In the order of huggingface_hub's constants.py, where HF_HUB_CACHE goes before HF_HOME, and HF_HOME before
-    XDG_CACHE_HOME.
-    """
-    home = expanded(environ.get("HOME") or environ.get("USERPROFILE") or "~")
-    caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
-    hugging_face = Path(environ.get("HF_HOME") or caches / "huggingface")
-    named = (environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE"))
-    torch = Path(environ.get("TORCH_HOME") or caches / "torch")
-    return (hugging_face, *(Path(folder) for folder in named if folder), torch)
 
 
 def disk_usage(folders: Iterable[Path]) -> int:

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from moondream_station.core.worker import loading
-from moondream_station.core.worker.loading import MemoryNeed, available_bytes, disk_usage, model_cache
+from moondream_station.core.worker.loading import MemoryNeed, available_bytes, disk_usage
 
 GIB = 1 << 30
 
@@ -81,22 +81,6 @@ def test_who_was_killed_for_memory_is_counted(tmp_path: Path, group: str, file: 
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     """Other systems have no such file."""
     assert list(loading.left_in_groups(tmp_path, tmp_path / "nothing")) == []
-
-
-def test_the_folders_are_those_that_the_variables_name() -> None:
-    """Each variable moves its own folder; without any they are below the user's home."""
-    assert model_cache({"HOME": "/home/me"}) == (
-        Path("/home/me/.cache/huggingface"),
-        Path("/home/me/.cache/torch"),
-    )
-    moved = {
-        "HOME": "/home/me",
-        "HF_HOME": "/data/hf",
-        "HF_HUB_CACHE": "/big/hub",
-        "TORCH_HOME": "/data/torch",
-    }
-    assert model_cache(moved) == (Path("/data/hf"), Path("/big/hub"), Path("/data/torch"))
-    assert model_cache({"HOME": "/home/me", "XDG_CACHE_HOME": "/x"})[0] == Path("/x/huggingface")
 
 
 def test_growth_shows_at_any_depth(tmp_path: Path) -> None:
