@@ -302,7 +302,9 @@ def test_a_type_is_computed_in(premises: ModelPremises, station: Served) -> None
     assert station.post("/v1/caption", {"image_url": IMAGE})["caption"]
 
 
-def test_what_was_found_stays_until_the_next_switch(premises: ModelPremises, station: Served) -> None:
+def test_what_was_found_stays_until_the_next_switch(
+    premises: ModelPremises, station: Served, switched: list[dict[str, Any]]
+) -> None:
     """Without a revision the newest is loaded; its worker's next start loads the same, and asks nobody."""
     hub, first, second = premises.hub, "a" * 40, "b" * 40
     hub.repositories["me/newest"], hub.commits["me/newest"] = premises.tiny, first
@@ -318,6 +320,8 @@ def test_what_was_found_stays_until_the_next_switch(premises: ModelPremises, sta
     assert not hub.server.requests
     check_succeeded(switch(premises, "newest"))
     assert found_commit(premises, "newest", "me/newest") == second
+    offline = loaded_directly(premises, {"newest": {"model_id": "me/newest"}}, HF_HUB_OFFLINE="1")
+    assert offline == {"newest": None}
 
 
 def test_a_model_for_transformers_5_is_served_by_the_same_code(
@@ -492,14 +496,16 @@ def folder_cases(premises: ModelPremises) -> dict[str, dict[str, Any]]:
     }
 
 
-def loaded_directly(premises: ModelPremises, cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def loaded_directly(
+    premises: ModelPremises, cases: dict[str, dict[str, Any]], **variables: str
+) -> dict[str, Any]:
     """What the backend says to each case, in one process of the environment that the station made for it."""
     record = read_active(Home(root=premises.folder / "home")).models["tiny"]
     python = premises.folder / "home" / "environments" / record.environment / "venv" / "bin" / "python"
     code = Path(str(read_built_in().provenance.folder)) / "transformers"
     done = subprocess.run(
         [python, "-c", _LOAD, json.dumps(list(cases.values()))],
-        env=dict(premises.environ),
+        env={**premises.environ, **variables},
         cwd=code,
         capture_output=True,
         text=True,

@@ -90,6 +90,15 @@ def known_commit(repository: str, revision: str) -> str | None:
         return None
 
 
+def remember(repository: str, revision: str, commit: str) -> None:
+    """Record what a branch or tag names: the hub's client, which is told commits alone, does not."""
+    if _COMMIT.fullmatch(revision) or known_commit(repository, revision) == commit:
+        return
+    ref = cache_of(repository) / "refs" / revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(commit, encoding="utf-8")
+
+
 def bring(repository: str, name: str, commit: str, *, sha256: str | None = None, size_bytes: int = 0) -> None:
     """Fetch a file, resuming where a connection broke, and once more where its content is not the hub's.
 

@@ -68,11 +68,15 @@ def find(
     else:
         used[model_id] = commits.get(model_id) or commit_of(model_id, revision)
         folder = _bring_model(model_id, used[model_id], progress, sized)
+        if model_id not in commits:
+            hub.remember(model_id, revision or "main", used[model_id])
     for name in _tokenizers_of(folder):
         with hub.explained(name, commits.get(name), kind="tokenizer"):
             used[name] = commits.get(name) or hub.known_commit(name, "main") or commit_of(name, None)
             if not (cache_of(name) / "snapshots" / used[name] / TOKENIZER).is_file():
                 bring(name, TOKENIZER, used[name])
+            if name not in commits:
+                hub.remember(name, "main", used[name])
     progress(0, _size(folder), "bytes")
     return Found(str(folder) if is_local else model_id, used, _size(folder))
 

@@ -85,8 +85,7 @@ async def learn(
         return Learned(weights=recorded, reason="HF_HUB_OFFLINE is set", failure=hub.offline())
     try:
         hub.client = await connect()
-        with anyio.fail_after(_ANSWER_SECONDS):
-            weights = await hub.weights()
+        weights = await hub.weights()
     except WeightsUnreachable as error:
         is_certain = there is None and "HF_OIDC_RESOURCE" not in environ  # which gets its client a token
         failure = error if is_certain else None
@@ -96,8 +95,6 @@ async def learn(
         return Learned(
             weights=there or recorded, reason=f"{hub.host} can't tell: {error.reason}", failure=failure
         )
-    except TimeoutError:
-        return Learned(weights=there or recorded, reason=f"{hub.host} is too slow to tell")
     await anyio.to_thread.run_sync(record_weights, source, weights, home, environ)
     return Learned(weights=weights)
 
@@ -136,6 +133,13 @@ class _Hub:
             WeightsUnreachable: The hub has no such model, or gives it to others alone.
             AttemptFailed: It did not answer, or not usefully.
         """
+        try:
+            with anyio.fail_after(_ANSWER_SECONDS):
+                return await self._weights()
+        except TimeoutError as error:
+            raise AttemptFailed("it is too slow") from error
+
+    async def _weights(self) -> Weights:
         revision = f"/revision/{quote(self._revision, safe='')}" if self._revision else ""
         answer = await self._get(f"/api/models/{self._model}{revision}?blobs=true")
         if answer.status != HTTPStatus.OK:
@@ -148,6 +152,8 @@ class _Hub:
             names = loaded_files(listed, index)
         except ValueError as error:
             raise AttemptFailed(str(error)) from error
+        if not names:
+            raise AttemptFailed("it lists no weights")
         if absent := [name for name in names if name not in listed]:
             raise self._without(absent[0])
         files, headers = [listed[name] for name in names], dict[str, Counter[str]]()

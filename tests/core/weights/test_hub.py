@@ -214,6 +214,14 @@ async def test_an_answer_that_is_none(station: Questioner) -> None:
     assert (learned.weights, learned.failure) == (None, None)
 
 
+async def test_a_repository_without_weights_that_are_known(station: Questioner) -> None:
+    """A backend may load them from files of another form; what that takes is unknown."""
+    (station.folder / "tiny" / "model.safetensors").rename(station.folder / "tiny" / "model.gguf")
+    learned = await station.learn()
+    assert (learned.weights, learned.failure) == (None, None)
+    assert learned.reason == "127.0.0.1 can't tell: it lists no weights"
+
+
 async def test_folders(station: Questioner) -> None:
     """One that has no weights, or is not there, has none to offer."""
     learned = await station.learn(WeightsSource(folder=station.folder / "tiny"))
