@@ -181,8 +181,8 @@ def _install(planned: Planned, lowest: str | None = None) -> str:
     newest = f"NVIDIA's newest driver for this GPU{f', {lowest} at least' if lowest else ''}"
     match planned.capabilities.surroundings, planned.capabilities.system:
         case "jetson", _:
-            which = f" whose driver is {lowest} or newer" if lowest else ""
-            return f"On a Jetson the driver comes with JetPack: install one{which}."
+            which = f" whose driver is {lowest} or newer (580 comes with JetPack 7)" if lowest else ""
+            return f"On a Jetson the driver comes with JetPack: on an Orin or Thor, install one{which}."
         case "wsl2", _:
             return f"Install {newest}, in Windows: WSL2 uses that one ({_DRIVERS})."
         case _, "Linux":

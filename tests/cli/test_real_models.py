@@ -320,8 +320,10 @@ def test_what_was_found_stays_until_the_next_switch(
     assert not hub.server.requests
     check_succeeded(switch(premises, "newest"))
     assert found_commit(premises, "newest", "me/newest") == second
-    offline = loaded_directly(premises, {"newest": {"model_id": "me/newest"}}, HF_HUB_OFFLINE="1")
-    assert offline == {"newest": None}
+    newest = {"newest": {"model_id": "me/newest"}}
+    assert loaded_directly(premises, newest, HF_HUB_OFFLINE="1") == {"newest": None}
+    hub.server.faults.append(Fault(match="*me/newest*", status=403))
+    assert loaded_directly(premises, newest) == {"newest": None}
 
 
 def test_a_model_for_transformers_5_is_served_by_the_same_code(

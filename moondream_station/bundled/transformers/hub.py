@@ -65,14 +65,14 @@ class Unreachable(Exception):
 
 
 def commit_of(repository: str, revision: str | None) -> str:
-    """The commit that a branch, a tag or nothing names now; without an answer, what it named last."""
+    """The commit that a branch, a tag or nothing names now, or named last where the hub does not say."""
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
     try:
         return str(HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS).sha)
-    except (RequestException, OfflineModeIsEnabled) as error:
+    except (RequestException, OfflineModeIsEnabled):
         known = known_commit(repository, revision or "main")
-        if known is None or (isinstance(error, HfHubHTTPError) and not _is_passing(error)):
+        if known is None:
             raise
         return known
 

@@ -27,8 +27,8 @@ ANY_DRIVER = "99999.0"
 _PREFERRED = (*GPU_KINDS, Kind.CPU)
 _DRIVERLESS = "it has no working NVIDIA driver"
 _JETSON = (
-    "On a Jetson the driver comes with JetPack (580 with JetPack 7); NVIDIA publishes its own wheels for it, "
-    "which the station does not install."
+    "On a Jetson the driver comes with JetPack (580 with JetPack 7, which is for Orin and Thor alone); "
+    "NVIDIA publishes its own wheels for it, which the station does not install."
 )
 
 
