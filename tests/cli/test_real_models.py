@@ -284,6 +284,7 @@ def test_cancelling_while_it_loads_ends_the_worker(premises: ModelPremises, stat
         pids.append(pid)
         run_json(premises, "cancel")
 
+    check_succeeded(switch(premises, "selftest"))
     assert switched_while_held(premises, cancel)["event"] == "ActivationCancelled"
     assert not psutil.pid_exists(pids[0])
     assert "no language model" in station.post("/v1/caption", {"image_url": IMAGE})["caption"]
