@@ -92,12 +92,13 @@ def test_a_folder_says_in_one_sentence_what_it_decides() -> None:
         ("core", ("core",)),
         ("core.facts", ("core.facts",)),
         ("http", ("http", "core.facts", *TOOLS)),
+        ("agents", ("agents", "asking", "http", "core.facts", *TOOLS)),
         ("panel", ("panel", "core.facts")),
         ("bundled", ("bundled",)),
     ],
 )
 def test_rings(top: str, allowed: tuple[str, ...]) -> None:
-    """Facts know nothing else, the core no edge, and neither HTTP nor the panel how work is done."""
+    """Facts know nothing else, the core no edge, and neither HTTP, agents nor the panel how work is done."""
     wrong = [
         (module, name)
         for module, imported in IMPORTS.items()

@@ -267,6 +267,20 @@ def status(
     """Show the active model and the running activation."""
 
 
+@_works_in("mcp")
+def mcp(
+    *,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--folder", metavar="FOLDER", help="Let agents name image files in this folder; may be repeated."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve an agent on stdin and stdout: the active model's functions as tools of MCP."""
+
+
 @_works_in("housekeeping")
 def cancel(*, as_json: Json = False) -> None:
     """Cancel the running activation, whichever process runs it."""

@@ -180,7 +180,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 async def _ask(home: Home, settings: Settings, batch: Batch) -> int:
     question = batch.question
-    async with _station(home, settings, question.model) as record:
+    async with station_for(home, settings, question.model) as record:
         if question.model is not None:
             code = await _switch(home, record, question.model, as_json=question.as_json)
             if code != DONE:
@@ -196,23 +196,28 @@ async def _ask(home: Home, settings: Settings, batch: Batch) -> int:
     return FAILED if batch.failed else DONE
 
 
+def active_model(home: Home) -> str:
+    """The active model, or `NoActiveModel`."""
+    if (model := read_active(home).model) is None:
+        raise NoActiveModel(
+            "No model is active.",
+            hint="`moondream-station switch MODEL` activates one; `moondream-station models` lists them.",
+        )
+    return model
+
+
 @asynccontextmanager
-async def _station(home: Home, settings: Settings, model: str | None) -> AsyncIterator[StationRecord]:
+async def station_for(home: Home, settings: Settings, model: str | None) -> AsyncIterator[StationRecord]:
     """The station that serves the home, or one for as long as the block runs."""
     record = await anyio.to_thread.run_sync(read_station, home)
     if record is not None:
         yield record
         return
-    active = await anyio.to_thread.run_sync(read_active, home)
-    if active.model is None and model is None:
-        raise NoActiveModel(
-            "No model is active.",
-            hint="`moondream-station switch MODEL` activates one; `moondream-station models` lists them.",
-        )
+    model = model or await anyio.to_thread.run_sync(active_model, home)
     from moondream_station.cli.serve import serve_here  # noqa: PLC0415  where none serves
 
-    print_progress(f"No station is serving; {model or active.model} is started for this command alone.")
-    alone = replace(settings, service_host="127.0.0.1", service_port=0)
+    print_progress(f"No station is serving; {model} is started for this command alone.")
+    alone = replace(settings, service_host="127.0.0.1", service_port=0, mcp=False)
     async with serve_here(
         home, alone, stopping=anyio.Event(), announce=lambda _: None, port_is_explicit=True
     ):

@@ -8,16 +8,24 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 
+from moondream_station.agents.folders import Folders
+from moondream_station.agents.over_http import OverHttp, check_extra
 from moondream_station.console.interrupts import DONE, cancel_on_signal, ignore_signals, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_text
 from moondream_station.core.activation.models import check_model
 from moondream_station.core.builds.naming import check_strategy
-from moondream_station.core.facts.errors import NothingToCancel, OutputUnwritable, StationRunning
+from moondream_station.core.facts.errors import (
+    NothingToCancel,
+    OutputUnwritable,
+    SettingsInvalid,
+    StationRunning,
+)
 from moondream_station.core.facts.events import CancelReason
 from moondream_station.core.facts.state import StationInfo
 from moondream_station.core.facts.version import VERSION
@@ -105,6 +113,7 @@ async def serve_here(
     first, `port_is_explicit` tries no other port, and the Host header may name one of `allowed_hosts`, too.
     """
     home.create()
+    folders = _folders_of(settings) if settings.mcp else None
     async with AsyncExitStack() as stack:
         await _take_lock(home, stack)
         listeners = await anyio.to_thread.run_sync(  # it may ask DNS for the host
@@ -124,7 +133,10 @@ async def serve_here(
         announce(info.address)
         closing = anyio.Event()
         async with anyio.create_task_group() as tasks:
-            app = create_app(station, access=access)
+            agents = OverHttp(station, folders) if folders is not None else None
+            if agents is not None:
+                tasks.start_soon(agents.run)
+            app = create_app(station, access=access, mcp=agents)
             await tasks.start(partial(answer_requests, app, listeners, stopping=closing))
             tasks.start_soon(_pass_on, closing, stopping)
             if model is not None and model != station.active_model:
@@ -139,6 +151,19 @@ async def serve_here(
                 station.bus.close()
                 closing.set()
                 tasks.cancel_scope.cancel()
+
+
+def _folders_of(settings: Settings) -> Folders:
+    """What agents may read; an error where they can't be served as the settings say."""
+    check_extra()
+    for name in settings.mcp_folders:
+        path = Path(name).expanduser()
+        if not (path.is_absolute() and path.is_dir()):
+            raise SettingsInvalid(
+                f"The setting `mcp_folders` has {name!r}, which is not the absolute path of a folder.",
+                hint="Correct it in config.json in the home.",
+            )
+    return Folders.of(settings.mcp_folders)
 
 
 async def _take_lock(home: Home, stack: AsyncExitStack) -> None:

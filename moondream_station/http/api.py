@@ -31,6 +31,7 @@ class RouteInfo(NamedTuple):
 
 
 _EVENTS: Final = "the events as they are published, after a snapshot"
+_MCP: Final = "the active model's functions as tools of MCP, where the setting `mcp` is true"
 _ROLLBACK: Final = "rolls the active model back to its previous environment"
 
 ROUTES: Final = (
@@ -48,6 +49,7 @@ ROUTES: Final = (
         "chat-completion",
         "chat-request",
     ),
+    RouteInfo("POST", "/mcp", _MCP, "mcp-message", "mcp-message"),
     RouteInfo("GET", "/v1/stats", "counters of the inference queue", "stats"),
     RouteInfo("GET", "/v1/station", "the station's status", "status"),
     RouteInfo("GET", "/v1/station/events", _EVENTS, "event", is_stream=True),
@@ -185,6 +187,10 @@ class OriginForbidden(Refusal, code="origin-forbidden", status=403):
 
 class RouteUnknown(Refusal, code="not-found", status=404):
     """There is no such route."""
+
+
+class McpDisabled(Refusal, code="mcp-disabled", status=404):
+    """Agents are not served over HTTP, because the setting `mcp` is not true."""
 
 
 class MethodRefused(Refusal, code="method-not-allowed", status=405):

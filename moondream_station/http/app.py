@@ -29,6 +29,7 @@ from moondream_station.core.home.task_groups import accompanied
 from moondream_station.http.api import (
     ROUTES,
     ContentTypeUnsupported,
+    McpDisabled,
     MethodRefused,
     RouteUnknown,
     StationApi,
@@ -42,6 +43,7 @@ from moondream_station.http.messages import (
     EVENT_STREAM_HEADERS,
     FAREWELL_SECONDS,
     JSON_TYPE,
+    MCP_PATH,
     MODEL_PATH,
     error_response,
     is_station_path,
@@ -63,8 +65,14 @@ COMMENT_SECONDS: Final = 15.0
 _log = Log()
 
 
-def create_app(station: StationApi, *, access: Access, comment_seconds: float = COMMENT_SECONDS) -> ASGIApp:
-    """The ASGI application of a serving station, for `server.serve` alone."""
+def create_app(
+    station: StationApi,
+    *,
+    access: Access,
+    mcp: ASGIApp | None = None,
+    comment_seconds: float = COMMENT_SECONDS,
+) -> ASGIApp:
+    """The ASGI application of a serving station, for `server.serve` alone; `mcp` is that of agents."""
     handlers: Mapping[str, _Handler] = {
         "/": _status_page(station),
         "/health": lambda _: json_response(_HEALTH),
@@ -86,6 +94,7 @@ def create_app(station: StationApi, *, access: Access, comment_seconds: float = 
         },
         "/v1/station/events": partial(_send_events, station, comment_seconds),
         CHAT_PATH: partial(_complete_chat, station),
+        MCP_PATH: mcp or _refuse_agents,
     }
 
     async def routed(scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,6 +199,13 @@ async def _complete_chat(station: StationApi, scope: Scope, receive: Receive, se
     from moondream_station.http.openai import complete_chat  # noqa: PLC0415  4 ms that only chats should pay
 
     await complete_chat(station, scope, receive, send)
+
+
+async def _refuse_agents(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise McpDisabled(
+        "This station serves no agents over HTTP",
+        hint='Let the agent run `moondream-station mcp`, or set "mcp": true in config.json and serve again.',
+    )
 
 
 async def _switch(station: StationApi, access: Access, request: Request) -> Response:

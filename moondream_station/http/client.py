@@ -86,6 +86,10 @@ class StationClient:
         answer = await self._ask("GET", "/v1/models")
         return {name: value for name, value in answer.items() if name not in {"object", "data"}}
 
+    async def openapi(self) -> Message:
+        """Its OpenAPI document."""
+        return await self._ask("GET", "/openapi.json")
+
     async def switch(
         self,
         model: str,

@@ -53,6 +53,7 @@ EVENT_STREAM_HEADERS: Final = [
     (b"x-accel-buffering", b"no"),  # otherwise nginx holds events back until its buffer is full
 ]
 CHAT_PATH: Final = "/v1/chat/completions"
+MCP_PATH: Final = "/mcp"
 MODEL_PATH: Final = "/v1/models/"
 _OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _STATION_PATHS: Final = frozenset(route.path for route in ROUTES)

@@ -201,6 +201,12 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         "The answer of `GET /health`.",
         {"status": {"const": "ok"}, "server": {"const": "moondream-station"}},
     ),
+    "mcp-message": {
+        "description": "A message of MCP, whose specification says more.",
+        "type": "object",
+        "properties": {"jsonrpc": {"const": "2.0"}},
+        "required": ["jsonrpc"],
+    },
     "model": {
         **_OPENAI_MODEL,
         "description": "The answer of `GET /v1/models/ID`: a model, in OpenAI's form.",

@@ -11,6 +11,8 @@ import anyio
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from moondream_station.agents.folders import Folders
+from moondream_station.agents.over_http import OverHttp
 from moondream_station.http.app import create_app
 from moondream_station.http.connection import Patience
 from moondream_station.http.guard import Access
@@ -101,6 +103,7 @@ async def serving(
     allowed: tuple[str, ...] = (),
     comment_seconds: float = 15.0,
     patience: Patience = Patience(),  # noqa: B008  it can't be changed
+    agents: Folders | None = None,
 ) -> AsyncIterator[Served]:
     """Serve a station for as long as the block runs.
 
@@ -111,12 +114,15 @@ async def serving(
         allowed: Further names to answer for.
         comment_seconds: How often an event stream shows a sign of life.
         patience: How long its clients may keep it waiting.
+        agents: Which files agents may name; without it, there is no MCP.
     """
     served = Served(station, listen("127.0.0.1", port, explicit=True))
     hosts = served.listeners.hosts if bound is None else (bound,)
+    mcp = None if agents is None else OverHttp(station, agents)
     app = create_app(
         station,
         access=Access.of(bound=hosts, allowed=allowed, token=TOKEN),
+        mcp=mcp,
         comment_seconds=comment_seconds,
     )
     with anyio.fail_after(PATIENCE_SECONDS):
@@ -124,5 +130,9 @@ async def serving(
             await tasks.start(
                 partial(serve, app, served.listeners, stopping=served.stopping, patience=patience)
             )
+            if mcp is not None:
+                tasks.start_soon(mcp.run)
             yield served
             served.stopping.set()
+            if mcp is not None:
+                tasks.cancel_scope.cancel()

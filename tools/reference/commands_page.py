@@ -69,6 +69,11 @@ where an image failed.
 A word with `=` after a name is an argument; its value is JSON where it can be read so, else text. Any
 other word is an image, as is the value of `image=` or `image_url=`.
 """,
+    "mcp": """\
+[Use with an agent](../how-to/use-with-an-agent.md) shows how agents run it. It needs the package `mcp`, which
+`moondream-station[mcp]` installs. A station that serves the home is asked; without one the active model is
+started for as long as the agent stays. It ends when stdin closes, and only the protocol is on stdout.
+""",
     "logs": """\
 With `--json`: `{"activation", "model", "events", "notes", "worker"}`; with `--follow` one line an
 [event](events.md), and `{"worker": LINE}` for each line of the worker's.

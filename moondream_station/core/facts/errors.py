@@ -212,6 +212,10 @@ class StationRunning(StationError, code="station-running"):
     """Another station already serves this home."""
 
 
+class ExtraMissing(StationError, code="extra-missing"):
+    """A part of the station that is installed on request is not."""
+
+
 class StationUnreachable(StationError, code="station-unreachable"):
     """A station that should serve does not answer."""
 

@@ -54,6 +54,8 @@ class Settings:
         inference_workers: Requests computed at the same time, 1 or more.
         inference_max_queue_size: Requests that may wait, 0 or more.
         inference_timeout: Seconds a request may take; None is 30, on a CPU 600.
+        mcp: Whether `POST /mcp` serves agents.
+        mcp_folders: Folders whose image files agents may name there.
     """
 
     manifest: str | None = None
@@ -68,6 +70,8 @@ class Settings:
     inference_workers: int = _number(1, 1, 64)
     inference_max_queue_size: int = _number(10, 0, 10_000)
     inference_timeout: float | None = _number(None, 0.001)
+    mcp: bool = False
+    mcp_folders: tuple[str, ...] = ()
 
 
 _FIELDS = {each.name: each for each in fields(Settings)}
@@ -79,6 +83,10 @@ def check_setting(key: str, value: Any) -> Any:
     kinds = str(known.type)
     if value is None and "None" in kinds:
         return None
+    if "bool" in kinds:
+        return _yes_or_no(value)
+    if "tuple" in kinds:
+        return _texts(value)
     if "str" in kinds:
         if not isinstance(value, str):
             raise ValueError("it must be text")
@@ -93,6 +101,21 @@ def check_setting(key: str, value: Any) -> Any:
         if is_exact and least <= number <= (number if most is None else most):
             return number
     raise ValueError(f"it must be {words} {f'from {least} to {most}' if most else f'of at least {least}'}")
+
+
+def _yes_or_no(value: Any) -> bool:
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text not in (True, False, "true", "false") or not isinstance(text, str | bool):
+        raise ValueError("it must be true or false")
+    return text in (True, "true")
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Several texts, as a list or, as in `PATH`, in one."""
+    texts = value.split(os.pathsep) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"it must be a list of texts, or one with {os.pathsep!r} between them")
+    return tuple(text.strip() for text in texts if text.strip())
 
 
 def _check_url(key: str, text: str) -> None:
