@@ -29,15 +29,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Pass on how commands are run, and let xdist hand out files in the order of their collection."""
+    """Let xdist hand out files in the order of their collection."""
     # A shell ignores SIGINT and SIGQUIT in what it puts into the background, nohup SIGHUP; every child would
     # inherit that, and tests send them.
     for number in (signal.SIGINT, *(getattr(signal, name, None) for name in ("SIGQUIT", "SIGHUP"))):
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    in_process.wanted = config.getoption("--in-process")
     if hasattr(config.option, "loadscopereorder"):  # its own order puts the longest last
         config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Run commands in their own processes where they are what is tested; elsewhere they are but means."""
+    is_theirs = item.path.parent.name in {"cli", "faults"}
+    in_process.wanted = item.config.getoption("--in-process") or not is_theirs
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

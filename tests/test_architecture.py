@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -41,29 +42,31 @@ def _folder(module: str) -> str:
     return short if is_folder or short in ALONE else short.rpartition(".")[0]
 
 
+@cache
+def _imports() -> dict[str, set[str]]:
+    return {module: _imported(module) for module in MODULES}
+
+
 def _between_folders() -> dict[str, set[str]]:
     folders: dict[str, set[str]] = {}
-    for module, imported in IMPORTS.items():
+    for module, imported in _imports().items():
         mine = folders.setdefault(_folder(module), set())
         mine.update({_folder(name) for name in imported} - {_folder(module)})
     return folders
 
 
-IMPORTS = {module: _imported(module) for module in MODULES}
-FOLDERS = _between_folders()
-
-
-@pytest.mark.parametrize("graph", [IMPORTS, FOLDERS], ids=["modules", "folders"])
-def test_no_circles(graph: Mapping[str, AbstractSet[str]]) -> None:
+@pytest.mark.parametrize("graph", [_imports, _between_folders], ids=["modules", "folders"])
+def test_no_circles(graph: Callable[[], Mapping[str, AbstractSet[str]]]) -> None:
     """Modules can be ordered so that each imports only earlier ones, and so can folders: imports go down."""
-    TopologicalSorter(graph).prepare()  # names a circle where there is one
+    TopologicalSorter(graph()).prepare()  # names a circle where there is one
 
 
 def test_twelve_floors_at_most() -> None:
     """A folder stands one floor above the highest that it imports."""
     floors: dict[str, int] = {}
-    for folder in TopologicalSorter(FOLDERS).static_order():
-        floors[folder] = 1 + max((floors[below] for below in FOLDERS[folder]), default=0)
+    folders = _between_folders()
+    for folder in TopologicalSorter(folders).static_order():
+        floors[folder] = 1 + max((floors[below] for below in folders[folder]), default=0)
     assert max(floors.values()) <= 12, sorted(floors.items(), key=lambda item: item[1])
 
 
@@ -101,7 +104,7 @@ def test_rings(top: str, allowed: tuple[str, ...]) -> None:
     """Facts know nothing else, the core no edge, and neither HTTP, agents nor the panel how work is done."""
     wrong = [
         (module, name)
-        for module, imported in IMPORTS.items()
+        for module, imported in _imports().items()
         for name in imported
         if _is_in(module, top) and not any(_is_in(name, folder) for folder in allowed)
     ]

@@ -1,4 +1,4 @@
-"""The real command, on the premises of a test: in a process of its own, but for `--in-process`."""
+"""The real command, on the premises of a test: in a process of its own, or called in the test's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def command(*arguments: str, python: str = sys.executable) -> list[str]:
 def run(premises: Premises, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, and give its exit code and what it printed.
 
-    With `--in-process` it is called in this process, where nothing forbids that.
+    Outside `tests/cli` and `tests/faults`, and with `--in-process`, it is called in this process, where
+    nothing forbids that.
     """
     if in_process.wanted and _may_call():
         return call_here(premises, *arguments, **variables)
@@ -69,7 +70,7 @@ class InProcess:
     """How commands that are only run to their end are run.
 
     Args:
-        wanted: Whether without a process of their own, which is for further interpreters.
+        wanted: Whether without a process of their own, which takes a tenth of the time.
     """
 
     wanted: bool = False

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,11 @@ def torch_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version = small_torch()
     if version is None:
         pytest.skip("pip's find-links have no torch +cpu wheel for this Python")
-    return _environment(tmp_path_factory.getbasetemp() / "real-torch", version)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of the whole run: one for its processes, because it takes 20 s to make
+    with FileLock(folder / "real-torch.lock"):
+        return _environment(folder / "real-torch", version)
 
 
 @functools.cache
@@ -35,17 +40,20 @@ def small_torch() -> str | None:
     return None if found is None else found[1]
 
 
-@functools.cache
 def _environment(folder: Path, version: str) -> Path:
     """Made once a run, also where several modules ask for it."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, env=_environ())
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    whole = folder / "whole"
+    if whole.exists():
+        return python
+    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, env=_environ())
     subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "--no-compile", f"torch=={version}", "Pillow", "numpy"],
         check=True,
         capture_output=True,
         env=_environ(),
     )
+    whole.touch()
     return python
 
 
