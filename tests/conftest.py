@@ -41,9 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Run commands in their own processes where they are what is tested; elsewhere they are but means."""
-    is_theirs = item.path.parent.name in {"cli", "faults"}
-    in_process.wanted = item.config.getoption("--in-process") or not is_theirs
+    """Run commands in processes of their own where a test says that it is about these."""
+    in_process.wanted = (
+        item.config.getoption("--in-process") or item.get_closest_marker("own_process") is None
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

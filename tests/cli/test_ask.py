@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import signal
 import subprocess
+import termios
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -145,6 +146,7 @@ def test_without_a_model_it_says_what_to_type(premises: Premises) -> None:
     assert "moondream-station switch MODEL" in done.stderr
 
 
+@pytest.mark.own_process
 def test_answers_for_people(served: Premises) -> None:
     """A text as it is, findings in lines, the names where there are several."""
     assert run(served, "caption", "--length", "short", "photo.png").stdout.startswith("short caption of")
@@ -171,6 +173,7 @@ def test_an_answer_comes_as_it_is_made(served: Premises) -> None:
         assert asking.wait(60) == 0
 
 
+@pytest.mark.own_process
 def test_any_function_with_any_argument(served: Premises) -> None:
     """Values are JSON, else text; an image is a word, or the argument that functions have for it."""
     assert run_json(served, "infer", "add", "one=1", "other=2") == {"image": "", "sum": 3, "error": None}
@@ -353,15 +356,20 @@ def test_going_on_with_a_damaged_memory(painting: Premises) -> None:
 @pytest.mark.parametrize("name", ["-", "fifo"])
 def test_ctrl_c_ends_the_wait_for_an_image(served: Premises, name: str) -> None:
     """Although nothing may ever come."""
-    if not (served.folder / "fifo").exists():
-        os.mkfifo(served.folder / "fifo")
-    reader, writer = os.pipe()
-    with os.fdopen(reader) as nothing, os.fdopen(writer, "w"):
-        words = command("caption", name, "photo.png")
+    fifo = served.folder / "fifo"
+    if not fifo.exists():
+        os.mkfifo(fifo)
+    with os.fdopen(os.open(fifo, os.O_RDWR), "wb", buffering=0) as kept_open:
+        kept_open.write(b"the beginning")
         with subprocess.Popen(
-            words, env=served.environ, cwd=served.folder, stdin=nothing, stderr=subprocess.PIPE, text=True
+            command("caption", name, "photo.png"),
+            env=served.environ,
+            cwd=served.folder,
+            stdin=kept_open if name == "-" else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         ) as asking:
-            time.sleep(3)  # nothing can be seen from outside that says that it waits
+            wait_until(lambda: not any(fcntl.ioctl(kept_open, termios.FIONREAD, bytes(4))))  # it was read
             os.kill(asking.pid, signal.SIGINT)
             assert asking.wait(30) == 130
             assert asking.stderr is not None

@@ -25,6 +25,7 @@ SUCCEEDED = ActivationSucceeded(
 )
 
 
+@pytest.mark.own_process
 def test_cancel_ends_the_switch_of_another_process(premises: Premises) -> None:
     """`cancel` names the activation and succeeds; the other command ends with 130."""
     premises.index.faults.append(Fault(match="/whl/cpu/torch-*.whl", hang_after_bytes=100))

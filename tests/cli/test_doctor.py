@@ -43,6 +43,7 @@ def write_record(folder: Path, record: MachineRecord) -> str:
     return str(path)
 
 
+@pytest.mark.own_process
 def test_a_model_that_works_has_no_error(installed: Premises) -> None:
     """Text, JSON and `GET /v1/station/doctor` tell the same; the text names every finding."""
     report = validated(run_json(installed, "doctor"))

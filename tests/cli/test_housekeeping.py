@@ -6,12 +6,15 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from moondream_station.core.home.active_file import read_active, write_active
 from support.commands import events_of, exit_code_after, run, run_json, serving, started
 from support.index_traffic import Fault
 from support.stations import Premises, activate
 
 
+@pytest.mark.own_process
 def test_logs_show_the_last_activation_and_the_worker(installed: Premises) -> None:
     """Facts in words, the resolver's output, and what the worker wrote."""
     shown = run_json(installed, "logs", "colours")
@@ -68,6 +71,7 @@ def test_prune_names_a_wheel_once(installed: Premises) -> None:
     assert "0123-alone.whl.json" in run(installed, "prune").stdout
 
 
+@pytest.mark.own_process
 def test_a_forgotten_model_can_be_pruned(installed: Premises) -> None:
     """Afterwards nothing of it is left, and it can be installed again."""
     assert run(installed, "remove", "colours").returncode == 0

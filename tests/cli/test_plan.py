@@ -130,6 +130,7 @@ def test_the_named_python_decides_which_wheels_fit(desk: Desk, python: str, torc
     assert shown["torch"] == torch
 
 
+@pytest.mark.own_process
 def test_a_mirror_stands_in_for_the_index_without_being_asked(desk: Desk) -> None:
     """For another machine nothing is fetched, and the command still names the user's index."""
     record = recorded(desk, nvidia_linux(GTX_1080, driver="580.95.05", cuda="13.0"))

@@ -29,7 +29,7 @@ from support.real_torch import small_torch
 from support.stations import processes_naming
 from support.tiny_model import write_tiny_model, write_tokenizer
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.own_process]
 
 IMAGE = "data:image/png;base64," + base64.b64encode(png_of(64, 64, (16, 16, 40, 40))).decode()
 

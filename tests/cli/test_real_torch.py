@@ -21,7 +21,7 @@ from support.pages import DOCS, blocks, shell_lines
 from support.real_torch import small_torch
 from support.stations import processes_naming
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.own_process]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def names(premises: Premises, model: str = "colours") -> tuple[str, str | None]:
     return record.environment, record.previous
 
 
+@pytest.mark.own_process
 def test_the_former_environment_is_taken_again(renewed: Premises) -> None:
     """It answers with the two names, fetches nothing, and a second time returns."""
     new, old = names(renewed)

@@ -14,7 +14,10 @@ import pytest
 from support.commands import command, run
 from support.stations import Premises, open_premises
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the streams")
+pytestmark = [
+    pytest.mark.own_process,
+    pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the streams"),
+]
 
 
 @pytest.fixture(scope="module")

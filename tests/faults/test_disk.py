@@ -20,7 +20,7 @@ from support.small_disk import full, need_mounts, read_only, small_disk
 from support.stations import Premises, open_premises
 from support.survival import Survival
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.own_process]
 
 _SWITCH = ("switch", "colours", "--upgrade", "--json")
 _SIZE = 3_000_000

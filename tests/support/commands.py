@@ -48,8 +48,7 @@ def command(*arguments: str, python: str = sys.executable) -> list[str]:
 def run(premises: Premises, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, and give its exit code and what it printed.
 
-    Outside `tests/cli` and `tests/faults`, and with `--in-process`, it is called in this process, where
-    nothing forbids that.
+    It is called in this process, where nothing forbids that, unless the test is marked `own_process`.
     """
     if in_process.wanted and _may_call():
         return call_here(premises, *arguments, **variables)

@@ -253,11 +253,10 @@ def open_premises(folder: Path) -> Iterator[Premises]:
     with TorchIndex() as index:
         premises = Premises(folder=folder, index=index.add_usual())
         yield premises
-        for _ in range(200):  # what looks after a process notices its end a moment later
-            if not processes_naming(folder):
-                break
+        deadline = time.monotonic() + 10  # what looks after a process notices its end a moment later
+        while (left := processes_naming(folder)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert processes_naming(folder) == []
+        assert left == []
     premises.check_tidy()
 
 
