@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
 from types import SimpleNamespace
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # every worker of the suite imports this
+    from typing import Any
 
 _DEFAULTS: dict[str, Any] = {
     "version": "0.0.0+cpu",
@@ -25,8 +28,11 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _read() -> SimpleNamespace:
-    path = Path(__file__).with_name("behaviour.json")
-    given = json.loads(path.read_text()) if path.exists() else {}
+    path = os.path.join(os.path.dirname(__file__), "behaviour.json")
+    given = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            given = json.load(file)
     return SimpleNamespace(**{**_DEFAULTS, **given})
 
 

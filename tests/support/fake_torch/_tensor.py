@@ -1,14 +1,24 @@
-"""Matrices of numbers with torch's names for the few things a verification does to them."""
+"""Matrices of numbers with torch's names for the few things a verification does to them.
+
+Numbers are computed when they are looked at: a verification multiplies twice and finds the difference to be
+nothing, as it does with the same computation. Each of the suite's thousands of workers would wait 60 ms else.
+"""
 
 from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable
+from functools import cache
 from operator import add, mod, mul, sub
-from typing import Any
 
 from ._behaviour import BEHAVIOUR
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeAlias
+
+    Values: TypeAlias = list[Any] | Callable[[], list[Any]]
 
 float32 = "torch.float32"
 float64 = "torch.float64"
@@ -51,13 +61,26 @@ class Tensor:
     """Numbers in rows: `shape` has one or two lengths, or none for a single number."""
 
     def __init__(
-        self, values: list[Any], shape: tuple[int, ...], dtype: object = float32, where: object = "cpu"
+        self, values: Values, shape: tuple[int, ...], dtype: object = float32, where: object = "cpu"
     ) -> None:
-        self.values = values
+        self.source = values
         self.shape = shape
         self.dtype = dtype
         self.device = where if isinstance(where, device) else device(where or "cpu")
         _check_device(self.device.type)
+
+    @property
+    def values(self) -> list[Any]:
+        """The numbers, row after row."""
+        return self.source() if callable(self.source) else self.source
+
+    @property
+    def length(self) -> int:
+        """How many numbers there are."""
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
 
     def to(self, *targets: object, device: object = None, dtype: object = None, **_: object) -> Tensor:
         """The same numbers on another device, or of another type."""
@@ -66,7 +89,7 @@ class Tensor:
                 dtype = target
             else:
                 device = target
-        return Tensor(self.values, self.shape, dtype or self.dtype, device or self.device)
+        return Tensor(self.source, self.shape, dtype or self.dtype, device or self.device)
 
     def cpu(self) -> Tensor:
         """The same numbers on the processor."""
@@ -85,8 +108,8 @@ class Tensor:
         known = 1
         for length in shape:
             known *= length if length != -1 else 1
-        lengths = tuple(len(self.values) // known if length == -1 else length for length in shape)
-        return Tensor(self.values, lengths, self.dtype, self.device)
+        lengths = tuple(self.length // known if length == -1 else length for length in shape)
+        return Tensor(self.source, lengths, self.dtype, self.device)
 
     view = reshape
 
@@ -109,9 +132,10 @@ class Tensor:
         if kind != other.device.type:
             raise RuntimeError("Expected all tensors to be on the same device")
         product = _product(self, other)
-        if kind != "cpu" and BEHAVIOUR.compute_offset:
-            product = [value + BEHAVIOUR.compute_offset for value in product]
-        return Tensor(product, (self.shape[0], other.shape[1]), self.dtype, self.device)
+        if kind == "cpu" or not BEHAVIOUR.compute_offset:
+            return Tensor(product, (self.shape[0], other.shape[1]), self.dtype, self.device)
+        values = [value + BEHAVIOUR.compute_offset for value in product()]
+        return Tensor(values, (self.shape[0], other.shape[1]), self.dtype, self.device)
 
     matmul = mm = __matmul__
 
@@ -135,7 +159,7 @@ class Tensor:
 
     def abs(self) -> Tensor:
         """Each number without its sign."""
-        return Tensor([abs(value) for value in self.values], self.shape, self.dtype, self.device)
+        return Tensor(list(map(abs, self.values)), self.shape, self.dtype, self.device)
 
     def max(self) -> Tensor:
         """The largest number."""
@@ -162,8 +186,15 @@ class Tensor:
         return self.item() * 1.0
 
     def _with(self, operator: Callable[[Any, Any], Any], other: object) -> Tensor:
-        others = other.values if isinstance(other, Tensor) else [other] * len(self.values)
-        return Tensor(list(map(operator, self.values, others)), self.shape, self.dtype, self.device)
+        if operator is sub and isinstance(other, Tensor) and other.source is self.source:
+            return Tensor([0] * self.length, self.shape, self.dtype, self.device)
+
+        @cache
+        def values() -> list[Any]:
+            others = other.values if isinstance(other, Tensor) else [other] * self.length
+            return list(map(operator, self.values, others))
+
+        return Tensor(values, self.shape, self.dtype, self.device)
 
 
 _DIGIT_BYTES = 4
@@ -171,22 +202,25 @@ _SMALL = 127
 _MOST_SUMMANDS = 2**16
 """So many products of two small numbers add up to less than half of what a digit holds."""
 
-_PRODUCTS: list[tuple[list[Any], list[Any], list[Any]]] = []
+_PRODUCTS: list[tuple[Values, Values, Callable[[], list[Any]]]] = []
 
 
-def _product(left: Tensor, right: Tensor) -> list[Any]:
-    """Computed once for the same two lists of numbers: a verification asks for it on two devices."""
-    for left_values, right_values, known in _PRODUCTS:
-        if left_values is left.values and right_values is right.values:
+def _product(left: Tensor, right: Tensor) -> Callable[[], list[Any]]:
+    """The same computation for the same two matrices: a verification asks for it on two devices."""
+    for left_source, right_source, known in _PRODUCTS:
+        if left_source is left.source and right_source is right.source:
             return known
     (rows, inner), columns = left.shape, right.shape[1]
-    lines = [left.values[row * inner : (row + 1) * inner] for row in range(rows)]
-    if _is_small(left.values) and _is_small(right.values) and inner <= _MOST_SUMMANDS:
-        product = _whole_product(lines, right.values, columns)
-    else:
+
+    @cache
+    def product() -> list[Any]:
+        lines = [left.values[row * inner : (row + 1) * inner] for row in range(rows)]
+        if _is_small(left.values) and _is_small(right.values) and inner <= _MOST_SUMMANDS:
+            return _whole_product(lines, right.values, columns)
         turned = [right.values[column::columns] for column in range(columns)]
-        product = [sum(map(mul, line, column)) for line in lines for column in turned]
-    _PRODUCTS.append((left.values, right.values, product))
+        return [sum(map(mul, line, column)) for line in lines for column in turned]
+
+    _PRODUCTS.append((left.source, right.source, product))
     return product
 
 
@@ -197,7 +231,7 @@ def _is_small(values: list[Any]) -> bool:
 def _whole_product(lines: list[list[Any]], right: list[Any], columns: int) -> list[Any]:
     """The product of small whole numbers: each row of `right` is one number whose digits are its entries.
 
-    Ten times as fast as a sum for every entry, and a verification waits for it.
+    Ten times as fast as a sum for every entry.
     """
     offset = 1 << (8 * _DIGIT_BYTES - 1)
     offsets = sum(offset << (8 * _DIGIT_BYTES * column) for column in range(columns))
