@@ -158,6 +158,10 @@ def test_errors_of_commands(premises: Premises, tmp_path: Path) -> None:
         ("/v1/stats", "stats"),
         ("/v1/station", "status"),
         ("/v1/station/doctor", "doctor"),
+        ("/v1/station/plan?model=colours", "plan"),
+        ("/v1/station/activations", "activations"),
+        ("/v1/station/logs", "worker-log"),
+        ("/v1/station/usage", "usage"),
     ],
 )
 def test_routes(station: Served, path: str, shape: str) -> None:

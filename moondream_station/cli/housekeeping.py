@@ -19,16 +19,18 @@ from moondream_station.core.activation.housekeeping import (
     Pruning,
     Unreferenced,
     exchange,
+    forget,
+    installed_record,
     previous_environment,
     prune,
 )
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts import events
-from moondream_station.core.facts.errors import NoActiveModel, NothingToCancel, StationError, StationRunning
-from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
+from moondream_station.core.facts.errors import NothingToCancel, StationError
+from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, home_from
-from moondream_station.core.home.locks import Holder, activation_holder, activation_lock, read_station
+from moondream_station.core.home.locks import Holder, activation_holder, read_station
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.task_groups import accompanied
 from moondream_station.panel.words import size_text, some_text
@@ -225,33 +227,9 @@ def run_remove(model: str, *, as_json: bool) -> int:
     home = home_from(os.environ)
     if model not in read_active(home).models:
         run_loop(check_known, home, model)
-    _record_with(home, model)  # before the home is created or its lock waited for
+    installed_record(home, model)  # before the home is created or its lock waited for
     home.create()
-    run_loop(_forget, home, model)
+    run_loop(partial(forget, on_wait=report_wait), home, model)
     text = f"Removed {model}; run `moondream-station prune` to free its disk space."
     print_text(text, {"model": model}, as_json=as_json)
     return 0
-
-
-async def _forget(home: Home, model: str) -> None:
-    def forget() -> None:
-        record = _record_with(home, model)
-        station = read_station(home)
-        if station is not None and record.model == model:
-            raise StationRunning(
-                f"The station at {station.address} (pid {station.pid}) serves {model}.",
-                hint="Switch to another model first, or stop that station.",
-            )
-        write_active(home, record.without(model))
-
-    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=report_wait):
-        await anyio.to_thread.run_sync(forget)
-
-
-def _record_with(home: Home, model: str) -> ActiveRecord:
-    record = read_active(home)
-    if model not in record.models:
-        raise NoActiveModel(
-            f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
-        )
-    return record

@@ -21,6 +21,7 @@ from moondream_station.core.activation.activation import (
     wait_for_cancel_request,
 )
 from moondream_station.core.activation.housekeeping import check_rollback
+from moondream_station.core.activation.inspection import Inspection
 from moondream_station.core.activation.models import list_models
 from moondream_station.core.activation.orchestrator import Orchestrator
 from moondream_station.core.activation.workshop import Tools
@@ -48,7 +49,7 @@ from moondream_station.core.facts.events import (
     Event,
 )
 from moondream_station.core.facts.functions import Signature
-from moondream_station.core.facts.state import CallShown, StationInfo, StationState, status
+from moondream_station.core.facts.state import CallShown, StationInfo, StationState, status, worker_shown
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
@@ -117,6 +118,12 @@ class Station:
         )
         active = None if bus.state.station is None else self._active
         self._orchestrator = Orchestrator(tools=tools, host=host, active=active)
+        self.inspection = Inspection(
+            settings=settings,
+            machine=machine,
+            tools=lambda: self._orchestrator.tools,
+            state=lambda: bus.state,
+        )
         self.stats = self._pool.stats
         self.call = self._pool.call
         self.subscribe = bus.subscribe
@@ -144,7 +151,8 @@ class Station:
 
     def status(self) -> Mapping[str, Any]:
         """The status shape."""
-        return status(self.state, tuple(CallShown(**call) for call in self._pool.calls()))
+        calls = tuple(CallShown(**call) for call in self._pool.calls())
+        return status(self.state, calls, worker_shown(self.state, self.functions(), self._pool.failure))
 
     def models(self) -> Mapping[str, Any]:
         """The manifest's models."""
@@ -177,20 +185,11 @@ class Station:
         anyway: bool = False,
         accept_notice: bool = False,
     ) -> tuple[str, bool]:
-        """Ask for a model to become the active one.
+        """Ask for a model to become the active one; gives the activation's id, and whether it ran already.
 
-        A request for what is under way already joins it; any other one takes the place of what is.
-
-        Args:
-            model: The model's id.
-            strategy: `auto`, `guide` or a build; None for the setting.
-            upgrade: Whether to resolve again although an environment exists.
-            python: The interpreter to make the environment from.
-            anyway: Whether to go on where the model does not fit the machine.
-            accept_notice: Whether the user accepts the model's notice, if it has one.
-
-        Returns:
-            The activation's id, and whether it was running already.
+        A request for what is under way already joins it; any other one takes the place of what is. Without a
+        strategy it is the setting's. `upgrade` resolves again although an environment exists, made from the
+        interpreter `python`; `anyway` goes on where the model does not fit the machine.
 
         Raises:
             UnknownModel: The manifest has no such model; the attempt and its failure are published.

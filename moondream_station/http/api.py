@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from moondream_station.core.facts.errors import StationError
@@ -23,6 +24,8 @@ class RouteInfo(NamedTuple):
     answer: str | None
     request: str | None = None
     is_stream: bool = False
+    query: Mapping[str, str] = MappingProxyType({})
+    """The parameters of its query, and what each is."""
 
     @property
     def status(self) -> int:
@@ -32,6 +35,8 @@ class RouteInfo(NamedTuple):
 
 _EVENTS: Final = "the events as they are published, after a snapshot"
 _MCP: Final = "the active model's functions as tools of MCP, where the setting `mcp` is true"
+_PLAN: Final = {"model": "The id of the model.", "strategy": "`auto`, `guide` or a build; else the setting."}
+_LOGS: Final = {"model": "The id of the model; else the active one."}
 _ROLLBACK: Final = "rolls the active model back to its previous environment"
 
 ROUTES: Final = (
@@ -57,6 +62,14 @@ ROUTES: Final = (
     RouteInfo("POST", "/v1/station/rollback", _ROLLBACK, "switch-answer", "rollback-request"),
     RouteInfo("POST", "/v1/station/cancel", "cancels the running activation", "cancel-answer"),
     RouteInfo("GET", "/v1/station/doctor", "the doctor's report", "doctor"),
+    RouteInfo("GET", "/v1/station/plan", "which build a switch would install", "plan", query=_PLAN),
+    RouteInfo("GET", "/v1/station/activations", "the last activations, and how each ended", "activations"),
+    RouteInfo("GET", "/v1/station/activations/{id}", "an activation's journal", "activation-journal"),
+    RouteInfo("GET", "/v1/station/logs", "what a model's workers wrote last", "worker-log", query=_LOGS),
+    RouteInfo("GET", "/v1/station/usage", "memory and disk, in bytes", "usage"),
+    RouteInfo(
+        "POST", "/v1/station/remove", "forgets a model's environments", "remove-answer", "remove-request"
+    ),
 )
 """The application and docs/reference/routes.md are made from it; any other path may name a function."""
 
@@ -90,6 +103,28 @@ class EventFeed(Protocol):
         """Iterate over the events, in order."""
 
 
+class InspectionApi(Protocol):
+    """What of a station people look at beside its state. Whatever can't be done is a `StationError`."""
+
+    async def plan(self, model: str, strategy: str | None) -> Mapping[str, Any]:
+        """The shape of `plan --json` for a model."""
+
+    async def activations(self) -> Mapping[str, Any]:
+        """The last activations, the newest first."""
+
+    async def activation(self, activation: str) -> Mapping[str, Any] | None:
+        """One activation's journal; None where there is none."""
+
+    async def logs(self, model: str | None) -> Mapping[str, Any]:
+        """The last lines that the workers of a model, by default of the active one, wrote."""
+
+    async def usage(self) -> Mapping[str, Any]:
+        """Memory of the station, its worker, the machine and its GPUs, and the home's disk, in bytes."""
+
+    async def remove(self, model: str) -> None:
+        """Forget a model's environments, once nothing else changes the home."""
+
+
 class StationApi(Protocol):
     """A serving station, as HTTP sees it. What is not `async` returns at once, but for `models`.
 
@@ -99,6 +134,10 @@ class StationApi(Protocol):
     @property
     def state(self) -> StationState:
         """Everything there is to show, as of now."""
+
+    @property
+    def inspection(self) -> InspectionApi:
+        """What else there is to look at."""
 
     def status(self) -> Mapping[str, Any]:
         """The shape of `GET /v1/station`."""

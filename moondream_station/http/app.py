@@ -1,15 +1,10 @@
-"""The application: the station's own routes, page and events, and the boundary where an error is answered."""
+"""The application: the station's own routes and events, and the boundary where an error is answered."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -22,8 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import HistoryGone, StationError, SubscriberOverflowed, UnknownModel
-from moondream_station.core.facts.events import ActivationSucceeded
-from moondream_station.core.facts.state import StationState, status
+from moondream_station.core.facts.state import status
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.task_groups import accompanied
 from moondream_station.http.api import (
@@ -38,6 +32,7 @@ from moondream_station.http.api import (
 from moondream_station.http.connection import attend
 from moondream_station.http.functions import call_function
 from moondream_station.http.guard import Access, guarded
+from moondream_station.http.inspection import ACTIVATION_PATH, inspection_handlers
 from moondream_station.http.messages import (
     CHAT_PATH,
     EVENT_STREAM_HEADERS,
@@ -52,8 +47,8 @@ from moondream_station.http.messages import (
     read_object,
     to_json,
 )
+from moondream_station.http.page import page_files, page_handler
 
-NOT_KNOWN: Final = "It was chosen before this station started; `moondream-station logs` shows how."
 _HEALTH: Final = {"status": "ok", "server": "moondream-station"}
 
 _Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
@@ -74,7 +69,6 @@ def create_app(
 ) -> ASGIApp:
     """The ASGI application of a serving station, for `server.serve` alone; `mcp` is that of agents."""
     handlers: Mapping[str, _Handler] = {
-        "/": _status_page(station),
         "/health": lambda _: json_response(_HEALTH),
         "/openapi.json": partial(_openapi, station),
         "/v1/models": partial(_models, station),
@@ -85,12 +79,17 @@ def create_app(
         "/v1/station/rollback": partial(_rollback, station),
         "/v1/station/cancel": partial(_cancel, station),
         "/v1/station/doctor": partial(_doctor, station),
+        **inspection_handlers(station.inspection),
     }
     own: Mapping[str, ASGIApp] = {
         **{
             route.path: partial(_resource, route.method, handlers[route.path])
             for route in ROUTES
             if route.path in handlers
+        },
+        **{
+            path: partial(_resource, "GET", page_handler(media_type, content))
+            for path, media_type, content in page_files()
         },
         "/v1/station/events": partial(_send_events, station, comment_seconds),
         CHAT_PATH: partial(_complete_chat, station),
@@ -103,6 +102,8 @@ def create_app(
             await own[path](scope, receive, send)
         elif path.startswith(MODEL_PATH):
             await own["/v1/models/{id}"](scope, receive, send)
+        elif path.startswith(ACTIVATION_PATH):
+            await own[f"{ACTIVATION_PATH}{{id}}"](scope, receive, send)
         elif is_station_path(path):
             raise RouteUnknown(f"There is no route {path}")
         else:
@@ -302,53 +303,3 @@ def last_event_id(headers: Headers) -> int | None:
     text = headers.get("last-event-id", "")
     # Sequence numbers are microseconds since 1970: 20 digits last for three million years.
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None  # noqa: PLR2004
-
-
-def _status_page(station: StationApi) -> Callable[[Request], Response]:
-    """The handler of the page; what changes in it comes from the station's other routes."""
-    page = load_page()
-    headers = {"Content-Security-Policy": content_policy(page), "Referrer-Policy": "no-referrer"}
-
-    def get(_request: Request) -> Response:
-        reason = html.escape(why(station.state))
-        return Response(page.replace("{{why}}", reason), media_type="text/html", headers=headers)
-
-    return get
-
-
-def load_page() -> str:
-    """The page's source, with `{{why}}` where the reason for the active build goes."""
-    return files("moondream_station.http").joinpath("status_page.html").read_text(encoding="utf-8")
-
-
-def content_policy(page: str) -> str:
-    """The strictest Content-Security-Policy that the page works with: its own style, script and station."""
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src {_digest(page, 'style')}",
-            f"script-src {_digest(page, 'script')}",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
-
-
-def _digest(page: str, tag: str) -> str:
-    """The source expression that allows the page's one inline element with this tag."""
-    (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
-    return f"'sha256-{digest}'"
-
-
-def why(state: StationState) -> str:
-    """Why the active model has its build, by the reason of its activation."""
-    if state.active is None or state.last is None or state.last.activation.selection is None:
-        return NOT_KNOWN
-    outcome = state.last.outcome
-    if not isinstance(outcome, ActivationSucceeded) or outcome.environment != state.active.environment:
-        return NOT_KNOWN
-    return state.last.activation.selection.reason

@@ -36,7 +36,12 @@ _STATUS: Final[Mapping[str, int]] = {
     for status, kinds in {
         400: (errors.UsageError, errors.ArgumentInvalid),
         404: (errors.UnknownModel, errors.UnknownFunction),
-        409: (errors.UnsupportedModel, errors.NothingToCancel, errors.NothingToRollBack),
+        409: (
+            errors.UnsupportedModel,
+            errors.NothingToCancel,
+            errors.NothingToRollBack,
+            errors.StationRunning,
+        ),
         429: (errors.WorkerBusy,),
         503: (errors.NoActiveModel, errors.WorkerLoading, errors.WorkerReplaced),
         504: (errors.WorkerTimeout,),
@@ -187,7 +192,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def is_station_path(path: str) -> bool:
     """Whether a path is one of the station's own; any other may name a backend's function."""
-    return path in _STATION_PATHS or path.startswith("/v1/station/")
+    return path in _STATION_PATHS or path.startswith(("/v1/station/", "/page/"))
 
 
 def to_json(value: Any) -> bytes:

@@ -15,14 +15,30 @@ from pydantic_core import core_schema
 from moondream_station.core.facts.codec import FACTS, adapter
 from moondream_station.core.facts.errors import ErrorInfo
 from moondream_station.core.facts.functions import IMAGES, FunctionShape, Signature, shape_of
+from moondream_station.core.facts.inspection import (
+    ActivationJournal,
+    ActivationList,
+    Removed,
+    Usage,
+    WorkerLog,
+)
+from moondream_station.core.facts.selection import Selection
 from moondream_station.core.facts.state import Status
 from moondream_station.core.facts.version import VERSION
 from moondream_station.http.api import ROUTES, RouteInfo
 from moondream_station.http.messages import CHAT_PATH, FORM_TYPES, JSON_TYPE, MODEL_PATH
 from moondream_station.http.openai import ASKS_NOTHING, LABELS, ChatRequest
-from moondream_station.http.requests import RollbackRequest, SwitchRequest
+from moondream_station.http.requests import RemoveRequest, RollbackRequest, SwitchRequest
 from moondream_station.http.shapes import ACTIVATION, ANSWERS, SEQ, TIME, Schema, whole
 
+_INSPECTED: Final[Mapping[str, type[Any]]] = {
+    "plan": Selection,
+    "activations": ActivationList,
+    "activation-journal": ActivationJournal,
+    "worker-log": WorkerLog,
+    "usage": Usage,
+    "remove-answer": Removed,
+}
 _EVENT_STREAM: Final = "text/event-stream"
 _ONLY_INSIDE: Final = {
     "BackendActivationRequested",
@@ -115,7 +131,10 @@ def _operation(route: RouteInfo) -> dict[str, Any]:
         "tags": ["openai" if is_openai else "station"],
     }
     if names := re.findall(r"{(\w+)}", route.path):
-        operation["parameters"] = [_parameter(name, f"The model's {name}.") for name in names]
+        of = "activation" if route.path.startswith("/v1/station/") else "model"
+        operation["parameters"] = [_parameter(name, f"The {of}'s {name}.") for name in names]
+    if route.query:
+        operation["parameters"] = [_parameter(name, text, "query") for name, text in route.query.items()]
     if route.request:
         operation["requestBody"] = {"required": True, "content": {JSON_TYPE: {"schema": _ref(route.request)}}}
     if route.answer is None:
@@ -186,11 +205,11 @@ def _stream_of(*messages: str) -> dict[str, Any]:
     }
 
 
-def _parameter(name: str, description: str) -> dict[str, Any]:
+def _parameter(name: str, description: str, place: str = "path") -> dict[str, Any]:
     return {
         "name": name,
-        "in": "path",
-        "required": True,
+        "in": place,
+        "required": place == "path",
         "description": description,
         "schema": {"type": "string"},
     }
@@ -231,7 +250,9 @@ def schemas() -> dict[str, Schema]:
     made["error"] = whole(
         "An error of the command line or of a route of the station.", {"error": dataclass_schema(ErrorInfo)}
     )
+    made |= {name: dataclass_schema(kind) for name, kind in _INSPECTED.items()}
     made["chat-request"] = _chat_request()
+    made["remove-request"] = _model_schema(RemoveRequest)
     made["rollback-request"] = _model_schema(RollbackRequest)
     made["switch-request"] = _model_schema(SwitchRequest)
     return {**made, **ANSWERS}

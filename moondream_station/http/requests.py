@@ -52,6 +52,12 @@ class RollbackRequest(StationRequest):
     name = "A rollback"
 
 
+class RemoveRequest(StationRequest):
+    """The body of `POST /v1/station/remove`."""
+
+    name = "A removal"
+
+
 class SwitchRequest(StationRequest):
     """The body of `POST /v1/station/switch`."""
 

@@ -107,8 +107,22 @@ _MODEL: Final = whole(
                 {"type": "null"},
             ]
         },
+        "environment": {
+            "anyOf": [
+                whole(
+                    "What is installed for it, and the environment it had before.",
+                    {
+                        "name": _TEXT,
+                        "build": _TEXT_OR_NULL,
+                        "torch": _TEXT_OR_NULL,
+                        "previous": _TEXT_OR_NULL,
+                    },
+                ),
+                {"type": "null"},
+            ]
+        },
     },
-    optional=("fit", "system_requirements", "notice"),
+    optional=("fit", "system_requirements", "notice", "environment"),
 )
 
 _OPENAI_MODEL: Final = whole(

@@ -34,8 +34,17 @@ ROUTES = (
     "/v1/station",
     "/v1/station/events",
     "/v1/station/doctor",
+    "/v1/station/plan",
+    "/v1/station/activations",
+    "/v1/station/activations/a-1",
+    "/v1/station/logs",
+    "/v1/station/usage",
+    "/page/main.js",
 )
-POSTS = ("/v1/caption", "/caption", "/v1/chat/completions", "/v1/station/switch", "/v1/station/cancel")
+POSTS = (
+    *("/v1/caption", "/caption", "/v1/chat/completions"),
+    *("/v1/station/switch", "/v1/station/cancel", "/v1/station/rollback", "/v1/station/remove"),
+)
 
 
 def local(**headers: str) -> Headers:

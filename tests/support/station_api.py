@@ -15,9 +15,11 @@ import anyio.lowlevel
 from moondream_station.core.bus.bus import Bus, Subscription
 from moondream_station.core.facts.activation_state import Active, WorkerState
 from moondream_station.core.facts.errors import (
+    ErrorInfo,
     NothingToCancel,
     NothingToRollBack,
     StationError,
+    StationRunning,
     UnknownModel,
     UsageError,
 )
@@ -28,7 +30,7 @@ from moondream_station.core.facts.events import (
     Stage,
 )
 from moondream_station.core.facts.functions import Signature
-from moondream_station.core.facts.state import StationInfo, StationState, status
+from moondream_station.core.facts.state import StationInfo, StationState, WorkerShown, status
 from moondream_station.http.api import Answer, Progress
 
 Function = Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]
@@ -48,11 +50,86 @@ MODELS: Mapping[str, Any] = {
             "fit": {"verdict": "fits", "reason": "needs 1.1 GB of memory; 8.0 GB are there"},
             "system_requirements": None,
             "notice": None,
+            "environment": {"name": "0123abcd-4567", "build": "cpu", "torch": "2.14.1+cpu", "previous": None},
         }
     ],
     "latest_version": None,
     "messages": [],
 }
+
+PLAN: Mapping[str, Any] = {
+    "strategy": "auto",
+    "requirement": ["torch"],
+    "build": "cpu",
+    "torch": "2.14.1",
+    "index_url": None,
+    "source": "index",
+    "reason": "No GPU that PyTorch supports was found, so the CPU build is used.",
+    "command": ["python", "-m", "pip", "install", "torch"],
+    "warnings": [],
+    "candidates": [
+        {"build": "cpu", "torch": "2.14.1", "verdict": "chosen", "reason": "The CPU build works everywhere."},
+        {"build": "cu126", "torch": None, "verdict": "rejected", "reason": "No NVIDIA driver was found."},
+    ],
+    "fit": None,
+}
+USAGE: Mapping[str, Any] = {
+    "memory": {
+        "station_bytes": 65_000_000,
+        "worker_bytes": 4_200_000_000,
+        "available_bytes": 21_000_000_000,
+        "total_bytes": 32_000_000_000,
+    },
+    "gpus": [{"name": "NVIDIA RTX A6000", "used_bytes": 5_100_000_000, "total_bytes": 48_000_000_000}],
+    "disk": {"free_bytes": 381_000_000_000, "total_bytes": 512_000_000_000},
+}
+
+
+class FakeInspection:
+    """What else a station shows, as a test sets it; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, Mapping[str, Any]] = {}
+        self.planned: list[tuple[str, str | None]] = []
+        self.journals: dict[str, Mapping[str, Any]] = {}
+        self.past: list[Mapping[str, Any]] = []
+        self.lines: list[str] = []
+        self.removed: list[str] = []
+
+    async def plan(self, model: str, strategy: str | None) -> Mapping[str, Any]:
+        """The test's plan for a strategy, else the one for the CPU."""
+        await anyio.lowlevel.checkpoint()
+        self.planned.append((model, strategy))
+        if model != "selftest":
+            raise UnknownModel(f"There is no model {model!r}")
+        return self.plans.get(strategy or "auto", PLAN)
+
+    async def activations(self) -> Mapping[str, Any]:
+        """What the test lists."""
+        await anyio.lowlevel.checkpoint()
+        return {"activations": self.past}
+
+    async def activation(self, activation: str) -> Mapping[str, Any] | None:
+        """The test's journal."""
+        await anyio.lowlevel.checkpoint()
+        return self.journals.get(activation)
+
+    async def logs(self, model: str | None) -> Mapping[str, Any]:
+        """The test's lines."""
+        await anyio.lowlevel.checkpoint()
+        return {"model": model or "selftest", "lines": self.lines}
+
+    async def usage(self) -> Mapping[str, Any]:
+        """A machine with one GPU."""
+        await anyio.lowlevel.checkpoint()
+        return USAGE
+
+    async def remove(self, model: str) -> None:
+        """Remember that."""
+        await anyio.lowlevel.checkpoint()
+        if model == "selftest":
+            raise StationRunning("The station serves selftest.", hint="Switch to another model first.")
+        self.removed.append(model)
 
 
 class FakeStation:
@@ -76,8 +153,10 @@ class FakeStation:
                 ),
             )
         )
+        self.inspection = FakeInspection()
         self.backend: dict[str, Function] = {}
         self.declared: dict[str, Signature] = {}
+        self.failure: ErrorInfo | None = None
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
         self.steps: list[tuple[int, int | None, str]] = []
         self.left: list[str] = []
@@ -97,7 +176,13 @@ class FakeStation:
 
     def status(self) -> Mapping[str, Any]:
         """The state in its outward shape."""
-        return status(self.state)
+        worker = WorkerShown(
+            pid=4711,
+            functions=tuple(sorted(self.backend)),
+            failure=self.failure,
+            last_lines=("Traceback", "RuntimeError: out of cheese") if self.failure else (),
+        )
+        return status(self.state, (), worker)
 
     def models(self) -> Mapping[str, Any]:
         """One model, or what a test lists."""

@@ -24,12 +24,17 @@ from moondream_station.core.backends.code_store import unnamed_code
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.environments.store import Committed, committed_environments, sweep
-from moondream_station.core.facts.errors import NothingToRollBack, ResolutionConflict
+from moondream_station.core.facts.errors import (
+    NoActiveModel,
+    NothingToRollBack,
+    ResolutionConflict,
+    StationRunning,
+)
 from moondream_station.core.facts.events import BuildSelected
 from moondream_station.core.fetch.lock import Lock
-from moondream_station.core.home.active_file import read_active, write_active
+from moondream_station.core.home.active_file import ActiveRecord, read_active, write_active
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.locks import Holder, activation_lock
+from moondream_station.core.home.locks import Holder, activation_lock, read_station
 from moondream_station.core.home.storage import read_file, remove, writing_to
 from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.resolve.pylock import read_stored_pylock
@@ -115,6 +120,38 @@ async def exchange(
             (await worker.verify(spec.plan)).checked()
         write_active(home, record.rolled_back(model, request_key=environment.record.request_key))
     return True
+
+
+async def forget(home: Home, model: str, *, on_wait: Callable[[Holder | None], None]) -> None:
+    """Forget a model's environments; `prune` frees their space.
+
+    Raises:
+        NoActiveModel: The model has no environment.
+        StationRunning: A station serves it.
+    """
+
+    def remove_record() -> None:
+        record = installed_record(home, model)
+        station = read_station(home)
+        if record.model == model and station is not None:
+            raise StationRunning(
+                f"The station at {station.address} (pid {station.pid}) serves {model}.",
+                hint="Switch to another model first, or stop that station.",
+            )
+        write_active(home, record.without(model))
+
+    async with activation_lock(home, activation="remove", command=f"remove {model}", on_wait=on_wait):
+        await anyio.to_thread.run_sync(remove_record)
+
+
+def installed_record(home: Home, model: str) -> ActiveRecord:
+    """What the home's models have, where this one has an environment; else `NoActiveModel`."""
+    record = read_active(home)
+    if model not in record.models:
+        raise NoActiveModel(
+            f"{model} has no environment.", hint="`moondream-station models` shows what is installed."
+        )
+    return record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from moondream_station.core.builds.naming import GPU_KINDS, Kind, parse_build, p
 from moondream_station.core.builds.offers import Target, target_of
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.builds.visibility import describe
+from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import NoticeNotAccepted, UnsupportedModel
@@ -308,7 +309,9 @@ def list_models(
 ) -> dict[str, Any]:
     """The shape of `models`. Blocks: it reads files of the home, and looks at the weights on disk."""
     fits = {name: _fit_here(name, manifest, home, capabilities, environ, catalog) for name in manifest.models}
-    return models_shape(manifest, read_active(home), fits, accepted_notices(home))
+    active = read_active(home)
+    commits = {name: load_commit(place_of(home, of.environment)) for name, of in active.models.items()}
+    return models_shape(manifest, active, fits, accepted_notices(home), commits)
 
 
 def _fit_here(

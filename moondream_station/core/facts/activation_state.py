@@ -28,6 +28,7 @@ class ActivationShown:
         strategy: How its build is chosen.
         stage: Where it is.
         started_at: When it was requested.
+        stage_started_at: When it came to its stage; null where that was not seen.
         overall_received_bytes: Bytes downloaded, over all files; null before the first.
         overall_total_bytes: Size of all files together; null where unknown.
     """
@@ -37,6 +38,7 @@ class ActivationShown:
     strategy: str
     stage: Stage
     started_at: datetime
+    stage_started_at: datetime | None = None
     overall_received_bytes: int | None
     overall_total_bytes: int | None
 
@@ -46,7 +48,6 @@ class ActivationState(ActivationShown):
     """One activation, as far as it has come; what it has not come to yet is None or empty.
 
     Args:
-        stage_started_at: When it came to its stage; None where that was not seen.
         waiting: Which process is waited for; None again as soon as it resumes.
         selection: The build chosen; everything below starts over with it, when a fallback chooses another.
         total_bytes: Their wheels' size together, None also where a server does not tell it.
@@ -54,7 +55,6 @@ class ActivationState(ActivationShown):
         fallback: The last change to another build, kept when that is chosen.
     """
 
-    stage_started_at: datetime | None = None
     waiting: facts.ActivationWaiting | None = None
     probes: tuple[facts.ProbeFinished, ...] = ()
     selection: facts.BuildSelected | None = None

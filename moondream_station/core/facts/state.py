@@ -7,7 +7,7 @@ activation has succeeded, its worker and verification are its own; the active mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +26,7 @@ from moondream_station.core.facts.activation_state import (
 )
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.codec import from_json, to_json
+from moondream_station.core.facts.errors import ErrorInfo, StationError
 from moondream_station.core.facts.events import Event, Terminal, VerificationReport
 
 if TYPE_CHECKING:
@@ -79,11 +80,29 @@ class CallShown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerShown:
+    """The active model's worker.
+
+    Args:
+        pid: Its process id; null while it does not run.
+        functions: The functions that it answers, sorted.
+        failure: Why it does not serve, null where it does, or will in a moment.
+        last_lines: What it wrote last before it failed, the oldest first.
+    """
+
+    pid: int | None
+    functions: tuple[str, ...]
+    failure: ErrorInfo | None
+    last_lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Station, active model and its verification, running activation, machine; null where there is none.
 
     Args:
         calls: What the active model answers now; null where no station serves, and in snapshots.
+        worker: The active model's worker; likewise.
     """
 
     station: StationShown | None
@@ -92,6 +111,7 @@ class Status:
     activation: ActivationShown | None
     capabilities: Capabilities | None
     calls: tuple[CallShown, ...] | None = None
+    worker: WorkerShown | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +158,9 @@ def apply(state: StationState, event: Event) -> StationState:
     return state
 
 
-def status(state: StationState, calls: tuple[CallShown, ...] | None = None) -> dict[str, Any]:
+def status(
+    state: StationState, calls: tuple[CallShown, ...] | None = None, worker: WorkerShown | None = None
+) -> dict[str, Any]:
     """The state as `status --json`, `GET /v1/station` and a snapshot show it."""
     shown = Status(
         station=_as(StationShown, state.station, seq=state.seq),
@@ -147,9 +169,20 @@ def status(state: StationState, calls: tuple[CallShown, ...] | None = None) -> d
         activation=_as(ActivationShown, state.activation),
         capabilities=state.capabilities,
         calls=calls,
+        worker=worker,
     )
     data: dict[str, Any] = to_json(shown)
     return data
+
+
+def worker_shown(state: StationState, functions: Iterable[str], failure: StationError | None) -> WorkerShown:
+    """The active model's worker; `failure` is why it does not serve."""
+    return WorkerShown(
+        pid=state.active.worker_pid if state.active else None,
+        functions=tuple(sorted(functions)),
+        failure=failure.info if failure else None,
+        last_lines=tuple(failure.log.splitlines()) if failure and failure.log else (),
+    )
 
 
 def state_from_status(seq: int, data: Mapping[str, Any]) -> StationState:

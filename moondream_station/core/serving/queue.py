@@ -132,6 +132,11 @@ class InferencePool:
         self._change(_Service(model))
 
     @property
+    def failure(self) -> StationError | None:
+        """Why no worker serves; None also where one loads, or is restarted in a moment."""
+        return None if self._is_restarting else self._failure
+
+    @property
     def timeout_seconds(self) -> float:
         """The limit of a request that does not say one itself."""
         return (self._service and self._service.timeout_seconds) or self.default_timeout_seconds

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.capabilities.cache import read_cached
-from moondream_station.core.environments.store import committed_at, load_commit, place_of
+from moondream_station.core.environments.store import CommitRecord, committed_at, load_commit, place_of
 from moondream_station.core.facts.activation_state import Active
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import EnvironmentBroken
 from moondream_station.core.facts.selection import Fit
 from moondream_station.core.facts.state import StationInfo, StationState, apply
-from moondream_station.core.home.active_file import ActiveRecord, read_active
+from moondream_station.core.home.active_file import ActiveRecord, ModelRecord, read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import activation_holder
 
@@ -81,14 +81,17 @@ def models_shape(
     active: ActiveRecord,
     fits: Mapping[str, Fit],
     accepted: AbstractSet[str],
+    commits: Mapping[str, CommitRecord | None],
 ) -> dict[str, Any]:
     """Every model in the manifest's order, whether it fits, and the manifest's news of the station.
 
-    `accepted` are the digests of the notices that the user has accepted.
+    `accepted` are the digests of the notices that the user has accepted, `commits` the records of the models'
+    environments.
     """
     return {
         "models": [
-            _model(manifest, active, model_id, fits[model_id], accepted) for model_id in manifest.models
+            _model(manifest, active, model_id, fits[model_id], accepted, commits.get(model_id))
+            for model_id in manifest.models
         ],
         **news_shape(manifest),
     }
@@ -101,7 +104,12 @@ def news_shape(manifest: Manifest) -> dict[str, Any]:
 
 
 def _model(
-    manifest: Manifest, active: ActiveRecord, model_id: str, fit: Fit, accepted: AbstractSet[str]
+    manifest: Manifest,
+    active: ActiveRecord,
+    model_id: str,
+    fit: Fit,
+    accepted: AbstractSet[str],
+    commit: CommitRecord | None,
 ) -> dict[str, Any]:
     info = manifest.models[model_id]
     reason = manifest.unsupported_reason(model_id)
@@ -118,6 +126,18 @@ def _model(
         "fit": to_json(fit),
         "system_requirements": info.system_requirements,
         "notice": notice_shape(info, accepted),
+        "environment": _environment(active.models.get(model_id), commit),
+    }
+
+
+def _environment(stored: ModelRecord | None, commit: CommitRecord | None) -> dict[str, Any] | None:
+    if stored is None:
+        return None
+    return {
+        "name": stored.environment,
+        "build": commit.build if commit else None,
+        "torch": commit.torch if commit else None,
+        "previous": stored.previous,
     }
 
 

@@ -103,7 +103,7 @@ def cuda_of_driver() -> str | None:
 def _use_device(torch: Any, report: dict[str, Any], planned_build: str) -> str | None:
     """Choose the device, falling back to the CPU; say why where it is not the planned one."""
     kind = device_of(planned_build)
-    report.update(device="cpu", device_name=_processor(), device_count=1)
+    report.update(device="cpu", device_name=_cpu_name(), device_count=1)
     if kind == "cpu":
         return None
     if kind == "mps":
@@ -119,6 +119,18 @@ def _use_device(torch: Any, report: dict[str, Any], planned_build: str) -> str |
         return _why_unavailable(torch, kind)
     report.update(device=kind, device_name=module.get_device_name(0), device_count=module.device_count())
     return None
+
+
+def _cpu_name() -> str:
+    """The CPU's name, where Linux tells it, as on no ARM machine; else what `_processor` says."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  pathlib is not imported here
+            names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+            if name := next(names, ""):
+                return name
+    except OSError:
+        pass  # not Linux
+    return _processor()
 
 
 def _processor() -> str:

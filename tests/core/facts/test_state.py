@@ -89,7 +89,15 @@ def fold(state: StationState, facts: Iterable[Fact], *, activation: str | None =
 def assert_valid(state: StationState) -> None:
     """What holds for every state whatever."""
     shown = status(state)
-    assert set(shown) == {"station", "active", "verification", "activation", "capabilities", "calls"}
+    assert set(shown) == {
+        "station",
+        "active",
+        "verification",
+        "activation",
+        "capabilities",
+        "calls",
+        "worker",
+    }
     again = status(state_from_status(state.seq, shown))
     assert again == shown
     if state.active is not None and state.active.worker in (WorkerState.STOPPED, WorkerState.FAILED):

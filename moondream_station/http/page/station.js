@@ -1,0 +1,100 @@
+// The station as the page knows it: what it last said of itself, and whether it answers at all.
+
+import { clock, find } from "./dom.js";
+
+const POLL_MILLISECONDS = 3000;
+const PATIENCE_MILLISECONDS = 15000;
+
+export const station = { status: null, stats: null, usage: null, models: [], activations: [], down: null };
+const listeners = [];
+
+// Called with nothing when something of `station` has changed.
+export function onChange(listener) { listeners.push(listener); }
+function changed() { listeners.forEach((listener) => listener()); }
+
+export async function get(path, patience = PATIENCE_MILLISECONDS) {
+  return read(await fetch(path, { signal: AbortSignal.timeout(patience) }));
+}
+
+export async function post(path, body) {
+  return read(await fetch(path, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }));
+}
+
+async function read(response) {
+  const body = await response.json();
+  if (!response.ok) {
+    throw Object.assign(new Error([body.error.message, body.error.hint].filter(Boolean).join(" ")), body.error);
+  }
+  return body;
+}
+
+let asked = 0, shown = 0;
+
+export async function refreshStatus() {
+  const turn = ++asked;
+  const status = await get("v1/station");
+  if (turn < shown) return;  // a later answer was quicker
+  shown = turn;
+  station.status = status;
+  changed();
+}
+
+export async function refreshLists() {
+  const [{ models }, { activations }] = await Promise.all([get("v1/models"), get("v1/station/activations")]);
+  Object.assign(station, { models, activations });
+  changed();
+}
+
+async function poll() {
+  if (document.visibilityState === "visible" && !station.down) {
+    try {
+      const [stats, usage] = await Promise.all([get("v1/stats"), get("v1/station/usage"), refreshStatus()]);
+      Object.assign(station, { stats, usage });
+      changed();
+    } catch (error) {
+      if (error instanceof TypeError || error.name === "TimeoutError") down();
+    }
+  }
+  setTimeout(poll, POLL_MILLISECONDS);
+}
+
+function down() {
+  if (station.down) return;
+  station.down = Date.now();
+  document.body.classList.add("down");
+  find("connection").textContent = `No answer since ${clock(station.down)}; reconnecting…`;
+  changed();
+}
+
+function up() {
+  station.down = null;
+  document.body.classList.remove("down");
+  find("connection").textContent = "Live";
+}
+
+// Follows the events for as long as the page is open; `receive` gets each, and the snapshots.
+export function follow(receive) {
+  const source = new EventSource("v1/station/events");
+  source.onopen = async () => {
+    try {
+      await Promise.all([refreshStatus(), refreshLists()]);
+      up();
+      changed();
+    } catch { down(); }
+  };
+  source.onerror = () => {
+    down();
+    if (source.readyState !== EventSource.CLOSED) return;  // else the browser tries again by itself
+    setTimeout(() => follow(receive), POLL_MILLISECONDS);
+  };
+  source.onmessage = (message) => receive(JSON.parse(message.data));
+}
+
+export function start(receive) {
+  follow(receive);
+  poll();
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible" && !station.down) refreshStatus().catch(() => null);
+  });
+}
