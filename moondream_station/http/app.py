@@ -47,7 +47,7 @@ from moondream_station.http.messages import (
     read_object,
     to_json,
 )
-from moondream_station.http.page import page_files, page_handler
+from moondream_station.http.page.files import page_files, page_handler
 
 _HEALTH: Final = {"status": "ok", "server": "moondream-station"}
 

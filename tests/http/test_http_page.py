@@ -9,7 +9,7 @@ import pytest
 
 from moondream_station.core.facts.codec import FACTS
 from moondream_station.core.facts.events import Stage
-from moondream_station.http.page import page_files
+from moondream_station.http.page.files import page_files
 from support.http_server import Served
 
 pytestmark = pytest.mark.anyio

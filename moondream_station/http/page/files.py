@@ -1,4 +1,4 @@
-"""The status page: files of the package, under a policy that allows nothing else."""
+"""The files of the page, under a policy that allows nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADERS: Final = {
 
 def page_files() -> Iterator[tuple[str, str, str]]:
     """The path, the media type and the text of each file of the page."""
-    for file in files("moondream_station.http").joinpath("page").iterdir():
+    for file in files("moondream_station.http.page").iterdir():
         media_type = _TYPES.get(f".{file.name.rpartition('.')[2]}")
         if media_type is not None:
             path = "/" if file.name == "index.html" else f"/page/{file.name}"
