@@ -86,7 +86,9 @@ async def test_weights_that_can_not_be_had_install_nothing(
         assert (failure.error.code, failure.stage) == ("weights-unreachable", Stage.PREPARE)
         assert words in failure.error.message
         assert fetched_wheels(premises) == []
+        hub.server.clear_requests()
         await switched(station, "tiny", anyway=True)
+        assert not hub.server.requests
 
 
 async def test_a_backend_that_may_mean_something_else_goes_on(premises: Premises, hub: ModelHub) -> None:

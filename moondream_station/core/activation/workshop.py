@@ -16,6 +16,7 @@ import httpx2
 from moondream_station.core.activation.activation import Activation, sweep_cancel_requests
 from moondream_station.core.activation.choice import Candidates, no_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
+from moondream_station.core.activation.models import known_here
 from moondream_station.core.activation.prepare import Needs
 from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.backends.code_store import BackendCode
@@ -121,11 +122,9 @@ class Workshop:
         home, manifest = self._tools.home, self._tools.manifest
 
         async def provide() -> BackendCode:
-            info = manifest.backends[backend_id]
+            info, connect = manifest.backends[backend_id], self._client
             try:
-                return await provide_backend(
-                    backend_id, info, manifest=manifest, home=home, connect=self._client
-                )
+                return await provide_backend(backend_id, info, manifest=manifest, home=home, connect=connect)
             except OSError as error:
                 raise storage_failure(error, home.root) from error
 
@@ -136,8 +135,8 @@ class Workshop:
         home, environ, source = self._tools.home, self._tools.environ, source_of(model.args)
 
         async def ask() -> Learned | None:
-            if source is None:
-                return None
+            if source is None or self._activation.request.anyway:  # nothing that the hub says would count
+                return await anyio.to_thread.run_sync(known_here, model, home, environ)
             return await learn(source, home=home, environ=environ, connect=self._client)
 
         return meanwhile(ask)
