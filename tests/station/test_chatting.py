@@ -88,3 +88,17 @@ def test_a_stream_that_is_over_frees_the_worker(station: Served) -> None:
     assert text.endswith("data: [DONE]\n\n")
     assert text.count("word") == 3
     assert len(station.post("/v1/ends", {})["ended"]) == before + 1
+
+
+def test_the_openai_package(station: Served) -> None:
+    """Whole, and a stream that its user leaves."""
+    import openai  # noqa: PLC0415  a second that only this test should pay
+
+    before = len(station.post("/v1/ends", {})["ended"])
+    with openai.OpenAI(base_url=f"{station.address}/v1", api_key="none", max_retries=0) as client:
+        create: Any = client.chat.completions.create
+        with create(model="talker", messages=MESSAGES, stream=True) as stream:
+            assert any(chunk.choices[0].delta.content for chunk in stream)
+        answer = create(model="talker", messages=MESSAGES)
+    assert answer.choices[0].message.content == "3: Sun?"
+    assert len(station.post("/v1/ends", {})["ended"]) == before + 1
