@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from importlib.util import find_spec
-from typing import Any
+from importlib import metadata
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -18,12 +18,19 @@ from moondream_station.http.api import StationApi
 from moondream_station.http.connection import attend
 from moondream_station.http.guard import MAX_BODY_BYTES
 
+_SDK: Final = (2, 3)
+
 
 def check_extra() -> None:
-    """Raise `ExtraMissing` where the SDK is not installed."""
-    if find_spec("mcp") is None:
+    """Raise `ExtraMissing` where the SDK is not installed, or is too old."""
+    try:
+        found = metadata.version("mcp")
+    except metadata.PackageNotFoundError:
+        found = None
+    if found is None or tuple(map(int, found.split(".")[:2])) < _SDK:
+        state = f"{found} is" if found else "is not"
         raise ExtraMissing(
-            "MCP needs the package mcp, which is not installed.",
+            f"MCP needs the package mcp from {'.'.join(map(str, _SDK))} on, which {state} installed.",
             hint="Install it: `pip install 'moondream-station[mcp]'`, or "
             "`uv tool install 'moondream-station[mcp]'`.",
         )

@@ -17,18 +17,24 @@ from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, No
 
 from moondream_station.agents.folders import Folders
 from moondream_station.agents.tools import arguments_for, failure_of, result_of, tools_of
-from moondream_station.core.facts.errors import StationError, UnknownFunction
+from moondream_station.core.facts.errors import (
+    StationError,
+    UnknownFunction,
+    WorkerBusy,
+    WorkerLoading,
+    WorkerReplaced,
+)
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.task_groups import accompanied
 
 _PROGRESS_SECONDS: Final = 5.0
 _MOST_SESSIONS: Final = 256
 _NOTIFY_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 1.0
 _ABOUT: Final = """\
 Looks at images with a vision-language model on the user's own computer: describes them, answers questions \
 about them, finds things in them. Which tools there are depends on the model that is active. Coordinates are \
 fractions of an image's width and height, from the top left."""
-
 _NO_MODEL: Final = "No model is active; the user can activate one: `moondream-station switch MODEL`."
 
 
@@ -78,9 +84,10 @@ class AgentServer:
 
     async def _tell(self) -> None:
         await self._bus.publish(ToolsListChanged())
-        for session in tuple(self._sessions):
-            with anyio.move_on_after(_NOTIFY_SECONDS):  # sessions that have ended take it without a word
-                await session.send_tool_list_changed()
+        with anyio.move_on_after(_NOTIFY_SECONDS):  # sessions that have ended take it without a word
+            async with anyio.create_task_group() as tasks:
+                for session in self._sessions:
+                    tasks.start_soon(session.send_tool_list_changed)
 
     async def _remember(self, context: Any, _: NotificationParams | None) -> None:
         self._sessions.append(context.session)
@@ -110,7 +117,11 @@ class AgentServer:
                 hint=f"It has: {', '.join(tools)}." if tools else _NO_MODEL,
             )
         arguments = await arguments_for(document, tool, called.arguments or {}, self._folders)
-        return result_of(tool, await self._model.ask(tool.name, arguments))
+        while True:
+            try:
+                return result_of(tool, await self._model.ask(tool.name, arguments))
+            except (WorkerBusy, WorkerLoading, WorkerReplaced):  # over soon; the agent may cancel
+                await anyio.sleep(_PAUSE_SECONDS)
 
 
 class _Server(Server[Any]):

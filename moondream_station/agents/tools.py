@@ -51,7 +51,7 @@ def _input_schema(arguments: Mapping[str, Any], folders: Folders) -> dict[str, A
     place = (
         f"The image: the path of a file in {folders.shown}, or a data: URL."
         if folders.paths
-        else ("The image, as a data: URL.")
+        else "The image, as a data: URL."
     )
     for name in IMAGES:
         if name in schema["properties"]:

@@ -15,7 +15,7 @@ from mcp import Client
 from mcp_types import CallToolResult, TextContent, ToolListChangedNotification
 
 from moondream_station.agents.folders import Folders
-from moondream_station.core.facts.errors import ArgumentInvalid, WorkerBusy
+from moondream_station.core.facts.errors import ArgumentInvalid, WorkerBusy, WorkerLoading, WorkerReplaced
 from moondream_station.core.facts.events import WorkerStarted
 from moondream_station.core.facts.functions import Argument, Signature
 from moondream_station.http.api import Answer
@@ -135,14 +135,26 @@ async def test_what_fails_says_what_to_do(served: Served, era: str) -> None:
         unreadable = ArgumentInvalid("image_url can't be read", hint="Send a PNG.")
         served.station.backend["caption"] = raises(unreadable)
         assert await failure(client, "caption", image="photo.png") == "image can't be read. Send a PNG."
-        served.station.backend["caption"] = raises(WorkerBusy("Queue is full"))
-        assert await failure(client, "caption", image="photo.png") == "Queue is full."
         served.station.backend["caption"] = gives({"error": "no"})
         assert await failure(client, "caption", image="photo.png") == "no."
         served.station.backend["caption"] = gives(chunks("a ", "cat"))
         assert "a cat" in text_of(await client.call_tool("caption", {"image": "photo.png"}))
         served.station.backend.clear()
         assert "`moondream-station switch MODEL`" in await failure(client, "caption", image="photo.png")
+
+
+async def test_what_is_over_soon_is_waited_for(served: Served) -> None:
+    """A model that still loads, a full queue, a switch in the middle: none of it is an agent's affair."""
+    errors = iter((WorkerLoading("loads"), WorkerBusy("Queue is full"), WorkerReplaced("switched")))
+
+    def busy(_: Mapping[str, Any]) -> Answer:
+        if error := next(errors, None):
+            raise error
+        return {"caption": "a cat"}
+
+    served.station.backend["caption"] = busy
+    async with agent(served) as client:
+        assert text_of(await client.call_tool("caption", {"image": "photo.png"})) == "a cat"
 
 
 def publish_a_switch(station: FakeStation, functions: Mapping[str, Callable[..., Any]]) -> None:

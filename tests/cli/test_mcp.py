@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -260,11 +260,18 @@ def test_folders_in_the_settings_must_be_there(premises: Premises, folder: str) 
 
 
 @pytest.mark.parametrize("arguments", [("mcp",), ("serve", "--port", "0")])
+@pytest.mark.parametrize("installed", [None, "1.28.2"])
 def test_without_the_extra(
-    premises: Premises, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    premises: Premises, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], installed: str | None
 ) -> None:
-    """It says what to install."""
-    monkeypatch.setitem(sys.modules, "mcp", None)
+    """It says what to install; an older SDK is as good as none."""
+
+    def version(name: str) -> str:
+        if installed is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(metadata, "version", version)
     premises.home.create()
     premises.home.config.write_text('{"mcp": true}')
     done = call_here(premises, *arguments)

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 ROUTES = (
     "/",
     "/health",
+    "/openapi.json",
     "/v1/models",
     "/v1/models/selftest",
     "/v1/stats",

@@ -103,14 +103,14 @@ _KNOWN: Final[Mapping[str, _Known]] = {
     ),
     "detect": _Known(
         "Detect objects",
-        "Find every instance of something in an image, each as a box.",
+        "Find every instance of something in an image, each as a box in fractions of width and height.",
         _object_of({"objects": {"type": "array", "items": _BOX}}),
         ("image_url", "object"),
         ("settings",),
     ),
     "point": _Known(
         "Point at objects",
-        "Find every instance of something in an image, each as a point on it; also tells how many there are.",
+        "Find every instance of something in an image, each as a point in fractions of width and height.",
         _object_of({"points": {"type": "array", "items": _POINT}, "count": {"type": "integer"}}, "count"),
         ("image_url", "object"),
         ("spatial_refs", "settings"),
