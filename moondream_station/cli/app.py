@@ -31,6 +31,8 @@ def _named(model: str | None) -> str | None:
     return model
 
 
+_MODEL: Any = {"metavar": "MODEL", "callback": _named, "autocompletion": completions.models}
+_INSTALLED: Any = _MODEL | {"autocompletion": completions.installed}
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Strategy = Annotated[
     str | None,
@@ -59,13 +61,7 @@ ImagesAndObject = Annotated[
 ]
 AskedModel = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        metavar="MODEL",
-        callback=_named,
-        autocompletion=completions.models,
-        help="Switch to this model first, if it is not active.",
-    ),
+    typer.Option("--model", help="Switch to this model first, if it is not active.", **_MODEL),
 ]
 GoesOn = Annotated[
     bool, typer.Option("--continue", help="Leave out the images that an earlier run of this has answered.")
@@ -102,14 +98,14 @@ def station(
     raise typer.Exit(run_prompt(context.obj, names))
 
 
-def _works_in(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _works_in(module: str, **context: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command that declares its options here; its work, `run_NAME` with the same arguments, is in a module.
 
     That is imported when the command is called, so that help is quick.
     """
 
     def registered(declared: Callable[..., None]) -> Callable[..., None]:
-        @app.command(declared.__name__)
+        @app.command(declared.__name__, context_settings=context)
         @wraps(declared)
         def call(**arguments: Any) -> Any:
             work = import_module(f"moondream_station.cli.{module}")
@@ -129,12 +125,7 @@ def serve(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            callback=_named,
-            autocompletion=completions.models,
-            help="Switch to this model first.",
-        ),
+        typer.Option("--model", help="Switch to this model first.", **_MODEL),
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Also accept this name in the Host header.")
@@ -153,9 +144,7 @@ def models(*, as_json: Json = False) -> None:
 def switch(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", callback=_named, autocompletion=completions.models, help="The model to activate."
-        ),
+        typer.Argument(help="The model to activate.", **_MODEL),
     ],
     *,
     strategy: Strategy = None,
@@ -301,12 +290,7 @@ def plan(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            metavar="MODEL",
-            callback=_named,
-            autocompletion=completions.models,
-            help="Plan for a model's requirements.",
-        ),
+        typer.Option("--model", help="Plan for a model's requirements.", **_MODEL),
     ] = None,
     machine: MachineFile = None,
     python: Annotated[
@@ -319,15 +303,28 @@ def plan(
     """Show which PyTorch build would be installed, and why no other. Installs nothing."""
 
 
+@_works_in("status", ignore_unknown_options=True)  # `set KEY -1`
+def settings(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="set KEY VALUE",
+            autocompletion=completions.settings,
+            help="Change config.json, also with `unset KEY`; by default all settings are shown.",
+        ),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show the settings, or change one."""
+
+
 @_works_in("logs")
 def logs(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
-            callback=_named,
-            autocompletion=completions.models,
-            help="The model; by default that of the last activation.",
+            help="The model; by default that of the last activation.", **_MODEL | {"metavar": "[MODEL]"}
         ),
     ] = None,
     *,
@@ -343,12 +340,7 @@ def logs(
 def rollback(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            callback=_named,
-            autocompletion=completions.installed,
-            help="The model to roll back.",
-        ),
+        typer.Argument(help="The model to roll back.", **_INSTALLED),
     ],
     *,
     as_json: Json = False,
@@ -360,12 +352,7 @@ def rollback(
 def remove(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            callback=_named,
-            autocompletion=completions.installed,
-            help="The model to remove.",
-        ),
+        typer.Argument(help="The model to remove.", **_INSTALLED),
     ],
     *,
     as_json: Json = False,

@@ -49,6 +49,15 @@ def strategies(incomplete: str) -> list[str]:
     return _beginning(incomplete, ["auto", "guide", *sorted(load_catalog().builds)])
 
 
+def settings(args: list[str], incomplete: str) -> list[str]:
+    """What can be done with settings, and then their keys."""
+    from moondream_station.core.home.settings import SETTINGS  # noqa: PLC0415  for completions alone
+
+    if "set" not in args and "unset" not in args:
+        return _beginning(incomplete, ("set", "unset"))
+    return _beginning(incomplete, SETTINGS) if args[-1] in {"set", "unset"} else []
+
+
 def files(incomplete: str) -> list[str]:  # noqa: ARG001  as completers are called
     """Nothing: what is completed with nothing, shells complete with files."""
     return []

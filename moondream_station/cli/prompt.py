@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final
 
@@ -16,18 +17,23 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import ANSI
+from prompt_toolkit.history import FileHistory
 from prompt_toolkit.patch_stdout import patch_stdout
-from prompt_toolkit.shortcuts import CompleteStyle
+from prompt_toolkit.shortcuts import CompleteStyle, clear
 from prompt_toolkit.styles import Style
 
+from moondream_station.asking.last_image import FUNCTIONS, images_in, with_images
 from moondream_station.cli.serve import serve_here
 from moondream_station.cli.status import news_lines
-from moondream_station.console.interrupts import cancel_on_signal, ignore_signals, run_loop
+from moondream_station.console.interrupts import CANCELLED, USAGE, cancel_on_signal, ignore_signals, run_loop
 from moondream_station.console.logging import begin, configure_logging
-from moondream_station.console.output import print_error, print_result
+from moondream_station.console.output import folded, print_error, print_result, terminal_width, write
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import NothingToCancel, StationError, UnknownModel, UsageError
 from moondream_station.core.facts.events import CancelReason, DownloadProgressed, ProbeFinished
+from moondream_station.core.home.layout import Home
+from moondream_station.core.home.settings import SETTINGS
+from moondream_station.core.home.storage import write_atomically
 from moondream_station.core.home.task_groups import accompanied
 from moondream_station.core.station import Station
 from moondream_station.core.views.overview import news_shape
@@ -35,33 +41,46 @@ from moondream_station.panel.rendering import render, render_summary
 from moondream_station.panel.terminal import Terminal
 from moondream_station.panel.words import PlainLines
 
-COMMANDS: Final[Mapping[str, str]] = {
-    "switch": "switch MODEL [--strategy S] [--anyway] [--accept-notice]: activate a model",
-    "rollback": "rollback MODEL: go back to the environment that the model had before",
-    "cancel": "cancel: cancel the running switch (also Ctrl-C)",
-    "models": "models: list the models",
-    "status": "status: show the active model and the running switch",
-    "plan": "plan [REQUIREMENT...] [OPTIONS]: show which build would be installed, and why; `plan --help`",
-    "caption": "caption IMAGE...: describe images; files, folders, patterns or URLs",
-    "query": "query IMAGE... QUESTION: ask about images",
-    "detect": "detect IMAGE... OBJECT: find objects, as boxes; `--save FOLDER` draws them",
-    "point": "point IMAGE... OBJECT: point at objects",
-    "segment": "segment IMAGE... OBJECT: outline an object",
-    "infer": "infer FUNCTION [IMAGE|ARG=VALUE]...: call any function of the active model",
-    "doctor": "doctor [--offline]: check this machine, with remedies",
-    "logs": "logs [MODEL]: show the last activation's journal and the worker's last lines",
-    "remove": "remove MODEL: remove a model's environments",
-    "prune": "prune [--dry-run]: remove what nothing refers to",
-    "help": "help [COMMAND]: show this list, or a command's options",
-    "quit": "quit: stop the station (also Ctrl-D)",
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "switch": ("MODEL [--strategy S]", "activate a model"),
+    "rollback": ("MODEL", "go back to the environment it had before"),
+    "cancel": ("", "cancel the running switch (also Ctrl-C)"),
+    "models": ("", "list the models"),
+    "status": ("", "show the active model and the running switch"),
+    "plan": ("[REQUIREMENT...]", "show which build would be installed, and why"),
+    "caption": ("IMAGE...", "describe images: files, folders, patterns, URLs"),
+    "query": ("IMAGE... QUESTION", "ask about images"),
+    "detect": ("IMAGE... OBJECT", "find objects, as boxes"),
+    "point": ("IMAGE... OBJECT", "point at objects"),
+    "segment": ("IMAGE... OBJECT", "outline an object"),
+    "infer": ("FUNCTION [ARG=VALUE...]", "call any function of the model"),
+    "doctor": ("[--offline]", "check this machine, with remedies"),
+    "settings": ("[set KEY VALUE]", "show the settings, or change one"),
+    "logs": ("[MODEL]", "show the last switch, and what the worker wrote"),
+    "remove": ("MODEL", "remove a model's environments"),
+    "prune": ("[--dry-run]", "remove what nothing refers to"),
+    "history": ("", "list the lines that were typed"),
+    "clear": ("", "clear the screen"),
+    "help": ("[COMMAND]", "show this list, or a command's options"),
+    "quit": ("", "stop the station (also Ctrl-D)"),
+}
+"""What follows a command, and what it does."""
+_OWN_HELP: Final[Mapping[str, str]] = {
+    "cancel": "Cancel the running switch, or the command that runs.",
+    "history": "List the lines that were typed, also before this session; Up and Ctrl-R find them again.",
+    "clear": "Clear the screen. The history stays.",
+    "help": "List the commands, or show a command's options.",
+    "quit": "Stop the station. A running switch is cancelled; what it has downloaded is kept.",
 }
 _FLAGS: Final = ("--anyway", "--accept-notice")
-_ASKING: Final = ("caption", "query", "detect", "point", "segment", "infer")
+_ASKING: Final = frozenset({*FUNCTIONS, "infer"})
 _OF_THE_COMMAND_LINE: Final = frozenset(
-    {*_ASKING, "models", "status", "plan", "doctor", "logs", "remove", "prune"}
+    {*_ASKING, "models", "status", "plan", "doctor", "settings", "logs", "remove", "prune"}
 )
+_HISTORY_BYTES: Final = 128 << 10
 _STRATEGIES: Final = ("auto", "guide", "cpu")
 _REDRAW_SECONDS: Final = 0.25
+_PROMPT: Final = "moondream> "
 
 
 def run_prompt(run_command: Callable[[Sequence[str]], int], names: frozenset[str]) -> int:
@@ -78,7 +97,7 @@ async def _run(run_command: Callable[[Sequence[str]], int], names: frozenset[str
     stopping = anyio.Event()
     async with serve_here(home, settings, stopping=stopping, announce=_announce) as station:
         for line in news_lines(news_shape(station.manifest)):
-            print_result(line)
+            print_result(folded(line, terminal_width()))
         prompt = Prompt(station, Terminal(sys.stdout), run_command, names)
 
         def heed(signal: CancelReason) -> None:
@@ -98,7 +117,7 @@ async def _run(run_command: Callable[[Sequence[str]], int], names: frozenset[str
 
 
 def _announce(address: str) -> None:
-    print_result(f"Moondream Station is serving on {address}. `help` lists the commands.")
+    print_result(f"Moondream Station is serving on {address}\n`help` lists the commands.")
 
 
 class Prompt:
@@ -117,6 +136,9 @@ class Prompt:
         self._outside = names
         self._running_command: anyio.CancelScope | None = None
         self._cancelled: str | None = None
+        self._is_waiting = False
+        self._last_images: list[str] = []
+        self._history = _history(station.home)
 
     async def take_commands(self) -> None:
         """Take commands until the last one."""
@@ -127,23 +149,30 @@ class Prompt:
             reserve_space_for_menu=0,
             refresh_interval=_REDRAW_SECONDS,
             style=Style.from_dict({"bottom-toolbar": "noreverse"}),
+            history=self._history,
         )
         with patch_stdout(raw=True):
             while await self._take_line(session):
                 pass
+            if (activation := self._station.bus.state.activation) is not None:
+                kept = " What was downloaded is kept." if activation.overall_received_bytes else ""
+                print_result(f"The switch to {activation.model} is cancelled.{kept}")
 
     async def _take_line(self, session: PromptSession[str]) -> bool:
         """Read and run one line; returns whether another one may follow."""
         await anyio.lowlevel.checkpoint()
         try:
-            line = await session.prompt_async("moondream> ", handle_sigint=False)
+            self._is_waiting = True
+            line = await session.prompt_async(_PROMPT, handle_sigint=False)
         except KeyboardInterrupt:  # the key, not the signal: as in a shell, it discards a line that was begun
             if not session.default_buffer.text:
                 self.interrupt()
             return True
         except EOFError:
             return False
-        if line.strip() in {"quit", "exit"}:
+        finally:
+            self._is_waiting = False
+        if line.split() in (["quit"], ["exit"]):
             return False
         try:
             await self.run_line(line)
@@ -165,10 +194,16 @@ class Prompt:
         async with self._station.bus.subscribe() as events:
             async for event in events:
                 if not isinstance(event.fact, DownloadProgressed | ProbeFinished):
-                    for line in plain.lines(event):
-                        print_result(line)
+                    self._print_above([folded(line, terminal_width()) for line in plain.lines(event)])
 
-    async def run_line(self, line: str) -> None:  # noqa: C901  one case a command, flat
+    def _print_above(self, lines: Sequence[str]) -> None:
+        """Print lines above the prompt; where the terminal can't, after it, and the prompt again."""
+        if lines and self._is_waiting and not self._terminal.can_draw:
+            write(sys.stdout, "\n".join(["", *lines, _PROMPT]))
+        elif lines:
+            print_result("\n".join(lines))
+
+    async def run_line(self, line: str) -> None:  # noqa: C901, PLR0912  one case a command, flat
         """Run a command; one that there is not is a `UsageError`."""
         await anyio.lowlevel.checkpoint()
         try:
@@ -186,19 +221,43 @@ class Prompt:
                 self._station.request_rollback(model)
             case ["cancel"]:
                 self._cancel()
+            case [name, *_] if name in _ASKING:
+                await self._ask(words)
             case [name, *_] if name in _OF_THE_COMMAND_LINE:
                 await self._run_as_outside(words)
-            case ["help", name] if name in COMMANDS.keys() - {"help", "quit"}:
-                await self._run_as_outside([name, "--help"])
+            case ["history"]:
+                print_result("\n".join(reversed(list(self._history.load_history_strings()))))
+            case ["clear"]:
+                clear()
+            case ["help", name] | [name, "--help" | "-h"] if name in COMMANDS:
+                await self._help(name)
             case ["help"]:
-                print_result("\n".join(COMMANDS.values()))
+                print_result(_list_of_commands())
             case [name, *_] if name in COMMANDS:
-                raise UsageError(f"{name} can't be run like this.", hint=COMMANDS[name])
+                raise UsageError(f"{name} can't be run like this.", hint=_usage(name))
             case [name, *_] if name in self._outside:
                 hint = f"Run `moondream-station {shlex.join(words)}` in another terminal."
                 raise UsageError(f"{name} is not a command of the prompt.", hint=hint)
             case _:
-                raise UsageError(f"Unknown command {line.strip()!r}.", hint="`help` lists the commands.")
+                near = get_close_matches(words[0], COMMANDS, 1)
+                meant = f"Did you mean `{shlex.join([near[0], *words[1:]])}`? " if near else ""
+                hint = f"{meant}`help` lists the commands."
+                raise UsageError(f"Unknown command {line.strip()!r}.", hint=hint)
+
+    async def _ask(self, words: list[str]) -> None:
+        """Ask the model; a line without an image is about the last ones."""
+        images = images_in(words)
+        if not images and self._last_images and (line := with_images(words, self._last_images)) is not None:
+            words, images = line, self._last_images
+            print_result(f"About {shlex.join(images)}:")
+        if await self._run_as_outside(words) != USAGE and images:
+            self._last_images = images
+
+    async def _help(self, name: str) -> None:
+        if name in _OWN_HELP:
+            print_result(f"{_usage(name)}\n\n{_OWN_HELP[name]}")
+        else:
+            await self._run_as_outside([name, "--help"])
 
     def panel(self) -> ANSI:
         """The running activation, in at most half of the terminal, and the active model."""
@@ -218,6 +277,7 @@ class Prompt:
             **dict.fromkeys(COMMANDS),
             "switch": dict.fromkeys(models, options),
             **dict.fromkeys(("rollback", "remove", "logs"), dict.fromkeys(models)),
+            "settings": dict.fromkeys(("set", "unset"), dict.fromkeys(SETTINGS)),
             "help": dict.fromkeys(COMMANDS),
         }
 
@@ -228,7 +288,7 @@ class Prompt:
             case ["--strategy" | "-s", name]:
                 strategy = check_strategy(name)
             case _:
-                raise UsageError("switch can't be run like this.", hint=COMMANDS["switch"])
+                raise UsageError("switch can't be run like this.", hint=_usage("switch"))
         anyway, accept_notice = (flag in options for flag in _FLAGS)
         with suppress(UnknownModel):  # published, and so printed
             self._station.request_switch(model, strategy, anyway=anyway, accept_notice=accept_notice)
@@ -236,18 +296,55 @@ class Prompt:
     def _cancel(self) -> None:
         self._cancelled = self._station.request_cancel()
 
-    async def _run_as_outside(self, words: list[str]) -> None:
+    async def _run_as_outside(self, words: list[str]) -> int:
         """Run a command as the command line does, with all its options and its own way to report errors."""
+        code = CANCELLED
         with anyio.CancelScope() as scope:
             self._running_command = scope
             try:
                 # Its event loop is this one (`run_loop`), so that cancelling the scope ends it.
-                await anyio.to_thread.run_sync(self._run_command, words)
+                code = await anyio.to_thread.run_sync(self._run_command, words)
             finally:
                 self._running_command = None
                 configure_logging(self._station.settings.log, default="error")  # it has set up its own
         if scope.cancel_called:
             print_result("Cancelled.")
+        return code
+
+
+def _usage(name: str) -> str:
+    return f"{name} {COMMANDS[name][0]}".rstrip()
+
+
+def _list_of_commands() -> str:
+    width = max(len(_usage(name)) for name in COMMANDS)
+    lines = (f"{_usage(name):<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    return "\n".join(folded(line, terminal_width()) for line in lines)
+
+
+class _History(FileHistory):
+    """Lines that were typed, in a file of the home; where that can't be used, those of this session."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The lines, the newest first."""
+        with suppress(OSError):
+            return super().load_history_strings()
+        return ()
+
+    def store_string(self, string: str) -> None:
+        """Keep a line."""
+        with suppress(OSError):
+            super().store_string(string)
+
+
+def _history(home: Home) -> FileHistory:
+    """The history, cut to its last part where it has grown long, and readable by its user alone."""
+    with suppress(OSError):
+        content = home.history.read_bytes() if home.history.exists() else b""
+        if len(content) > 2 * _HISTORY_BYTES:
+            content = content[content.find(b"\n#", -_HISTORY_BYTES) :]
+        write_atomically(home.history, content, mode=0o600)
+    return _History(home.history)
 
 
 _FILES: Final = PathCompleter(expanduser=True)

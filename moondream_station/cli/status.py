@@ -1,26 +1,37 @@
-"""`status` and `models`, by the serving station or by the home's files."""
+"""`status`, `models` and `settings`: what there is, by the serving station or by the home's files."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
 from moondream_station.console.interrupts import run_loop
-from moondream_station.console.logging import begin
-from moondream_station.console.output import folded, print_text, table, terminal_width
+from moondream_station.console.logging import LEVELS, begin
+from moondream_station.console.output import folded, print_progress, print_text, table, terminal_width
+from moondream_station.core.facts.errors import SettingsInvalid, UsageError
+from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.facts.version import VERSION
-from moondream_station.core.home.layout import Home
+from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import StationRecord, read_station
-from moondream_station.core.home.settings import Settings
+from moondream_station.core.home.settings import (
+    SETTINGS,
+    VARIABLES,
+    Settings,
+    check_setting,
+    load_settings,
+    read_config,
+    write_config,
+)
 from moondream_station.panel.words import status_rows
 
 if TYPE_CHECKING:
     from moondream_station.http.client import StationClient
 
+_USAGE = "`moondream-station settings`, `settings set KEY VALUE` or `settings unset KEY`."
 _FIT_WORDS = {"fits": "yes", "tight": "tight", "does not fit": "no"}
 
 
@@ -133,3 +144,103 @@ async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
     cache = CapabilityCache(home, LocalMachine(os.environ))
     capabilities = (await cache.get(on_probe=lambda _: None)).capabilities
     return await anyio.to_thread.run_sync(list_models, manifest, home, capabilities, os.environ, catalog)
+
+
+def run_settings(words: Sequence[str] | None, *, as_json: bool) -> int:
+    """Show all settings, or change one in config.json; returns the exit code."""
+    home = home_from(os.environ)
+    match list(words or ()):
+        case []:
+            _show(home, as_json=as_json)
+        case ["set", key, value]:
+            _change(home, key, _checked(key, value), as_json=as_json)
+        case ["unset", key]:
+            _check_key(key)
+            _change(home, key, None, as_json=as_json)
+        case _:
+            raise UsageError("settings can't be run like this.", hint=f"Run {_USAGE}")
+    return 0
+
+
+def _show(home: Home, *, as_json: bool) -> None:
+    settings, stored = load_settings(home, os.environ), read_config(home.config)
+    shown = {}
+    for key in SETTINGS:
+        value = getattr(settings, key)
+        variable = _variable(key)
+        origin = variable or ("config.json" if key in stored else "default")
+        shown[key] = {"value": redact_url(value) if isinstance(value, str) else value, "origin": origin}
+    rows = [
+        {
+            "setting": key,
+            "from": str(entry["origin"]),
+            "value": _in_words(entry["value"]),
+        }
+        for key, entry in shown.items()
+    ]
+    text = f"{table(rows, ('setting', 'from', 'value'), width=terminal_width())}\n\nIn {home.config}."
+    print_text(text, {"settings": shown, "file": str(home.config)}, as_json=as_json)
+
+
+def _change(home: Home, key: str, value: Any, *, as_json: bool) -> None:
+    """Set a key in config.json, None removes it; the others stay as they are, also unknown ones."""
+    config = read_config(home.config)
+    config.pop(key, None)
+    if value is not None:
+        config[key] = value
+    home.create()
+    write_config(home, config)
+    shown = redact_url(value) if isinstance(value, str) else value
+    default = getattr(Settings(), key)
+    is_now = f"is {_in_words(shown)}"
+    words = (
+        is_now if value is not None else f"is no longer set; the default is {_in_words(default) or 'none'}"
+    )
+    print_text(f"{key} {words}.", {"key": key, "value": shown, "file": str(home.config)}, as_json=as_json)
+    if variable := _variable(key):
+        print_progress(f"The variable {variable} is set, and overrides it.")
+    if (station := read_station(home)) is not None:
+        print_progress(f"The station at {station.address} uses it once it is started again.")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return os.pathsep.join(value)
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
+
+
+def _variable(key: str) -> str | None:
+    """The variable that sets a key now."""
+    return next(
+        (name for name, to in VARIABLES.items() if to == key and os.environ.get(name, "").strip()), None
+    )
+
+
+def _checked(key: str, text: str) -> Any:
+    """A value as config.json has it; UsageError where it can't be one."""
+    _check_key(key)
+    if not text.strip():
+        raise UsageError(f"{key} is empty.", hint=f"`moondream-station settings unset {key}` removes it.")
+    try:
+        value = check_setting(key, text)
+    except ValueError as error:
+        hint = "`moondream-station settings` shows what is set."
+        raise UsageError(f"{key} can't be {text!r}; {error}.", hint=hint) from error
+    except SettingsInvalid as error:
+        raise UsageError(error.message, hint="Nothing was changed.") from error
+    if key == "strategy":
+        from moondream_station.core.builds.naming import check_strategy  # noqa: PLC0415  likewise
+
+        check_strategy(text)
+    if key == "log" and text.lower() not in LEVELS:
+        raise UsageError(f"{text!r} is not a log level.", hint=f"Use one of {', '.join(LEVELS)}.")
+    return value
+
+
+def _check_key(key: str) -> None:
+    if key not in SETTINGS:
+        from difflib import get_close_matches  # noqa: PLC0415  rarely needed
+
+        near = get_close_matches(key, SETTINGS, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"The settings are {', '.join(SETTINGS)}."
+        raise UsageError(f"There is no setting {key!r}.", hint=hint)

@@ -15,7 +15,7 @@ from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.log import set_up_logging
 from moondream_station.core.home.settings import Settings, load_settings
 
-_LEVELS = ("debug", "info", "warning", "error", "critical")
+LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def begin(*, log: str = "warning", **flags: Any) -> tuple[Home, Settings]:
@@ -32,10 +32,10 @@ def begin(*, log: str = "warning", **flags: Any) -> tuple[Home, Settings]:
 def configure_logging(level: str | None, *, default: str = "warning") -> None:
     """Send structlog to stderr, at the user's level or the default one."""
     name = (level or default).lower()
-    if name not in _LEVELS:
+    if name not in LEVELS:
         raise SettingsInvalid(
             f"MOONDREAM_STATION_LOG is {level!r}, which is not a log level.",
-            hint=f"Use one of {', '.join(_LEVELS)}.",
+            hint=f"Use one of {', '.join(LEVELS)}.",
         )
     set_up_logging(getattr(logging, name.upper()), _configure_structlog)
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final, TextIO
 
 from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable
@@ -60,8 +61,8 @@ def print_error(error: ErrorInfo, *, as_json: bool) -> None:
 
 
 def print_progress(line: str) -> None:
-    """Print a line for people to stderr."""
-    write_line(sys.stderr, line)
+    """Print a line for people to stderr, or several; on a terminal broken between words."""
+    write_line(sys.stderr, folded(line, terminal_width(sys.stderr)))
 
 
 def write_line(stream: TextIO, line: str) -> None:
@@ -99,16 +100,24 @@ def _write_nowhere(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def terminal_width() -> int | None:
-    """Columns of stdout's terminal, None where it is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Columns of a stream's terminal, None where it is none; stdout's by default."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
-def folded(line: str, width: int | None) -> str:
-    """A line broken to `width` columns, if there is one, between words alone, so that they can be copied."""
+def folded(text: str, width: int | None) -> str:
+    """Lines broken to `width` columns, if there is one, between words alone, so that they can be copied.
+
+    What follows of a line stands two columns further in than it begins.
+    """
     if width is None:
-        return line
-    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        return text
+    wrap = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
+    lines = text.split("\n")
+    indents = (" " * (len(line) - len(line.lstrip(" ")) + 2) for line in lines)
+    return "\n".join(
+        wrap(line, subsequent_indent=indent) for line, indent in zip(lines, indents, strict=True)
+    )
 
 
 def table(rows: Sequence[Mapping[str, str]], columns: Sequence[str], *, width: int | None = None) -> str:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, redirect_stderr, suppress
 from typing import TYPE_CHECKING
 
 from moondream_station.console.interrupts import CANCELLED, DONE, FAILED
-from moondream_station.console.output import Outlet
+from moondream_station.console.output import Outlet, folded, terminal_width
 from moondream_station.core.facts import events
 from moondream_station.core.facts.codec import event_to_json
 from moondream_station.core.facts.errors import OutputUnwritable
@@ -74,8 +74,9 @@ class PlainPresenter(Presenter):
     async def show(self, event: events.Event) -> None:
         """Print the fact's lines."""
         for line in self._lines.lines(event):
-            outlet = self._result if isinstance(event.fact, events.ActivationSucceeded) else self._progress
-            await outlet.write(line)
+            is_result = isinstance(event.fact, events.ActivationSucceeded)
+            outlet, stream = (self._result, sys.stdout) if is_result else (self._progress, sys.stderr)
+            await outlet.write(folded(line, terminal_width(stream)))
 
     def cancelling(self) -> None:
         """Say so."""

@@ -112,6 +112,8 @@ CASES = [
     Case("plan --model hollow", FAILED, "unsupported-model"),
     Case("plan -r options.txt", FAILED, "requirements-unsafe"),
     Case("cancel", FAILED, "nothing-running"),
+    Case("settings", DONE),
+    Case("settings set service_port any", USAGE, "usage"),
     Case("logs nope", FAILED, "unknown-model"),
     Case("remove nope", FAILED, "unknown-model"),
     Case("rollback nope", FAILED, "unknown-model"),
@@ -266,6 +268,7 @@ def test_a_home_that_is_no_folder(tmp_path: Path, call: Call, line: str) -> None
         "remove colours",
         "prune",
         "prune --dry-run",
+        "settings",
     ],
 )
 def test_looking_makes_no_home(tmp_path: Path, call: Call, line: str) -> None:

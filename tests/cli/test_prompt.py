@@ -55,6 +55,7 @@ def test_mistakes_are_explained(terminal: Terminal) -> None:
     terminal.wait_for("`help` lists the commands")
     terminal.type_line("serve --port 0")
     terminal.wait_for("Run `moondream-station serve --port 0` in another terminal")
+    terminal.wait_for("Did you mean `switch colours`?")
     terminal.type_line("rollback")
     terminal.wait_for("rollback can't be run like this")
     terminal.wait_for("hint: rollback MODEL")
@@ -119,6 +120,10 @@ def test_the_model_is_asked_about_a_file_whose_name_is_completed(
     terminal.wait_until(lambda lines: "day.png" in "".join(lines))
     terminal.press("Enter")
     terminal.wait_for("a small caption")
+    terminal.type_line("clear")
+    terminal.type_line("caption --length short")
+    terminal.wait_for(f"About {premises.folder}"[:70])
+    terminal.wait_for("a small caption")
     terminal.type_line("caption nowhere.png")
     terminal.wait_for("There is no file nowhere.png.")
 
@@ -148,8 +153,52 @@ def test_commands_are_run_as_hints_and_help_say_them(terminal: Terminal) -> None
     terminal.wait_for("--dry-run")
     terminal.type_line("models --nonsense")
     terminal.wait_for("No such option")
+    terminal.type_line("help quit")
+    terminal.wait_for("what it has downloaded is kept")
+    terminal.type_line("settings set service_port 2021")
+    terminal.wait_for("service_port is 2021.")
+    terminal.type_line("clear")
+    terminal.wait_until(lambda lines: not any("service_port" in line for line in lines))
     terminal.type_line("help")
-    terminal.wait_for("prune [--dry-run]: remove what nothing refers to")
+    lines = terminal.wait_for("stop the station (also Ctrl-D)")
+    assert any(line.startswith("prune [--dry-run]") for line in lines)
+    assert lines[-1] == "no model"  # no line was broken: each command has one
+
+
+@pytest.mark.terminal
+def test_lines_are_remembered(premises: Premises) -> None:
+    """By the next session too, in a file of the user's own; `quit` says what becomes of a switch."""
+    for session in range(2):
+        with open_terminal(
+            command(), columns=80, rows=_ROWS, environ=premises.environ, clean=True
+        ) as terminal:
+            terminal.wait_for("`help` lists the commands.")
+            terminal.wait_for("moondream>")
+            if session:
+                terminal.press("Up", "Up")
+                terminal.wait_for("moondream> switch colours")
+                terminal.press("C-c")
+                terminal.type_line("history")
+                terminal.wait_for("switch colours")
+            else:
+                premises.index.faults.append(Fault(match="/whl/*", hang_after_bytes=0))
+                terminal.type_line("switch colours")
+                terminal.wait_for("Switching to colours")
+                terminal.type_line("quit")
+                terminal.wait_for("The switch to colours is cancelled.")
+                assert terminal.exit_code() == 0
+    assert premises.home.history.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.terminal
+def test_what_happens_gets_lines_of_its_own_on_a_dumb_terminal(installed: Premises) -> None:
+    """None stands behind the prompt, which is written again."""
+    with open_terminal(
+        ["env", "TERM=dumb", *command()], columns=80, rows=_ROWS, environ=installed.environ, clean=True
+    ) as terminal:
+        lines = terminal.wait_for("Verified: torch")
+        assert not any("moondream> W" in line or "moondream> V" in line for line in lines)
+        terminal.wait_until(lambda lines: lines[-1] == "moondream>")
 
 
 @pytest.mark.terminal

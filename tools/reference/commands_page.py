@@ -35,9 +35,11 @@ terminal event instead; where its activation could not begin, `stage` is `prepar
 _NOTES: Final[Mapping[str, str]] = {
     "": """\
 It serves as `serve` does, and reads commands: `switch MODEL [--strategy S]`,
-`rollback MODEL`, `cancel`, `help [COMMAND]`, `quit` (also Ctrl-D), and, with all their options, `models`,
-`status`, `plan`, `logs`, `remove` and `prune`; Tab completes commands, models and options. Ctrl-C discards a
-line that was begun, else it cancels a running command or switch. Without a terminal on stdin it ends with 2.
+`rollback MODEL`, `cancel`, `history`, `clear`, `help [COMMAND]`, `quit` (also Ctrl-D), and, with all their
+options, `caption` and the others that ask the model, `models`, `status`, `plan`, `doctor`, `settings`,
+`logs`, `remove` and `prune`. Tab completes commands, models, options and files; lines are remembered over
+sessions. A line that names no image is about the last ones. Ctrl-C discards a line that was begun, else it
+cancels a running command or switch. Without a terminal on stdin it ends with 2.
 """,
     "serve": """\
 The first line on stdout is `Moondream Station is serving on http://127.0.0.1:PORT`, printed once
@@ -73,6 +75,10 @@ other word is an image, as is the value of `image=` or `image_url=`.
 [Use with an agent](../how-to/use-with-an-agent.md) shows how agents run it. It needs the package `mcp`, which
 `moondream-station[mcp]` installs. A station that serves the home is asked; without one the active model is
 started for as long as the agent stays. It ends when stdin closes, and only the protocol is on stdout.
+""",
+    "settings": """\
+[Settings](settings.md) lists them. A station that serves uses what was set once it is started again. With
+`--json`: `{"settings": {KEY: {"value", "origin"}}, "file"}`, and after a change `{"key", "value", "file"}`.
 """,
     "logs": """\
 With `--json`: `{"activation", "model", "events", "notes", "worker"}`; with `--follow` one line an

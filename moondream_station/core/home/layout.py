@@ -61,6 +61,8 @@ class Home:
     activations = _Place("activations")
     """The event journal of each activation."""
     logs = _Place("logs")
+    history = _Place("history")
+    """What was typed at the prompt."""
     station = _Place("station.json")
     """While a station serves: its pid, address and token."""
     serve_lock = _Place("serve.lock")

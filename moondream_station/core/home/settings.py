@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from moondream_station.core.facts.errors import SettingsInvalid
 from moondream_station.core.facts.redact import checked_url, redact_url
 from moondream_station.core.home.layout import Home, home_unusable, in_the_way
-from moondream_station.core.home.storage import read_json
+from moondream_station.core.home.storage import read_json, write_atomically, writing_to
 
 TORCH_INDEX = "https://download.pytorch.org/whl"
 _SCHEMES = frozenset({"http", "https", "file"})
@@ -74,12 +75,13 @@ class Settings:
     mcp_folders: tuple[str, ...] = ()
 
 
-_FIELDS = {each.name: each for each in fields(Settings)}
+SETTINGS = {each.name: each for each in fields(Settings)}
+"""The fields by name, in the order of the reference."""
 
 
 def check_setting(key: str, value: Any) -> Any:
     """A setting's value in its type, numbers also from text; `ValueError` says what it must be."""
-    known = _FIELDS[key]
+    known = SETTINGS[key]
     kinds = str(known.type)
     if value is None and "None" in kinds:
         return None
@@ -137,7 +139,7 @@ def load_settings(home: Home | None, environ: Mapping[str, str], **flags: Any) -
     given = {key: value for key, value in flags.items() if value is not None}
     merged = {**stored, **variables, **given}
     values = {}
-    for key in filter(merged.__contains__, _FIELDS):
+    for key in filter(merged.__contains__, SETTINGS):
         try:
             values[key] = check_setting(key, merged[key])
         except ValueError as error:
@@ -171,3 +173,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SettingsInvalid(f"{path} is not a JSON object.", hint=set_aside)
     return data
+
+
+def write_config(home: Home, config: Mapping[str, Any]) -> None:
+    """Replace config.json; it may hold passwords of mirrors, and stays as readable as it was."""
+    mode = home.config.stat().st_mode & 0o777 if home.config.exists() else 0o600
+    with writing_to(home.root):
+        write_atomically(home.config, f"{json.dumps(config, indent=2)}\n", mode=mode)
