@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from moondream_station.core.facts.events import ActivationFailed, BuildSelected, Stage
+from moondream_station.core.facts.events import (
+    ActivationFailed,
+    BuildSelected,
+    CapabilitiesDetected,
+    Stage,
+    StageProgressed,
+)
 from moondream_station.core.facts.selection import FitVerdict
 from support.commands import run, run_json
 from support.index_traffic import Fault
@@ -108,6 +114,16 @@ async def test_a_hub_that_is_busy_ends_nothing(premises: Premises, hub: ModelHub
         fit = (await switched(station, "tiny")).only(BuildSelected).fit
     assert fit is not None
     assert "127.0.0.1 can't tell: it answers 429" in fit.reason
+
+
+async def test_a_slow_hub_is_waited_for_visibly(premises: Premises, hub: ModelHub) -> None:
+    """The machine is detected by then: whoever looks sees what is still missing."""
+    hub.server.faults.append(Fault(match="/api/*", bytes_per_second=150))
+    async with premises.station(CPU) as station:
+        course = await switched(station, "tiny")
+    told = [fact for fact in course.every(StageProgressed) if fact.stage is Stage.DETECT]
+    assert {(fact.done, fact.total, fact.unit) for fact in told} == {(0, 1, "answers from the hub")}
+    assert course.facts.index(told[0]) > course.facts.index(course.only(CapabilitiesDetected))
 
 
 async def test_offline_by_the_users_wish(premises: Premises, hub: ModelHub) -> None:

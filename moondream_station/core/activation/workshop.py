@@ -137,7 +137,8 @@ class Workshop:
         async def ask() -> Learned | None:
             if source is None or self._activation.request.anyway:  # nothing that the hub says would count
                 return await anyio.to_thread.run_sync(known_here, model, home, environ)
-            return await learn(source, home=home, environ=environ, connect=self._client)
+            slow = partial(self._activation.progressed, 0, 1, "answers from the hub")
+            return await learn(source, home=home, environ=environ, connect=self._client, slow=slow)
 
         return meanwhile(ask)
 

@@ -23,7 +23,7 @@ from moondream_station.core.facts.errors import NetworkFault, WeightsUnreachable
 from moondream_station.core.facts.redact import is_malformed, redact_url
 from moondream_station.core.fetch.retry import Answer, AttemptFailed, Patience, ask
 from moondream_station.core.home.layout import Home
-from moondream_station.core.home.task_groups import together
+from moondream_station.core.home.task_groups import as_raised, together
 from moondream_station.core.weights.contents import (
     INDEX,
     LENGTH_BYTES,
@@ -58,6 +58,8 @@ _PATIENCE = Patience(
 """An answer is worth a little waiting: the download that follows tries for half a minute by itself."""
 _ANSWER_SECONDS = 15.0
 """For everything that is asked about a model."""
+_NOTICED_SECONDS = 1.0
+"""Who waits longer wants to know for what."""
 _MAX_BODY_BYTES = 32 << 20
 _FIRST_BYTES = 100_000
 """Enough for 97 of 100 headers, by the hub's client (`parse_safetensors_file_metadata`)."""
@@ -68,9 +70,14 @@ _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
 
 
 async def learn(
-    source: WeightsSource, *, home: Home, environ: Mapping[str, str], connect: Connect
+    source: WeightsSource,
+    *,
+    home: Home,
+    environ: Mapping[str, str],
+    connect: Connect,
+    slow: Callable[[], object] = lambda: None,
 ) -> Learned:
-    """What a folder, the hub's cache or the hub itself says of weights.
+    """What a folder, the hub's cache or the hub itself says of weights; `slow` is told where that takes long.
 
     A whole snapshot answers for the hub, where it is what will be loaded, and where the hub is silent.
     """
@@ -85,7 +92,11 @@ async def learn(
         return Learned(weights=recorded, reason="HF_HUB_OFFLINE is set", failure=hub.offline())
     try:
         hub.client = await connect()
-        weights = await hub.weights()
+        with as_raised():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_after_a_while, slow)
+                weights = await hub.weights()
+                tasks.cancel_scope.cancel()
     except WeightsUnreachable as error:
         is_certain = there is None and "HF_OIDC_RESOURCE" not in environ  # which gets its client a token
         failure = error if is_certain else None
@@ -97,6 +108,11 @@ async def learn(
         )
     await anyio.to_thread.run_sync(record_weights, source, weights, home, environ)
     return Learned(weights=weights)
+
+
+async def _after_a_while(call: Callable[[], object]) -> None:
+    await anyio.sleep(_NOTICED_SECONDS)
+    call()
 
 
 def _lacking(folder: Path) -> WeightsUnreachable:
