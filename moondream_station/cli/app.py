@@ -275,6 +275,11 @@ def cancel(*, as_json: Json = False) -> None:
     """Cancel the running activation, whichever process runs it."""
 
 
+@_works_in("housekeeping")
+def stop(*, as_json: Json = False) -> None:
+    """End the worker and free its memory; the station goes on, and the next request starts it again."""
+
+
 @_works_in("plan")
 def plan(
     requirements: Annotated[

@@ -1,10 +1,11 @@
-"""`cancel`, `rollback`, `remove` and `prune`: back from what a home does, has and keeps."""
+"""`cancel`, `stop`, `rollback`, `remove` and `prune`: back from what a home does, has and keeps."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import anyio.to_thread
 
@@ -27,7 +28,7 @@ from moondream_station.core.activation.housekeeping import (
 from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.environments.store import load_commit, place_of
 from moondream_station.core.facts import events
-from moondream_station.core.facts.errors import NothingToCancel, StationError
+from moondream_station.core.facts.errors import NothingToCancel, StationError, StationUnreachable
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, home_from
 from moondream_station.core.home.locks import Holder, activation_holder, read_station
@@ -46,6 +47,29 @@ def run_cancel(*, as_json: bool) -> int:
     activation = run_loop(_cancel, home)
     print_text(f"Cancelled {activation}.", {"activation": activation}, as_json=as_json)
     return 0
+
+
+def run_stop(*, as_json: bool) -> int:
+    """End the worker of the station that serves; returns the exit code."""
+    home = home_from(os.environ)
+    outcome = run_loop(_stop, home)
+    text = f"The worker of {outcome['model']} was stopped; the next request starts it again."
+    if not outcome["stopped"]:
+        text = f"No worker of {outcome['model']} runs; the next request starts one."
+    print_text(text, outcome, as_json=as_json)
+    return 0
+
+
+async def _stop(home: Home) -> Mapping[str, Any]:
+    from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
+
+    record = await anyio.to_thread.run_sync(read_station, home)
+    if record is None:
+        raise StationUnreachable(
+            "No station serves, so no worker runs.", hint="`moondream-station serve` starts one."
+        )
+    async with StationClient(record.address, token=record.token) as client:
+        return await client.stop()
 
 
 async def _cancel(home: Home) -> str:

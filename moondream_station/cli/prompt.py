@@ -45,6 +45,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "switch": ("MODEL [--strategy S]", "activate a model"),
     "rollback": ("MODEL", "go back to the environment it had before"),
     "cancel": ("", "cancel the running switch (also Ctrl-C)"),
+    "stop": ("", "end the worker; the next request starts it"),
     "models": ("", "list the models"),
     "status": ("", "show the active model and the running switch"),
     "plan": ("[REQUIREMENT...]", "show which build would be installed, and why"),
@@ -75,7 +76,7 @@ _OWN_HELP: Final[Mapping[str, str]] = {
 _FLAGS: Final = ("--anyway", "--accept-notice")
 _ASKING: Final = frozenset({*FUNCTIONS, "infer"})
 _OF_THE_COMMAND_LINE: Final = frozenset(
-    {*_ASKING, "models", "status", "plan", "doctor", "settings", "logs", "remove", "prune"}
+    {*_ASKING, "stop", "models", "status", "plan", "doctor", "settings", "logs", "remove", "prune"}
 )
 _HISTORY_BYTES: Final = 128 << 10
 _STRATEGIES: Final = ("auto", "guide", "cpu")

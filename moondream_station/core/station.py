@@ -20,6 +20,7 @@ from moondream_station.core.activation.activation import (
     ActivationRequest,
     wait_for_cancel_request,
 )
+from moondream_station.core.activation.active_model import ActiveModel
 from moondream_station.core.activation.housekeeping import check_rollback
 from moondream_station.core.activation.inspection import Inspection
 from moondream_station.core.activation.models import list_models
@@ -35,29 +36,28 @@ from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.bus.bus import Bus, new_activation_id
 from moondream_station.core.bus.journal import Journal
 from moondream_station.core.capabilities.cache import CapabilityCache
+from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import (
-    EnvironmentBroken,
+    NoActiveModel,
     NothingToCancel,
-    StationError,
     UnknownModel,
-    WorkerFailed,
 )
 from moondream_station.core.facts.events import (
-    ActivationFailed,
     BackendActivationRequested,
     CancelReason,
     Event,
 )
 from moondream_station.core.facts.functions import Signature
 from moondream_station.core.facts.state import CallShown, StationInfo, StationState, status, worker_shown
-from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.index.catalog_loader import open_catalog
 from moondream_station.core.machine.machine import LocalMachine, Machine
+from moondream_station.core.serving.active_worker import ActiveWorker
 from moondream_station.core.serving.queue import InferencePool
-from moondream_station.core.serving.workers import ActiveWorker, WorkerHost, existing_worker
+from moondream_station.core.serving.tally import Tally
+from moondream_station.core.serving.workers import WorkerHost
 from moondream_station.core.views.overview import stored_state
 
 _log = Log()
@@ -65,8 +65,6 @@ _log = Log()
 _SECONDS = 30.0
 _CPU_SECONDS = 600.0
 """What a request may take by default on a CPU, where Moondream 2 needs minutes for an image."""
-RECOVERY_PAUSES = (10.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds before each further attempt to install an active model again whose environment is broken."""
 
 
 class Station:
@@ -86,6 +84,7 @@ class Station:
         bus: Bus,
         journal: Journal,
         machine: Machine,
+        tally: Tally,
         tasks: TaskGroup,
     ) -> None:
         self.home = home
@@ -96,18 +95,35 @@ class Station:
         self._latest: Activation | None = None
         source = settings.manifest
         self._manifest_file = None if source is None or is_on_network(source) else ManifestFile(source)
-        threads = settings.inference_workers
-        host = WorkerHost(tasks=tasks, bus=bus, home=home, environ=environ, threads=threads)
+        host = WorkerHost(
+            tasks=tasks, bus=bus, home=home, environ=environ, parallel=settings.inference_workers
+        )
         self._pool = InferencePool(
             max_queue_size=settings.inference_max_queue_size,
             default_timeout_seconds=settings.inference_timeout or _SECONDS,
-            on_given_up=lambda failure: tasks.start_soon(self._start_again, failure),
+            on_given_up=lambda failure: tasks.start_soon(self._kept.start_again, failure),
+            tally=tally,
         )
         tasks.start_soon(self._pool.run)
         seconds = None if settings.inference_timeout else _CPU_SECONDS
         self._active = ActiveWorker(
-            host=host, pool=self._pool, bus=bus, tasks=tasks, cpu_timeout_seconds=seconds
+            host=host,
+            pool=self._pool,
+            bus=bus,
+            tasks=tasks,
+            wake=lambda: tasks.start_soon(self._kept.wake),
+            cpu_timeout_seconds=seconds,
+            keep_alive_seconds=settings.keep_alive,
         )
+        self._kept = ActiveModel(
+            home=home,
+            active=self._active,
+            tasks=tasks,
+            manifest=lambda: self.manifest,
+            switch=lambda model: self.request_switch(model, anyway=True),
+            latest=lambda: self._latest,
+        )
+        self.start_active = self._kept.start
         tools = Tools(
             home=home,
             environ=environ,
@@ -239,6 +255,22 @@ class Station:
         running.cancel(reason)
         return running.id
 
+    async def stop(self) -> Mapping[str, Any]:
+        """End the active model's worker, so that its memory is free; the next request starts it again.
+
+        Raises:
+            NoActiveModel: No model is active.
+        """
+        if (model := self.active_model) is None:
+            raise NoActiveModel("No model is active.", hint="`moondream-station switch MODEL` activates one.")
+        return {"model": model, "stopped": await self._active.stop(model)}
+
+    def figures(self) -> Mapping[str, Any]:
+        """What was done since the station started, with 0.1's keys first."""
+        stats = self._pool.tally.stats(self._pool.stats(), limited=self._active.limited)
+        shape: Mapping[str, Any] = to_json(stats)
+        return shape
+
     async def wait(self, activation_id: str) -> Event:
         """Wait until the latest activation of this run has ended; gives its terminal fact."""
         latest = self._latest
@@ -252,61 +284,6 @@ class Station:
         """Let requests wait for the active model's worker, from before anybody can ask."""
         if self.active_model in self.manifest.models:
             self._pool.expect(str(self.active_model))
-
-    async def start_active(self) -> None:
-        """Start the worker of the model that is active, or activate it again where that can't be.
-
-        Nothing is resolved or installed for it, unless its environment or its code is gone or broken, or
-        torch no longer works in it.
-        """
-        stored = self._stored()
-        if stored is None or stored[0] not in self.manifest.models:
-            return
-        model, environment = stored
-        try:
-            existing = await existing_worker(self.home, self.manifest, model, environment)
-            if self._stored() == stored:  # a switch may have ended while that was looked at
-                await self._active.start(existing.spec)
-        except (StationError, OSError) as error:
-            _log.warning("active_model_not_started", model=model, reason=str(error))
-            if self._stored() == stored:
-                if self._running is None:
-                    self.request_switch(model, anyway=True)  # it was served before
-                self._tasks.start_soon(self._recover, stored)
-
-    async def _start_again(self, failure: StationError) -> None:
-        """Serve the active model again after its worker was given up; at once where its environment broke."""
-        stored = self._stored()
-        if not isinstance(failure, EnvironmentBroken):
-            await anyio.sleep(RECOVERY_PAUSES[-1])
-        if self._running is None and self._stored() == stored and not self._active.serves:
-            await self.start_active()
-
-    async def _recover(self, stored: tuple[str, str]) -> None:
-        """Activate the active model again, with pauses, until it is served or another one is active.
-
-        Between the attempts requests are answered at once with what stands in the way.
-        """
-        model, attempts = stored[0], 0
-        while True:
-            while (running := self._running) is not None:
-                await running.ended.wait()
-            if self._stored() != stored or self._active.serves:
-                return
-            self._pool.give_up(model, _unrecovered(model, self._latest))
-            await anyio.sleep(RECOVERY_PAUSES[min(attempts, len(RECOVERY_PAUSES) - 1)])
-            attempts += 1
-            if self._running is None and self._stored() == stored and not self._active.serves:
-                self.request_switch(model, anyway=True)
-
-    def _stored(self) -> tuple[str, str] | None:
-        """The active model and its environment; None where none is, or `active.json` can't be read."""
-        try:
-            active = read_active(self.home)
-        except StationError as error:
-            _log.warning("active_model_unknown", reason=error.message)
-            return None
-        return None if active.model is None else (active.model, active.models[active.model].environment)
 
     def _reread_manifest(self) -> None:
         changed = self._manifest_file.reread(self.manifest) if self._manifest_file is not None else None
@@ -351,19 +328,6 @@ class Station:
             tasks.cancel_scope.cancel()
 
 
-def _unrecovered(model: str, attempt: Activation | None) -> WorkerFailed:
-    """Why a model whose worker could not be started is not served: what the last attempt came to."""
-    again = f"`moondream-station switch {model}` tries again at once."
-    outcome = attempt.outcome if attempt is not None else None
-    if outcome is not None and isinstance(outcome.fact, ActivationFailed) and outcome.fact.model == model:
-        error = outcome.fact.error
-        return WorkerFailed(
-            f"{model} could not be started, nor installed again: {error.message}",
-            hint=f"{error.hint} {again}" if error.hint else again,
-        )
-    return WorkerFailed(f"{model} could not be started, and was not installed again.", hint=again)
-
-
 @asynccontextmanager
 async def open_station(
     home: Home,
@@ -385,7 +349,9 @@ async def open_station(
     manifest = await open_manifest(home, settings, environ)
     catalog = await open_catalog(settings, home=home, environ=environ)
     journal = Journal(home)
-    bus = Bus(state=stored_state(home, station=station, manifest=manifest), journal=journal)
+    tally = Tally()
+    state = stored_state(home, station=station, manifest=manifest)
+    bus = Bus(state=state, journal=journal, observe=tally.observe)
     async with anyio.create_task_group() as tasks:
         opened = Station(
             home=home,
@@ -396,6 +362,7 @@ async def open_station(
             bus=bus,
             journal=journal,
             machine=machine or LocalMachine(environ),
+            tally=tally,
             tasks=tasks,
         )
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import MappingProxyType
@@ -61,6 +61,7 @@ ROUTES: Final = (
     RouteInfo("POST", "/v1/station/switch", "activates a model", "switch-answer", "switch-request"),
     RouteInfo("POST", "/v1/station/rollback", _ROLLBACK, "switch-answer", "rollback-request"),
     RouteInfo("POST", "/v1/station/cancel", "cancels the running activation", "cancel-answer"),
+    RouteInfo("POST", "/v1/station/stop", "ends the worker; the next request starts it", "stop-answer"),
     RouteInfo("GET", "/v1/station/doctor", "the doctor's report", "doctor"),
     RouteInfo("GET", "/v1/station/plan", "which build a switch would install", "plan", query=_PLAN),
     RouteInfo("GET", "/v1/station/activations", "the last activations, and how each ended", "activations"),
@@ -146,7 +147,7 @@ class StationApi(Protocol):
         """The shape of `GET /v1/models`; reads a file, so call it in a thread."""
 
     def stats(self) -> Mapping[str, Any]:
-        """The shape of `GET /v1/stats`."""
+        """What `figures` has of the queue, at once."""
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no backend is active."""
@@ -161,10 +162,12 @@ class StationApi(Protocol):
         *,
         timeout_seconds: float | None,
         progress: Progress = lambda *_: None,
+        client: Hashable = None,
     ) -> AbstractAsyncContextManager[Answer]:
         """Call a function of the active backend with JSON values; leaving the context early cancels the call.
 
         Without a limit the configured one counts. `progress` may be called until the context is entered.
+        Clients take turns.
         """
 
     def request_switch(
@@ -184,6 +187,12 @@ class StationApi(Protocol):
 
     def request_cancel(self) -> str:
         """Request the end of the running activation, and return its id."""
+
+    async def stop(self) -> Mapping[str, Any]:
+        """End the active model's worker, and return the model and whether one ran."""
+
+    def figures(self) -> Mapping[str, Any]:
+        """The shape of `GET /v1/stats`."""
 
     def subscribe(self, *, after: int | None = None) -> AbstractAsyncContextManager[EventFeed]:
         """Subscribe to the events after a sequence number (or `HistoryGone`), or from now on."""

@@ -73,11 +73,12 @@ def create_app(
         "/openapi.json": partial(_openapi, station),
         "/v1/models": partial(_models, station),
         "/v1/models/{id}": partial(_model_by_id, station),
-        "/v1/stats": lambda _: json_response(station.stats()),
+        "/v1/stats": lambda _: json_response(station.figures()),
         "/v1/station": lambda _: json_response(station.status()),
         "/v1/station/switch": partial(_switch, station, access),
         "/v1/station/rollback": partial(_rollback, station),
         "/v1/station/cancel": partial(_cancel, station),
+        "/v1/station/stop": partial(_stop, station),
         "/v1/station/doctor": partial(_doctor, station),
         **inspection_handlers(station.inspection),
     }
@@ -240,6 +241,12 @@ async def _cancel(station: StationApi, request: Request) -> Response:
     """Its body is empty or an object."""
     await read_object(request)
     return json_response({"activation": station.request_cancel()}, status=202)
+
+
+async def _stop(station: StationApi, request: Request) -> Response:
+    """Its body is empty or an object."""
+    await read_object(request)
+    return json_response(await station.stop(), status=202)
 
 
 async def _doctor(station: StationApi, request: Request) -> Response:

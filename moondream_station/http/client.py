@@ -119,6 +119,14 @@ class StationClient:
         """Request the end of the running activation, and return its id."""
         return str((await self._ask("POST", "/v1/station/cancel", {}))["activation"])
 
+    async def stop(self) -> Message:
+        """End the active model's worker; gives the model, and whether a worker ran."""
+        return await self._ask("POST", "/v1/station/stop", {})
+
+    async def figures(self) -> Message:
+        """The station's figures."""
+        return await self._ask("GET", "/v1/stats")
+
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Message:
         """A function's whole answer. The station says when it takes too long."""
         async with self._function(function, arguments) as response:

@@ -15,9 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from moondream_station.core.facts.errors import BackendError, StationError, UnknownFunction, WorkerTimeout
+from moondream_station.core.facts.figures import count_tokens
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.http.api import ChunkStream, MethodRefused, StationApi
 from moondream_station.http.connection import attend
+from moondream_station.http.guard import client_of
 from moondream_station.http.messages import (
     EVENT_STREAM_HEADERS,
     FAREWELL_SECONDS,
@@ -42,11 +44,6 @@ def function_name(path: str) -> str:
     if not parts or not parts[0].isidentifier() or parts[0].startswith("_"):
         raise UnknownFunction(f"There is no route {path}")
     return parts[0]
-
-
-def count_tokens(answer: Mapping[str, Any]) -> int:
-    """The tokens of a whole answer as 0.1 counts them: the words of its texts."""
-    return sum(len(value.split()) for value in answer.values() if isinstance(value, str))
 
 
 def measure(tokens: int, seconds: float) -> dict[str, int | float]:
@@ -201,7 +198,10 @@ class Exchange:
         """Call the function and answer."""
         if not self.arguments.get("stream"):
             async with self.station.call(
-                self.function, self.arguments, timeout_seconds=self.timeout_seconds
+                self.function,
+                self.arguments,
+                timeout_seconds=self.timeout_seconds,
+                client=client_of(self.scope),
             ) as answer:
                 assert isinstance(answer, Mapping)  # noqa: S101  only who asks for a stream gets one
             await self._respond(self.form.whole(answer))
@@ -237,7 +237,11 @@ class Exchange:
 
         try:
             async with self.station.call(
-                self.function, self.arguments, timeout_seconds=self.timeout_seconds, progress=tell
+                self.function,
+                self.arguments,
+                timeout_seconds=self.timeout_seconds,
+                progress=tell,
+                client=client_of(self.scope),
             ) as answer:
                 if not isinstance(answer, Mapping):
                     stream()

@@ -114,6 +114,13 @@ class Access:
             )
 
 
+def client_of(scope: Scope) -> tuple[str, int]:
+    """Whose request it is, for taking turns: the address, and which key came from there."""
+    headers = Headers(scope=scope)
+    keys = (headers.get("authorization"), headers.get("x-moondream-auth"))
+    return scope["client"][0], hash(keys)
+
+
 def _is_own(origin: str, authority: str) -> bool:
     """Whether a page of this origin came from the station itself, by this or another loopback name."""
     scheme, _, place = origin.lower().partition("://")

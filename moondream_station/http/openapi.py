@@ -14,6 +14,7 @@ from pydantic_core import core_schema
 
 from moondream_station.core.facts.codec import FACTS, adapter
 from moondream_station.core.facts.errors import ErrorInfo
+from moondream_station.core.facts.figures import Stats
 from moondream_station.core.facts.functions import IMAGES, FunctionShape, Signature, shape_of
 from moondream_station.core.facts.inspection import (
     ActivationJournal,
@@ -245,6 +246,7 @@ def schemas() -> dict[str, Schema]:
     """Every shape of HTTP by name, each whole by itself; an event's by the event's."""
     made = {name: _event(name) for name in FACTS}
     made["event"] = _union("Any event that is a fact.", made)
+    made["stats"] = dataclass_schema(Stats)
     made["status"] = dataclass_schema(Status)
     made["snapshot"] = _snapshot(made["status"])
     made["error"] = whole(

@@ -287,19 +287,9 @@ ANSWERS: Final[Mapping[str, Schema]] = {
             },
         ],
     },
-    "stats": whole(
-        "The answer of `GET /v1/stats`.",
-        {
-            "workers": _COUNT,
-            "queue_size": _COUNT,
-            "max_queue_size": _COUNT,
-            "processing": _COUNT,
-            "timeouts": _COUNT,
-            "default_timeout": _SECONDS,
-            "model": _TEXT_OR_NULL,
-            "status": {"enum": ["running", "stopped"]},
-            "requests_processed": _COUNT,
-        },
+    "stop-answer": whole(
+        "The answer of `POST /v1/station/stop`; `stopped` is false where no worker ran.",
+        {"model": _TEXT, "stopped": _YES_OR_NO},
     ),
     "switch-answer": whole(
         "The answer of `POST /v1/station/switch`, and of `POST /v1/station/rollback`.",

@@ -27,8 +27,9 @@ from moondream_station.core.facts.errors import (
     WorkerReplaced,
     WorkerTimeout,
 )
+from moondream_station.core.facts.figures import count_tokens
 from moondream_station.http.api import Answer
-from moondream_station.http.functions import count_tokens, function_name, measure
+from moondream_station.http.functions import function_name, measure
 from support.http_server import Served, serving
 from support.station_api import Chunks, FakeStation, Function, chunks, echoes, gives, raises
 

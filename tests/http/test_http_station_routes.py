@@ -36,7 +36,9 @@ async def test_health_models_stats_and_status_have_their_shapes(
     models = (await client.get("/v1/models")).json()
     assert {name: models[name] for name in MODELS} == MODELS
     assert models.keys() - MODELS.keys() == {"object", "data"}
-    assert (await client.get("/v1/stats")).json() == served.station.stats()
+    stats = (await client.get("/v1/stats")).json()
+    assert list(stats)[:9] == list(served.station.stats())
+    assert {**stats, **served.station.stats()} == stats
     answer = await client.get("/v1/station")
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == served.station.status()

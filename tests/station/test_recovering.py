@@ -111,7 +111,7 @@ async def test_a_worker_that_failed_too_often_is_tried_again_after_a_pause(
     premises: Premises, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was in its way may be gone by then: it serves again, without another installation."""
-    monkeypatch.setattr("moondream_station.core.station.RECOVERY_PAUSES", (2.0,))
+    monkeypatch.setattr("moondream_station.core.activation.active_model.RECOVERY_PAUSES", (2.0,))
     ill = premises.folder / "ill"
     source = f"import os\nif os.path.exists({str(ill)!r}):\n    raise RuntimeError('ill')\n\n{ECHO}"
     premises.add_model("frail", source=source)

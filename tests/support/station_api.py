@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 from moondream_station.core.bus.bus import Bus, Subscription
 from moondream_station.core.facts.activation_state import Active, WorkerState
+from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import (
     ErrorInfo,
     NothingToCancel,
@@ -31,6 +32,7 @@ from moondream_station.core.facts.events import (
 )
 from moondream_station.core.facts.functions import Signature
 from moondream_station.core.facts.state import StationInfo, StationState, WorkerShown, status
+from moondream_station.core.serving.tally import Tally
 from moondream_station.http.api import Answer, Progress
 
 Function = Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]
@@ -166,6 +168,7 @@ class FakeStation:
         self.consents: list[tuple[bool, bool]] = []
         self.examine: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
         self.followers = 0
+        self.tally = Tally()
         self.left_alone = anyio.Event()
         self._buffer = buffer
 
@@ -219,6 +222,7 @@ class FakeStation:
         *,
         timeout_seconds: float | None,
         progress: Progress = lambda *_: None,
+        client: Hashable = None,
     ) -> AsyncIterator[Answer]:
         """Call what the test put into `backend`; `left` tells that the caller has gone on."""
         self.calls.append((function, dict(arguments), timeout_seconds))
@@ -257,6 +261,16 @@ class FakeStation:
             activation="20261123T100000Z-ab12cd",
         )
         return "20261123T100000Z-ab12cd", False
+
+    async def stop(self) -> Mapping[str, Any]:
+        """End a worker that there never was."""
+        await anyio.lowlevel.checkpoint()
+        return {"model": "selftest", "stopped": False}
+
+    def figures(self) -> Mapping[str, Any]:
+        """The counters, and what a test has counted."""
+        shape: Mapping[str, Any] = to_json(self.tally.stats(self.stats(), limited=None))
+        return shape
 
     def request_rollback(self, model: str) -> tuple[str, bool]:
         """Begin, or join, an activation of `selftest`, which has had another environment."""

@@ -87,6 +87,7 @@ class Premises:
         code_url: str | None = None,
         files: dict[str, str] | None = None,
         allow: dict[str, list[str]] | None = None,
+        parallel: str | None = None,
         **fields: object,
     ) -> None:
         """Put a model with a backend of its own into the manifest; calling it again changes it.
@@ -98,6 +99,7 @@ class Premises:
             code_url: Where the manifest says that code is; the folder it is written to by default.
             files: Further files beside its code.
             allow: What the manifest allows its requirements.
+            parallel: How the manifest says that its backend answers several requests at once.
             fields: Further fields of the model's entry.
         """
         code = write_backend(self.folder / "backends" / model, source, requirements=requirements, files=files)
@@ -107,6 +109,7 @@ class Premises:
             "entry_module": code.entry_module,
             "functions": list(code.functions),
             "allow": allow or {},
+            "parallel": parallel,
         }
         entry = {"name": model, "description": f"The model {model}.", "backend": model, **fields}
         self._manifest["models"][model] = entry

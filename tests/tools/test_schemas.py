@@ -16,6 +16,7 @@ from moondream_station.core.facts.errors import NoBuild
 from moondream_station.core.facts.events import Event, Fact
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.facts.state import StationInfo, StationState, apply, status
+from moondream_station.core.serving.tally import Tally
 from support.facts import events, instances, legal_activations, published
 from tools.reference.schemas import schemas
 
@@ -148,17 +149,22 @@ MODEL: dict[str, Any] = {
     "installed": False,
     "active": False,
 }
-STATS: dict[str, Any] = {
-    "workers": 1,
-    "queue_size": 0,
-    "max_queue_size": 10,
-    "processing": 0,
-    "timeouts": 0,
-    "default_timeout": 30.0,
-    "model": None,
-    "status": "stopped",
-    "requests_processed": 0,
-}
+STATS: dict[str, Any] = to_json(
+    Tally().stats(
+        {
+            "workers": 1,
+            "queue_size": 0,
+            "max_queue_size": 10,
+            "processing": 0,
+            "timeouts": 0,
+            "default_timeout": 30.0,
+            "model": None,
+            "status": "stopped",
+            "requests_processed": 0,
+        },
+        limited=None,
+    )
+)
 TOOK = {"tokens": 3, "duration": 0.5, "tokens_per_sec": 6.0}
 RECORD = {"environment": "ab12cd34-0a1b", "previous": None, "request_key": "k"}
 

@@ -96,11 +96,11 @@ class Inspection:
 
     def _usage(self, gpus: tuple[GpuMemory, ...]) -> Usage:
         active = self.state().active
-        pid = active.worker_pid if active else None
+        pids = active.worker_pids if active else ()
         disk = psutil.disk_usage(str(self.tools().home.root))
         memory = Memory(
             station_bytes=psutil.Process().memory_info().rss,
-            worker_bytes=held_bytes(pid) if pid else None,
+            worker_bytes=sum(map(held_bytes, pids)) if pids else None,
             available_bytes=available_bytes(),
             total_bytes=total_bytes(),
         )

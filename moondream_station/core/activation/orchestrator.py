@@ -41,7 +41,8 @@ from moondream_station.core.home.checkpoints import Point, reached
 from moondream_station.core.home.locks import activation_lock
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.storage import storage_failure
-from moondream_station.core.serving.workers import ActiveWorker, Environment, HostedWorker, WorkerHost
+from moondream_station.core.serving.active_worker import ActiveWorker
+from moondream_station.core.serving.workers import Environment, HostedWorker, WorkerHost
 from moondream_station.core.worker.verification import Verification, WorkerPlan
 
 _log = Log()

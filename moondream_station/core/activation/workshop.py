@@ -377,13 +377,8 @@ class Workshop:
     def _spec(self, needs: Needs, place: Place, record: CommitRecord) -> WorkerSpec:
         build, torch, catalog = record.build, record.torch, self._tools.catalog
         known = conclusions(build, torch, needs.capabilities, catalog) if build and torch else Conclusions()
-        return WorkerSpec(
-            model=needs.model_id,
-            code=needs.code,
-            args=needs.model.args,
-            place=place,
-            plan=WorkerPlan(build=build, torch=torch, conclusions=known),
-        )
+        plan = WorkerPlan(build=build, torch=torch, conclusions=known)
+        return WorkerSpec.of(self._tools.manifest, needs.model_id, needs.code, place, plan)
 
     async def _client(self) -> httpx2.AsyncClient:
         return (await self._connected())[1]

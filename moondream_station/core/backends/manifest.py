@@ -12,6 +12,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -77,6 +78,13 @@ class Allowed(BaseModel):
     files: tuple[FolderName, ...] = ()
 
 
+class Parallel(StrEnum):
+    """How a backend answers several requests at once: in threads, or each process of it one at a time."""
+
+    THREADS = "threads"
+    PROCESSES = "processes"
+
+
 class BackendInfo(BaseModel):
     """A backend, as the manifest names it; docs/reference/manifest.md says what each key means."""
 
@@ -92,6 +100,7 @@ class BackendInfo(BaseModel):
     size: Annotated[int, Field(ge=0)] | None = None
     requirements: FolderName = REQUIREMENTS
     allow: Allowed = Allowed()
+    parallel: Parallel | None = None
 
     @property
     def served_functions(self) -> tuple[str, ...]:
@@ -145,6 +154,7 @@ class ModelInfo(BaseModel):
     supported_arch: tuple[str, ...] | None = None
     system_requirements: dict[str, Any] | None = None
     requires_gpu: bool = False
+    keep_alive: Annotated[float, Field(ge=-1, allow_inf_nan=False)] | None = None
     needs: ModelNeeds = ModelNeeds()
     notice: Notice | None = None
 

@@ -168,16 +168,21 @@ class Subscription:
 
 
 class Bus:
-    """Where every fact is published, once; without a journal they are kept in memory alone."""
+    """Where every fact is published, once; without a journal they are kept in memory alone.
+
+    `observe` sees each of them at once, and none twice.
+    """
 
     def __init__(
         self,
         *,
         state: StationState,
         journal: Journal | None = None,
+        observe: Callable[[Event], object] = lambda _: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._journal = journal
+        self._observe = observe
         self._clock = clock
         self._subscriptions: set[Subscription] = set()
         self._is_closed = False
@@ -209,6 +214,7 @@ class Bus:
             self._journal.record(event)
         self._state = apply(self._state, event)
         self._history.add(event)
+        self._observe(event)
         for subscription in self._subscriptions:
             subscription.offer(event)
         _log_fact(event)

@@ -191,7 +191,14 @@ class Active(ActiveShown):
 
     worker: WorkerState = WorkerState.STOPPED
     worker_pid: int | None = None
+    further_pids: tuple[int, ...] = ()
+    """Of workers beside that one: the model is ready while any of them is."""
     degraded: Degraded | None = None
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """The process ids of all workers; there are several where each answers one request."""
+        return () if self.worker_pid is None else (self.worker_pid, *self.further_pids)
 
 
 def with_worker(active: Active, fact: WorkerFact) -> Active:
@@ -200,16 +207,28 @@ def with_worker(active: Active, fact: WorkerFact) -> Active:
         case facts.WorkerStarted(model=model, pid=pid):
             if model != active.model:
                 return active
+            if active.worker is WorkerState.READY and active.worker_pid is not None:
+                return replace(active, further_pids=(*active.further_pids, pid))
             return replace(active, worker=WorkerState.LOADING, worker_pid=pid)
-        case facts.WorkerStopped(reason=reason):
-            if not _is_its_worker(active, fact):
-                return active
-            worker = WorkerState.FAILED if reason is StopReason.CRASHED else WorkerState.STOPPED
-            return replace(active, worker=worker, worker_pid=None)
+        case facts.WorkerStopped():
+            return _without(active, fact)
         case facts.VerificationCompleted(ok=ok):
             return replace(active, worker=WorkerState.READY if ok else WorkerState.FAILED)
         case _:
             assert_never(fact)
+
+
+def _without(active: Active, fact: facts.WorkerStopped) -> Active:
+    """The active model after the end of a worker, of which there may be others."""
+    if fact.pid in active.further_pids:
+        return replace(active, further_pids=tuple(pid for pid in active.further_pids if pid != fact.pid))
+    if not _is_its_worker(active, fact):
+        return active
+    if active.further_pids:
+        pid, *others = active.further_pids
+        return replace(active, worker_pid=pid, further_pids=tuple(others))
+    worker = WorkerState.FAILED if fact.reason is StopReason.CRASHED else WorkerState.STOPPED
+    return replace(active, worker=worker, worker_pid=None)
 
 
 def _is_its_worker(active: Active, fact: facts.WorkerStopped) -> bool:

@@ -178,7 +178,7 @@ class WorkerLoading(StationError, code="worker-loading"):
 
 
 class WorkerReplaced(StationError, code="worker-replaced"):
-    """The worker was ended in the middle of a call, because another one needed its memory."""
+    """The worker was ended in the middle of a call: by `stop`, or because another one needed its memory."""
 
 
 class UnknownFunction(StationError, code="unknown-function"):

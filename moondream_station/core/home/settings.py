@@ -27,6 +27,7 @@ VARIABLES = {
     "MOONDREAM_STATION_STRATEGY": "strategy",
     "MOONDREAM_STATION_CATALOG": "catalog",
     "MOONDREAM_STATION_LOG": "log",
+    "MOONDREAM_STATION_KEEP_ALIVE": "keep_alive",
 }
 """The setting that each variable stands for."""
 
@@ -52,11 +53,14 @@ class Settings:
         service_port: First port to try, 0 to 65535.
         current_model: The model that 0.1 had active; while none is active, the doctor looks at this one.
         models_dir: Where 0.1 kept models; accepted, and not used.
-        inference_workers: Requests computed at the same time, 1 or more.
+        inference_workers: Requests answered at the same time, 1 or more, where a backend can; see `parallel`
+            in the manifest.
         inference_max_queue_size: Requests that may wait, 0 or more.
         inference_timeout: Seconds a request may take; None is 30, on a CPU 600.
         mcp: Whether `POST /mcp` serves agents.
         mcp_folders: Folders whose image files agents may name there.
+        keep_alive: Seconds after which a worker ends that nobody needs; the next request starts it again. -1
+            is never. What the manifest says of a model goes before it.
     """
 
     manifest: str | None = None
@@ -73,6 +77,7 @@ class Settings:
     inference_timeout: float | None = _number(None, 0.001)
     mcp: bool = False
     mcp_folders: tuple[str, ...] = ()
+    keep_alive: float = _number(-1.0, -1)
 
 
 SETTINGS = {each.name: each for each in fields(Settings)}

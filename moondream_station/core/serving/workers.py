@@ -1,4 +1,4 @@
-"""The workers of a station: each held open by a task of its own; the active model's started and replaced."""
+"""The workers of a station: each held open by a task of its own, which publishes its start and end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -13,7 +14,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 
 from moondream_station.core.backends.code_store import BackendCode, read_backend
-from moondream_station.core.backends.manifest import Manifest
+from moondream_station.core.backends.manifest import Manifest, Parallel
 from moondream_station.core.bus.bus import Bus
 from moondream_station.core.environments.store import (
     CommitRecord,
@@ -22,23 +23,15 @@ from moondream_station.core.environments.store import (
     committed_at,
     place_of,
 )
-from moondream_station.core.facts.activation_state import WorkerState
 from moondream_station.core.facts.errors import (
     BackendUnavailable,
     EnvironmentBroken,
-    StationError,
     WorkerFailed,
 )
-from moondream_station.core.facts.events import (
-    StopReason,
-    VerificationCompleted,
-    WorkerStarted,
-    WorkerStopped,
-)
+from moondream_station.core.facts.events import StopReason, WorkerStarted, WorkerStopped
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.processes.child_process import child_environment
-from moondream_station.core.serving.queue import InferencePool
 from moondream_station.core.weights.disk import model_cache
 from moondream_station.core.worker.link import UNHEARD, Progress
 from moondream_station.core.worker.loading import MemoryNeed, disk_usage, held_bytes, is_small
@@ -58,6 +51,33 @@ class WorkerSpec:
     args: Mapping[str, object]
     place: Place
     plan: WorkerPlan
+    parallel: Parallel | None = None
+    """How the backend answers several requests at once, None where it does not say that it can."""
+    keep_alive_seconds: float | None = None
+    """As `keep_alive` in the settings; None where the manifest leaves it to them."""
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        model: str,
+        code: BackendCode,
+        place: Place,
+        plan: WorkerPlan,
+        found: Mapping[str, object] = MappingProxyType({}),
+    ) -> WorkerSpec:
+        """What the manifest says of a model's worker; `found` is what its backend said at its last switch."""
+        info = manifest.model(model)
+        backend = manifest.backends.get(info.backend)
+        return cls(
+            model=model,
+            code=code,
+            args={**info.args, **found},
+            place=place,
+            plan=plan,
+            parallel=backend.parallel if backend else None,
+            keep_alive_seconds=info.keep_alive,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +155,8 @@ class WorkerHost:
     bus: Bus
     home: Home
     environ: Mapping[str, str]
-    threads: int
+    parallel: int
+    """How many requests are to be answered at once, where a backend can."""
 
     def __post_init__(self) -> None:
         self.settled = anyio.Event()
@@ -159,7 +180,7 @@ class WorkerHost:
                     env=child_environment(self.environ),
                     cwd=spec.code.folder,
                     log_path=self.home.worker_log(spec.model),
-                    threads=self.threads,
+                    threads=self.parallel if spec.parallel is Parallel.THREADS else 1,
                 ) as worker:
                     worker.signs_of_life = partial(disk_usage, model_cache(self.environ))
                     hosted = HostedWorker(spec=spec, worker=worker)
@@ -188,156 +209,6 @@ async def _release_when_failed(hosted: HostedWorker) -> None:
     hosted.release(StopReason.CRASHED)
 
 
-@dataclass(slots=True, eq=False)
-class _Load:
-    """A worker on its way, from its start until its backend is loaded."""
-
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    ended: anyio.Event = field(default_factory=anyio.Event)
-
-
-@dataclass(eq=False, kw_only=True)
-class ActiveWorker:
-    """Holds the active model's worker, and puts the pool in front of it."""
-
-    host: WorkerHost
-    pool: InferencePool
-    bus: Bus
-    tasks: TaskGroup
-    cpu_timeout_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        self._current: HostedWorker | None = None
-        self._loads: set[_Load] = set()
-        self._is_claimed = False
-        """Whether an activation's worker loads, or is about to, that no other may load beside."""
-        self._evicted: WorkerSpec | None = None
-        self.spec: WorkerSpec | None = None
-        """What is served, or is to be: a worker of anything else that gets ready after all comes too late."""
-
-    @property
-    def serves(self) -> bool:
-        """Whether a worker serves, or is on its way to."""
-        return bool(self._loads) or (self._current is not None and self._current.worker.failure is None)
-
-    async def make_room(self, spec: WorkerSpec, *, has_room: bool | None) -> None:
-        """Before a new worker loads, end what must not be in memory beside it; requests wait for the new one.
-
-        `has_room` is whether memory was seen to suffice for both; None where nobody knows what the new one
-        needs: the old one stays if ending it would free next to nothing, unless it still loads.
-        """
-        self._is_claimed = True
-        if has_room is None and not self._loads and self._current is not None:
-            has_room = await self._current.is_small()
-        if not self._loads and (has_room or self._current is None):
-            return
-        self.host.settled = anyio.Event()
-        old, self._current = self._current, None
-        self._evicted = old.spec if old is not None else self.spec
-        self.spec = None
-        self.pool.expect(spec.model)
-        for load in tuple(self._loads):
-            load.scope.cancel()
-            await load.ended.wait()
-        if old is not None:
-            await old.stop(StopReason.MEMORY)
-        self.bus.amend_worker(WorkerState.STOPPED)
-
-    def take_over(self, hosted: HostedWorker) -> None:
-        """Serve with this worker from now on; the old one ends when its last request has."""
-        old, self._current, self._evicted = self._current, hosted, None
-        self.spec, self._is_claimed = hosted.spec, False
-        self._serve(hosted)
-        if old is not None:
-            self.tasks.start_soon(self._retire, old)
-
-    def settle(self) -> None:
-        """An activation has ended: start the worker again that made room, or waited, for one that failed."""
-        self.host.settled.set()
-        spec, self._evicted, self._is_claimed = self._evicted, None, False
-        if spec is not None:
-            self.tasks.start_soon(self._restore, spec)
-
-    async def start(self, spec: WorkerSpec) -> None:
-        """Start the worker of the model that is active already; requests wait for it.
-
-        Where another one takes over while it loads, nothing comes of it, and no failure of it matters. Where
-        another one loads already, this one waits until that has failed.
-        """
-        if self._is_claimed:
-            self._evicted = spec
-            return
-        self.spec = spec
-        self.pool.expect(spec.model)
-        try:
-            hosted = await self._ready(spec)
-        except StationError as error:
-            if self.spec is not spec:
-                return
-            self.pool.give_up(spec.model, error)
-            raise
-        if self._keep(hosted):
-            self._serve(hosted)
-
-    def _serve(self, hosted: HostedWorker) -> None:
-        restart = partial(self._restart, hosted.spec)
-        seconds = self.cpu_timeout_seconds if hosted.device in {None, "cpu"} else None
-        self.pool.serve(hosted.worker, model=hosted.spec.model, restart=restart, timeout_seconds=seconds)
-
-    async def _restart(self, spec: WorkerSpec) -> Worker:
-        with as_worker_failure(spec.model):
-            await check_whole(await anyio.to_thread.run_sync(committed_at, spec.place))
-        hosted = await self._ready(spec)
-        self._keep(hosted)  # where it came too late, the pool has no use for its worker either
-        return hosted.worker
-
-    async def _restore(self, spec: WorkerSpec) -> None:
-        try:
-            await self.start(spec)
-        except StationError as error:
-            _log.warning("old_worker_not_restored", model=spec.model, code=error.code, reason=error.message)
-
-    async def _ready(self, spec: WorkerSpec) -> HostedWorker:
-        """A worker whose backend is loaded; a `StationError` as in `start`, also where it made room."""
-        load = _Load()
-        self._loads.add(load)
-        try:
-            with load.scope, as_worker_failure(spec.model):
-                return await self._load(spec)
-        finally:
-            self._loads.discard(load)
-            load.ended.set()
-        raise WorkerFailed(f"The worker of {spec.model} made room for another one.")
-
-    async def _load(self, spec: WorkerSpec) -> HostedWorker:
-        hosted = await self.host.start(spec)
-        try:
-            verification = (await hosted.worker.verify(spec.plan)).checked()
-            await hosted.load(verification.report.device)
-        except BaseException:
-            reason = StopReason.CRASHED if self.spec is spec else StopReason.MEMORY
-            with anyio.move_on_after(_STOP_SECONDS, shield=True):
-                await hosted.stop(reason)
-            raise
-        if self.spec is spec:  # otherwise it says nothing about the active model
-            self.bus.publish(
-                VerificationCompleted(ok=True, report=verification.report, mismatches=verification.mismatches)
-            )
-        return hosted
-
-    def _keep(self, hosted: HostedWorker) -> bool:
-        """Keep a worker that is ready, unless another one has taken over meanwhile: then let it go."""
-        if self.spec is not hosted.spec:
-            hosted.release(StopReason.REPLACED)
-            return False
-        self._current = hosted
-        return True
-
-    async def _retire(self, old: HostedWorker) -> None:
-        await self.pool.drained(old.worker)
-        old.release(StopReason.REPLACED)
-
-
 async def existing_worker(home: Home, manifest: Manifest, model: str, environment: str) -> Environment:
     """A model's worker in an environment that it has, or had before."""
     place = place_of(home, environment)
@@ -354,11 +225,6 @@ async def existing_worker(home: Home, manifest: Manifest, model: str, environmen
             f"The code of the backend {commit.backend} {commit.backend_version} is gone.",
             hint=f"`moondream-station switch {model}` fetches it again.",
         )
-    spec = WorkerSpec(
-        model=model,
-        code=code,
-        args={**manifest.model(model).args, **commit.found.get(model, {})},
-        place=place,
-        plan=WorkerPlan(build=commit.build, torch=commit.torch),
-    )
+    plan = WorkerPlan(build=commit.build, torch=commit.torch)
+    spec = WorkerSpec.of(manifest, model, code, place, plan, commit.found.get(model, {}))
     return Environment(spec=spec, record=commit)

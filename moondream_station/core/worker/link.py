@@ -58,6 +58,8 @@ class Request:
 
     def __post_init__(self) -> None:
         self.has_begun = False
+        self.failure: StationError | None = None
+        """Why its caller got no answer, or not all of it."""
         self.ended = anyio.Event()
         self._frames: deque[Frame | StationError] = deque()
         self._arrived = anyio.Event()
@@ -69,6 +71,11 @@ class Request:
     def is_ended(self) -> bool:
         """Whether the worker is done with it, or gone."""
         return self.ended.is_set()
+
+    @property
+    def streamed(self) -> int:
+        """How many chunks of a streamed answer have come."""
+        return int(self._progress["done"] or 0) if self._progress["unit"] == "tokens" else 0
 
     def shown(self) -> Frame:
         """How far it is, as `status` shows it: `done` of `total`, which are null as long as nobody says."""
@@ -125,6 +132,15 @@ class Request:
         self, timeout_seconds: float | None, get: Callable[[], Awaitable[Frame]] | None = None
     ) -> Frame:
         """The next frame that isn't an error. Whoever leaves without one abandons the request."""
+        try:
+            return await self._next_frame(timeout_seconds, get)
+        except StationError as error:
+            self.failure = error
+            raise
+
+    async def _next_frame(
+        self, timeout_seconds: float | None, get: Callable[[], Awaitable[Frame]] | None
+    ) -> Frame:
         frame: Frame | None = None
         try:
             with anyio.fail_after(timeout_seconds):
@@ -250,8 +266,8 @@ class Link:
         self._has_ended = True
         self._fail_requests(
             lambda request: WorkerReplaced(
-                f"The worker was replaced before it was done with `{request.subject}`.",
-                hint="Send the request again; it waits until the new worker is ready.",
+                f"The worker was ended before it was done with `{request.subject}`.",
+                hint="Send the request again; it waits until a worker is ready.",
             )
         )
 

@@ -12,6 +12,8 @@ from typing import Final
 
 import psutil
 
+from moondream_station.core.home.storage import in_words
+
 _FACTOR: Final = 2
 """Weights are there twice for a moment, as they are read and as they are used."""
 _RESERVE_BYTES: Final = 1 << 30
@@ -56,9 +58,15 @@ class MemoryNeed:
 
     def is_met(self) -> bool:
         """Whether there is enough, with a margin: of the computer's memory, and of the GPU's own."""
+        return self.shortage() is None
+
+    def shortage(self) -> str | None:
+        """What there is not enough of, and how much that is, as in "needs …"; None where there is enough."""
         required = _FACTOR * self.needed_bytes + _RESERVE_BYTES
-        on_device = self.free_on_device_bytes
-        return required <= available_bytes() and (on_device is None or required <= on_device)
+        for free, what in ((available_bytes(), "memory"), (self.free_on_device_bytes, "GPU memory")):
+            if free is not None and free < required:
+                return f"{in_words(required)} of {what}, and {in_words(free)} are free"
+        return None
 
 
 def available_bytes() -> int:

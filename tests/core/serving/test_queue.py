@@ -27,7 +27,8 @@ from moondream_station.core.facts.errors import (
     WorkerTimeout,
 )
 from moondream_station.core.processes.child_process import child_environment
-from moondream_station.core.serving.queue import InferencePool, Line
+from moondream_station.core.serving.line import Line
+from moondream_station.core.serving.queue import InferencePool, Service
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import ECHO, HOSTILE, STREAMING, write_backend
@@ -106,6 +107,14 @@ async def ask(pool: InferencePool, function: str, **kwargs: Any) -> Any:
         return answer
 
 
+async def read(pool: InferencePool, function: str) -> None:
+    """A streamed answer, to its end."""
+    async with pool.call(function, {"stream": True}) as stream:
+        assert isinstance(stream, CallStream)
+        async for _ in stream:
+            pass
+
+
 async def until(pool: InferencePool, condition: Callable[[], bool]) -> None:
     """Wait until the pool is as wanted."""
     with anyio.fail_after(30):
@@ -127,7 +136,7 @@ async def test_calls_go_to_the_worker_and_are_counted(tmp_path: Path) -> None:
     """Statistics have the keys of 0.1."""
     pool = InferencePool(max_queue_size=7, default_timeout_seconds=12)
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(threads=2), model="m", restart=refuse)
+        pool.serve(await shop.worker(threads=2), Service("m", refuse))
         assert await ask(pool, "bare") == {"result": "no dict"}
         with pytest.raises(UnknownFunction):
             await ask(pool, "absent")
@@ -153,7 +162,7 @@ async def test_nothing_is_served_before_a_worker_and_after_it_is_given_up(tmp_pa
         await ask(pool, "bare")
     assert pool.stats()["status"] == "stopped"
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         pool.give_up("m", WorkerFailed("no weights"))
         with pytest.raises(WorkerFailed, match="no weights"):
             await ask(pool, "bare")
@@ -173,7 +182,7 @@ async def test_requests_wait_in_the_order_they_came_and_too_many_are_rejected(tm
         return len(pool._line) + pool._line.seated.total()
 
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(call, number)
@@ -190,7 +199,7 @@ async def test_the_time_limit_counts_waiting_and_working(tmp_path: Path) -> None
     """A late answer keeps its seat until the worker is done, then the next one gets it."""
     pool = InferencePool(default_timeout_seconds=0.1)
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         await ask(pool, "bare")
         with pytest.raises(WorkerTimeout, match="did not answer `gate`"):
             await ask(pool, "gate", path=str(tmp_path / "gate"))
@@ -207,14 +216,14 @@ async def test_the_first_call_may_take_as_long_as_the_worker_lives(tmp_path: Pat
     """A backend of 0.1 may load its model in it. The limit is doing nothing, or the request's own."""
     pool = InferencePool(default_timeout_seconds=0.05)
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         assert await ask(pool, "slow", seconds=0.3) == {"slept": 0.3}
         worker = await shop.worker()
         worker.stall_seconds = 1
-        pool.serve(worker, model="m", restart=refuse)
+        pool.serve(worker, Service("m", refuse))
         with pytest.raises(WorkerTimeout, match="no sign of life for 1 s"):
             await ask(pool, "slow", seconds=3600)
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         with pytest.raises(WorkerTimeout, match=r"within 0\.1 s"):
             async with pool.call("slow", {"seconds": 3600}, timeout_seconds=0.1):
                 pass
@@ -224,7 +233,7 @@ async def test_a_model_that_could_not_be_loaded_is_loaded_in_the_next_call(tmp_p
     """Backends of 0.1 answer with what went wrong, and begin again: that call has no limit either."""
     pool = InferencePool(default_timeout_seconds=0.2, stuck_seconds=0.1)
     async with workshop(tmp_path) as shop, running(pool):
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         assert await ask(pool, "lazy", failures=1, seconds=0.5) == {"error": "the line was cut"}
         assert await ask(pool, "lazy", failures=1, seconds=0.5) == {"loads": 2}
         with pytest.raises(WorkerTimeout):
@@ -240,7 +249,7 @@ async def test_others_wait_for_the_first_answer_too(tmp_path: Path) -> None:
         answers.append(await ask(pool, "lazy", failures=0, seconds=1.5))
 
     async with workshop(tmp_path) as shop, anyio.create_task_group() as tasks:
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         tasks.start_soon(load)
         await until(pool, lambda: pool._line.seated.total() == 1)
         with pytest.raises(WorkerTimeout, match=r"did not get its turn within 0\.1 s"):
@@ -254,7 +263,7 @@ async def test_who_loads_for_a_caller_that_has_left_is_not_stuck(tmp_path: Path)
     """As long as it shows signs of life; the next call is answered."""
     pool = InferencePool(default_timeout_seconds=20, stuck_seconds=1)
     async with workshop(tmp_path) as shop, running(pool):
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         with pytest.raises(WorkerTimeout):
             async with pool.call("lazy", {"failures": 0, "seconds": 3.5}, timeout_seconds=0.1):
                 pass
@@ -267,7 +276,7 @@ async def test_what_is_worked_on_is_shown(tmp_path: Path) -> None:
     pool = InferencePool()
     async with workshop(tmp_path) as shop:
         worker = await shop.worker()
-        pool.serve(worker, model="m", restart=refuse)
+        pool.serve(worker, Service("m", refuse))
         assert pool.calls() == []
         async with pool.call("count", {"stream": True}) as stream:
             assert isinstance(stream, CallStream)
@@ -283,11 +292,11 @@ async def test_a_slow_worker_has_more_time(tmp_path: Path) -> None:
     """Where nothing else is said; `stats` tells the limit that holds."""
     pool = InferencePool(default_timeout_seconds=0.05)
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse, timeout_seconds=30)
+        pool.serve(await shop.worker(), Service("m", refuse, timeout_seconds=30))
         assert pool.stats()["default_timeout"] == 30
         await ask(pool, "bare")
         assert await ask(pool, "slow", seconds=0.3) == {"slept": 0.3}
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         assert pool.stats()["default_timeout"] == 0.05
 
 
@@ -307,7 +316,7 @@ async def test_requests_wait_for_a_worker_that_loads(tmp_path: Path) -> None:
     async with workshop(tmp_path) as shop, anyio.create_task_group() as tasks:
         tasks.start_soon(call)
         await until(patient, lambda: len(patient._line) == 1)
-        patient.serve(await shop.worker(), model="m", restart=refuse)
+        patient.serve(await shop.worker(), Service("m", refuse))
     assert answers == [{"result": "no dict"}]
 
 
@@ -315,7 +324,7 @@ async def test_a_cancelled_request_leaves_the_queue(tmp_path: Path) -> None:
     """Whoever no longer waits takes nobody's turn."""
     pool = InferencePool(max_queue_size=1)
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(ask, pool, "gate", path=str(tmp_path / "gate")))
             await until(pool, lambda: pool._line.seated.total() == 1)
@@ -331,7 +340,7 @@ async def test_streams_hold_their_seat_until_they_end_or_are_left(tmp_path: Path
     pool = InferencePool()
     async with workshop(tmp_path) as shop:
         worker = await shop.worker()
-        pool.serve(worker, model="m", restart=refuse)
+        pool.serve(worker, Service("m", refuse))
         async with pool.call("count", {"stream": True, "to": 3}) as stream:
             assert isinstance(stream, CallStream)
             assert [chunk async for chunk in stream] == [0, 1, 2]
@@ -348,7 +357,7 @@ async def test_a_swap_lets_what_runs_finish_on_the_old_worker(tmp_path: Path) ->
     pool = InferencePool()
     async with workshop(tmp_path) as shop, anyio.create_task_group() as tasks:
         old, new = await shop.worker(), await shop.worker()
-        pool.serve(old, model="old", restart=refuse)
+        pool.serve(old, Service("old", refuse))
         slow: list[Any] = []
 
         async def call() -> None:
@@ -356,7 +365,7 @@ async def test_a_swap_lets_what_runs_finish_on_the_old_worker(tmp_path: Path) ->
 
         tasks.start_soon(call)
         await until(pool, lambda: pool._line.seated.total() == 1)
-        pool.serve(new, model="new", restart=refuse)
+        pool.serve(new, Service("new", refuse))
         assert await ask(pool, "pid") == {"pid": new.pid}
         assert slow == []
         (tmp_path / "gate").touch()
@@ -369,11 +378,11 @@ async def test_a_crash_fails_what_runs_and_the_next_worker_serves_on(tmp_path: P
     """Who was in flight learns why; who comes meanwhile waits for the restart."""
     pool = InferencePool()
     async with workshop(tmp_path) as shop, running(pool):
-        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        pool.serve(await shop.worker(), Service("m", shop.worker))
         with pytest.raises(WorkerFailed, match="ended with exit code 7"):
             await ask(pool, "leave")
         assert await ask(pool, "pid") == {"pid": shop.made[1].pid}
-        assert pool._line.worker is shop.made[1]
+        assert pool._line.workers == [shop.made[1]]
         assert pool._failure is None
 
 
@@ -386,7 +395,7 @@ async def test_a_call_that_a_dead_worker_never_began_goes_to_the_next(tmp_path: 
         answers.append(await ask(pool, "pid"))
 
     async with workshop(tmp_path) as shop, running(pool):
-        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        pool.serve(await shop.worker(), Service("m", shop.worker))
         os.kill(shop.made[0].pid, signal.SIGSTOP)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask_pid)
@@ -400,9 +409,9 @@ async def test_who_waits_for_a_restart_in_vain_is_told_why_there_was_one(tmp_pat
     """The worker's own words, beside that its model is loading again."""
     pool = InferencePool(loading_seconds=0.1, back_off_seconds=(3600,))
     async with workshop(tmp_path) as shop, running(pool):
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         shop.made[0].condemn("is to fail")
-        await until(pool, lambda: pool._line.worker is None)
+        await until(pool, lambda: not pool._line.workers)
         with pytest.raises(WorkerLoading, match=r"Before that, its worker failed: .* is to fail"):
             await ask(pool, "bare")
 
@@ -418,13 +427,13 @@ async def test_a_worker_that_fails_in_a_row_is_given_up(tmp_path: Path) -> None:
 
     async with workshop(tmp_path) as shop, running(pool):
         worker = await shop.worker()
-        pool.serve(worker, model="m", restart=restart)
+        pool.serve(worker, Service("m", restart))
         worker.condemn("is to fail")
-        await until(pool, lambda: pool._failure is not None and not pool._is_restarting)
+        await until(pool, lambda: pool._failure is not None and not pool._restarting)
         with pytest.raises(WorkerFailed, match="no worker today"):
             await ask(pool, "bare")
         assert len(tries) == 2
-        pool.serve(await shop.worker(), model="m", restart=restart)
+        pool.serve(await shop.worker(), Service("m", restart))
         assert await ask(pool, "bare") == {"result": "no dict"}
 
 
@@ -432,11 +441,11 @@ async def test_a_worker_that_has_answered_is_replaced_as_often_as_it_takes(tmp_p
     """Failures in a row are those without an answer in between."""
     pool = InferencePool(back_off_seconds=(0.0,))
     async with workshop(tmp_path) as shop, running(pool):
-        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        pool.serve(await shop.worker(), Service("m", shop.worker))
         for count in range(1, 4):
             assert (await ask(pool, "pid"))["pid"] == shop.made[-1].pid
             os.kill(shop.made[-1].pid, signal.SIGKILL)
-            await until(pool, lambda: pool._line.worker is None)
+            await until(pool, lambda: not pool._line.workers)
             assert (await ask(pool, "pid"))["pid"] == shop.made[count].pid
 
 
@@ -455,12 +464,12 @@ async def test_another_model_ends_the_restart_of_the_former(tmp_path: Path) -> N
 
     async with workshop(tmp_path) as shop, running(pool):
         old, new = await shop.worker(), await shop.worker()
-        pool.serve(old, model="old", restart=restart)
+        pool.serve(old, Service("old", restart))
         old.condemn("is to fail")
         await started.wait()
-        pool.serve(new, model="new", restart=refuse)
+        pool.serve(new, Service("new", refuse))
         await cancelled.wait()
-        assert pool._line.worker is new
+        assert pool._line.workers == [new]
         assert await ask(pool, "pid") == {"pid": new.pid}
 
 
@@ -468,11 +477,11 @@ async def test_a_call_that_never_comes_back_costs_its_worker(tmp_path: Path) -> 
     """The worker is replaced, because every seat of it would be lost for good."""
     pool = InferencePool(default_timeout_seconds=0.05, stuck_seconds=0.1)
     async with workshop(tmp_path) as shop, running(pool):
-        pool.serve(await shop.worker(), model="m", restart=shop.worker)
+        pool.serve(await shop.worker(), Service("m", shop.worker))
         await ask(pool, "bare")
         with pytest.raises(WorkerTimeout):
             await ask(pool, "slow", seconds=3600)
-        await until(pool, lambda: pool._line.worker is not shop.made[0])
+        await until(pool, lambda: pool._line.workers == shop.made[1:])
         assert "did not come back from `slow`" in str(shop.made[0].failure)
         async with pool.call("pid", {}, timeout_seconds=20) as answer:
             assert answer == {"pid": shop.made[1].pid}
@@ -483,10 +492,179 @@ async def test_arguments_that_can_not_be_sent_take_no_seat(tmp_path: Path, kwarg
     """The request fails, the seat is free again."""
     pool = InferencePool()
     async with workshop(tmp_path) as shop:
-        pool.serve(await shop.worker(), model="m", restart=refuse)
+        pool.serve(await shop.worker(), Service("m", refuse))
         with pytest.raises(StationError, match="can't be sent"):
             await ask(pool, "echo", **kwargs)
         assert pool.stats()["processing"] == 0
+
+
+async def test_clients_take_turns_and_each_keeps_its_order(tmp_path: Path) -> None:
+    """Who comes last, with one request, waits for one of the crowd's and not for all of them."""
+    pool = InferencePool(max_queue_size=20)
+    order: list[str] = []
+
+    async def call(client: str, number: int) -> None:
+        async with pool.call("gate", {"path": str(tmp_path / "gate")}, client=client):
+            order.append(f"{client}{number}")
+
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), Service("m", refuse))
+        async with anyio.create_task_group() as tasks:
+            for client, number in [*(("a", number) for number in range(6)), ("b", 0), ("b", 1), ("c", 0)]:
+                tasks.start_soon(call, client, number)
+                await anyio.wait_all_tasks_blocked()
+            (tmp_path / "gate").touch()
+    assert order == ["a0", "a1", "b0", "c0", "a2", "b1", "a3", "a4", "a5"]
+
+
+async def test_a_full_queue_has_room_for_who_has_least_of_it(tmp_path: Path) -> None:
+    """It never holds more than it may: who has most of it loses the last place, who has as many gets none."""
+    pool = InferencePool(max_queue_size=3)
+    answered: list[str] = []
+    refused: list[str] = []
+
+    async def call(client: str, number: int) -> None:
+        try:
+            async with pool.call("gate", {"path": str(tmp_path / "gate")}, client=client):
+                answered.append(f"{client}{number}")
+        except WorkerBusy:
+            refused.append(f"{client}{number}")
+
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), Service("m", refuse))
+        async with anyio.create_task_group() as tasks:
+            for name in ("a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2", "c0"):
+                tasks.start_soon(call, name[0], int(name[1]))
+                await anyio.wait_all_tasks_blocked()
+                assert pool.stats()["queue_size"] <= 3
+            assert refused == ["a4", "a3", "b1", "b2", "a2"]
+            (tmp_path / "gate").touch()
+    assert answered == ["a0", "a1", "b0", "c0"]
+
+
+async def test_who_lost_a_place_while_the_model_loads_is_told_at_once(tmp_path: Path) -> None:
+    """It does not wait for the worker first."""
+    pool = InferencePool(max_queue_size=2)
+    pool.expect("m")
+    async with anyio.create_task_group() as tasks:
+
+        async def lose() -> None:
+            with pytest.raises(WorkerBusy):
+                await ask(pool, "bare")
+            tasks.cancel_scope.cancel()
+
+        async def another() -> None:
+            async with pool.call("bare", {}, client="another"):
+                raise AssertionError
+
+        for each in (partial(ask, pool, "bare"), lose, another):
+            tasks.start_soon(each)
+            await anyio.wait_all_tasks_blocked()
+
+
+async def test_calls_spread_over_workers_and_one_may_crash(tmp_path: Path) -> None:
+    """The others serve on; the one that crashed comes back."""
+    pool = InferencePool()
+    gate = tmp_path / "gate"
+    async with workshop(tmp_path) as shop, running(pool), anyio.create_task_group() as tasks:
+        first, second = await shop.worker(), await shop.worker()
+        pool.serve(first, Service("m", shop.worker))
+        await anyio.wait_all_tasks_blocked()
+        pool.add(second)
+        assert pool.stats()["workers"] == 2
+        tasks.start_soon(partial(ask, pool, "gate", path=str(gate)))
+        await until(pool, lambda: pool.stats()["processing"] == 1)
+        assert await ask(pool, "pid") == {"pid": second.pid}
+        second.condemn("is to fail")
+        await until(pool, lambda: second not in pool._line.workers)
+        assert pool._failure is None or pool._line.workers
+        await until(pool, lambda: pool.stats()["workers"] == 2)
+        assert await ask(pool, "pid") == {"pid": shop.made[2].pid}
+        gate.touch()
+
+
+async def test_nobody_asks_and_then_somebody_does(tmp_path: Path) -> None:
+    """Idleness is reported once no call runs; a sleeping service is woken once, by however many."""
+    pool = InferencePool(max_queue_size=100)
+    idle, woken = anyio.Event(), 0
+    answers: list[Any] = []
+
+    def wake() -> None:
+        nonlocal woken
+        woken += 1
+
+    async def call() -> None:
+        answers.append(await ask(pool, "pid"))
+
+    async with workshop(tmp_path) as shop, running(pool), anyio.create_task_group() as tasks:
+        worker = await shop.worker()
+        pool.serve(worker, Service("m", shop.worker, idle_seconds=0.2, on_idle=idle.set))
+        assert await ask(pool, "pid") == {"pid": worker.pid}
+        with anyio.fail_after(30):
+            await idle.wait()
+        pool.sleep("m", wake)
+        assert pool.is_asleep
+        assert pool.stats()["workers"] == 0
+        for _ in range(50):
+            tasks.start_soon(call)
+        await until(pool, lambda: pool.stats()["queue_size"] == 50)
+        assert woken == 1
+        another = await shop.worker()
+        pool.serve(another, Service("m", shop.worker))
+    assert answers == [{"pid": another.pid}] * 50
+
+
+async def test_a_call_that_runs_is_no_idleness(tmp_path: Path) -> None:
+    """However long it takes: the time counts from its end."""
+    pool = InferencePool()
+    gate, idle = tmp_path / "gate", anyio.Event()
+    async with workshop(tmp_path) as shop, running(pool), anyio.create_task_group() as tasks:
+        pool.serve(await shop.worker(), Service("m", refuse, idle_seconds=0.05, on_idle=idle.set))
+        tasks.start_soon(partial(ask, pool, "gate", path=str(gate)))
+        await until(pool, lambda: pool.stats()["processing"] == 1)
+        with anyio.move_on_after(0.3):
+            await idle.wait()
+        assert not idle.is_set()
+        gate.touch()
+        with anyio.fail_after(10):
+            await idle.wait()
+
+
+async def test_what_became_of_requests_is_counted(tmp_path: Path) -> None:
+    """By function and outcome, with tokens and durations; a name that no backend has is not kept."""
+    pool = InferencePool()
+    with pytest.raises(NoActiveModel):
+        await ask(pool, "whatever")
+    async with workshop(tmp_path) as shop:
+        pool.serve(await shop.worker(), Service("m", refuse))
+        await ask(pool, "caption")
+        async with pool.call("count", {"stream": True, "to": 5}) as stream:
+            assert isinstance(stream, CallStream)
+            assert [chunk async for chunk in stream] == [0, 1, 2, 3, 4]
+        for function in ("nothing", "breaking", "refuse"):
+            with pytest.raises((BackendError, UnknownFunction)):
+                await read(pool, function)
+        with pytest.raises(WorkerTimeout):
+            async with pool.call("slow", {"seconds": 0.5}, timeout_seconds=0.05):
+                pass
+        stats = pool.tally.stats(pool.stats(), limited=None)
+    counted = {shown.function: shown for shown in stats.functions}
+    assert {
+        name: [key for key, times in shown.requests.items() if times] for name, shown in counted.items()
+    } == {
+        "breaking": ["error"],
+        "caption": ["ok"],
+        "count": ["ok"],
+        "refuse": ["error"],
+        "slow": ["timeout"],
+        "unknown": ["rejected"],
+    }
+    assert counted["unknown"].requests["rejected"] == 2
+    assert [counted[name].tokens for name in ("caption", "count", "breaking")] == [3, 5, 1]
+    assert counted["caption"].seconds.count == 1
+    assert counted["slow"].seconds.count == 0
+    assert stats.timeouts == 1
+    assert stats.waiting.count == 6
 
 
 async def test_a_free_seat_wakes_only_who_is_first() -> None:
