@@ -26,6 +26,7 @@ from moondream_station.console.output import print_json, print_progress, write
 from moondream_station.console.presenting import (
     JsonPresenter,
     Presenter,
+    Told,
     present,
     presenter_for_people,
 )
@@ -35,6 +36,7 @@ from moondream_station.core.bus.journal import read_activation
 from moondream_station.core.facts import events
 from moondream_station.core.facts.codec import event_from_json, event_to_json
 from moondream_station.core.facts.errors import (
+    DoesNotFit,
     NothingToCancel,
     StationError,
     StationUnreachable,
@@ -116,19 +118,35 @@ def _run(options: _Options, presenter: Presenter | None) -> int:
         raise UsageError(f"There is no file {python}.", hint="Give the path of a Python interpreter.")
     accepted = options.accept_notice or (presenter is None and _accepts_notice(home, settings, options.model))
     options = replace(options, strategy=settings.strategy, python=python, accept_notice=accepted)
-    return run_loop(_switch, home, settings, options, presenter or presenter_for_people())
+    if presenter is not None:
+        return run_loop(_switch, home, settings, options, presenter)
+    shown = Told(presenter_for_people())
+    code = run_loop(_switch, home, settings, options, shown)
+    is_too_much = shown.error is not None and shown.error.code == DoesNotFit.code
+    if is_too_much and _is_answered() and _agrees(f"Switch to {options.model} anyway?"):
+        return run_loop(_switch, home, settings, replace(options, anyway=True), presenter_for_people())
+    return code
 
 
 def _accepts_notice(home: Home, settings: Settings, model: str) -> bool:
     """Ask for the model's notice, where somebody can answer; whoever declines gets the error."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _is_answered():
         return False
     with suppress(StationError):  # which the switch meets again, and reports
         if notice := run_loop(_open_notice, home, settings, model):
             print_progress(notice)
-            write(sys.stderr, f"Accept this, and switch to {model}? [y/N] ")
-            return sys.stdin.readline().strip().lower() in {"y", "yes"}
+            return _agrees(f"Accept this, and switch to {model}?")
     return False
+
+
+def _is_answered() -> bool:
+    """Whether there is somebody to answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _agrees(question: str) -> bool:
+    write(sys.stderr, f"{question} [y/N] ")
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 async def _open_notice(home: Home, settings: Settings, model: str) -> str | None:

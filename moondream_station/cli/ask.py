@@ -20,11 +20,10 @@ from moondream_station.asking.images import ImageSource, data_url, image_sources
 from moondream_station.console.interrupts import CANCELLED, DONE, FAILED, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_error, print_json, print_progress, print_result, write
-from moondream_station.console.presenting import Presenter, presenter_for_people
+from moondream_station.console.presenting import Told, presenter_for_people
 from moondream_station.core.facts.errors import (
     ArgumentInvalid,
     BackendError,
-    ErrorInfo,
     HomeUnusable,
     NoActiveModel,
     NoSpace,
@@ -36,7 +35,6 @@ from moondream_station.core.facts.errors import (
     WorkerReplaced,
     WorkerTimeout,
 )
-from moondream_station.core.facts.events import ActivationFailed, Event
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, absolute
 from moondream_station.core.home.locks import StationRecord, read_station
@@ -226,28 +224,6 @@ async def station_for(home: Home, settings: Settings, model: str | None) -> Asyn
         yield started
 
 
-class _Told(Presenter):
-    """Shows an activation by another presenter, and keeps its error."""
-
-    def __init__(self, presenter: Presenter) -> None:
-        self._presenter = presenter
-        self.error: ErrorInfo | None = None
-
-    async def show(self, event: Event) -> None:
-        """Show a fact."""
-        if isinstance(event.fact, ActivationFailed):
-            self.error = event.fact.error
-        await self._presenter.show(event)
-
-    def cancelling(self) -> None:
-        """Show it."""
-        self._presenter.cancelling()
-
-    def close(self) -> None:
-        """Close the other one."""
-        self._presenter.close()
-
-
 async def _switch(home: Home, record: StationRecord, model: str, *, as_json: bool) -> int:
     """Make a model the active one, if it is not; shown on stderr, because stdout is for answers."""
     from moondream_station.cli.activate import activate_there  # noqa: PLC0415
@@ -257,7 +233,7 @@ async def _switch(home: Home, record: StationRecord, model: str, *, as_json: boo
     if active is not None and active["model"] == model:
         return DONE
     with redirect_stdout(sys.stderr):
-        presenter = _Told(presenter_for_people())
+        presenter = Told(presenter_for_people())
         code = await activate_there(
             home, record, model, lambda client: client.switch(model), presenter, is_all=False
         )

@@ -12,7 +12,7 @@ from moondream_station.console.interrupts import CANCELLED, DONE, FAILED
 from moondream_station.console.output import Outlet, folded, terminal_width
 from moondream_station.core.facts import events
 from moondream_station.core.facts.codec import event_to_json
-from moondream_station.core.facts.errors import OutputUnwritable
+from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable
 from moondream_station.core.facts.state import StationState, apply
 from moondream_station.panel.words import PlainLines
 
@@ -131,6 +131,28 @@ class PanelPresenter(Presenter):
         from moondream_station.panel.rendering import render  # noqa: PLC0415
 
         return render(self._state, frame, height=height, cancelling=self._is_cancelling)
+
+
+class Told(Presenter):
+    """Shows an activation by another presenter, and keeps its error."""
+
+    def __init__(self, presenter: Presenter) -> None:
+        self._presenter = presenter
+        self.error: ErrorInfo | None = None
+
+    async def show(self, event: events.Event) -> None:
+        """Show a fact."""
+        if isinstance(event.fact, events.ActivationFailed):
+            self.error = event.fact.error
+        await self._presenter.show(event)
+
+    def cancelling(self) -> None:
+        """Show it."""
+        self._presenter.cancelling()
+
+    def close(self) -> None:
+        """Close the other one."""
+        self._presenter.close()
 
 
 def presenter_for_people() -> Presenter:

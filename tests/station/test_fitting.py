@@ -55,6 +55,32 @@ async def test_a_model_that_does_not_fit_fetches_nothing(premises: Premises) -> 
     assert fetched_wheels(premises) == []
 
 
+async def test_a_forced_build_that_cannot_help_fetches_nothing(premises: Premises) -> None:
+    """On a machine without a GPU; where that is wanted anyway, it is downloaded."""
+    premises.add_model("colours")
+    async with premises.station(CPU) as station:
+        failure = (await failed(station, "colours", "cu128")).only(ActivationFailed)
+        assert (failure.error.code, failure.stage) == ("does-not-fit", Stage.SELECT)
+        assert "switch colours --strategy auto" in (failure.error.hint or "")
+        assert fetched_wheels(premises) == []
+        await switched(station, "colours", "cu128", anyway=True)
+        assert any("cu128" in path for path in fetched_wheels(premises))
+
+
+@pytest.mark.terminal
+def test_whoever_sits_at_a_terminal_is_asked(premises: Premises) -> None:
+    """What is too much is downloaded after a yes alone."""
+    premises.add_model("large", needs={"memory_bytes": {"bfloat16": 10**15}})
+    for answer, code in (("n", 1), ("y", 0)):
+        with open_terminal(
+            command("switch", "large"), columns=80, rows=60, environ=premises.environ, clean=True
+        ) as terminal:
+            terminal.wait_for("Switch to large anyway? [y/N]")
+            terminal.type_line(answer)
+            assert terminal.exit_code() == code
+        assert bool(fetched_wheels(premises)) == (answer == "y")
+
+
 async def test_of_a_gpu_build_the_memory_of_the_gpu_counts(premises: Premises) -> None:
     """Not the computer's, of which there may be enough."""
     premises.add_model("large", needs={"weights_bytes": 10**15, "weights_dtype": "float32"})

@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, replace
 import anyio.to_thread
 from packaging.utils import canonicalize_name
 
-from moondream_station.core.activation.activation import Activation
+from moondream_station.core.activation.activation import Activation, ActivationRequest
 from moondream_station.core.activation.choice import CPU
 from moondream_station.core.activation.models import Surroundings, is_silent, judge, surroundings_of
 from moondream_station.core.backends.code_store import BackendCode, requirements_of
 from moondream_station.core.backends.manifest import Manifest, ModelInfo
 from moondream_station.core.builds.catalog import Catalog
+from moondream_station.core.builds.hardware import Hardware
+from moondream_station.core.builds.naming import GPU_KINDS, parse_build
+from moondream_station.core.builds.offers import target_of
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.builds.trials import NO_TRIALS, Trials
 from moondream_station.core.capabilities.cache import CapabilityCache
@@ -69,6 +72,21 @@ class Needs:
     def fit_on(self, build: str | None, catalog: Catalog) -> Fit:
         """Whether the model fits this machine on a build."""
         return judge(self.model, build, self.capabilities, around=self.around, catalog=catalog)
+
+    def check_download(self, build: str | None, catalog: Catalog, request: ActivationRequest) -> None:
+        """Refuse to download gigabytes for a kind of GPU that this machine has none of: it was forced."""
+        parsed = parse_build(build) if build else None
+        if parsed is None or parsed.kind not in GPU_KINDS or request.anyway:
+            return
+        target = target_of(self.capabilities, self.interpreter.name)
+        if Hardware.of(self.capabilities, target, catalog).of_kind(parsed.kind).gpus:
+            return
+        switch = f"`moondream-station switch {self.model_id}"
+        raise DoesNotFit(
+            f"The {build} build can't help here: no GPU that it could use was found.",
+            hint=f"{switch} --strategy auto` takes the best build for this machine; "
+            f"{switch} --strategy {build} --anyway` downloads this one regardless.",
+        )
 
     def check(self, build: str | None, catalog: Catalog, *, anyway: bool, because: str | None = None) -> None:
         """Refuse a build on which the model can't work; the sentence `because` says why it is used."""

@@ -210,6 +210,7 @@ class Workshop:
         if candidates.current is None and candidates.collected is not None:
             raise no_build(candidates.selection, candidates.collected)
         self._choose(needs, candidates.fact(), because=candidates.selection.reason)
+        needs.check_download(candidates.fact().build, self._tools.catalog, self._activation.request)
 
     def fall_back(self, build: str, candidates: Candidates, failure: VerificationFailed) -> None:
         """Go on with another build than one on which torch fails; where there is none, raise the failure."""

@@ -77,7 +77,7 @@ class UnsupportedModel(StationError, code="unsupported-model"):
 
 
 class DoesNotFit(StationError, code="does-not-fit"):
-    """The model needs more than this machine has; a user may go on regardless."""
+    """Model or build need what this machine has not; a user may go on regardless."""
 
 
 class NoticeNotAccepted(StationError, code="notice-not-accepted"):
