@@ -2,13 +2,19 @@
 
 import { bytes, clock, duration, find, keyed, make, say, words } from "./dom.js";
 import { STAGES, journal, sentence } from "./journal.js";
-import { get, onChange, post, refreshLists, refreshStatus, station } from "./station.js";
+import { get, onChange, onReturn, post, refreshLists, refreshStatus, station } from "./station.js";
 
+const NEWS_MILLISECONDS = 10000;
+const TERMINAL = ["ActivationSucceeded", "ActivationFailed", "ActivationCancelled"];
+const ended = new Set();  // ids whose end was told: an answer under way may still call them running
 let current = null;   // {id, model, strategy, stage, stageSince, progress, bar, candidate, failure}
 
+let forgetting = 0;
 export function tell(text, kind = "") {
+  clearTimeout(forgetting);
   say(find("news"), text);
   find("news").className = `note ${kind}`;
+  if (kind !== "bad") forgetting = setTimeout(() => say(find("news"), ""), NEWS_MILLISECONDS);
 }
 
 export const nameOf = (id) => station.models.find((model) => model.id === id)?.name ?? id;
@@ -34,14 +40,15 @@ export function receive(fact) {
       downloaded(fact.state.activation);
     }
     say(find("news"), "");
-  } else if (fact.event === "BackendActivationRequested") {
+  } else if (fact.event === "BackendActivationRequested" && (fact.backend !== null || !current)) {
     current = { ...fact, id: fact.activation, stage: "prepare", stageSince: Date.now(), requirements: undefined };
   } else if (current && fact.activation === current.id) advance(fact);
+  if (TERMINAL.includes(fact.event)) ended.add(fact.activation);
   draw();
   if (fact.event !== "DownloadProgressed" && fact.event !== "StageProgressed" && fact.event !== "ProbeFinished") {
     refreshStatus().catch(() => null);
   }
-  if (["BackendActivationRequested", "ActivationSucceeded", "ActivationFailed", "ActivationCancelled"].includes(fact.event)) {
+  if (["BackendActivationRequested", ...TERMINAL].includes(fact.event)) {
     refreshLists().catch(() => null);
   }
 }
@@ -101,6 +108,8 @@ function draw() {
     if (at === reached) item.setAttribute("aria-current", "step");
     else item.removeAttribute("aria-current");
   });
+  const stage = failure ? "" : STAGES[current.stage];
+  if (find("stage").textContent !== stage) find("stage").textContent = stage;
   const bar = find("bar");
   bar.hidden = Boolean(failure);
   if (typeof current.bar === "number") bar.value = Math.min(1, current.bar);
@@ -123,8 +132,8 @@ function tick() {
 }
 
 function outcome(activation) {
-  const ended = activation.seconds === null ? "" : ` in ${duration(activation.seconds)}`;
-  if (activation.outcome === "succeeded") return [`succeeded${ended}`, "good"];
+  if (activation.outcome === "succeeded") return [`succeeded in ${duration(activation.seconds)}`, "good"];
+  const ended = activation.seconds === null ? "" : ` after ${duration(activation.seconds)}`;
   if (activation.outcome === "failed") return [`failed at ${activation.stage}${ended}`, "bad"];
   if (activation.outcome === "cancelled") return [`cancelled at ${activation.stage}${ended}`, "warn"];
   return activation.id === station.status?.activation?.id ? ["running", ""] : ["ended with its process", "warn"];
@@ -177,6 +186,11 @@ function drawList() {
 
 export function startActivation() {
   onChange(drawList);
+  onChange(() => {  // what runs, where its beginning was missed
+    const running = station.status?.activation;
+    if (running && !current && !ended.has(running.id)) { current = begun(running); draw(); }
+  });
+  onReturn(() => { current = null; say(find("news"), ""); draw(); });
   setInterval(tick, 1000);
   find("cancel").addEventListener("click", () => request("v1/station/cancel", {}, "Cancelling."));
   find("retry").addEventListener("click", () => retry(current, mayGoOn(current.failure)));

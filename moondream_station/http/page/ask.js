@@ -3,7 +3,7 @@
 import { bytes, duration, find, make, say, words } from "./dom.js";
 import { curl, python } from "./snippets.js";
 import { show, startOverlay, things } from "./overlay.js";
-import { onChange, station } from "./station.js";
+import { onChange, onReturn, station } from "./station.js";
 
 const MAX_BYTES = 20e6;          // a data URL is a third larger, and a body may have 32 MiB
 const MAX_PIXELS = 4096;
@@ -168,7 +168,7 @@ function complete(place, answer, seconds) {
   else if (found.length) place.textContent = `${found.length} found`;
   else if (Array.isArray(rest.objects) || Array.isArray(rest.points) || "path" in rest) place.textContent = "Nothing found";
   else if (!place.textContent) place.textContent = JSON.stringify(rest, null, 2);
-  const speed = stats?.tokens > 1 ? `, ${stats.tokens_per_sec} words/s` : "";
+  const speed = text && stats?.tokens > 1 ? `, ${stats.tokens_per_sec} words/s` : "";
   find("took").textContent = `${duration(stats?.duration ?? seconds)}${speed}`;
 }
 
@@ -221,6 +221,7 @@ export function startAsk() {
   const drop = find("drop");
   startOverlay();
   onChange(drawFunctions);
+  onReturn(() => { if (find("answer").className === "bad") find("result").hidden = true; });
   find("ask").addEventListener("submit", ask);
   find("ask").addEventListener("input", draw);
   find("stop-asking").addEventListener("click", () => asking?.abort());

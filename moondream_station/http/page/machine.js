@@ -61,7 +61,7 @@ function drawTiles() {
     tile(`Requests${stats.timeouts ? `, ${stats.timeouts} timed out` : ""}`, stats.requests_processed.toLocaleString()),
     tile(answering ? `Waiting; answering ${answering.function}` : `Waiting, of ${stats.max_queue_size}`, stats.queue_size.toLocaleString()),
     tile("Median latency", latency === null ? "–" : duration(latency)),
-    tile("Worker’s memory", memory.worker_bytes === null ? "–" : bytes(memory.worker_bytes)),
+    tile("Worker’s memory", memory.worker_bytes ? bytes(memory.worker_bytes) : "–"),
     tile("Station’s memory", bytes(memory.station_bytes)),
     tile(`Memory free, of ${bytes(memory.total_bytes)}`, bytes(memory.available_bytes)),
     ...gpus.map((gpu) => tile(`Used of ${bytes(gpu.total_bytes)}, ${gpu.name}`, bytes(gpu.used_bytes))),

@@ -9,6 +9,7 @@ let answer = null;
 
 function shape(tag, attributes) {
   const element = document.createElementNS(SVG, tag);
+  element.setAttribute("vector-effect", "non-scaling-stroke");
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }
@@ -35,20 +36,24 @@ function described([kind, value]) {
 }
 
 function drawn([kind, value], colour, width, height, scale) {
-  const look = { class: "thing", stroke: colour, "stroke-width": 3, fill: "none" };
   if (kind === "point") {
-    return shape("circle", { cx: value.x * width, cy: value.y * height, r: POINT_PIXELS * scale, class: "thing",
-      fill: colour, stroke: "#fff", "stroke-width": 2 });
+    return [shape("circle", { cx: value.x * width, cy: value.y * height, r: POINT_PIXELS * scale,
+      fill: colour, stroke: "#fff", "stroke-width": 2 })];
   }
+  // A white line below the coloured one, so that it shows on a ground of its own colour.
+  const outlined = (tag, place) => [
+    shape(tag, { ...place, stroke: "#fff", "stroke-width": 6, "stroke-opacity": 0.8, fill: "none" }),
+    shape(tag, { ...place, stroke: colour, "stroke-width": 3, fill: kind === "box" ? "none" : colour, "fill-opacity": 0.35 }),
+  ];
   if (kind === "box") {
-    return shape("rect", { ...look, x: value.x_min * width, y: value.y_min * height,
-      width: Math.max(0, value.x_max - value.x_min) * width, height: Math.max(0, value.y_max - value.y_min) * height, rx: 2 * scale });
+    return outlined("rect", { x: value.x_min * width, y: value.y_min * height, rx: 2 * scale,
+      width: Math.max(0, value.x_max - value.x_min) * width, height: Math.max(0, value.y_max - value.y_min) * height });
   }
   const box = isBox(value.bbox) ? value.bbox : { x_min: 0, y_min: 0, x_max: 1, y_max: 1 };
   // The outline is in fractions of its box.
   const place = `translate(${box.x_min * width} ${box.y_min * height})`
     + ` scale(${(box.x_max - box.x_min) * width} ${(box.y_max - box.y_min) * height})`;
-  return shape("path", { ...look, d: value.path, transform: place, fill: colour, "fill-opacity": 0.35 });
+  return outlined("path", { d: value.path, transform: place });
 }
 
 function draw() {
@@ -57,7 +62,7 @@ function draw() {
   if (!width || !shown) return;
   overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
   overlay.setAttribute("preserveAspectRatio", "none");
-  overlay.replaceChildren(...things(answer).map((thing, at) =>
+  overlay.replaceChildren(...things(answer).flatMap((thing, at) =>
     drawn(thing, COLOURS[at % COLOURS.length], width, height, width / shown)));
 }
 

@@ -6,10 +6,12 @@ const POLL_MILLISECONDS = 3000;
 const PATIENCE_MILLISECONDS = 15000;
 
 export const station = { status: null, stats: null, usage: null, models: [], activations: [], down: null };
-const listeners = [];
+const listeners = [], returns = [];
 
 // Called with nothing when something of `station` has changed.
 export function onChange(listener) { listeners.push(listener); }
+// Called when the station answers again: what stood there before is stale.
+export function onReturn(listener) { returns.push(listener); }
 function changed() { listeners.forEach((listener) => listener()); }
 
 export async function get(path, patience = PATIENCE_MILLISECONDS) {
@@ -77,6 +79,7 @@ function up() {
 export function follow(receive) {
   const source = new EventSource("v1/station/events");
   source.onopen = async () => {
+    if (station.down) returns.forEach((listener) => listener());  // before what was missed is told
     try {
       await Promise.all([refreshStatus(), refreshLists()]);
       up();
