@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from importlib import metadata
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
@@ -17,6 +16,9 @@ from moondream_station.core.facts.events import ActivationSucceeded, WorkerStart
 from moondream_station.http.api import StationApi
 from moondream_station.http.connection import attend
 from moondream_station.http.guard import MAX_BODY_BYTES
+
+if TYPE_CHECKING:
+    from moondream_station.agents.server import AgentServer
 
 _SDK: Final = (2, 3)
 
@@ -45,16 +47,23 @@ class OverHttp:
         self._asked = anyio.Event()
         self._ready = anyio.Event()
         self._app: ASGIApp | None = None
+        self._agents: AgentServer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, for as long as the client is there and the station serves."""
-        self._asked.set()
-        await attend(partial(self._answer, scope, receive, send), scope)
+        """Answer a request.
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._ready.wait()
+        The SDK itself hears of clients that leave: a session that it has begun must not be ended with the
+        request that began it.
+        """
+        self._asked.set()
+        await attend(self._ready.wait, scope)
         assert self._app is not None  # noqa: S101  that is what ready means
         await self._app(scope, receive, send)
+
+    async def stop(self) -> None:
+        """The station stops: answer the agents that wait."""
+        if self._agents is not None:
+            await self._agents.stop()
 
     async def run(self) -> None:
         """Serve once somebody has asked."""
@@ -64,7 +73,7 @@ class OverHttp:
 
         from moondream_station.agents.server import AgentServer  # noqa: PLC0415
 
-        agents = AgentServer(_Served(self._station), self._folders)
+        agents = self._agents = AgentServer(_Served(self._station), self._folders)
         manager = StreamableHTTPSessionManager(agents.server, max_request_body_size=MAX_BODY_BYTES)
         async with manager.run():
             self._app = manager.handle_request

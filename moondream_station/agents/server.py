@@ -26,11 +26,13 @@ from moondream_station.core.facts.errors import (
 )
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.task_groups import accompanied
+from moondream_station.http.api import StationStopping
 
 _PROGRESS_SECONDS: Final = 5.0
 _MOST_SESSIONS: Final = 256
 _NOTIFY_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 1.0
+_GOODBYE_SECONDS: Final = 0.1
 _ABOUT: Final = """\
 Looks at images with a vision-language model on the user's own computer: describes them, answers questions \
 about them, finds things in them. Which tools there are depends on the model that is active. Coordinates are \
@@ -60,6 +62,7 @@ class AgentServer:
         self._bus = InMemorySubscriptionBus()
         self._tools: list[Tool] | None = None
         """As of the last look."""
+        self._calls: set[anyio.CancelScope] = set()
         self._sessions: deque[ServerSession] = deque(maxlen=_MOST_SESSIONS)
         self.server: Server[Any] = _Server(
             "moondream-station",
@@ -96,16 +99,28 @@ class AgentServer:
         return ListToolsResult(tools=tools_of(await self._model.describe(), self._folders))
 
     async def _call_tool(self, context: Any, called: CallToolRequestParams) -> CallToolResult:
-        results: list[CallToolResult] = []
+        result = failure_of(StationStopping("The station is stopping"))
 
         async def call() -> None:
-            results.append(await self._call(called))
+            nonlocal result
+            result = await self._call(called)
 
-        try:
-            await accompanied(call, by=partial(_show_time, context.session))
-        except StationError as error:
-            return failure_of(error)
-        return results[0]
+        with anyio.CancelScope() as scope:
+            self._calls.add(scope)
+            try:
+                await accompanied(call, by=partial(_show_time, context.session))
+            except StationError as error:
+                result = failure_of(error)
+            finally:
+                self._calls.discard(scope)
+        return result
+
+    async def stop(self) -> None:
+        """End the calls, each with an answer that says why."""
+        if self._calls:
+            for scope in self._calls:
+                scope.cancel()
+            await anyio.sleep(_GOODBYE_SECONDS)  # the SDK does not say when it has sent them
 
     async def _call(self, called: CallToolRequestParams) -> CallToolResult:
         document = await self._model.describe()

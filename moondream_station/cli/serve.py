@@ -148,6 +148,9 @@ async def serve_here(
                 # In this order, so that followers of the activation get its terminal event.
                 with anyio.move_on_after(_FAREWELL_SECONDS, shield=True), suppress(NothingToCancel):
                     await station.wait(station.request_cancel(CancelReason.SHUTDOWN))
+                if agents is not None:
+                    with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
+                        await agents.stop()
                 station.bus.close()
                 closing.set()
                 tasks.cancel_scope.cancel()

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from mcp import Client, MCPError, StdioServerParameters
+from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp_types import CallToolResult, TextContent, ToolListChangedNotification
 
@@ -212,13 +212,14 @@ async def test_over_http(served: Premises) -> None:
 
 
 def test_a_station_ends_in_the_middle_of_a_call(idle: Premises, tmp_path: Path) -> None:
-    """At once, and cleanly."""
+    """At once, and cleanly: the agent is told."""
     (idle.home.root / "config.json").write_text('{"mcp": true}')
 
     async def call(address: str) -> None:
         async def wait() -> None:
-            with pytest.raises(MCPError):
-                await client.call_tool("wait", {"place": str(tmp_path)})
+            result = await client.call_tool("wait", {"place": str(tmp_path)})
+            assert result.is_error
+            assert result.content == [TextContent(text="The station is stopping.")]
 
         async with Client(f"{address}/mcp", mode="legacy") as client, anyio.create_task_group() as calls:
             calls.start_soon(wait)
