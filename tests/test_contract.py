@@ -16,6 +16,7 @@ from openapi_spec_validator import validate
 from referencing import Registry, Resource
 
 from moondream_station.core.facts.codec import event_from_json
+from moondream_station.http.api import ROUTES
 from support.commands import Served, run, run_json, serving, switch
 from support.facts import order_broken
 from support.machines import RTX_4090, nvidia_linux
@@ -180,7 +181,9 @@ def test_the_station_describes_itself(station: Served) -> None:
         "/v1/caption": station.post("/v1/caption", {}),
         "/v1/slow": station.post("/v1/slow", {"seconds": 0}),
     }
-    answers |= {path: station.get(path) for path in ("/health", "/v1/models", "/v1/stats", "/v1/station")}
+    for route in ROUTES:
+        if route.method == "GET" and "{" not in route.path and route.answer and not route.is_stream:
+            answers[route.path] = station.get(route.path + ("?model=colours" if route.query else ""))
     for path, answer in answers.items():
         (operation,) = paths[path].values()
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]

@@ -101,7 +101,7 @@ class _Served:
 
     async def ask(self, function: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """A function's answer, whole."""
-        async with self._station.call(function, arguments, timeout_seconds=None) as answer:
+        async with self._station.call(function, arguments, timeout_seconds=None, client="agents") as answer:
             if isinstance(answer, Mapping):
                 if answer.get("error"):
                     raise BackendError(f"{answer['error']}")
