@@ -16,7 +16,7 @@ from typing import Any
 from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import WeightsUnreachable
 from moondream_station.core.home.layout import Home, expanded
-from moondream_station.core.home.storage import open_file, read_record, write_atomically
+from moondream_station.core.home.storage import open_file, read_file, read_record, write_atomically
 from moondream_station.core.weights.contents import (
     INDEX,
     LENGTH_BYTES,
@@ -118,7 +118,7 @@ def weights_on_disk(source: WeightsSource, environ: Mapping[str, str]) -> Weight
     cache, commit = repository_cache(source.repository, environ), source.revision
     if not source.is_pinned:
         try:
-            commit = (cache / "refs" / (commit or "main")).read_text(encoding="utf-8").strip()
+            commit = read_file(cache / "refs" / (commit or "main")).decode().strip()
         except (OSError, ValueError):
             return None
     return _weights_in(cache / "snapshots" / str(commit), str(commit))
@@ -128,10 +128,11 @@ def _weights_in(folder: Path, commit: str | None = None) -> Weights | None:
     try:
         index = _content(folder / INDEX) if (folder / INDEX).exists() else None
         names = loaded_files([path.name for path in folder.iterdir()], index)
+        is_whole = bool(names) and all((folder / name).is_file() for name in (_CONFIG, *names))
         files = [WeightsFile(name=name, size_bytes=(folder / name).stat().st_size) for name in names]
     except (OSError, ValueError):
         return None
-    if not files or not (folder / _CONFIG).exists():
+    if not is_whole:
         return None
     return weights_of(files, [_held_by(folder, file) for file in files], commit)
 

@@ -23,6 +23,7 @@ from moondream_station.core.facts.errors import NetworkFault, WeightsUnreachable
 from moondream_station.core.facts.redact import is_malformed, redact_url
 from moondream_station.core.fetch.retry import Answer, AttemptFailed, Patience, ask
 from moondream_station.core.home.layout import Home
+from moondream_station.core.home.storage import read_file
 from moondream_station.core.home.task_groups import as_raised, together
 from moondream_station.core.weights.contents import (
     INDEX,
@@ -87,7 +88,7 @@ async def learn(
     if source.folder is not None:
         return Learned(reason="its folder has no weights", failure=_lacking(source.folder))
     recorded = await anyio.to_thread.run_sync(recorded_weights, source, home, environ)
-    hub = _Hub(source, environ)
+    hub = await anyio.to_thread.run_sync(_Hub, source, environ)
     if is_offline(environ):
         return Learned(weights=recorded, reason="HF_HUB_OFFLINE is set", failure=hub.offline())
     try:
@@ -140,6 +141,9 @@ class _Hub:
     def __init__(self, source: WeightsSource, environ: Mapping[str, str]) -> None:
         self._model, self._revision, self._environ = source.repository, source.revision, environ
         self._address = hub_address(environ)
+        is_usable = not is_malformed(self._address) and self._address.startswith(("http://", "https://"))
+        self._host = urlsplit(self._address).hostname if is_usable else None
+        self.host = self._host or "the hub"
         self._token = _token(environ)
 
     async def weights(self) -> Weights:
@@ -149,6 +153,11 @@ class _Hub:
             WeightsUnreachable: The hub has no such model, or gives it to others alone.
             AttemptFailed: It did not answer, or not usefully.
         """
+        if self._host is None:
+            raise WeightsUnreachable(
+                "HF_ENDPOINT, which names the hub, is not a valid http or https address.",
+                hint="Write it as https://HOST, or unset it.",
+            )
         try:
             with anyio.fail_after(_ANSWER_SECONDS):
                 return await self._weights()
@@ -237,11 +246,6 @@ class _Hub:
                 raise AttemptFailed(f"it answered {answer.status}")
         raise self._in_words(answer)
 
-    @property
-    def host(self) -> str:
-        """Its name, for people."""
-        return "the hub" if is_malformed(self._address) else urlsplit(self._address).hostname or "the hub"
-
     def offline(self) -> WeightsUnreachable:
         """The error for weights that are not here, where the hub may not be asked."""
         return WeightsUnreachable(
@@ -315,7 +319,7 @@ def _token(environ: Mapping[str, str]) -> str | None:
         named = environ.get("HF_TOKEN_PATH")
         path = Path(named) if named else model_cache(environ)[0] / "token"
         try:
-            token = path.read_text(encoding="utf-8")
+            token = read_file(path).decode()
         except (OSError, ValueError):
             return None
     token = "".join(token.split())

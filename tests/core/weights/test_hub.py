@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,30 @@ async def test_a_hub_that_nobody_reaches(station: Questioner, endpoint: str) -> 
     assert failure is not None
     assert failure.message.startswith("me/tiny is not available from ")
     assert "HF_ENDPOINT" in (failure.hint or "")
+
+
+@pytest.mark.parametrize("endpoint", ["hub", "ftp://hub", "http://", "http://[", "http://127.0.0.1:99999"])
+async def test_an_address_that_is_none(station: Questioner, endpoint: str) -> None:
+    """It is not shown: where a password in it ends, nobody knows."""
+    failure = (await station.learn(HF_ENDPOINT=endpoint)).failure
+    assert failure is not None
+    assert failure.message == "HF_ENDPOINT, which names the hub, is not a valid http or https address."
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+async def test_what_is_no_file_is_not_read(station: Questioner) -> None:
+    """A FIFO as the token, as weights, or as what the hub said: to open one could block for ever."""
+    learned = await station.learn()
+    (record,) = (station.home.cache / "weights").iterdir()
+    record.unlink()
+    (station.folder / "hf").mkdir()
+    folder = station.folder / "tiny"
+    (folder / "model.safetensors").unlink()
+    for path in (record, station.folder / "hf" / "token", folder / "model.safetensors"):
+        os.mkfifo(path)
+    assert (await station.learn(WeightsSource(folder=folder))).weights is None
+    station.hub.repositories["me/tiny"] = write_model(station.folder / "again", ONE)
+    assert (await station.learn()).weights == learned.weights
 
 
 async def test_the_token_goes_to_the_hub_alone(station: Questioner) -> None:
