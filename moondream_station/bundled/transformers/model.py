@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +83,9 @@ class Model:
     def finish(self, *, is_compiled: bool, progress: Progress) -> None:
         """Compile for the GPU where that is wished for, run what compiles, and watch every token."""
         if is_compiled and self._device == "cuda":
-            self._core.compile()  # transformers' own compiles `forward`, which nobody calls
-            self._warm_up(progress)
-        for name, tokens in (("_vis_enc", 0), ("_prefill", 0), ("_decode_one_tok", 1)):
-            if step := getattr(self._core, name, None):
-                setattr(self._core, name, self._watched(step, tokens))
+            self._compile(progress)
+        for name, step in self._steps().items():
+            setattr(self._core, name, self._watched(step, int(name == "_decode_one_tok")))
 
     def function(self, name: str) -> Any:
         """A function of the model, None where it has none of that name."""
@@ -150,20 +150,50 @@ class Model:
         if (place := getattr(code, "encode_coordinate", None)) is not None:
             code.encode_coordinate = lambda coordinate, region: place(coordinate.to(dtype), region)  # type: ignore[attr-defined]
 
-    def _warm_up(self, progress: Progress) -> None:
-        """Run each function once on a grey image, so that no request waits for the compiler."""
-        image = Image.new("RGB", (378, 378), (127, 127, 127))
-        settings = {"max_tokens": 4, "temperature": 0.5, "top_p": 0.3}
-        steps: list[Callable[[], Any]] = [
-            lambda: self._loaded.caption(image, settings=settings),
-            lambda: self._loaded.query(image, "What is it?", settings=settings),
-            lambda: self._loaded.detect(image, "thing", settings={"max_objects": 1}),
-            lambda: self._loaded.point(image, "thing", settings={"max_objects": 1}),
-        ]
-        for done, step in enumerate(steps):
-            progress(done, len(steps), "steps")
-            step()
+    def _steps(self) -> dict[str, Callable[..., Any]]:
+        """What the functions of a model are made of, and its `compile` compiles, by name."""
+        named = {
+            name: getattr(self._core, name, None) for name in ("_vis_enc", "_prefill", "_decode_one_tok")
+        }
+        return {name: step for name, step in named.items() if step is not None}
+
+    def _compile(self, progress: Progress) -> None:
+        """Compile, and run each function once, so that no request waits for the compiler.
+
+        What can't be compiled, where there is no C compiler for example, runs as it is.
+        """
+        as_it_is = self._steps()
+        # transformers' own compiles `forward`, which nobody calls
+        steps = [self._core.compile, *self._trials()]
+        try:
+            for done, step in enumerate(steps):
+                progress(done, len(steps), "steps")
+                step()
+        except Exception as error:  # noqa: BLE001  of dynamo, of inductor, of Triton, and of what they call
+            reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            sys.stderr.write(f"The model can't be compiled, and answers more slowly: {reason}\n")  # its log
+            for name, step in as_it_is.items():
+                setattr(self._core, name, step)
+            for trial in self._trials():  # it may not have been the compiler
+                trial()
         progress(len(steps), len(steps), "steps")
+
+    def _trials(self) -> list[Callable[[], Any]]:
+        """Each function on a grey image."""
+        image = Image.new("RGB", (378, 378), (127, 127, 127))
+        # moondream2 2025-06-21 reads the variant of any settings, without asking whether it is there.
+        settings = {"max_tokens": 4, "temperature": 0.5, "top_p": 0.3, "variant": None}
+        objects = {"max_objects": 1, "variant": None}
+        knows_reasoning = "reasoning" in inspect.signature(self._loaded.query).parameters
+        ways: list[dict[str, bool]] = (
+            [{"reasoning": way} for way in (False, True)] if knows_reasoning else [{}]
+        )
+        return [
+            partial(self._loaded.caption, image, settings=settings),
+            *(partial(self._loaded.query, image, "What is it?", settings=settings, **way) for way in ways),
+            partial(self._loaded.detect, image, "thing", settings=objects),
+            partial(self._loaded.point, image, "thing", settings=objects),
+        ]
 
 
 _TEMPLATE_TOKENS = 16

@@ -55,9 +55,11 @@ _NAMES = frozenset(
         # which device, beside *_VISIBLE_DEVICES, and how much of it
         *("CUDA_DEVICE_ORDER", "HSA_OVERRIDE_GFX_VERSION", "ZE_AFFINITY_MASK"),
         *("OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+        # what a model that compiles itself is compiled with, beside TRITON_* and TORCHINDUCTOR_*
+        *("CC", "CXX", "CUDA_HOME"),
     }
 )
-_PREFIXES = ("LC_", "HF_", "PYTORCH_")
+_PREFIXES = ("LC_", "HF_", "PYTORCH_", "TORCHINDUCTOR_", "TRITON_")
 _SUFFIX = "_VISIBLE_DEVICES"
 
 _WINDOWS_NAMES = frozenset(

@@ -18,11 +18,12 @@ from moondream_station.core.processes.child_process import child_environment
         *("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE"),
         *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
         *("CUDA_DEVICE_ORDER", "HSA_OVERRIDE_GFX_VERSION", "ZE_AFFINITY_MASK", "LD_LIBRARY_PATH"),
+        *("CC", "CXX", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
         *("SYSTEMROOT", "SystemRoot", "USERPROFILE", "LOCALAPPDATA", "PATHEXT", "COMSPEC", "TEMP", "TMP"),
     ],
 )
 def test_what_a_child_needs_is_passed_on(name: str) -> None:
-    """Where things are, the locale, the way to the network, the choice of devices, and what Windows needs."""
+    """Where things are, the locale, the network, devices and compilers to use, and what Windows needs."""
     assert child_environment({name: "value"}) == {name: "value"}
 
 
