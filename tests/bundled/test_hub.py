@@ -99,8 +99,8 @@ class Line:
         }
         return kept | ours | variables
 
-    def start(self, *cases: Mapping[str, Any], **variables: str) -> subprocess.Popen[str]:
-        """A client that brings files, by default the weights."""
+    def start(self, *cases: Mapping[str, Any], first: str = "", **variables: str) -> subprocess.Popen[str]:
+        """A client that brings files, by default the weights, and runs some code `first`."""
         brought = {
             "repository": "me/model",
             "name": WEIGHTS,
@@ -108,7 +108,7 @@ class Line:
             "size_bytes": len(self.weights),
         }
         return subprocess.Popen(
-            [self.python, "-c", _BRING, json.dumps(cases or [brought])],
+            [self.python, "-c", first + _BRING, json.dumps(cases or [brought])],
             env=self.environ(**variables),
             cwd=CODE,
             stdout=subprocess.PIPE,
@@ -179,6 +179,38 @@ def test_what_was_killed_before_its_link_was_made_is_linked(line: Line) -> None:
     assert line.bring()[0] == [None]
     line.check_whole()
     assert line.sent_bytes() == 0
+
+
+@pytest.mark.faults
+def test_a_cut_at_fifty_megabytes_costs_a_chunk(line: Line) -> None:
+    """A file of the size that weights have, give or take."""
+    size, cut = 80_000_000, 50_000_000
+    folder = line.folder / "large"
+    folder.mkdir()
+    with (folder / WEIGHTS).open("wb") as file:
+        file.truncate(size)
+    line.hub.repositories["me/large"] = folder
+    line.hub.server.faults.append(Fault(match=f"*{WEIGHTS}", close_after_bytes=cut, skip=1, times=1))
+    sha256 = hashlib.sha256(bytes(size)).hexdigest()
+    case = {"repository": "me/large", "name": WEIGHTS, "sha256": sha256, "size_bytes": size}
+    assert line.bring(case)[0] == [None]
+    first, second = line.sent()
+    assert first.bytes_sent == cut
+    assert size <= cut + second.bytes_sent <= size + CHUNK_BYTES
+
+
+@pytest.mark.parametrize("step", ["pathlib.Path.replace", "hashlib.file_digest"])
+def test_what_was_whole_when_the_client_was_killed_is_not_sent_again(line: Line, step: str) -> None:
+    """Between its last byte and its place in the cache, and while its digest is compared."""
+    hangs = f"import hashlib, pathlib, time\n{step} = lambda *_: (print(flush=True), time.sleep(600))\n"
+    with line.start(first=hangs) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    assert line.sent_bytes() == len(line.weights)
+    assert line.bring()[0] == [None]
+    line.check_whole()
+    assert line.sent_bytes() == len(line.weights)
 
 
 @pytest.mark.parametrize("size", [3_000_000, 3_000_001, 1_000_000])

@@ -9,8 +9,7 @@ import re
 import signal
 import subprocess
 import urllib.error
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,75 +24,19 @@ from support.commands import Served, events_of, run_json, serving, started, swit
 from support.images import png_of
 from support.index_traffic import Fault
 from support.model_hub import COMMIT, ModelHub
-from support.real_torch import small_torch
-from support.stations import processes_naming
-from support.tiny_model import write_tiny_model, write_tokenizer
+from support.model_premises import ModelPremises, check_succeeded, open_model_premises
+from support.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.torch, pytest.mark.own_process]
 
 IMAGE = "data:image/png;base64," + base64.b64encode(png_of(64, 64, (16, 16, 40, 40))).decode()
 
 
-@dataclass(frozen=True)
-class ModelPremises:
-    """A home and a model cache in a folder, and a hub on loopback; all else is as the user has it."""
-
-    folder: Path
-    hub: ModelHub
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        """The user's own variables, with a home of ours, and our hub instead of the public one."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
-        return {
-            **kept,
-            "MOONDREAM_STATION_HOME": str(self.folder / "home"),
-            "MOONDREAM_STATION_MANIFEST": str(self.folder / "manifest.json"),
-            "HF_HOME": str(self.folder / "cache"),
-            "HF_ENDPOINT": self.hub.address,
-        }
-
-    @property
-    def tiny(self) -> Path:
-        """The folder of the model `tiny`."""
-        return self.folder / "models" / "tiny"
-
-    def write_manifest(self) -> None:
-        """The built-in manifest's backends and models, and some of the test's own."""
-        built_in = read_built_in()
-        manifest = json.loads(built_in.model_dump_json())
-        for backend in manifest["backends"].values():
-            backend["download_url"] = str(Path(str(built_in.provenance.folder)) / backend["download_url"])
-        for name, args in {
-            "tiny": {"model_id": str(self.tiny)},
-            "hub-tiny": {"model_id": "me/tiny", "revision": COMMIT},
-            "newest": {"model_id": "me/newest"},
-            "huge": {"model_id": "me/huge"},
-            "single": {"model_id": str(self.tiny), "dtype": "float32"},
-            "odd": {"model_id": str(self.tiny), "dtype": "int8"},
-        }.items():
-            entry = {"name": name, "description": f"The model {name}.", "backend": "transformers"}
-            manifest["models"][name] = {**entry, "args": args}
-        newer = {"backend": "transformers-5", "args": {"model_id": "me/five"}}
-        manifest["models"]["five"] = manifest["models"]["tiny"] | newer
-        (self.folder / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.fixture(scope="module")
 def premises(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelPremises]:
     """A home in which `selftest` was activated."""
-    if small_torch() is None:
-        pytest.skip("pip's find-links have no torch +cpu wheel for this Python")
-    with ModelHub() as hub:
-        premises = ModelPremises(tmp_path_factory.mktemp("models"), hub)
-        write_tiny_model(premises.tiny)
-        hub.has_xet = True  # which the backend does not use, unless it is told to
-        hub.repositories["me/tiny"] = premises.tiny
-        hub.repositories["me/tokenizer"] = write_tokenizer(premises.folder / "models" / "tokenizer")
-        premises.write_manifest()
-        check_succeeded(switch(premises, "selftest"))
+    with open_model_premises(tmp_path_factory.mktemp("models")) as premises:
         yield premises
-    assert processes_naming(premises.folder) == []
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +44,6 @@ def station(premises: ModelPremises) -> Iterator[Served]:
     """A station that serves there, with `selftest` active at first."""
     with serving(premises) as station:
         yield station
-
-
-def check_succeeded(events: list[dict[str, Any]]) -> None:
-    """The last event is the one that was wished for."""
-    assert events[-1]["event"] == "ActivationSucceeded", events[-1]
 
 
 def switched_while_held(premises: ModelPremises, disturb: Callable[[int], object]) -> dict[str, Any]:

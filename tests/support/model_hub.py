@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from support.index_server import IndexServer
 from support.index_traffic import Resource
@@ -52,6 +53,8 @@ class ModelHub:
         """`/api/models/ID/revision/REVISION` and `/ID/resolve/REVISION/FILE`."""
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             return self._described(found[1], found[2])
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+            return self._listed(found[1])
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(found[1], found[2], found[3])
         if re.fullmatch(r"/api/models/[^/]+/[^/]+/xet-read-token/[0-9a-f]{40}", path):
@@ -74,35 +77,59 @@ class ModelHub:
             return 404
         files = []
         for path in sorted(self.repositories[repository].iterdir()):
-            content = path.read_bytes()
-            size = 10**15 if repository in self.huge else len(content)
-            file = {"rfilename": path.name, "size": size, "blobId": _digest(content)}
+            stored = _stored(path)
+            size = 10**15 if repository in self.huge else len(stored.content)
+            file = {"rfilename": path.name, "size": size, "blobId": stored.sha1}
             if path.suffix == ".safetensors":
-                file["lfs"] = {"sha256": _sha256(content), "size": size, "pointerSize": 130}
+                file["lfs"] = {"sha256": stored.sha256, "size": size, "pointerSize": 130}
             files.append(file)
         commit = self._commit(repository, revision)
         info = {"id": repository, "modelId": repository, "sha": commit, "siblings": files}
         return Resource(content=json.dumps(info).encode(), content_type="application/json")
 
+    def _listed(self, repository: str) -> Resource | int:
+        """The same files, as `snapshot_download` asks for them since 1.x."""
+        if repository not in self.repositories:
+            return 404
+        files = []
+        for path in sorted(self.repositories[repository].iterdir()):
+            stored = _stored(path)
+            file = {"type": "file", "path": path.name, "size": len(stored.content), "oid": stored.sha1}
+            if path.suffix == ".safetensors":
+                file["lfs"] = {"oid": stored.sha256, "size": len(stored.content), "pointerSize": 130}
+            files.append(file)
+        return Resource(content=json.dumps(files).encode(), content_type="application/json")
+
     def _file(self, repository: str, revision: str, name: str) -> Resource | int:
         path = self.repositories.get(repository, Path("/nowhere")) / name
         if not path.is_file():
             return 404
-        content = path.read_bytes()
+        stored = _stored(path)
         commit = self._commit(repository, revision)
         headers = {"X-Repo-Commit": commit}
         if self.has_xet and path.suffix == ".safetensors":
             route = f"{self.address}/api/models/{repository}/xet-read-token/{commit}"
-            headers |= {"X-Xet-Hash": self.xet.keep(content), "Link": f'<{route}>; rel="xet-auth"'}
-        etag = f'"{_sha256(content) if path.suffix == ".safetensors" else _digest(content)}"'
+            headers |= {"X-Xet-Hash": self.xet.keep(stored.content), "Link": f'<{route}>; rel="xet-auth"'}
+        etag = f'"{stored.sha256 if path.suffix == ".safetensors" else stored.sha1}"'
         kind = "application/octet-stream"
-        return Resource(content=content, content_type=kind, etag=etag, ranges=True, headers=headers)
+        return Resource(content=stored.content, content_type=kind, etag=etag, ranges=True, headers=headers)
 
 
-def _sha256(content: bytes) -> str:
-    """What Git LFS stores a large file under."""
-    return hashlib.sha256(content).hexdigest()
+class _Stored(NamedTuple):
+    """A file, and what Git and Git LFS store it under."""
+
+    content: bytes
+    sha1: str
+    sha256: str
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+def _stored(path: Path) -> _Stored:
+    status = path.stat()
+    return _stored_once(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _stored_once(path: Path, *_: int) -> _Stored:
+    content = path.read_bytes()
+    sha1 = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    return _Stored(content, sha1, hashlib.sha256(content).hexdigest())

@@ -175,17 +175,17 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def write_tiny_model(folder: Path) -> Path:
-    """Write the model; its weights are random, and the same every time."""
+def write_tiny_model(folder: Path, *, filler_bytes: int = 0) -> Path:
+    """Write the model; its weights are random, and the same every time. What fills them up is not used."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     for name, source in (("hf_tiny.py", HF_TINY), ("tiny.py", TINY), ("words.py", WORDS)):
         (folder / name).write_text(source)
-    (folder / "model.safetensors").write_bytes(_safetensors())
+    (folder / "model.safetensors").write_bytes(_safetensors(filler_bytes))
     return folder
 
 
-def _safetensors() -> bytes:
+def _safetensors(filler_bytes: int) -> bytes:
     """The linear layer's weights in that format: a length, a JSON header, and the numbers."""
     draw = random.Random(20251125)  # noqa: S311  weights are no secret
     weight = _bfloat16(draw.uniform(-1, 1) for _ in range(_COUNT * 3))
@@ -200,8 +200,11 @@ def _safetensors() -> bytes:
         },
         "model.project.bias": {"dtype": "BF16", "shape": [_COUNT], "data_offsets": [len(weight), end]},
     }
+    if filler_bytes:
+        places = [end, end + filler_bytes]
+        header["filler"] = {"dtype": "U8", "shape": [filler_bytes], "data_offsets": places}
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + weight + bias
+    return struct.pack("<Q", len(text)) + text + weight + bias + bytes(filler_bytes)
 
 
 def _bfloat16(numbers: Iterable[float]) -> bytes:
