@@ -138,6 +138,7 @@ async def _select(options: _Options, home: Home, settings: Settings) -> Selectio
             torch_index=settings.torch_index,
             mixes_indexes=not is_elsewhere and (await load_packaging_config(os.environ)).mixes_indexes,
             catalog=catalog,
+            asks_amd=bool(settings.vendor_indexes),
             trials=NO_TRIALS if is_elsewhere else read_trials(home),
             model=model,
             learned=learned,

@@ -127,7 +127,7 @@ class Station:
         tools = Tools(
             home=home,
             environ=environ,
-            torch_index=settings.torch_index,
+            settings=settings,
             catalog=catalog,
             manifest=manifest,
             cache=CapabilityCache(home, machine),

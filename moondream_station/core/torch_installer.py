@@ -151,6 +151,7 @@ class TorchInstaller:
             python=python,
             strategy=settings.strategy,
             catalog=self._catalog(),
+            asks_amd=False,
         )
         offers = request.catalog_offers(index=without_credentials(settings.torch_index))
         selection = select(request, offers).selection

@@ -310,6 +310,7 @@ class Patient:
             strategy=strategy if is_valid else "auto",
             mixes_indexes=mixes_indexes,
             catalog=await self.catalog.get(),
+            asks_amd=bool(self.settings.vendor_indexes),
             trials=await in_thread(read_trials, self.home) if self.is_here else NO_TRIALS,
             today=datetime.now(UTC).date(),
         )

@@ -16,7 +16,7 @@ from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.builds.trials import NO_TRIALS, Trials
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.capabilities.detect import detect
-from moondream_station.core.environments.store import Committed
+from moondream_station.core.environments.store import CommitRecord, Committed
 from moondream_station.core.facts.capabilities import ProbeReport
 from moondream_station.core.facts.errors import IndexUnreachable, NoBuild, ResolutionConflict, StationError
 from moondream_station.core.facts.events import BuildSelected, Degraded
@@ -197,6 +197,12 @@ def select_again(request: BuildRequest, committed: Committed) -> SelectionResult
     return select(request, [replace(offer, index_url=record.index_url, url=wheel.url)])
 
 
+def has_devices(result: SelectionResult, record: CommitRecord) -> bool:
+    """Whether an environment has AMD's code for this machine's GPUs, where that stands in packages apart."""
+    extras = result.order[0].offer.extras if result.order else ()
+    return record.packages.keys() >= {f"amd-torch-{extra}" for extra in extras if extra != "device-all"}
+
+
 def no_build(selection: Selection, collected: CollectedOffers) -> StationError:
     """Why there is no build: because the machine can run none, or because no index answered.
 
@@ -235,6 +241,7 @@ async def plan_from_catalog(
     mixes_indexes: bool = False,
     catalog: Catalog | None = None,
     trials: Trials = NO_TRIALS,
+    asks_amd: bool = True,
     model: ModelInfo | None = None,
     learned: Learned | None = None,
     environ: Mapping[str, str] | None = None,
@@ -252,6 +259,7 @@ async def plan_from_catalog(
         mixes_indexes=mixes_indexes,
         catalog=catalog or load_catalog(),
         trials=trials,
+        asks_amd=asks_amd,
         today=datetime.now(UTC).date(),
     )
     index = None if torch_index is None else without_credentials(torch_index)
@@ -284,6 +292,7 @@ async def plan_here(
         mixes_indexes=config.mixes_indexes,
         catalog=catalog or load_catalog(),
         trials=await anyio.to_thread.run_sync(read_trials, home),
+        asks_amd=bool(settings.vendor_indexes),
     )
     async with open_client(config, torch_index=settings.torch_index) as client:
 

@@ -18,7 +18,6 @@ from moondream_station.core.builds.hardware import Hardware
 from moondream_station.core.builds.naming import GPU_KINDS, parse_build
 from moondream_station.core.builds.offers import target_of
 from moondream_station.core.builds.requirements import Requirements
-from moondream_station.core.builds.trials import NO_TRIALS, Trials
 from moondream_station.core.capabilities.cache import CapabilityCache
 from moondream_station.core.environments.store import request_key
 from moondream_station.core.facts.capabilities import Capabilities, ProbeReport
@@ -26,6 +25,7 @@ from moondream_station.core.facts.errors import DoesNotFit, UnsupportedModel
 from moondream_station.core.facts.events import CapabilitiesDetected, Fact, ProbeFinished
 from moondream_station.core.facts.selection import Fit, FitVerdict
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.resolve.interpreter import Interpreter, find_interpreter
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.weights.disk import Learned
@@ -50,7 +50,7 @@ class Needs:
     around: Surroundings
     request_key: str
 
-    def build_request(self, catalog: Catalog, trials: Trials = NO_TRIALS) -> BuildRequest:
+    def build_request(self, catalog: Catalog, settings: Settings) -> BuildRequest:
         """What a build is chosen for, without the user's constraints."""
         return BuildRequest(
             capabilities=self.capabilities,
@@ -58,7 +58,7 @@ class Needs:
             python=self.interpreter.name,
             strategy=self.strategy,
             catalog=catalog,
-            trials=trials,
+            asks_amd=bool(settings.vendor_indexes),
         )
 
     def with_memory(self, needed_bytes: int) -> Needs:

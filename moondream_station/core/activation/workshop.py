@@ -14,7 +14,7 @@ import anyio
 import httpx2
 
 from moondream_station.core.activation.activation import Activation, sweep_cancel_requests
-from moondream_station.core.activation.choice import Candidates, no_build, select_again
+from moondream_station.core.activation.choice import Candidates, has_devices, no_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.models import known_here
 from moondream_station.core.activation.prepare import Needs
@@ -48,11 +48,13 @@ from moondream_station.core.fetch.wheel_server import Arrivals
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import Need, no_space_hint, remove_tree, storage_failure
 from moondream_station.core.home.task_groups import meanwhile
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
+from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Conclusions, conclusions, select
 from moondream_station.core.serving.workers import Environment, WorkerSpec
 from moondream_station.core.weights.disk import Learned, source_of
@@ -70,7 +72,7 @@ class Tools:
 
     home: Home
     environ: Mapping[str, str]
-    torch_index: str
+    settings: Settings
     catalog: Catalog
     manifest: Manifest
     cache: CapabilityCache
@@ -151,8 +153,8 @@ class Workshop:
         if committed is None:
             return None
         record = committed.record
-        result = select_again(needs.build_request(self._tools.catalog), committed)
-        if result.selection.build != record.build:
+        result = select_again(self._request(needs), committed)
+        if result.selection.build != record.build or not has_devices(result, record):
             return None
         fact = Candidates(result).fact()
         if record.build is None:
@@ -176,10 +178,13 @@ class Workshop:
         if found is None:
             return None
         committed, lock = found
-        result = select_again(needs.build_request(self._tools.catalog), committed)
+        result = select_again(self._request(needs), committed)
         if result.selection.build != committed.record.build:
             return None
         return Candidates(result, lock=lock, degraded=committed.record.degraded)
+
+    def _request(self, needs: Needs) -> BuildRequest:
+        return needs.build_request(self._tools.catalog, self._tools.settings)
 
     def _present(self, needs: Needs) -> str | None:
         stored = read_active(self._tools.home).models.get(needs.model_id)
@@ -190,11 +195,10 @@ class Workshop:
         config, client = await self._connected()
         requirements = await config.within_constraints(needs.requirements)
         trials = await anyio.to_thread.run_sync(read_trials, self._tools.home)
-        request = needs.build_request(self._tools.catalog, trials)
-        request = replace(request, requirements=requirements)
+        request = replace(self._request(needs), requirements=requirements, trials=trials)
         collected = await collect_offers(
             request,
-            torch_index=self._tools.torch_index,
+            torch_index=self._tools.settings.torch_index,
             config=config,
             home=self._tools.home,
             client=client,
@@ -257,10 +261,11 @@ class Workshop:
             others=current.others if current else (),
             interpreter=needs.interpreter,
             config=config,
-            torch_index=self._tools.torch_index,
+            torch_index=self._tools.settings.torch_index,
             home=self._tools.home,
             client=client,
             environ=self._tools.environ,
+            catalog=self._tools.catalog,
             publish=fetched,
         )
         return lock, round(anyio.current_time() - began, 3)
@@ -314,7 +319,7 @@ class Workshop:
             home=self._tools.home,
             interpreter=needs.interpreter,
             environ=self._tools.environ,
-            variables=config.to_uv_environment(torch_index=self._tools.torch_index),
+            variables=config.to_uv_environment(torch_index=self._tools.settings.torch_index),
         )
 
     async def download(self, building: Building, needs: Needs, candidates: Candidates) -> Mapping[str, Path]:
@@ -390,7 +395,7 @@ class Workshop:
             if self._network is None:
                 config = await load_packaging_config(self._tools.environ)
                 # Reading the system's certificates takes 50 ms: in a thread, for who fetches something alone.
-                opening = partial(open_client, config, torch_index=self._tools.torch_index)
+                opening = partial(open_client, config, torch_index=self._tools.settings.torch_index)
                 client = await anyio.to_thread.run_sync(opening)
                 self._network = config, await self._resources.enter_async_context(client)
             return self._network

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property, lru_cache
@@ -38,8 +38,8 @@ _RULED_BY_PLATFORM = {"macos_arm64": "mps"}  # every wheel for it is this build,
 class Row:
     """One wheel set: a torch of a build for a platform ("linux_x86_64"); one tag that fits is enough.
 
-    `path` is the index's folder below its base, None for PyPI's own wheel; `without` are companions that the
-    index lacks for it, `cpu_only` those without CUDA operators.
+    `path` is the index's folder below its base, None for PyPI's own wheel and for that of `vendor`, AMD's
+    index; `without` are companions that the index lacks for it, `cpu_only` those without CUDA operators.
     """
 
     build: str
@@ -49,13 +49,14 @@ class Row:
     platform_tags: tuple[str, ...]
     verified: bool
     path: str | None
+    vendor: str | None = None
     without: frozenset[str] = frozenset()
     cpu_only: frozenset[str] = frozenset()
 
     @property
     def pypi(self) -> bool:
         """Whether this is PyPI's own wheel; otherwise it is the download index's."""
-        return self.path is None
+        return self.path is None and self.vendor is None
 
 
 class Codes(NamedTuple, Generic[T]):
@@ -97,7 +98,7 @@ class Catalog:
         self._data = data
         self.index: str = data["index"]
         self.reviewed = date.fromisoformat(data["reviewed"])
-        self.rows: tuple[Row, ...] = tuple(_rows(data["releases"]))
+        self.rows: tuple[Row, ...] = tuple(_rows(data["releases"], data["vendor_indexes"]))
         self._releases = {release["torch"]: release for release in data["releases"]}
         self._architectures = _architectures(data["architectures"])
         self._drivers = {row["cuda_major"]: row for row in data["drivers"]}
@@ -108,6 +109,18 @@ class Catalog:
         self.gfx_overrides: Mapping[str, str] = data["gfx_overrides"]
         self._gfx_since = {name: Version(torch) for name, torch in data["gfx_since"].items()}
         self._gfx: dict[str, tuple[str, ...]] = {row["build"]: tuple(row["gfx"]) for row in data["rocm"]}
+        self._vendor_gfx: dict[str, tuple[str, ...]] = {
+            row["build"]: tuple(row["gfx"]) for row in data["vendor_rocm"]
+        }
+        self.vendor_indexes: tuple[str, ...] = tuple(data["vendor_indexes"].values())
+        self._vendor_packages = data["vendor_packages"]
+        self.vendor_built: frozenset[str] = frozenset(data["vendor_packages"]["built"])
+        self._vendor_devices = {
+            device: gfx
+            for gfx, devices in data["vendor_devices"].items()
+            if gfx != "source"
+            for device in devices
+        }
         self.source_builds: Mapping[str, str] = {row["build"]: row["reason"] for row in data["source_builds"]}
         self._intel = {
             device.lower(): IntelFamily(row["family"], row["integrated"])
@@ -185,18 +198,29 @@ class Catalog:
 
     def gfx(self, build: Build, torch: Version | None = None) -> Codes[str] | None:
         """The AMD GPUs that a ROCm build, or the nearest older of its major, has code for with a torch."""
+        by_build = self._vendor_gfx if build.is_amds else self._gfx
         known = [
             other
-            for other in map(parse_build, self._gfx)
+            for other in map(parse_build, by_build)
             if other and other.version[:1] == build.version[:1] and other.version <= build.version
         ]
         if not known:
             return None
         nearest = max(known)
-        names = self._gfx[nearest.name]
-        if torch is not None:
+        names = by_build[nearest.name]
+        if torch is not None and not build.is_amds:
             names = tuple(name for name in names if torch >= self._gfx_since.get(name, torch))
         return Codes(names, verified=nearest == build)
+
+    def vendor_packages(self, gfx: Iterable[str]) -> frozenset[str]:
+        """What has to come from AMD's index beside torch's family, for these GPUs."""
+        patterns, gpus = self._vendor_packages["for_gfx"], tuple(gfx)
+        for_gpus = (pattern.format(gfx=gpu) for pattern in patterns for gpu in gpus)
+        return frozenset((*self._vendor_packages["names"], *for_gpus))
+
+    def gfx_of_device(self, device_id: str) -> str | None:
+        """The architecture of an AMD GPU by its PCI id ("0x744c"), None where that is not known."""
+        return self._vendor_devices.get(device_id.lower())
 
     def toolkit_of(self, package: str, version: str) -> str | None:
         """The CUDA ("12.4") that a release of a package of NVIDIA's belongs to, None where it tells none."""
@@ -247,7 +271,7 @@ def load_catalog() -> Catalog:
     return Catalog(tomllib.loads(text))
 
 
-def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
+def _rows(releases: list[dict[str, Any]], vendor_indexes: Mapping[str, str]) -> Iterator[Row]:
     for release in releases:
         python, tags = release["python"], release["tags"]
         pythons = {
@@ -257,14 +281,17 @@ def _rows(releases: list[dict[str, Any]]) -> Iterator[Row]:
         for wheel in release["wheels"]:
             for platform in tags:
                 if platform in wheel:
+                    vendor = vendor_indexes[wheel["vendor"]] if "vendor" in wheel else None
+                    own = wheel["python"].split() if "python" in wheel else None
                     yield Row(
                         build=wheel["build"],
                         torch=release["torch"],
                         platform=platform,
-                        pythons=(*pythons[platform], *index_pythons.get(platform, "").split()),
+                        pythons=tuple(own or (*pythons[platform], *index_pythons.get(platform, "").split())),
                         platform_tags=tuple({**tags, **wheel.get("tags", {})}[platform].split()),
                         verified=wheel[platform] != "unverified",
-                        path=wheel.get("path", wheel["build"]),
+                        path=None if vendor else wheel.get("path", wheel["build"]),
+                        vendor=vendor,
                         without=frozenset(wheel.get("without", ())),
                         cpu_only=frozenset(wheel.get("cpu_only", ())),
                     )

@@ -136,6 +136,19 @@ class _Rocm(_Table):
     gfx: list[Gfx]
 
 
+class _VendorPackages(_Table):
+    names: list[Package]
+    for_gfx: list[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*-\{gfx\}$")]]
+    built: list[Package]
+
+
+class _VendorDevices(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    __pydantic_extra__: dict[Gfx, list[DeviceId]] = {}
+    source: Source = []
+
+
 class _SourceBuild(_Table):
     build: BuildName
     reason: Words
@@ -152,6 +165,8 @@ class _Wheel(_Table):
 
     __pydantic_extra__: dict[PlatformName, Evidence] = {}
     build: BuildName
+    vendor: str | None = None
+    python: Pythons | None = None
     path: Annotated[str, Field(pattern=r"^[a-z0-9.]+(/[a-z0-9.]+)*$")] | None = None
     tags: dict[PlatformName, Tags] = {}
     without: list[Package] = []
@@ -204,10 +219,21 @@ class CatalogFile(BaseModel):
     architectures: list[_Architectures]
     gfx_since: dict[Gfx, Torch]
     rocm: list[_Rocm]
+    vendor_indexes: dict[str, Url]
+    vendor_packages: _VendorPackages
+    vendor_rocm: list[_Rocm]
+    vendor_devices: _VendorDevices
     gfx_overrides: dict[Gfx, Numbers]
     source_builds: list[_SourceBuild]
     intel: list[_Devices]
     releases: list[_Release] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_indexes(self) -> Self:
+        named = {wheel.vendor for release in self.releases for wheel in release.wheels if wheel.vendor}
+        if missing := named - self.vendor_indexes.keys():
+            raise ValueError(f"vendor_indexes has nothing for {', '.join(sorted(missing))}")
+        return self
 
 
 def checked(content: bytes) -> Mapping[str, Any]:

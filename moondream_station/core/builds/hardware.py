@@ -37,10 +37,17 @@ class Hardware:
     in_use: dict[Kind, InUse]
     required: dict[Kind, frozenset[int]]
     trials: Trials = NO_TRIALS
+    asks_amd: bool = True
 
     @classmethod
     def of(
-        cls, capabilities: Capabilities, target: Target, catalog: Catalog, trials: Trials = NO_TRIALS
+        cls,
+        capabilities: Capabilities,
+        target: Target,
+        catalog: Catalog,
+        trials: Trials = NO_TRIALS,
+        *,
+        asks_amd: bool = True,
     ) -> Hardware:
         """The hardware of a snapshot; `trials` are those of this machine."""
         return cls(
@@ -49,11 +56,12 @@ class Hardware:
             windows_driver=capabilities.system == "Windows" or capabilities.surroundings == "wsl2",
             in_use={
                 Kind.CUDA: nvidia_in_use(capabilities, catalog),
-                Kind.ROCM: amd_in_use(capabilities),
+                Kind.ROCM: amd_in_use(capabilities, catalog),
                 Kind.XPU: intel_in_use(capabilities, catalog),
             },
             required={},
             trials=trials,
+            asks_amd=asks_amd,
         )
 
     def of_kind(self, kind: Kind) -> InUse:
@@ -112,6 +120,19 @@ class Hardware:
         driver = in_use.carries_as or in_use.driver
         return needed is None or driver is None or meets(driver, needed)
 
+    def extras(self, build: Build) -> tuple[str, ...]:
+        """The extras of AMD's torch that bring the code for these GPUs, also for those that only count.
+
+        Its runtime lists integrated ones too, on Windows before the discrete (ROCm/TheRock#5543).
+        """
+        known = self.catalog.gfx(build) if build.is_amds else None
+        if known is None:
+            return ()
+        in_use = self.of_kind(Kind.ROCM)
+        gfx = {(gpu.architecture or "").split(":")[0] for gpu in (*in_use.gpus, *in_use.integrated)}
+        # Whoever names such a build on a machine without a GPU that it has gets the code for all.
+        return tuple(f"device-{name}" for name in sorted(gfx & {*known.codes})) or ("device-all",)
+
     def why_not_build(self, build: Build) -> str | None:
         """Why no torch of a build can run here, as a sentence; None where one may."""
         if build.kind in {Kind.CPU, Kind.MPS}:
@@ -160,6 +181,7 @@ class Hardware:
             and (known := parse_build(row.build)) is not None
             and known.kind is build.kind
             and not self.catalog.source_builds.get(known.name)
+            and (self.asks_amd or not known.is_amds)
             and self.has_code(known, Version(row.torch), gpu)
         ]
         if not having:

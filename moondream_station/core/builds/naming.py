@@ -18,6 +18,7 @@ from moondream_station.core.facts.errors import UsageError
 
 _CUDA = re.compile(r"cu(9|[12][0-9])([0-9])")
 _ROCM = re.compile(r"rocm([0-9]{1,2}(?:\.[0-9]{1,3}){1,2})")
+_FIRST_OF_AMD = (7, 14)
 _STRATEGIES = ("auto", "guide")
 
 
@@ -47,6 +48,11 @@ class Build:
     name: str
 
     @property
+    def is_amds(self) -> bool:
+        """Whether AMD makes it: its wheels name ROCm in three numbers, PyTorch's since 6.3 in two."""
+        return self.kind is Kind.ROCM and self.version >= _FIRST_OF_AMD and self.version[2:] != ()
+
+    @property
     def folder(self) -> str:
         """Its folder below an index's base: the ordinary wheel for Apple silicon is in the CPU's."""
         return Kind.CPU.value if self.kind is Kind.MPS else self.name
@@ -67,6 +73,12 @@ def parse_build(name: str) -> Build | None:
     if match := _ROCM.fullmatch(name):
         return Build(tuple(map(int, match[1].split("."))), Kind.ROCM, name)
     return None
+
+
+def is_amds(tag: str) -> bool:
+    """Whether a tag is of a build that AMD makes."""
+    build = parse_build(tag)
+    return build is not None and build.is_amds
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -217,6 +217,7 @@ class Offer:
     find_links: str | None = None
     filename: str | None = None
     url: str | None = None
+    extras: tuple[str, ...] = ()  # which of its extras this machine needs
     requires_python: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
@@ -300,13 +301,19 @@ def offer_from_wheel(filename: str, *, catalog: Catalog, source: Source) -> Offe
     )
 
 
-def catalog_offers(catalog: Catalog, target: Target, *, index: str | None = None) -> tuple[Offer, ...]:
-    """Every wheel that the catalog knows of for a platform; `index` replaces the official base URL."""
+def catalog_offers(
+    catalog: Catalog, target: Target, *, index: str | None = None, amds: bool = True
+) -> tuple[Offer, ...]:
+    """Every wheel that the catalog knows of for a platform; `index` replaces the official base URL.
+
+    Those on AMD's own indexes are among them where these may be asked.
+    """
     platform = target.platform
     if platform is None:
         return ()
     base = (index or catalog.index).rstrip("/")
-    return tuple(_offer_of(row, platform, base) for row in catalog.rows_of(platform))
+    rows = catalog.rows_of(platform)
+    return tuple(_offer_of(row, platform, base) for row in rows if amds or row.vendor is None)
 
 
 def _offer_of(row: Row, platform: Platform, base: str) -> Offer:
@@ -315,8 +322,8 @@ def _offer_of(row: Row, platform: Platform, base: str) -> Offer:
         build=row.build,
         torch=row.torch,
         local=None if row.pypi or platform.startswith("macos") else row.build,
-        source="default" if row.pypi else "index",
-        index_url=None if row.pypi else f"{base}/{row.path}",
+        source="vendor" if row.vendor else "default" if row.pypi else "index",
+        index_url=row.vendor or (None if row.pypi else f"{base}/{row.path}"),
         verified=row.verified,
         pythons=row.pythons,
         platform_tags=row.platform_tags,

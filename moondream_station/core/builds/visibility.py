@@ -36,13 +36,19 @@ _WITHOUT_KFD = {
 _VGPU_WITHOUT_CUDA = re.compile(r"-(\d{1,2}[AB]\d?)$")
 """Virtual Applications and Virtual PC, also "-1B4": Q and C profiles alone have CUDA (vGPU user guide)."""
 _BUS_ORDER = "PCI_BUS_ID"
-_ON_WINDOWS = "windows_gpus"  # NVIDIA's and Intel's GPUs; there is no build for AMD's there
+_ON_WINDOWS = "windows_gpus"
+INTEGRATED_GFX = frozenset({
+    "gfx700", "gfx801", "gfx810", "gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036",
+    "gfx1037", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153",
+})  # fmt: skip
+"""Those that LLVM lists as APU (llvm.org/docs/AMDGPUUsage.html, "Processors"); gfx942 is either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InUse:
     """The GPUs of one vendor that a backend will see.
 
+    `integrated` are those that the runtime lists beside discrete ones, and that decide nothing.
     Where there are none, `absence` says why, as a clause without a full stop. `hidden` are those that can't
     be seen, where that holds of every one, `beside` those that variables hide beside the visible (`hiding`);
     `unknown`: there are some that could not be listed; `uncertain`: it could not be detected if there are
@@ -52,6 +58,7 @@ class InUse:
 
     gpus: tuple[Gpu, ...] = ()
     absence: str | None = None
+    integrated: tuple[Gpu, ...] = ()
     hidden: tuple[Gpu, ...] = ()
     beside: tuple[Gpu, ...] = ()
     hiding: str = ""
@@ -161,11 +168,11 @@ def _with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) ->
     return replace(in_use, warnings=(*in_use.warnings, warning))
 
 
-def amd_in_use(capabilities: Capabilities) -> InUse:
+def amd_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION says."""
-    gpus = capabilities.gpus_of("amd")
+    gpus = tuple(_named_by_device(gpu, catalog) for gpu in capabilities.gpus_of("amd"))
     if not gpus:
-        return _none_found(capabilities, "AMD GPU", "amd")
+        return _none_found(capabilities, "AMD GPU", "amd", _ON_WINDOWS)
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
         return InUse(absence=_WITHOUT_KFD[capabilities.surroundings == "wsl2"], hidden=gpus)
     every, hiding = gpus, []
@@ -178,7 +185,9 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
         hiding.append(f"{name}={value!r}")
         if not gpus:
             return InUse(absence=f"{hiding[-1]} hides every AMD GPU", hidden=_deciding(every))
-    seen = InUse(gpus=_deciding(gpus), hiding=" and ".join(hiding))
+    deciding = _deciding(gpus)
+    others = tuple(gpu for gpu in gpus if gpu not in deciding)
+    seen = InUse(gpus=deciding, integrated=others, hiding=" and ".join(hiding))
     seen = replace(seen, beside=tuple(gpu for gpu in every if gpu not in gpus))
     override = _GFX.fullmatch(capabilities.variables.get("HSA_OVERRIDE_GFX_VERSION", "").strip())
     if override is None:
@@ -188,6 +197,14 @@ def amd_in_use(capabilities: Capabilities) -> InUse:
     overridden = tuple(replace(gpu, architecture=gfx, architecture_source=source) for gpu in seen.gpus)
     warning = f"{source} makes every AMD GPU count as {gfx}."
     return replace(seen, gpus=overridden, beside=(), warnings=(warning,))
+
+
+def _named_by_device(gpu: Gpu, catalog: Catalog) -> Gpu:
+    """A GPU of Windows' list, of which its PCI device id alone is known, by its architecture."""
+    if gpu.architecture_source != "pci":
+        return gpu
+    gfx = catalog.gfx_of_device(gpu.architecture or "")
+    return replace(gpu, architecture=gfx, integrated=gfx in INTEGRATED_GFX if gfx else None)
 
 
 def intel_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:

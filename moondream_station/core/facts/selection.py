@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-Source = Literal["index", "find-links", "default"]
+Source = Literal["index", "vendor", "find-links", "default"]
 
 
 class Verdict(StrEnum):
@@ -76,7 +76,7 @@ class Selection:
         build: The chosen build, None where nothing satisfies the requirement here.
         torch: The torch version that the build gives, without its local part.
         index_url: The index that it comes from; None for find-links, and for PyPI as the default index.
-        source: Where the wheel comes from.
+        source: Where the wheel comes from: PyTorch's index, AMD's own, find-links or the default index.
         reason: One sentence that a user understands; where nothing was chosen, what to do.
         command: The pip command that would install it, as an argument list; from an index of PyTorch's it
             names only what that serves. Empty where nothing was chosen.

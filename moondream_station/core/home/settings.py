@@ -26,6 +26,7 @@ VARIABLES = {
     "MOONDREAM_STATION_TORCH_INDEX": "torch_index",
     "MOONDREAM_STATION_STRATEGY": "strategy",
     "MOONDREAM_STATION_CATALOG": "catalog",
+    "MOONDREAM_STATION_VENDOR_INDEXES": "vendor_indexes",
     "MOONDREAM_STATION_LOG": "log",
     "MOONDREAM_STATION_KEEP_ALIVE": "keep_alive",
 }
@@ -48,6 +49,7 @@ class Settings:
         torch_index: Base URL of the PyTorch index or its mirror; `/TAG/torch/` is appended.
         strategy: `auto`, `guide` or a build's name.
         catalog: A catalog of builds: a file, or an https URL with `#sha256=…`; None is the bundled one.
+        vendor_indexes: 1 or 0: whether AMD's own indexes may be asked for an AMD GPU.
         log: Log level; None is `error` at the prompt, `info` where `serve` has no terminal, else `warning`.
         service_host: Address to serve on.
         service_port: First port to try, 0 to 65535.
@@ -67,6 +69,7 @@ class Settings:
     torch_index: str = TORCH_INDEX
     strategy: str = "auto"
     catalog: str | None = None
+    vendor_indexes: int = _number(1, 0, 1)
     log: str | None = None
     service_host: str = "127.0.0.1"
     service_port: int = _number(2020, 0, 65535)

@@ -116,6 +116,7 @@ async def install_in_place(
             python=interpreter.name,
             strategy=settings.strategy,
             catalog=await open_catalog(settings, home=home, environ=environ),
+            asks_amd=False,  # what is built from source is for environments of their own
         )
         async with open_client(config, torch_index=torch_index) as client:
             return await _InPlace(
@@ -258,6 +259,7 @@ class _InPlace:
                     home=self.home,
                     client=self.client,
                     environ=self.environ,
+                    catalog=self.request.catalog,
                     bounds=[*required, *(f"{name}=={version}" for name, version in pins.items())],
                 )
             except ResolutionConflict as error:

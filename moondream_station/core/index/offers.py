@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.naming import parse_build
+from moondream_station.core.builds.naming import is_amds, parse_build
 from moondream_station.core.builds.offers import Offer, offer_from_wheel
 from moondream_station.core.builds.requirements import parse_requirement_args
 from moondream_station.core.facts.redact import redact_url, without_credentials
@@ -78,7 +78,7 @@ async def collect_offers(
     async def keep(place: int, page_url: str, source: Source, url: str) -> None:
         page = await pages.get(page_url, source)
         offers, reports = await anyio.to_thread.run_sync(_found_on, page, url, source, catalog)
-        if source != "find-links" and url != PYPI_URL:
+        if source not in {"vendor", "find-links"} and url != PYPI_URL:
             offers = [replace(offer, is_from_users_index=True) for offer in offers]
         by_place[place] = offers, reports
 
@@ -95,6 +95,8 @@ async def collect_offers(
             places.insert(0, (own, "index", config.index_url))
         elif not config.no_index:
             places.append((own, "default", config.index_url))
+        if not config.no_index:
+            places += [(f"{url}/{_TORCH}/", "vendor", url) for url in _vendor_indexes(request)]
         for place, (page_url, source, url) in enumerate(places, start=1):
             tasks.start_soon(keep, place, page_url, source, url)
     if 0 not in by_place:  # in threads: PyTorch's own page lists some thousand wheels
@@ -122,7 +124,7 @@ class _TorchIndexPages:
         # The pages of each build, as the catalog knows them; previews had others.
         self._known_pages: dict[str, set[str]] = {}
         for offer in request.catalog_offers(index=base):
-            if offer.index_url is not None:
+            if offer.source == "index" and offer.index_url is not None:
                 self._known_pages.setdefault(offer.build, set()).add(offer.index_url)
         self._by_build: dict[str, Page] = {}
         self._all: Page | None = None
@@ -169,7 +171,10 @@ class _TorchIndexPages:
 
     def _indexes_of(self, builds: Iterable[str]) -> list[str]:
         return sorted(
-            url for build in builds for url in self._known_pages.get(build, {f"{self._base}/{build}"})
+            url
+            for build in builds
+            if not is_amds(build)  # those have indexes of their own
+            for url in self._known_pages.get(build, {f"{self._base}/{build}"})
         )
 
     def _offers_of_all(self) -> list[Offer]:
@@ -187,6 +192,14 @@ class _TorchIndexPages:
                 index_url = max(fitting, key=len, default=f"{self._base}/{build}")
                 offers.append(replace(offer, index_url=without_credentials(index_url)))
         return offers
+
+
+def _vendor_indexes(request: BuildRequest) -> tuple[str, ...]:
+    """AMD's own indexes, where they may be asked and the machine may run what they have."""
+    if not request.asks_amd:
+        return ()
+    is_worth = any(map(is_amds, _builds_worth_asking(request)))
+    return request.catalog.vendor_indexes if is_worth else ()
 
 
 def _builds_worth_asking(request: BuildRequest, seen: Iterable[Offer] = ()) -> frozenset[str]:
@@ -208,13 +221,15 @@ def _builds_worth_asking(request: BuildRequest, seen: Iterable[Offer] = ()) -> f
 def _found_on(page: Page, url: str, source: Source, catalog: Catalog) -> _Found:
     """The offers on a page; a page without any is reported as absent.
 
-    On the user's default index only PyPI's own builds count: a local version is no name that PyPI has.
+    On the user's default index only PyPI's own builds count: a local version is no name that PyPI has. On
+    AMD's only AMD's do.
     """
     offers = [
         offer
         for file in page.files
         if (offer := _offer(file, source, url, catalog)) is not None
         and (source != "default" or offer.local is None)
+        and (source != "vendor" or is_amds(offer.build))
     ]
     report = page.report
     if report.outcome == "ok" and not offers:

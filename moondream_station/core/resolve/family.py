@@ -9,7 +9,8 @@ through another package come from the user's own index.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,9 +19,15 @@ from urllib.parse import unquote
 
 import anyio.to_thread
 from packaging.tags import Tag
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import Version
 
+from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import FAMILY, filename_of
 from moondream_station.core.facts.errors import IndexUnreachable
@@ -38,8 +45,15 @@ _TORCH_INDEX = "moondream-station-torch-index"
 """An unlikely name: a user's `UV_INDEX="NAME=URL"` would take the place of an index of that name."""
 _TORCH_WHEEL = "moondream-station-torch-wheel"
 
+_DEVICE = "rocm-sdk-device-"
 _TRITON_NAMES = tuple(name for name in FAMILY if "triton" in name)
 """What torch itself requires from its own index, by build and release; each index has one or two of them."""
+
+
+def build_variables(packages: Iterable[str]) -> Mapping[str, str]:
+    """What AMD's source package is built with beside these: the GPU, for which it would ask a tool."""
+    gfx = [name.removeprefix(_DEVICE) for name in packages if name.startswith(f"{_DEVICE}gfx")]
+    return {"ROCM_SDK_TARGET_FAMILY": min(gfx)} if gfx else {}
 
 
 async def readable_page(url: str, source: Source, pages: PageSource) -> Page:
@@ -55,12 +69,18 @@ async def readable_page(url: str, source: Source, pages: PageSource) -> Page:
 
 
 async def usable_names(
-    url: str, names: Iterable[str], pages: PageSource, *, tags: Iterable[Tag], flat: bool
+    url: str,
+    names: Iterable[str],
+    pages: PageSource,
+    *,
+    tags: Iterable[Tag],
+    flat: bool,
+    built: AbstractSet[str] = frozenset(),
 ) -> frozenset[str]:
     """Those of the names that an index, or a page or folder of files (`flat`), has a wheel of for these tags.
 
-    A name without any counts as absent: locked for no other reason than that it is there, it would make the
-    lock impossible.
+    Of what may be built from source, an archive will do. A name without any counts as absent: locked for no
+    other reason than that it is there, it would make the lock impossible.
     """
     asked, accepted, usable = frozenset(names), frozenset(tags), set[str]()
 
@@ -70,6 +90,8 @@ async def usable_names(
 
     def add_names_of(files: Iterable[ListedFile]) -> None:
         for file in files:
+            with suppress(InvalidSdistFilename):
+                usable.update({str(parse_sdist_filename(file.filename)[0])} & built)
             with suppress(InvalidWheelFilename):  # whatever else lies there is not asked for
                 name, _, _, its_tags = parse_wheel_filename(file.filename)
                 if not accepted.isdisjoint(its_tags):
@@ -94,9 +116,17 @@ class Family:
     tags: Sequence[Tag]
     wheels: Path
     pages: PageSource
+    catalog: Catalog
 
     def __post_init__(self) -> None:
-        self._pin = f"torch=={self.offer.full_version}" if self.offer is not None else ""
+        extras = self.offer.extras if self.offer is not None else ()
+        self._torch = f"torch[{','.join(extras)}]" if extras else "torch"
+        self._pin = f"{self._torch}=={self.offer.full_version}" if self.offer is not None else ""
+        self._gfx = tuple(extra.removeprefix("device-") for extra in extras)
+        self._vendor = self.catalog.vendor_packages(self._gfx) if extras else frozenset[str]()
+        self.names = FAMILY | self._vendor
+        """What has to come from the place of the chosen torch."""
+        self._with_extras: set[str] = set()
         self._url: str | None = None
         """The explicit index; PyPI is one too, or an extra index would go first."""
         if (offer := self.offer) is not None:
@@ -111,7 +141,17 @@ class Family:
     async def begin(self) -> None:
         """Find out what must be pinned beside torch from the start: on PyPI, nothing."""
         if self.offer is not None and self.offer.source != "default":
-            await self.pin(_TRITON_NAMES)
+            await self.pin((*_TRITON_NAMES, *sorted(self._vendor)))
+
+    @property
+    def builds(self) -> frozenset[str]:
+        """What may be built from source: a package of AMD's that its torch needs."""
+        return self.catalog.vendor_built if self._vendor else frozenset()
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What those packages are built with."""
+        return build_variables(f"{_DEVICE}{gfx}" for gfx in self._gfx)
 
     @property
     def description(self) -> str:
@@ -130,7 +170,7 @@ class Family:
         if self.offer is None or not others or "torch" in self._on_disk:
             return False
         self._offers = {offer.full_version: offer for offer in (self.offer, *others)}
-        self._pin = f"torch>={min(self._offers).public},<={max(self._offers).public}"
+        self._pin = f"{self._torch}>={min(self._offers).public},<={max(self._offers).public}"
         return True
 
     def settle(self, lock: Lock) -> bool:
@@ -151,11 +191,12 @@ class Family:
         self, interpreter: Interpreter, *, dependencies: Iterable[str], constraints: Sequence[str]
     ) -> str:
         """The project that uv locks for an interpreter, as `pyproject.toml`."""
+        dependencies = (*dependencies, *sorted(self._with_extras))
         group = () if self.offer is None else (self._pin, *sorted(self._pinned))
         sources: dict[str, str] = {}  # a name that nobody asks for does no harm
         indexes: list[tuple[str, str, bool]] = []
         if self._url is not None:
-            sources |= dict.fromkeys(sorted(FAMILY), _TORCH_INDEX)
+            sources |= dict.fromkeys(sorted(self.names), _TORCH_INDEX)
             indexes.append((_TORCH_INDEX, self._url, self._is_flat))
         if self._on_disk:
             sources |= dict.fromkeys(self._on_disk, _TORCH_WHEEL)
@@ -199,10 +240,12 @@ class Family:
 
     async def pin(self, names: Iterable[str]) -> bool:
         """Pin those of the names that the index has and that are not pinned yet; whether there are any."""
-        names = {name for name in names if name in FAMILY and name != "torch"} - self._asked
+        names = {name for name in names if name in self.names and name != "torch"} - self._asked
         if self._url is None or not names:
             return False
-        present = await usable_names(self._url, names, self.pages, tags=self.tags, flat=self._is_flat)
+        present = await usable_names(
+            self._url, names, self.pages, tags=self.tags, flat=self._is_flat, built=self.builds
+        )
         self._asked |= names
         self._pinned |= present
         return bool(present)
@@ -236,9 +279,20 @@ class Family:
             size_bytes=(await anyio.Path(path).stat()).st_size,
         )
 
+    def ask_for_devices(self, lock: Lock) -> bool:
+        """Ask for AMD's code for this machine's GPUs, which comes with extras; whether a lock lacks that.
+
+        Torch is in a lock only where something needs it, so that its extras can be asked for only then.
+        """
+        locked = {"torch", "torchvision"} & lock.packages.keys() if self._vendor else set()
+        wanted = {f"{name}[{','.join(self.offer.extras)}]" for name in locked if self.offer}
+        missing = wanted - self._with_extras
+        self._with_extras |= missing
+        return bool(missing)
+
     def strangers(self, lock: Lock) -> tuple[LockedFile, ...]:
         """What of the family would come from elsewhere, or is of another build, torch first."""
-        strangers = [file for file in lock.files if file.name in FAMILY and self._is_stranger(file)]
+        strangers = [file for file in lock.files if file.name in self.names and self._is_stranger(file)]
         return tuple(sorted(strangers, key=lambda file: file.name != "torch"))
 
     def with_origins(self, lock: Lock) -> Lock:

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 from packaging.utils import canonicalize_name
 
+from moondream_station.core.builds.catalog import Catalog
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import Requirements
 from moondream_station.core.facts.errors import HashMismatch, ResolutionConflict, StationError
@@ -30,7 +31,7 @@ from moondream_station.core.home.storage import work_folder
 from moondream_station.core.index.listing import ListingCache, PageSource
 from moondream_station.core.packaging.packaging_config import PackagingConfig
 from moondream_station.core.processes.child_process import CompletedProcess
-from moondream_station.core.resolve.family import Family, readable_page
+from moondream_station.core.resolve.family import Family, build_variables, readable_page
 from moondream_station.core.resolve.interpreter import Interpreter
 from moondream_station.core.resolve.pylock import read_pylock
 from moondream_station.core.resolve.uv_program import (
@@ -66,6 +67,7 @@ async def resolve_lock(
     home: Home,
     client: httpx2.AsyncClient,
     environ: Mapping[str, str],
+    catalog: Catalog,
     publish: Callable[[DownloadProgressed], object] = lambda _: None,
     bounds: Iterable[str] = (),
 ) -> Lock:
@@ -83,10 +85,11 @@ async def resolve_lock(
         cache = ListingCache(home.cache / "listings")
         pages = PageSource(client=client, cache=cache, patience=patience, refresh=True)
         tags, wheels = interpreter.tags, folder / "wheels"
-        family = Family(offer=offer, others=others, tags=tags, wheels=wheels, pages=pages)
+        family = Family(offer=offer, others=others, tags=tags, wheels=wheels, pages=pages, catalog=catalog)
         variables = {
             **config.to_uv_environment(torch_index=torch_index),
             **family.credentials(torch_index, config.index_url),
+            **family.variables,
         }
         resolver = _Resolver(
             uv=await find_uv(environ),
@@ -95,7 +98,8 @@ async def resolve_lock(
             variables=variables,
             interpreter=interpreter,
             family=family,
-            builds=frozenset(requirements.builds),
+            builds=frozenset(requirements.builds) | family.builds,
+            built=set(family.builds),
             watch=partial(watched, client=client, patience=patience),
             fetch=partial(
                 fetch_unhashed, home=home, client=client, publish=publish, patience=patience_of(config)
@@ -117,11 +121,11 @@ class _Resolver:
     interpreter: Interpreter
     family: Family
     builds: frozenset[str]
+    built: set[str]
     watch: Callable[..., Awaitable[CompletedProcess]]
     fetch: Callable[[RemoteFile], Awaitable[tuple[Path, str]]]
     _is_strict: bool = True
     _runs: list[CompletedProcess] = field(default_factory=list)
-    _built: set[str] = field(default_factory=set)
 
     async def settle(self, dependencies: Sequence[str], constraints: tuple[str, ...]) -> Lock:
         """Lock, learn what was missing, lock again."""
@@ -143,7 +147,7 @@ class _Resolver:
                     conflict = failure
                 continue
             lock = await self._read()
-            if not family.settle(lock):
+            if not family.settle(lock) or family.ask_for_devices(lock):
                 continue
             strangers = family.strangers(lock)
             if not strangers:
@@ -172,8 +176,8 @@ class _Resolver:
 
         Wheels are tried first: one that is there needs no compiler, and runs no foreign code.
         """
-        unbuilt = (self.builds - self._built) & mentioned
-        self._built |= unbuilt
+        unbuilt = (self.builds - self.built) & mentioned
+        self.built |= unbuilt
         return bool(unbuilt)
 
     async def _run(self, project: str) -> str | None:
@@ -186,7 +190,7 @@ class _Resolver:
         if self._is_strict:
             variables["UV_REQUIRE_METADATA_RANGE_REQUESTS"] = "1"
         # uv lets what is named here pass its --no-build.
-        built = (part for name in sorted(self._built) for part in ("--no-binary-package", name))
+        built = (part for name in sorted(self.built) for part in ("--no-binary-package", name))
         failure = await self._call(variables, "lock", "--no-build", *built)
         if failure is not None:
             return failure
@@ -279,6 +283,7 @@ async def build_wheels(
     What was built lies with the downloads, under the name of its content, and stays as long as they do.
     """
     wheels = {}
+    variables = {**variables, **build_variables(lock.packages)}
     for file in lock.sources.files:
         uv = await find_uv(environ)
         async with work_folder(home) as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from moondream_station.core.builds.offers import Offer
@@ -22,7 +23,7 @@ def install_command(offer: Offer, requirements: Requirements, case: Case) -> tup
     by itself would take another torch, the chosen one is pinned; a wheel from find-links always is, and so is
     everything where the user's extra indexes count as much for pip as the chosen one.
     """
-    is_of_pytorch = offer.source == "index" and offer.build != "mps"
+    is_of_pytorch = offer.source in {"index", "vendor"} and offer.build != "mps"
     if is_of_pytorch:
         requirements = requirements.of_family()
     texts = requirements.texts or ("torch",)
@@ -32,7 +33,16 @@ def install_command(offer: Offer, requirements: Requirements, case: Case) -> tup
     if case.request.mixes_indexes or _would_differ(offer, case):
         texts = _pinned(requirements, offer, case)
     index = ("--index-url", offer.index_url) if is_of_pytorch and offer.index_url else ()
-    return (*_PIP, *texts, *index)
+    return (*_PIP, *(_with_extras(text, offer) for text in texts), *index)
+
+
+def _with_extras(text: str, offer: Offer) -> str:
+    """A requirement with the extras that bring the code for this machine's GPUs: AMD's torch and vision."""
+    item = Requirement(text)
+    if not offer.extras or canonicalize_name(item.name) not in {"torch", "torchvision"}:
+        return text
+    item.extras |= set(offer.extras)
+    return str(item)
 
 
 def _would_differ(offer: Offer, case: Case) -> bool:

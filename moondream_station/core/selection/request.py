@@ -54,6 +54,7 @@ class BuildRequest:
     mixes_indexes: bool = False  # whether the user's pip looks in further places, where any version may be
     catalog: Catalog = field(default_factory=load_catalog, repr=False)
     trials: Trials = field(default=NO_TRIALS, repr=False)  # what verification has learned on this machine
+    asks_amd: bool = True  # whether AMD's own indexes count as a source of torch
     today: date | None = None  # what the catalog's age is told by, where anybody is to be told
 
     @cached_property
@@ -68,7 +69,7 @@ class BuildRequest:
 
     def catalog_offers(self, *, index: str | None = None) -> tuple[Offer, ...]:
         """The wheels that the catalog knows of for this platform; `index` replaces the official base URL."""
-        return catalog_offers(self.catalog, self.target, index=index)
+        return catalog_offers(self.catalog, self.target, index=index, amds=self.asks_amd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +160,14 @@ class Case:
         """The case that a request and the available wheels make."""
         target = request.target
         torch = TorchRequirement.of(request.requirements, target, request.catalog)
+        hardware = Hardware.of(
+            request.capabilities, target, request.catalog, request.trials, asks_amd=request.asks_amd
+        )
         return cls(
             request=request,
             torch=torch,
-            hardware=Hardware.of(request.capabilities, target, request.catalog, request.trials),
-            offers=_by_build(offers, target, with_yanked=torch.is_exact),
+            hardware=hardware,
+            offers=_with_extras(_by_build(offers, target, with_yanked=torch.is_exact), hardware),
             known=_by_build(request.catalog_offers(), target, with_yanked=True),
         )
 
@@ -181,7 +185,8 @@ class Case:
     def builds(self) -> tuple[Build, ...]:
         """Every build that is known or available."""
         parsed = map(parse_build, {*self.catalog.builds, *self.offers})
-        return tuple(sorted(build for build in parsed if build is not None))
+        asks_amd = self.request.asks_amd
+        return tuple(sorted(build for build in parsed if build and (asks_amd or not build.is_amds)))
 
     def with_pypi_on_cpu(self) -> Case:
         """The same case, where PyPI's own wheels, whatever they were built for, count for the CPU too."""
@@ -196,6 +201,19 @@ class Case:
 
 def _for_cpu(offers: Iterable[Offer]) -> list[Offer]:
     return [replace(offer, build=Kind.CPU.value) for offer in offers]
+
+
+def _with_extras(
+    offers: Mapping[str, tuple[Offer, ...]], hardware: Hardware
+) -> Mapping[str, tuple[Offer, ...]]:
+    """The same, where each wheel of AMD's names the extras with the code for this machine's GPUs."""
+    with_extras = dict(offers)
+    for name, same in offers.items():
+        build = parse_build(name)
+        if build and build.is_amds:
+            extras = hardware.extras(build)
+            with_extras[name] = tuple(replace(offer, extras=extras) for offer in same)
+    return with_extras
 
 
 def _by_build(offers: Iterable[Offer], target: Target, *, with_yanked: bool) -> dict[str, tuple[Offer, ...]]:

@@ -157,8 +157,11 @@ def _served_together(kind: Kind, builds: Iterable[Build], case: Case) -> frozens
     )
 
 
-def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, Build]:
-    """What it computes on, then the newest torch (pre-releases nobody asked for last), then the build."""
+def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, bool, Build]:
+    """What it computes on, then the newest torch (pre-releases nobody asked for last), then the build.
+
+    With the same torch PyTorch's own ROCm builds go before AMD's, for which a source package is built here.
+    """
     kind = judgement.build.kind
     gpus = case.hardware.of_kind(kind).gpus
     integrated = bool(gpus) and all(gpu.integrated for gpu in gpus) and kind is not Kind.CUDA
@@ -166,6 +169,7 @@ def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, Build]
         _RANKS[kind] - (_INTEGRATED_IS_LATER if integrated else 0),
         not judgement.best.version.is_prerelease or bool(case.torch.versions.prereleases),
         judgement.best.version,
+        not judgement.build.is_amds,
         judgement.build,
     )
 
@@ -218,6 +222,7 @@ def _caveats(chosen: Judgement | None, case: Case) -> Iterator[str]:
         yield stale
     if chosen:
         yield from _left_out(chosen, case)
+        yield from sentences.hidden_gpus(chosen, case)
         yield from sentences.other_gpu_warnings(chosen, case)
         yield from _about_wheel(chosen, case)
 
@@ -298,6 +303,8 @@ class Conclusions:
 def conclusions(build: str, torch: str, capabilities: Capabilities, catalog: Catalog) -> Conclusions:
     """What the catalog says of a build of a torch, and detection of its driver."""
     parsed, version = parse_build(build), Version(torch.partition("+")[0])
+    if parsed is not None and parsed.is_amds:
+        return Conclusions(toolkit=parsed.toolkit)  # what it has code for stands in packages of their own
     if parsed is not None and parsed.kind is Kind.ROCM:
         gfx = catalog.gfx(parsed, version)
         return Conclusions(arch_list=tuple(sorted(gfx.codes)) if gfx else (), toolkit=parsed.toolkit)

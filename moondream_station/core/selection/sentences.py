@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from moondream_station.core.builds.hardware import Hardware
@@ -313,7 +313,20 @@ def _other_visibility(kind: Kind, case: Case) -> Iterator[str]:
         gpus = [in_use.gpus[place] for place in sorted(served)]
         names, hiding = listed(map(describe, gpus)), hiding_all_but(gpus, kind)
         yield f"{build.name} with torch {torch} can use {names} alone: hide the others with {hiding}."
-    for gpu in in_use.beside:
+    yield from _hidden(kind, in_use.beside, case)
+
+
+def hidden_gpus(chosen: Judgement, case: Case) -> Iterator[str]:
+    """Discrete GPUs that variables hide where a build is chosen for an integrated one."""
+    in_use = case.hardware.of_kind(chosen.build.kind)
+    if all(gpu.integrated for gpu in in_use.gpus):
+        discrete = tuple(gpu for gpu in in_use.beside if gpu.integrated is False)
+        yield from _hidden(chosen.build.kind, discrete, case)
+
+
+def _hidden(kind: Kind, gpus: Iterable[Gpu], case: Case) -> Iterator[str]:
+    in_use = case.hardware.of_kind(kind)
+    for gpu in gpus:
         alone = {**case.hardware.in_use, kind: replace(in_use, gpus=(gpu,))}
         if best := best_build(replace(case, hardware=replace(case.hardware, in_use=alone)), kind):
             yield f"{in_use.hiding} hides {_with_architecture(gpu)}, which {best.named} can use."
@@ -321,4 +334,9 @@ def _other_visibility(kind: Kind, case: Case) -> Iterator[str]:
 
 def _with_any_driver(case: Case) -> Case:
     capabilities = replace(case.request.capabilities, nvidia_driver=ANY_DRIVER)
-    return replace(case, hardware=Hardware.of(capabilities, case.target, case.catalog, case.request.trials))
+    return replace(
+        case,
+        hardware=Hardware.of(
+            capabilities, case.target, case.catalog, case.request.trials, asks_amd=case.request.asks_amd
+        ),
+    )

@@ -16,7 +16,7 @@ from moondream_station.core.builds.trials import Trial
 from moondream_station.core.selection.request import Case, Obstacle
 
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}  # PEP 600
-_SOURCE_RANK = {"index": 2, "find-links": 1, "default": 0}
+_SOURCE_RANK = {"index": 3, "vendor": 2, "find-links": 1, "default": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,8 @@ def _check_platform(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
         return f"{build.name} can't be used: {why}."
     if offers:
         return offers
+    if build.is_amds and not case.request.asks_amd:
+        return f"{build.name} is on AMD's own index, which is not to be asked (`vendor_indexes` is 0)."
     platforms = case.catalog.platforms_of(build.name)
     if not platforms:
         return f"{build.name} is not a known build, and no source has a wheel of it for {target.place}."

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from moondream_station.core.builds.catalog import load_catalog
-from moondream_station.core.builds.visibility import amd_in_use, intel_in_use, nvidia_in_use
-from moondream_station.core.facts.capabilities import BUS_ALONE, Gpu, Outcome, ProbeReport
+from moondream_station.core.builds.visibility import InUse, amd_in_use, intel_in_use, nvidia_in_use
+from moondream_station.core.facts.capabilities import BUS_ALONE, Capabilities, Gpu, Outcome, ProbeReport
 from support.snapshots import amd, intel, linux, nvidia
 
 OLD = nvidia("6.1", "GTX 1080", index=0)
@@ -24,6 +24,11 @@ def test_a_list_that_begins_with_no_gpu_is_none(value: str) -> None:
     )
     assert in_use.gpus == ()
     assert "CUDA_VISIBLE_DEVICES" in (in_use.absence or "")
+
+
+def amd_seen(capabilities: Capabilities) -> InUse:
+    """The AMD GPUs in use, by the bundled catalog."""
+    return amd_in_use(capabilities, load_catalog())
 
 
 def test_positions_count_where_all_gpus_are_alike() -> None:
@@ -151,31 +156,31 @@ def test_the_fastest_gpu_is_the_first_one_for_cuda() -> None:
 def test_an_integrated_amd_gpu_beside_a_discrete_one_does_not_decide() -> None:
     """Alone, it does."""
     card, on_processor = amd("gfx1100", index=0), amd("gfx1036", index=1, integrated=True)
-    assert amd_in_use(linux(card, on_processor)).gpus == (card,)
-    assert amd_in_use(linux(on_processor)).gpus == (on_processor,)
+    assert amd_seen(linux(card, on_processor)).gpus == (card,)
+    assert amd_seen(linux(on_processor)).gpus == (on_processor,)
 
 
 @pytest.mark.parametrize("name", ["HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"])
 def test_amds_variables_choose_by_position(name: str) -> None:
     """ROCm's order is the kernel's."""
     cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
-    assert amd_in_use(linux(*cards, variables={name: "1"})).gpus == cards[1:]
-    assert name in (amd_in_use(linux(*cards, variables={name: ""})).absence or "")
-    assert name in (amd_in_use(linux(*cards, variables={name: "0,0"})).absence or "")
+    assert amd_seen(linux(*cards, variables={name: "1"})).gpus == cards[1:]
+    assert name in (amd_seen(linux(*cards, variables={name: ""})).absence or "")
+    assert name in (amd_seen(linux(*cards, variables={name: "0,0"})).absence or "")
 
 
 def test_hip_numbers_what_the_runtime_below_it_shows() -> None:
     """ROCR_VISIBLE_DEVICES is applied first, and what it leaves is counted from 0 again."""
     cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
     variables = {"ROCR_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0"}
-    assert amd_in_use(linux(*cards, variables=variables)).gpus == cards[1:]
+    assert amd_seen(linux(*cards, variables=variables)).gpus == cards[1:]
 
 
 def test_hips_own_variable_goes_before_cudas() -> None:
     """CUDA_VISIBLE_DEVICES hides AMD's GPUs only where HIP_VISIBLE_DEVICES is not set."""
     cards = (amd("gfx1100", index=0), amd("gfx906", index=1))
     variables = {"HIP_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": "-1"}
-    assert amd_in_use(linux(*cards, variables=variables)).gpus == cards[1:]
+    assert amd_seen(linux(*cards, variables=variables)).gpus == cards[1:]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,7 @@ def test_hips_own_variable_goes_before_cudas() -> None:
 )
 def test_amds_override_counts_as_the_gpu_and_is_told(value: str, gfx: str) -> None:
     """HSA_OVERRIDE_GFX_VERSION is what the runtime believes."""
-    in_use = amd_in_use(linux(amd("gfx1032"), variables={"HSA_OVERRIDE_GFX_VERSION": value}))
+    in_use = amd_seen(linux(amd("gfx1032"), variables={"HSA_OVERRIDE_GFX_VERSION": value}))
     assert [gpu.architecture for gpu in in_use.gpus] == [gfx]
     assert gfx in in_use.warnings[0]
 
@@ -205,11 +210,11 @@ def test_an_unsupported_intel_gpu_is_named() -> None:
 def test_an_amd_gpu_that_the_bus_alone_shows_can_not_be_used() -> None:
     """It is there all the same; one that the kernel lists for computing beside it can."""
     card = replace(amd(None), architecture_source=BUS_ALONE)
-    in_use = amd_in_use(linux(card, variables={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}))
+    in_use = amd_seen(linux(card, variables={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}))
     assert in_use.gpus == ()
     assert in_use.is_there
     assert "amdgpu" in (in_use.absence or "")
-    assert amd_in_use(linux(card, amd("gfx1100", index=1))).absence is None
+    assert amd_seen(linux(card, amd("gfx1100", index=1))).absence is None
 
 
 @pytest.mark.parametrize(
@@ -256,8 +261,8 @@ def test_what_variables_hide_beside_the_visible_is_known() -> None:
     """By both variables, the second among those of the first."""
     cards = tuple(amd(gfx, index=place) for place, gfx in enumerate(("gfx1100", "gfx1030", "gfx90a")))
     variables = {"ROCR_VISIBLE_DEVICES": "0,1", "HIP_VISIBLE_DEVICES": "1"}
-    in_use = amd_in_use(linux(*cards, variables=variables))
+    in_use = amd_seen(linux(*cards, variables=variables))
     assert in_use.gpus == (cards[1],)
     assert in_use.beside == (cards[0], cards[2])
     assert in_use.hiding == "ROCR_VISIBLE_DEVICES='0,1' and HIP_VISIBLE_DEVICES='1'"
-    assert amd_in_use(linux(*cards)).beside == ()
+    assert amd_seen(linux(*cards)).beside == ()

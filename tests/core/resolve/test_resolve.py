@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from moondream_station.core.builds.catalog import load_catalog
 from moondream_station.core.builds.offers import Offer
 from moondream_station.core.builds.requirements import parse_requirements
 from moondream_station.core.facts.errors import (
@@ -75,6 +76,7 @@ async def locked(
             home=home,
             client=client,
             environ=os.environ,
+            catalog=load_catalog(),
         )
 
 
@@ -408,6 +410,7 @@ async def test_credentials_serve_and_are_never_shown(home: Home) -> None:
                 home=home,
                 client=client,
                 environ=os.environ,
+                catalog=load_catalog(),
             )
             assert lock.torch == "2.9.0+cu128"
             assert "s3cret" not in repr(lock)

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import anyio
 
+from moondream_station.core.builds.visibility import INTEGRATED_GFX
 from moondream_station.core.capabilities.probes.nvidia import capability_of, capability_of_device
 from moondream_station.core.capabilities.probes.probe import (
     Probe,
@@ -154,7 +155,10 @@ def _gpu(adapter: dict[str, Any]) -> Gpu | None:
     driver = one_line(_text(adapter, "DriverVersion")) or None
     if vendor == _INTEL:
         return replace(intel_gpu(device, name=name), driver=driver)
-    return Gpu(vendor="amd", name=name, driver=driver) if vendor == _AMD else None
+    if vendor == _AMD:
+        number = f"0x{device:04x}"
+        return Gpu(vendor="amd", name=name, architecture=number, architecture_source="pci", driver=driver)
+    return None
 
 
 def _nvidia_driver(adapter: dict[str, Any]) -> str | None:
@@ -188,12 +192,6 @@ _ENUMERATOR: Final = ("rocm_agent_enumerator",)
 _PROPERTY = re.compile(r"(?m)^(\w+) (\d{1,20})[ \t]*\r?$", re.ASCII)
 _AGENT = re.compile(r"(gfx[0-9a-f]{3,5})(?::[\w:+-]*)?", re.ASCII)
 _AMD: Final = 0x1002
-
-_INTEGRATED: Final = frozenset({
-    "gfx700", "gfx801", "gfx810", "gfx902", "gfx909", "gfx90c", "gfx1013", "gfx1033", "gfx1035", "gfx1036",
-    "gfx1037", "gfx1103", "gfx1150", "gfx1151", "gfx1152", "gfx1153",
-})  # fmt: skip
-"""Those that LLVM lists as APU (llvm.org/docs/AMDGPUUsage.html, "Processors"); gfx942 is either."""
 
 
 async def _ask_amd(machine: Machine) -> None:
@@ -238,7 +236,7 @@ def _amd_gpu(text: str) -> Gpu | None:
     if not values.get("simd_count") or values.get("vendor_id", _AMD) != _AMD:
         return None
     architecture = _gfx(values.get("gfx_target_version", 0))
-    on_processor = bool(values.get("cpu_cores_count")) or architecture in _INTEGRATED
+    on_processor = bool(values.get("cpu_cores_count")) or architecture in INTEGRATED_GFX
     return Gpu(
         vendor="amd",
         architecture=architecture,
@@ -276,7 +274,7 @@ def _from_agent(gpu: Gpu, name: str) -> Gpu:
         gpu,
         architecture=name,
         architecture_source="rocm_agent_enumerator",
-        integrated=gpu.integrated or name in _INTEGRATED,
+        integrated=gpu.integrated or name in INTEGRATED_GFX,
     )
 
 
