@@ -101,18 +101,16 @@ def test_the_command_answers_as_the_core_does(name: str, tmp_path: Path) -> None
 
 
 def test_every_record_has_its_answers_and_nothing_else_lies_there() -> None:
-    """At least eighty machines, three requirements each, and no file without its partner."""
-    assert len(CASES) >= 80
+    """At least 220 machines, three requirements each or more, and no file without its partner."""
+    assert len(CASES) >= 220
     expected = {f"{case.name}{suffix}" for case in CASES for suffix in (".json", ".expected.json")}
     assert {path.name for path in FOLDER.iterdir()} == expected
     for case in CASES:
         assert case.about
         assert case.why
-        assert [answer.requirement for answer in case.answers] == [
-            "torch",
-            "torch>=2.7.0",
-            "torch>=2.4,<2.6",
-        ]
+        requirements = [answer.requirement for answer in case.answers]
+        assert requirements[:3] == ["torch", "torch>=2.7.0", "torch>=2.4,<2.6"]
+        assert len({*requirements}) == len(requirements)
 
 
 def test_no_record_names_a_person_or_a_device() -> None:

@@ -34,7 +34,15 @@ if not __package__:
 
 from support.index_server import IndexServer, Link
 from support.index_traffic import Fault, Request, Resource
-from support.wheels import TorchBehaviour, Wheel, behaviour_of, module_wheel, native_tags, torch_wheel
+from support.wheels import (
+    Sources,
+    TorchBehaviour,
+    Wheel,
+    behaviour_of,
+    module_wheel,
+    native_tags,
+    torch_wheel,
+)
 
 __all__ = [
     "Fault",
@@ -88,6 +96,7 @@ class TorchIndex:
         self.ranges, self.etags = ranges, etags
         self._builds: dict[str, dict[str, list[Wheel]]] = {}
         self._simple: dict[str, list[Wheel]] = {}
+        self._amd: dict[str, list[Wheel]] = {}
         self._replaced: dict[str, bytes] = {}
         self.claimed_bytes: dict[str, int] = {}
         """Sizes that the ordinary index's listings give instead of the true ones, by file name."""
@@ -119,6 +128,11 @@ class TorchIndex:
     def simple_url(self) -> str:
         """What stands in for https://pypi.org/simple."""
         return f"{self.address}/simple"
+
+    @property
+    def amd_url(self) -> str:
+        """What stands in for AMD's own index."""
+        return f"{self.address}/amd"
 
     @property
     def faults(self) -> list[Fault]:
@@ -162,6 +176,60 @@ class TorchIndex:
         self._simple.setdefault(wheel.project, []).append(wheel)
         return wheel
 
+    def add_amd(self, torch: str, rocm: str, *gfx: str, **options: Any) -> None:
+        """Puts a torch on AMD's index, with what it needs there, for these GPUs.
+
+        As AMD's is: torch itself has no code for GPUs, its extras bring that; `rocm` is a source package; a
+        trap, a numpy from the future, stands beside them.
+        """
+        local, version = f"rocm{rocm}", f"{torch}+rocm{rocm}"
+        vision = f"{_VISION.get(torch, '0.30.0')}+{local}"
+        extras = [f"device-{name}" for name in gfx]
+
+        def by_extra(prefix: str, version: str) -> list[str]:
+            return [f'{prefix}{name}=={version} ; extra == "device-{name}"' for name in gfx]
+
+        devices = by_extra("amd-torch-device-", version)
+        needs = ["numpy", f"rocm[libraries]=={rocm}", *devices]
+        self._put(torch_wheel(torch, local, requires=needs, extras=extras, **options))
+        needs = [f"torch=={version}", "numpy", "pillow>=5.3", *by_extra("amd-torchvision-device-", vision)]
+        tags = native_tags()
+        self._put(
+            Wheel(
+                name="torchvision",
+                version=vision,
+                requires=needs,
+                extras=extras,
+                files={"torchvision/__init__.py": b""},
+                python=tags["python"],
+                abi=tags["abi"],
+                platform=tags["platform"],
+            )
+        )
+        libraries = f'rocm-sdk-libraries=={rocm} ; extra == "libraries"'
+        needs = [f"rocm-sdk-core=={rocm}", libraries, *by_extra("rocm-sdk-device-", rocm)]
+        provided = ["libraries", *extras]
+        files = {"rocm_sdk/__init__.py": b""}
+        variable = "ROCM_SDK_TARGET_FAMILY"
+        self._put(
+            Sources(
+                name="rocm", version=rocm, requires=needs, extras=provided, files=files, variable=variable
+            )
+        )
+        for name in ("rocm-sdk-core", "rocm-sdk-libraries"):
+            self._put(module_wheel(name, rocm))
+        for name in gfx:
+            self._put(module_wheel(f"rocm-sdk-device-{name}", rocm, requires=[f"rocm-sdk-libraries=={rocm}"]))
+            needs = [f"rocm-sdk-device-{name}=={rocm}"]
+            self._put(module_wheel(f"amd-torch-device-{name}", version, requires=needs))
+            self._put(module_wheel(f"amd-torchvision-device-{name}", vision))
+        self._put(module_wheel("numpy", "99.0.0"))
+
+    def _put(self, wheel: Wheel) -> None:
+        same = self._amd.setdefault(wheel.project, [])
+        if wheel.filename not in {other.filename for other in same}:
+            same.append(wheel)
+
     def add_usual(self, *, torch_filler_bytes: int = 0) -> Self:
         """Three torch versions on several builds with their torchvision, a trap, and the ordinary packages.
 
@@ -193,7 +261,8 @@ class TorchIndex:
         built = [
             wheel for projects in self._builds.values() for found in projects.values() for wheel in found
         ]
-        return (*built, *(wheel for found in self._simple.values() for wheel in found))
+        others = (*self._simple.values(), *self._amd.values())
+        return (*built, *(wheel for found in others for wheel in found))
 
     def _resolve(self, path: str, accept: str) -> Resource | int:
         root, *rest = path.strip("/").split("/")
@@ -202,6 +271,8 @@ class TorchIndex:
             return Resource(content=content.encode(), content_type="application/json")
         if root == "whl":
             return self._torch_page(rest, accept) or HTTPStatus.FORBIDDEN  # as the real one answers
+        if root == "amd":
+            return self._amd_page(rest) or HTTPStatus.FORBIDDEN  # as the real one answers
         if root == "simple":
             return self._simple_page(rest, accept) or HTTPStatus.NOT_FOUND
         return HTTPStatus.NOT_FOUND
@@ -225,6 +296,16 @@ class TorchIndex:
             case [build, name]:
                 wheels = [wheel for wheels in self._builds.get(build, {}).values() for wheel in wheels]
                 return self._file(wheels, name, metadata=self.metadata)
+            case _:
+                return None
+
+    def _amd_page(self, parts: list[str]) -> Resource | None:
+        match parts:
+            case [project] if project in self._amd:
+                links = [_link(f"/amd/{project}/", wheel, hashes=self.hashes) for wheel in self._amd[project]]
+                return self._listing(project, links, json_wanted=False)
+            case [project, name]:
+                return self._file(self._amd.get(project, []), name, metadata=self.metadata)
             case _:
                 return None
 

@@ -32,6 +32,7 @@ class Wheel:
         abi: ABI tag ("none", "cp311").
         platform: Platform tag, several joined by dots ("any", "manylinux_2_28_x86_64").
         requires: `Requires-Dist` lines.
+        extras: `Provides-Extra` lines.
         requires_python: `Requires-Python`, None to say nothing.
         files: What is installed, by path below site-packages.
         filler_bytes: Size of a further file that can't be compressed, so that the wheel has a wanted size.
@@ -44,6 +45,7 @@ class Wheel:
     abi: str = "none"
     platform: str = "any"
     requires: Sequence[str] = ()
+    extras: Sequence[str] = ()
     requires_python: str | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     filler_bytes: int = 0
@@ -69,6 +71,7 @@ class Wheel:
         lines = ["Metadata-Version: 2.1", f"Name: {self.name}", f"Version: {self.version}"]
         if self.requires_python is not None:
             lines.append(f"Requires-Python: {self.requires_python}")
+        lines += [f"Provides-Extra: {extra}" for extra in self.extras]
         lines += [f"Requires-Dist: {requirement}" for requirement in self.requires]
         return "\n".join([*lines, "", ""]).encode()
 
@@ -127,9 +130,11 @@ class Sources(Wheel):
 
     Args:
         failure: What its building says instead of working, empty where it works.
+        variable: An environment variable without which it can't be built, empty where it needs none.
     """
 
     failure: str = ""
+    variable: str = ""
 
     @property
     def filename(self) -> str:
@@ -139,13 +144,21 @@ class Sources(Wheel):
     @cached_property
     def data(self) -> bytes:
         """The archive's bytes."""
-        wheel = Wheel(name=self.name, version=self.version, requires=self.requires, files=self.files)
+        wheel = Wheel(
+            name=self.name,
+            version=self.version,
+            requires=self.requires,
+            extras=self.extras,
+            files=self.files,
+        )
         project = '[build-system]\nrequires = []\nbuild-backend = "building"\nbackend-path = ["."]\n'
         backend = (
-            "import shutil\n"
+            "import os, shutil\n"
             "def build_wheel(folder, config_settings=None, metadata_directory=None):\n"
             f"    if {self.failure!r}:\n"
             f"        raise SystemExit({self.failure!r})\n"
+            f"    if {self.variable!r} and not os.environ.get({self.variable!r}):\n"
+            f"        raise SystemExit('{self.variable} is not set')\n"
             f"    shutil.copy({wheel.filename!r}, folder)\n"
             f"    return {wheel.filename!r}\n"
         )
@@ -246,6 +259,7 @@ def torch_wheel(
     *,
     behaviour: TorchBehaviour | None = None,
     requires: Sequence[str] = (),
+    extras: Sequence[str] = (),
     requires_python: str | None = ">=3.10",
     filler_bytes: int = 0,
     **tags: str,
@@ -257,6 +271,7 @@ def torch_wheel(
         build: The local part ("cu128"), None for a wheel as PyPI has it.
         behaviour: How it behaves once it is imported; by default as `behaviour_of` its build.
         requires: As in `Wheel`.
+        extras: As in `Wheel`.
         requires_python: As in `Wheel`.
         filler_bytes: As in `Wheel`.
         tags: `python`, `abi` and `platform` as in `Wheel`; those of `native_tags` where they are left out.
@@ -273,6 +288,7 @@ def torch_wheel(
         abi=tag["abi"],
         platform=tag["platform"],
         requires=requires,
+        extras=extras,
         requires_python=requires_python,
         files=files,
         filler_bytes=filler_bytes,

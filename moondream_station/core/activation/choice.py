@@ -194,10 +194,11 @@ def select_again(request: BuildRequest, committed: Committed) -> SelectionResult
     source = record.source or "default"
     offer = offer_from_wheel(wheel.filename, catalog=request.catalog, source=source)
     assert offer is not None  # noqa: S101  it was one when the environment was made
-    return select(request, [replace(offer, index_url=record.index_url, url=wheel.url)])
+    result = select(request, [replace(offer, index_url=record.index_url, url=wheel.url)])
+    return result if _has_devices(result, record) else select(request, [])
 
 
-def has_devices(result: SelectionResult, record: CommitRecord) -> bool:
+def _has_devices(result: SelectionResult, record: CommitRecord) -> bool:
     """Whether an environment has AMD's code for this machine's GPUs, where that stands in packages apart."""
     extras = result.order[0].offer.extras if result.order else ()
     return record.packages.keys() >= {f"amd-torch-{extra}" for extra in extras if extra != "device-all"}

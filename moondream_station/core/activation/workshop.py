@@ -14,7 +14,7 @@ import anyio
 import httpx2
 
 from moondream_station.core.activation.activation import Activation, sweep_cancel_requests
-from moondream_station.core.activation.choice import Candidates, has_devices, no_build, select_again
+from moondream_station.core.activation.choice import Candidates, no_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.models import known_here
 from moondream_station.core.activation.prepare import Needs
@@ -54,7 +54,6 @@ from moondream_station.core.home.task_groups import meanwhile
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
-from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Conclusions, conclusions, select
 from moondream_station.core.serving.workers import Environment, WorkerSpec
 from moondream_station.core.weights.disk import Learned, source_of
@@ -153,8 +152,8 @@ class Workshop:
         if committed is None:
             return None
         record = committed.record
-        result = select_again(self._request(needs), committed)
-        if result.selection.build != record.build or not has_devices(result, record):
+        result = select_again(needs.build_request(self._tools.catalog, self._tools.settings), committed)
+        if result.selection.build != record.build:
             return None
         fact = Candidates(result).fact()
         if record.build is None:
@@ -178,13 +177,10 @@ class Workshop:
         if found is None:
             return None
         committed, lock = found
-        result = select_again(self._request(needs), committed)
+        result = select_again(needs.build_request(self._tools.catalog, self._tools.settings), committed)
         if result.selection.build != committed.record.build:
             return None
         return Candidates(result, lock=lock, degraded=committed.record.degraded)
-
-    def _request(self, needs: Needs) -> BuildRequest:
-        return needs.build_request(self._tools.catalog, self._tools.settings)
 
     def _present(self, needs: Needs) -> str | None:
         stored = read_active(self._tools.home).models.get(needs.model_id)
@@ -195,7 +191,8 @@ class Workshop:
         config, client = await self._connected()
         requirements = await config.within_constraints(needs.requirements)
         trials = await anyio.to_thread.run_sync(read_trials, self._tools.home)
-        request = replace(self._request(needs), requirements=requirements, trials=trials)
+        request = needs.build_request(self._tools.catalog, self._tools.settings)
+        request = replace(request, requirements=requirements, trials=trials)
         collected = await collect_offers(
             request,
             torch_index=self._tools.settings.torch_index,

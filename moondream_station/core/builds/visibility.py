@@ -189,6 +189,10 @@ def amd_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     others = tuple(gpu for gpu in gpus if gpu not in deciding)
     seen = InUse(gpus=deciding, integrated=others, hiding=" and ".join(hiding))
     seen = replace(seen, beside=tuple(gpu for gpu in every if gpu not in gpus))
+    if others and capabilities.system == "Windows":  # ROCm/TheRock#3392, #5543
+        first = f"AMD's runtime may list {listed(map(describe, others))} first, and torch compute there"
+        choose = f"{hiding_all_but(deciding, Kind.ROCM)} makes it use {listed(map(describe, deciding))}"
+        seen = replace(seen, warnings=(f"{first}; {choose}.",))
     override = _GFX.fullmatch(capabilities.variables.get("HSA_OVERRIDE_GFX_VERSION", "").strip())
     if override is None:
         return seen

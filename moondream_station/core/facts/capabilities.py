@@ -50,8 +50,8 @@ class Gpu:
         vendor: Who made it.
         index: The position its own tool gives it, from 0; None where no tool does.
         name: Its marketing name, None where unknown.
-        architecture: NVIDIA: compute capability ("8.9"). AMD: gfx name ("gfx1100"). Intel: PCI device id
-            ("0x56a0"). Apple: None. None where it could not be detected.
+        architecture: NVIDIA: compute capability ("8.9"). AMD: gfx name ("gfx1100"), on Windows PCI device id.
+            Intel: PCI device id ("0x56a0"). Apple: None. None where it could not be detected.
         architecture_source: Where the architecture comes from ("nvidia-smi", "name", "kfd",
             "rocm_agent_enumerator", "pci"); "bus" where the bus alone shows the GPU: it has no driver.
         memory_bytes: Its own memory, None where unknown or shared with the CPU.

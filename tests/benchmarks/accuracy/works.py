@@ -173,14 +173,14 @@ class Reality:
 
 
 def installs(wheel: Wheel, reality: Reality, at: str = "") -> bool:
-    """Whether pip could install a wheel there, from `index` or `pypi`; from either by default."""
+    """Whether pip could install a wheel there, from `index`, `pypi` or `vendor`; from any by default."""
     if wheel.platform != reality.platform or wheel.build in _SOURCE_BUILDS or reality.is_translated:
         return False
     if reality.platform.startswith("linux") and not (reality.glibc and reality.glibc >= wheel.glibc):
         return False
     if reality.platform.startswith("macos") and reality.macos < wheel.macos:
         return False
-    return any(wheel.is_for(reality.python, place) for place in ([at] if at else ["index", "pypi"]))
+    return any(wheel.is_for(reality.python, place) for place in ([at] if at else ["index", "pypi", "vendor"]))
 
 
 def accelerates(wheel: Wheel, reality: Reality) -> bool:

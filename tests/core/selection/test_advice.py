@@ -72,11 +72,16 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
             "3.12.3",
             "no code for compute capability 3.5",
         ),
-        (linux(amd("gfx1032", "RX 6600")), "torch", "3.12.3", "rocm7.2 has no code for gfx1032 (RX 6600)"),
-        (linux(amd("gfx1032", "RX 6600")), "torch", "3.12.3", "HSA_OVERRIDE_GFX_VERSION=10.3.0 lets it run"),
+        (linux(amd("gfx803", "RX 580")), "torch", "3.12.3", "has no code for gfx803 (RX 580)"),
+        (
+            linux(amd("gfx1032", "RX 6600")),
+            "torch<2.10",
+            "3.12.3",
+            "HSA_OVERRIDE_GFX_VERSION=10.3.0 lets it run",
+        ),
         (
             linux(amd("gfx1151", "Strix Halo")),
-            "torch<2.11",
+            "torch<2.10",
             "3.12.3",
             "rocm7.2 with torch 2.14.1 can use it",
         ),
@@ -88,9 +93,9 @@ RTX_5090 = nvidia("12.0", "RTX 5090")
         ),
         (
             windows(amd("gfx1100", "RX 7900 XTX")),
-            "torch",
+            "torch<2.10",
             "3.12.3",
-            "rocm7.2 has wheels for Linux on x86-64 only; this is Windows on x86-64",
+            "rocm10.1.0 with torch 2.14.0 can use it, but torch<2.10 does not allow that torch.",
         ),
         (
             linux(RTX_4090, driver="440.33"),
@@ -167,7 +172,7 @@ def test_an_idle_gpu_is_named_with_what_would_change_it(
         windows(),
         linux(intel("0x3e92", "UHD 630")),
         linux(RTX_4090, driver="580.65.06"),
-        linux(RTX_4090, amd("gfx1032"), intel("0x3e92"), driver="580.65.06"),
+        linux(RTX_4090, amd("gfx803"), intel("0x3e92"), driver="580.65.06"),
         linux(RTX_4090, amd("gfx1151", integrated=True), driver="580.65.06"),
         linux(amd("gfx1100")),
     ],
@@ -231,12 +236,13 @@ def test_what_could_not_be_found_out_is_not_called_absent() -> None:
 
 
 def test_nor_on_windows_which_lists_its_gpus_itself() -> None:
-    """NVIDIA's and Intel's, without a tool of theirs."""
+    """Of every maker, without a tool of theirs."""
     failed = ProbeReport(probe="windows_gpus", outcome=Outcome.TIMED_OUT, seconds=15.0, detail="no answer")
     selection = plan(replace(windows(), probes=(failed,))).selection
     assert selection.reason.startswith("Whether there is a GPU could not be detected")
     assert selection.warnings == (
         "Whether there is an NVIDIA driver could not be detected (no answer).",
+        "Whether there is an AMD GPU could not be detected (no answer).",
         "Whether there is an Intel GPU could not be detected (no answer).",
     )
 

@@ -451,7 +451,11 @@ async def test_windows_gives_one_object_or_an_array() -> None:
         {"Name": "Remote Display Adapter", "PNPDeviceID": "ROOT\\BASICDISPLAY", "DriverVersion": "10"},
     ]
     reading = await read(WINDOWS_GPUS, listed_by_windows(json.dumps(listed)))
-    assert [(gpu.vendor, gpu.architecture) for gpu in reading.gpus] == [("intel", "0xe20b"), ("amd", None)]
+    assert [(gpu.vendor, gpu.architecture) for gpu in reading.gpus] == [
+        ("intel", "0xe20b"),
+        ("amd", "0x744c"),
+    ]
+    assert [gpu.driver for gpu in reading.gpus] == ["32.0.101.6314", None]
     assert reading.version is None
 
 
