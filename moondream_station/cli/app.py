@@ -303,6 +303,9 @@ def plan(
     ] = None,
     strategy: Strategy = None,
     offline: Offline = False,
+    shows_all: Annotated[
+        bool, typer.Option("--all", help="Show every build, also those for other machines.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show which PyTorch build would be installed, and why no other. Installs nothing."""

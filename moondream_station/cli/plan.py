@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,20 +58,32 @@ class _Options:
     offline: bool
 
 
-def run_plan(*, strategy: str | None, as_json: bool, **options: Any) -> int:
+def run_plan(*, strategy: str | None, shows_all: bool, as_json: bool, **options: Any) -> int:
     """Plan for `_Options`, and print it; returns 0 where there is a build, else 1."""
     home, settings = begin(strategy=strategy)
     check_strategy(settings.strategy)
     selection, pip_options = run_loop(_plan, _Options(**options), home, settings)
     data = to_json(selection)
+    del data["unrelated"]
     if selection.fit is None:
         del data["fit"]
-    print_text(plan_text(selection, pip_options, width=terminal_width()), data, as_json=as_json)
+    text = plan_text(selection, pip_options, width=terminal_width(), shows_all=shows_all)
+    print_text(text, data, as_json=as_json)
     return 0 if selection.build is not None else 1
 
 
-def plan_text(selection: Selection, pip_options: Sequence[str] = (), *, width: int | None = None) -> str:
-    """A plan for people, its table broken to `width` columns: choice, command, fit, warnings, candidates."""
+def plan_text(
+    selection: Selection,
+    pip_options: Sequence[str] = (),
+    *,
+    width: int | None = None,
+    shows_all: bool = False,
+) -> str:
+    """A plan for people: choice, command, fit, warnings, candidates.
+
+    On a terminal of `width` columns the table is broken to fit, and what can't matter on this machine is one
+    line below it, unless everything is to be shown.
+    """
     lines = []
     if selection.build is None:
         lines.append(selection.reason)
@@ -80,6 +93,7 @@ def plan_text(selection: Selection, pip_options: Sequence[str] = (), *, width: i
     if selection.fit is not None:
         lines += ["", selection.fit.sentence]
     lines += [f"warning: {warning}" for warning in selection.warnings]
+    left_out = set() if shows_all or width is None else set(selection.unrelated)
     rows = [
         {
             "build": candidate.build,
@@ -88,9 +102,17 @@ def plan_text(selection: Selection, pip_options: Sequence[str] = (), *, width: i
             "reason": _reason_without_build(candidate),
         }
         for candidate in selection.candidates
+        if candidate.build not in left_out
     ]
     if rows:
         lines += ["", table(rows, ("build", "torch", "verdict", "reason"), width=width)]
+    if left_out and width is not None:
+        named = [candidate.build for candidate in selection.candidates if candidate.build in left_out]
+        are = "builds are" if named[1:] else "build is"
+        shown = textwrap.fill(
+            f"{len(named)} more {are} not for this machine ({', '.join(named)}): --all says why.", width
+        )
+        lines += ["", shown]
     return "\n".join(lines)
 
 

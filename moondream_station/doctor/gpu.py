@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from moondream_station.core.activation.trials_file import load_trials
 from moondream_station.core.builds.naming import Kind, parse_build
-from moondream_station.core.builds.visibility import describe
+from moondream_station.core.builds.visibility import InUse, describe
 from moondream_station.core.capabilities.probes.nvidia import Trouble
 from moondream_station.core.facts.capabilities import Gpu, Outcome, Vendor
 from moondream_station.core.facts.redact import redact_url
@@ -57,6 +57,7 @@ _AILMENTS: Final = {
     ),
 }
 """What keeps an installed driver from working, the most telling first: the summary, remedy and commands."""
+_GONE = "Restart the computer; if that does not bring it back, check its power and slot."
 _INCURABLE: Final = {Trouble.MISMATCH, Trouble.NO_PERMISSION}
 """With these no build is served."""
 
@@ -66,18 +67,17 @@ async def devices(patient: Patient) -> Finding:
     machine, planned = await patient.examined.get(), await patient.planned.get()
     gpus = [_gpu_line(gpu) for gpu in machine.capabilities.gpus]
     if _LOST & set(machine.nvidia_smi.troubles):
-        text = "Restart the computer; if that does not bring it back, check its power and slot."
-        return warning("An NVIDIA GPU no longer answers on its bus.", text, detail=gpus)
-    if absence := _absence(planned):
-        if "hides" in absence:
-            variable = absence.partition("=")[0]
-            is_windows = machine.capabilities.system == "Windows"
-            text = "Unset the variable, unless it is meant."
+        return warning("An NVIDIA GPU no longer answers on its bus.", _GONE, detail=gpus)
+    if unseen := _unseen(planned):
+        absence, is_windows = unseen.absence or "", machine.capabilities.system == "Windows"
+        remedy: tuple[str, ...] = (_GONE,)
+        if variable := unseen.hidden_by:
             command = f"Remove-Item Env:{variable}" if is_windows else f"unset {variable}"
-        else:
+            remedy = ("Unset the variable, unless it is meant.", command)
+        elif not is_windows and machine.capabilities.surroundings is None:
             text = "Give the container its GPU: NVIDIA's container toolkit on the host, and `--gpus all`."
-            command = "docker run --gpus all IMAGE"
-        return warning(f"{absence[0].upper()}{absence[1:]}.", text, command, detail=gpus)
+            remedy = (text, "docker run --gpus all IMAGE")
+        return warning(f"{absence[0].upper()}{absence[1:]}.", *remedy, detail=gpus)
     if gpus:
         variables = planned.capabilities.variables
         return ok(f"{', '.join(gpus)}.", [f"{name}={value}" for name, value in variables.items()])
@@ -86,14 +86,13 @@ async def devices(patient: Patient) -> Finding:
     return ok("No GPU that PyTorch supports was found; models run on the CPU.")
 
 
-def _absence(planned: Planned) -> str | None:
+def _unseen(planned: Planned) -> InUse | None:
     """Why GPUs that are there, or should be, are not seen; a missing driver is the driver's own matter."""
     for kind, vendor in _GPU_KINDS.items():
         in_use, gpus = planned.case.hardware.of_kind(kind), planned.capabilities.gpus_of(vendor)
-        is_hidden = bool(gpus) and not in_use.gpus and "hides" in (in_use.absence or "")
         is_missing = not gpus and in_use.driver is not None
-        if in_use.absence and (is_hidden or is_missing):
-            return in_use.absence
+        if in_use.absence and (in_use.hidden_by or is_missing):
+            return in_use
     return None
 
 

@@ -53,9 +53,29 @@ def test_the_table_fits_a_terminal() -> None:
     assert "cu130 - rejected needs driver 580 or newer; this machine has 535.183.01." in flat
     assert "cu128 - rejected has no code for compute capability 6.1 (NVIDIA GeForce GTX 1080)" in flat
     assert "rocm7.2 - rejected has no code for gfx1032 (AMD GPU)" in flat
-    assert len(shown.splitlines()) > len(selection.candidates) + 1
+    assert len(shown.splitlines()) > len(selection.candidates) - len(selection.unrelated) + 1
     one_line = plan_text(selection).partition("BUILD ")[2]
     assert len(one_line.splitlines()) == len(selection.candidates) + 1
+
+
+def test_the_table_shows_what_could_matter_on_this_machine() -> None:
+    """Builds for other platforms and for GPUs that are not there are one line, unless all are asked for."""
+    machine = linux(nvidia("8.9", "NVIDIA GeForce RTX 4090"), driver="535.183.01")
+    selection = plan(machine, "torch").selection
+    shown = plan_text(selection, width=100)
+    _, _, rows = shown.partition("BUILD ")
+    rows = rows.partition("\n\n")[0]
+    builds = {line.split(" ")[0] for line in rows.splitlines()[1:] if line[:1].isalpha()}
+    assert {"cu126", "cu130", "cpu"} <= builds
+    assert not {build for build in builds if build.startswith(("rocm", "xpu", "mps"))}
+    last = " ".join(shown.rpartition("\n\n")[2].split())
+    assert last.startswith(f"{len(selection.unrelated)} more builds are not for this machine (")
+    assert "rocm7.2" in last
+    assert last.endswith("--all says why.")
+    everything = plan_text(selection, width=100, shows_all=True)
+    assert "xpu" in everything
+    assert "--all" not in everything
+    assert "--all" not in plan_text(selection)
 
 
 def test_the_table_of_models_fits_a_terminal_too() -> None:

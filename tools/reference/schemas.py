@@ -33,6 +33,8 @@ def schemas() -> dict[str, Schema]:
     for name, kind in _DATACLASSES.items():
         made[name] = openapi.dataclass_schema(kind)
     made["plan"]["required"].remove("fit")  # there with `--model` alone
+    made["plan"]["required"].remove("unrelated")  # for the table on a terminal alone
+    del made["plan"]["properties"]["unrelated"]
     made["catalog"] = {**CatalogFile.model_json_schema(), "title": "catalog"}
     head = ("$schema", "title", "description", "type")
     for name, schema in made.items():

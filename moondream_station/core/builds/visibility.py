@@ -35,6 +35,7 @@ _WITHOUT_KFD = {
 }
 _VGPU_WITHOUT_CUDA = re.compile(r"-(\d{1,2}[AB]\d?)$")
 """Virtual Applications and Virtual PC, also "-1B4": Q and C profiles alone have CUDA (vGPU user guide)."""
+_CUDA_LIST = "CUDA_VISIBLE_DEVICES"
 _BUS_ORDER = "PCI_BUS_ID"
 _ON_WINDOWS = "windows_gpus"
 INTEGRATED_GFX = frozenset({
@@ -48,12 +49,12 @@ INTEGRATED_GFX = frozenset({
 class InUse:
     """The GPUs of one vendor that a backend will see.
 
-    `integrated` are those that the runtime lists beside discrete ones, and that decide nothing.
-    Where there are none, `absence` says why, as a clause without a full stop. `hidden` are those that can't
-    be seen, where that holds of every one, `beside` those that variables hide beside the visible (`hiding`);
-    `unknown`: there are some that could not be listed; `uncertain`: it could not be detected if there are
-    any. The runtime numbers them as they are listed, or by speed. `carries_as` is the driver whose builds
-    cuda-compat lets this one carry.
+    `integrated` are those that the runtime lists beside discrete ones, and that decide nothing. Where there
+    are none, `absence` says why, as a clause without a full stop. `hidden` are those that can't be seen, where
+    that holds of every one, and `hidden_by` the variable that hides them; `beside` those that variables hide
+    beside the visible (`hiding`). `unknown`: there are some that could not be listed; `uncertain`: it could
+    not be detected if there are any. The runtime numbers them as they are listed, or by speed. `carries_as`
+    is the driver whose builds cuda-compat lets this one carry.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -62,6 +63,7 @@ class InUse:
     hidden: tuple[Gpu, ...] = ()
     beside: tuple[Gpu, ...] = ()
     hiding: str = ""
+    hidden_by: str | None = None
     driver: str | None = None
     carries_as: str | None = None
     unknown: bool = False
@@ -114,8 +116,8 @@ def nvidia_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     visible, warnings = _visible_to_cuda(gpus, capabilities.variables)
     if not visible:
         value = capabilities.variables["CUDA_VISIBLE_DEVICES"]
-        absence = f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU"
-        return InUse(absence=absence, hidden=gpus, driver=driver)
+        absence = f"{_CUDA_LIST}={value!r} hides every NVIDIA GPU"
+        return InUse(absence=absence, hidden=gpus, driver=driver, hidden_by=_CUDA_LIST)
     beside = tuple(gpu for gpu in gpus if gpu not in visible)
     if unreadable := [gpu for gpu in visible if not parse_capability(gpu.architecture or "")]:
         if capabilities.surroundings == "jetson":
@@ -184,7 +186,8 @@ def amd_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
         gpus = _by_position(gpus, value)
         hiding.append(f"{name}={value!r}")
         if not gpus:
-            return InUse(absence=f"{hiding[-1]} hides every AMD GPU", hidden=_deciding(every))
+            absence = f"{hiding[-1]} hides every AMD GPU"
+            return InUse(absence=absence, hidden=_deciding(every), hidden_by=name)
     deciding = _deciding(gpus)
     others = tuple(gpu for gpu in gpus if gpu not in deciding)
     seen = InUse(gpus=deciding, integrated=others, hiding=" and ".join(hiding))
@@ -258,7 +261,8 @@ def _unanswered(capabilities: Capabilities, *probes: str) -> str | None:
 def _without_list(capabilities: Capabilities, driver: str) -> InUse:
     value = capabilities.variables.get("CUDA_VISIBLE_DEVICES")
     if value is not None and not _entries(value):
-        return InUse(absence=f"CUDA_VISIBLE_DEVICES={value!r} hides every NVIDIA GPU", driver=driver)
+        absence = f"{_CUDA_LIST}={value!r} hides every NVIDIA GPU"
+        return InUse(absence=absence, driver=driver, hidden_by=_CUDA_LIST)
     if capabilities.surroundings == "jetson":
         return InUse(gpus=(_as_jetson(Gpu(vendor="nvidia", name="the Jetson's GPU")),), driver=driver)
     if capabilities.outcome_of("nvidia_smi") is not None:

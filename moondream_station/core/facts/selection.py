@@ -82,6 +82,7 @@ class Selection:
             names only what that serves. Empty where nothing was chosen.
         warnings: Sentences about what could be better.
         candidates: Every build considered, in the order of preference.
+        unrelated: The builds among them that nothing on this machine could make possible, for a short table.
         fit: Whether the model that `--model` names fits there.
     """
 
@@ -95,4 +96,5 @@ class Selection:
     command: tuple[str, ...]
     warnings: tuple[str, ...]
     candidates: tuple[Candidate, ...]
+    unrelated: tuple[str, ...] = ()
     fit: Fit | None = None

@@ -118,6 +118,7 @@ def select(request: BuildRequest, offers: Iterable[Offer], *, is_complete: bool 
         command=install_command(chosen.best, requirements, case) if chosen else (),
         warnings=tuple(dict.fromkeys((*requirements.warnings, *named, *idle, *_caveats(chosen, case)))),
         candidates=_candidates(order, possible, judgements, reason or "", case),
+        unrelated=tuple(judged.build.name for judged in judgements if _is_unrelated(judged, forced, case)),
     )
     return SelectionResult(selection, tuple(map(Ranked.of, order)), degraded)
 
@@ -155,6 +156,17 @@ def _served_together(kind: Kind, builds: Iterable[Build], case: Case) -> frozens
     return max(
         with_the_first, key=lambda places: [place in places for place in numbered], default=frozenset()
     )
+
+
+def _is_unrelated(judgement: Judgement, forced: Build | None, case: Case) -> bool:
+    """Whether a build is for another platform, or for another maker's GPUs, or can't be installed at all."""
+    build, refusal = judgement.build, judgement.refusal
+    if refusal is None or build == forced:
+        return False
+    if refusal.obstacle in {Obstacle.PLATFORM, Obstacle.SOURCE_BUILD}:
+        return True
+    in_use = case.hardware.of_kind(build.kind)
+    return build.kind in GPU_KINDS and not in_use.is_there and not in_use.uncertain
 
 
 def _worth(judgement: Judgement, case: Case) -> tuple[int, bool, Version, bool, Build]:
