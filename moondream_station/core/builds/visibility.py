@@ -50,7 +50,7 @@ class InUse:
     """The GPUs of one vendor that a backend will see.
 
     `integrated` are those that the runtime lists beside discrete ones, and that decide nothing. Where there
-    are none, `absence` says why, as a clause without a full stop. `hidden` are those that can't be seen, where
+    are none, `absence` says why, as a clause without a full stop. `hidden` are those not to be seen, where
     that holds of every one, and `hidden_by` the variable that hides them; `beside` those that variables hide
     beside the visible (`hiding`). `unknown`: there are some that could not be listed; `uncertain`: it could
     not be detected if there are any. The runtime numbers them as they are listed, or by speed. `carries_as`

@@ -46,6 +46,7 @@ GFX = [
     "gfx1151",
     "gfx1201",
 ]
+GFX_OF = {row["build"]: row["gfx"] for row in (*DATA["rocm"], *DATA["vendor_rocm"])}
 TORCH = [str(release["torch"]) for release in DATA["releases"]]
 PYTHONS = [
     "3.8.10",
@@ -72,6 +73,7 @@ class Wheel:
     pythons: frozenset[str]
     verified: bool
     local: str | None
+    is_amds: bool = False
 
     @property
     def full(self) -> Version:
@@ -91,7 +93,9 @@ def every_wheel(platform: str) -> Iterator[Wheel]:
         for row in release["wheels"]:
             if platform in row:
                 known = row[platform] != "unverified"
-                yield Wheel(row["build"], torch, platform, frozenset([*pythons, *more]), known, row["build"])
+                own = row["python"].split() if "python" in row else [*pythons, *more]
+                build = row["build"]
+                yield Wheel(build, torch, platform, frozenset(own), known, build, "vendor" in row)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -153,10 +157,9 @@ def runs_here(wheel: Wheel, machine: Capabilities) -> bool:
             and has_code(wheel, str(gpu.architecture))
         )
     if wheel.build.startswith("rocm"):
-        known = {row["build"]: row["gfx"] for row in DATA["rocm"]}
         return (
             gpu.vendor == "amd"
-            and gpu.architecture in known.get(wheel.build, ())
+            and gpu.architecture in GFX_OF.get(wheel.build, ())
             and wheel.build != "rocm7.14"
         )
     return gpu.vendor == "intel" and any(gpu.architecture in family["devices"] for family in DATA["intel"])
@@ -227,7 +230,12 @@ def test_the_choice_is_the_best_of_all_wheels_that_are_possible(
     possible = possible_wheels(machine, requirement, python)
     best = max(
         possible,
-        key=lambda wheel: (build_order(wheel.build)[0], wheel.torch, build_order(wheel.build)),
+        key=lambda wheel: (
+            build_order(wheel.build)[0],
+            wheel.torch,
+            not wheel.is_amds,
+            build_order(wheel.build),
+        ),
         default=None,
     )
     found = (selection.build, selection.torch)
@@ -260,7 +268,7 @@ def test_a_selection_is_total_and_deterministic(
         [(selection.build, selection.torch)] if selection.build else []
     )
     assert bool(selection.command) is (selection.build is not None)
-    assert (selection.index_url is None) is (selection.source != "index")
+    assert (selection.index_url is None) is (selection.source not in {"index", "vendor"})
     assert selection.reason
     assert [one.build for one in result.order][:1] == ([selection.build] if selection.build else [])
 
@@ -324,7 +332,7 @@ def test_no_rocm_is_chosen_that_has_no_code_for_any_gpu_in_use(
     selection = plan(machine, requirement).selection
     if selection.build is None or not selection.build.startswith("rocm"):
         return
-    known = {row["build"]: row["gfx"] for row in DATA["rocm"]}[selection.build]
+    known = GFX_OF[selection.build]
     wanted = range(len(cards)) if hidden is None else map(int, hidden.split(","))
     in_use = {cards[place].architecture for place in wanted if 0 <= place < len(cards)}
     assert in_use & set(known)
