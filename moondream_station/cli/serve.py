@@ -17,7 +17,7 @@ from moondream_station.agents.folders import Folders
 from moondream_station.agents.over_http import OverHttp, check_extra
 from moondream_station.console.interrupts import DONE, cancel_on_signal, ignore_signals, run_loop
 from moondream_station.console.logging import begin
-from moondream_station.console.output import print_text
+from moondream_station.console.output import print_text, write_line
 from moondream_station.core.activation.models import check_model
 from moondream_station.core.builds.naming import check_strategy
 from moondream_station.core.facts.errors import (
@@ -35,6 +35,7 @@ from moondream_station.core.home.settings import Settings
 from moondream_station.core.station import Station, open_station
 from moondream_station.http.app import create_app
 from moondream_station.http.guard import Access
+from moondream_station.http.metrics.access_log import logged
 from moondream_station.http.server import listen
 from moondream_station.http.server import serve as answer_requests
 
@@ -137,6 +138,8 @@ async def serve_here(
             if agents is not None:
                 tasks.start_soon(agents.run)
             app = create_app(station, access=access, mcp=agents)
+            if settings.access_log:
+                app = logged(app, _write_access)
             await tasks.start(partial(answer_requests, app, listeners, stopping=closing))
             tasks.start_soon(_pass_on, closing, stopping)
             if model is not None and model != station.active_model:
@@ -183,6 +186,11 @@ async def _take_lock(home: Home, stack: AsyncExitStack) -> None:
                 raise running
             await anyio.sleep(_POLL_SECONDS)
     stack.enter_context(serve_lock(home))
+
+
+def _write_access(line: str) -> None:
+    with suppress(BrokenPipeError, OutputUnwritable):  # no request fails because its line can't be written
+        write_line(sys.stderr, line)
 
 
 async def _examine(home: Home, settings: Settings) -> Mapping[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio.to_thread
 
 from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import LEVELS, begin
 from moondream_station.console.output import folded, print_progress, print_text, table, terminal_width
-from moondream_station.core.facts.errors import SettingsInvalid, UsageError
+from moondream_station.core.facts.errors import SettingsInvalid, StationError, UsageError
 from moondream_station.core.facts.redact import redact_url
 from moondream_station.core.facts.version import VERSION
 from moondream_station.core.home.layout import Home, home_from
@@ -26,10 +27,12 @@ from moondream_station.core.home.settings import (
     read_config,
     write_config,
 )
-from moondream_station.panel.words import status_rows
+from moondream_station.panel.words import figure_rows, status_rows
 
 if TYPE_CHECKING:
     from moondream_station.http.client import StationClient
+
+T = TypeVar("T")
 
 _USAGE = "`moondream-station settings`, `settings set KEY VALUE` or `settings unset KEY`."
 _FIT_WORDS = {"fits": "yes", "tight": "tight", "does not fit": "no"}
@@ -40,9 +43,10 @@ def run_status(*, watch: bool, as_json: bool) -> int:
     if watch:
         from moondream_station.cli.watch import run_watch  # noqa: PLC0415  it draws
 
-        return run_watch(json.dumps if as_json else status_text, may_draw=not as_json)
+        return run_watch(json.dumps, None) if as_json else run_watch(status_text, read_figures)
     home, _ = begin()
     record = read_station(home)
+    figures: Sequence[tuple[str, str]] = ()
     if record is None:
         from moondream_station.core.facts.state import status  # noqa: PLC0415
         from moondream_station.core.views.overview import (  # noqa: PLC0415  only where nothing serves
@@ -55,7 +59,9 @@ def run_status(*, watch: bool, as_json: bool) -> int:
     else:
         broken = None  # the station installs it again by itself
         shown = run_loop(_ask, record, lambda client: client.status())
-    print_text(status_text(shown, broken, width=terminal_width()), shown, as_json=as_json)
+        figures = () if as_json else run_loop(_ask, record, read_figures)
+    text = status_text(shown, broken, figures=figures, width=terminal_width())
+    print_text(text, shown, as_json=as_json)
     return 0
 
 
@@ -110,9 +116,22 @@ def news_lines(shown: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def status_text(shown: Mapping[str, Any], broken: str | None = None, *, width: int | None = None) -> str:
+async def read_figures(client: StationClient) -> Sequence[tuple[str, str]]:
+    """A station's figures as labels and words; none from a station that is too old to have them."""
+    with suppress(StationError, KeyError):
+        return figure_rows(*await client.figures())
+    return ()
+
+
+def status_text(
+    shown: Mapping[str, Any],
+    broken: str | None = None,
+    *,
+    figures: Sequence[tuple[str, str]] = (),
+    width: int | None = None,
+) -> str:
     """The status shape for people, broken to `width` columns; `broken` as for `status_rows`."""
-    rows = [f"{label}: {words}" for label, words in status_rows(shown, broken)]
+    rows = [f"{label}: {words}" for label, words in (*status_rows(shown, broken), *figures)]
     if activation := shown["activation"]:
         where = f"at {activation['stage']}, since {activation['started_at']}"
         rows.append(f"Running: switch to {activation['model']}, {where}")
@@ -123,9 +142,7 @@ def status_text(shown: Mapping[str, Any], broken: str | None = None, *, width: i
     return "\n".join(folded(row, width) for row in rows)
 
 
-async def _ask(
-    record: StationRecord, question: Callable[[StationClient], Awaitable[Mapping[str, Any]]]
-) -> Mapping[str, Any]:
+async def _ask(record: StationRecord, question: Callable[[StationClient], Awaitable[T]]) -> T:
     from moondream_station.http.client import StationClient  # noqa: PLC0415  only where a station serves
 
     async with StationClient(record.address, token=record.token) as client:

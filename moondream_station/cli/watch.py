@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -36,8 +36,15 @@ _POLL_SECONDS: Final = 0.25
 _SHOWN_PROGRESS: Final = ("stage", "overall_received_bytes", "overall_total_bytes")
 
 
+_FIGURES_SECONDS: Final = 2.0
+"""How often a station is asked for its figures, as by its page."""
+
 _Show: TypeAlias = Callable[[StationState], None]
 """Shows a state from now on."""
+_Figures: TypeAlias = Sequence[tuple[str, str]]
+_ShowFigures: TypeAlias = Callable[[_Figures], None]
+_ReadFigures: TypeAlias = Callable[[StationClient], Awaitable[_Figures]]
+_Measure: TypeAlias = Callable[[StationClient], Coroutine[Any, Any, None]]
 _Text: TypeAlias = Callable[[Mapping[str, Any]], str]
 """The status shape as text."""
 
@@ -69,22 +76,25 @@ class _Lines:
             await anyio.sleep(_POLL_SECONDS)
 
 
-def run_watch(text: _Text, *, may_draw: bool) -> int:
-    """Show the status until a signal comes, across starts and ends of stations; returns the exit code, 0."""
+def run_watch(text: _Text, read_figures: _ReadFigures | None) -> int:
+    """Show the status until a signal comes, across starts and ends of stations; returns the exit code, 0.
+
+    Without `read_figures`, nothing is drawn.
+    """
     home, _ = begin()
-    return run_loop(_watch, home, text, may_draw)
+    return run_loop(_watch, home, text, read_figures)
 
 
-async def _watch(home: Home, text: _Text, may_draw: bool) -> int:  # noqa: FBT001  called through `run_loop`
+async def _watch(home: Home, text: _Text, read_figures: _ReadFigures | None) -> int:
     def stop(_: CancelReason) -> None:
         ignore_signals()
         scope.cancel()
 
     terminal = Terminal(sys.stdout)
     with anyio.CancelScope() as scope, cancel_on_signal(stop):
-        if may_draw and terminal.can_draw:
-            with _drawn(terminal) as show:
-                await _follow(home, show)
+        if read_figures is not None and terminal.can_draw:
+            with _drawn(terminal) as (show, show_figures):
+                await _follow(home, show, partial(_ask_for_figures, read_figures, show_figures))
         lines = _Lines(text)
         with as_raised():
             await accompanied(partial(_follow, home, lines.show), lines.print_changes)
@@ -92,38 +102,45 @@ async def _watch(home: Home, text: _Text, may_draw: bool) -> int:  # noqa: FBT00
 
 
 @contextmanager
-def _drawn(terminal: Terminal) -> Iterator[_Show]:
+def _drawn(terminal: Terminal) -> Iterator[tuple[_Show, _ShowFigures]]:
     """The state on a terminal, drawn over and over."""
     state: StationState | None = None
+    figures: _Figures = ()
 
     def show(latest: StationState) -> None:
         nonlocal state
         state = latest
 
+    def show_figures(latest: _Figures) -> None:
+        nonlocal figures
+        figures = latest
+
     def picture(frame: Frame, height: int | None) -> Sequence[Text]:
-        return render_station(state, frame, height=height) if state is not None else []
+        return render_station(state, frame, figures=figures, height=height) if state is not None else []
 
     live = LivePicture(terminal, picture)
     live.start()
     with closing(live):
-        yield show
+        yield show, show_figures
 
 
 async def _read_station(home: Home) -> StationRecord | None:
     return await anyio.to_thread.run_sync(read_station, home)
 
 
-async def _follow(home: Home, show: _Show) -> None:
-    """Show the status until cancelled."""
+async def _follow(home: Home, show: _Show, measure: _Measure | None = None) -> None:
+    """Show the status until cancelled; beside it, `measure` a station while it serves."""
     while True:
         record = await _read_station(home)
         if record is None:
             await _follow_files(home, show)
             continue
         try:
-            await accompanied(
-                partial(wait_until_gone, home, record), partial(_show_messages, home, record, show)
-            )
+            async with StationClient(record.address, token=record.token) as client:
+                showing = partial(_show_messages, home, client, show)
+                if measure is not None:
+                    showing = partial(accompanied, showing, partial(measure, client))
+                await accompanied(partial(wait_until_gone, home, record), showing)
         except StationUnreachable as error:
             unreachable = error
         else:
@@ -132,10 +149,10 @@ async def _follow(home: Home, show: _Show) -> None:
             raise unreachable
 
 
-async def _show_messages(home: Home, record: StationRecord, show: _Show) -> None:
+async def _show_messages(home: Home, client: StationClient, show: _Show) -> None:
     """Show what a station publishes."""
     state = StationState()
-    async with StationClient(record.address, token=record.token) as client, client.follow() as messages:
+    async with client.follow() as messages:
         async for message in messages:
             if message.get("event") == "Snapshot":
                 state = state_from_status(message["seq"], message["state"])
@@ -143,6 +160,17 @@ async def _show_messages(home: Home, record: StationRecord, show: _Show) -> None
             else:
                 state = apply(state, event_from_json(message))
             show(state)
+
+
+async def _ask_for_figures(
+    read_figures: _ReadFigures, show_figures: _ShowFigures, client: StationClient
+) -> None:
+    try:
+        while True:
+            show_figures(await read_figures(client))
+            await anyio.sleep(_FIGURES_SECONDS)
+    finally:
+        show_figures(())  # what does not run has none
 
 
 def _with_beginning(home: Home, state: StationState) -> StationState:

@@ -74,6 +74,7 @@ def create_app(
         "/v1/models": partial(_models, station),
         "/v1/models/{id}": partial(_model_by_id, station),
         "/v1/stats": lambda _: json_response(station.figures()),
+        "/metrics": partial(_metrics, station),
         "/v1/station": lambda _: json_response(station.status()),
         "/v1/station/switch": partial(_switch, station, access),
         "/v1/station/rollback": partial(_rollback, station),
@@ -241,6 +242,14 @@ async def _cancel(station: StationApi, request: Request) -> Response:
     """Its body is empty or an object."""
     await read_object(request)
     return json_response({"activation": station.request_cancel()}, status=202)
+
+
+async def _metrics(station: StationApi, _request: Request) -> Response:
+    from moondream_station.http.metrics.exposition import CONTENT_TYPE, metrics_text  # noqa: PLC0415  see there
+
+    figures, usage = station.figures(), await station.inspection.usage()
+    content = await anyio.to_thread.run_sync(metrics_text, figures, usage)
+    return Response(content, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _stop(station: StationApi, request: Request) -> Response:

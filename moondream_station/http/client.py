@@ -123,9 +123,9 @@ class StationClient:
         """End the active model's worker; gives the model, and whether a worker ran."""
         return await self._ask("POST", "/v1/station/stop", {})
 
-    async def figures(self) -> Message:
-        """The station's figures."""
-        return await self._ask("GET", "/v1/stats")
+    async def figures(self) -> tuple[Message, Message]:
+        """What the station has done since it started, and what memory and disk it has."""
+        return await self._ask("GET", "/v1/stats"), await self._ask("GET", "/v1/station/usage")
 
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Message:
         """A function's whole answer. The station says when it takes too long."""

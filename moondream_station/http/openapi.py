@@ -139,7 +139,8 @@ def _operation(route: RouteInfo) -> dict[str, Any]:
     if route.request:
         operation["requestBody"] = {"required": True, "content": {JSON_TYPE: {"schema": _ref(route.request)}}}
     if route.answer is None:
-        content = {"text/html": {"schema": {"type": "string"}}}
+        kind = "text/html" if route.path == "/" else "text/plain"
+        content = {kind: {"schema": {"type": "string"}}}
     elif route.is_stream:
         content = _stream_of("event", "snapshot")
     else:

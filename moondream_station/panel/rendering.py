@@ -6,7 +6,7 @@ end the result. While an activation runs they always have the same number of lin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final, assert_never
 
@@ -67,12 +67,14 @@ def render(
     return [whole[0], stages[STAGES.index(shown.reached)], *details][: max(0, height)]
 
 
-def render_station(state: StationState, frame: Frame, *, height: int | None = None) -> list[Text]:
-    """What `status` prints, and below it what `render` shows."""
+def render_station(
+    state: StationState, frame: Frame, *, figures: Sequence[tuple[str, str]] = (), height: int | None = None
+) -> list[Text]:
+    """What `status` prints, with a station's figures, and below it what `render` shows."""
     styles = {"Active": _WORKER_STYLES[state.active.worker] if state.active else "", "Degraded": "yellow"}
     lines = [
         line
-        for label, words in status_rows(status(state))
+        for label, words in (*status_rows(status(state)), *figures)
         for line in frame.labelled(label, words, styles.get(label, ""))
     ]
     room = None if height is None else max(0, height - len(lines) - 1)

@@ -5,6 +5,7 @@ Loads no rich: a command that draws nothing uses this too.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, assert_never
 
@@ -188,6 +189,30 @@ def status_rows(shown: Mapping[str, Any], broken: str | None = None) -> list[tup
     if verification and verification["torch"]:
         device = verification["device_name"] or verification["device"]
         rows.append(("Verified", computes_text(verification["torch"], device)))
+    return rows
+
+
+def figure_rows(stats: Mapping[str, Any], usage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a station has done since it started, and what it holds, as labels and words."""
+    ends = Counter[str]()
+    for function in stats["functions"]:
+        ends.update(function["requests"])
+    words = {"ok": "answered", "rejected": "refused", "timeout": "timed out", "error": "failed"}
+    counts = [f"{ends[end]:,} {word}" for end, word in words.items() if ends[end] or end == "ok"]
+    answers = stats["processing"], stats["queue_size"]
+    rows = [("Requests", f"{', '.join(counts)}; {answers[0]} in progress, {answers[1]} waiting")]
+    times = [
+        f"{function['function']} {seconds['median']:.2g} s (95 % within {seconds['p95']:.2g} s)"
+        for function in stats["functions"]
+        if (seconds := function["seconds"])["count"]
+    ]
+    rows += [("Median", ", ".join(times))] if times else []
+    memory = usage["memory"]
+    worker = "" if memory["worker_bytes"] is None else f", worker {size_text(memory['worker_bytes'])}"
+    gpus = [f", {gpu['name']} {size_text(gpu['used_bytes'])} used" for gpu in usage["gpus"]]
+    rows.append(("Memory", f"station {size_text(memory['station_bytes'])}{worker}{''.join(gpus)}"))
+    if limited := stats["workers_limited"]:
+        rows.append(("Limited", limited))
     return rows
 
 

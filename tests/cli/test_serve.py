@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import NoReturn
 
@@ -362,3 +363,38 @@ def test_a_port_that_is_taken(lasting: Premises, tmp_path: Path) -> None:
         refused = run(lasting, "serve", "--port", port, **elsewhere)
         assert refused.returncode == 1
         assert f"port {port}" in refused.stderr
+
+
+def test_figures_memory_given_back_and_a_line_for_each_request(installed: Premises, tmp_path: Path) -> None:
+    """What `status` and `/metrics` tell; `stop` ends the process; the access log has no query."""
+    installed.home.config.write_text(json.dumps({"access_log": True}))
+    with (tmp_path / "log").open("w+", encoding="utf-8") as log:
+        with started(installed, "serve", "--port", "0", log=log) as process:
+            assert process.stdout is not None
+            station = Served(process, process.stdout.readline().split()[-1])
+            assert station.post("/v1/caption?key=secret", {})["caption"] == "a small caption"
+            worker = station.post("/v1/pid", {})["pid"]
+            shown = run(installed, "status").stdout
+            assert "Requests: 2 answered; 0 in progress, 0 waiting" in shown
+            assert "Median: caption " in shown
+            assert "Memory: station " in shown
+            assert run(installed, "stop").stdout == (
+                "The worker of colours was stopped; the next request starts it again.\n"
+            )
+            assert not psutil.pid_exists(worker)
+            assert "worker stopped" in run(installed, "status").stdout
+            assert run_json(installed, "stop") == {"model": "colours", "stopped": False}
+            with urllib.request.urlopen(f"{station.address}/metrics", timeout=20) as response:
+                text = response.read().decode()
+            assert 'moondream_station_requests_total{function="caption",status="ok"} 1.0' in text
+            assert station.post("/v1/pid", {})["pid"] != worker
+        log.seek(0)
+        lines = [json.loads(line) for line in log if '"event": "request"' in line]
+    assert run_json(installed, "stop")["error"]["code"] == "station-unreachable"
+    first = lines[0]
+    assert (first["method"], first["path"], first["status"]) == ("POST", "/v1/caption", 200)
+    assert first["client"] == "127.0.0.1"
+    assert first["bytes"] > 0
+    assert first["seconds"] > 0
+    assert not any("secret" in str(line) for line in lines)
+    assert {line["path"] for line in lines} >= {"/metrics", "/v1/station/stop", "/v1/stats"}

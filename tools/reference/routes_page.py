@@ -49,6 +49,8 @@ of [function-stream.json](schemas/function-stream.json), for `segment` of
 |---|---|
 """
 
+_TEXTS: Final = {"text/html": "HTML", "text/plain": "text"}
+
 
 def routes_page() -> str:
     """The page as Markdown."""
@@ -81,10 +83,10 @@ def _row(route: str, operation: Mapping[str, Any]) -> str:
     kinds = [
         f"`{kind}` of {' or '.join(_shapes(content))}"
         if kind == "text/event-stream"
-        else "".join(_shapes(content))
+        else "".join(_shapes(content)) or _TEXTS[kind]
         for kind, content in answer["content"].items()
     ]
-    answers = " or ".join(filter(None, kinds)) or "HTML"
+    answers = " or ".join(kinds)
     summary = operation["summary"]
     return f"| `{route}` | {summary[0].lower()}{summary[1:]} | {takes} | {status} {answers} |\n"
 

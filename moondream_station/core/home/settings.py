@@ -63,6 +63,7 @@ class Settings:
         mcp_folders: Folders whose image files agents may name there.
         keep_alive: Seconds after which a worker ends that nobody needs; the next request starts it again. -1
             is never. What the manifest says of a model goes before it.
+        access_log: Whether each HTTP request is logged, as a line of JSON on stderr.
     """
 
     manifest: str | None = None
@@ -81,6 +82,7 @@ class Settings:
     mcp: bool = False
     mcp_folders: tuple[str, ...] = ()
     keep_alive: float = _number(-1.0, -1)
+    access_log: bool = False
 
 
 SETTINGS = {each.name: each for each in fields(Settings)}

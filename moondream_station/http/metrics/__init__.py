@@ -1,0 +1,1 @@
+"""How the station is observed from outside: Prometheus asks for its figures, a log has its requests."""
