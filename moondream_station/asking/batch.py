@@ -35,6 +35,8 @@ class Batch:
     home: Home
     question: Question
     sources: Sequence[ImageSource]
+    model: str | None = None
+    """The one that is asked, once it is known."""
     answered: int = 0
     failed: int = 0
     skipped: int = 0
@@ -45,9 +47,10 @@ class Batch:
 
     @property
     def memory(self) -> Path:
-        """Where it is noted which images have an answer, for this question alone."""
+        """Where it is noted which images have an answer: by this model, to this question, drawn there."""
         question = self.question
-        text = json.dumps([question.function, question.arguments, question.model], sort_keys=True)
+        parts = [question.function, question.arguments, self.model, str(question.save)]
+        text = json.dumps(parts, sort_keys=True)
         return self.home.cache / f"asked-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import glob
+import hashlib
 import io
 import mimetypes
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from moondream_station.core.facts.errors import ArgumentInvalid, UsageError
-from moondream_station.core.facts.redact import redact_url
+from moondream_station.core.facts.redact import redact_url, without_credentials
 
 STDIN: Final = "-"
 _SUFFIXES: Final = frozenset(
@@ -38,8 +39,13 @@ class ImageSource:
     """The file, None for stdin and for an URL."""
 
     @property
+    def public_name(self) -> str:
+        """Its name as it was given, but for an URL's name and password."""
+        return without_credentials(self.name) if is_url(self.name) else self.name
+
+    @property
     def shown(self) -> str:
-        """Its name for people: an URL without its password."""
+        """Its name for people: an URL without its query, too, which may be long."""
         if self.path is None:
             return "stdin" if self.name == STDIN else redact_url(self.name)
         return self.name
@@ -48,7 +54,7 @@ class ImageSource:
     def identity(self) -> list[str | int]:
         """What tells it from another one, and from itself once it has changed; empty where nothing does."""
         if self.path is None:
-            return [] if self.name == STDIN else [self.name]
+            return [] if self.name == STDIN else [hashlib.sha256(self.name.encode()).hexdigest()]
         seen = self.path.stat()
         return [str(self.path.resolve()), seen.st_size, seen.st_mtime_ns]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, redirect_stdout
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, redirect_stdout, suppress
 from dataclasses import asdict, replace
-from itertools import chain, count
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
 
+from moondream_station.asking.answers import answer_lines, save_answer
 from moondream_station.asking.batch import Batch, Question
 from moondream_station.asking.images import ImageSource, data_url, image_sources, is_url
 from moondream_station.console.interrupts import CANCELLED, DONE, FAILED, run_loop
@@ -24,10 +26,10 @@ from moondream_station.console.presenting import Told, presenter_for_people
 from moondream_station.core.facts.errors import (
     ArgumentInvalid,
     BackendError,
-    HomeUnusable,
     NoActiveModel,
-    NoSpace,
     StationError,
+    StationRunning,
+    StationUnreachable,
     UsageError,
     WorkerBusy,
     WorkerFailed,
@@ -39,17 +41,19 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home, absolute
 from moondream_station.core.home.locks import StationRecord, read_station
 from moondream_station.core.home.settings import Settings
-from moondream_station.core.home.storage import writing_to
 from moondream_station.core.home.task_groups import as_raised
 from moondream_station.http.client import StationClient
 
+if TYPE_CHECKING:
+    from moondream_station.core.station import Station
+
 _STREAMED: Final = frozenset({"caption", "query"})
-_FINDINGS: Final = {"detect": "objects", "point": "points"}
 _ARGUMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _IMAGE_ARGUMENTS: Final = ("image_url", "image")
 _OF_ONE_IMAGE = (BackendError, WorkerTimeout, WorkerFailed, WorkerReplaced)
 """What may go wrong with one image and right with the next; anything else ends the command."""
 _BUSY_SECONDS: Final = 1.0
+_END_SECONDS: Final = 5.0
 _IN_EVENTS: Final = frozenset({"chunk", "progress", "stats", "completed"})
 
 
@@ -177,21 +181,52 @@ def _split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 async def _ask(home: Home, settings: Settings, batch: Batch) -> int:
-    question = batch.question
-    async with station_for(home, settings, question.model) as record:
-        if question.model is not None:
-            code = await _switch(home, record, question.model, as_json=question.as_json)
-            if code != DONE:
-                return code
-        await anyio.to_thread.run_sync(batch.begin)
-        async with StationClient(record.address, token=record.token) as client:
-            for source in batch.sources:
-                if await anyio.to_thread.run_sync(batch.has, source):
-                    batch.skipped += 1
+    question, rest = batch.question, deque(batch.sources)
+    while True:
+        async with station_for(home, settings, question.model) as record:
+            if question.model is not None:
+                code = await _switch(home, record, question.model, as_json=question.as_json)
+                if code != DONE:
+                    return code
+            async with StationClient(record.address, token=record.token) as client:
+                try:
+                    await _begin(client, batch)
+                    await _ask_about_all(client, batch, rest)
+                except StationUnreachable as error:
+                    lost = error
                 else:
-                    await _ask_about(client, batch, source)
-    batch.report()
-    return FAILED if batch.failed else DONE
+                    batch.report()
+                    return FAILED if batch.failed else DONE
+            if record.pid == os.getpid() or not await _has_gone(home, record):
+                raise lost
+        print_progress("The station that answered has ended.")
+
+
+async def _has_gone(home: Home, record: StationRecord) -> bool:
+    """Whether a station that no longer answers has ended, or does so now."""
+    from moondream_station.cli.activate import wait_until_gone  # noqa: PLC0415  rarely needed
+
+    with anyio.move_on_after(_END_SECONDS) as waiting:
+        await wait_until_gone(home, record)
+    return not waiting.cancelled_caught
+
+
+async def _begin(client: StationClient, batch: Batch) -> None:
+    """Look up what an earlier run has done, with this model."""
+    if batch.model is None:
+        active = (await client.status())["active"]
+        batch.model = active["model"] if active else ""
+        await anyio.to_thread.run_sync(batch.begin)
+
+
+async def _ask_about_all(client: StationClient, batch: Batch, rest: deque[ImageSource]) -> None:
+    """Ask about each image that is left; one that could not be asked about stays."""
+    while rest:
+        if await anyio.to_thread.run_sync(batch.has, rest[0]):
+            batch.skipped += 1
+        else:
+            await _ask_about(client, batch, rest[0])
+        rest.popleft()
 
 
 def active_model(home: Home) -> str:
@@ -206,7 +241,7 @@ def active_model(home: Home) -> str:
 
 @asynccontextmanager
 async def station_for(home: Home, settings: Settings, model: str | None) -> AsyncIterator[StationRecord]:
-    """The station that serves the home, or one for as long as the block runs."""
+    """The station that serves the home, or one for as long as the block runs, and others ask it."""
     record = await anyio.to_thread.run_sync(read_station, home)
     if record is not None:
         yield record
@@ -214,14 +249,24 @@ async def station_for(home: Home, settings: Settings, model: str | None) -> Asyn
     model = model or await anyio.to_thread.run_sync(active_model, home)
     from moondream_station.cli.serve import serve_here  # noqa: PLC0415  where none serves
 
-    print_progress(f"No station is serving; {model} is started for this command alone.")
     alone = replace(settings, service_host="127.0.0.1", service_port=0, mcp=False)
-    async with serve_here(
-        home, alone, stopping=anyio.Event(), announce=lambda _: None, port_is_explicit=True
-    ):
-        started = await anyio.to_thread.run_sync(read_station, home)
-        assert started is not None  # noqa: S101  it was announced
-        yield started
+    serving = serve_here(home, alone, stopping=anyio.Event(), announce=lambda _: None, port_is_explicit=True)
+    async with AsyncExitStack() as stack:
+        station = None
+        with suppress(StationRunning):  # another command has begun to serve since
+            station = await stack.enter_async_context(serving)
+            print_progress(f"No station is serving; {model} is started for this command alone.")
+        record = await anyio.to_thread.run_sync(read_station, home)
+        if record is None:
+            raise StationUnreachable("The station of another command has just ended.", hint="Run it again.")
+        yield record
+        while station is not None and _is_asked(station):  # noqa: ASYNC110  by other commands
+            await anyio.sleep(_BUSY_SECONDS)
+
+
+def _is_asked(station: Station) -> bool:
+    stats = station.stats()
+    return bool(stats["processing"] or stats["queue_size"])
 
 
 async def _switch(home: Home, record: StationRecord, model: str, *, as_json: bool) -> int:
@@ -251,7 +296,7 @@ async def _ask_about(client: StationClient, batch: Batch, source: ImageSource) -
         arguments = {**batch.question.arguments, **image}
         answer = await _patiently(client, batch, source, arguments)
         if batch.question.save is not None:
-            await anyio.to_thread.run_sync(_save, batch, source, content, answer)
+            await anyio.to_thread.run_sync(save_answer, batch, source, content, answer)
     except _OF_ONE_IMAGE as error:
         if isinstance(error, ArgumentInvalid) and error.argument not in {None, *_IMAGE_ARGUMENTS}:
             raise
@@ -279,7 +324,7 @@ async def _patiently(
 
 def _show_error(batch: Batch, source: ImageSource, error: StationError) -> None:
     if batch.question.as_json:
-        print_json({"image": source.name, "error": asdict(error.info)})
+        print_json({"image": source.public_name, "error": asdict(error.info)})
         return
     # The argument is the image that was named here, and how it is sent is the command's own affair.
     text = error.message.removeprefix("image_url ").replace(" as a data: URL or base64", "")
@@ -294,13 +339,13 @@ async def _show(
     function = batch.question.function
     if batch.question.as_json:
         answer = _own(await client.call(function, arguments))
-        print_json({"image": source.name, **answer, "error": None})
+        print_json({"image": source.public_name, **answer, "error": None})
         return answer
     begun = _heading(batch, source)
     if function not in _STREAMED:
         answer = _own(await client.call(function, arguments))
         write(sys.stdout, begun)
-        for line in _lines(function, answer):
+        for line in answer_lines(function, answer):
             print_result(line)
         return answer
     answer = {}
@@ -317,7 +362,7 @@ async def _show(
         print_result("")
         return answer | {"caption" if function == "caption" else "answer": text}
     write(sys.stdout, begun)  # the whole answer at once, from a backend that does not stream
-    for line in _lines(function, answer):
+    for line in answer_lines(function, answer):
         print_result(line)
     return answer
 
@@ -332,43 +377,3 @@ def _heading(batch: Batch, source: ImageSource) -> str:
 def _own(answer: Mapping[str, Any]) -> dict[str, Any]:
     """An answer without what the station says about it."""
     return {name: value for name, value in answer.items() if name != "_stats"}
-
-
-def _lines(function: str, answer: Mapping[str, Any]) -> Iterator[str]:
-    """An answer for people."""
-    found = answer.get(_FINDINGS.get(function, ""))
-    texts = [value for value in answer.values() if isinstance(value, str)]
-    if isinstance(found, list) and all(isinstance(item, Mapping) for item in found):
-        yield f"{len(found) or 'none'} found"
-        for item in found:
-            yield "  " + ", ".join(f"{name} {_rounded(value)}" for name, value in item.items())
-    elif len(answer) == 1 and texts:
-        yield texts[0]
-    else:
-        yield json.dumps(answer, ensure_ascii=False)
-
-
-def _rounded(value: object) -> object:
-    return f"{value:.3f}" if isinstance(value, float) else value
-
-
-def _save(batch: Batch, source: ImageSource, content: bytes, answer: Mapping[str, Any]) -> None:
-    """Draw an answer into a copy of its image, and say where it is."""
-    from moondream_station.asking.drawing import save_drawn  # noqa: PLC0415  Pillow is large
-
-    folder = batch.question.save
-    assert folder is not None  # noqa: S101  asked before
-    stem = Path(source.shown).stem or "image"
-    names = chain([""], (f"-{number}" for number in count(2)))  # images of one name, from several folders
-    path = next(
-        path
-        for name in names
-        if (path := folder / f"{stem}-{batch.question.function}{name}.png").resolve() not in batch.taken
-    )
-    batch.taken.add(path.resolve())
-    try:
-        with writing_to(folder):
-            is_drawn = save_drawn(content, answer, path)
-    except (HomeUnusable, NoSpace) as error:
-        raise type(error)(error.message, hint="Give --save a folder that can be written to.") from error
-    print_progress(f"Saved {path}" if is_drawn else f"Nothing to draw for {source.shown}")

@@ -79,6 +79,9 @@ def picture() -> bytes:
     return content.getvalue()
 
 
+_END_SECONDS = 20
+
+
 class Quiet(SimpleHTTPRequestHandler):
     """A server's handler that logs nothing."""
 
@@ -455,3 +458,43 @@ def test_a_full_queue_is_waited_for(painting: Premises) -> None:
         assert [process.poll() for process in asking] == [None] * 4  # none was refused
         held.unlink()
         assert [process.wait(60) for process in asking] == [0] * 4
+
+
+def test_two_at_once_share_the_model_that_is_started(painting: Premises) -> None:
+    """Whoever comes second asks the first one's, and goes on by itself where that has ended."""
+    held = painting.folder / "held"
+    held.touch()
+    with started(painting, "caption", "photo.png") as first:
+        wait_until(painting.home.station.exists)
+        with started(painting, "caption", "photos") as second:
+            assert second.stdout is not None
+            held.unlink()
+            assert len(second.stdout.readlines()) == 4
+            assert second.wait(_END_SECONDS) == 1  # one of them is broken
+        assert first.stdout is not None
+        assert first.stdout.read().startswith("normal caption")
+        assert first.wait(_END_SECONDS) == 0
+
+
+def test_going_on_is_with_the_same_model_into_the_same_folder(painting: Premises) -> None:
+    """Answers of another model, and copies in another folder, are not those that were asked for."""
+    words = ("detect", "photos", "dog", "--continue")
+    assert "5 of 5 images answered" in run(painting, *words).stderr
+    assert "5 were before" in run(painting, *words).stderr
+    assert "4 of 5 images answered" in run(painting, *words, "--save", "drawn").stderr
+    assert "4 were before" in run(painting, *words, "--save", "drawn").stderr
+    source = (painting.folder / "backends" / "painter" / "backend.py").read_text()
+    painting.add_model("other", requirements="", source=source)
+    switch(painting, "other")
+    assert "5 of 5 images answered" in run(painting, *words).stderr
+
+
+def test_the_password_of_an_url_is_not_printed(served: Premises) -> None:
+    """Nor kept for going on."""
+    url = "http://me:S3CRET@127.0.0.1:9/photo.png"
+    done = run(served, "caption", url, url, "--json")
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == [
+        "http://127.0.0.1:9/photo.png"
+    ] * 2
+    assert "S3CRET" not in done.stdout + done.stderr
+    assert not any(b"S3CRET" in path.read_bytes() for path in served.home.cache.glob("asked-*"))
