@@ -310,7 +310,7 @@ async def test_a_failed_worker(served: Served, window: Window) -> None:
     assert "out of cheese" in await window.text("trouble-lines")
     await window.page.get_by_role("button", name="Try again").click()
     await window.wait_for("activation-title", "Switching to Self-test")
-    assert not await window.is_shown("trouble")
+    await window.page.locator("#trouble").wait_for(state="hidden")
 
 
 async def test_models_and_a_build_that_cannot_work(served: Served, window: Window) -> None:

@@ -43,7 +43,7 @@ _VARYING: Sequence[tuple[str, str]] = (
     (r"\d+\.\d [kM]B (already downloaded|reused)", r"N MB \1"),
     (r"\d+\.\d kB", "N kB"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
-    (r"x86_64|aarch64|arm64", "PROCESSOR"),
+    (r"(?<=computes on )(?!CUDA|NVIDIA)\S[^\n]*(\n {6,}[^\n]+)?", "PROCESSOR"),  # a long name is wrapped
     (r" {2,}", "  "),
 )
 _WHY = re.compile(r"\n\n(?:  (?!SPEED|torch 2\.9\.9\+).*\n)+")

@@ -55,7 +55,7 @@ function drawTiles() {
   if (!stats || !usage) return;
   const { memory, disk, gpus } = usage;
   const tile = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
-  const latency = median(stats.functions ?? []);
+  const latency = median(stats.functions);
   const answering = station.status?.calls?.[0];
   find("now").replaceChildren(
     tile(`Requests${stats.timeouts ? `, ${stats.timeouts} timed out` : ""}`, stats.requests_processed.toLocaleString()),
