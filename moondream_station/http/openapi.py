@@ -160,7 +160,7 @@ def _function(name: str, shape: FunctionShape) -> dict[str, Any]:
     form = {name: {"schema": _as_form(arguments)} for name in FORM_TYPES}
     answer = {
         **shape.answer,
-        "properties": {**shape.answer.get("properties", {}), "_stats": _ref("function-stats")},
+        "properties": {**shape.answer.get("properties", {}), "_stats": _ref("answer-stats")},
         "required": [*shape.answer.get("required", ()), "_stats"],
     }
     pieces = _stream_of("segment-stream" if name == "segment" else "function-stream")
@@ -222,23 +222,33 @@ def _ref(name: str) -> Schema:
 
 
 def _components(named: Mapping[str, Schema]) -> dict[str, Schema]:
-    """Schemas side by side, where they can name each other's parts."""
-    beside: dict[str, Schema] = {}
-    for name, schema in named.items():
-        beside[name] = {key: value for key, value in schema.items() if key not in {"$defs", "title"}}
-        beside |= {part: shape for part, shape in schema.get("$defs", {}).items() if part not in named}
-    return {name: _moved(schema) for name, schema in sorted(beside.items())}
+    """Schemas side by side, where they can name each other, and each other's parts."""
+    beside = dict(named)
+    names: dict[int | str, str] = {id(schema): name for name, schema in named.items()}
+    for schema in named.values():
+        for part, shape in schema.get("$defs", {}).items():
+            if part.lower() in named:  # `Status` of the snapshot, which is `status`
+                names[part] = part.lower()
+            elif part not in named:
+                beside[part] = shape
+    return {
+        name: {key: _moved(value, names) for key, value in schema.items() if key not in {"$defs", "title"}}
+        for name, schema in sorted(beside.items())
+    }
 
 
-def _moved(value: Any) -> Any:
+def _moved(value: Any, names: Mapping[int | str, str]) -> Any:
+    """A part of a schema where that is a component: what stands beside it is referred to."""
+    if id(value) in names:
+        return _ref(names[id(value)])
     match value:
+        case {"$ref": str(place)}:
+            part = place.removeprefix("#/$defs/")
+            return {**value, **_ref(names.get(part, part))}
         case dict():
-            return {
-                key: item.replace("#/$defs/", "#/components/schemas/") if key == "$ref" else _moved(item)
-                for key, item in value.items()
-            }
+            return {key: _moved(item, names) for key, item in value.items()}
         case list():
-            return [_moved(item) for item in value]
+            return [_moved(item, names) for item in value]
         case _:
             return value
 
@@ -312,10 +322,28 @@ def _snapshot(state: Schema) -> Schema:
 def _chat_request() -> Schema:
     made = _model_schema(ChatRequest)
     for name, values in ASKS_NOTHING.items():
-        made["properties"][name] = {"description": "Only so; anything else is refused.", "enum": list(values)}
+        only = {"anyOf": [_exactly(value) for value in values]} if values[1:] else _exactly(values[0])
+        made["properties"][name] = {"description": "Only so; anything else is refused.", **only}
     for name in sorted(LABELS):
         made["properties"][name] = {"description": "Changes nothing."}
     return made
+
+
+def _exactly(value: Any) -> Schema:
+    """This value alone, in words that tools for OpenAPI understand: an enumeration of lists they don't."""
+    match value:
+        case list():
+            size = len(value)
+            return {
+                "type": "array",
+                "items": {"enum": value} if value else {},
+                "minItems": size,
+                "maxItems": size,
+            }
+        case dict():
+            return whole("", {name: _exactly(item) for name, item in value.items()})
+        case _:
+            return {"const": value}
 
 
 def _docstring(kind: type[Any]) -> tuple[str, dict[str, str]]:

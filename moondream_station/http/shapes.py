@@ -187,7 +187,7 @@ ANSWERS: Final[Mapping[str, Schema]] = {
         },
         optional=("argument",),
     ),
-    "function-stats": _FUNCTION_STATS,
+    "answer-stats": _FUNCTION_STATS,
     "function-stream": {
         "description": "One message of the stream that `POST /v1/FUNCTION` answers with `stream`.",
         "oneOf": [

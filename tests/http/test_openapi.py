@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from moondream_station.core.facts.functions import FUNCTIONS, Argument, Signature
+from moondream_station.http.openai import ASKS_NOTHING
 from moondream_station.http.openapi import document, schemas
 from support.http_server import Served
 from support.station_api import chunks, echoes, gives
@@ -79,6 +81,12 @@ async def test_the_document_is_valid(described: dict[str, Any]) -> None:
         if "operationId" in each
     ]
     assert len(operations) == len(set(operations))
+
+
+def test_names_differ_by_more_than_their_spelling() -> None:
+    """What generates clients makes classes of them."""
+    names = [re.sub(r"\W", "", name).lower() for name in document({})["components"]["schemas"]]
+    assert len(names) == len(set(names))
 
 
 def test_parts_of_one_name_are_the_same() -> None:
@@ -207,6 +215,16 @@ async def test_chat(served: Served, client: httpx2.AsyncClient, described: dict[
 def test_every_function_of_the_api_can_be_described() -> None:
     """Also without its code."""
     validate(document(dict.fromkeys(FUNCTIONS, Signature())))
+
+
+@pytest.mark.parametrize("name", ASKS_NOTHING)
+def test_what_asks_for_nothing_is_described(name: str) -> None:
+    """Those values, and no others."""
+    described = document({})
+    judges = judge(described, described["components"]["schemas"]["chat-request"]["properties"][name])
+    assert all(judges.is_valid(value) for value in ASKS_NOTHING[name])
+    for value in (5, "no", ["audio"], ["text", "text"], {"type": "json"}, {"a": 1}, None):
+        assert not judges.is_valid(value)
 
 
 async def test_without_a_model_no_function_is_listed(served: Served, client: httpx2.AsyncClient) -> None:
