@@ -20,6 +20,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp_types import CallToolResult, TextContent, ToolListChangedNotification
 
+from moondream_station.http.client import StationClient
 from support.commands import call_here, command, run, serving, switch, wait_until
 from support.stations import Premises, open_premises
 
@@ -102,6 +103,11 @@ async def agent(premises: Premises, era: str = "auto", **options: Any) -> AsyncI
             yield client
 
 
+def address_of(premises: Premises) -> str:
+    """Where the station serves."""
+    return str(json.loads(premises.home.station.read_text())["address"])
+
+
 def said(premises: Premises) -> str:
     """What the agent's command printed to stderr."""
     return (premises.folder / "stderr").read_text()
@@ -146,7 +152,8 @@ async def test_the_tools_follow_a_switch(served: Premises) -> None:
     async with agent(served, "legacy", message_handler=hear) as client:
         await client.list_tools()
         for model, names in (("other", ["query"]), ("first", ["caption", "wait"])):
-            await anyio.to_thread.run_sync(run, served, "switch", model)
+            async with StationClient(address_of(served)) as station:
+                await station.switch(model)
             await changed.acquire()
             assert [tool.name for tool in (await client.list_tools()).tools] == names
 
@@ -206,8 +213,7 @@ def test_the_end(idle: Premises, how: str) -> None:
 
 async def test_over_http(served: Premises) -> None:
     """The same, where the settings allow it."""
-    address = json.loads(served.home.station.read_text())["address"]
-    async with Client(f"{address}/mcp") as client:
+    async with Client(f"{address_of(served)}/mcp") as client:
         assert text_of(await client.call_tool("caption", {"image": "photo.png"})) == "8 bytes"
 
 
