@@ -161,7 +161,7 @@ async def test_asking_by_keyboard_alone(served: Served, window: Window) -> None:
     await page.keyboard.press("Tab")
     await page.keyboard.press("ArrowRight")
     await page.keyboard.press("Tab")
-    assert await page.evaluate("() => document.activeElement.labels[0].textContent") == "Question"
+    assert await page.evaluate("() => document.activeElement.ariaLabel") == "Question"
     await page.keyboard.type("How many dogs?")
     await page.keyboard.press("Enter")
     await window.wait_for("answer", "Two dogs.")
@@ -425,6 +425,10 @@ async def test_a_real_station_answers_while_it_switches(tmp_path: Path, window: 
             await page.locator("#details summary").click()
             await window.wait_for_part("machine", "computes correctly on ")
             await window.wait_for_part("candidates", "cu126")
+            await page.get_by_role("button", name="Stop colours").click()
+            await window.wait_for("active", "colours · stopped")
+            await _ask(window, "Caption")
+            await window.wait_for("answer", "a small caption")
             await page.goto("about:blank")
 
 

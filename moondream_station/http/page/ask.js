@@ -177,7 +177,7 @@ function draw() {
   const takesText = name !== null && name !== "caption";
   find("text").hidden = !takesText;
   find("length").hidden = name !== "caption";
-  find("text-label").textContent = label;
+  find("text").ariaLabel = label;
   find("text").placeholder = example;
   find("send").disabled = name === null || Boolean(station.down);
   find("send").hidden = Boolean(asking);

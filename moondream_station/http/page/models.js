@@ -56,7 +56,8 @@ function advanced(model) {
     make("summary", {}, "Advanced", hidden.cloneNode(true)),
     label, why, make("p", { className: "actions" }, apply));
   why.setAttribute("role", "status");
-  let plans = new Map(), turn = 0;
+  const plans = new Map();
+  let turn = 0;
 
   async function show() {
     const mine = ++turn, strategy = select.value;
@@ -67,8 +68,9 @@ function advanced(model) {
       const plan = await get(`v1/station/plan?${query}`, PLAN_MILLISECONDS);
       if (mine !== turn) return;
       plans.set(strategy, plan);
-      why.replaceChildren(...told(plan, strategy));
-      apply.disabled = plan.build === null && !(plan.source === null && plan.candidates.length === 0);
+      label.hidden = apply.hidden = !plan.requirement.some((text) => /^torch(vision|audio)?\b/.test(text));
+      why.replaceChildren(...(label.hidden ? ["It needs no PyTorch, so there is no build to choose."] : told(plan, strategy)));
+      apply.disabled = plan.build === null;
     } catch (error) {
       if (mine !== turn) return;
       why.replaceChildren(make("p", { className: "bad" }, ...words(error.message)));

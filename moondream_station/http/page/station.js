@@ -4,6 +4,7 @@ import { clock, find } from "./dom.js";
 
 const POLL_MILLISECONDS = 3000;
 const PATIENCE_MILLISECONDS = 15000;
+const POLLS_A_USAGE = 3;         // asking a GPU's tool takes the machine a moment
 
 export const station = { status: null, stats: null, usage: null, models: [], activations: [], down: null };
 const listeners = [], returns = [];
@@ -48,11 +49,13 @@ export async function refreshLists() {
   changed();
 }
 
+let polls = 0;
 async function poll() {
   if (document.visibilityState === "visible" && !station.down) {
     try {
-      const [stats, usage] = await Promise.all([get("v1/stats"), get("v1/station/usage"), refreshStatus()]);
-      Object.assign(station, { stats, usage });
+      const usage = polls++ % POLLS_A_USAGE ? station.usage : get("v1/station/usage");
+      const [stats, used] = await Promise.all([get("v1/stats"), usage, refreshStatus()]);
+      Object.assign(station, { stats, usage: used });
       changed();
     } catch (error) {
       if (error instanceof TypeError || error.name === "TimeoutError") down();
