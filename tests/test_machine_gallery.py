@@ -29,6 +29,12 @@ THROUGH_THE_COMMAND = (
 )
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """One event loop is enough here: detecting and planning run on both in `tests/core`."""
+    return "asyncio"
+
+
 def differences(answer: Answer, selection: Selection) -> Iterator[str]:
     """What of a selection is not as it should be."""
     found, wanted = (selection.build, selection.torch), (answer.build, answer.torch)

@@ -37,7 +37,7 @@ if not __package__:
 
 from benchmarks.accuracy.participants import by_guide, by_light_the_torch, by_station, by_torchruntime
 from benchmarks.accuracy.problems import NOT_ASKED, Choice, Problem, problems
-from benchmarks.accuracy.uv_participant import by_uv
+from benchmarks.accuracy.uv_participant import NotAnsweredError, by_uv
 from benchmarks.accuracy.works import Judgement, judge
 
 
@@ -75,7 +75,7 @@ def main() -> None:
         results, missing = _results(asked, Path(name))
     if options.json:
         shown = {one.name: {"choices": one.asked, "work": one.works, "newest": one.newest} for one in results}
-        _say(json.dumps({"participants": shown, "not_installed": missing}))
+        _say(json.dumps({"participants": shown, "left_out": missing}))
         return
     machines = len({problem.case.name for problem in asked})
     _say(f"{machines} machines, {len(asked)} choices\n")
@@ -84,7 +84,7 @@ def main() -> None:
         works, newest_ones = _share(one.works, one.asked), _share(one.newest, one.asked)
         _say(f"{one.name:<22}{one.asked:>8}{works:>18}{newest_ones:>22}")
     for peer, why in missing.items():
-        _say(f"{peer:<22} could not be installed: {why}")
+        _say(f"{peer:<22} is left out: {why}")
     if options.wrong:
         _print_wrong(results)
 
@@ -102,9 +102,14 @@ def _results(asked: Sequence[Problem], folder: Path) -> tuple[list[Result], dict
         ways["light-the-torch"] = lambda: by_light_the_torch(python, asked, folder)
     results = []
     for name, choose in ways.items():
+        try:
+            choices = choose()
+        except NotAnsweredError as error:
+            missing[name] = str(error)
+            continue
         judgements = (
             (problem, judge(choice, problem.reality, problem.requirement))
-            for choice, problem in zip(choose(), asked, strict=True)
+            for choice, problem in zip(choices, asked, strict=True)
             if choice != NOT_ASKED
         )
         results.append(Result(name, tuple(judgements)))

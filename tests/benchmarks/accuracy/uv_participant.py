@@ -18,8 +18,12 @@ _UV_MANYLINUX = (40, 39, 38, 37, 36, 35, 34, 33, 32, 31, 28, 17)
 """The glibc minors that `uv pip compile --python-platform` knows."""
 
 
+class NotAnsweredError(Exception):
+    """uv could not answer, because it does not reach an index, say."""
+
+
 def by_uv(asked: Sequence[Problem], folder: Path) -> list[Choice]:
-    """What uv resolves; every question once, several at a time."""
+    """What uv resolves; every question once, several at a time. It may raise `NotAnsweredError`."""
     questions = [_uv_question(problem) for problem in asked]
     different = list(dict.fromkeys(questions))
     with StandInIndex(folder) as index, ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -96,7 +100,7 @@ def _uv_answer(asked: UvQuestion, environment: Mapping[str, str]) -> Choice:
         return _uv_answer(replace(asked, backend="cpu", override=None), environment)
     pin = re.search(r"(?m)^torch==([0-9.]+)(?:\+(\S+))?", done.stdout)
     if pin is None and "No solution found" not in done.stderr:
-        raise RuntimeError(f"uv did not answer {asked}: {done.stderr}")
+        raise NotAnsweredError(" ".join(done.stderr.split()))
     if pin is None:
         return None
     where = re.search(r"whl/(\S+)", done.stdout)
