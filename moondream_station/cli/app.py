@@ -190,40 +190,26 @@ def query(
     """Ask a question about images."""
 
 
-@_works_in("ask")
-def detect(
-    words: ImagesAndObject,
-    *,
-    save: Save = None,
-    model: AskedModel = None,
-    goes_on: GoesOn = False,
-    as_json: Json = False,
-) -> None:
-    """Find objects in images, as boxes in fractions of width and height."""
+def _declare_finding(name: str, help_text: str) -> None:
+    """Declare one of the commands that look for an object in images."""
+
+    def declared(
+        words: ImagesAndObject,
+        *,
+        save: Save = None,
+        model: AskedModel = None,
+        goes_on: GoesOn = False,
+        as_json: Json = False,
+    ) -> None:
+        pass
+
+    declared.__name__, declared.__doc__ = name, help_text
+    _works_in("ask")(declared)
 
 
-@_works_in("ask")
-def point(
-    words: ImagesAndObject,
-    *,
-    save: Save = None,
-    model: AskedModel = None,
-    goes_on: GoesOn = False,
-    as_json: Json = False,
-) -> None:
-    """Point at objects in images, in fractions of width and height."""
-
-
-@_works_in("ask")
-def segment(
-    words: ImagesAndObject,
-    *,
-    save: Save = None,
-    model: AskedModel = None,
-    goes_on: GoesOn = False,
-    as_json: Json = False,
-) -> None:
-    """Outline an object in images, where the model can."""
+_declare_finding("detect", "Find objects in images, as boxes in fractions of width and height.")
+_declare_finding("point", "Point at objects in images, in fractions of width and height.")
+_declare_finding("segment", "Outline an object in images, where the model can.")
 
 
 @_works_in("ask")
