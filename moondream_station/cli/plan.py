@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import begin
-from moondream_station.console.output import print_text, table, terminal_width
+from moondream_station.console.output import folded, print_text, table, terminal_width
 from moondream_station.core.activation.choice import plan_from_catalog, plan_here
 from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.builds.naming import check_strategy
@@ -86,13 +86,13 @@ def plan_text(
     """
     lines = []
     if selection.build is None:
-        lines.append(selection.reason)
+        lines.append(folded(selection.reason, width))
     else:
-        lines += [f"{selection.build} with torch {selection.torch}: {selection.reason}"]
+        lines += [folded(f"{selection.build} with torch {selection.torch}: {selection.reason}", width)]
         lines += ["", *(f"  {_quoted(command)}" for command in _commands(selection, pip_options))]
     if selection.fit is not None:
-        lines += ["", selection.fit.sentence]
-    lines += [f"warning: {warning}" for warning in selection.warnings]
+        lines += ["", folded(selection.fit.sentence, width)]
+    lines += [folded(f"warning: {warning}", width) for warning in selection.warnings]
     left_out = set() if shows_all or width is None else set(selection.unrelated)
     rows = [
         {

@@ -27,6 +27,9 @@ _REPLACED_BY_REUSE: Final = frozenset({Stage.LOCK, Stage.DOWNLOAD, Stage.BUILD})
 _BAR_WIDTH = 20
 _SLOW_SECONDS: Final = 2
 """From then on a stage shows how long it takes."""
+_STEPS: Final = "steps"
+_CHECKS: Final = ("importing torch", "finding the device", "computing on the device")
+"""What is done of torch's verification, by how many steps are behind."""
 _SILENT: Final = frozenset({Outcome.FAILED, Outcome.TIMED_OUT})
 
 
@@ -76,7 +79,8 @@ def stage_line(shown: Shown, stage: Stage) -> Text:
 def _clock(frame: Frame, activation: ActivationState) -> str:
     """How long the present stage takes already, where nothing else shows that it is alive."""
     began = activation.stage_started_at
-    if began is None or activation.progress is not None or activation.stage is Stage.DOWNLOAD:
+    is_moving = activation.progress is not None and activation.progress.unit != _STEPS
+    if began is None or is_moving or activation.stage is Stage.DOWNLOAD:
         return ""
     seconds = (frame.now - began).total_seconds()
     return f"  {clock_text(seconds)}" if seconds >= _SLOW_SECONDS else ""
@@ -107,9 +111,8 @@ def _mark(shown: Shown, stage: Stage) -> tuple[str, str]:
 
 def _note(shown: Shown, stage: Stage) -> str:  # noqa: C901, PLR0911  one case a stage, flat
     activation, progress = shown.activation, shown.activation.progress
-    if progress is not None and progress.stage is stage is activation.stage:
-        share = _share_note(shown.frame, progress.done, progress.total)
-        return share + count_text(progress.done, progress.total, progress.unit)
+    if progress is not None and progress.stage is stage is activation.stage and progress.unit != _STEPS:
+        return _progress_note(shown.frame, activation, progress)
     match stage:
         case Stage.PREPARE:
             pid = activation.waiting and activation.waiting.holder_pid
@@ -137,6 +140,17 @@ def _note(shown: Shown, stage: Stage) -> str:  # noqa: C901, PLR0911  one case a
             return _verification_note(activation)
         case Stage.COMMIT:
             return ""
+
+
+def _progress_note(frame: Frame, activation: ActivationState, progress: events.StageProgressed) -> str:
+    """How far the present stage is; of bytes also how fast."""
+    amount = count_text(progress.done, progress.total, progress.unit)
+    if progress.unit != "bytes":
+        return _share_note(frame, progress.done, progress.total) + amount
+    speed = "" if frame.is_narrow else f"  {download_words(frame, activation)}".rstrip()
+    if progress.stage is Stage.LOCK:  # one whose metadata the index does not give alone
+        return f"fetching a wheel: {amount}{speed}"
+    return f"{_share_note(frame, progress.done, progress.total)}{amount}{speed}"
 
 
 def _machine_note(activation: ActivationState, machine: Capabilities | None) -> str:
@@ -178,6 +192,9 @@ def _share_note(frame: Frame, done: int, total: int | None) -> str:
 def _verification_note(activation: ActivationState) -> str:
     verification = activation.verification
     if verification is None:
+        progress = activation.progress
+        if progress is not None and progress.unit == _STEPS and progress.done < len(_CHECKS):
+            return _CHECKS[progress.done]
         has_torch = activation.selection is None or activation.selection.build is not None
         return "checking what torch computes" if has_torch else "checking that the worker answers"
     report = verification.report

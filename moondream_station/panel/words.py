@@ -17,6 +17,7 @@ _CANCELLED_BY: Final = {
     events.CancelReason.SUPERSEDED: "because another switch replaced it",
     events.CancelReason.SHUTDOWN: "because the station is stopping",
 }
+_OF_BYTES: Final = {events.Stage.LOCK: "Fetching a wheel to read it", events.Stage.VERIFY: "Model"}
 _STEP_SECONDS = 5.0
 _STEP_SHARE = 0.1
 _KILO = 1000
@@ -33,6 +34,7 @@ class PlainLines:
         self._loading_steps = _Steps()
         self._resumed: set[str] = set()
         self._received: dict[str, int] = {}
+        self._last_progress = 0, 0.0
         self._has_weights = False
 
     def lines(self, event: events.Event) -> tuple[str, ...]:
@@ -40,11 +42,8 @@ class PlainLines:
         fact = event.fact
         if isinstance(fact, events.DownloadProgressed):
             return self._download(fact, event.at.timestamp())
-        if isinstance(fact, events.StageProgressed) and (fact.stage, fact.unit) == (
-            events.Stage.VERIFY,
-            "bytes",
-        ):
-            return self._loading(fact, event.at.timestamp())
+        if isinstance(fact, events.StageProgressed) and fact.unit == "bytes":
+            return self._progress(fact, event.at.timestamp())
         if isinstance(fact, events.ActivationCancelled):
             has_downloaded = self._has_weights or any(self._received.values())
             return (cancelled_text(fact, has_downloaded=has_downloaded),)
@@ -74,15 +73,24 @@ class PlainLines:
             )
         return tuple(lines)
 
-    def _loading(self, fact: events.StageProgressed, at: float) -> tuple[str, ...]:
-        """What a backend reports while it loads its model: bytes are of weights."""
+    def _progress(self, fact: events.StageProgressed, at: float) -> tuple[str, ...]:
+        """Bytes of weights, while a backend loads its model, or of a wheel that is read to be locked."""
+        what = _OF_BYTES.get(fact.stage)
+        if what is None:
+            return ()
         self._has_weights = self._has_weights or fact.done > 0
         if fact.total is None:
             return ()
         share = fact.done / fact.total if fact.total else 1.0
         if not self._loading_steps.is_due(share, at):
             return ()
-        return (f"Model: {count_text(fact.done, fact.total, fact.unit)} ({share:.0%})",)
+        before_bytes, before = self._last_progress
+        self._last_progress = fact.done, at
+        speed = (
+            (fact.done - before_bytes) / (at - before) if 0 < before < at and before_bytes < fact.done else 0
+        )
+        rate = f", {size_text(speed)}/s" if speed else ""
+        return (f"{what}: {count_text(fact.done, fact.total, fact.unit)} ({share:.0%}){rate}",)
 
 
 class _Steps:

@@ -153,6 +153,30 @@ def test_progress_whose_whole_is_not_known_shows_what_there_is() -> None:
     assert "verify    1.3 GB\n" in _picture(events(facts), 79)
 
 
+def test_a_wheel_that_is_read_to_be_locked_says_how_fast() -> None:
+    """By the last seconds: a fast beginning is soon forgotten."""
+    steps = [0, 200_000_000, *range(204_000_000, 364_000_000, 4_000_000)]
+    progress = [
+        StageProgressed(stage=Stage.LOCK, done=done, total=700_000_000, unit="bytes") for done in steps
+    ]
+    shown = _picture(events([whole()[0], StageStarted(stage=Stage.LOCK), *progress]), 79)
+    assert "lock      fetching a wheel to read it: 360.0 MB of 700.0 MB  4." in shown
+    assert " MB/s  1:2" in shown
+
+
+@pytest.mark.parametrize(("done", "words"), [(0, "importing torch"), (2, "computing on the device")])
+def test_verifying_names_its_step(done: int, words: str) -> None:
+    """And the time that it takes, since nothing else moves."""
+    progress = StageProgressed(stage=Stage.VERIFY, done=done, total=3, unit="steps")
+    facts = [whole()[0], StageStarted(stage=Stage.VERIFY), progress]
+    happened = events(facts)
+    now = happened[0].at + timedelta(seconds=9)
+    lines = render(_state(happened), frame_of(79, unicode=True, now=now))
+    line = next(line.plain for line in lines if "verify" in line.plain)
+    assert words in line
+    assert line.endswith("0:08")
+
+
 @pytest.mark.parametrize(("done", "is_kept"), [(0, False), (1_300_000_000, True)])
 def test_weights_that_came_are_kept_as_wheels_are(done: int, *, is_kept: bool) -> None:
     """In an environment that is there already nothing else is downloaded."""

@@ -48,8 +48,17 @@ def test_loading_says_something_every_tenth_or_five_seconds() -> None:
     steps = [(0.25 * number, number * total // 400, total) for number in range(401)]
     lines = said(steps)
     assert lines[0] == "Model: 0 bytes of 3.9 GB (0%)"
-    assert lines[-1] == "Model: 3.9 GB of 3.9 GB (100%)"
+    assert lines[-1] == "Model: 3.9 GB of 3.9 GB (100%), 39.0 MB/s"
     assert 10 <= len(lines) <= 25
+
+
+def test_a_wheel_that_is_fetched_to_be_locked_is_named() -> None:
+    """With the speed since the last line."""
+    steps = [(0.0, 0, 700_000_000), (10.0, 40_000_000, 700_000_000), (20.0, 60_000_000, 700_000_000)]
+    assert said(steps, stage=Stage.LOCK)[1:] == [
+        "Fetching a wheel to read it: 40.0 MB of 700.0 MB (6%), 4.0 MB/s",
+        "Fetching a wheel to read it: 60.0 MB of 700.0 MB (9%), 2.0 MB/s",
+    ]
 
 
 def test_progress_of_other_stages_and_without_a_whole_says_nothing() -> None:

@@ -67,6 +67,8 @@ class ActivationState(ActivationShown):
     bytes_per_second: float | None = None
     eta_seconds: float | None = None
     progress: facts.StageProgressed | None = None
+    progressed_at: datetime | None = None
+    progressed_bytes: int = 0
     environment: str | None = None
     environment_reused: bool | None = None
     worker_pid: int | None = None
@@ -104,7 +106,7 @@ def advance(activation: ActivationState, event: Event) -> ActivationState:  # no
                 eta_seconds=None,
             )
         case facts.StageProgressed():
-            return replace(activation, progress=fact)
+            return _progressed(activation, fact, event.at)
         case facts.ProbeFinished(probe=probe):
             others = tuple(known for known in activation.probes if known.probe != probe)
             return replace(activation, probes=(*others, fact))
@@ -132,12 +134,37 @@ def advance(activation: ActivationState, event: Event) -> ActivationState:  # no
             assert_never(fact)
 
 
+def _progressed(activation: ActivationState, fact: facts.StageProgressed, at: datetime) -> ActivationState:
+    """With the speed of bytes: a mean over the last seconds, as downloads have it."""
+    before, rate, eta = activation.progress, None, None
+    if fact.unit == "bytes" and before is not None and before.unit == "bytes" and activation.progressed_at:
+        seconds = (at - activation.progressed_at).total_seconds()
+        kept = 0.5 ** (max(0.0, seconds) / _HALF_LIFE_SECONDS)
+        if seconds < _SAMPLE_SECONDS:  # too short to say anything: the next one counts from the same moment
+            return replace(activation, progress=fact)
+        rate = max(0, fact.done - activation.progressed_bytes) / seconds
+        if activation.bytes_per_second is not None:
+            rate = activation.bytes_per_second * kept + rate * (1 - kept)
+        if rate and fact.total is not None:
+            eta = max(0, fact.total - fact.done) / rate
+    return replace(
+        activation,
+        progress=fact,
+        progressed_at=at,
+        progressed_bytes=fact.done,
+        bytes_per_second=rate,
+        eta_seconds=eta,
+    )
+
+
 def _chosen(activation: ActivationState, fact: facts.BuildSelected) -> ActivationState:
     """A build was chosen: what came of another one is no longer true of this one."""
     kept = {name: getattr(activation, name) for name in _OF_EVERY_BUILD}
     return ActivationState(**kept, selection=fact)
 
 
+_SAMPLE_SECONDS = 1.0
+_HALF_LIFE_SECONDS = 5.0
 _OF_EVERY_BUILD = ("id", "model", "strategy", "stage", "started_at", "stage_started_at", "probes", "fallback")
 
 
