@@ -1,4 +1,4 @@
-"""A switch that is killed at each stage of its model's weights: what had arrived is not fetched again."""
+"""A switch that is killed at each stage of its model's weights, or has a slow line for them."""
 
 from __future__ import annotations
 
@@ -121,6 +121,18 @@ def test_what_had_arrived_is_not_fetched_again(premises: ModelPremises, stage: s
     }
     least, most = bounds.get(stage, (0, 0))
     assert least <= lacking[WEIGHTS] <= most
+
+
+def test_a_slow_line_is_told_as_bytes_arrive(premises: ModelPremises) -> None:
+    """Twice a second, and never backwards."""
+    shutil.rmtree(premises.folder / "cache", ignore_errors=True)
+    premises.hub.server.faults[:] = [Fault(match=f"*/{WEIGHTS}", bytes_per_second=SIZE // 4)]
+    events = switch(premises, "hub-tiny")
+    premises.hub.server.faults.clear()
+    check_succeeded(events)
+    told = [event["done"] for event in events if event.get("unit") == "bytes"]
+    assert told == sorted(told)
+    assert len({done for done in told if SIZE // 10 < done < SIZE}) >= 4
 
 
 def _size(premises: ModelPremises, name: str) -> int:

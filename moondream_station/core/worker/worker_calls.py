@@ -292,11 +292,17 @@ def _fault_of_an_argument(
         named = next((name for name in arguments if re.search(rf"\b{re.escape(name)}\b", text)), None)
         return (text, named) if isinstance(error, ValueError) and is_its_own and named else None
     if isinstance(error, TypeError | ValueError | AttributeError | LookupError):
-        for name in (name for name in _TEXTS if name in arguments):
-            if arguments[name] is None:
-                return f"{name} is missing", name
-            if not isinstance(arguments[name], str):
-                return f"{name} must be text, not {type(arguments[name]).__name__}", name
+        return _what_is_no_text(arguments, text)
+    return None
+
+
+def _what_is_no_text(arguments: dict[str, Any], tripped_over: str) -> tuple[str, str] | None:
+    """The first argument that should be text; one that was left out only where None was in the way."""
+    for name, value in ((name, arguments[name]) for name in _TEXTS if name in arguments):
+        if value is None and "NoneType" in tripped_over:
+            return f"{name} is missing", name
+        if value is not None and not isinstance(value, str):
+            return f"{name} must be text, not {type(value).__name__}", name
     return None
 
 

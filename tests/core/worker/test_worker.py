@@ -55,6 +55,9 @@ def unready(image_url, length):
 
 def lost(image_url, length):
     return {}["weights"]
+
+def lost_without_image(length, image_url=None):
+    return {}["weights"]
 '''
 
 
@@ -279,15 +282,21 @@ async def test_an_argument_that_a_backend_trips_over_is_the_callers_mistake(
 
 @pytest.mark.parametrize(
     ("function", "words"),
-    [("clumsy", "invalid literal for int"), ("unready", "the model is not loaded"), ("lost", "'weights'")],
+    [
+        ("clumsy", "invalid literal for int"),
+        ("unready", "the model is not loaded"),
+        ("lost", "'weights'"),
+        ("lost_without_image", "'weights'"),
+    ],
 )
 async def test_what_no_argument_causes_is_the_backends_failure(
     tmp_path: Path, function: str, words: str
 ) -> None:
-    """The same kinds of exceptions, with arguments that are as they should be."""
+    """The same kinds of exceptions, with arguments that are as they should be, or that may be left out."""
+    given = {"length": "short"} | ({} if "without" in function else {"image_url": "QQ=="})
     async with serving(tmp_path, CARELESS) as worker:
         with pytest.raises(BackendError, match=words):
-            await call(worker, function, {"image_url": "QQ==", "length": "short"})
+            await call(worker, function, given)
 
 
 @pytest.mark.parametrize(
