@@ -51,13 +51,15 @@ const KINDS = { ActivationSucceeded: "good", ActivationFailed: "bad", Activation
 
 export const sentence = (fact) => (SENTENCES[fact.event] ? SENTENCES[fact.event](fact) : left(fact.event));
 
+// A candidate's reason, without the build's name before it.
+export const because = ({ build, reason }) => reason.replace(`${build}: `, "").replaceAll(`${build} `, "").trim();
+
 // Every build with its verdict; those that have one reason in common in one line.
 export function candidates(selection) {
   const groups = new Map();
-  for (const { build, verdict, reason } of selection.candidates) {
-    const why = reason.replace(`${build}: `, "").replaceAll(`${build} `, "").trim();
-    const key = `${verdict}: ${why[0].toUpperCase()}${why.slice(1)}`;
-    groups.set(key, [...(groups.get(key) ?? []), build]);
+  for (const candidate of selection.candidates) {
+    const why = because(candidate), key = `${candidate.verdict}: ${why[0].toUpperCase()}${why.slice(1)}`;
+    groups.set(key, [...(groups.get(key) ?? []), candidate.build]);
   }
   return [...groups].map(([why, builds]) => make("li", {},
     make("strong", {}, builds.join(", ")), " ", ...words(why)));

@@ -1,7 +1,7 @@
 // The models: what is installed, whether they fit, and what can be done with each.
 
 import { find, keyed, make, words } from "./dom.js";
-import { candidates } from "./journal.js";
+import { because, candidates } from "./journal.js";
 import { get, onChange, refreshLists, station } from "./station.js";
 import { request, switchTo, tell } from "./activation.js";
 
@@ -49,7 +49,7 @@ function begin(item, options = {}, warning = null) {
 
 function advanced(model) {
   const select = make("select", {}), hidden = make("span", { className: "hidden" }, ` for ${model.name}`);
-  const why = make("div", {}), apply = make("button", { type: "button" }, "Switch with this");
+  const why = make("div", {}), apply = make("button", { type: "button", className: "plain" }, "Switch with this");
   apply.setAttribute("aria-label", `Switch to ${model.name} with this strategy`);
   const label = make("label", {}, make("span", {}, "Which PyTorch build to install", hidden), select);
   const details = make("details", { className: "advanced" },
@@ -105,15 +105,18 @@ function advanced(model) {
 function warning(plans, strategy) {
   const rejected = plans.get("auto")?.candidates.find(
     (candidate) => candidate.build === strategy && candidate.verdict === "rejected");
-  return rejected ? `The ${strategy} build can’t work here: ${rejected.reason} It would still be downloaded, which may be gigabytes.` : null;
+  if (!rejected) return null;
+  const why = rejected.reason.startsWith(`${strategy} `) ? ` ${because(rejected)}` : ` can’t work here: ${because(rejected)}`;
+  return `The ${strategy} build${why} It would still be downloaded, which may be gigabytes.`;
 }
 
 function told(plan, strategy) {
   const rejected = plan.candidates.filter((candidate) => candidate.verdict === "rejected");
+  const isNamed = strategy !== "auto" && strategy !== "guide";
   return [
     make("p", { className: plan.build === null ? "bad" : "" },
-      ...words(plan.build === null ? plan.reason : `${plan.build} with torch ${plan.torch}. ${plan.reason}`)),
-    ...plan.warnings.map((text) => make("p", { className: "warn" }, ...words(text))),
+      ...words(plan.build === null ? plan.reason : `${plan.build} with torch ${plan.torch}. ${isNamed ? "" : plan.reason}`)),
+    ...plan.warnings.map((text, at) => make("p", { className: isNamed && at === 0 ? "warn" : "quiet" }, ...words(text))),
     strategy === "auto" && rejected.length > 0 && make("details", {},
       make("summary", {}, `Why not the others (${rejected.length} rejected)`),
       make("ul", { className: "plainlist" }, ...candidates(plan))),
