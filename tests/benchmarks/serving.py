@@ -1,11 +1,11 @@
 """How quickly the station answers, beside its predecessor with the same backend, and what it bears.
 
-    python tests/benchmarks/serving.py [--runs 200] [--requests 5000] [--only latency,clients,memory,faults]
+    python tests/benchmarks/serving.py [--runs 200] [--requests 5000] [--only PART,...]
 
 The predecessor, 0.1, is installed from PyPI into a temporary virtual environment, or taken from `--before
 PYTHON`, one that has it. Both serve a backend that does nothing; each request goes to one and then to the
 other, and medians and their ratio are printed. Aims: at most 1.5 times the predecessor's; at 64 clients the
-throughput of 16 or more; no request without an answer.
+throughput of 16 or more; no request without an answer; who asks alone waits for one call of a crowd's.
 """
 
 from __future__ import annotations
@@ -40,12 +40,23 @@ from support.torch_index import TorchIndex
 
 _PREDECESSOR = ("moondream-station==0.1.9", "fastapi", "uvicorn")  # it installs the last two by itself
 _MODELS = ("here", "there")
+_PARTS = "latency,clients,fairness,parallel,memory,faults"
 _BACKEND = '''
-"""Does nothing."""
-import os
+"""Does nothing, or takes 20 ms, of waiting or of computing."""
+import os, time
 
 def caption(image_url=None, **kwargs):
     return {"caption": f"{len(image_url)} characters", "pid": os.getpid()}
+
+def query(image_url=None, **kwargs):
+    time.sleep(0.02)
+    return {"answer": "yes"}
+
+def detect(image_url=None, **kwargs):
+    end = time.thread_time() + 0.02
+    while time.thread_time() < end:
+        pass
+    return {"objects": []}
 '''
 _BEFORE = """
 import sys, threading
@@ -109,12 +120,15 @@ class Client:
         return data
 
 
-def call(size: int) -> bytes:
-    """A call with an image of so many bytes."""
+def call(size: int, function: str = "caption", key: str = "") -> bytes:
+    """A call with an image of so many bytes; another key is another client."""
     image = base64.b64encode(os.urandom(size)).decode()
     body = json.dumps({"image_url": f"data:image/jpeg;base64,{image}"}).encode()
-    lines = ("POST /v1/caption HTTP/1.1", "Host: localhost", "Content-Type: application/json")
-    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+    lines = (f"POST /v1/{function} HTTP/1.1", "Host: localhost", "Content-Type: application/json")
+    return (
+        "\r\n".join([*lines, f"X-Moondream-Auth: {key}", f"Content-Length: {len(body)}", "", ""]).encode()
+        + body
+    )
 
 
 @dataclass
@@ -167,7 +181,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200, help="requests of each kind to each of the two")
     parser.add_argument("--requests", type=int, default=5000, help="requests before memory is looked at")
     parser.add_argument("--before", type=Path, help="a Python that has the predecessor")
-    parser.add_argument("--only", default="latency,clients,memory,faults", help="parts, with commas")
+    parser.add_argument("--only", default=_PARTS, help=f"of {_PARTS}")
     options = parser.parse_args()
     parts = options.only.split(",")
     with tempfile.TemporaryDirectory() as name, TorchIndex() as index:
@@ -177,7 +191,10 @@ def main() -> None:
             premises.add_model(model, requirements="", source=_BACKEND)
             switch(premises, model)
         settings = premises.home.root / "config.json"
-        settings.write_text(json.dumps({"inference_max_queue_size": 100}))
+        if "parallel" in parts:
+            _compare_parallel(premises)
+            switch(premises, _MODELS[0])
+        settings.write_text(json.dumps({"inference_max_queue_size": 300}))
         with serving(premises) as station:
             port = int(station.address.rpartition(":")[2])
             Client(port).ask(call(10))  # waits for the worker
@@ -187,6 +204,8 @@ def main() -> None:
                     _compare(port, before, options.runs)
             if "clients" in parts:
                 _crowd(port, options.requests)
+            if "fairness" in parts:
+                _compare_turns(port)
             if "memory" in parts:
                 _endure(station, port, options.requests)
             if "faults" in parts:
@@ -254,6 +273,44 @@ def _crowd(port: int, requests: int) -> None:
                     client.sendall(request)
                     selector.modify(client, selectors.EVENT_READ, (client, time.perf_counter(), bytearray()))
         _say(f"{clients:3} clients  {load.row(time.perf_counter() - began)}")
+
+
+def _compare_turns(port: int) -> None:
+    """A client that asks one thing after the other, alone and beside one with 200 requests in the queue."""
+    alone, beside = Load(port, call(1_000, "query", "b")), Load(port, call(1_000, "query", "b"))
+    with alone.of(1, most=50):
+        pass
+    crowd = Load(port, call(1_000, "query", "a"))
+    with crowd.of(200):
+        while len(crowd.seconds) < 20:
+            time.sleep(0.05)
+        with beside.of(1, most=50):
+            pass
+    for name, load in (("alone", alone), ("beside 200 of another", beside), ("each of the 200", crowd)):
+        typical = statistics.median(load.seconds) * 1000
+        _say(f"calls of 20 ms, {name:22} p50 {typical:7.1f} ms  {dict(load.statuses)}")
+
+
+def _compare_parallel(premises: Premises) -> None:
+    """The same backend with `inference_workers` 2, by what its manifest says."""
+    (premises.home.root / "config.json").write_text(json.dumps({"inference_workers": 2}))
+    for parallel in (None, "threads", "processes"):
+        premises.add_model("several", requirements="", source=_BACKEND, parallel=parallel)
+        switch(premises, "several")
+        with serving(premises) as station:
+            port = int(station.address.rpartition(":")[2])
+            Client(port).ask(call(10))
+            wanted = 1 if parallel is None else 2
+            while station.get("/v1/stats")["workers"] < wanted:
+                time.sleep(0.05)
+            for function, kind in (("query", "waiting"), ("detect", "computing")):
+                load, began = Load(port, call(1_000, function)), time.perf_counter()
+                with load.of(4, most=200):
+                    pass
+                took = time.perf_counter() - began
+                _say(
+                    f"parallel {parallel!s:10} 20 ms of {kind:10} {200 / took:6.1f}/s  {dict(load.statuses)}"
+                )
 
 
 def _endure(station: Served, port: int, requests: int) -> None:

@@ -39,7 +39,7 @@ class CancelReason(StrEnum):
 
 
 class StopReason(StrEnum):
-    """Why a worker ended."""
+    """Why a worker ended: `memory` also where nobody needed it, `shutdown` also by `stop`."""
 
     REPLACED = "replaced"
     MEMORY = "memory"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from itertools import accumulate, pairwise
+from itertools import accumulate
+from statistics import median
 from typing import Any, Final, Literal
 
 BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -39,7 +41,7 @@ class Durations:
     Args:
         count: How often it was measured.
         sum: Seconds altogether.
-        median: Half took at most so many seconds, estimated from the buckets; null without any.
+        median: Half of the last 256 took at most so many seconds; null without any.
         p95: As the median, for 95 %.
         buckets: How many took at most so long, each with those before it.
     """
@@ -127,24 +129,20 @@ def bucket_of(seconds: float) -> int:
     return bisect_left(BUCKETS, seconds)
 
 
-def durations(counts: Sequence[int], total_seconds: float) -> Durations:
-    """The shape of a histogram, from how many fell into each bucket, the one without a bound last."""
+def durations(counts: Sequence[int], total_seconds: float, recent: Collection[float]) -> Durations:
+    """The shape of what was measured.
+
+    Args:
+        counts: How many fell into each bucket, the one without a bound last.
+        total_seconds: All of them together.
+        recent: The last of them, which median and 95 % are of.
+    """
     up_to = list(accumulate(counts))
+    ranked = sorted(recent)
     return Durations(
         count=up_to[-1],
         sum=round(total_seconds, 6),
-        median=_quantile(0.5, up_to),
-        p95=_quantile(0.95, up_to),
+        median=round(median(ranked), 6) if ranked else None,
+        p95=round(ranked[math.ceil(0.95 * len(ranked)) - 1], 6) if ranked else None,
         buckets=tuple(Bucket(le=le, count=count) for le, count in zip(BUCKETS, up_to, strict=False)),
     )
-
-
-def _quantile(part: float, up_to: Sequence[int]) -> float | None:
-    """As Prometheus' `histogram_quantile`: by a straight line through its bucket, the last bound at most."""
-    if not up_to[-1]:
-        return None
-    rank = part * up_to[-1]
-    for (low, high), (before, there) in zip(pairwise((0.0, *BUCKETS)), pairwise((0, *up_to)), strict=False):
-        if there >= rank:
-            return round(low + (high - low) * (rank - before) / (there - before), 4)
-    return BUCKETS[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +42,7 @@ _REJECTED = (
 _NAMELESS = (errors.NoActiveModel, errors.UnknownFunction)
 """Where a function's name is whatever a client wrote: counted by it, anybody could fill the memory."""
 _UNKNOWN = "unknown"
+_RECENT = 256
 
 
 def outcome_of(error: StationError | None) -> Outcome:
@@ -57,13 +58,15 @@ def outcome_of(error: StationError | None) -> Outcome:
 class _Histogram:
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     seconds: float = 0.0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def add(self, seconds: float) -> None:
         self.counts[bucket_of(seconds)] += 1
         self.seconds += seconds
+        self.recent.append(seconds)
 
     def shown(self) -> Durations:
-        return durations(self.counts, self.seconds)
+        return durations(self.counts, self.seconds, self.recent)
 
 
 @dataclass(slots=True, eq=False)
