@@ -118,7 +118,7 @@ def client_of(scope: Scope) -> tuple[str, int]:
     """Whose request it is, for taking turns: the address, and which key came from there."""
     headers = Headers(scope=scope)
     keys = (headers.get("authorization"), headers.get("x-moondream-auth"))
-    return scope["client"][0], hash(keys)
+    return (scope["client"] or ("",))[0], hash(keys)  # a Unix socket's clients have no address
 
 
 def _is_own(origin: str, authority: str) -> bool:

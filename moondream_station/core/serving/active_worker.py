@@ -176,7 +176,7 @@ class ActiveWorker:
         )
         self.limited = None
         if self.host.parallel > 1 and spec.parallel is None:
-            self.limited = f"The manifest does not say how {spec.code.id} answers several (`parallel`)."
+            self._limit(f"The manifest does not say how {spec.code.id} answers several (`parallel`).")
         self.tasks.start_soon(self._settle_down, hosted, old)
 
     async def _settle_down(self, hosted: HostedWorker, old: list[HostedWorker]) -> None:
@@ -196,9 +196,12 @@ class ActiveWorker:
                     self.pool.add(await self._further(spec))
             except StationError as error:
                 if self.spec is spec and not self._is_claimed:
-                    self.limited = f"{running} of {wanted} workers run: {error.message}"
-                    _log.warning("workers_limited", model=spec.model, reason=self.limited)
+                    self._limit(f"{running} of {wanted} workers run: {error.message}")
                 return
+
+    def _limit(self, reason: str) -> None:
+        self.limited = reason
+        _log.warning("workers_limited", reason=reason)
 
     async def _restart(self, spec: WorkerSpec) -> Worker:
         async with self._starting:
@@ -248,12 +251,9 @@ class ActiveWorker:
             if beside is not None:
                 await _check_memory(hosted, beside, verification.report.device)
             await hosted.load(verification.report.device)
-        except DoesNotFit:
-            with anyio.move_on_after(_STOP_SECONDS, shield=True):
-                await hosted.stop(StopReason.MEMORY)
-            raise
         except BaseException:
-            reason = StopReason.CRASHED if self.spec is spec else StopReason.MEMORY
+            is_missed = self.spec is spec and beside is None
+            reason = StopReason.CRASHED if is_missed else StopReason.MEMORY
             with anyio.move_on_after(_STOP_SECONDS, shield=True):
                 await hosted.stop(reason)
             raise
