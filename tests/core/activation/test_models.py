@@ -23,6 +23,8 @@ from moondream_station.core.facts.capabilities import Capabilities, Gpu
 from moondream_station.core.facts.selection import Fit, FitVerdict
 from moondream_station.core.home.storage import Need
 from moondream_station.core.machine.record import RecordedMachine, load_record
+from moondream_station.core.weights.contents import Weights, WeightsFile
+from moondream_station.core.weights.disk import Learned
 
 FITS, TIGHT, NOT, UNKNOWN = FitVerdict.FITS, FitVerdict.TIGHT, FitVerdict.DOES_NOT_FIT, FitVerdict.UNKNOWN
 GB = 10**9
@@ -129,6 +131,24 @@ def test_the_type_that_the_manifest_names_counts() -> None:
     assert judged(model({"dtype": "float32"}, **needs), on_gpu()).verdict is NOT
     assert judged(model({"dtype": "float16"}, **needs), on_gpu()).verdict is FITS
     assert judged(model({"dtype": "a type of their own"}, **needs), on_gpu()).verdict is UNKNOWN
+
+
+def test_weights_say_what_the_manifest_does_not() -> None:
+    """By what they hold, in the type that they are used in; what the manifest says goes first."""
+    file = WeightsFile(name="model.safetensors", size_bytes=8_200_000_000)
+    held = {"bfloat16": 8_000_000_000, "float32": 199_000_000}
+    learned = Learned(weights=Weights(files=(file,), by_dtype=held))
+    gpu, machine, _ = on_gpu(replace(GPU, memory_bytes=24 * GB))
+    room = gpu, machine, Surroundings(learned=learned)
+    fit = judged(model(), room)
+    assert fit.verdict is FITS
+    assert "8.1 GB for weights in bfloat16" in fit.reason
+    wide = judged(model({"dtype": "float32"}), room)
+    assert "16.2 GB for weights in float32" in wide.reason
+    assert "30.0 GB for weights" in judged(model(weights_bytes=30 * GB), room).reason
+    silent = judged(model(), (gpu, machine, Surroundings(learned=Learned(reason="the hub is silent"))))
+    assert silent.verdict is UNKNOWN
+    assert silent.reason.endswith("does not say how much memory it needs, and the hub is silent")
 
 
 def test_memory_by_type_goes_before_the_size_of_the_weights() -> None:
