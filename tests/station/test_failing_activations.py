@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from moondream_station.core.facts.events import (
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.machine.record import RecordedMachine
 from support.backends import ECHO
+from support.fake_driver import install_program
 from support.index_traffic import Fault
 from support.machines import cpu_only, nvidia_linux
 from support.stations import HERE, Course, Premises, caption, course_of, failed, switched
@@ -230,6 +232,23 @@ async def test_a_place_that_did_not_answer_is_named_where_the_others_have_no_bui
     async with premises.station(CPU) as station:
         chosen = (await switched(station, "colours", "cpu")).only(BuildSelected)
     assert (chosen.build, chosen.source) == ("cpu", "default")
+
+
+async def test_another_python_that_has_a_build_is_named(premises: Premises) -> None:
+    """Where this one has none: by its path, if it runs."""
+    premises.index.add_torch("2.99.0", "cpu", python="cp320", abi="cp320")
+    premises.add_model("colours", requirements="torch==2.99\n")
+    folder = premises.folder / "bin"
+    premises.variables["PATH"] = f"{folder}:{os.environ['PATH']}"
+    answer = {"version": "3.20.0", "implementation": "cpython", "path": "p", "markers": {}, "tags": []}
+    install_program(folder, "python3.20", f"echo '{json.dumps(answer)}'")
+    async with premises.station(CPU) as station:
+        error = (await failed(station, "colours")).only(ActivationFailed).error
+        assert error.code == "no-build"
+        assert (error.hint or "").startswith(f"python3.20 is installed and has a build: `--python {folder}/")
+        install_program(folder, "python3.20", "exit 127")  # as pyenv's are, of Pythons that are not chosen
+        error = (await failed(station, "colours")).only(ActivationFailed).error
+    assert "--python" not in (error.hint or "")
 
 
 async def test_a_full_disk_says_what_pruning_would_free(premises: Premises) -> None:

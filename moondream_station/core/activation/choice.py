@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio.to_thread
@@ -31,6 +33,7 @@ from moondream_station.core.index.listing import SourceReport
 from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.packaging.packaging_config import load_config_of_pip, load_packaging_config
+from moondream_station.core.resolve.interpreter import other_interpreter
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select
@@ -59,6 +62,7 @@ class Candidates:
         *,
         lock: Lock | None = None,
         degraded: Degraded | None = None,
+        python: Path | None = None,
     ) -> None:
         self.selection: Selection = result.selection
         self.collected = collected
@@ -67,6 +71,8 @@ class Candidates:
         self._degraded = degraded
         self._remaining = list(result.order)
         self._preferred = self._remaining[0].build if self._remaining else None
+        self.python = python
+        """Another Python that has a build, where this one has none."""
         self._reason = ""
         self._has_fallen_back = False
         if self.selection.strategy not in {"auto", "guide"}:
@@ -204,28 +210,44 @@ def _has_devices(result: SelectionResult, record: CommitRecord) -> bool:
     return record.packages.keys() >= {f"amd-torch-{extra}" for extra in extras if extra != "device-all"}
 
 
-def no_build(selection: Selection, collected: CollectedOffers) -> StationError:
+async def python_with_a_build(
+    request: BuildRequest, collected: CollectedOffers, found: SelectionResult, environ: Mapping[str, str]
+) -> Path | None:
+    """Another installed Python, which has a build where this one has none; None where it is not needed."""
+    if found.selection.build is not None:
+        return None
+
+    def has_a_build(version: str) -> bool:
+        other = select(replace(request, python=version), collected.offers)
+        return other.selection.build is not None
+
+    return await other_interpreter(has_a_build, environ=environ)
+
+
+def no_build(selection: Selection, collected: CollectedOffers, python: Path | None = None) -> StationError:
     """Why there is no build: because the machine can run none, or because no index answered.
 
     Where some places answered and another did not, that one may have what is missing: it is named too.
+    `python` is another one that has a build.
     """
     silent = [report.sentence for report in collected.tried if report.outcome == "failed"]
-    if not silent:
-        return NoBuild(selection.reason, hint="`moondream-station plan` shows every build and its reason.")
-    if collected.offers:
-        return NoBuild(
-            f"{selection.reason} There may be more builds, because not every index answered:"
-            f" {' '.join(silent)}",
-            hint="Check the network, the proxy and that address, then run the command again."
-            " `moondream-station plan` shows every build and its reason."
-            " `--strategy cpu` takes PyPI's own wheel, if it fits: a large one, which computes on the CPU.",
+    if silent and not collected.offers:
+        tried = " ".join(report.sentence for report in collected.tried)
+        return IndexUnreachable(
+            f"No PyTorch build is available. Tried: {tried}",
+            hint="Check the network and the proxy, or name a mirror with MOONDREAM_STATION_TORCH_INDEX, or a"
+            " folder of wheels with PIP_FIND_LINKS.",
         )
-    tried = " ".join(report.sentence for report in collected.tried)
-    return IndexUnreachable(
-        f"No PyTorch build is available. Tried: {tried}",
-        hint="Check the network and the proxy, or name a mirror with MOONDREAM_STATION_TORCH_INDEX, or a"
-        " folder of wheels with PIP_FIND_LINKS.",
-    )
+    message, hints = selection.reason, ["`moondream-station plan` shows every build and its reason."]
+    if silent:
+        message += f" There may be more builds, because not every index answered: {' '.join(silent)}"
+        hints.insert(0, "Check the network, the proxy and that address, then run the command again.")
+        hints.append(
+            "`--strategy cpu` takes PyPI's own wheel, if it fits: a large one, which computes on the CPU."
+        )
+    if python is not None:
+        hints.insert(0, f"{python.name} is installed and has a build: `--python {shlex.quote(str(python))}`.")
+    return NoBuild(message, hint=" ".join(hints))
 
 
 def _ignore(_: ProbeReport) -> None:

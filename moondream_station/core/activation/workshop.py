@@ -14,7 +14,7 @@ import anyio
 import httpx2
 
 from moondream_station.core.activation.activation import Activation, sweep_cancel_requests
-from moondream_station.core.activation.choice import Candidates, no_build, select_again
+from moondream_station.core.activation.choice import Candidates, no_build, python_with_a_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.models import known_here
 from moondream_station.core.activation.prepare import Needs
@@ -202,14 +202,15 @@ class Workshop:
             refresh=self._activation.request.upgrade,
         )
         found = select(request, collected.offers, is_complete=collected.is_complete)
-        return Candidates(found, collected, degraded=found.degraded)
+        python = await python_with_a_build(request, collected, found, self._tools.environ)
+        return Candidates(found, collected, degraded=found.degraded, python=python)
 
     def announce(self, needs: Needs, candidates: Candidates) -> None:
         """Report the choice, or why there is none; but where the lock alone shows whether torch is needed."""
         if not needs.requirements.mentions_torch:
             return
         if candidates.current is None and candidates.collected is not None:
-            raise no_build(candidates.selection, candidates.collected)
+            raise no_build(candidates.selection, candidates.collected, candidates.python)
         self._choose(needs, candidates.fact(), because=candidates.selection.reason)
         needs.check_download(candidates.fact().build, self._tools.catalog, self._activation.request)
 

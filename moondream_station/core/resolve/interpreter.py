@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +18,7 @@ from packaging.markers import default_environment
 from packaging.tags import Tag, parse_tag, sys_tags
 from packaging.version import Version
 
-from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable
+from moondream_station.core.facts.errors import ProgramMissing, PythonUnsuitable, StationError
 from moondream_station.core.home.layout import absolute
 
 OLDEST_PYTHON = (3, 11)
@@ -24,6 +26,7 @@ OLDEST_PYTHON = (3, 11)
 
 _OLDEST = ".".join(map(str, OLDEST_PYTHON))
 _ANSWER_SECONDS = 30.0
+_NEWEST_MINOR = 20
 
 # Runs in the interpreter that is asked. Its own folders are left out (-S), so that nothing installed there
 # can answer for it; `packaging` is ours, so that every interpreter is described by the same rules.
@@ -90,6 +93,19 @@ async def find_interpreter(python: Path | None, *, environ: Mapping[str, str]) -
     tags = tuple(tag for text in answer["tags"] for tag in parse_tag(text))
     base = await anyio.Path(answer["path"]).resolve()
     return Interpreter(path=Path(base), version=answer["version"], markers=answer["markers"], tags=tags)
+
+
+async def other_interpreter(suits: Callable[[str], bool], *, environ: Mapping[str, str]) -> Path | None:
+    """The newest other Python on the user's PATH that suits by its version ("3.12"), and runs."""
+    for minor in range(_NEWEST_MINOR, OLDEST_PYTHON[1] - 1, -1):
+        name = f"3.{minor}"
+        path = shutil.which(f"python{name}", path=environ.get("PATH"))
+        if path is None or name == own_interpreter().minor or not suits(name):
+            continue
+        with suppress(StationError):  # pyenv has a program of that name for every Python that it knows of
+            if (await find_interpreter(Path(path), environ=environ)).minor == name:
+                return Path(path)
+    return None
 
 
 async def _ask(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
