@@ -273,9 +273,13 @@ async def test_a_failure_stands_in_its_card_until_it_is_retried(served: Served, 
 async def test_it_finds_the_station_again(window: Window) -> None:
     """While the station is down, what is live is grey and says since when; then nothing stale stays red."""
     async with serving(_station()) as first:
+        first.station.backend["caption"] = raises(WorkerBusy("Busy."))
         await window.open(first.url)
         _publish(first, failed())
         await window.wait_for("activation-title", "The switch to Self-test failed")
+        await window.page.set_input_files("#file", IMAGE)
+        await _ask(window, "Caption")
+        await window.wait_for("answer", "Busy.")
     await window.wait_for_part("connection", "No answer since ")
     assert await window.page.locator(".live").first.evaluate("of => getComputedStyle(of).opacity") == "0.45"
     assert await window.page.locator("#send").is_disabled()
@@ -287,8 +291,10 @@ async def test_it_finds_the_station_again(window: Window) -> None:
         await window.wait_for("connection", "Live")
         await window.wait_for_part("machine", "89abcdef-0123")
         assert not await window.is_shown("activation")
+        assert not await window.is_shown("result")
         assert await window.page.locator(".down").count() == 0
-    assert all("ERR_" in complaint for complaint in window.complaints)  # that nobody answered meanwhile
+    # That it was busy, and that nobody answered meanwhile.
+    assert all("ERR_" in complaint or "429" in complaint for complaint in window.complaints)
     window.complaints.clear()
 
 

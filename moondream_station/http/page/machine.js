@@ -95,17 +95,17 @@ async function explain() {
   explained = active.environment;
   const past = station.activations.filter(
     (known) => known.model === active.model && known.outcome === "succeeded");
+  let choice = null;
   for (const { id } of past) {
     const { events } = await get(`v1/station/activations/${id}`);
-    const choice = events.findLast((fact) => fact.event === "BuildSelected");
-    if (choice && events.at(-1).environment === active.environment) {
-      say(find("why"), choice.reason);
-      find("candidates").replaceChildren(...candidates(choice));
-      return;
+    if (events.at(-1).environment === active.environment) {
+      choice = events.findLast((fact) => fact.event === "BuildSelected") ?? choice;
+      if (choice?.candidates.length) break;  // one that went back to the environment chose nothing itself
     }
   }
-  say(find("why"), "Its activation is no longer on record. `moondream-station plan` shows what would be chosen now.");
-  find("candidates").replaceChildren();
+  say(find("why"), choice ? choice.reason
+    : "Its activation is no longer on record. `moondream-station plan` shows what would be chosen now.");
+  find("candidates").replaceChildren(...(choice ? candidates(choice) : []));
 }
 
 async function drawLog() {
