@@ -16,7 +16,7 @@ from moondream_station.cli.ask import active_model, station_for
 from moondream_station.console.interrupts import DONE, run_loop
 from moondream_station.console.logging import begin
 from moondream_station.console.output import print_progress
-from moondream_station.core.facts.errors import StationError, StationRunning, StationUnreachable
+from moondream_station.core.facts.errors import StationError, StationUnreachable
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import read_station
 from moondream_station.core.home.settings import Settings
@@ -71,7 +71,7 @@ class _Stations:
 
     async def follow(self, changed: Callable[[], Awaitable[None]]) -> None:
         """Keep a station, another one where it has gone; call `changed` when its functions may be others."""
-        was_served = False
+        was_served, last = False, ""
         while True:
             try:
                 async with (
@@ -84,12 +84,14 @@ class _Stations:
                     async for message in messages:
                         if message["event"] in _CHANGES:
                             await changed()
-            except StationRunning:
-                continue  # another agent's command was quicker: its station is there in a moment
+            except StationUnreachable:
+                pass  # another command's station has just ended
             except StationError as error:
                 if not was_served:
                     raise
-                print_progress(error.message)
+                if error.message != last:
+                    print_progress(error.message)
+                last = error.message
             finally:
                 self._client = None
             await anyio.sleep(_PAUSE_SECONDS)

@@ -30,7 +30,6 @@ from moondream_station.core.builds.requirements import (
     parse_requirements,
 )
 from moondream_station.core.builds.trials import NO_TRIALS
-from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.errors import RequirementsUnsafe, UsageError
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.home.layout import Home
@@ -40,6 +39,7 @@ from moondream_station.core.machine.machine import LocalMachine, Machine
 from moondream_station.core.machine.record import RecordedMachine, load_record, with_python
 from moondream_station.core.packaging.packaging_config import load_packaging_config, options_for_pip
 from moondream_station.core.resolve.interpreter import own_interpreter
+from moondream_station.core.selection.outward import plan_to_json
 
 if TYPE_CHECKING:
     from moondream_station.core.backends.manifest import ModelInfo
@@ -63,10 +63,7 @@ def run_plan(*, strategy: str | None, shows_all: bool, as_json: bool, **options:
     home, settings = begin(strategy=strategy)
     check_strategy(settings.strategy)
     selection, pip_options = run_loop(_plan, _Options(**options), home, settings)
-    data = to_json(selection)
-    del data["unrelated"]
-    if selection.fit is None:
-        del data["fit"]
+    data = plan_to_json(selection)
     text = plan_text(selection, pip_options, width=terminal_width(), shows_all=shows_all)
     print_text(text, data, as_json=as_json)
     return 0 if selection.build is not None else 1

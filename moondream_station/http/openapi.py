@@ -264,6 +264,9 @@ def schemas() -> dict[str, Schema]:
         "An error of the command line or of a route of the station.", {"error": dataclass_schema(ErrorInfo)}
     )
     made |= {name: dataclass_schema(kind) for name, kind in _INSPECTED.items()}
+    made["plan"]["required"].remove("fit")  # there where it is about a model
+    made["plan"]["required"].remove("unrelated")  # for the table on a terminal alone
+    del made["plan"]["properties"]["unrelated"]
     made["chat-request"] = _chat_request()
     made["remove-request"] = _model_schema(RemoveRequest)
     made["rollback-request"] = _model_schema(RollbackRequest)

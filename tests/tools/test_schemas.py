@@ -16,6 +16,7 @@ from moondream_station.core.facts.errors import NoBuild
 from moondream_station.core.facts.events import Event, Fact
 from moondream_station.core.facts.selection import Candidate, Selection
 from moondream_station.core.facts.state import StationInfo, StationState, apply, status
+from moondream_station.core.selection.outward import plan_to_json
 from moondream_station.core.serving.tally import Tally
 from support.facts import events, instances, legal_activations, published
 from tools.reference.schemas import schemas
@@ -78,7 +79,7 @@ def test_every_state_is_shown_in_the_status_shape(steps: tuple[Fact, ...]) -> No
 @given(instances(Selection))
 def test_every_selection_is_of_the_plans_shape(selection: Selection) -> None:
     """So is each of its candidates."""
-    validator("plan").validate(to_json(selection))
+    validator("plan").validate(plan_to_json(selection))
     assert all(accepts("candidate", to_json(candidate)) for candidate in selection.candidates)
 
 

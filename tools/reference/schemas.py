@@ -8,7 +8,7 @@ from moondream_station.core.builds.catalog_schema import CatalogFile
 from moondream_station.core.builds.trials import Trials
 from moondream_station.core.facts.capabilities import Capabilities
 from moondream_station.core.facts.events import Mismatch, VerificationReport
-from moondream_station.core.facts.selection import Candidate, Selection
+from moondream_station.core.facts.selection import Candidate
 from moondream_station.core.home.locks import Holder, StationRecord
 from moondream_station.http import openapi
 from moondream_station.http.shapes import Schema
@@ -20,7 +20,6 @@ _DATACLASSES: Final[dict[str, type[Any]]] = {
     "candidate": Candidate,
     "capabilities": Capabilities,
     "mismatch": Mismatch,
-    "plan": Selection,
     "station-record": StationRecord,
     "trials": Trials,
     "verification": VerificationReport,
@@ -32,9 +31,6 @@ def schemas() -> dict[str, Schema]:
     made = {**openapi.schemas(), **FILES}
     for name, kind in _DATACLASSES.items():
         made[name] = openapi.dataclass_schema(kind)
-    made["plan"]["required"].remove("fit")  # there with `--model` alone
-    made["plan"]["required"].remove("unrelated")  # for the table on a terminal alone
-    del made["plan"]["properties"]["unrelated"]
     made["catalog"] = {**CatalogFile.model_json_schema(), "title": "catalog"}
     head = ("$schema", "title", "description", "type")
     for name, schema in made.items():

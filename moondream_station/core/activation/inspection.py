@@ -25,6 +25,7 @@ from moondream_station.core.facts.state import StationState
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.resolve.interpreter import own_interpreter
+from moondream_station.core.selection.outward import plan_to_json
 from moondream_station.core.views.records import list_activations, show_activation, worker_lines
 from moondream_station.core.worker.loading import available_bytes, held_bytes, total_bytes
 
@@ -66,7 +67,7 @@ class Inspection:
             environ=tools.environ,
             model=entry,
         )
-        return _shape(selection)
+        return plan_to_json(selection)
 
     async def activations(self) -> Mapping[str, Any]:
         """The last activations, the newest first."""
