@@ -43,7 +43,8 @@ _VARYING: Sequence[tuple[str, str]] = (
     (r"\d+\.\d [kM]B (already downloaded|reused)", r"N MB \1"),
     (r"\d+\.\d kB", "N kB"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
-    (r"(?<=computes on )(?!CUDA|NVIDIA)\S[^\n]*(\n {6,}[^\n]+)?", "PROCESSOR"),  # a long name is wrapped
+    # A long name is wrapped.
+    (r"(?<=computes on )(?!CUDA|NVIDIA|Loopback)\S[^\n]*(\n {6,}[^\n]+)?", "PROCESSOR"),
     (r" {2,}", "  "),
 )
 _WHY = re.compile(r"\n\n(?:  (?!SPEED|torch 2\.9\.9\+).*\n)+")
