@@ -42,7 +42,7 @@ _NEVER = {"torch", "uvicorn", "starlette", "prompt_toolkit", "structlog", "moond
     [
         ("status", {"typer", "rich", "asyncio", "filelock", "httpx2", "packaging", "pydantic", "uv"}),
         ("models", {"typer", "rich", "filelock", "httpx2"}),
-        ("plan --offline", {"rich", "filelock"}),
+        ("plan --offline", {"rich", "filelock", "httpx2", "moondream_station.core.index.listing"}),
         ("doctor --offline", set()),
     ],
 )

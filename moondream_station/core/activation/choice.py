@@ -29,12 +29,9 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import read_file
 from moondream_station.core.home.task_groups import meanwhile
-from moondream_station.core.index.listing import SourceReport
-from moondream_station.core.index.offers import CollectedOffers, collect_offers
 from moondream_station.core.machine.machine import Machine
 from moondream_station.core.packaging.packaging_config import load_config_of_pip, load_packaging_config
 from moondream_station.core.resolve.interpreter import other_interpreter
-from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.selection.select import Ranked, SelectionResult, select
 from moondream_station.core.selection.sentences import origin_of
@@ -43,6 +40,8 @@ if TYPE_CHECKING:
     import httpx2
 
     from moondream_station.core.backends.manifest import ModelInfo
+    from moondream_station.core.index.listing import SourceReport
+    from moondream_station.core.index.offers import CollectedOffers
     from moondream_station.core.weights.disk import Learned
 
 _HOUR_SECONDS = 3600.0
@@ -195,6 +194,8 @@ def select_again(request: BuildRequest, committed: Committed) -> SelectionResult
     record = committed.record
     if record.build is None:
         return select(request, [])
+    from moondream_station.core.resolve.pylock import read_stored_pylock  # noqa: PLC0415  unlike a plan
+
     lock = read_stored_pylock(read_file(committed.place.pylock).decode())
     wheel = next(file for file in lock.files if file.name == "torch")
     source = record.source or "default"
@@ -304,6 +305,7 @@ async def plan_here(
 ) -> Selection:
     """Plan with what the indexes and find-links really have, for this computer; whether `model` fits, too."""
     from moondream_station.core.fetch.http_client import open_client  # noqa: PLC0415  it takes 65 ms
+    from moondream_station.core.index.offers import collect_offers  # noqa: PLC0415  unlike a plan offline
 
     detected = await CapabilityCache(home, machine).get(on_probe=_ignore)
     config = await load_packaging_config(environ)
