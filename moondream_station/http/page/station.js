@@ -58,7 +58,10 @@ async function poll() {
       Object.assign(station, { stats, usage: used });
       changed();
     } catch (error) {
-      if (error instanceof TypeError || error.name === "TimeoutError") down();
+      if (error instanceof TypeError || error.name === "TimeoutError") {
+        down();
+        follow();  // anew: a station that hung leaves its connection open, and tells nothing of what it missed
+      }
     }
   }
   setTimeout(poll, POLL_MILLISECONDS);
@@ -78,9 +81,10 @@ function up() {
   find("connection").textContent = "Live";
 }
 
-// Follows the events for as long as the page is open; `receive` gets each, and the snapshots.
-export function follow(receive) {
-  const source = new EventSource("v1/station/events");
+let source = null, receive = null;
+function follow() {
+  source?.close();
+  source = new EventSource("v1/station/events");
   source.onopen = async () => {
     if (station.down) returns.forEach((listener) => listener());  // before what was missed is told
     try {
@@ -92,13 +96,15 @@ export function follow(receive) {
   source.onerror = () => {
     down();
     if (source.readyState !== EventSource.CLOSED) return;  // else the browser tries again by itself
-    setTimeout(() => follow(receive), POLL_MILLISECONDS);
+    setTimeout(follow, POLL_MILLISECONDS);
   };
   source.onmessage = (message) => receive(JSON.parse(message.data));
 }
 
-export function start(receive) {
-  follow(receive);
+// Follows the events for as long as the page is open; `receiver` gets each, and the snapshots.
+export function start(receiver) {
+  receive = receiver;
+  follow();
   poll();
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "visible" && !station.down) refreshStatus().catch(() => null);
