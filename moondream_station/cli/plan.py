@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,13 +102,9 @@ def plan_text(
     ]
     if rows:
         lines += ["", table(rows, ("build", "torch", "verdict", "reason"), width=width)]
-    if left_out and width is not None:
-        named = [candidate.build for candidate in selection.candidates if candidate.build in left_out]
-        are = "builds are" if named[1:] else "build is"
-        shown = textwrap.fill(
-            f"{len(named)} more {are} not for this machine ({', '.join(named)}): --all says why.", width
-        )
-        lines += ["", shown]
+    if left_out:
+        more = "1 more build is" if len(left_out) == 1 else f"{len(left_out)} more builds are"
+        lines += ["", f"{more} for other machines: --all shows them."]
     return "\n".join(lines)
 
 

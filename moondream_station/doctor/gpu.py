@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from moondream_station.core.activation.trials_file import load_trials
 from moondream_station.core.builds.naming import Kind, parse_build
-from moondream_station.core.builds.visibility import InUse, describe
+from moondream_station.core.builds.visibility import InUse, describe, named_by_device
 from moondream_station.core.capabilities.probes.nvidia import Trouble
 from moondream_station.core.facts.capabilities import Gpu, Outcome, Vendor
 from moondream_station.core.facts.redact import redact_url
@@ -65,7 +65,7 @@ _INCURABLE: Final = {Trouble.MISMATCH, Trouble.NO_PERMISSION}
 async def devices(patient: Patient) -> Finding:
     """Which GPUs there are, and whether PyTorch can see them."""
     machine, planned = await patient.examined.get(), await patient.planned.get()
-    gpus = [_gpu_line(gpu) for gpu in machine.capabilities.gpus]
+    gpus = [_gpu_line(gpu, planned) for gpu in machine.capabilities.gpus]
     if _LOST & set(machine.nvidia_smi.troubles):
         return warning("An NVIDIA GPU no longer answers on its bus.", _GONE, detail=gpus)
     if unseen := _unseen(planned):
@@ -96,7 +96,9 @@ def _unseen(planned: Planned) -> InUse | None:
     return None
 
 
-def _gpu_line(gpu: Gpu) -> str:
+def _gpu_line(gpu: Gpu, planned: Planned) -> str:
+    if gpu.vendor == "amd":
+        gpu = named_by_device(gpu, planned.case.catalog)
     known = [
         f"compute capability {gpu.architecture}" if gpu.vendor == "nvidia" else gpu.architecture,
         in_words(gpu.memory_bytes) if gpu.memory_bytes else None,
@@ -225,7 +227,7 @@ def _left_out(planned: Planned) -> list[str]:
     hardware = planned.case.hardware
     served = hardware.served(planned.build, Version(planned.selection.torch))
     gpus = hardware.of_kind(planned.build.kind).gpus
-    return [_gpu_line(gpu) for place, gpu in enumerate(gpus) if place not in served]
+    return [_gpu_line(gpu, planned) for place, gpu in enumerate(gpus) if place not in served]
 
 
 async def catalog(patient: Patient) -> Finding:

@@ -172,7 +172,7 @@ def _with_compat(in_use: InUse, capabilities: Capabilities, catalog: Catalog) ->
 
 def amd_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     """The AMD GPUs in use: visible ones, discrete before integrated, as HSA_OVERRIDE_GFX_VERSION says."""
-    gpus = tuple(_named_by_device(gpu, catalog) for gpu in capabilities.gpus_of("amd"))
+    gpus = tuple(named_by_device(gpu, catalog) for gpu in capabilities.gpus_of("amd"))
     if not gpus:
         return _none_found(capabilities, "AMD GPU", "amd", _ON_WINDOWS)
     if all(gpu.architecture_source == BUS_ALONE for gpu in gpus):
@@ -206,7 +206,7 @@ def amd_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     return replace(seen, gpus=overridden, beside=(), warnings=(warning,))
 
 
-def _named_by_device(gpu: Gpu, catalog: Catalog) -> Gpu:
+def named_by_device(gpu: Gpu, catalog: Catalog) -> Gpu:
     """A GPU of Windows' list, of which its PCI device id alone is known, by its architecture."""
     if gpu.architecture_source != "pci":
         return gpu

@@ -76,7 +76,9 @@ def why_guided(chosen: Judgement, recommended: str, refusal: Refusal | None) -> 
 
 
 def origin_of(offer: Offer) -> str:
-    """The user's own index, as a further sentence, where torch comes from it; else nothing."""
+    """Where torch comes from, as a further sentence, if that is AMD's or the user's own index."""
+    if offer.source == "vendor":
+        return " It comes from AMD's own index, and `rocm`, which it needs, is built here."
     is_own = offer.is_from_users_index or offer.source == "default"
     return f" It comes from your index {redact_url(offer.index_url)}." if is_own and offer.index_url else ""
 
