@@ -77,6 +77,8 @@ class Wheel:
         torch = _numbers(self.torch)
         if torch >= (2, 7) or (torch >= (2, 6) and self.platform == "linux_aarch64"):
             return (2, 28)
+        if (self.torch, self.build) == ("2.5.1", "xpu"):  # its platform tag
+            return (2, 28)
         if self.torch == "2.6.0" and self.build in {"cu126", "rocm6.2.4", "xpu"}:
             return (2, 28)
         return (2, 17) if self.platform == "linux_aarch64" else (2, 5)
