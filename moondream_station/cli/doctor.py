@@ -19,7 +19,13 @@ from rich.text import Text
 
 from moondream_station.console.interrupts import run_loop
 from moondream_station.console.logging import configure_logging
-from moondream_station.console.output import print_coloured, print_json, print_progress
+from moondream_station.console.output import (
+    folded,
+    print_coloured,
+    print_json,
+    print_progress,
+    terminal_width,
+)
 from moondream_station.core.facts.errors import HomeUnusable, SettingsInvalid, StationError, UsageError
 from moondream_station.core.home.layout import Home, absolute, named_home
 from moondream_station.core.home.settings import Settings, load_settings
@@ -66,7 +72,7 @@ def run_doctor(*, offline: bool, record: Path | None, machine: Path | None, fix:
     if as_json:
         print_json(report_to_json(report))
     elif record is None:
-        print_coloured(report_text(report, _symbols()))
+        print_coloured(report_text(report, _symbols(), partial(folded, width=terminal_width())))
     elif not report.is_ok:
         print_progress("error: The doctor has found errors; `moondream-station doctor` shows them.")
     return 0 if report.is_ok else 1

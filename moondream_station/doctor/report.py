@@ -50,6 +50,7 @@ UNICODE: Final[Symbols] = dict(zip(Status, "✓!✗-", strict=True))
 ASCII: Final[Symbols] = dict(zip(Status, ("[ok]", "[!]", "[x]", "[-]"), strict=True))
 _COLOURS: Final = dict(zip(Status, (32, 33, 31, 2), strict=True))
 _INDENT = "    "
+_COLOUR = re.compile(r"\x1b\[\d+m")
 
 _SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASS|KEY|CREDENTIAL|AUTH", re.IGNORECASE)
 _SECRET_CHARACTERS: Final = 6
@@ -191,21 +192,24 @@ def in_colour(symbols: Symbols) -> Symbols:
     return {status: f"\x1b[{_COLOURS[status]}m{text}\x1b[0m" for status, text in symbols.items()}
 
 
-def report_text(report: Report, symbols: Symbols) -> str:
+def report_text(report: Report, symbols: Symbols, fold: Callable[[str], str] = str) -> str:
     """The whole report for people: details, remedies and commands only where something is wrong.
 
-    The symbols may have colours; foreign text has nothing that would control a terminal.
+    The symbols may have colours; foreign text has nothing that would control a terminal. `fold` breaks a
+    sentence into the terminal's lines; commands stay whole.
     """
     lines = []
     for section, findings in groupby(report.findings, key=lambda finding: finding.section):
         lines.append(SECTIONS[section])
         for finding in findings:
-            lines.append(finding_line(finding, symbols))
+            symbol = symbols[finding.status]
+            plain = _COLOUR.sub("", symbol)  # colours take no room in a line
+            lines.append(fold(f"  {plain} {printable(finding.summary)}").replace(plain, symbol, 1))
             if finding.status not in {Status.WARNING, Status.ERROR}:
                 continue
-            lines += [f"{_INDENT}{line}" for line in printable(finding.detail or "").splitlines()]
+            lines += [fold(f"{_INDENT}{line}") for line in printable(finding.detail or "").splitlines()]
             if (remedy := finding.remedy) is not None:
-                lines.append(f"{_INDENT}> {printable(remedy.text)}")
+                lines.append(fold(f"{_INDENT}> {printable(remedy.text)}"))
                 lines += [f"{_INDENT}{_INDENT}{printable(command)}" for command in remedy.commands]
         lines.append("")
     statuses = [finding.status for finding in report.findings]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
+from moondream_station.console.output import folded
 from moondream_station.doctor.examination import CHECKS
 from moondream_station.doctor.report import (
     ASCII,
@@ -40,6 +42,20 @@ REPORT = Report(
         finding("disk", Status.SKIPPED, "Not checked."),
     )
 )
+
+
+def test_sentences_are_broken_between_words() -> None:
+    """Behind their symbol; commands stay whole, so that they can be copied."""
+    fold = partial(folded, width=30)
+    for symbols in (ASCII, in_colour(ASCII)):
+        text = report_text(REPORT, symbols, fold)
+        plain = re.sub(r"\x1b\[\d+m", "", text)
+        assert plain.split() == report_text(REPORT, ASCII).split()
+        commands = [
+            command for finding in REPORT.findings if finding.remedy for command in finding.remedy.commands
+        ]
+        assert all(f"        {command}\n" in plain for command in commands)
+        assert all(len(line) <= 30 for line in plain.splitlines() if line.strip() not in commands)
 
 
 def test_findings_stand_by_section_with_their_remedies() -> None:
