@@ -440,10 +440,11 @@ async def test_a_real_station_answers_while_it_switches(tmp_path: Path, window: 
 
 async def test_hostile_words_stay_words(served: Served, window: Window) -> None:
     """Names, reasons, facts and answers are shown as they are written, and none of them runs."""
+    hostile = dict.fromkeys(("name", "description", "version", "reason"), HOSTILE)
     served.station.listed = {
-        "models": [
-            _model(name=HOSTILE, description=HOSTILE, version=HOSTILE, supported=False, reason=HOSTILE)
-        ]
+        "models": [_model(**hostile, supported=False, system_requirements={HOSTILE: HOSTILE})],
+        "latest_version": HOSTILE,
+        "messages": [{"severity": "info", "message": HOSTILE}],
     }
     served.station.backend["caption"] = gives({"caption": HOSTILE, "objects": [BOX]})
     served.station.backend["detect"] = gives({"path": f'M 0 0"><script>{HOSTILE}', "bbox": BOX})
@@ -454,7 +455,8 @@ async def test_hostile_words_stay_words(served: Served, window: Window) -> None:
     await window.page.set_input_files("#file", FilePayload(**{**IMAGE, "name": HOSTILE.replace("/", "")}))
     _publish(served, [*whole()[:-1], success])
     await window.wait_for_part("news", HOSTILE)
-    await window.wait_for_part("models", HOSTILE)
+    await window.wait_for_part("models", f"Requirements: {HOSTILE} {HOSTILE}")
+    await window.wait_for_part("version", f"{HOSTILE} is available{HOSTILE}")
     await _ask(window, "Caption")
     await window.wait_for("answer", HOSTILE)
     await _ask(window, "Detect", HOSTILE)

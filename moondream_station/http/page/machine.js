@@ -13,8 +13,11 @@ function drawHead() {
   const active = station.status?.active, chip = find("active");
   chip.textContent = active ? `${nameOf(active.model)} · ${active.worker}` : station.status ? "No model is active" : "";
   chip.className = `chip dot ${active ? WORKER[active.worker] : "idle"}`;
-  const version = station.status?.station?.version;
-  find("version").textContent = version ? `Moondream Station ${version}` : "";
+  const version = station.status?.station?.version, { latest_version: latest, messages } = station.manifest;
+  find("version").replaceChildren(...[
+    version && make("p", {}, `Moondream Station ${version}${latest ? `; ${latest} is available` : ""}`),
+    ...(messages ?? []).map(({ message }) => make("p", {}, ...words(message))),
+  ].filter(Boolean));
 }
 
 function drawTrouble() {

@@ -171,7 +171,8 @@ function update(item, model) {
     environment && (environment.build
       ? `${environment.build} build, torch ${environment.torch?.split("+")[0]}` : "no PyTorch needed"),
   ].filter(Boolean).join(" · ");
-  description.textContent = model.description ?? "";
+  const required = Object.entries(model.system_requirements ?? {}).map((pair) => pair.join(" ")).join(", ");
+  description.textContent = [model.description, required && `Requirements: ${required}.`].filter(Boolean).join(" ");
   const says = model.supported ? model.fit?.verdict !== "unknown" && model.fit?.reason : model.reason;
   fit.textContent = says ? `${says[0].toUpperCase()}${says.slice(1)}.` : "";
   fit.hidden = !says || model.fit?.verdict === "fits";

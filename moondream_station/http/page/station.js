@@ -6,7 +6,7 @@ const POLL_MILLISECONDS = 3000;
 const PATIENCE_MILLISECONDS = 15000;
 const POLLS_A_USAGE = 3;         // asking a GPU's tool takes the machine a moment
 
-export const station = { status: null, stats: null, usage: null, models: [], activations: [], down: null };
+export const station = { status: null, stats: null, usage: null, models: [], manifest: {}, activations: [], down: null };
 const listeners = [], returns = [];
 
 // Called with nothing when something of `station` has changed.
@@ -44,8 +44,8 @@ export async function refreshStatus() {
 }
 
 export async function refreshLists() {
-  const [{ models }, { activations }] = await Promise.all([get("v1/models"), get("v1/station/activations")]);
-  Object.assign(station, { models, activations });
+  const [listed, { activations }] = await Promise.all([get("v1/models"), get("v1/station/activations")]);
+  Object.assign(station, { models: listed.models, manifest: listed, activations });
   changed();
 }
 
