@@ -130,6 +130,8 @@ async def test_a_switch_ends_them_all(premises: Premises, tmp_path: Path) -> Non
         before = await pids_of_two(station, tmp_path)
         await switched(station, "other")
         await until(station, lambda: station.stats()["workers"] == 2)
+        async with station._active._starting:  # nobody else wanted to start one more
+            assert station.stats()["workers"] == 2
         after = await pids_of_two(station, tmp_path)
         assert len(after) == 2
         assert not before & after

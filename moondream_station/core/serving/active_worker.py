@@ -103,11 +103,12 @@ class ActiveWorker:
     def settle(self) -> None:
         """An activation has ended: start the worker again that made room, or waited, for one that failed."""
         self.host.settled.set()
-        spec, self._evicted, self._is_claimed = self._evicted, None, False
+        spec, has_failed = self._evicted, self._is_claimed
+        self._evicted, self._is_claimed = None, False
         if spec is not None:
             self.tasks.start_soon(self._restore, spec)
-        elif living := self.living:
-            self.tasks.start_soon(self._widen, living[0])
+        elif has_failed and self.spec is not None:
+            self.tasks.start_soon(self._widen, self.spec)  # what was on its way had made room
 
     async def stop(self, model: str) -> bool:
         """End the model's workers, and what they answer; the next request starts one.
@@ -184,20 +185,24 @@ class ActiveWorker:
         async with anyio.create_task_group() as retiring:
             for former in old:
                 retiring.start_soon(self._retire, former)
-        await self._widen(hosted)
+        await self._widen(hosted.spec)
 
-    async def _widen(self, first: HostedWorker) -> None:
-        """Start further workers, where only several can answer at once, and memory allows it."""
-        spec = first.spec
+    def _wants_more(self, spec: WorkerSpec) -> bool:
+        """Whether one more worker would let one more request be answered at once."""
         wanted = self.host.parallel if spec.parallel is Parallel.PROCESSES else 1
-        while self.spec is spec and (running := len(self.living)) and running < wanted:
-            try:
+        return self.spec is spec and 0 < len(self.living) < wanted
+
+    async def _widen(self, spec: WorkerSpec) -> None:
+        """Start further workers, where only several can answer at once, and memory allows it."""
+        try:
+            while self._wants_more(spec):
                 async with self._starting:
-                    self.pool.add(await self._further(spec))
-            except StationError as error:
-                if self.spec is spec and not self._is_claimed:
-                    self._limit(f"{running} of {wanted} workers run: {error.message}")
-                return
+                    if self._wants_more(spec):  # another one may have started meanwhile
+                        self.pool.add(await self._further(spec))
+                        self.limited = None
+        except StationError as error:
+            if self.spec is spec and not self._is_claimed:
+                self._limit(f"{len(self.living)} of {self.host.parallel} workers run: {error.message}")
 
     def _limit(self, reason: str) -> None:
         self.limited = reason
@@ -219,8 +224,8 @@ class ActiveWorker:
 
     async def _further(self, spec: WorkerSpec) -> Worker:
         """One more worker beside those that serve; `DoesNotFit` where memory does not suffice for it."""
-        if self._is_claimed or not self._workers:
-            raise WorkerFailed("Another model is being loaded.")
+        if self._is_claimed or not self._wants_more(spec):
+            raise DoesNotFit("No further worker is wanted.")
         hosted = await self._ready(spec, beside=self._workers[0])
         if not self._keep(hosted):
             raise WorkerFailed("Another model is served by now.")
