@@ -17,6 +17,7 @@ import pytest
 from uv import find_uv_bin
 
 from moondream_station.core.backends.manifest_loader import read_built_in
+from support.commands import wait_until
 from support.index_traffic import Fault, Request
 from support.model_hub import COMMIT, ModelHub
 from support.xet_store import TOKEN, XetStore
@@ -162,8 +163,7 @@ def test_what_a_killed_client_has_is_not_sent_again(line: Line) -> None:
     line.hub.server.faults.append(Fault(match=f"*{WEIGHTS}", hang_after_bytes=2_000_000, skip=1, times=1))
     with line.start() as process:
         line.hub.server.wait_for(lambda request: request.bytes_sent == 2_000_000)
-        while not (line.unfinished.exists() and line.unfinished.stat().st_size > 1_500_000):
-            assert process.poll() is None
+        wait_until(lambda: line.unfinished.exists() and line.unfinished.stat().st_size > 1_500_000)
         process.kill()
     kept = line.unfinished.stat().st_size
     line.hub.server.clear_requests()
@@ -381,8 +381,7 @@ def test_https_resumes_what_was_killed_in_the_middle_of_xet(line: Line, xet: Xet
     """The next process does not start again at zero, as Xet's client would."""
     xet.server.faults.append(Fault(match=xet.path(line.weights, 2_500_000), hang_after_bytes=1000))
     with line.start(HF_HUB_DISABLE_XET="0") as process:
-        while not (line.unfinished.exists() and line.unfinished.stat().st_size):
-            assert process.poll() is None
+        wait_until(lambda: line.unfinished.exists() and line.unfinished.stat().st_size > 0)
         process.kill()
     kept = line.unfinished.stat().st_size
     xet.server.clear_requests()

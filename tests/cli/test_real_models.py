@@ -446,7 +446,7 @@ def loaded_directly(
     code = Path(str(read_built_in().provenance.folder)) / "transformers"
     done = subprocess.run(
         [python, "-c", _LOAD, json.dumps(list(cases.values()))],
-        env={**premises.environ, **variables},
+        env={**premises.environ, "HF_HUB_DISABLE_XET": "1", **variables},  # as workers have it
         cwd=code,
         capture_output=True,
         text=True,

@@ -18,7 +18,7 @@ from support.commands import run, run_json
 from support.index_traffic import Fault
 from support.machines import cpu_only
 from support.model_hub import COMMIT, ModelHub
-from support.stations import HERE, Premises, failed, switched
+from support.stations import HERE, Premises, caption, failed, switched
 from support.weights import Tensors, write_model
 from support.wheels import module_wheel
 
@@ -171,3 +171,16 @@ def test_a_plan_asks(premises: Premises, hub: ModelHub) -> None:
     hub.server.clear_requests()
     assert run(premises, "models").returncode == 0
     assert not hub.server.requests
+
+
+@pytest.mark.parametrize(("chosen", "given"), [({}, "1"), ({"HF_HUB_DISABLE_XET": "0"}, "0")])
+async def test_backends_fetch_without_xet_unless_it_is_turned_on(
+    premises: Premises, chosen: dict[str, str], given: str
+) -> None:
+    """Its client starts again at zero; over HTTPS that of 0.1's backends resumes."""
+    premises.variables.update(chosen)
+    source = "import os\ndef caption(**kwargs):\n    return {'caption': os.environ['HF_HUB_DISABLE_XET']}\n"
+    premises.add_model("told", requirements="", source=source)
+    async with premises.station(CPU, serves=True) as station:
+        await switched(station, "told")
+        assert await caption(station) == given

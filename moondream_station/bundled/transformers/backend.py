@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 # The hub's client, which transformers imports, reads these at import. Bars are lines without an end, and the
-# station shows the progress itself. Xet starts every file again at zero; over plain HTTP a download resumes.
+# station shows the progress itself.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 import arguments  # a backend's folder is on the worker's path
 import torch

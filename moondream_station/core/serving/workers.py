@@ -40,6 +40,9 @@ from moondream_station.core.worker.worker import Worker, open_worker
 
 _log = Log()
 _STOP_SECONDS = 5.0
+_OF_HUB = {"HF_HUB_DISABLE_XET": "1"}
+"""For Hugging Face's client, unless the user sets it: what breaks off starts at zero with Xet. Without, its
+versions 0.x resume, which 0.1's backends have that fetch with transformers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +180,7 @@ class WorkerHost:
             try:
                 async with open_worker(
                     spec.place.python,
-                    env=child_environment(self.environ),
+                    env=_OF_HUB | child_environment(self.environ),
                     cwd=spec.code.folder,
                     log_path=self.home.worker_log(spec.model),
                     threads=self.parallel if spec.parallel is Parallel.THREADS else 1,
