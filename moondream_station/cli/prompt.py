@@ -25,7 +25,14 @@ from prompt_toolkit.styles import Style
 from moondream_station.asking.last_image import FUNCTIONS, images_in, with_images
 from moondream_station.cli.serve import serve_here
 from moondream_station.cli.status import news_lines
-from moondream_station.console.interrupts import CANCELLED, USAGE, cancel_on_signal, ignore_signals, run_loop
+from moondream_station.console.interrupts import (
+    CANCELLED,
+    USAGE,
+    cancel_on_signal,
+    ignore_signals,
+    own_receivers,
+    run_loop,
+)
 from moondream_station.console.logging import begin, configure_logging
 from moondream_station.console.output import folded, print_error, print_result, terminal_width, write
 from moondream_station.core.builds.naming import check_strategy
@@ -300,7 +307,7 @@ class Prompt:
     async def _run_as_outside(self, words: list[str]) -> int:
         """Run a command as the command line does, with all its options and its own way to report errors."""
         code = CANCELLED
-        with anyio.CancelScope() as scope:
+        with own_receivers(), anyio.CancelScope() as scope:
             self._running_command = scope
             try:
                 # Its event loop is this one (`run_loop`), so that cancelling the scope ends it.

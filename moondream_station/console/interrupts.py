@@ -54,6 +54,16 @@ def ignore_signals() -> None:
     _receivers.append(lambda _: None)
 
 
+@contextmanager
+def own_receivers() -> Iterator[None]:
+    """For a command among others: whoever gets signals while the block runs, afterwards it is as before."""
+    before = list(_receivers)
+    try:
+        yield
+    finally:
+        _receivers[:] = before
+
+
 def conclude(code: int) -> None:
     """The command is done: a signal can only bring its end forward.
 

@@ -239,6 +239,21 @@ def test_a_plan_is_cancelled(terminal: Terminal, premises: Premises, end: str) -
 
 
 @pytest.mark.terminal
+def test_what_is_followed_ends_and_the_prompt_still_heeds_signals(terminal: Terminal) -> None:
+    """`logs --follow` ignores further signals once it is to end: it alone."""
+    terminal.type_line("switch colours")
+    terminal.wait_for("colours on cpu, worker ready")
+    for command_line in ("logs --follow", "status --watch"):
+        terminal.type_line("clear")
+        terminal.type_line(command_line)
+        terminal.wait_for("colours is active" if "logs" in command_line else "Environment:")
+        terminal.press("C-c")
+        terminal.wait_until(lambda lines: lines[-1] == "colours on cpu, worker ready")
+    terminal.program().send_signal(signal.SIGTERM)
+    assert terminal.exit_code() == 0
+
+
+@pytest.mark.terminal
 @pytest.mark.parametrize("end", ["C-d", "SIGTERM"])
 def test_the_end_of_the_terminal_and_signals_end_it(terminal: Terminal, premises: Premises, end: str) -> None:
     """Exit code 0, nothing left behind."""
