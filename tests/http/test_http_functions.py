@@ -520,3 +520,16 @@ async def test_an_argument_that_does_not_fit_is_named(served: Served, client: ht
     response = await client.post("/v1/detect", json={})
     assert (response.status_code, response.json()["argument"]) == (400, "object")
     assert response.json()["code"] == "argument-invalid"
+
+
+async def test_a_client_is_an_address_and_the_key_that_came_from_it(
+    served: Served, client: httpx2.AsyncClient
+) -> None:
+    """So that two programs on one computer can be told apart, by a key that nothing keeps."""
+    served.station.backend["caption"] = echoes
+    for headers in ({}, {}, {"X-Moondream-Auth": "key-a"}, {"Authorization": "Bearer key-b"}):
+        await client.post("/v1/caption", json={"stream": not headers}, headers=headers)
+    first, again, *others = served.station.clients
+    assert first == again
+    assert len({first, *others}) == 3
+    assert "key-" not in str(others)

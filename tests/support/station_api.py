@@ -160,6 +160,7 @@ class FakeStation:
         self.declared: dict[str, Signature] = {}
         self.failure: ErrorInfo | None = None
         self.calls: list[tuple[str, dict[str, Any], float | None]] = []
+        self.clients: list[Hashable] = []
         self.steps: list[tuple[int, int | None, str]] = []
         self.left: list[str] = []
         self.listed: Mapping[str, Any] = MODELS
@@ -226,6 +227,7 @@ class FakeStation:
     ) -> AsyncIterator[Answer]:
         """Call what the test put into `backend`; `left` tells that the caller has gone on."""
         self.calls.append((function, dict(arguments), timeout_seconds))
+        self.clients.append(client)
         try:
             for step in self.steps:
                 progress(*step)

@@ -179,6 +179,8 @@ def test_a_model_without_its_backend_is_not_supported() -> None:
         ("models/mlx/needs", {"weights_bytes": -1}, "models.mlx.needs.weights_bytes"),
         ("models/mlx/needs", {"memory_bytes": {"float32": "8 GB"}}, "models.mlx.needs.memory_bytes.float32"),
         ("models/mlx/needs", {"compute_capability": "sm_80"}, "models.mlx.needs.compute_capability"),
+        ("models/mlx/keep_alive", -2, "models.mlx.keep_alive"),
+        ("backends/Moondream_Backend/parallel", "both", "'threads' or 'processes'"),
         ("models/mlx/needs", {"glibc": "glibc 2.28"}, "models.mlx.needs.glibc"),
         ("models/mlx/notice", {"text": ""}, "models.mlx.notice.text"),
         ("models/mlx/notice", "text", "models.mlx.notice"),
