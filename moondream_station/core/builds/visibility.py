@@ -189,13 +189,9 @@ def amd_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
             absence = f"{hiding[-1]} hides every AMD GPU"
             return InUse(absence=absence, hidden=_deciding(every), hidden_by=name)
     deciding = _deciding(gpus)
-    others = tuple(gpu for gpu in gpus if gpu not in deciding)
-    seen = InUse(gpus=deciding, integrated=others, hiding=" and ".join(hiding))
+    beside = tuple(gpu for gpu in gpus if gpu not in deciding)
+    seen = InUse(gpus=deciding, integrated=beside, hiding=" and ".join(hiding))
     seen = replace(seen, beside=tuple(gpu for gpu in every if gpu not in gpus))
-    if others and capabilities.system == "Windows":  # ROCm/TheRock#3392, #5543
-        first = f"AMD's runtime may list {listed(map(describe, others))} first, and torch compute there"
-        choose = f"{hiding_all_but(deciding, Kind.ROCM)} makes it use {listed(map(describe, deciding))}"
-        seen = replace(seen, warnings=(f"{first}; {choose}.",))
     override = _GFX.fullmatch(capabilities.variables.get("HSA_OVERRIDE_GFX_VERSION", "").strip())
     if override is None:
         return seen
@@ -203,6 +199,9 @@ def amd_in_use(capabilities: Capabilities, catalog: Catalog) -> InUse:
     source = "HSA_OVERRIDE_GFX_VERSION"
     overridden = tuple(replace(gpu, architecture=gfx, architecture_source=source) for gpu in seen.gpus)
     warning = f"{source} makes every AMD GPU count as {gfx}."
+    own = {gpu.architecture for gpu in seen.gpus if gpu.architecture}
+    if others := sorted(name for name in own if name[:-2] != gfx[:-2]):  # ROCm/rocm-systems#5686
+        warning = f"{warning} That is another generation than {listed(others)}: unset it, or torch may crash."
     return replace(seen, gpus=overridden, beside=(), warnings=(warning,))
 
 

@@ -235,6 +235,7 @@ def _caveats(chosen: Judgement | None, case: Case) -> Iterator[str]:
     if chosen:
         yield from _left_out(chosen, case)
         yield from sentences.hidden_gpus(chosen, case)
+        yield from sentences.listed_first(chosen, case)
         yield from sentences.other_gpu_warnings(chosen, case)
         yield from _about_wheel(chosen, case)
 

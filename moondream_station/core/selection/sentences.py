@@ -318,6 +318,16 @@ def _other_visibility(kind: Kind, case: Case) -> Iterator[str]:
     yield from _hidden(kind, in_use.beside, case)
 
 
+def listed_first(chosen: Judgement, case: Case) -> Iterator[str]:
+    """Integrated GPUs that AMD's runtime may list first on Windows (ROCm/TheRock#3392, #5543)."""
+    kind = chosen.build.kind
+    in_use = case.hardware.of_kind(kind)
+    if in_use.integrated and case.target.system == "Windows":
+        first = f"AMD's runtime may list {listed(map(describe, in_use.integrated))} first"
+        choose = f"{hiding_all_but(in_use.gpus, kind)} makes it use {listed(map(describe, in_use.gpus))}"
+        yield f"{first}, and torch compute there; {choose}."
+
+
 def hidden_gpus(chosen: Judgement, case: Case) -> Iterator[str]:
     """Discrete GPUs that variables hide where a build is chosen for an integrated one."""
     in_use = case.hardware.of_kind(chosen.build.kind)

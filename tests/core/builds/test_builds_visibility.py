@@ -266,3 +266,23 @@ def test_what_variables_hide_beside_the_visible_is_known() -> None:
     assert in_use.beside == (cards[0], cards[2])
     assert in_use.hiding == "ROCR_VISIBLE_DEVICES='0,1' and HIP_VISIBLE_DEVICES='1'"
     assert amd_seen(linux(*cards)).beside == ()
+
+
+@pytest.mark.parametrize(("gfx", "is_foreign"), [("gfx1032", False), ("gfx1100", True), ("gfx906", True)])
+def test_an_override_for_another_generation_is_warned_of(gfx: str, is_foreign: bool) -> None:  # noqa: FBT001
+    """The runtime takes it all the same, and the code is for other instructions."""
+    machine = linux(amd(gfx), variables={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"})
+    (warning,) = amd_seen(machine).warnings
+    assert ("another generation" in warning) is is_foreign
+
+
+def test_which_variable_hides_every_gpu_is_told() -> None:
+    """And no other reason counts as one."""
+    assert amd_seen(linux(amd("gfx1100"), variables={"ROCR_VISIBLE_DEVICES": ""})).hidden_by == (
+        "ROCR_VISIBLE_DEVICES"
+    )
+    hidden = nvidia_in_use(
+        linux(OLD, driver="580.65", variables={"CUDA_VISIBLE_DEVICES": ""}), load_catalog()
+    )
+    assert hidden.hidden_by == "CUDA_VISIBLE_DEVICES"
+    assert nvidia_in_use(linux(driver="580.65"), load_catalog()).hidden_by is None
