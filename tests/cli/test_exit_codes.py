@@ -108,6 +108,7 @@ CASES = [
     *(Case(f"{name} nowhere.jpg dog", USAGE, "usage") for name in ("detect", "point", "segment")),
     Case("infer caption nowhere.jpg length=short", USAGE, "usage"),
     Case("mcp --folder nowhere", USAGE, "usage"),
+    Case("stop", FAILED, "station-unreachable"),
     Case("plan --model nope", FAILED, "unknown-model"),
     Case("plan --model shapes", FAILED, "unsupported-model"),
     Case("plan --model hollow", FAILED, "unsupported-model"),
