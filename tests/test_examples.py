@@ -67,7 +67,7 @@ def _run_page(premises: Premises, page: Path, instead: Mapping[str, str]) -> Ite
             line = line.replace(words, place)  # noqa: PLW2901  the line as it is run
         premises.variables.update(exports_in(line))
         for arguments in commands_in(line):
-            if arguments[0] == "serve":
+            if arguments[0] in {"serve", "stop"}:  # a page's commands run without a station beside them
                 continue
             done = run(premises, *arguments)
             assert done.returncode == 0, (line, done.stdout, done.stderr)
