@@ -57,6 +57,7 @@ def amd(premises: Premises) -> Premises:
         )
     )
     premises.variables["MOONDREAM_STATION_CATALOG"] = str(own)
+    premises.variables["MOONDREAM_STATION_VENDOR_INDEXES"] = "1"
     premises.index.add_amd(*FUTURE, "gfx1031", "gfx1100", "gfx1201")
     # PyPI has packages of these names that are something else.
     premises.index.add_simple(module_wheel("rocm", "99.0"))

@@ -26,7 +26,7 @@ from moondream_station.core.facts.events import (
 from moondream_station.core.machine.record import MachineRecord
 from support.machines import MACOS, cpu_only, kfd, mac, merged, nvidia_linux, pci, with_toolkit
 from support.stations import HERE, Premises, failed, switched
-from support.wheels import TorchBehaviour, native_tags, torch_wheel
+from support.wheels import TorchBehaviour, module_wheel, native_tags, torch_wheel
 
 pytestmark = pytest.mark.anyio
 
@@ -334,3 +334,21 @@ async def test_a_tag_that_only_the_index_knows_is_used_by_rule(
     told = {candidate.build: candidate.reason for candidate in selected.candidates}
     if build == "cu128":
         assert told["cu134"] == "cu134 needs driver 580 or newer; this machine has 560.35.03."
+
+
+async def test_torch_and_its_companions_from_the_future_go_together(premises: Premises) -> None:
+    """All newer than the catalog: what fits torch they say themselves, torchaudio by a bound alone."""
+    needs = {"torchaudio": ("2.12.0", "torch>=2.16"), "torchvision": ("0.31.0", "torch==2.16.0")}
+    premises.index.add_torch("2.16.0", "cu134")
+    for name, (version, torch) in needs.items():
+        premises.index.add("cu134", module_wheel(name, f"{version}+cu134", requires=[torch]))
+    premises.add_model("future", requirements="torch>=2.8\ntorchaudio\ntorchvision\n")
+    async with premises.station(CUDA_13) as station:
+        course = await switched(station, "future")
+    assert course.only(BuildSelected).torch == "2.16.0"
+    record = load_commit(place_of(premises.home, course.only(ActivationSucceeded).environment))
+    assert record is not None
+    assert {name: record.packages[name] for name in ("torch", *needs)} == {
+        "torch": "2.16.0+cu134",
+        **{name: f"{version}+cu134" for name, (version, _) in needs.items()},
+    }

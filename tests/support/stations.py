@@ -75,6 +75,7 @@ class Premises:
             "MOONDREAM_STATION_HOME": str(self.home.root),
             "MOONDREAM_STATION_MANIFEST": str(self.folder / "manifest.json"),
             "MOONDREAM_STATION_TORCH_INDEX": self.index.torch_url,
+            "MOONDREAM_STATION_VENDOR_INDEXES": "0",
             **self.variables,
         }
 
