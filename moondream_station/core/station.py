@@ -348,6 +348,8 @@ async def open_station(
     home.create()
     manifest = await open_manifest(home, settings, environ)
     catalog = await open_catalog(settings, home=home, environ=environ)
+    if catalog.doubt:
+        _log.warning("catalog_not_used", reason=catalog.doubt)
     journal = Journal(home)
     tally = Tally()
     state = stored_state(home, station=station, manifest=manifest)

@@ -58,7 +58,6 @@ async def open_catalog(
         return await anyio.to_thread.run_sync(_parsed, content, digest)
     except _Doubt as doubt:
         reason = f"The catalog {redact_url(place)} is not used: {doubt}. The bundled one is used instead."
-        _log.warning("catalog_not_used", reason=reason)
         return load_catalog().in_place_of_another(reason)
 
 
