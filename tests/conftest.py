@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -66,6 +67,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
     tests = Counter(item.path for item in kept)
     items[:] = sorted(kept, key=lambda item: tests[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was collected out of each pass of the garbage collector, which took 7 % of the time."""
+    gc.freeze()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
