@@ -65,6 +65,7 @@ class Inspection:
             home=tools.home,
             settings=self.settings,
             environ=tools.environ,
+            catalog=tools.catalog,
             model=entry,
         )
         return plan_to_json(selection)
