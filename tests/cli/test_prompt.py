@@ -95,7 +95,7 @@ def test_a_notice_is_accepted_at_the_prompt(premises: Premises) -> None:
 def test_plan_answers_as_the_command_does(terminal: Terminal) -> None:
     """With its options."""
     terminal.type_line("plan --offline --strategy cpu")
-    terminal.wait_for("rejected")
+    terminal.wait_for("for other machines: --all")
 
 
 @pytest.mark.terminal
