@@ -74,7 +74,7 @@ class Line:
     def take_seat(self, ticket: Ticket) -> Worker | None:
         """Take a seat of the living worker with fewest calls, if one is free and it is the ticket's turn."""
         free = [worker for worker in self.workers if not worker.failure and self._is_free(worker)]
-        if not free or self._first() is not ticket:
+        if not free or ticket.is_displaced or self._first() is not ticket:
             return None
         worker = min(free, key=self.seated.__getitem__)
         self.seated[worker] += 1

@@ -381,7 +381,8 @@ class InferencePool:
                     another = await service.restart()
                 except StationError as reason:
                     error, failures = reason, failures + 1
-                    self._failure = error
+                    if self._service is service:  # a load that fails is stopped first, and takes its time
+                        self._failure = error
             if self._service is not service:  # meanwhile, in the very moment of its readiness
                 another.condemn("is not needed any more")
                 return

@@ -473,6 +473,28 @@ async def test_another_model_ends_the_restart_of_the_former(tmp_path: Path) -> N
         assert await ask(pool, "pid") == {"pid": new.pid}
 
 
+async def test_a_restart_that_fails_late_says_nothing_of_the_next_model(tmp_path: Path) -> None:
+    """Requests for the next model wait until it is loaded."""
+    pool = InferencePool()
+    started, failing = anyio.Event(), anyio.Event()
+
+    async def restart() -> Worker:
+        started.set()
+        with anyio.CancelScope(shield=True):  # as while a worker that failed to load is stopped
+            await failing.wait()
+        raise WorkerFailed("the former model")
+
+    async with workshop(tmp_path) as shop, running(pool):
+        old = await shop.worker()
+        pool.serve(old, Service("old", restart))
+        old.condemn("is to fail")
+        await started.wait()
+        pool.expect("new")
+        failing.set()
+        await anyio.wait_all_tasks_blocked()
+        assert pool.failure is None
+
+
 async def test_a_call_that_never_comes_back_costs_its_worker(tmp_path: Path) -> None:
     """The worker is replaced, because every seat of it would be lost for good."""
     pool = InferencePool(default_timeout_seconds=0.05, stuck_seconds=0.1)
@@ -665,6 +687,18 @@ async def test_what_became_of_requests_is_counted(tmp_path: Path) -> None:
     assert counted["slow"].seconds.count == 0
     assert stats.timeouts == 1
     assert stats.waiting.count == 6
+
+
+async def test_who_lost_a_place_gets_no_seat_that_is_free_by_now(tmp_path: Path) -> None:
+    """Also where all others have left since."""
+    line = Line()
+    own, last, other = line.join("one"), line.join("one"), line.join("another")
+    line.limit(other, 2)
+    line.leave(own)
+    line.leave(other)
+    async with workshop(tmp_path) as shop:
+        line.workers = [await shop.worker()]
+        assert line.take_seat(last) is None
 
 
 async def test_a_free_seat_wakes_only_who_is_first() -> None:
