@@ -160,7 +160,9 @@ async def _models_here(home: Home, settings: Settings) -> Mapping[str, Any]:
     catalog = await open_catalog(settings, home=home, environ=os.environ)
     cache = CapabilityCache(home, LocalMachine(os.environ))
     capabilities = (await cache.get(on_probe=lambda _: None)).capabilities
-    return await anyio.to_thread.run_sync(list_models, manifest, home, capabilities, os.environ, catalog)
+    return await anyio.to_thread.run_sync(
+        list_models, manifest, home, capabilities, os.environ, catalog, settings
+    )
 
 
 def run_settings(words: Sequence[str] | None, *, as_json: bool) -> int:

@@ -174,7 +174,10 @@ class Station:
         """The manifest's models."""
         self._reread_manifest()
         tools = self._orchestrator.tools
-        return list_models(self.manifest, self.home, self.state.capabilities, tools.environ, tools.catalog)
+        capabilities = self.state.capabilities
+        return list_models(
+            self.manifest, self.home, capabilities, tools.environ, tools.catalog, self.settings
+        )
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no model is active."""

@@ -64,6 +64,7 @@ CHECKS: Final = (
     _here("torch.interpreter", "torch in this interpreter", machine.own_torch),
     _here("network.settings", "The settings of pip and uv", network.settings),
     _index("network.torch-index", "PyTorch's index", network.torch_index),
+    _index("network.amd-index", "AMD's index", network.amd_index),
     _index("network.package-index", "The package index", network.package_index),
     _index("network.find-links", "find-links", network.find_links),
     _here("disk.home", "The home", home.files, 10.0),

@@ -43,6 +43,9 @@ _REMEDIES = {
 _OTHERWISE = "Check the address and the connection."
 _TORCH_INDEX = "PyTorch's index"
 _MIRROR = "MOONDREAM_STATION_TORCH_INDEX, or `torch_index` in config.json, names a mirror of it."
+_AMDS_INDEX = "AMD's index"
+_WITHOUT_AMDS = "This takes PyTorch's builds alone:"
+_UNSET_AMDS = "moondream-station settings set vendor_indexes 0"
 _CONFIG_LIST = "python -m pip config list"
 
 _Reports = Sequence[SourceReport]
@@ -83,6 +86,16 @@ async def torch_index(patient: Patient) -> Finding:
     fatal = not subject.is_installed and not elsewhere and (subject.needs_torch or not subject.requirements)
     good = f"{_TORCH_INDEX} answers, and has torch."
     return _verdict(_TORCH_INDEX, reports, good, fatal=fatal)
+
+
+async def amd_index(patient: Patient) -> Finding:
+    """Whether AMD's own indexes answer, where the machine may run what they have."""
+    if not patient.settings.vendor_indexes:
+        return ok("AMD's index is not asked: `vendor_indexes` is 0.")
+    reports = _of(await patient.offers.get(), "vendor")
+    if not reports:
+        return ok("AMD's index is not asked: this machine has no use for it.")
+    return _verdict(_AMDS_INDEX, reports, "AMD's index answers.", may_lack=True, fatal=False)
 
 
 async def package_index(patient: Patient) -> Finding:
@@ -126,8 +139,9 @@ def _verdict(name: str, reports: _Reports, good: str, *, may_lack: bool = False,
     worst = next(iter((*failed, *reports)), None)
     text = _REMEDIES.get(worst.fault, _OTHERWISE) if worst and worst.fault else _OTHERWISE
     reason = worst.detail if worst else "no address is set"
-    # PyTorch's index is set in the station's own settings, which pip does not show.
-    remedy = (f"{text} {_MIRROR}",) if name == _TORCH_INDEX else (text, _CONFIG_LIST)
+    # PyTorch's index and AMD's are set in the station's own settings, which pip does not show.
+    own = {_TORCH_INDEX: (f"{text} {_MIRROR}",), _AMDS_INDEX: (f"{text} {_WITHOUT_AMDS}", _UNSET_AMDS)}
+    remedy = own.get(name, (text, _CONFIG_LIST))
     if has_answered:
         return warning(f"{name} answers only in part.", *remedy, detail=detail)
     what = "can't be reached" if failed else "has no torch"

@@ -7,9 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
+from moondream_station.core.activation.trials_file import read_trials
 from moondream_station.core.backends.manifest import Manifest, ModelInfo, ModelNeeds
 from moondream_station.core.backends.provide import known_requirements
 from moondream_station.core.builds.catalog import Catalog
@@ -26,6 +27,7 @@ from moondream_station.core.facts.selection import Fit, FitVerdict
 from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
+from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import Need, in_words, read_record, write_record
 from moondream_station.core.resolve.interpreter import own_interpreter
 from moondream_station.core.selection.request import BuildRequest
@@ -306,37 +308,37 @@ def list_models(
     capabilities: Capabilities | None,
     environ: Mapping[str, str],
     catalog: Catalog,
+    settings: Settings,
 ) -> dict[str, Any]:
     """The shape of `models`. Blocks: it reads files of the home, and looks at the weights on disk."""
-    fits = {name: _fit_here(name, manifest, home, capabilities, environ, catalog) for name in manifest.models}
+    request: BuildRequest | None = None
+    if capabilities is not None:
+        request = BuildRequest(
+            capabilities=capabilities,
+            requirements=parse_requirement_args(["torch"]),
+            python=own_interpreter().name,
+            catalog=catalog,
+            trials=read_trials(home),
+            asks_amd=bool(settings.vendor_indexes),
+        )
+    fits = {name: _fit_here(name, manifest, home, environ, request) for name in manifest.models}
     active = read_active(home)
     commits = {name: load_commit(place_of(home, of.environment)) for name, of in active.models.items()}
     return models_shape(manifest, active, fits, accepted_notices(home), commits)
 
 
 def _fit_here(
-    name: str,
-    manifest: Manifest,
-    home: Home,
-    capabilities: Capabilities | None,
-    environ: Mapping[str, str],
-    catalog: Catalog,
+    name: str, manifest: Manifest, home: Home, environ: Mapping[str, str], request: BuildRequest | None
 ) -> Fit:
     """Whether a model fits this computer, on the build that the catalog gives it."""
     model = manifest.models[name]
-    if capabilities is None:
+    if request is None:
         return Fit(verdict=FitVerdict.UNKNOWN, reason="this machine has not been detected yet")
-    known = known_requirements(name, manifest=manifest, home=home)
-    requirements, build = known or parse_requirement_args(["torch"]), None
+    requirements, build = known_requirements(name, manifest=manifest, home=home) or request.requirements, None
     if requirements.mentions_torch:
-        request = BuildRequest(
-            capabilities=capabilities,
-            requirements=requirements,
-            python=own_interpreter().name,
-            catalog=catalog,
-        )
+        request = replace(request, requirements=requirements)
         build = select(request, request.catalog_offers()).selection.build
         if build is None:
             return Fit(verdict=FitVerdict.UNKNOWN, reason="no PyTorch build is known that it could use here")
     around = surroundings_of(model, environ, known_here(model, home, environ))
-    return judge(model, build, capabilities, around=around, catalog=catalog)
+    return judge(model, build, request.capabilities, around=around, catalog=request.catalog)
