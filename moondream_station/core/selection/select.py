@@ -214,7 +214,10 @@ def _named(
     if forced.refusal:
         reason = f"{forced.refusal.reason} Strategy auto would use {auto.named}." if auto else None
         return (), reason, None
-    warning = f"You chose {strategy}, but it can't run here: {named.refusal.reason}"
+    against = named.refusal.reason.removeprefix(f"{strategy}: ")
+    if against.startswith(f"{strategy} "):
+        against = f"it{against.removeprefix(strategy)}"
+    warning = f"You chose {strategy}, but {against}"
     return (forced,), f"You chose {strategy}, with torch {forced.best.torch}.", warning
 
 

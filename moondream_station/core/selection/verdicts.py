@@ -216,7 +216,8 @@ def _check_verified(build: Build, offers: tuple[Offer, ...], case: Case) -> Outc
         return relied
     doubt = f"it is not confirmed that torch {max(offer.version for offer in offers)} exists"
     remedy = "Run the plan on that machine without --offline, which asks the index"
-    return f"{build.name}: {doubt} for {case.target.place}. {remedy}, or use --strategy {build.name}."
+    force = "" if case.request.strategy == build.name else f", or use --strategy {build.name}"
+    return f"{build.name}: {doubt} for {case.target.place}. {remedy}{force}."
 
 
 _CHECKS: tuple[tuple[Obstacle, Callable[[Build, tuple[Offer, ...], Case], Outcome]], ...] = (

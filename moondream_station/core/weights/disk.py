@@ -37,6 +37,8 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[\w][\w./-]{0,199}", re.ASCII)
 _COMMIT = re.compile("[0-9a-f]{40}")
 _TRUE = {"1", "on", "yes", "true"}
+_OTHER_FORMS = {".gguf", ".onnx", ".pt", ".pth", ".ckpt", ".npz", ".h5", ".msgpack"}
+"""How the names of weights end that only their backend can tell to be whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,24 @@ def weights_on_disk(source: WeightsSource, environ: Mapping[str, str]) -> Weight
         except (OSError, ValueError):
             return None
     return _weights_in(cache / "snapshots" / str(commit), str(commit))
+
+
+def may_be_there(source: WeightsSource, environ: Mapping[str, str]) -> bool:
+    """Whether a backend may find weights where `weights_on_disk` sees none. Blocks.
+
+    That is, in files of another form, or in the cache that transformers 4 has of its own.
+    """
+    if source.folder is not None:
+        files = source.folder.glob("*")
+    else:
+        cache, own = repository_cache(source.repository, environ), environ.get("TRANSFORMERS_CACHE")
+        if own and os.path.isdir(Path(own) / cache.name):  # noqa: PTH112  as above
+            return True
+        files = cache.glob("snapshots/*/*")
+    try:
+        return any(path.suffix.lower() in _OTHER_FORMS for path in files)
+    except OSError:
+        return False
 
 
 def _weights_in(folder: Path, commit: str | None = None) -> Weights | None:
@@ -222,5 +242,5 @@ def known(source: WeightsSource, home: Home, environ: Mapping[str, str]) -> Lear
     if weights is None and source.folder is None:
         weights = recorded_weights(source, home, environ)
     if source.folder is not None:
-        return Learned(weights=weights, reason="its folder has no weights")
+        return Learned(weights=weights, reason="its folder has no weights in a known form")
     return Learned(weights=weights, reason="the hub was not asked yet, which `switch` and `plan --model` do")

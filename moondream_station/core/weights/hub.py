@@ -42,6 +42,7 @@ from moondream_station.core.weights.disk import (
     hub_address,
     hub_cache,
     is_offline,
+    may_be_there,
     model_cache,
     record_weights,
     recorded_weights,
@@ -85,12 +86,18 @@ async def learn(
     there = await anyio.to_thread.run_sync(weights_on_disk, source, environ)
     if there is not None and (source.folder or source.is_pinned or is_offline(environ)):
         return Learned(weights=there)
+    is_here = there is not None or await anyio.to_thread.run_sync(may_be_there, source, environ)
     if source.folder is not None:
-        return Learned(reason="its folder has no weights", failure=_lacking(source.folder))
+        failure = None if is_here else _lacking(source.folder)
+        return Learned(reason="its folder has no weights in a known form", failure=failure)
     recorded = await anyio.to_thread.run_sync(recorded_weights, source, home, environ)
     hub = await anyio.to_thread.run_sync(_Hub, source, environ)
     if is_offline(environ):
-        return Learned(weights=recorded, reason="HF_HUB_OFFLINE is set", failure=hub.offline())
+        return Learned(
+            weights=recorded,
+            reason=f"{_offline_by(environ)} is set",
+            failure=None if is_here else hub.offline(),
+        )
     try:
         hub.client = await connect()
         with as_raised():
@@ -99,11 +106,11 @@ async def learn(
                 weights = await hub.weights()
                 tasks.cancel_scope.cancel()
     except WeightsUnreachable as error:
-        is_certain = there is None and "HF_OIDC_RESOURCE" not in environ  # which gets its client a token
+        is_certain = not is_here and "HF_OIDC_RESOURCE" not in environ  # which gets its client a token
         failure = error if is_certain else None
         return Learned(weights=there or recorded, reason=f"{hub.host} does not give it", failure=failure)
     except AttemptFailed as error:
-        failure = None if there or not _is_out_of_reach(error) else hub.unreachable(error.reason)
+        failure = None if is_here or not _is_out_of_reach(error) else hub.unreachable(error.reason)
         return Learned(
             weights=there or recorded, reason=f"{hub.host} can't tell: {error.reason}", failure=failure
         )
@@ -249,7 +256,7 @@ class _Hub:
     def offline(self) -> WeightsUnreachable:
         """The error for weights that are not here, where the hub may not be asked."""
         return WeightsUnreachable(
-            f"{self._model} is not downloaded, and HF_HUB_OFFLINE is set.",
+            f"{self._model} is not downloaded, and {_offline_by(self._environ)} is set.",
             hint=f"Unset it once, or copy the model into the cache, {hub_cache(self._environ)}.",
         )
 
@@ -285,6 +292,10 @@ class _Hub:
             message = f"{self._model} is not available from {self.host}: it answered {answer.status}: {why}."
             hint = f"Check HF_TOKEN, and your access at {page}."
         return WeightsUnreachable(message, hint=hint)
+
+
+def _offline_by(environ: Mapping[str, str]) -> str:
+    return "HF_HUB_OFFLINE" if environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
 
 
 def _parsed(content: bytes) -> tuple[str, dict[str, WeightsFile]]:

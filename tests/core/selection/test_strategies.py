@@ -121,8 +121,21 @@ def test_a_named_build_is_taken_whatever_driver_and_gpu_say(
     result = plan(machine, strategy=strategy)
     assert chosen(result) == expected
     assert [one.build for one in result.order] == [strategy]
-    assert strategy in result.selection.warnings[0]
+    about = result.selection.warnings[0]
+    assert about.startswith(f"You chose {strategy}")
+    assert f"but {strategy}" not in about
+    assert f": {strategy}" not in about
     assert result.selection.strategy == strategy
+
+
+def test_a_named_build_that_nobody_has_seen_is_not_named_as_the_remedy() -> None:
+    """It was named already."""
+    machine = linux(RTX_4090, driver="580.65.06")
+    about = plan(machine, "torch>=2.15", strategy="cu130").selection.warnings[0]
+    assert about == (
+        "You chose cu130, but it is not confirmed that torch 2.15.0 exists for Linux on x86-64. "
+        "Run the plan on that machine without --offline, which asks the index."
+    )
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ async def test_offline_without_a_snapshot(station: Questioner) -> None:
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         failure = (await station.learn(NEWEST, **{variable: "1"})).failure
         assert failure is not None
-        assert failure.message == "me/tiny is not downloaded, and HF_HUB_OFFLINE is set."
+        assert failure.message == f"me/tiny is not downloaded, and {variable} is set."
     assert not station.hub.server.requests
 
 
@@ -245,6 +245,21 @@ async def test_a_repository_without_weights_that_are_known(station: Questioner) 
     learned = await station.learn()
     assert (learned.weights, learned.failure) == (None, None)
     assert learned.reason == "127.0.0.1 can't tell: it lists no weights"
+    learned = await station.learn(WeightsSource(folder=station.folder / "tiny"))
+    assert (learned.weights, learned.failure) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "place", ["hf/hub/models--me--tiny/snapshots/x/model.gguf", "own/models--me--tiny/x"]
+)
+async def test_what_may_be_here_is_not_refused_offline(station: Questioner, place: str) -> None:
+    """Of another form, or in the folder of TRANSFORMERS_CACHE, which transformers 4 looks into."""
+    file = station.folder / place
+    file.parent.mkdir(parents=True)
+    file.touch()
+    own = str(station.folder / "own")
+    learned = await station.learn(HF_HUB_OFFLINE="1", TRANSFORMERS_CACHE=own)
+    assert (learned.weights, learned.failure) == (None, None)
 
 
 async def test_folders(station: Questioner) -> None:
