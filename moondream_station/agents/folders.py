@@ -46,7 +46,7 @@ class Folders:
             return named
         if is_url(named.lower()):
             raise ArgumentInvalid(
-                "image is on a server, and nothing is fetched", hint=self._hint("Save it: ")
+                "image is on a server, and nothing is fetched", hint=self._hint("Save it in a file. ")
             )
         path = await anyio.to_thread.run_sync(self._find, named)
         content = await ImageSource(named, path).read()

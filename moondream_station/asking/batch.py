@@ -101,7 +101,7 @@ class Batch:
         if len(self.sources) < 2:  # noqa: PLR2004
             return
         parts = [f"{self.answered} of {len(self.sources)} images answered"]
-        parts += [f"{self.skipped} were before"] if self.skipped else []
+        parts += [f"{self.skipped} were answered before"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
         line = f"{', '.join(parts)}."
         if self.left and interrupted:

@@ -27,7 +27,7 @@ _SUFFIXES: Final = frozenset(
 """What of a folder is an image: its other files are left out without a word."""
 _MAX_BYTES: Final = 24 << 20
 """What fits into a request once it is encoded; the station takes 32 MiB."""
-_HINT_ON_IMAGES: Final = "Give an image file, a folder, a pattern, - or an URL."
+_HINT_ON_IMAGES: Final = "Give an image file, a folder, a pattern, - or a URL."
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,16 @@ class ImageSource:
 
     name: str
     path: Path | None = None
-    """The file, None for stdin and for an URL."""
+    """The file, None for stdin and for a URL."""
 
     @property
     def public_name(self) -> str:
-        """Its name as it was given, but for an URL's name and password."""
+        """Its name as it was given, but for a URL's name and password."""
         return without_credentials(self.name) if is_url(self.name) else self.name
 
     @property
     def shown(self) -> str:
-        """Its name for people: an URL without its query, too, which may be long."""
+        """Its name for people: a URL without its query, too, which may be long."""
         if self.path is None:
             return "stdin" if self.name == STDIN else redact_url(self.name)
         return self.name
@@ -143,7 +143,7 @@ def _files_named_by(word: str) -> Iterator[ImageSource]:
             entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES and entry.is_file()
         )
         if not paths:
-            raise UsageError(f"There is no image in the folder {word}.", hint=_hint_on_suffixes())
+            raise UsageError(f"The folder {word} has no images.", hint=_hint_on_suffixes())
     elif path.exists() or not glob.has_magic(word):
         paths = [path]
     else:  # a pattern that the shell has left alone

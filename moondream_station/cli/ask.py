@@ -328,8 +328,11 @@ def _show_error(batch: Batch, source: ImageSource, error: StationError) -> None:
         return
     # The argument is the image that was named here, and how it is sent is the command's own affair.
     text = error.message.removeprefix("image_url ").replace(" as a data: URL or base64", "")
-    named = source.name and len(batch.sources) > 1 and not text.startswith(source.shown)
-    print_error(replace(error.info, message=f"{source.shown}: {text}" if named else text), as_json=False)
+    if error.message.startswith("image_url "):
+        text = f"{source.shown if source.name else 'image'} {text}"
+    elif source.name and len(batch.sources) > 1 and not text.startswith(source.shown):
+        text = f"{source.shown}: {text}"
+    print_error(replace(error.info, message=text), as_json=False)
 
 
 async def _show(

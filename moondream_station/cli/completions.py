@@ -49,13 +49,19 @@ def strategies(incomplete: str) -> list[str]:
     return _beginning(incomplete, ["auto", "guide", *sorted(load_catalog().builds)])
 
 
-def settings(args: list[str], incomplete: str) -> list[str]:
-    """What can be done with settings, and then their keys."""
+def settings(ctx: Any, incomplete: str) -> list[str]:
+    """What can be done with settings, and then their keys, with what a key may be where that is known."""
     from moondream_station.core.home.settings import SETTINGS  # noqa: PLC0415  for completions alone
 
-    if "set" not in args and "unset" not in args:
-        return _beginning(incomplete, ("set", "unset"))
-    return _beginning(incomplete, SETTINGS) if args[-1] in {"set", "unset"} else []
+    match list(ctx.params.get("words") or ()):  # typer's own `args` is always empty
+        case []:
+            return _beginning(incomplete, ("set", "unset"))
+        case ["set" | "unset"]:
+            return _beginning(incomplete, SETTINGS)
+        case ["set", "strategy"]:
+            return strategies(incomplete)
+        case _:
+            return []
 
 
 def files(incomplete: str) -> list[str]:  # noqa: ARG001  as completers are called

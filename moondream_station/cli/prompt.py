@@ -241,8 +241,10 @@ class Prompt:
                 await self._help(name)
             case ["help"]:
                 print_result(_list_of_commands())
+            case ["help", name]:
+                raise UsageError(f"There is no command {name!r}.", hint="`help` lists the commands.")
             case [name, *_] if name in COMMANDS:
-                raise UsageError(f"{name} can't be run like this.", hint=_usage(name))
+                raise UsageError(f"{name} can't be run like this.", hint=f"Run `{_usage(name)}`.")
             case [name, *_] if name in self._outside:
                 hint = f"Run `moondream-station {shlex.join(words)}` in another terminal."
                 raise UsageError(f"{name} is not a command of the prompt.", hint=hint)
@@ -296,7 +298,7 @@ class Prompt:
             case ["--strategy" | "-s", name]:
                 strategy = check_strategy(name)
             case _:
-                raise UsageError("switch can't be run like this.", hint=_usage("switch"))
+                raise UsageError("switch can't be run like this.", hint=f"Run `{_usage('switch')}`.")
         anyway, accept_notice = (flag in options for flag in _FLAGS)
         with suppress(UnknownModel):  # published, and so printed
             self._station.request_switch(model, strategy, anyway=anyway, accept_notice=accept_notice)

@@ -166,7 +166,7 @@ def _folders_of(settings: Settings) -> Folders:
         path = Path(name).expanduser()
         if not (path.is_absolute() and path.is_dir()):
             raise SettingsInvalid(
-                f"The setting `mcp_folders` has {name!r}, which is not the absolute path of a folder.",
+                f"The setting `mcp_folders` has {name!r}, not the absolute path of an existing folder.",
                 hint="Correct it in config.json in the home.",
             )
     return Folders.of(settings.mcp_folders)

@@ -193,7 +193,7 @@ def test_any_function_with_any_argument(served: Premises) -> None:
 
 
 def test_images_by_every_name(served: Premises) -> None:
-    """A folder's images, a pattern, stdin, and an URL that the command reads."""
+    """A folder's images, a pattern, stdin, and a URL that the command reads."""
     names = [
         json.loads(line)["image"] for line in run(served, "caption", "photos", "--json").stdout.splitlines()
     ]
@@ -226,7 +226,7 @@ def test_images_by_every_name(served: Premises) -> None:
     [
         (["caption", "nowhere.png"], "There is no file nowhere.png."),
         (["caption", "nowhere/*.png"], "No file matches nowhere/*.png."),
-        (["caption", "empty"], "There is no image in the folder empty."),
+        (["caption", "empty"], "The folder empty has no images."),
         (["caption", ""], "An image's name is empty."),
         (["infer", "caption", "image_url="], "An image's name is empty."),
         (["caption", "~nobody-of-this-name/photo.png"], "There is no file ~nobody-of-this-name/photo.png."),
@@ -252,9 +252,11 @@ def test_failures_of_single_images_are_told_and_counted(served: Premises) -> Non
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 4
     assert done.stderr.splitlines() == [
-        "error: photos/3.png: can't be read as an image",
+        "error: photos/3.png can't be read as an image",
         "4 of 5 images answered, 1 failed.",
     ]
+    alone = run(served, "caption", "photos/3.png")
+    assert (alone.returncode, alone.stderr) == (1, "error: photos/3.png can't be read as an image\n")
     lines = [json.loads(line) for line in run(served, "caption", "photos", "--json").stdout.splitlines()]
     assert [line["error"] and line["error"]["code"] for line in lines] == [
         None,
@@ -348,7 +350,7 @@ def test_going_on_with_a_damaged_memory(painting: Premises) -> None:
         (memory,) = painting.home.cache.glob("asked-*")
         memory.write_bytes(b"\xff[half")
         assert "2 of 2 images answered." in run(painting, *words, "--continue").stderr
-        assert "0 of 2 images answered, 2 were before." in run(painting, *words, "--continue").stderr
+        assert "0 of 2 images answered, 2 were answered before." in run(painting, *words, "--continue").stderr
         memory.unlink()
         memory.mkdir()
         blocked = run(painting, *words, "--continue")
@@ -387,7 +389,7 @@ def test_ctrl_c_keeps_what_is_done_and_continue_goes_on(painting: Premises) -> N
         assert first.returncode == 0
         again = run(painting, "caption", "photos", "--continue")
         assert len(again.stdout.splitlines()) == 2  # 2 and 4; 3 fails
-        assert "2 of 5 images answered, 2 were before, 1 failed." in again.stderr
+        assert "2 of 5 images answered, 2 were answered before, 1 failed." in again.stderr
         held.touch()
         with started(painting, "caption", "photos/0.png", "photos/1.png") as asking:
             wait_until(lambda: run_json(painting, "status")["calls"])
@@ -480,9 +482,9 @@ def test_going_on_is_with_the_same_model_into_the_same_folder(painting: Premises
     """Answers of another model, and copies in another folder, are not those that were asked for."""
     words = ("detect", "photos", "dog", "--continue")
     assert "5 of 5 images answered" in run(painting, *words).stderr
-    assert "5 were before" in run(painting, *words).stderr
+    assert "5 were answered before" in run(painting, *words).stderr
     assert "4 of 5 images answered" in run(painting, *words, "--save", "drawn").stderr
-    assert "4 were before" in run(painting, *words, "--save", "drawn").stderr
+    assert "4 were answered before" in run(painting, *words, "--save", "drawn").stderr
     source = (painting.folder / "backends" / "painter" / "backend.py").read_text()
     painting.add_model("other", requirements="", source=source)
     switch(painting, "other")

@@ -45,6 +45,11 @@ def completed(premises: Premises, line: str) -> list[str]:
         ("logs c", ["colours"]),
         ("caption a.png --model c", ["colours"]),
         ("switch colours --strategy rocm6.4", ["rocm6.4"]),
+        ("settings ", ["set", "unset"]),
+        ("settings set ke", ["keep_alive"]),
+        ("settings unset service_p", ["service_port"]),
+        ("settings set strategy rocm6.4", ["rocm6.4"]),
+        ("settings set keep_alive ", []),
         ("rollback c", []),
         ("infer ", []),
         ("plan --machine rec", []),  # and so the shell looks for files

@@ -373,7 +373,7 @@ def test_what_the_hub_says_of_weights_is_held_against_the_machine(
     premises.hub.server.clear_requests()
     *_, last = switch(premises, "huge")
     assert (last["event"], last["error"]["code"]) == ("ActivationFailed", "does-not-fit")
-    assert re.search(r"needs \d000001\.1 GB of memory; [\d.]+ GB are there", last["error"]["message"])
+    assert re.search(r"needs \d000001\.1 GB of memory; this machine has [\d.]+ GB", last["error"]["message"])
     asked = [request for request in premises.hub.server.requests if ".safetensors" in request.path]
     assert {request.range for request in asked} == {"bytes=0-99999"}
 

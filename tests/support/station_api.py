@@ -49,7 +49,7 @@ MODELS: Mapping[str, Any] = {
             "reason": None,
             "installed": True,
             "active": True,
-            "fit": {"verdict": "fits", "reason": "needs 1.1 GB of memory; 8.0 GB are there"},
+            "fit": {"verdict": "fits", "reason": "needs 1.1 GB of memory; this machine has 8.0 GB"},
             "system_requirements": None,
             "notice": None,
             "environment": {"name": "0123abcd-4567", "build": "cpu", "torch": "2.14.1+cpu", "previous": None},

@@ -178,8 +178,8 @@ def _in_memory(dtype: str | None, weights_bytes: int, room: _Room) -> _Finding:
     parts = f"({weights}, {in_words(MEMORY_RESERVE_BYTES)} to compute)"
     words = f"needs {in_words(needed)} of {'GPU memory' if room.has_own_memory else 'memory'}"
     if there is None:
-        return FitVerdict.UNKNOWN, f"{words} {parts}; how much is there is unknown"
-    words = f"{words}; {in_words(there)} are there"
+        return FitVerdict.UNKNOWN, f"{words} {parts}; how much this machine has is unknown"
+    words = f"{words}; this machine has {in_words(there)}"
     if needed > there:
         return FitVerdict.DOES_NOT_FIT, f"{words} {parts}"
     if free is not None and needed > free:

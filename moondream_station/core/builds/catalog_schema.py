@@ -20,6 +20,8 @@ from moondream_station.core.builds.offers import PLATFORMS
 
 FORMAT: Final = "moondream-station/catalog/1"
 _TAG = r"[a-z0-9_]+"
+# tomllib's time grows with the square of a key's parts: it took more than a minute for one of 100 kB.
+_MAX_DOTS: Final = 64  # in a line, whether in a key or a text; the bundled catalog has 23
 _PYTHON = r"[0-9]\.[0-9]{1,2}t?"
 
 
@@ -238,17 +240,24 @@ class CatalogFile(BaseModel):
 
 def checked(content: bytes) -> Mapping[str, Any]:
     """A catalog's content as `Catalog` takes it; ValueError says what is wrong with it, in a clause."""
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.count(b".") > _MAX_DOTS:
+            raise ValueError(f"line {number} has more than {_MAX_DOTS} dots")
     try:
         data = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is not TOML ({str(error).partition(chr(10))[0]})") from error
-    if data.get("format") != FORMAT:
-        raise ValueError(f"its format is {data.get('format')!r}, not {FORMAT!r}")
+    if (found := data.get("format")) != FORMAT:
+        raise ValueError(
+            f"its format is {found!r}, not {FORMAT!r}" if found else f"it has no format {FORMAT!r}"
+        )
     try:
         CatalogFile.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         said = re.sub(r"^Value error, ", "", first["msg"])
+        if clause := {"missing": "is missing", "extra_forbidden": "is unknown"}.get(first["type"]):
+            raise ValueError(f"{place} {clause}") from error
         raise ValueError(f"{place} is {first['input']!r:.60}: {said}") from error
     return data

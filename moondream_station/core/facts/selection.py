@@ -32,7 +32,7 @@ class Fit:
 
     Args:
         verdict: Fits, unknown, tight or does not fit.
-        reason: The sum ("needs 9.3 GB of GPU memory; 8.0 GB are there"), clauses without a full stop.
+        reason: The sum ("needs 9.3 GB of GPU memory; this machine has 8.0 GB"), clauses without a full stop.
     """
 
     verdict: FitVerdict
@@ -45,7 +45,7 @@ class Fit:
 
     @property
     def sentence(self) -> str:
-        """Verdict and sum: "Tight: needs 4.9 GB of GPU memory; 6.0 GB are there."."""
+        """Verdict and sum: "Tight: needs 4.9 GB of GPU memory; this machine has 6.0 GB."."""
         return f"{self.verdict.capitalize()}: {self.reason}."
 
 

@@ -24,7 +24,7 @@ from moondream_station.core.home.storage import read_file, write_atomically
 if TYPE_CHECKING:
     import httpx2
 
-_MAX_BYTES = 4 << 20
+_MAX_BYTES = 1 << 20
 _FETCH_SECONDS = 8.0
 _DIGEST = re.compile(r"#sha256=([0-9a-f]{64})\Z", re.IGNORECASE)
 
@@ -72,6 +72,8 @@ async def _content(
 ) -> bytes:
     scheme = place.partition("://")[0].lower() if "://" in place else ""
     if scheme in {"", "file"}:
+        if digest is None and "#sha256=" in place.lower():
+            raise _Doubt("what follows #sha256= must be the 64 hexadecimal digits of the file's SHA-256")
         return await anyio.to_thread.run_sync(_read, _path(place))
     if scheme != "https":
         raise _Doubt("it must be a file or an https: URL")

@@ -92,7 +92,8 @@ def test_the_sum_is_told() -> None:
     fit = judged(model(weights_bytes=8_200_000_000, weights_dtype="bfloat16"), on_gpu())
     assert fit.verdict is NOT
     assert fit.reason == (
-        "needs 9.3 GB of GPU memory; 8.0 GB are there (8.2 GB for weights in bfloat16, 1.1 GB to compute)"
+        "needs 9.3 GB of GPU memory; this machine has 8.0 GB"
+        " (8.2 GB for weights in bfloat16, 1.1 GB to compute)"
     )
 
 
@@ -102,7 +103,7 @@ def test_memory_that_others_use_is_tight_and_no_more() -> None:
     assert judged(seven, on_cpu(16 * GB, 7 * GB + RESERVE)).verdict is FITS
     fit = judged(seven, on_cpu(16 * GB, 7 * GB + RESERVE - 1))
     assert fit.verdict is TIGHT
-    assert "16.0 GB are there, 8.1 GB of them free now" in fit.reason
+    assert "this machine has 16.0 GB, 8.1 GB of them free now" in fit.reason
 
 
 @pytest.mark.parametrize(
@@ -222,11 +223,11 @@ def test_glibc(libc: tuple[str, str], verdict: FitVerdict) -> None:
 @pytest.mark.parametrize(
     ("record", "build", "memory"),
     [
-        ("linux-ada-rtx4090-560", "cu126", "GPU memory; 25.8 GB are there"),
+        ("linux-ada-rtx4090-560", "cu126", "GPU memory; this machine has 25.8 GB"),
         (
             "linux-ada-rtx4090-560",
             "cpu",
-            "of memory (7.7 GB for weights in float32, 1.1 GB to compute); how much is there is unknown",
+            "of memory (7.7 GB for weights in float32, 1.1 GB to compute); how much this machine has is",
         ),
         ("linux-cvd-unordered-of-two", "cu126", "GPU memory; "),
         ("amd-rx7600-gfx1102", "rocm6.4", "GPU memory (3.9 GB"),
@@ -234,7 +235,7 @@ def test_glibc(libc: tuple[str, str], verdict: FitVerdict) -> None:
         (
             "jetson-orin-540",
             "cu126",
-            "of memory (3.9 GB for weights in bfloat16, 1.1 GB to compute); how much is there is unknown",
+            "of memory (3.9 GB for weights in bfloat16, 1.1 GB to compute); how much this machine has is",
         ),
     ],
 )

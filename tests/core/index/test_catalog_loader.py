@@ -70,8 +70,11 @@ async def test_a_file_replaces_the_bundled_catalog(desk: Desk) -> None:
 
 
 DOUBTS = {
-    "unknown table": (NEWER + "\n[more]\nx = 1\n", "more is"),
-    "unknown key": (catalog_text(("cuda_major = 11", "cuda_major = 11\nmore = 1")), "drivers.0.more is 1"),
+    "unknown table": (NEWER + "\n[more]\nx = 1\n", "more is unknown"),
+    "unknown key": (
+        catalog_text(("cuda_major = 11", "cuda_major = 11\nmore = 1")),
+        "drivers.0.more is unknown",
+    ),
     "no version": (catalog_text(('torch = "2.15.0"', 'torch = "two"')), "it is not a version"),
     "no build": (catalog_text(('build = "cu132"', 'build = "cu13x"')), "it is not a build's tag"),
     "no evidence": (catalog_text(('linux_x86_64 = "matrix"', 'linux_x86_64 = "sure"')), "'sure'"),
@@ -92,9 +95,12 @@ DOUBTS = {
     "newer format": (catalog_text(("station/catalog/1", "station/catalog/2")), "its format is"),
     "no TOML": ("<html>", "it is not TOML"),
     "deep": ("x = " + "[" * 100_000, "it is not TOML"),
+    "one key of many parts": ("x = 1\n" + "a." * 50_000 + "a = 1", "has more than 64 dots"),
+    "many quoted parts": ('"\\"".' * 50_000 + "a = 1", "has more than 64 dots"),
+    "no table": (catalog_text(("[gfx_overrides]", "[gfx]")), "gfx_overrides is missing"),
     "no text": (b"\xff\xfe\x00", "it is not TOML"),
-    "nothing": ("", "its format is None"),
-    "too large": (b"#" * (5 << 20), "it is larger than"),
+    "nothing": ("", "it has no format"),
+    "too large": (b"#" * (2 << 20), "it is larger than"),
 }
 
 
@@ -113,6 +119,7 @@ async def test_one_that_is_no_catalog_is_not_used(desk: Desk, content: str | byt
     [
         ("/nowhere/catalog.toml", "No such file"),
         ("/dev/null", "it is not a file"),
+        ("/dev/null#sha256=00", "what follows #sha256= must be the 64"),
         ("file://elsewhere/catalog.toml", "it is on elsewhere"),
         ("http://127.0.0.1:9/c.toml#sha256=" + "0" * 64, "it must be a file or an https: URL"),
         ("ftp://127.0.0.1:9/c.toml#sha256=" + "0" * 64, "it must be a file or an https: URL"),
