@@ -115,6 +115,15 @@ async def test_a_torch_that_takes_the_worker_down_is_fallen_back_from(premises: 
     assert course.only(FallbackChosen).from_build == "cu128"
 
 
+async def test_a_worker_that_was_killed_says_nothing_of_its_build(premises: Premises) -> None:
+    """Memory ran out, or somebody ended it: the next switch tries that build first again."""
+    replace_torch(premises, "cu128", behaviour=TorchBehaviour(cuda="12.8", exit_on_import=-9))
+    async with premises.station(CUDA) as station:
+        course = await switched(station, "colours")
+    assert course.only(FallbackChosen).from_build == "cu128"
+    assert "cu128" not in {trial.build for trial in load_trials(premises.home).trials}
+
+
 async def test_a_named_build_never_falls_back(premises: Premises) -> None:
     """What was asked for by name fails, with what torch said."""
     replace_torch(premises, "cu128", behaviour=BLIND)

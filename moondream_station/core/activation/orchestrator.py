@@ -195,7 +195,7 @@ class Orchestrator:
                 # An accelerator's library that takes the process down is one more way of not computing there.
                 failure = VerificationFailed(error.message, hint=error.hint, log=error.log)
                 failure.__cause__ = error
-            if failure is None or failure.is_curable:
+            if failure is None or (failure.is_curable and not hosted.worker.was_killed):
                 await self._learn(needs, spec.plan, verification, failure)
             if failure is not None:
                 raise failure

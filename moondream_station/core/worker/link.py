@@ -207,6 +207,8 @@ class Link:
         self._decoder = FrameDecoder(after=greeting)
         self._oom_kills = oom_kills
         self._oom_kills_before = oom_kills()
+        self.was_killed = False
+        """Whether the worker's end was SIGKILL: memory ran out, or somebody ended it."""
         self.process = process
         self.failure: WorkerFailed | None = None
         self.failed = anyio.Event()
@@ -318,6 +320,7 @@ class Link:
         returncode = await self.process.wait()
         with anyio.move_on_after(_LAST_FRAMES_SECONDS):
             await self._read_all.wait()
+        self.was_killed = returncode < 0 and -returncode == signal.SIGKILL
         self.fail(self._in_words(returncode))
 
     def _in_words(self, returncode: int) -> str:

@@ -68,6 +68,11 @@ class Worker:
         """How it failed, None while it is well."""
         return self._link.failure
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether it failed because memory ran out, or because somebody ended it."""
+        return self._link.was_killed
+
     async def verify(
         self, plan: WorkerPlan, *, timeout_seconds: float = 300.0, progress: Progress = UNHEARD
     ) -> Verification:
