@@ -20,6 +20,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
+from moondream_station.core.activation import workshop
 from moondream_station.core.activation.activation import cancel_request
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.bus.journal import read_activation
@@ -28,6 +29,7 @@ from moondream_station.core.facts.events import (
     ActivationSucceeded,
     EnvironmentBuilt,
     Stage,
+    StageProgressed,
     StageStarted,
     WorkerStarted,
 )
@@ -108,7 +110,7 @@ async def test_many_files_do_not_hold_a_cancellation_up(
 async def test_a_sweep_does_not_hold_a_cancellation_up(
     premises: Premises, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an earlier activation left is removed before anything else; the next one goes on with it."""
+    """What an earlier activation left is removed before anything else, and told; the next goes on with it."""
     trash = premises.home.environments / ".trash-of-another"
     removing = threading.Event()
 
@@ -121,8 +123,10 @@ async def test_a_sweep_does_not_hold_a_cancellation_up(
         async with course_of(station, "colours") as course:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "unlink", noticed)
+                patch.setattr(workshop, "_NOTICED_SECONDS", 0.01)
                 await course.until(StageStarted, stage=Stage.PREPARE)
                 assert await anyio.to_thread.run_sync(removing.wait, 10)
+                await course.until(StageProgressed, stage=Stage.PREPARE, unit="leftover files removed")
                 station.request_cancel()
                 with anyio.fail_after(2):
                     await course.end(ActivationCancelled)

@@ -50,7 +50,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import Need, no_space_hint, remove_tree, storage_failure
-from moondream_station.core.home.task_groups import meanwhile
+from moondream_station.core.home.task_groups import accompanied, meanwhile
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
@@ -62,6 +62,8 @@ from moondream_station.core.worker.verification import WorkerPlan
 
 _CLOSE_SECONDS = 0.5
 _REMOVE_SECONDS = 1.0
+_NOTICED_SECONDS = 1.0
+"""Who waits longer wants to know for what."""
 _log = Log()
 
 
@@ -114,8 +116,19 @@ class Workshop:
         self._made = [place for place in self._made if place != environment.spec.place]
 
     async def sweep(self) -> None:
-        """Remove what an earlier activation left half done."""
-        await sweep(self._tools.home)
+        """Remove what an earlier activation left half done; what takes longer than a moment is told."""
+        files = 0
+
+        def count() -> None:
+            nonlocal files
+            files += 1
+
+        async def tell() -> None:
+            while True:
+                await anyio.sleep(_NOTICED_SECONDS)
+                self._activation.progressed(files, None, "leftover files removed")
+
+        await accompanied(partial(sweep, self._tools.home, on_file=count), tell)
         await anyio.to_thread.run_sync(sweep_cancel_requests, self._tools.home)
 
     def providing(self, backend_id: str) -> AbstractAsyncContextManager[Callable[[], BackendCode]]:

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -320,16 +320,16 @@ async def _made_for(home: Home, request_key: str, code: str, present: str | None
     return sorted(same, key=lambda committed: committed.place.name != present)
 
 
-async def sweep(home: Home) -> tuple[str, ...]:
+async def sweep(home: Home, *, on_file: Callable[[], object] | None = None) -> tuple[str, ...]:
     """Remove what an earlier activation left half done. Only for the holder of `activation.lock`.
 
     Never removed are a committed place and one that `active.json` names. Partial downloads stay: the next
-    activation resumes them.
+    activation resumes them. `on_file` is called before each file of a folder, in another thread.
     """
     with writing_to(home.root):
         rubbish = await anyio.to_thread.run_sync(unfinished, home)
         # Left running where it is cancelled, after it is known what goes: nobody uses these names again.
-        await anyio.to_thread.run_sync(_remove_all, rubbish, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(_remove_all, rubbish, on_file, abandon_on_cancel=True)
     return tuple(str(path.relative_to(home.root)) for path in rubbish)
 
 
@@ -341,9 +341,9 @@ def unfinished(home: Home) -> tuple[Path, ...]:
     return (*(place.path for place in half_done), *temporary)
 
 
-def _remove_all(paths: Iterable[Path]) -> None:
+def _remove_all(paths: Iterable[Path], on_file: Callable[[], object] | None) -> None:
     for path in paths:
-        remove(path)
+        remove(path, check=on_file)
 
 
 def _places(home: Home) -> Iterator[Place]:
