@@ -121,7 +121,7 @@ async def test_a_disk_that_is_too_small_for_the_weights(premises: Premises) -> N
         course = await failed(station, "large")
     error = course.only(ActivationFailed).error
     assert error.code == "does-not-fit"
-    assert "GB on the disk for its weights; " in error.message
+    assert "GB on the disk; " in error.message
     assert fetched_wheels(premises) == []
 
 

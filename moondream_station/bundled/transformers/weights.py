@@ -140,8 +140,8 @@ def _check_space(model_id: str, missing_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if missing_bytes and missing_bytes + RESERVE_BYTES > free:
         raise Unreachable(
-            f"{model_id} needs {missing_bytes / GB:.1f} GB more on the file system of {existing};"
-            f" {free / GB:.1f} GB are free.",
+            f"{model_id} needs {missing_bytes / GB:.1f} GB more on the file system of {existing}, and"
+            f" {RESERVE_BYTES / GB:.2f} GB to stay free; {free / GB:.1f} GB are free.",
             "Make room there, or set HF_HOME to a folder on a larger disk.",
             cause="no-space",
         )

@@ -192,8 +192,9 @@ def _disk(around: Surroundings) -> Iterator[_Finding]:
     free, missing = around.free_disk_bytes, around.weights.size_bytes if around.weights else 0
     if free is None or not missing:
         return
-    needed = in_words(missing + DISK_RESERVE_BYTES)
-    words = f"needs {needed} on the disk for its weights; {in_words(free)} are free"
+    needed, reserve = in_words(missing + DISK_RESERVE_BYTES), in_words(DISK_RESERVE_BYTES)
+    parts = f"({in_words(missing)} for weights, {reserve} to stay free)"
+    words = f"needs {needed} on the disk; {in_words(free)} are free {parts}"
     if missing + DISK_RESERVE_BYTES > free:
         yield FitVerdict.DOES_NOT_FIT, words
     elif missing + _DISK_TIGHT_BYTES > free:

@@ -189,7 +189,7 @@ def test_disk(free_bytes: int | None, verdict: FitVerdict) -> None:
     weights = Need(Path("/"), 2 * GB)
     fit = judged(two, on_cpu(64 * GB, free_disk_bytes=free_bytes, weights=weights))
     assert fit.verdict == verdict
-    assert ("2.1 GB on the disk for its weights" in fit.reason) == (verdict in {TIGHT, NOT})
+    assert ("2.1 GB on the disk; " in fit.reason) == (verdict in {TIGHT, NOT})
     assert judged(two, on_cpu(64 * GB, free_disk_bytes=0, weights=Need(Path("/"), 0))).verdict is FITS
 
 
