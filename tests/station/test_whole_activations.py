@@ -241,6 +241,21 @@ async def test_find_links_alone_will_do(premises: Premises) -> None:
     assert premises.index.requests == ()
 
 
+@pytest.mark.parametrize(
+    ("machine", "settings", "seconds"),
+    [(CUDA_12, {}, 30), (CPU, {}, 600), (CPU, {"inference_timeout": 5.0}, 5)],
+    ids=["gpu", "cpu", "set"],
+)
+async def test_a_request_has_the_time_that_its_device_needs(
+    premises: Premises, machine: MachineRecord, settings: dict[str, float], seconds: float
+) -> None:
+    """Unless the user says how long."""
+    premises.add_model("colours")
+    async with premises.station(machine, serves=True, **settings) as station:
+        await switched(station, "colours")
+        assert station.stats()["default_timeout"] == seconds
+
+
 async def test_the_active_model_shows_no_worker_that_has_gone(premises: Premises) -> None:
     """A command that only switches lets its worker go: in the end it is stopped, not ready."""
     async with premises.station(CPU) as station:
