@@ -8,7 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from moondream_station.core.backends.manifest_loader import read_built_in
+from support.real_torch import torch_environment
+
+__all__ = ["torch_environment"]
 
 CODE = Path(str(read_built_in().provenance.folder)) / "transformers"
 
@@ -111,3 +116,33 @@ def test_a_model_that_does_not_run_either_way_is_not_ready() -> None:
     """It was not the compiler."""
     (told, _, _), _ = finish(compiling="no compiler", running="no memory")
     assert told[-1] == ["failed", "no memory"]
+
+
+_CAST = """
+import json
+import torch
+import model
+
+answers = []
+for stored, wanted in (("bfloat16", "float32"), ("float16", "float32"), ("float32", "bfloat16")):
+    core = torch.nn.Linear(2, 2, dtype=getattr(torch, stored))
+    try:
+        model.Model(core, "cpu", model.chosen_dtype(wanted, "cpu"))
+        answers.append(str(core.weight.dtype))
+    except ValueError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.torch
+def test_a_type_is_computed_in_or_refused(torch_environment: Path) -> None:
+    """Whatever short type the model's code makes its numbers in; long ones are not cut off."""
+    done = subprocess.run(
+        [torch_environment, "-c", _CAST], cwd=CODE, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [
+        "torch.float32",
+        "torch.float32",
+        "torch.bfloat16 can't be computed in: the model's code is made for torch.float32",
+    ]

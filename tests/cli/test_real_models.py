@@ -142,6 +142,14 @@ def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, A
     assert answer["count"] == 1
 
 
+def test_a_function_is_served_where_the_model_has_it(station: Served, switched: list[dict[str, Any]]) -> None:
+    """The manifest lists two that not every model has: this one has the first, not the second."""
+    answer = station.post("/v1/detect_gaze", {"image_url": IMAGE, "eye": {"x": 0.25, "y": 0.25}})
+    assert answer["gaze"] == {"x": 0.25, "y": 0.75}
+    outline = refused(station, "/v1/segment", {"image_url": IMAGE, "object": "red"}, 404)
+    assert outline["code"] == "unknown-function"
+
+
 @pytest.mark.parametrize(
     ("function", "body", "words"),
     [
@@ -163,6 +171,7 @@ def test_it_answers_finds_and_points(station: Served, switched: list[dict[str, A
             "spatial_refs must have",
         ),
         ("detect", {"image_url": IMAGE}, "object is missing"),
+        ("detect_gaze", {"image_url": IMAGE, "eye": [0.5, 2]}, "eye must have 2 numbers from 0 to 1"),
         (
             "point",
             {"image_url": IMAGE, "object": "red", "spatial_refs": [[0.1, 0.1]]},
@@ -360,7 +369,8 @@ def test_weights_that_do_not_fit_are_not_begun(
     (answer,) = loaded_directly(premises, {"huge": {"model_id": "me/huge"}}).values()
     cause, message, hint = answer
     assert (cause, "HF_HOME" in hint) == ("no-space", True)
-    assert re.match(r"me/huge needs \d000000\.0 GB more on the file system of /.+ GB are free\.", message)
+    needed = r"me/huge needs \d000000\.0 GB more on the file system of /.+, and 0\.07 GB to stay free; "
+    assert re.match(needed + r".+ GB are free\.", message)
     assert not [request for request in premises.hub.server.requests if ".safetensors" in request.path]
 
 

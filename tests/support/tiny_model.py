@@ -146,6 +146,9 @@ class TinyModel(nn.Module):
         rows, columns = torch.nonzero(pixels[..., 0] - pixels[..., 1] > 0.5, as_tuple=True)
         return rows / image.height, columns / image.width
 
+    def detect_gaze(self, image, eye=None, face=None):
+        return {"gaze": {"x": eye[0], "y": 1 - eye[1]}}
+
     def detect(self, image, object, settings=None):
         rows, columns = self._red(image)
         sides = {"x_min": columns.min(), "y_min": rows.min(), "x_max": columns.max(), "y_max": rows.max()}

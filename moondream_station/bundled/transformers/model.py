@@ -140,10 +140,16 @@ class Model:
         return watched
 
     def _cast(self, dtype: torch.dtype) -> None:
-        """Compute in a type that the model's code does not name: it makes all its numbers in bfloat16."""
+        """Compute in a type that the model's code does not name: it makes its numbers in a short one.
+
+        Moondream's are in bfloat16. What is not short is left: it was made so for the sake of its precision.
+        """
         for tensor in (*self._core.parameters(), *self._core.buffers()):
-            if tensor.dtype == torch.bfloat16:
+            if tensor.dtype in {torch.bfloat16, torch.float16}:
                 tensor.data = tensor.data.to(dtype)
+        if dtype not in (made := {tensor.dtype for tensor in self._core.parameters()}):
+            names = ", ".join(sorted(map(str, made)))
+            raise ValueError(f"{dtype} can't be computed in: the model's code is made for {names}")
         if (see := getattr(self._core, "_vis_enc", None)) is not None:
             self._core._vis_enc = lambda crops: see(crops.to(dtype))  # noqa: SLF001
         code = sys.modules[type(self._core).__module__]
