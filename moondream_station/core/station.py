@@ -181,8 +181,8 @@ class Station:
 
     def functions(self) -> frozenset[str]:
         """Names of the active backend's functions; empty while no model is active."""
-        if self._active.spec is not None:  # what runs, whatever the manifest says by now
-            return frozenset(self._active.spec.code.functions)
+        if (served := self._active.functions) is not None:  # what runs, whatever the manifest says by now
+            return frozenset(served)
         active = self.state.active
         backend = self.manifest.backends.get(active.backend) if active else None
         return frozenset(backend.served_functions) if backend else frozenset()
@@ -192,7 +192,7 @@ class Station:
         if self._active.spec is None:
             return dict.fromkeys(sorted(self.functions()), Signature())
         code = self._active.spec.code
-        return read_signatures(code.folder / f"{code.entry_module}.py", code.functions)
+        return read_signatures(code.folder / f"{code.entry_module}.py", self._active.functions or ())
 
     def request_switch(
         self,

@@ -148,6 +148,9 @@ def test_a_function_is_served_where_the_model_has_it(station: Served, switched: 
     assert answer["gaze"] == {"x": 0.25, "y": 0.75}
     outline = refused(station, "/v1/segment", {"image_url": IMAGE, "object": "red"}, 404)
     assert outline["code"] == "unknown-function"
+    listed = station.get("/openapi.json")["paths"]
+    assert "/v1/detect_gaze" in listed
+    assert "/v1/segment" not in listed
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ class ActiveWorker:
         self._evicted: WorkerSpec | None = None
         self.spec: WorkerSpec | None = None
         """What is served, or is to be: a worker of anything else that gets ready after all comes too late."""
+        self._absent = frozenset[str]()
+
+    @property
+    def functions(self) -> tuple[str, ...] | None:
+        """Those of the served backend, without what its model turned out not to have; None without one."""
+        if self.spec is None:
+            return None
+        return tuple(name for name in self.spec.code.functions if name not in self._absent)
 
     @property
     def serves(self) -> bool:
@@ -149,7 +157,7 @@ class ActiveWorker:
         if self._is_claimed:
             self._evicted = spec
             return
-        self.spec = spec
+        self.spec, self._absent = spec, frozenset()
         self.pool.expect(spec.model)
         try:
             hosted = await self._ready(spec)
@@ -162,7 +170,7 @@ class ActiveWorker:
             self._serve(hosted, [])
 
     def _serve(self, hosted: HostedWorker, old: list[HostedWorker]) -> None:
-        spec, keep_alive = hosted.spec, self.keep_alive_seconds
+        spec, keep_alive, self._absent = hosted.spec, self.keep_alive_seconds, hosted.absent
         if spec.keep_alive_seconds is not None:
             keep_alive = spec.keep_alive_seconds
         self.pool.serve(

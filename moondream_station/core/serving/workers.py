@@ -101,6 +101,8 @@ class HostedWorker:
     need: MemoryNeed | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     """Args with which the backend loads again what it fetched, as the commit that a branch named."""
+    absent: frozenset[str] = frozenset()
+    """Functions that the manifest lists and the model does not have."""
     device: str | None = None
     reason: StopReason = StopReason.SHUTDOWN
     released: anyio.Event = field(default_factory=anyio.Event)
@@ -117,7 +119,7 @@ class HostedWorker:
     async def load(self, device: str | None, *, progress: Progress = UNHEARD) -> None:
         """Call the backend's `init_backend`; it is ready when that returned."""
         self.device = device
-        await self.worker.init(self.spec.code, self.spec.args, device=device, progress=progress)
+        self.absent = await self.worker.init(self.spec.code, self.spec.args, device=device, progress=progress)
 
     async def is_small(self) -> bool:
         """Whether ending it would free next to nothing, as measured; on a GPU, as its backend said."""

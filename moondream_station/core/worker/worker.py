@@ -108,13 +108,15 @@ class Worker:
 
     async def init(
         self, code: BackendCode, args: Args, *, device: str | None = None, progress: Progress = UNHEARD
-    ) -> None:
+    ) -> frozenset[str]:
         """Load the backend's module and call its `init_backend`, for as long as that shows signs of life.
 
-        `device` is what verification computed on. What the backend raises is a `WorkerFailed`, or what it
-        says: `WeightsUnreachable` or `NoSpace`.
+        Gives the functions that the manifest lists and the backend does not have. `device` is what
+        verification computed on. What the backend raises is a `WorkerFailed`, or what it says:
+        `WeightsUnreachable` or `NoSpace`.
         """
-        await self._let_load("init", code, args, device, progress)
+        value = await self._let_load("init", code, args, device, progress)
+        return frozenset(value.get("absent", ()))
 
     def begin(
         self, function: str, kwargs: Mapping[str, Any], *, on_end: Callable[[], None] | None = None

@@ -98,14 +98,16 @@ class Backend:
         answer = fetch(**worker_calls.accepted(fetch, given))
         return answer if isinstance(answer, dict) else {"memory_bytes": answer}
 
-    def load(self, request: dict[str, Any], progress: worker_calls.Progress) -> None:
-        """Import the entry module and let it initialise itself."""
+    def load(self, request: dict[str, Any], progress: worker_calls.Progress) -> list[str]:
+        """Import the entry module and let it initialise itself; gives the functions that it then set to None."""
         module = self._import(request)
         initialise = getattr(module, "init_backend", None)
         if initialise is not None:
             given = {"device": request["device"], "progress": progress}
             initialise(**worker_calls.accepted(initialise, given) | request["args"])
         self._functions = frozenset(request["functions"])
+        own = vars(module)  # what is not in it yet may be made in the first call
+        return sorted(name for name in self._functions if own.get(name, module) is None)
 
     def _import(self, request: dict[str, Any]) -> ModuleType:
         if self._module is None:
@@ -193,8 +195,7 @@ class Worker:
                     args = dict(fetched.get("args") or {})
                     return {"needed_bytes": needed, "free_bytes": free, "args": args}
                 case "init":
-                    self._backend.load(request, progress)
-                    return {}
+                    return {"absent": self._backend.load(request, progress)}
                 case _:
                     version = worker_protocol.PROTOCOL_VERSION
                     raise ValueError(f"there is no request {op!r} in protocol {version}")
