@@ -99,7 +99,7 @@ class Backend:
         return answer if isinstance(answer, dict) else {"memory_bytes": answer}
 
     def load(self, request: dict[str, Any], progress: worker_calls.Progress) -> list[str]:
-        """Import the entry module and let it initialise itself; gives the functions that it then set to None."""
+        """Import the entry module and let it initialise itself; gives the functions that it set to None."""
         module = self._import(request)
         initialise = getattr(module, "init_backend", None)
         if initialise is not None:
