@@ -70,7 +70,7 @@ async def test_weights_that_are_too_large_fetch_nothing(premises: Premises, hub:
         assert (failure.error.code, failure.stage) == ("does-not-fit", Stage.SELECT)
         assert "needs 1000001.1 GB of memory; " in failure.error.message
         assert "needs 1000000.1 GB on the disk; " in failure.error.message
-        assert "(1000000.0 GB for weights, 67.1 MB to stay free)" in failure.error.message
+        assert "(1000000.0 GB for weights, 67 MB to stay free)" in failure.error.message
         assert fetched_wheels(premises) == []
         await switched(station, "tiny", anyway=True)
 
