@@ -19,6 +19,7 @@ from moondream_station.core.facts.errors import (
     EnvironmentBroken,
     HomeUnusable,
     RequirementsUnsafe,
+    UnknownModel,
 )
 from moondream_station.core.facts.events import ActivationFailed
 from moondream_station.core.facts.state import StationState, apply
@@ -127,11 +128,13 @@ async def last_switch(patient: Patient) -> Finding:
     subject = await patient.subject.get()
     has_log = failed.stage in {"start", "verify"}
     lines = await in_thread(_last_lines, patient.home, failed.model) if has_log else []
+    # A model that the manifest doesn't have fails again.
+    retry = () if failed.error.code == UnknownModel.code else (_command("switch", failed.model),)
     return problem(
         f"The last switch, to {failed.model}, failed at {failed.stage} ({failed.error.code}).",
         failed.error.hint or "Retry once the cause is gone.",
         _command("logs", failed.model),
-        _command("switch", failed.model),
+        *retry,
         detail=(failed.error.message, *lines),
         fatal=failed.model == subject.model and not subject.is_installed,
     )

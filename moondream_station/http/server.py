@@ -203,7 +203,7 @@ def _addresses(host: str) -> list[str]:
         addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA can't encode
         raise AddressUnusable(
-            f"Can't listen on {host!r}: {error}",
+            f"Can't listen on {host!r}: {getattr(error, 'strerror', None) or error}",
             hint="127.0.0.1 serves programs on this computer.",
         ) from error
     return list(dict.fromkeys(str(address[0]) for *_, address in addresses))

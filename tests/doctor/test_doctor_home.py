@@ -260,6 +260,18 @@ async def test_a_switch_that_failed_is_told(home: Home) -> None:
     assert finding_of(await examined(home), "backends.activation").status is Status.OK
 
 
+async def test_a_switch_to_an_unknown_model_is_not_to_be_retried(home: Home) -> None:
+    """It would fail again; the models that there are help."""
+    why = ErrorInfo(
+        code="unknown-model", message="There is no model 'x'.", hint="Available models: selftest."
+    )
+    requested = BackendActivationRequested(model="x", backend=None, requirements=(), strategy="auto")
+    told(home, requested, ActivationFailed(model="x", stage=Stage.PREPARE, error=why))
+    finding = finding_of(await examined(home), "backends.activation")
+    assert "Available models: selftest." in words_of(finding)
+    assert "moondream-station switch x" not in words_of(finding)
+
+
 async def test_an_active_model_that_nobody_knows_is_an_error(home: Home) -> None:
     """The manifest has changed, or is another one."""
     await install(home, "gone")

@@ -146,7 +146,11 @@ def test_after_twenty_ports_it_is_enough() -> None:
 
 @pytest.mark.parametrize(
     ("host", "cause"),
-    [("192.0.2.7", "Can't listen"), ("a..b", "Can't listen on 'a..b'")],
+    [
+        ("192.0.2.7", "Can't listen"),
+        ("a..b", "Can't listen on 'a..b'"),
+        ("fe80::1%nothing", r"fe80::1%nothing': (?!\[Errno)"),
+    ],
 )
 def test_an_address_of_another_computer_is_refused(host: str, cause: str) -> None:
     """With the system's own reason."""
