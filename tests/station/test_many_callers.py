@@ -150,3 +150,17 @@ async def test_no_further_process_where_memory_does_not_suffice(premises: Premis
         assert station.stats()["workers"] == 1
         assert (await caption(station)).startswith("by ")
         assert station.status()["active"]["worker"] == "ready"
+
+
+async def test_a_process_that_memory_does_not_bring_back(premises: Premises, tmp_path: Path) -> None:
+    """The other one serves, and a sentence says why it is alone."""
+    taken = tmp_path / "taken"
+    needs = f"def fetch_backend(**kwargs):\n    return 10**15 if os.path.exists({str(taken)!r}) else 1\n"
+    async with serving(premises, "processes", f"{MEETING}\n{needs}") as station:
+        await until(station, lambda: station.stats()["workers"] == 2)
+        assert limited(station) is None
+        taken.touch()
+        os.kill(min(await pids_of_two(station, tmp_path)), signal.SIGKILL)
+        await until(station, lambda: limited(station))
+        assert limited(station).startswith("1 of 2 workers run: another one needs ")
+        assert station.stats()["workers"] == 1

@@ -209,8 +209,11 @@ class ActiveWorker:
                         self.pool.add(await self._further(spec))
                         self.limited = None
         except StationError as error:
-            if self.spec is spec and not self._is_claimed:
-                self._limit(f"{len(self.living)} of {self.host.parallel} workers run: {error.message}")
+            self._limit_to_living(spec, error)
+
+    def _limit_to_living(self, spec: WorkerSpec, error: StationError) -> None:
+        if self._wants_more(spec) and not self._is_claimed:
+            self._limit(f"{len(self.living)} of {self.host.parallel} workers run: {error.message}")
 
     def _limit(self, reason: str) -> None:
         self.limited = reason
@@ -223,7 +226,11 @@ class ActiveWorker:
                     await hosted.ended.wait()  # its end is reported before the next one's start
             self._workers = self.living
             if self._workers:
-                return await self._further(spec)
+                try:
+                    return await self._further(spec)
+                except DoesNotFit as error:  # the pool does without this one from now on
+                    self._limit_to_living(spec, error)
+                    raise
             with as_worker_failure(spec.model):
                 await check_whole(await anyio.to_thread.run_sync(committed_at, spec.place))
             hosted = await self._ready(spec)
