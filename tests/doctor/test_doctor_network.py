@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,9 +19,11 @@ import trustme
 import moondream_station
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.settings import Settings
-from moondream_station.doctor.examination import examine
-from moondream_station.doctor.report import Report, Status
+from moondream_station.core.machine.record import MachineRecord, load_record
+from moondream_station.doctor.examination import CHECKS, examine
+from moondream_station.doctor.report import Finding, Report, Status
 from support import machines as m
+from support.catalogs import catalog_text
 from support.environments import made_home
 from support.index_traffic import Fault
 from support.patients import ALONE, Here, finding_of, install, words_of
@@ -29,6 +32,8 @@ from support.torch_index import TorchIndex
 from support.wheels import torch_wheel
 
 pytestmark = pytest.mark.anyio
+
+MACHINES = Path(__file__).parents[1] / "machines"
 
 
 @pytest.fixture
@@ -265,3 +270,37 @@ async def test_a_manifest_from_the_network_is_read_and_not_kept(home: Home, tmp_
             server.shutdown()
     assert finding_of(report, "backends.manifest").status is Status.OK
     assert sorted(home.root.rglob("*")) == before
+
+
+async def test_amds_index_is_told_of_where_it_may_serve(home: Home, tmp_path: Path) -> None:
+    """It answers or is silent; not asked without an AMD GPU, or where PyTorch's builds alone are wanted."""
+    with TorchIndex() as index:
+        index.add_torch("2.9.0", "cpu")
+        index.add_amd("2.16.0", "10.2.0", "gfx1100")
+        own = tmp_path / "catalog.toml"
+        own.write_text(
+            catalog_text(
+                ("https://repo.amd.com/rocm/whl-multi-arch", f"{index.address}/elsewhere"),
+                ("https://stable.repo.amd.com/rocm/whl-next", index.amd_url),
+            )
+        )
+        environ = {"HOME": str(home.root), "PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": index.simple_url}
+
+        async def finding(record: MachineRecord, vendor_indexes: int = 1) -> Finding:
+            named = Settings(torch_index=index.torch_url, catalog=str(own), vendor_indexes=vendor_indexes)
+            checks = [check for check in CHECKS if check.id == "network.amd-index"]
+            machine = Here(replace(record, platform=HERE))
+            report = await examine(home=home, settings=named, environ=environ, machine=machine, checks=checks)
+            return finding_of(report, "network.amd-index")
+
+        radeon = load_record(MACHINES / "amd-rx7900xtx-gfx1100-same-torch.json")
+        good = await finding(radeon)
+        assert (good.status, good.summary) == (Status.OK, "AMD's index answers.")
+        assert "1 wheel of torch" in (good.detail or "")
+        index.faults.append(Fault(match="/amd/*", status=503))
+        silent = await finding(radeon)
+        assert silent.status is Status.WARNING
+        assert silent.summary.startswith("AMD's index can't be reached: ")
+        assert "moondream-station settings set vendor_indexes 0" in words_of(silent)
+        assert "`vendor_indexes` is 0" in (await finding(radeon, 0)).summary
+        assert "no use for it" in (await finding(m.cpu_only())).summary

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import httpx2
 from packaging.metadata import Metadata
+from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from moondream_station.core.builds.catalog import Catalog
-from moondream_station.core.builds.naming import parse_build
+from moondream_station.core.builds.naming import Build, parse_build
 from moondream_station.core.builds.offers import offer_from_wheel
 from moondream_station.core.index.listing import ACCEPT, ListedFile, parse_listing
 
@@ -33,6 +34,7 @@ class SeenWheel:
     python: str
     platform_tags: frozenset[str]
     is_pypi: bool
+    vendor: str | None = None  # which of AMD's indexes lists it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +82,17 @@ class Listings:
 
 
 def torch_wheels(
-    files: Iterable[ListedFile], *, catalog: Catalog, build: str | None, pypi_build: str | None = None
+    files: Iterable[ListedFile],
+    *,
+    catalog: Catalog,
+    build: str | None,
+    pypi_build: str | None = None,
+    vendor: str | None = None,
 ) -> Iterator[SeenWheel]:
     """The torch wheels among files that a build's page lists, or PyPI's where `build` is None.
 
     PyPI's wheels do not name their build: it is the catalog's, or `pypi_build` for a torch it does not know.
+    AMD's name theirs, several on one page.
     Pre-releases and withdrawn files are left out, as the station never chooses them.
     """
     for file in files:
@@ -103,7 +111,7 @@ def torch_wheels(
             continue
         for tag in tags:
             python = _python(tag.interpreter, tag.abi)
-            if python is not None:
+            if python is not None and accepts(file.requires_python, python.rstrip("t")):
                 yield SeenWheel(
                     torch=version.public,
                     build=found,
@@ -111,15 +119,53 @@ def torch_wheels(
                     python=python,
                     platform_tags=frozenset(one.platform for one in tags),
                     is_pypi=build is None,
+                    vendor=vendor,
                 )
 
 
-def torch_of(metadata: Metadata) -> str | None:
-    """The one torch that a companion's wheel is for ("2.14.1"); None where it asks for none, or a range."""
+def accepts(requires_python: str | None, python: str) -> bool:
+    """Whether a wheel's Requires-Python has a Python ("3.14.1"), or any patch of one ("3.14")."""
+    specifier = SpecifierSet(requires_python or "")
+    patches = [python] if python.count(".") > 1 else [f"{python}.{patch}" for patch in range(20)]
+    return any(specifier.contains(patch) for patch in patches)
+
+
+def torch_of(metadata: Metadata) -> SpecifierSet | None:
+    """The torch that a companion's wheel asks for; None where it names none, or any."""
     for requirement in metadata.requires_dist or ():
-        if requirement.name == "torch":
-            return next((one.version for one in requirement.specifier if one.operator == "=="), None)
+        if requirement.name == "torch" and requirement.specifier:
+            return requirement.specifier
     return None
+
+
+def refused_pythons(files: Iterable[ListedFile], pythons: Iterable[str]) -> tuple[str, ...]:
+    """Which of some Pythons ("3.14.1") no file of a companion's release is for."""
+    wheels = [(file, parse_wheel_filename(file.filename)[3]) for file in files]
+
+    def is_served(python: str) -> bool:
+        minor = python.rpartition(".")[0].replace(".", "")
+        return any(
+            accepts(file.requires_python, python)
+            and any(tag.interpreter in {"py3", f"cp{minor}"} and not tag.abi.endswith("t") for tag in tags)
+            for file, tags in wheels
+        )
+
+    return tuple(python for python in pythons if not is_served(python))
+
+
+def torch_and_build(wheel: Path, catalog: Catalog, pypi_build: str | None) -> tuple[str, Build, str]:
+    """The torch of a wheel, its build and its platform, by its name; ValueError where that tells none."""
+    try:
+        project, version, _, _ = parse_wheel_filename(wheel.name)
+    except InvalidWheelFilename as error:
+        raise ValueError(str(error)) from error
+    platform = _platform(wheel.name, catalog)
+    if project != "torch" or platform is None:
+        raise ValueError(f"{wheel.name} is no wheel of torch for a platform that the catalog knows")
+    build = parse_build(version.local or catalog.pypi_build(version.public, platform) or pypi_build or "")
+    if build is None:
+        raise ValueError(f"{wheel.name} does not name its build; --pypi-build does")
+    return version.public, build, platform
 
 
 def read_insides(wheel: Path) -> Insides:

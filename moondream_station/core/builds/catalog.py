@@ -112,7 +112,7 @@ class Catalog:
         self._vendor_gfx: dict[str, tuple[str, ...]] = {
             row["build"]: tuple(row["gfx"]) for row in data["vendor_rocm"]
         }
-        self.vendor_indexes: tuple[str, ...] = tuple(data["vendor_indexes"].values())
+        self.vendor_indexes: Mapping[str, str] = data["vendor_indexes"]
         self._vendor_packages = data["vendor_packages"]
         self.vendor_built: frozenset[str] = frozenset(data["vendor_packages"]["built"])
         self._vendor_devices = {

@@ -199,7 +199,7 @@ def _vendor_indexes(request: BuildRequest) -> tuple[str, ...]:
     if not request.asks_amd:
         return ()
     is_worth = any(map(is_amds, _builds_worth_asking(request)))
-    return request.catalog.vendor_indexes if is_worth else ()
+    return tuple(request.catalog.vendor_indexes.values()) if is_worth else ()
 
 
 def _builds_worth_asking(request: BuildRequest, seen: Iterable[Offer] = ()) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -29,7 +30,8 @@ RECORDED_VARIABLES: Final = (
     "HSA_OVERRIDE_GFX_VERSION",
     "ZE_AFFINITY_MASK",
 )
-"""The environment variables that decide which GPUs a program sees."""
+"""The environment variables that decide which GPUs a program sees, or as what: by KFD node, too."""
+_OF_ONE_NODE: Final = re.compile(r"HSA_OVERRIDE_GFX_VERSION_[0-9]{1,4}", re.ASCII)
 
 OUTPUT_LIMIT_BYTES: Final = 1 << 20
 """Longer answers are cut off here."""
@@ -125,7 +127,8 @@ class LocalMachine:
         # The version of a free-threaded Python leaves its "t" out.
         t = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
         self.facts = _platform_facts(python or f"{platform.python_version()}{t}")
-        self.variables = {name: environ[name] for name in RECORDED_VARIABLES if name in environ}
+        names = (*RECORDED_VARIABLES, *sorted(filter(_OF_ONE_NODE.fullmatch, environ)))
+        self.variables = {name: environ[name] for name in names if name in environ}
 
     def resolve(self, program: str) -> Path | None:
         """Where a program is: on PATH, else in its usual places, never in the current folder."""

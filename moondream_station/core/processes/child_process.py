@@ -53,13 +53,14 @@ _NAMES = frozenset(
         *("XDG_CACHE_HOME", "TORCH_HOME", "TRANSFORMERS_CACHE", "TRANSFORMERS_OFFLINE"),
         *("HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN"),
         # which device, beside *_VISIBLE_DEVICES, and how much of it
-        *("CUDA_DEVICE_ORDER", "HSA_OVERRIDE_GFX_VERSION", "ZE_AFFINITY_MASK"),
+        *("CUDA_DEVICE_ORDER", "ZE_AFFINITY_MASK"),
         *("OMP_NUM_THREADS", "MKL_NUM_THREADS"),
         # what a model that compiles itself is compiled with, beside TRITON_* and TORCHINDUCTOR_*
         *("CC", "CXX", "CUDA_HOME"),
     }
 )
-_PREFIXES = ("LC_", "HF_", "PYTORCH_", "TORCHINDUCTOR_", "TRITON_")
+# AMD's override is for every GPU, or for one: HSA_OVERRIDE_GFX_VERSION_1.
+_PREFIXES = ("LC_", "HF_", "PYTORCH_", "TORCHINDUCTOR_", "TRITON_", "HSA_OVERRIDE_GFX_VERSION")
 _SUFFIX = "_VISIBLE_DEVICES"
 
 _WINDOWS_NAMES = frozenset(

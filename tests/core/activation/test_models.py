@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,18 +14,26 @@ from moondream_station.core.activation.models import (
     MEMORY_RESERVE_BYTES,
     Surroundings,
     judge,
+    list_models,
     surroundings_of,
 )
 from moondream_station.core.backends.manifest import ModelInfo
 from moondream_station.core.backends.manifest_loader import read_built_in
 from moondream_station.core.builds.catalog import load_catalog
+from moondream_station.core.builds.requirements import parse_requirement_args
+from moondream_station.core.builds.trials import Trial, Trials
 from moondream_station.core.capabilities.detect import detect
 from moondream_station.core.facts.capabilities import Capabilities, Gpu
+from moondream_station.core.facts.codec import to_json
 from moondream_station.core.facts.selection import Fit, FitVerdict
-from moondream_station.core.home.storage import Need
+from moondream_station.core.home.settings import Settings
+from moondream_station.core.home.storage import Need, write_record
 from moondream_station.core.machine.record import RecordedMachine, load_record
+from moondream_station.core.resolve.interpreter import own_interpreter
+from moondream_station.core.selection.request import BuildRequest
 from moondream_station.core.weights.contents import Weights, WeightsFile
 from moondream_station.core.weights.disk import Learned
+from support.environments import made_home
 
 FITS, TIGHT, NOT, UNKNOWN = FitVerdict.FITS, FitVerdict.TIGHT, FitVerdict.DOES_NOT_FIT, FitVerdict.UNKNOWN
 GB = 10**9
@@ -298,3 +307,41 @@ def test_a_model_in_a_folder_downloads_nothing(tmp_path: Path) -> None:
     weights = surroundings_of(local, {"HOME": str(tmp_path)}).weights
     assert weights is not None
     assert weights.size_bytes == 0
+
+
+@pytest.mark.anyio
+async def test_the_list_judges_by_what_a_switch_would_use(tmp_path: Path) -> None:
+    """AMD's build only where its index may be asked, and none that failed here while nothing has changed."""
+    record = load_record(MACHINES / "amd-rx6700xt-gfx1031.json")
+    capabilities = await detect(RecordedMachine(record), on_probe=lambda _: None)
+    home, manifest, catalog = made_home(tmp_path), read_built_in(), load_catalog()
+
+    def reasons(vendor_indexes: int) -> str:
+        settings = Settings(vendor_indexes=vendor_indexes)
+        listed = list_models(manifest, home, capabilities, {"HOME": str(tmp_path)}, catalog, settings)
+        return "\n".join(entry["fit"]["reason"] for entry in listed["models"])
+
+    assert "of GPU memory" in reasons(1)
+    assert "of GPU memory" not in reasons(0)
+    request = BuildRequest(
+        capabilities=capabilities,
+        requirements=parse_requirement_args(["torch"]),
+        python=own_interpreter().name,
+        catalog=catalog,
+    )
+    failures = [
+        Trial(
+            build=offer.build,
+            torch=offer.torch,
+            at="2026-11-20T10:00:00Z",
+            failure="HIP error: invalid device function",
+            device=None,
+            arch_list=(),
+            mismatches=(),
+            circumstances=request.circumstances,
+        )
+        for offer in request.catalog_offers()
+        if offer.build.startswith("rocm")
+    ]
+    write_record(home, home.trials, json.dumps(to_json(Trials(trials=tuple(failures)))))
+    assert "of GPU memory" not in reasons(1)

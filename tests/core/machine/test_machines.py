@@ -114,6 +114,13 @@ def test_only_the_recorded_variables_are_seen(machine: Machine) -> None:
     assert dict(machine.variables) == {"CUDA_VISIBLE_DEVICES": "1"}
 
 
+def test_the_override_of_one_amd_gpu_is_recorded() -> None:
+    """ROCm reads it by the number of the GPU's node, before the one for every GPU."""
+    own = {"HSA_OVERRIDE_GFX_VERSION": "11.0.0", "HSA_OVERRIDE_GFX_VERSION_1": "10.3.0"}
+    others = {"HSA_OVERRIDE_GFX_VERSION_X": "s", "HSA_OVERRIDE_GFX_VERSION_": "s"}
+    assert LocalMachine({**own, **others}).variables == own
+
+
 def test_this_computer_tells_its_platform(environ: Mapping[str, str]) -> None:
     """The facts are Python's own, and the Python may be another."""
     facts = LocalMachine(environ).facts
