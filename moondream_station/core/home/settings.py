@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -110,7 +111,8 @@ def check_setting(key: str, value: Any) -> Any:
     with suppress(TypeError, ValueError, OverflowError):
         number = kind(value)
         is_exact = isinstance(value, str) or (number == value and not isinstance(value, bool))
-        if is_exact and least <= number <= (number if most is None else most):
+        # No JSON has an infinity: config.json with one is no file that other programs read.
+        if is_exact and math.isfinite(number) and least <= number <= (number if most is None else most):
             return number
     raise ValueError(f"it must be {words} {f'from {least} to {most}' if most else f'of at least {least}'}")
 

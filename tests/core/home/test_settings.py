@@ -67,6 +67,8 @@ def test_a_config_of_0_1_is_read_as_it_is(home: Home) -> None:
         ('{"access_log": "maybe"}', "access_log is 'maybe'; it must be true or false"),
         ('{"inference_workers": 1.5}', "inference_workers is 1.5"),
         ('{"inference_timeout": NaN}', "inference_timeout is nan; it must be a number"),
+        ('{"inference_timeout": 1e400}', "inference_timeout is inf; it must be a number"),
+        ('{"keep_alive": "inf"}', "keep_alive is 'inf'; it must be a number"),
         ('{"service_host": 5}', "service_host is 5; it must be text"),
     ],
 )
