@@ -138,13 +138,20 @@ def why_none(judgements: tuple[Judgement, ...], case: Case) -> str:
         wheel = f"wheel of {case.torch.text}" if case.torch.text else "wheel"
         remedy = f"use Python {in_words(pythons)}.{other_python}"
         return f"PyTorch has no {wheel} for Python {target.python_minor} on this machine: {remedy}"
-    for judgement in judgements:
-        # What stands in the way of another platform's build is nothing that its user can act on.
+    local = (case.torch.exact_version or "").partition("+")[2]
+    for judgement in sorted(judgements, key=lambda judged: judged.build.name != local):
+        # What stands in the way of another platform's build is nothing that its user can act on, unless the
+        # requirement names that build.
         name, refusal = judgement.build.name, judgement.refusal
-        if judgement.build.kind in GPU_KINDS or refusal is None or refusal.obstacle is Obstacle.PLATFORM:
+        if refusal is None or (
+            name != local and (judgement.build.kind in GPU_KINDS or refusal.obstacle is Obstacle.PLATFORM)
+        ):
             continue
-        reason = re.sub(rf"^{name} ", f"The {name} build ", refusal.reason)
         is_companion = refusal.obstacle is Obstacle.COMPANION
+        # What the CPU's lacks of companions, the others lack too: torch and it are no pair.
+        whose = "No build has" if is_companion and name != local else f"The {name} build has no"
+        reason = re.sub(rf"^{name} has no ", f"{whose} ", refusal.reason)
+        reason = re.sub(rf"^{name} ", f"The {name} build ", reason)
         wanted = case.torch.phrase_with_companions if is_companion else case.torch.phrase
         return f"Nothing satisfies {wanted} on this machine. {reason}{_allow(case, reason)}{other_python}"
     instead = "allow other versions, or see the reason of each build"

@@ -343,7 +343,7 @@ def test_where_nothing_fits_the_reason_says_what_would(
         (("torch>=99", "torchaudio>=99"), "Allow torch 2.15.0, which cu132 has."),
         (
             ("torch", "torchvision==0.1"),
-            "torchvision==0.1 on this machine. The cpu build has no torchvision==0.1 for any torch from",
+            "torchvision==0.1 on this machine. No build has torchvision==0.1 for any torch from",
         ),
     ],
 )
@@ -648,3 +648,19 @@ def test_amds_gpus_belong_to_a_torch_and_to_what_rocblas_has(
     assert (selection.build, selection.torch) == (build, torch)
     if build == "cpu":
         assert any(f"no code for {gfx}" in one.reason for one in selection.candidates)
+
+
+def test_a_refusal_is_about_what_was_asked_for() -> None:
+    """The build that the version names, or the pair that is none; not the CPU's build."""
+    new = linux(nvidia("12.0", "NVIDIA GeForce RTX 5090"), driver="580.65.06")
+    reason = plan(new, "torch==2.6.0+cu124").selection.reason
+    assert reason.startswith(
+        "Nothing satisfies torch==2.6.0+cu124 on this machine. The cu124 build has no code for compute "
+        "capability 12.0 (NVIDIA GeForce RTX 5090)"
+    )
+    assert "cpu build" not in reason
+    reason = plan(new, "torch==2.9.0", "torchvision==0.20.1").selection.reason
+    assert reason.startswith(
+        "Nothing satisfies torch==2.9.0 and torchvision==0.20.1 on this machine. No build has "
+        "torchvision==0.20.1 for torch 2.9.0"
+    )
