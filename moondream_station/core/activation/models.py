@@ -107,8 +107,9 @@ def judge(
         others.append((FitVerdict.DOES_NOT_FIT, "needs a GPU; only the CPU build can be used"))
     verdict = max((memory, *others), key=lambda finding: list(FitVerdict).index(finding[0]))[0]
     reasons = [reason for found, reason in others if found == verdict and found is not FitVerdict.FITS]
-    # The memory is always told: it is what people ask for.
-    return Fit(verdict=verdict, reason="; ".join((memory[1], *reasons)))
+    # The memory is always told, because it is what people ask for; what decides comes first.
+    told = (memory[1], *reasons) if memory[0] == verdict else (*reasons, memory[1])
+    return Fit(verdict=verdict, reason="; ".join(told))
 
 
 def is_silent(needs: ModelNeeds) -> bool:
