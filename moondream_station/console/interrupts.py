@@ -154,20 +154,20 @@ def _waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """
     if sys.platform == "win32":
         yield  # asyncio does it there
-        return
-    import socket  # noqa: PLC0415
+    else:
+        import socket  # noqa: PLC0415
 
-    receiver, sender = socket.socketpair()
-    with receiver, sender:
-        receiver.setblocking(False)
-        sender.setblocking(False)
-        loop.add_reader(receiver, receiver.recv, 4096)
-        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-            loop.remove_reader(receiver)
+        receiver, sender = socket.socketpair()
+        with receiver, sender:
+            receiver.setblocking(False)
+            sender.setblocking(False)
+            loop.add_reader(receiver, receiver.recv, 4096)
+            before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
+                loop.remove_reader(receiver)
 
 
 def _heeded() -> list[int]:

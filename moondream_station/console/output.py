@@ -10,6 +10,7 @@ import stat
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final, TextIO
@@ -17,7 +18,7 @@ from typing import Any, Final, TextIO
 from moondream_station.core.facts.errors import ErrorInfo, OutputUnwritable
 from moondream_station.core.facts.printable import printable
 
-_ALWAYS_FITS: Final = 512 if sys.platform == "win32" else select.PIPE_BUF
+_ALWAYS_FITS: Final[int] = getattr(select, "PIPE_BUF", 512)
 """Bytes that a pipe which can be written to takes without delay."""
 
 _LAST_SECONDS: Final = 2.0
@@ -191,11 +192,9 @@ class Outlet:
 
 def _pipe_of(stream: TextIO) -> int | None:
     """The pipe or socket that a stream goes to, None where it goes to a file or a terminal."""
-    if sys.platform == "win32":
-        return None  # no loop waits for pipes there
-    try:
-        descriptor = stream.fileno()
-        mode = os.fstat(descriptor).st_mode
-    except (OSError, ValueError):
-        return None
-    return descriptor if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
+    if sys.platform != "win32":  # no loop waits for pipes there
+        with suppress(OSError, ValueError):
+            descriptor = stream.fileno()
+            mode = os.fstat(descriptor).st_mode
+            return descriptor if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
+    return None

@@ -60,13 +60,13 @@ class Patience(NamedTuple):
 
 def most_connections() -> int:
     """How many connections there may be at once, by the limit on descriptors as it is now."""
-    if sys.platform == "win32":
-        return MOST_CONNECTIONS
-    import resource  # noqa: PLC0415  not on Windows
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415  not on Windows
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else limit - DESCRIPTORS_KEPT
-    return max(4, min(MOST_CONNECTIONS, most))
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY:
+            return max(4, min(MOST_CONNECTIONS, limit - DESCRIPTORS_KEPT))
+    return MOST_CONNECTIONS
 
 
 class Parser(h11.Connection):

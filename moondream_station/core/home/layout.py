@@ -167,16 +167,15 @@ def home_unusable(message: str, path: Path | None = None) -> HomeUnusable:
 
 def _foreign(path: Path) -> tuple[Path, str] | None:
     """Another user's file or folder, the path itself or the nearest above that can be seen, and that user."""
-    if sys.platform == "win32":
-        return None
-    for place in (path, *path.parents):
-        with suppress(OSError):
-            uid = place.stat().st_uid
-            if uid == os.geteuid():
-                return None
-            with suppress(KeyError):
-                return place, place.owner()
-            return place, f"the user with the id {uid}"
+    if sys.platform != "win32":
+        for place in (path, *path.parents):
+            with suppress(OSError):
+                uid = place.stat().st_uid
+                if uid == os.geteuid():
+                    return None
+                with suppress(KeyError):
+                    return place, place.owner()
+                return place, f"the user with the id {uid}"
     return None
 
 

@@ -148,15 +148,14 @@ def read_record(path: Path, kind: type[T], format_: str) -> T | None:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable. Windows has no such call and keeps its own promise."""
-    if sys.platform == "win32":
-        return
-    with _opened(folder) as descriptor:
-        os.fsync(descriptor)
+    if sys.platform != "win32":
+        with _opened(folder) as descriptor:
+            os.fsync(descriptor)
 
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         yield descriptor
     finally:
@@ -339,12 +338,13 @@ def is_full(error: OSError) -> bool:
 def _what_is_full(error: OSError, folder: Path) -> str:
     if error.errno == errno.EDQUOT:
         return f"Your quota on the file system of {folder} is used up"
-    with suppress(OSError, AttributeError):  # Windows has no such call
-        disk = os.statvfs(folder)
-        # Removing what was half written may have given some back by now.
-        few = max(_FEW_INODES, disk.f_files // _FEW_INODES)
-        if disk.f_files and disk.f_favail < few and disk.f_bavail * disk.f_frsize > _RESERVE_BYTES:
-            return f"The file system of {folder} has no inodes left, so it can't hold more files"
+    if sys.platform != "win32":
+        with suppress(OSError):
+            disk = os.statvfs(folder)
+            # Removing what was half written may have given some back by now.
+            few = max(_FEW_INODES, disk.f_files // _FEW_INODES)
+            if disk.f_files and disk.f_favail < few and disk.f_bavail * disk.f_frsize > _RESERVE_BYTES:
+                return f"The file system of {folder} has no inodes left, so it can't hold more files"
     return f"The file system of {folder} is full"
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -270,12 +271,13 @@ def local_identity(environ: Mapping[str, str]) -> Identity:
     users = [environ.get(name) for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")]
     hosts = [host, host.partition(".")[0], environ.get("HOSTNAME"), environ.get("COMPUTERNAME")]
     # A service may have no variables that name its user, and its user no entry.
-    with suppress(ImportError, KeyError):
+    if sys.platform != "win32":
         import pwd  # noqa: PLC0415  not on Windows
 
-        entry = pwd.getpwuid(os.getuid())
-        homes.append(entry.pw_dir)
-        users.append(entry.pw_name)
+        with suppress(KeyError):
+            entry = pwd.getpwuid(os.getuid())
+            homes.append(entry.pw_dir)
+            users.append(entry.pw_name)
     return Identity(homes=_given(homes), users=_given(users), hosts=_given(hosts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -327,7 +328,8 @@ class Link:
         """How it ended; where it was killed, whether memory ran out, as far as the system tells."""
         if returncode >= 0:
             return f"ended with exit code {returncode}"
-        if -returncode == signal.SIGKILL and self._oom_kills_before is not None:
+        is_killed = sys.platform != "win32" and -returncode == signal.SIGKILL
+        if is_killed and self._oom_kills_before is not None:
             is_full = (self._oom_kills() or 0) > self._oom_kills_before
             why = " because memory ran out" if is_full else "; the kernel reports no out-of-memory kill"
             return f"was ended by SIGKILL{why}"

@@ -135,7 +135,10 @@ def _cpu_name() -> str:
 
 def _processor() -> str:
     """What the system calls its CPU; `platform.processor` would start `uname -p` in a process for it."""
-    return os.environ.get("PROCESSOR_IDENTIFIER", "") if sys.platform == "win32" else os.uname().machine
+    processor = os.environ.get("PROCESSOR_IDENTIFIER", "")  # Windows'
+    if sys.platform != "win32":
+        processor = os.uname().machine
+    return processor
 
 
 def _why_unavailable(torch: Any, kind: str) -> str:

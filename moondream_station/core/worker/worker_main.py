@@ -154,10 +154,11 @@ class Worker:
     def receive(self, descriptor: int) -> None:
         """Hand out requests as they come; in a thread of its own. Ends the process when they end."""
         decoder = worker_protocol.FrameDecoder()
-        with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux alone has larger pipes
-            import fcntl  # noqa: PLC0415
+        if sys.platform == "linux":  # alone has larger pipes
+            import fcntl  # noqa: PLC0415  not on Windows
 
-            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
             while data := os.read(descriptor, _PIPE_BYTES):
                 for request in decoder.feed(data):
