@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 
 import pytest
 
 from moondream_station.agents.folders import Folders
 from moondream_station.core.facts.errors import ArgumentInvalid, UsageError
+from support.posix import make_fifo
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "a" / "other.png").symlink_to(tmp_path / "b" / "b.png")
     (tmp_path / "a" / "loop.png").symlink_to(tmp_path / "a" / "loop.png")
     (tmp_path / "a" / "empty.png").touch()
-    os.mkfifo(tmp_path / "a" / "fifo.png")
+    make_fifo(tmp_path / "a" / "fifo.png")
     (tmp_path / "link").symlink_to(tmp_path / "b")
     return tmp_path
 

@@ -15,7 +15,6 @@ import base64
 import json
 import os
 import selectors
-import signal
 import socket
 import statistics
 import subprocess
@@ -35,6 +34,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a program: find `support`
 
 from support.commands import Served, serving, switch
+from support.posix import SIGKILL, descriptors_of
 from support.stations import Premises
 from support.torch_index import TorchIndex
 
@@ -330,7 +330,7 @@ def _endure(station: Served, port: int, requests: int) -> None:
 
 def _held(station: Served) -> str:
     process = psutil.Process(station.process.pid)
-    return f"{process.memory_info().rss >> 20} MiB, {process.num_fds()} descriptors"
+    return f"{process.memory_info().rss >> 20} MiB, {descriptors_of(process)} descriptors"
 
 
 def _under_load(port: int, what: str, disturb: Callable[[], None]) -> None:
@@ -346,7 +346,7 @@ def _under_load(port: int, what: str, disturb: Callable[[], None]) -> None:
 def _kill(port: int) -> None:
     status, body = Client(port).ask(call(10))
     if status == 200:
-        os.kill(json.loads(body)["pid"], signal.SIGKILL)
+        os.kill(json.loads(body)["pid"], SIGKILL)
 
 
 def _switch(station: Served) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
 import signal
 import subprocess
-import termios
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +18,7 @@ import pytest
 from PIL import Image
 
 from support.commands import command, run, run_json, serving, started, switch, wait_until
+from support.posix import bytes_in, make_fifo
 from support.stations import Premises, open_premises
 
 PAINTER = """
@@ -330,7 +329,7 @@ def test_what_only_is_named_like_an_image_is_left_out_of_a_folder(served: Premis
     (folder / "a.png").write_bytes(picture())
     (folder / "b.png").symlink_to("nowhere")
     (folder / "c.png").mkdir()
-    os.mkfifo(folder / "d.png")
+    make_fifo(folder / "d.png")
     assert run_json(served, "caption", "mixed")["image"] == "mixed/a.png"
 
 
@@ -363,7 +362,7 @@ def test_ctrl_c_ends_the_wait_for_an_image(served: Premises, name: str) -> None:
     """Although nothing may ever come."""
     fifo = served.folder / "fifo"
     if not fifo.exists():
-        os.mkfifo(fifo)
+        make_fifo(fifo)
     with os.fdopen(os.open(fifo, os.O_RDWR), "wb", buffering=0) as kept_open:
         kept_open.write(b"the beginning")
         with subprocess.Popen(
@@ -374,7 +373,7 @@ def test_ctrl_c_ends_the_wait_for_an_image(served: Premises, name: str) -> None:
             stderr=subprocess.PIPE,
             text=True,
         ) as asking:
-            wait_until(lambda: not any(fcntl.ioctl(kept_open, termios.FIONREAD, bytes(4))))  # it was read
+            wait_until(lambda: not bytes_in(kept_open))  # it was read
             os.kill(asking.pid, signal.SIGINT)
             assert asking.wait(30) == 130
             assert asking.stderr is not None

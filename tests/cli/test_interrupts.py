@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,9 +15,10 @@ import pytest
 
 from support.commands import command, events_of, exit_code_after, started, wait_until
 from support.fake_driver import install_program
+from support.posix import make_fifo, signals
 from support.stations import Premises
 
-_SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+_SIGNALS = signals("SIGINT", "SIGTERM", "SIGHUP")
 
 _IN_AN_IMPORT = """
 import signal, sys
@@ -98,7 +98,7 @@ def _ended_by(
 ) -> tuple[int, str, int]:
     """Send a signal while a probe's program hangs; gives exit code, stdout and that program's pid."""
     pipe = premises.folder / "started"
-    os.mkfifo(pipe)
+    make_fifo(pipe)
     install_program(premises.folder / "bin", "nvcc", f"echo $$ > {pipe}; exec /bin/sleep 600")
     environ = {**premises.environ, "PATH": f"{premises.folder / 'bin'}:/usr/bin:/bin"}
     with subprocess.Popen(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -29,6 +28,7 @@ from support.commands import (
     wait_until,
 )
 from support.index_traffic import Fault
+from support.posix import signals, small_pipe
 from support.stations import Premises, processes_naming
 
 _WHEEL_BYTES = 3_000_000
@@ -84,7 +84,7 @@ def test_two_at_once_wait_for_each_other(premises: Premises) -> None:
     assert second[-1]["event"] == "ActivationSucceeded"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", signals("SIGTERM", "SIGHUP"))
 def test_other_signals_cancel_too(premises: Premises, number: signal.Signals) -> None:
     """A closed terminal and a polite kill mean 130, and leave nothing."""
     premises.index.faults.append(Fault(match="/whl/cpu/torch-*.whl", hang_after_bytes=100))
@@ -136,8 +136,7 @@ def test_a_reader_that_has_gone_harms_nothing(lasting: Premises) -> None:
 
 def _with_small_pipe(premises: Premises, *arguments: str) -> subprocess.Popen[bytes]:
     """A switch into a pipe that is full after a few facts, with nobody who reads it yet."""
-    read, write = os.pipe()
-    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    read, write = small_pipe()
     process = subprocess.Popen(
         command("switch", "colours", "--json", *arguments),
         env=premises.environ,
@@ -150,7 +149,6 @@ def _with_small_pipe(premises: Premises, *arguments: str) -> subprocess.Popen[by
     return process
 
 
-@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have a size of their own here")
 def test_a_reader_that_comes_late_holds_up_nothing(premises: Premises) -> None:
     """The switch goes on while nobody reads, and then every fact is there."""
     with _with_small_pipe(premises) as process:
@@ -161,7 +159,6 @@ def test_a_reader_that_comes_late_holds_up_nothing(premises: Premises) -> None:
     assert last["event"] == "ActivationSucceeded"
 
 
-@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes have a size of their own here")
 def test_a_reader_that_never_comes_does_not_hold_up_the_end(premises: Premises) -> None:
     """A signal cancels the switch, and ends the command although nobody has read what it said."""
     premises.index.faults.append(Fault(match="/whl/cpu/torch-*.whl", hang_after_bytes=100))

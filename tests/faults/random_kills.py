@@ -34,10 +34,11 @@ from moondream_station.core.home.active_file import read_active
 from moondream_station.core.home.log import set_up_logging
 from support.commands import command, switch
 from support.index_traffic import Fault
+from support.posix import SIGKILL
 from support.stations import Premises, open_premises, processes_naming
 from support.survival import Survival, descendants, gone
 
-_SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (SIGKILL, SIGKILL, SIGKILL, signal.SIGTERM, signal.SIGINT)
 _SIZE = 3_000_000
 _THOROUGH = 10
 _END_SECONDS = 60

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -15,6 +16,7 @@ from moondream_station.core.home.checkpoints import Point
 from support.checkpoints import CHECKPOINTS, stopped_at
 from support.commands import started
 from support.index_traffic import Fault
+from support.posix import SIGKILL
 from support.stations import Premises
 from support.survival import Survival, descendants
 
@@ -38,7 +40,7 @@ def test_killed_at_a_checkpoint(lasting: Premises, name: str) -> None:
     offer_another_torch(lasting)
     survival = Survival.of(lasting)
     with stopped_at(name, lasting, "switch", "colours", "--upgrade") as stopped:
-        os.kill(stopped.process.pid, signal.SIGKILL)
+        stopped.process.kill()
         stopped.process.wait()
         is_fetched = name in {*list(Stage)[5:], *Point}
         survival.check(fetched_again_at_most=0 if is_fetched else 2 * _SIZE)
@@ -79,14 +81,14 @@ def test_killed_in_the_middle_of_a_file(lasting: Premises) -> None:
         lasting.index.wait_for(wheel.filename, bytes_sent=2 * _HELD_BACK + 1000)
         (part,) = lasting.home.downloads.glob("*.partial")
         while part.stat().st_size < _HELD_BACK:
-            signal.sigtimedwait([], 0.01)
-        os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        process.kill()
         process.wait()
     survival.check(fetched_again_at_most=len(wheel.data) - part.stat().st_size)
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("stage", [Stage.LOCK, Stage.BUILD, Stage.START, Stage.VERIFY])
 def test_what_the_station_started_is_ended_instead(
     lasting: Premises, stage: Stage, number: signal.Signals
@@ -101,7 +103,7 @@ def test_what_the_station_started_is_ended_instead(
             if event["event"] == "StageStarted" and event["stage"] == stage:
                 break
         while process.poll() is None and not (found := descendants(process.pid)):
-            signal.sigtimedwait([], 0.002)
+            time.sleep(0.002)
         for child in found:
             if child.is_running():
                 child.send_signal(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 from support.commands import events_of, started, switch
 from support.index_traffic import Fault, Request
 from support.model_premises import ModelPremises, check_succeeded, open_model_premises
+from support.posix import SIGKILL
 from support.survival import gone
 from support.tiny_model import write_tiny_model
 
@@ -94,7 +94,7 @@ def test_what_had_arrived_is_not_fetched_again(premises: ModelPremises, stage: s
             server.wait_for(is_reached)
         while stage == "digest" and not cache.has_all_bytes:
             time.sleep(0.001)
-        os.kill(process.pid if victim == "station" else worker, signal.SIGKILL)
+        os.kill(process.pid if victim == "station" else worker, SIGKILL)
         if victim == "worker":
             *_, last = events
             assert (last["event"], last["error"]["code"]) == ("ActivationFailed", "worker-failed")

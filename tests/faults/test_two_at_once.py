@@ -11,6 +11,7 @@ import pytest
 from moondream_station.core.facts.events import Stage
 from support.checkpoints import stopped_at
 from support.commands import events_of, started
+from support.posix import SIGKILL
 from support.stations import Premises
 from support.survival import Survival
 
@@ -28,14 +29,14 @@ def test_the_first_is_killed_while_the_second_waits(lasting: Premises, stage: St
         events = events_of(second)
         waiting = next(event for event in events if event["event"] == "ActivationWaiting")
         assert waiting["holder_pid"] == first.process.pid
-        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.kill()
         first.process.wait()
         assert list(events)[-1]["event"] == "ActivationSucceeded"
         assert second.wait(timeout=60) == 0
     survival.check(fetched_again_at_most=0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_second_is_ended_while_it_waits(lasting: Premises, number: signal.Signals) -> None:
     """The first notices nothing."""
     survival = Survival.of(lasting)
@@ -46,7 +47,7 @@ def test_the_second_is_ended_while_it_waits(lasting: Premises, number: signal.Si
         next(event for event in events_of(second) if event["event"] == "ActivationWaiting")
         os.kill(second.pid, number)
         second.communicate(timeout=30)
-        assert second.returncode == (130 if number != signal.SIGKILL else -signal.SIGKILL)
+        assert second.returncode == (130 if number != SIGKILL else -SIGKILL)
         first.go_on()
         code, _ = first.end()
         assert code == 0

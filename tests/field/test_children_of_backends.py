@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -55,7 +54,7 @@ def terminate(station: Served, _: Premises) -> None:
 
 def kill(station: Served, _: Premises) -> None:
     """The station gets no chance."""
-    os.kill(station.process.pid, signal.SIGKILL)
+    station.process.kill()
     station.process.wait()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -15,6 +14,7 @@ import pytest
 from moondream_station.core.home.active_file import read_active, write_active
 from moondream_station.core.home.layout import Home
 from support.commands import call_here, serving
+from support.posix import make_fifo
 from support.stations import Premises, activate, open_premises
 
 FIX = "moondream-station doctor --fix"
@@ -62,7 +62,7 @@ def _replace(path: Path, kind: str) -> None:
             path.mkdir()
             (path / "mine").touch()
         case "pipe":
-            os.mkfifo(path)
+            make_fifo(path)
         case "file":
             path.touch()
         case _:

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.storage import open_file, read_file, storage_failure, sync_file, work_folder
 from moondream_station.core.resolve.uv_program import install_failure
 from support.commands import command, run, run_json, switch
+from support.posix import make_fifo, open_unix_socket
 from support.stations import Premises, activate, open_premises
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="FIFOs, devices and links as POSIX has them")
@@ -50,7 +50,7 @@ def premises(whole: Premises) -> Iterator[Premises]:
 
 def fifo(path: Path) -> None:
     """Put a FIFO there, that nobody writes to."""
-    os.mkfifo(path)
+    make_fifo(path)
 
 
 def device(path: Path) -> None:
@@ -98,7 +98,7 @@ def test_nothing_waits_for_what_is_no_file(
 
 def test_a_socket_and_a_folder_are_no_files_either(tmp_path: Path) -> None:
     """The error is the same whether or not the system lets them be opened."""
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
+    with closing(open_unix_socket()) as listener:
         listener.bind(str(tmp_path / "socket"))
         for path, kind in ((tmp_path / "socket", "a socket"), (tmp_path, "a folder")):
             for use in (read_file, sync_file, lambda path: open_file(path, "ab")):
@@ -130,7 +130,8 @@ def test_a_home_that_leads_nowhere_is_told(whole: Premises, arguments: tuple[str
 )
 def test_a_home_that_is_no_folder_is_told(whole: Premises, arguments: tuple[str, ...]) -> None:
     """A pipe, as an example: the same sentence from every command, not of a file that can't be in it."""
-    os.mkfifo(home := whole.folder / "pipe")
+    home = whole.folder / "pipe"
+    make_fifo(home)
     try:
         error = json.loads(run(whole, *arguments, "--json", MOONDREAM_STATION_HOME=str(home)).stdout)["error"]
     finally:

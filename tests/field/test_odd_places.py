@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -127,18 +128,19 @@ def test_a_relative_path_in_a_deleted_working_folder_is_one_plain_sentence(
 @contextmanager
 def _as_somebody() -> Iterator[None]:
     """This process is another, ordinary user's, while the block runs."""
-    if sys.platform == "win32" or os.geteuid() != 0:
-        pytest.skip("only root can be another user")
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setresgid(_SOMEBODY, _SOMEBODY, 0)
-    os.setresuid(_SOMEBODY, _SOMEBODY, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
-        os.setresgid(0, 0, 0)
-        os.setgroups(groups)
+    if sys.platform == "linux" and os.geteuid() == 0:
+        groups = os.getgroups()
+        os.setgroups([])
+        os.setresgid(_SOMEBODY, _SOMEBODY, 0)
+        os.setresuid(_SOMEBODY, _SOMEBODY, 0)
+        try:
+            yield
+        finally:
+            os.setresuid(0, 0, 0)
+            os.setresgid(0, 0, 0)
+            os.setgroups(groups)
+    else:
+        pytest.skip("only root on Linux can be another user for a while")
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_a_file_of_ones_own_that_may_not_be_read_is_made_readable(
     for arguments in ((), ("--fix",)):  # loads what an ordinary user can't read here
         call_here(theirs, "doctor", "--offline", *arguments)
     for path in (theirs.home.root, *theirs.home.root.rglob("*")):
-        os.chown(path, _SOMEBODY, _SOMEBODY)
+        shutil.chown(path, _SOMEBODY, _SOMEBODY)
     (theirs.home.root / name).chmod(0)
     with _as_somebody():
         before, fixed, after = (

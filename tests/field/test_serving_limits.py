@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from support.commands import Served, command, exit_code_after, serving, wait_until
+from support.posix import SIGKILL, descriptors_of
 from support.stations import Premises, activate, open_premises
 
 FEW = 64
@@ -60,10 +61,10 @@ def test_idle_clients_leave_enough_for_a_new_worker(premises: Premises) -> None:
         for _ in range(2 * FEW):
             idle.enter_context(socket.create_connection(("127.0.0.1", port)))
         assert station.post("/v1/pid", {})["pid"] == first
-        os.kill(first, signal.SIGKILL)
+        os.kill(first, SIGKILL)
         wait_until(lambda: not psutil.pid_exists(first))
         assert station.post("/v1/pid", {})["pid"] != first
-        assert psutil.Process(station.process.pid).num_fds() < FEW
+        assert descriptors_of(psutil.Process(station.process.pid)) < FEW
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries return memory as they like")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import pytest
 from moondream_station.core.facts.state import StationState, apply
 from moondream_station.panel.frame import frame_of
 from moondream_station.panel.rendering import render
+from support.posix import make_fifo
 from support.scripted_activation import SCRIPTS, events, whole
 from support.terminal import Terminal, open_terminal
 
@@ -52,7 +52,7 @@ def show(tmp_path: Path) -> Iterator[Show]:
 
         def run(script: str, *, columns: int, rows: int = 24, **environ: str) -> Shown:
             pipe = tmp_path / "orders"
-            os.mkfifo(pipe)
+            make_fifo(pipe)
             variables = {"PYTHONWARNINGS": "error", **environ}
             command: list[str | Path] = [sys.executable, _PROGRAM, script, pipe]
             terminal = open_terminal(command, columns=columns, rows=rows, environ=variables)

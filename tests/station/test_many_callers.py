@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from moondream_station.core.station import Station
 from support.machines import cpu_only
+from support.posix import SIGKILL
 from support.stations import HERE, Premises, caption, switched
 
 pytestmark = pytest.mark.anyio
@@ -109,7 +109,7 @@ async def test_processes_each_with_one_call_and_one_that_crashes(premises: Premi
         before = await pids_of_two(station, tmp_path)
         assert len(before) == 2
         assert station.status()["active"]["worker"] == "ready"
-        os.kill(min(before), signal.SIGKILL)
+        os.kill(min(before), SIGKILL)
         await until(station, lambda: station.stats()["workers"] == 1)
         assert await caption(station) == f"by {max(before)}"
         assert station.status()["active"]["worker"] == "ready"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 
 import anyio
 import pytest
@@ -20,6 +19,7 @@ from moondream_station.core.home.active_file import read_active
 from support.backends import ECHO
 from support.index_traffic import Fault
 from support.machines import cpu_only
+from support.posix import SIGKILL
 from support.stations import HERE, Course, Premises, caption, switched
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +72,7 @@ async def test_damage_is_found_when_the_worker_ends_and_repaired(premises: Premi
         premises.index.faults.append(Fault(match="*", status=404))
         async with station.call("pid", {}) as answer:
             assert isinstance(answer, dict)
-            os.kill(answer["pid"], signal.SIGKILL)
+            os.kill(answer["pid"], SIGKILL)
         with anyio.fail_after(30):
             async for event in events:
                 fact = event.fact
@@ -121,7 +121,7 @@ async def test_a_worker_that_failed_too_often_is_tried_again_after_a_pause(
         async with station.call("pid", {}) as answer:
             assert isinstance(answer, dict)
             ill.touch()
-            os.kill(answer["pid"], signal.SIGKILL)
+            os.kill(answer["pid"], SIGKILL)
         with anyio.fail_after(30), pytest.raises(WorkerFailed, match="ill"):
             await caption(station)
         ill.unlink()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import resource
-import signal
 import sys
 import threading
 import time
@@ -34,6 +32,7 @@ from moondream_station.core.facts.events import (
     WorkerStarted,
 )
 from support.machines import cpu_only, nvidia_linux
+from support.posix import SIGKILL, few_descriptors
 from support.stations import HERE, Premises, caption, course_of, switched
 from support.wheels import TorchBehaviour
 
@@ -148,14 +147,10 @@ def without_folder(premises: Premises) -> Iterator[None]:
 @contextmanager
 def without_descriptors(_: Premises) -> Iterator[None]:
     """This process can open nothing meanwhile."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
+    with few_descriptors(lowest):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing limits a process's descriptors")
@@ -170,7 +165,7 @@ async def test_a_worker_that_the_system_refuses_fails_alone(premises: Premises, 
         started = (await anext(events)).fact
         assert isinstance(started, WorkerStarted)
         with without(premises):
-            os.kill(started.pid, signal.SIGKILL)
+            os.kill(started.pid, SIGKILL)
             with anyio.fail_after(10):
                 while "can't be started" not in str(station._pool._failure):  # noqa: ASYNC110  its own time
                     await anyio.sleep(0.01)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,5 +69,5 @@ def await_file(path: Path, process: subprocess.Popen[str]) -> None:
         if path.exists():
             return
         assert process.poll() is None, f"it ended before {path.name}: {process.communicate()}"
-        signal.sigtimedwait([], _LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)
     raise AssertionError(f"it did not come to {path.name}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+
+from support.posix import is_root
 
 _BLOCK = 1 << 16
 
@@ -25,8 +26,8 @@ def _unmount(folder: Path) -> None:
 
 def need_mounts(folder: Path) -> None:
     """Skip the test where nothing can be mounted: not root, not Linux, or a container that may not."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("mounting takes root on Linux")
+    if not is_root():
+        pytest.skip("mounting takes root")
     folder.mkdir(exist_ok=True)
     try:
         _mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))

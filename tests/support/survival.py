@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ def gone(folder: Path) -> bool:
     for _ in range(_GONE_LOOKS):
         if not processes_naming(folder):
             return True
-        signal.sigtimedwait([], 0.05)
+        time.sleep(0.05)
     return False
 
 

@@ -25,6 +25,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+assert sys.platform != "win32"  # tells the type checker what this file is for
+
 
 def wait() -> NoReturn:
     """Wait for ever."""

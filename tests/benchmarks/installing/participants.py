@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -191,7 +190,7 @@ def _wait(process: subprocess.Popen[Any], until: Enough | None) -> None:
         return
     while process.poll() is None:
         if until():
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             return
         time.sleep(0.01)
 

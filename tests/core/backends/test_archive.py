@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import io
 import lzma
-import os
 import random
 import stat
 import tarfile
@@ -26,6 +25,7 @@ from moondream_station.core.backends.archive import (
     unpack_archive,
 )
 from moondream_station.core.facts.errors import ArchiveUnsafe, BackendUnavailable
+from support.posix import make_fifo
 
 FILES = {"backend/backend.py": b"x = 1\n", "backend/lib/part.py": b"", "backend/requirements.txt": b"torch\n"}
 
@@ -264,7 +264,7 @@ def test_a_pipe_and_a_circle_in_a_folder_are_refused(tmp_path: Path) -> None:
     """Neither waits for ever."""
     source = tmp_path / "source"
     source.mkdir()
-    os.mkfifo(source / "pipe")
+    make_fifo(source / "pipe")
     with pytest.raises(ArchiveUnsafe, match="neither a folder nor a plain file"):
         copied(source, tmp_path)
     (source / "pipe").unlink()

@@ -30,6 +30,7 @@ from support.machines import (
     windows,
     with_toolkit,
 )
+from support.posix import make_fifo
 
 pytestmark = pytest.mark.anyio
 
@@ -237,7 +238,7 @@ async def test_what_can_not_be_asked_failed(error: Exception) -> None:
 
 async def test_cancelling_detection_ends_its_programs(tmp_path: Path) -> None:
     """Whoever cancels gets away, and no program is left behind."""
-    os.mkfifo(tmp_path / "pid")
+    make_fifo(tmp_path / "pid")
     program = tmp_path / "nvidia-smi"
     program.write_text(f'#!/bin/sh\n[ "$1" ] && exit 1\necho $$ > {tmp_path}/pid; exec sleep 60\n')
     program.chmod(0o755)

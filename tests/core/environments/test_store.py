@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import resource
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,6 +38,7 @@ from moondream_station.core.home.active_file import ActiveRecord, read_active, w
 from moondream_station.core.home.layout import Home
 from moondream_station.core.resolve.pylock import write_pylock
 from support.environments import lock_of, locked_file, made_home
+from support.posix import few_descriptors
 from support.wheels import torch_wheel
 
 pytestmark = pytest.mark.anyio
@@ -206,19 +205,13 @@ async def test_a_commit_that_says_nothing_is_none(home: Home, text: str) -> None
     assert await find_reusable(home, KEY, code=CODE) is None
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 @pytest.mark.parametrize("look", [check_whole, lambda committed: load_commit(committed.place)])
 async def test_a_shortage_of_descriptors_is_no_damage(home: Home, look: Callable[[Committed], Any]) -> None:
     """An environment that can't be looked at now is not made again for that."""
     committed = await committed_place(home)
     await check_whole(committed)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            await look(committed)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with few_descriptors(0), pytest.raises(OSError, match="Too many open files"):
+        await look(committed)
 
 
 async def test_half_done_things_are_swept(home: Home) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def test_a_holder_that_no_process_wrote_is_not_believed(home: Home, field: str, 
 @pytest.mark.anyio
 async def test_a_killed_holder_frees_the_lock(home: Home, other: subprocess.Popen[str]) -> None:
     """SIGKILL leaves a record, which nobody believes, and a free lock."""
-    os.kill(other.pid, signal.SIGKILL)
+    other.kill()
     other.wait()
     assert home.activation_holder.exists()
     assert activation_holder(home) is None

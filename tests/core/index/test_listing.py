@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from moondream_station.core.fetch.retry import MAX_PAGE_BYTES
 from moondream_station.core.index.listing import ListedFile, ListingInvalid, parse_listing, read_local
+from support.posix import make_fifo
 
 _JSON = "application/vnd.pypi.simple.v1+json"
 _SHA = "ab" * 32
@@ -140,7 +140,7 @@ def test_letters_of_another_charset_do_no_harm(encoding: str) -> None:
 def test_a_page_on_disk_has_a_bound(tmp_path: Path) -> None:
     """Neither a file without end nor a pipe that nobody writes to is read to its end."""
     (tmp_path / "zero.html").symlink_to("/dev/zero")
-    os.mkfifo(tmp_path / "pipe.html")
+    make_fifo(tmp_path / "pipe.html")
     with (tmp_path / "large.html").open("wb") as file:
         file.truncate(MAX_PAGE_BYTES + 1)
     for name in ("zero.html", "pipe.html", "large.html"):

@@ -29,6 +29,7 @@ from moondream_station.core.machine.record import (
     with_python,
 )
 from support.machines import LINUX, answer, cpu_only
+from support.posix import make_fifo
 
 pytestmark = pytest.mark.anyio
 
@@ -248,7 +249,7 @@ async def test_a_record_of_this_computer_answers_like_it(folder: Path, environ: 
 
 async def test_a_cancelled_question_is_recorded_as_a_hang(folder: Path, environ: Mapping[str, str]) -> None:
     """A record shows which program hangs; ending it leaves nothing behind."""
-    os.mkfifo(folder / "pid")
+    make_fifo(folder / "pid")
     write_program(folder, "hanger", f"echo $$ > {folder}/pid; exec sleep 60")
     recorder = Recorder(LocalMachine({**environ, "PATH": f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin"}))
     async with anyio.create_task_group() as group:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-
-import pytest
 
 from moondream_station.core.capabilities.probes import adapters
 from moondream_station.core.machine.record import Identity, MachineRecord, local_identity, redact
 from support.machines import LINUX, RTX_4090, answer, capabilities_of, merged, nvidia_linux, windows
+from support.posix import account
 
 ADA = Identity(homes=("/home/lovelace",), users=("lovelace",), hosts=("analytical", "analytical.example.org"))
 
@@ -87,6 +85,6 @@ def test_this_computers_identity_comes_from_its_variables_and_its_list_of_users(
     identity = local_identity({"HOME": "/home/ada", "USER": "ada", "LOGNAME": "ada", "HOSTNAME": "engine"})
     assert "/home/ada" in identity.homes
     assert "ada" in identity.users
-    pwd = pytest.importorskip("pwd")
-    assert pwd.getpwuid(os.getuid()).pw_name in local_identity({}).users
     assert "engine" in identity.hosts
+    name, _ = account()
+    assert name in local_identity({}).users

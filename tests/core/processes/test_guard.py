@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from moondream_station.core.processes import child_process
+from support.posix import SIGKILL, signals
 from support.processes import left_in_the_end, marked, nothing_left, tree
 
 GUARD = Path(child_process.__file__).with_name("guard.py")
@@ -137,7 +138,7 @@ def test_the_end_of_the_lifeline_ends_the_family(marker: str) -> None:
         assert marked(marker) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", signals("SIGTERM", "SIGINT", "SIGHUP"))
 def test_a_signal_to_the_guard_ends_the_family(marker: str, number: signal.Signals) -> None:
     """Whoever ends the guard politely ends everything behind it."""
     with guarded(*tree(marker, *FAMILY, "ready", "wait")) as guard:
@@ -152,7 +153,7 @@ def test_a_deaf_program_is_killed(marker: str) -> None:
     with guarded(*tree(marker, "deaf", "ready", "wait")) as guard:
         wait_until_ready(guard)
         guard.terminate()
-        assert guard.wait() == -signal.SIGKILL
+        assert guard.wait() == -SIGKILL
         assert marked(marker) == []
 
 

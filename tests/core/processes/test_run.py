@@ -16,6 +16,7 @@ import pytest
 
 from moondream_station.core.facts.errors import ProgramMissing
 from moondream_station.core.processes.child_process import CompletedProcess, child_environment, run
+from support.posix import SIGKILL, descriptors_of
 from support.processes import left_in_the_end, marked, nothing_left, tree
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +88,7 @@ async def test_a_program_gets_its_folder_and_variables_and_no_input(tmp_path: Pa
     assert "HOME=" not in variables
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGTERM, SIGKILL, signal.SIGSEGV])
 async def test_a_signal_is_a_negative_return_code(number: signal.Signals) -> None:
     """A program that signal n ended has return code -n."""
     assert (await shell(f"kill -{number} $$")).returncode == -number
@@ -176,7 +177,7 @@ async def test_a_killed_guard_leaves_nothing(marker: str) -> None:
     """Where the guard itself is killed, the station ends what is left in its session."""
     async with running(tree(marker, "deaf", "child", "stubborn", "group", "ready", "wait")) as results:
         find_guard(marker).kill()
-    assert results[0].returncode == -signal.SIGKILL
+    assert results[0].returncode == -SIGKILL
     assert left_in_the_end(marker) == []
 
 
@@ -247,8 +248,8 @@ async def test_a_missing_folder_is_not_a_missing_program(tmp_path: Path) -> None
 async def test_many_at_once_leak_no_descriptor() -> None:
     """Every pipe is closed in the end."""
     await shell("true")
-    before = psutil.Process().num_fds()
+    before = descriptors_of(psutil.Process())
     async with anyio.create_task_group() as group:
         for _ in range(8):
             group.start_soon(shell, "echo out")
-    assert psutil.Process().num_fds() == before
+    assert descriptors_of(psutil.Process()) == before

@@ -15,6 +15,7 @@ import pytest
 from moondream_station.core.facts.errors import ProgramMissing
 from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.processes.worker_process import open_worker_process
+from support.posix import SIGKILL
 from support.processes import left_in_the_end, marked, nothing_left, tree
 
 pytestmark = pytest.mark.anyio
@@ -92,15 +93,15 @@ async def test_a_crash_is_told_with_its_last_words(tmp_path: Path, log_path: Pat
 async def test_a_signal_is_a_negative_return_code(marker: str, tmp_path: Path, log_path: Path) -> None:
     """A worker that was killed, by the system say, is told by the signal's number."""
     async with open_worker_process(python(ECHO, marker), env=ENV, cwd=tmp_path, log_path=log_path) as worker:
-        os.kill(worker.pid, signal.SIGKILL)
-        assert await worker.wait() == -signal.SIGKILL
+        os.kill(worker.pid, SIGKILL)
+        assert await worker.wait() == -SIGKILL
 
 
 @pytest.mark.parametrize(
     ("words", "returncode"),
     [
         (("answer", "wait"), -signal.SIGTERM),
-        (("deaf", "answer", "wait"), -signal.SIGKILL),
+        (("deaf", "answer", "wait"), -SIGKILL),
         (("answer", "exit=3"), 3),
     ],
 )
@@ -123,7 +124,7 @@ async def test_a_condemned_worker_goes_with_all_that_it_started(
     async with open_worker_process(argv, env=ENV, cwd=tmp_path, log_path=log_path) as worker:
         await worker.stdout.receive()
         worker.kill()
-        assert await worker.wait() == -signal.SIGKILL
+        assert await worker.wait() == -SIGKILL
         assert marked(marker) == []
 
 
@@ -174,7 +175,7 @@ async def test_ten_megabytes_of_complaints_block_nobody(tmp_path: Path, log_path
 
 async def test_a_worker_leads_its_own_group_in_another_session(tmp_path: Path, log_path: Path) -> None:
     """Ctrl-C in the station's terminal does not reach it."""
-    code = f"import os; print(os.getpid() == os.getpgid(0) and os.getsid(0) != {os.getsid(0)})"
+    code = f"import os; print(os.getpid() == os.getpgid(0) and os.getsid(0) != os.getsid({os.getpid()}))"
     async with open_worker_process(python(code), env=ENV, cwd=tmp_path, log_path=log_path) as worker:
         assert await worker.stdout.receive() == b"True\n"
 
@@ -198,7 +199,7 @@ async def test_a_missing_python_is_named_and_a_missing_folder_is_something_else(
 
 
 @pytest.mark.parametrize("family", [(), ("deaf", "child", "stubborn", "group", "daemon")])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [SIGKILL, signal.SIGTERM])
 def test_nothing_of_a_worker_outlives_a_killed_station(
     marker: str,
     tmp_path: Path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
@@ -32,6 +32,7 @@ from moondream_station.core.serving.queue import InferencePool, Service
 from moondream_station.core.worker.link import CallStream
 from moondream_station.core.worker.worker import Worker, open_worker
 from support.backends import ECHO, HOSTILE, STREAMING, write_backend
+from support.posix import SIGKILL
 
 pytestmark = pytest.mark.anyio
 
@@ -396,11 +397,11 @@ async def test_a_call_that_a_dead_worker_never_began_goes_to_the_next(tmp_path: 
 
     async with workshop(tmp_path) as shop, running(pool):
         pool.serve(await shop.worker(), Service("m", shop.worker))
-        os.kill(shop.made[0].pid, signal.SIGSTOP)
+        psutil.Process(shop.made[0].pid).suspend()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask_pid)
             await until(pool, lambda: pool.stats()["processing"] == 1)
-            os.kill(shop.made[0].pid, signal.SIGKILL)
+            os.kill(shop.made[0].pid, SIGKILL)
         assert answers == [{"pid": shop.made[1].pid}]
         assert pool.stats()["requests_processed"] == 1
 
@@ -444,7 +445,7 @@ async def test_a_worker_that_has_answered_is_replaced_as_often_as_it_takes(tmp_p
         pool.serve(await shop.worker(), Service("m", shop.worker))
         for count in range(1, 4):
             assert (await ask(pool, "pid"))["pid"] == shop.made[-1].pid
-            os.kill(shop.made[-1].pid, signal.SIGKILL)
+            os.kill(shop.made[-1].pid, SIGKILL)
             await until(pool, lambda: not pool._line.workers)
             assert (await ask(pool, "pid"))["pid"] == shop.made[count].pid
 

@@ -17,6 +17,7 @@ from moondream_station.core.weights.disk import Learned, WeightsSource, recorded
 from moondream_station.core.weights.hub import learn
 from support.index_traffic import Fault
 from support.model_hub import COMMIT, ModelHub
+from support.posix import make_fifo
 from support.weights import Tensors, write_model
 
 pytestmark = pytest.mark.anyio
@@ -201,7 +202,7 @@ async def test_what_is_no_file_is_not_read(station: Questioner) -> None:
     folder = station.folder / "tiny"
     (folder / "model.safetensors").unlink()
     for path in (record, station.folder / "hf" / "token", folder / "model.safetensors"):
-        os.mkfifo(path)
+        make_fifo(path)
     assert (await station.learn(WeightsSource(folder=folder))).weights is None
     station.hub.repositories["me/tiny"] = write_model(station.folder / "again", ONE)
     assert (await station.learn()).weights == learned.weights

@@ -1,0 +1,1 @@
+"""Whether the tests can be collected where there is no POSIX."""
