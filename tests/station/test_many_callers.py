@@ -160,7 +160,7 @@ async def test_a_process_that_memory_does_not_bring_back(premises: Premises, tmp
         await until(station, lambda: station.stats()["workers"] == 2)
         assert limited(station) is None
         taken.touch()
-        os.kill(min(await pids_of_two(station, tmp_path)), signal.SIGKILL)
+        os.kill(min(await pids_of_two(station, tmp_path)), SIGKILL)
         await until(station, lambda: limited(station))
         assert limited(station).startswith("1 of 2 workers run: another one needs ")
         assert station.stats()["workers"] == 1

@@ -321,15 +321,14 @@ class Link:
         returncode = await self.process.wait()
         with anyio.move_on_after(_LAST_FRAMES_SECONDS):
             await self._read_all.wait()
-        self.was_killed = returncode < 0 and -returncode == signal.SIGKILL
+        self.was_killed = sys.platform != "win32" and -returncode == signal.SIGKILL
         self.fail(self._in_words(returncode))
 
     def _in_words(self, returncode: int) -> str:
         """How it ended; where it was killed, whether memory ran out, as far as the system tells."""
         if returncode >= 0:
             return f"ended with exit code {returncode}"
-        is_killed = sys.platform != "win32" and -returncode == signal.SIGKILL
-        if is_killed and self._oom_kills_before is not None:
+        if self.was_killed and self._oom_kills_before is not None:
             is_full = (self._oom_kills() or 0) > self._oom_kills_before
             why = " because memory ran out" if is_full else "; the kernel reports no out-of-memory kill"
             return f"was ended by SIGKILL{why}"
