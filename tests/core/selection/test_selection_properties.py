@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -161,6 +161,7 @@ def runs_here(wheel: Wheel, machine: Capabilities) -> bool:
             gpu.vendor == "amd"
             and gpu.architecture in GFX_OF.get(wheel.build, ())
             and wheel.build != "rocm7.14"
+            and (wheel.is_amds or wheel.torch >= Version(DATA["gfx_since"].get(gpu.architecture, "0")))
         )
     return gpu.vendor == "intel" and any(gpu.architecture in family["devices"] for family in DATA["intel"])
 
@@ -221,6 +222,7 @@ def machines(draw: st.DrawFn) -> Capabilities:
             return windows(*some, driver=driver)
 
 
+@example(machine=linux(amd("gfx1201")), requirement="torch==2.6.0", python="3.12.3")
 @given(machine=machines(), requirement=requirements, python=st.sampled_from(PYTHONS))
 def test_the_choice_is_the_best_of_all_wheels_that_are_possible(
     machine: Capabilities, requirement: str, python: str
