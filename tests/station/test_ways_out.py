@@ -18,7 +18,7 @@ import anyio.to_thread
 import psutil
 import pytest
 
-from moondream_station.core.activation import workshop
+from moondream_station.core.activation import housekeeping
 from moondream_station.core.activation.activation import cancel_request
 from moondream_station.core.bus.bus import new_activation_id
 from moondream_station.core.bus.journal import read_activation
@@ -122,7 +122,7 @@ async def test_a_sweep_does_not_hold_a_cancellation_up(
         async with course_of(station, "colours") as course:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "unlink", noticed)
-                patch.setattr(workshop, "_NOTICED_SECONDS", 0.01)
+                patch.setattr(housekeeping, "_NOTICED_SECONDS", 0.01)
                 await course.until(StageStarted, stage=Stage.PREPARE)
                 assert await anyio.to_thread.run_sync(removing.wait, 10)
                 await course.until(StageProgressed, stage=Stage.PREPARE, unit="leftover files removed")

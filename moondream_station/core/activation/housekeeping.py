@@ -19,7 +19,7 @@ import anyio.from_thread
 import anyio.to_thread
 import psutil
 
-from moondream_station.core.activation.activation import Activation
+from moondream_station.core.activation.activation import Activation, sweep_cancel_requests
 from moondream_station.core.backends.code_store import unnamed_code
 from moondream_station.core.backends.manifest import Manifest
 from moondream_station.core.bus.bus import new_activation_id
@@ -36,12 +36,32 @@ from moondream_station.core.home.active_file import ActiveRecord, read_active, w
 from moondream_station.core.home.layout import Home
 from moondream_station.core.home.locks import Holder, activation_lock, read_station
 from moondream_station.core.home.storage import read_file, remove, writing_to
+from moondream_station.core.home.task_groups import accompanied
 from moondream_station.core.processes.child_process import child_environment
 from moondream_station.core.resolve.pylock import read_stored_pylock
 from moondream_station.core.serving.workers import Environment, existing_worker
 from moondream_station.core.worker.worker import open_worker
 
 Kind: TypeAlias = Literal["environment", "download", "backend", "cache"]
+_NOTICED_SECONDS = 1.0
+"""Who waits longer wants to know for what."""
+
+
+async def sweep_leftovers(home: Home, activation: Activation) -> None:
+    """Remove what an earlier activation left half done; what takes longer than a moment is told."""
+    files = 0
+
+    def count() -> None:
+        nonlocal files
+        files += 1
+
+    async def tell() -> None:
+        while True:
+            await anyio.sleep(_NOTICED_SECONDS)
+            activation.progressed(files, None, "leftover files removed")
+
+    await accompanied(partial(sweep, home, on_file=count), tell)
+    await anyio.to_thread.run_sync(sweep_cancel_requests, home)
 
 
 def previous_environment(home: Home, model: str) -> str:

@@ -15,7 +15,7 @@ import anyio
 
 from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.choice import CPU
-from moondream_station.core.activation.housekeeping import find_previous
+from moondream_station.core.activation.housekeeping import find_previous, sweep_leftovers
 from moondream_station.core.activation.models import check_model, check_notice
 from moondream_station.core.activation.prepare import (
     MEMORY_UNIT,
@@ -103,7 +103,7 @@ class Orchestrator:
             ),
             Workshop(tools, activation) as workshop,
         ):
-            await workshop.sweep()
+            await sweep_leftovers(tools.home, activation)
             if not request.rollback:
                 # None of the three needs another.
                 async with workshop.providing(model.backend) as code, workshop.learning(model) as learned:

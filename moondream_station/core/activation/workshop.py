@@ -13,7 +13,7 @@ from typing import Self
 import anyio
 import httpx2
 
-from moondream_station.core.activation.activation import Activation, sweep_cancel_requests
+from moondream_station.core.activation.activation import Activation
 from moondream_station.core.activation.choice import Candidates, no_build, python_with_a_build, select_again
 from moondream_station.core.activation.housekeeping import freeable_bytes
 from moondream_station.core.activation.models import known_here
@@ -31,7 +31,6 @@ from moondream_station.core.environments.store import (
     Place,
     find_rebuildable,
     find_reusable,
-    sweep,
 )
 from moondream_station.core.facts.errors import NoSpace, VerificationFailed
 from moondream_station.core.facts.events import (
@@ -50,7 +49,7 @@ from moondream_station.core.home.layout import Home
 from moondream_station.core.home.log import Log
 from moondream_station.core.home.settings import Settings
 from moondream_station.core.home.storage import Need, no_space_hint, remove_tree, storage_failure
-from moondream_station.core.home.task_groups import accompanied, meanwhile
+from moondream_station.core.home.task_groups import meanwhile
 from moondream_station.core.index.offers import collect_offers
 from moondream_station.core.packaging.packaging_config import PackagingConfig, load_packaging_config
 from moondream_station.core.resolve.resolve import build_wheels, resolve_lock
@@ -62,8 +61,6 @@ from moondream_station.core.worker.verification import WorkerPlan
 
 _CLOSE_SECONDS = 0.5
 _REMOVE_SECONDS = 1.0
-_NOTICED_SECONDS = 1.0
-"""Who waits longer wants to know for what."""
 _log = Log()
 
 
@@ -114,22 +111,6 @@ class Workshop:
     def keep(self, environment: Environment) -> None:
         """This environment is committed; every other one made here is removed at the end."""
         self._made = [place for place in self._made if place != environment.spec.place]
-
-    async def sweep(self) -> None:
-        """Remove what an earlier activation left half done; what takes longer than a moment is told."""
-        files = 0
-
-        def count() -> None:
-            nonlocal files
-            files += 1
-
-        async def tell() -> None:
-            while True:
-                await anyio.sleep(_NOTICED_SECONDS)
-                self._activation.progressed(files, None, "leftover files removed")
-
-        await accompanied(partial(sweep, self._tools.home, on_file=count), tell)
-        await anyio.to_thread.run_sync(sweep_cancel_requests, self._tools.home)
 
     def providing(self, backend_id: str) -> AbstractAsyncContextManager[Callable[[], BackendCode]]:
         """Bring a backend's code while something else is done; what is yielded gives it afterwards."""
