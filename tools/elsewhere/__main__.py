@@ -6,6 +6,7 @@ Here those names are taken away first: modules from what the project imports, th
 
 from __future__ import annotations
 
+import asyncio  # noqa: F401  asks for some of what is taken away while it is imported, as psutil and trio do
 import builtins
 import os
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil  # noqa: F401  asks for some of them while it is imported, as trio does
+import psutil  # noqa: F401
 import pytest
 
 with suppress(ImportError):  # what runs on asyncio alone has no trio
