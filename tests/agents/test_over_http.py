@@ -19,6 +19,7 @@ from moondream_station.core.facts.errors import ArgumentInvalid, WorkerBusy, Wor
 from moondream_station.core.facts.events import WorkerStarted
 from moondream_station.core.facts.functions import Argument, Signature
 from moondream_station.http.api import Answer
+from support.agent_messages import INITIALIZE
 from support.http_server import TOKEN, Served, serving
 from support.station_api import FakeStation, chunks, echoes, gives, raises
 
@@ -26,16 +27,6 @@ pytestmark = pytest.mark.anyio
 
 BOX = {"x_min": 0.1, "y_min": 0.1, "x_max": 0.5, "y_max": 0.5}
 ERAS = pytest.mark.parametrize("era", ["auto", "legacy"])
-INITIALIZE: Mapping[str, Any] = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "a", "version": "1"},
-    },
-}
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from mcp.client.stdio import stdio_client
 from mcp_types import CallToolResult, TextContent, ToolListChangedNotification
 
 from moondream_station.http.client import StationClient
+from support.agent_messages import INITIALIZE
 from support.commands import call_here, command, run, serving, switch, wait_until
 from support.stations import Premises, open_premises
 
@@ -45,16 +46,6 @@ OTHER = """
 def query(question, image_url=None, **others):
     return {"answer": question}
 """
-INITIALIZE = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-06-18",
-        "capabilities": {},
-        "clientInfo": {"name": "a", "version": "1"},
-    },
-}
 
 
 @pytest.fixture
