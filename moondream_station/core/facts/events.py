@@ -39,7 +39,7 @@ class CancelReason(StrEnum):
 
 
 class StopReason(StrEnum):
-    """Why a worker ended: `memory` also where nobody needed it, `shutdown` also by `stop`."""
+    """Why a worker ended: `memory` also where it was idle, `shutdown` also by `stop`."""
 
     REPLACED = "replaced"
     MEMORY = "memory"
@@ -147,7 +147,7 @@ class CapabilitiesDetected:
 class BuildSelected:
     """A PyTorch build was chosen; `build` is None for a backend without torch.
 
-    `fit` says whether the model fits the machine on that build, None where nobody judged it.
+    `fit` says whether the model fits the machine on that build, None where that was not judged.
     """
 
     build: str | None

@@ -62,7 +62,7 @@ class Settings:
         inference_timeout: Seconds a request may take; None is 30, on a CPU 600.
         mcp: Whether `POST /mcp` serves agents.
         mcp_folders: Folders whose image files agents may name there.
-        keep_alive: Seconds after which a worker ends that nobody needs; the next request starts it again. -1
+        keep_alive: Seconds after which an idle worker ends; the next request starts it again. -1
             is never. What the manifest says of a model goes before it.
         access_log: Whether each HTTP request is logged, as a line of JSON on stderr.
     """
